@@ -1,0 +1,30 @@
+"""Training's place in the run's progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ovi_lab.runs.progress import Reporter
+
+
+class TrainingProgress(Callback):
+    """Reports the step, and the last loss once it is known anyway."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """One step further."""
+        loss = trainer.logged_metrics.get("train/loss")
+        note = "" if loss is None else f"loss {float(loss):.3f}"
+        self.reporter.at("training", trainer.global_step, trainer.max_steps, note)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """One batch further."""
+        if trainer.sanity_checking:
+            return
+        total = sum(int(n) for n in trainer.num_val_batches)
+        batch_idx = args[2] if len(args) > 2 else 0
+        self.reporter.at("validation", int(batch_idx) + 1, total)

@@ -1,0 +1,1 @@
+"""One run from configuration to results, and many of them side by side."""

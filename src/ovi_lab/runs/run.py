@@ -1,0 +1,240 @@
+"""One run: data, training, validation, samples, scores, all in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
+from ovi_lab.errors import UserError
+from ovi_lab.runs.progress import Reporter
+
+# What may differ between two starts of the same run.
+_VOLATILE = ("run_dir", "resume", "overwrite", "data.num_workers", "data.root", "checkpoint", "logger", "samples")
+
+
+def run_config(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values."""
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    if not isinstance(plain, dict):
+        raise UserError(f"a run is configured by a mapping, got {type(plain).__name__}")
+    return {str(k): v for k, v in plain.items()}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in _VOLATILE:
+            continue
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """12 hex digits of what determines a run's numbers."""
+    return hashlib.sha256(json.dumps(_flat(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
+    """Refuse to go on with, or write over, a run of another configuration.
+
+    Raises:
+        UserError: names the first fields that differ.
+    """
+    new, old = _flat(now), _flat(before)
+    # task, model and the rest repeat what other keys say; the shortest names say it best
+    different = sorted((k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k))
+    if different:
+        shown = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in different[:3])
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(
+            f"{where} is of another configuration: {shown}{more}. "
+            "Choose another name=…, or overwrite=true to delete it"
+        )
+
+
+def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
+    word = config.resume
+    if word is None:
+        return None
+    if word in ("last", "auto"):
+        path = latest_checkpoint(run_dir)
+        if path is None and word == "last":
+            raise UserError(f"resume=last, but {run_dir} has no checkpoint: leave resume out to start afresh")
+    else:
+        path = resolve_checkpoint(str(word))
+    if path is not None:
+        stored = OmegaConf.create(Checkpoint.open(path).config_text())
+        check_same_run(plain, run_config(stored), f"checkpoint {path}")  # type: ignore[arg-type]
+    return path
+
+
+def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], text: str) -> bool:
+    """Make the run's folder ours; True where all is done there already."""
+    stored = run_dir / "config.yaml"
+    if config.overwrite and run_dir.exists() and stored.is_file():
+        shutil.rmtree(run_dir)
+    if stored.is_file():
+        check_same_run(plain, run_config(OmegaConf.load(stored)), f"the run in {run_dir}")  # type: ignore[arg-type]
+        if (run_dir / "done.json").is_file():
+            return True
+        if config.resume is None and latest_checkpoint(run_dir) is not None:
+            raise UserError(f"{run_dir} holds an unfinished run: resume=last goes on with it, overwrite=true deletes it")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = run_dir / ".config.yaml.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, stored)
+    except OSError as error:
+        raise UserError(f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place") from error
+    return False
+
+
+def _loggers(config: DictConfig, run_dir: Path, resumed_at: int) -> list[Any]:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from ovi_lab.callbacks import ResumableCSVLogger
+
+    found: list[Any] = []
+    if config.logger.csv:
+        found.append(ResumableCSVLogger(str(run_dir), resumed_at))
+    if config.logger.tensorboard:
+        found.append(TensorBoardLogger(str(run_dir), name="", version="tensorboard", default_hp_metric=False))
+    if config.logger.wandb:
+        try:
+            import wandb  # noqa: F401
+        except ImportError as error:
+            raise UserError("logger.wandb=true needs wandb: pip install 'ovi-lab[wandb]'") from error
+        from lightning.pytorch.loggers import WandbLogger
+
+        found.append(WandbLogger(project=config.logger.wandb_project, name=config.name, save_dir=str(run_dir)))
+    return found
+
+
+def _quiet() -> None:
+    """Lightning's banners and advice are for its newcomers; errors still show."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*`isinstance\\(treespec.*",
+                    ".*LeafSpec.*", ".*Checkpoint directory.*", ".*is smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def execute(config: DictConfig, reporter: Reporter) -> str:
+    """Do what is left of the run that `config` describes.
+
+    Returns:
+        "done", or "skipped" where its folder shows that nothing is left.
+
+    Raises:
+        UserError: bad configuration, data or weights; the folder keeps what was good.
+    """
+    _quiet()
+    plain = run_config(config)
+    text = OmegaConf.to_yaml(OmegaConf.create(plain))
+    run_dir = Path(plain["run_dir"])
+    finished = _claim_folder(config, run_dir, plain, text)
+    if finished:
+        reporter.at("scoring", 1, 1, "already done")
+        return "skipped"
+    resumed = _checkpoint_to_resume(config, run_dir, plain)
+
+    import lightning.pytorch as pl
+
+    reporter.at("data", 0, 1)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = _build(config.data, "data")
+    data.prepare_data()
+    data.setup("fit")
+    reporter.at("data", 1, 1)
+    task = _build(config.task, "task")
+    trainer, ema = _trainer(config, run_dir, text, data, task, resumed, reporter)
+    trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+    losses = _validate(trainer, task, data)
+    outcome: dict[str, Any] = {"steps": trainer.global_step, "losses": losses, "config_hash": config_hash(plain)}
+    if config.evaluation.enabled and trainer.is_global_zero:
+        from ovi_lab.runs.evaluate import evaluate_run
+
+        evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
+    if trainer.is_global_zero:
+        temporary = run_dir / ".done.json.tmp"
+        temporary.write_text(json.dumps(outcome, indent=1))
+        os.replace(temporary, run_dir / "done.json")
+    return "done"
+
+
+def _build(node: DictConfig, what: str) -> Any:
+    """Instantiate a node; a mistake of the user inside it comes out as such."""
+    from hydra.errors import InstantiationException
+
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from error
+            if isinstance(cause, TypeError) and "unexpected keyword" in str(cause):
+                raise UserError(f"{what}: {cause}; see conf/{what} for the valid keys") from error
+            cause = cause.__cause__
+        raise
+
+
+def _trainer(
+    config: DictConfig, run_dir: Path, text: str, data: Any, task: Any, resumed: Path | None, reporter: Reporter
+) -> tuple[Any, Any]:
+    import lightning.pytorch as pl
+
+    from ovi_lab.callbacks import EMA, RunCheckpoint, SampleLogger, TrainingProgress
+    from ovi_lab.checkpoints import FolderCheckpointIO
+
+    ema = EMA(**config.ema) if config.ema.decay else None
+    callbacks: list[Any] = [c for c in (ema,) if c is not None]
+    callbacks.append(TrainingProgress(reporter))
+    if config.samples.every_n_steps and getattr(task, "modalities", None):
+        callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
+    callbacks.append(RunCheckpoint(run_dir, **config.checkpoint))
+    codec = getattr(data, "codec_path", None)
+    io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
+    settings = dict(config.trainer)
+    if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
+        settings["max_steps"] = Checkpoint.open(resumed).step
+    trainer = pl.Trainer(
+        **settings,
+        max_epochs=-1,
+        strategy=config.strategy.name,
+        logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
+        callbacks=callbacks,
+        plugins=[io],
+        default_root_dir=str(run_dir),
+        use_distributed_sampler=False,  # our sampler knows the ranks; Lightning would shuffle on top
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        num_sanity_val_steps=0,
+    )
+    return trainer, ema
+
+
+def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:
+    """Losses of the averaged weights over the whole validation set."""
+    trainer.validate(task, datamodule=data, verbose=False)
+    return {
+        name.removeprefix("val/").replace("/", "_"): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("val/")
+    }

@@ -1,0 +1,228 @@
+"""What every flow-matching run has in common: noise, text, losses by modality and timestep, optimiser, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from ovi_lab.checkpoints.loading import initialise_from
+from ovi_lab.errors import UserError
+from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
+from ovi_lab.freezing import FreezeRule
+from ovi_lab.models import TwinDiT
+from ovi_lab.optim import parameter_groups, warmup_flat_decay
+from ovi_lab.seeding import generator_for
+from ovi_lab.tasks.losses_by_timestep import LossByTimestep
+
+Latents = Tensor | list[Tensor]
+
+
+def noise_like(latents: Latents, generator: torch.Generator) -> Latents:
+    """Standard normal noise in the shape of a batch, or of each clip of it."""
+    if isinstance(latents, Tensor):
+        return torch.randn(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+    return [torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) for x in latents]
+
+
+class FlowMatchingTask(LightningModule):
+    """Trains the velocity of a rectified flow for one or both modalities.
+
+    Every random draw has its own generator, made from the seed, its purpose, the rank and the number of the batch: runs
+    that differ in the model alone see the same noise, and a resumed run sees the noise it would have seen.
+
+    Args:
+        model: makes the TwinDiT (called where Lightning wants the model to be built).
+        text_encoder: makes the text encoder; None where the batches bring text embeddings.
+        timesteps: draws sigma.
+        loss_weights: by modality.
+        optimizer: `factory` (takes parameter groups), `muon` and `weight_decay`.
+        schedule: arguments of `warmup_flat_decay`.
+        freeze: arguments of `FreezeRule`.
+        init_from: `all`, or `video` and `audio`: checkpoints to begin from.
+        text_dropout: share of clips whose caption is left out.
+        first_frame_clean: share of batches whose first video frame is clean and not scored.
+        timestep_bins: losses are logged in so many bins of sigma.
+        seed: of every draw.
+    """
+
+    modalities: ClassVar[Sequence[str]] = ("video", "audio")
+
+    def __init__(
+        self,
+        model: Callable[..., TwinDiT],
+        text_encoder: Callable[[], nn.Module] | None,
+        timesteps: TimestepSampler,
+        loss_weights: Mapping[str, float],
+        optimizer: Mapping[str, Any],
+        schedule: Mapping[str, Any],
+        freeze: Mapping[str, Any] | None = None,
+        init_from: Mapping[str, Any] | None = None,
+        text_dropout: float = 0.0,
+        first_frame_clean: float = 0.0,
+        timestep_bins: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, share in (("text_dropout", text_dropout), ("first_frame_clean", first_frame_clean)):
+            if not 0 <= share <= 1:
+                raise UserError(f"task.{name} is {share}, expected a share between 0 and 1")
+        unknown = set(loss_weights) - {"video", "audio"}
+        if unknown or any(w < 0 for w in loss_weights.values()):
+            raise UserError(f"loss is {dict(loss_weights)}: expected weights >= 0 under video and audio")
+        self._make_model, self._make_text = model, text_encoder
+        self.timesteps = timesteps
+        self.loss_weights = dict(loss_weights)
+        self.optimizer_settings, self.schedule = dict(optimizer), dict(schedule)
+        self.freeze_rule = FreezeRule(**(freeze or {}))
+        self.init_from = {k: v for k, v in (init_from or {}).items() if v is not None}
+        self.text_dropout, self.first_frame_clean = text_dropout, first_frame_clean
+        self.seed = seed
+        self.train_bins, self.val_bins = LossByTimestep(timestep_bins), LossByTimestep(timestep_bins)
+        self.model: TwinDiT | None = None
+        self.text_encoder: nn.Module | None = None
+        self.trained_parameters = self.total_parameters = 0
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the towers, load pretrained ones, and say what is trained."""
+        if self.model is not None:
+            return
+        if tuple(self.modalities) == ("video", "audio"):
+            self.model = self._make_model()
+        else:
+            absent = {"video", "audio"} - set(self.modalities)
+            self.model = self._make_model(**dict.fromkeys(absent), fusion={"direction": "none"})
+        self.text_encoder = self._make_text() if self._make_text is not None else None
+        if self.init_from:
+            sources = self.init_from.get("all") or self.init_from
+            initialise_from(self.model, self.text_encoder, sources)
+        self.trained_parameters, self.total_parameters = self.freeze_rule.apply(self.model)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The configured optimiser over what is trained, with its schedule per step."""
+        groups = parameter_groups(
+            self.named_parameters(), self.optimizer_settings["weight_decay"], self.optimizer_settings["muon"]
+        )
+        optimizer = self.optimizer_settings["factory"](groups)
+        factor = warmup_flat_decay(int(self.trainer.max_steps), **self.schedule)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---- one batch ------------------------------------------------------------------------------------------------
+
+    def encode_text(self, batch: Mapping[str, Any], dropped: Tensor | None = None) -> list[Tensor]:
+        """Text vectors [n_i, text_dim] of the batch; empty for clips that are `dropped` [B]."""
+        if "text" in batch:
+            vectors = [t.to(self.device) for t in batch["text"]]
+        elif self.text_encoder is not None:
+            vectors = self.text_encoder(batch["caption"])
+        else:
+            raise UserError("this run has no text encoder and its data no text embeddings: choose text=…")
+        if dropped is None:
+            return vectors
+        return [v[:0] if drop else v for v, drop in zip(vectors, dropped.tolist(), strict=True)]
+
+    def losses(
+        self, batch: Mapping[str, Any], sigmas: Mapping[str, Tensor], purpose: Sequence[int | str], train: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss of a batch, and each modality's; binned by timestep on the way.
+
+        Args:
+            batch: latents `video` [B,C,F,H,W] and `audio` [B,L,C] (or lists), captions.
+            sigmas: [B] for each modality.
+            purpose: coordinates of the draws made here.
+            train: drop text and clean first frames by their shares.
+        """
+        assert self.model is not None
+        device = self.device
+        size = len(batch["id"])
+        dropped = None
+        clean = False
+        if train and self.text_dropout:
+            dropped = torch.rand(size, generator=generator_for(*purpose, "text dropout")) < self.text_dropout
+        if train and self.first_frame_clean and "video" in self.modalities:
+            draw = torch.rand((), generator=generator_for(*purpose, "first frame"))
+            clean = bool(draw < self.first_frame_clean)
+        text = self.encode_text(batch, dropped)
+        noisy: dict[str, Latents] = {}
+        targets: dict[str, Latents] = {}
+        arguments: dict[str, Any] = {}
+        for modality in self.modalities:
+            latents = batch[modality]
+            noise = noise_like(latents, generator_for(*purpose, "noise", modality, device=device))
+            noisy[modality], targets[modality] = interpolate(latents, noise, sigmas[modality])
+            if modality == "video" and clean:
+                noisy[modality] = _with_first_frame(noisy[modality], latents)
+            arguments[f"t_{modality}"] = 1000.0 * sigmas[modality]
+            arguments[f"text_{modality}"] = text
+        output = self.model(**noisy, **arguments, first_frame_is_clean=clean)
+        total: Tensor = torch.zeros((), device=device)
+        by_modality: dict[str, Tensor] = {}
+        for modality in self.modalities:
+            result = flow_matching_loss(
+                getattr(output, modality), targets[modality], skip_first_frame=clean and modality == "video"
+            )
+            by_modality[modality] = result.mean
+            total = total + self.loss_weights.get(modality, 0.0) * result.mean
+            (self.train_bins if train else self.val_bins).add(modality, result.per_clip, sigmas[modality])
+        return total, by_modality
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One batch; its draws depend on the number of the batch in the whole run."""
+        number = self.trainer.fit_loop.total_batch_idx
+        purpose = (self.seed, "training", self.global_rank, number)
+        sigma_video, sigma_audio = self.timesteps.sample(
+            len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
+        )
+        loss, by_modality = self.losses(batch, {"video": sigma_video, "audio": sigma_audio}, purpose, train=True)
+        if self.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0:
+            self._stop_if_not_finite(by_modality, batch)
+        size = len(batch["id"])
+        self.log("train/loss", loss, batch_size=size)
+        self.log_dict({f"train/loss_{m}": value for m, value in by_modality.items()}, batch_size=size)
+        return loss
+
+    def _stop_if_not_finite(self, by_modality: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        bad = [m for m, value in by_modality.items() if not bool(torch.isfinite(value))]
+        if bad:
+            last = next((c.run_dir / "last" for c in self.trainer.callbacks if hasattr(c, "run_dir")), None)
+            kept = f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written yet"
+            raise UserError(
+                f"the {' and '.join(bad)} loss is not finite at step {self.global_step} "
+                f"(first clip {batch['id'][0]}): lower the learning rate or look at that batch; {kept}"
+            )
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Report the losses by timestep ten times less often than the losses."""
+        interval = 5 * self.trainer.log_every_n_steps
+        if self.global_step and self.global_step % interval == 0:
+            self.log_dict({f"train/{name}": value for name, value in self.train_bins.collect().items()})
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Fixed noise and evenly spread timesteps, so that the loss of two models is of the same questions."""
+        size = len(batch["id"])
+        purpose = (self.seed, "validation", self.global_rank, batch_idx)
+        order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
+        sigma = ((order + 0.5) / size).to(self.device)
+        loss, by_modality = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)
+        self.log("val/loss", loss, batch_size=size, sync_dist=True)
+        self.log_dict(
+            {f"val/loss_{m}": value for m, value in by_modality.items()}, batch_size=size, sync_dist=True
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Losses by timestep of the whole validation set."""
+        self.log_dict({f"val/{name}": value for name, value in self.val_bins.collect().items()})
+
+
+def _with_first_frame(noisy: Latents, clean: Latents) -> Latents:
+    """Replace the first latent frame by the clean one; [B,C,F,H,W] or a list of [C,F,H,W]."""
+    if isinstance(noisy, Tensor):
+        assert isinstance(clean, Tensor)
+        return torch.cat([clean[:, :, :1], noisy[:, :, 1:]], dim=2)
+    return [torch.cat([c[:, :1], n[:, 1:]], dim=1) for n, c in zip(noisy, clean, strict=True)]
