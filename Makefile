@@ -1,0 +1,33 @@
+# Two commands: `make ablation` and `make test`. Both make .venv and install what they need.
+# Options: ARGS="trainer.max_steps=100 name=short" for the ablation, PYTEST="-k rope" for the tests.
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTEST ?=
+
+.PHONY: ablation test install clean
+.DEFAULT_GOAL := ablation
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@for python in $(PYTHON) python3.11 python3.12 python3 python; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	  then found=$$python; break; fi; done; \
+	if [ -z "$$found" ]; then \
+	  echo "error: Python 3.11 or 3.12 with venv is needed; name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
+	$$found -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+ablation: install
+	$(BIN)/python -m ovi_lab.train experiment=fusion_ablation $(ARGS)
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(PYTEST)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
