@@ -3,9 +3,10 @@
 Shapes: B clips, S samples, L tokens (one every 25 ms), K = 12 bands, N analysis window, F frequency bins.
 
 The short-time transform has windows of 50 ms (Hann) every 25 ms, over the wave with a quarter of a window of
-zeros at both ends: window i is centred on token i, the samples from 25 i ms to 25 (i + 1) ms, and 2.025 s have
-81 whole tokens. Energies are divided by the squared sum of the window: a sine of amplitude a inside a band gives
-about 0.375 a², whatever the rate, and the world's background noise stays below the floor of the logarithm.
+zeros at both ends: window i is centred on token i, the samples from 25 i ms to 25 (i + 1) ms, and 2.025 s
+have 81 whole tokens. Energies are divided by the squared sum of the window: a sine of amplitude a inside a
+band gives about 0.375 a², whatever the rate, and the world's background noise stays below the floor of the
+logarithm.
 """
 
 from functools import lru_cache
@@ -22,7 +23,7 @@ NUM_BANDS = len(BAND_EDGES_HZ) - 1
 
 
 def token_samples(sample_rate: int) -> int:
-    """Samples in one token of 25 ms. Raises EvalError for a rate with no whole, even number of them or too low."""
+    """Samples in one token of 25 ms. Raises EvalError where 80 Hz does not divide the rate."""
     if sample_rate % 80 or sample_rate < 2 * BAND_EDGES_HZ[-1]:
         raise EvalError(
             f"band energies need a sample rate of at least {2 * BAND_EDGES_HZ[-1]} Hz that 80 Hz divides, "
@@ -45,9 +46,9 @@ def _analysis(sample_rate: int) -> tuple[Tensor, Tensor]:
 def band_energies(waves_BS: Tensor, sample_rate: int = 8000) -> Tensor:
     """log(E + 1e-3) of twelve bands every 25 ms, [B, S // (samples of 25 ms), 12].
 
-    `waves_BS`: float waves in [-1, 1]; one wave [S] gives [L, 12]. Samples after the last whole token are heard
-    only through its window. Raises EvalError for a rate that 80 Hz does not divide and for a wave shorter than
-    one token.
+    `waves_BS`: float waves in [-1, 1]; one wave [S] gives [L, 12]. Samples after the last whole token are
+    heard only through its window. Raises EvalError for a rate that 80 Hz does not divide and for a wave
+    shorter than one token.
     """
     if waves_BS.dim() == 1:
         return band_energies(waves_BS[None], sample_rate)[0]
