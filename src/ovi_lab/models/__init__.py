@@ -1,0 +1,16 @@
+"""The twin diffusion transformer and its parts."""
+
+from ovi_lab.models.config import FusionConfig, RopeConfig, TowerConfig
+from ovi_lab.models.initialisation import initialise_parameters
+from ovi_lab.models.tower import TextContext
+from ovi_lab.models.twin import TwinDiT, TwinOutput
+
+__all__ = [
+    "FusionConfig",
+    "RopeConfig",
+    "TextContext",
+    "TowerConfig",
+    "TwinDiT",
+    "TwinOutput",
+    "initialise_parameters",
+]

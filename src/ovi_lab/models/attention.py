@@ -1,0 +1,140 @@
+"""Attention inside a tower, to the text, and between the towers.
+
+Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D width, H heads, K head dim.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.config import ATTENTION_BACKENDS, check_choice
+from ovi_lab.models.norms import LayerNorm, RMSNorm
+from ovi_lab.models.rope import apply_rotation
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values, each [B, N, H, K]."""
+
+
+class AttentionFunction(Protocol):
+    """Softmax attention of q [B, L, H, K] over k, v [B, M, H, K]; `mask` [B, 1, 1, M]: True at real keys."""
+
+    def __call__(self, q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor: ...
+
+
+def sdpa_attention(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
+    """PyTorch's scaled dot product attention, [B, L, H, K]."""
+    q_BHLK, k_BHMK, v_BHMK = q_BLHK.transpose(1, 2), k_BMHK.transpose(1, 2), v_BMHK.transpose(1, 2)
+    return F.scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, attn_mask=mask).transpose(1, 2)
+
+
+def attention_function(backend: str) -> AttentionFunction:
+    """The function of `backend`: `sdpa`, or `flash` (package flash-attn, CUDA, bfloat16 or float16).
+
+    Under `flash`, calls with padded keys go through SDPA: the kernel has no key mask. UserError for another
+    name and where flash-attn is not installed.
+    """
+    check_choice("attention", backend, ATTENTION_BACKENDS)
+    if backend == "sdpa":
+        return sdpa_attention
+    try:
+        kernel = importlib.import_module("flash_attn").flash_attn_func
+    except ImportError as error:
+        raise UserError(
+            "attention is 'flash', but the package flash-attn is missing; install it or use attention=sdpa"
+        ) from error
+
+    def flash_attention(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            return sdpa_attention(q_BLHK, k_BMHK, v_BMHK, mask)
+        if q_BLHK.device.type != "cuda" or q_BLHK.dtype not in (torch.bfloat16, torch.float16):
+            raise UserError(
+                f"attention is 'flash', which takes bfloat16 or float16 on CUDA, not {q_BLHK.dtype} on "
+                f"{q_BLHK.device.type}; use attention=sdpa"
+            )
+        return kernel(q_BLHK, k_BMHK, v_BMHK)
+
+    return flash_attention
+
+
+class SelfAttention(nn.Module):
+    """Attention of a stream to itself: queries and keys normalised over the full width, then turned."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float, attend: AttentionFunction) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attend = attend
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+
+    def forward(self, x_BLD: Tensor, rope_BL1P: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, L, D]; `mask` [B, 1, 1, L] is True at real tokens, None where the batch has no padding."""
+        heads = (self.num_heads, -1)
+        q_BLHK = apply_rotation(self.norm_q(self.q(x_BLD)).unflatten(-1, heads), rope_BL1P)
+        k_BLHK = apply_rotation(self.norm_k(self.k(x_BLD)).unflatten(-1, heads), rope_BL1P)
+        v_BLHK = self.v(x_BLD).unflatten(-1, heads)
+        return self.o(self.attend(q_BLHK, k_BLHK, v_BLHK, mask).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention to the text and, in a fused block, to the other tower's stream (arXiv 2510.01284, section 3).
+
+    One set of queries serves both. Towards the text it carries no position; towards the other tower queries
+    and keys are turned, each by its own tower's table, which is how the towers exchange timing. The two
+    results are added before the one output projection.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, eps: float, attend: AttentionFunction, other_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attend = attend
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+        self.reads_other = other_dim is not None
+        if other_dim is not None:
+            self.pre_attn_norm_fusion = LayerNorm(other_dim, eps, affine=True)
+            self.k_fusion = nn.Linear(other_dim, dim)
+            self.v_fusion = nn.Linear(other_dim, dim)
+            self.norm_k_fusion = RMSNorm(dim, eps)
+
+    def text_key_value(self, text_BND: Tensor) -> KeyValue:
+        """Keys and values of an embedded text; they do not depend on the timestep and may be kept."""
+        heads = (self.num_heads, -1)
+        return self.norm_k(self.k(text_BND)).unflatten(-1, heads), self.v(text_BND).unflatten(-1, heads)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        text: KeyValue,
+        rope_BL1P: Tensor | None = None,
+        other_BMD: Tensor | None = None,
+        other_rope_BM1P: Tensor | None = None,
+        other_mask: Tensor | None = None,
+    ) -> Tensor:
+        """[B, L, D]; `other_BMD` is the other tower's stream, None where the block reads the text alone."""
+        heads = (self.num_heads, -1)
+        q_BLHK = self.norm_q(self.q(x_BLD)).unflatten(-1, heads)
+        out_BLHK = self.attend(q_BLHK, *text, None)
+        if other_BMD is not None and rope_BL1P is not None and other_rope_BM1P is not None:
+            z_BMD = self.pre_attn_norm_fusion(other_BMD)
+            k_BMHK = apply_rotation(
+                self.norm_k_fusion(self.k_fusion(z_BMD)).unflatten(-1, heads), other_rope_BM1P
+            )
+            v_BMHK = self.v_fusion(z_BMD).unflatten(-1, heads)
+            out_BLHK = out_BLHK + self.attend(apply_rotation(q_BLHK, rope_BL1P), k_BMHK, v_BMHK, other_mask)
+        return self.o(out_BLHK.flatten(2))

@@ -1,0 +1,206 @@
+"""From latents, text and time to what the blocks read, and from tokens back to latents.
+
+Shapes: B batch, C latent channels, F frames, H rows, W columns (latent cells), L tokens, N text tokens,
+D width, E text width, T distinct timesteps of a clip, P values of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.config import TowerConfig
+from ovi_lab.models.norms import LayerNorm, modulate, per_token
+from ovi_lab.models.rope import Grid
+
+Latents = Tensor | Sequence[Tensor]
+"""A batch of one shape as one tensor, or a list of clips whose shapes may differ."""
+
+
+# ---------------------------------------------------------------------------------------------- latents in
+def video_patches(video: Latents, config: TowerConfig) -> tuple[Tensor, list[Grid]]:
+    """Patches [B, L, P] (channels, then cells; zero-padded to the longest clip), each clip's token grid."""
+    patch = config.patch_size or (1, 2, 2)
+    if isinstance(video, Tensor):
+        _check_dims("video", video, 5, "[B, C, F, H, W]")
+        _check_channels("video", video.shape[1], config)
+        patches_BFHWP = _cut(video, patch)
+        grid: Grid = (patches_BFHWP.shape[1], patches_BFHWP.shape[2], patches_BFHWP.shape[3])
+        return patches_BFHWP.flatten(1, 3), [grid] * video.shape[0]
+    clips, grids = [], []
+    for clip in video:
+        _check_dims("a video clip", clip, 4, "[C, F, H, W]")
+        _check_channels("video", clip.shape[0], config)
+        patches_FHWP = _cut(clip[None], patch)[0]
+        grids.append((patches_FHWP.shape[0], patches_FHWP.shape[1], patches_FHWP.shape[2]))
+        clips.append(patches_FHWP.flatten(0, 2))
+    return pad_sequence(clips, batch_first=True), grids
+
+
+def _cut(video_BCFHW: Tensor, patch: Sequence[int]) -> Tensor:
+    """[B, F', H', W', C * pf * ph * pw], a patch's values in the order of a convolution's weight."""
+    B, C, *sizes = video_BCFHW.shape
+    for name, size, step in zip(("frames", "rows", "columns"), sizes, patch, strict=True):
+        if size % step:
+            raise UserError(
+                f"video has {size} latent {name}, which do not divide into patches of {step}; crop or pad"
+            )
+    (f, h, w), (pf, ph, pw) = [size // step for size, step in zip(sizes, patch, strict=True)], patch
+    cells = video_BCFHW.reshape(B, C, f, pf, h, ph, w, pw)
+    return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+
+
+def audio_sequence(audio: Latents, config: TowerConfig) -> tuple[Tensor, list[int]]:
+    """Latents [B, L, C], zero-padded to the longest clip, and each clip's length."""
+    if isinstance(audio, Tensor):
+        _check_dims("audio", audio, 3, "[B, L, C]")
+        _check_channels("audio", audio.shape[2], config)
+        return audio, [audio.shape[1]] * audio.shape[0]
+    for clip in audio:
+        _check_dims("an audio clip", clip, 2, "[L, C]")
+        _check_channels("audio", clip.shape[1], config)
+    return pad_sequence(list(audio), batch_first=True), [clip.shape[0] for clip in audio]
+
+
+def _check_dims(what: str, x: Tensor, dims: int, form: str) -> None:
+    if x.dim() != dims:
+        raise UserError(f"{what} has shape {list(x.shape)}; expected {form}")
+
+
+def _check_channels(what: str, channels: int, config: TowerConfig) -> None:
+    if channels != config.in_dim:
+        raise UserError(
+            f"{what} latents have {channels} channels, this model's {what} tower takes {config.in_dim}; "
+            "use latents of the codec it was configured for"
+        )
+
+
+class VideoPatchEmbedding(nn.Module):
+    """A convolution whose stride is its kernel, applied as what it is: one linear map of every patch."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.dim, config.in_dim, *(config.patch_size or (1, 2, 2))))
+        self.bias = nn.Parameter(torch.empty(config.dim))
+
+    def forward(self, patches_BLP: Tensor) -> Tensor:
+        """[B, L, D]."""
+        return F.linear(patches_BLP, self.weight.flatten(1), self.bias)
+
+
+class SequenceConv(nn.Conv1d):
+    """A convolution over [B, L, C] that keeps the length."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        """[B, L, out_channels]."""
+        return super().forward(x_BLC.transpose(1, 2)).transpose(1, 2)
+
+
+class GatedConv(nn.Module):
+    """w2(SiLU(w1 x) * w3 x), every map a convolution along the sequence."""
+
+    def __init__(self, dim: int, hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.w1 = SequenceConv(dim, hidden, kernel, bias=False)
+        self.w2 = SequenceConv(hidden, dim, kernel, bias=False)
+        self.w3 = SequenceConv(dim, hidden, kernel, bias=False)
+
+    def forward(self, x_BLD: Tensor, real_BL1: Tensor | None) -> Tensor:
+        """[B, L, D]; with `real_BL1`, what lies past a clip's end is silence to the last convolution."""
+        hidden = F.silu(self.w1(x_BLD)) * self.w3(x_BLD)
+        return self.w2(hidden if real_BL1 is None else hidden * real_BL1)
+
+
+class AudioPatchEmbedding(nn.Sequential):
+    """Convolution, SiLU, gated convolution.
+
+    Convolutions look past a clip's end: in a padded batch the mask keeps every clip what it is alone.
+    """
+
+    def __init__(self, config: TowerConfig) -> None:
+        kernel = config.patch_kernel_size or 7
+        super().__init__(
+            SequenceConv(config.in_dim, config.dim, kernel, bias=True),
+            nn.SiLU(),
+            GatedConv(config.dim, config.audio_patch_hidden, kernel),
+        )
+
+    def forward(self, x_BLC: Tensor, real_BL1: Tensor | None = None) -> Tensor:
+        """[B, L, D]; `real_BL1` is True inside the clips, None where the batch has no padding."""
+        conv, activation, gated = self
+        x_BLD = activation(conv(x_BLC))
+        return gated(x_BLD if real_BL1 is None else x_BLD * real_BL1, real_BL1)
+
+
+# ------------------------------------------------------------------------------------------- time and text
+class TimeEmbedding(nn.Sequential):
+    """Linear, SiLU, Linear of the sinusoidal embedding of t (Ho et al., arXiv 2006.11239)."""
+
+    def __init__(self, freq_dim: int, dim: int) -> None:
+        first = nn.Linear(freq_dim, dim)
+        super().__init__(first, nn.SiLU(), nn.Linear(dim, dim))
+        self.frequencies = freq_dim // 2
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t of any shape, 0 to 1000, to [..., D]; angles are computed in float64."""
+        index = torch.arange(self.frequencies, dtype=torch.float64, device=t.device)
+        angles = t.to(torch.float64)[..., None] * 10_000.0 ** (-index / self.frequencies)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return super().forward(waves.to(self.get_parameter("0.weight").dtype))
+
+
+def text_batch(text: Latents, text_len: int, text_dim: int) -> Tensor:
+    """Texts [B, text_len, E], zero-padded; the padding is embedded and attended to like any token.
+
+    UserError for a text that is longer than `text_len` or of another width.
+    """
+    for item in [text] if isinstance(text, Tensor) else text:
+        if item.shape[-1] != text_dim:
+            raise UserError(
+                f"text embeddings have {item.shape[-1]} channels, this tower takes {text_dim}; "
+                "use the text encoder it was configured for"
+            )
+        if item.shape[-2] > text_len:
+            raise UserError(
+                f"a text has {item.shape[-2]} tokens, this tower takes at most {text_len}; cut it"
+            )
+    if isinstance(text, Tensor):
+        _check_dims("text", text, 3, "[B, N, E]")
+        padded = text
+    else:
+        padded = pad_sequence(list(text), batch_first=True)
+    return F.pad(padded, (0, 0, 0, text_len - padded.shape[1]))
+
+
+# --------------------------------------------------------------------------------------------- latents out
+class Head(nn.Module):
+    """Normalisation modulated by the timestep, then a linear map to a patch's latent values."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        cells = 1
+        for size in config.patch_size or (1,):
+            cells *= size
+        self.norm = LayerNorm(config.dim, config.eps, affine=False)
+        self.head = nn.Linear(config.dim, cells * config.out_channels)
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim))
+
+    def forward(self, x_BLD: Tensor, e_BTD: Tensor, clean_BL1: Tensor | None) -> Tensor:
+        """[B, L, cells * C]."""
+        shift, scale = (e_BTD[:, :, None] + self.modulation).unbind(dim=2)
+        return self.head(modulate(self.norm(x_BLD), per_token(shift, clean_BL1), per_token(scale, clean_BL1)))
+
+
+def join_patches(out_BLP: Tensor, grid: Grid, patch: Sequence[int]) -> Tensor:
+    """[B, C, F, H, W] of tokens [B, F' H' W', pf ph pw C] of one grid."""
+    B = out_BLP.shape[0]
+    cells = out_BLP.view(B, *grid, *patch, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return cells.flatten(6, 7).flatten(4, 5).flatten(2, 3)

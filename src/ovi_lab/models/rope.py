@@ -1,0 +1,149 @@
+"""Rotary position embedding over video latents (frames, rows, columns) and audio latents (time).
+
+Adjacent channels 2i and 2i+1 form a pair that is turned by position * theta^(-2i/n), n the channels of its
+axis (Su et al., arXiv 2104.09864). A head's channels are dealt out to frames, rows and columns; audio turns
+the frames' share only, and its positions are scaled to the video's (arXiv 2510.01284), so that the pairs
+which tell time mean the same in both towers. Turning a pair is one complex multiplication.
+
+Shapes: B batch, L tokens, H heads, K head dim, P = K / 2 pairs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of a clip, in tokens."""
+
+_Item = TypeVar("_Item", bound=Hashable)
+
+
+def axis_dims(head_dim: int) -> tuple[int, int, int]:
+    """Channels of a head that turn with frames, rows and columns (44, 42, 42 of 128)."""
+    spatial = 2 * (head_dim // 6)
+    return head_dim - 2 * spatial, spatial, spatial
+
+
+def axis_angles(positions: Tensor, dims: int, theta: float) -> Tensor:
+    """Angles in radians, float64 [..., dims / 2], of `positions` [...] on an axis of `dims` channels."""
+    exponents = torch.arange(0, dims, 2, dtype=torch.float64, device=positions.device) / dims
+    return positions.to(torch.float64)[..., None] * theta**-exponents
+
+
+def video_angles(
+    grids: Sequence[Grid], length: int, head_dim: int, theta: float, device: torch.device
+) -> Tensor:
+    """Angles float64 [len(grids), length, K / 2]; tokens run over frames, then rows, then columns.
+
+    Tokens past a clip's own are padding and have the angle 0: they are not turned.
+    """
+    sizes_B3 = torch.tensor(grids, device=device)
+    index_L = torch.arange(length, device=device)
+    rows_B1, columns_B1 = sizes_B3[:, 1:2], sizes_B3[:, 2:3]
+    plane_B1 = rows_B1 * columns_B1
+    positions = (index_L // plane_B1, index_L % plane_B1 // columns_B1, index_L % columns_B1)
+    angles_BLP = torch.cat(
+        [axis_angles(p, n, theta) for p, n in zip(positions, axis_dims(head_dim), strict=True)], dim=-1
+    )
+    real_BL = index_L < sizes_B3.prod(dim=1, keepdim=True)
+    return angles_BLP * real_BL[..., None]
+
+
+def audio_angles(
+    lengths: Sequence[int], length: int, head_dim: int, theta: float, device: torch.device
+) -> Tensor:
+    """Unscaled angles float64 [len(lengths), length, K / 2]; pairs past the frames' share have angle 0."""
+    index_L = torch.arange(length, device=device)
+    own = axis_angles(index_L, axis_dims(head_dim)[0], theta)
+    angles_LP = torch.nn.functional.pad(own, (0, head_dim // 2 - own.shape[-1]))
+    real_BL = index_L < torch.tensor(lengths, device=device)[:, None]
+    return angles_LP * real_BL[..., None]
+
+
+def rotation(angles: Tensor) -> Tensor:
+    """Unit complex numbers, complex64 [B, L, 1, P], of float64 angles [B, L, P]; differentiable."""
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, :, None]
+
+
+def apply_rotation(x_BLHK: Tensor, table_BL1P: Tensor) -> Tensor:
+    """The pairs of `x` turned by the table's angles, in float32 whatever the type of `x`, which is kept.
+
+    The table may be made for one clip [1, L, 1, P] and is then shared by the batch.
+    """
+    pairs = torch.view_as_complex(x_BLHK.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table_BL1P).flatten(-2).to(x_BLHK.dtype)
+
+
+class RopeTables:
+    """Rotation tables by shape and device, computed in float64 once and kept while they are in use.
+
+    Clips of one shape share one row; a batch of several shapes gets one row a clip. The most recent
+    `capacity` tables stay.
+    """
+
+    def __init__(self, head_dim: int, theta: float, capacity: int = 32) -> None:
+        self.head_dim = head_dim
+        self.theta = theta
+        self.capacity = capacity
+        self._tables: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def video(self, grids: Sequence[Grid], device: torch.device) -> Tensor:
+        """Table complex64 [1 or B, L, 1, P] of clips of `grids` tokens, L the longest clip's count."""
+        grids = _collapse(grids)
+        length = max(f * h * w for f, h, w in grids)
+        key = ("video", grids, device)
+        if (table := self._recall(key)) is None:
+            # A table made while inference_mode is on could never be used in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                table = rotation(video_angles(grids, length, self.head_dim, self.theta, device))
+            self._keep(key, table)
+        return table
+
+    def audio(
+        self, lengths: Sequence[int], factors: Sequence[float] | Tensor, device: torch.device
+    ) -> Tensor:
+        """Table complex64 [1 or B, L, 1, P] of clips of `lengths` tokens.
+
+        `factors` scales the positions: one number a clip, or a Tensor[1] that gets a gradient.
+        """
+        if isinstance(factors, Tensor):
+            lengths = _collapse(lengths)
+            return rotation(self._plain_audio_angles(lengths, device) * factors.to(torch.float64))
+        pairs = _collapse(tuple(zip(lengths, factors, strict=True)))
+        key = ("audio", pairs, device)
+        if (table := self._recall(key)) is None:
+            with torch.inference_mode(False), torch.no_grad():
+                angles = self._plain_audio_angles([n for n, _ in pairs], device)
+                scale = torch.tensor([f for _, f in pairs], dtype=torch.float64, device=device)
+                table = rotation(angles * scale[:, None, None])
+            self._keep(key, table)
+        return table
+
+    def _plain_audio_angles(self, lengths: Sequence[int], device: torch.device) -> Tensor:
+        key = ("angles", tuple(lengths), device)
+        if (angles := self._recall(key)) is None:
+            with torch.inference_mode(False), torch.no_grad():
+                angles = audio_angles(lengths, max(lengths), self.head_dim, self.theta, device)
+            self._keep(key, angles)
+        return angles
+
+    def _recall(self, key: Hashable) -> Tensor | None:
+        if (table := self._tables.get(key)) is not None:
+            self._tables.move_to_end(key)
+        return table
+
+    def _keep(self, key: Hashable, table: Tensor) -> None:
+        self._tables[key] = table
+        while len(self._tables) > self.capacity:
+            self._tables.popitem(last=False)
+
+
+def _collapse(items: Sequence[_Item]) -> tuple[_Item, ...]:
+    """One item where all are equal, else all of them."""
+    unique = set(items)
+    return (items[0],) if len(unique) == 1 else tuple(items)

@@ -1,0 +1,232 @@
+"""A tower of the twin model: its blocks, what surrounds them, and what the blocks read.
+
+Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D width, H heads, K head dim,
+T distinct timesteps of a clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.attention import AttentionFunction, CrossAttention, KeyValue, SelfAttention
+from ovi_lab.models.config import TowerConfig
+from ovi_lab.models.embeddings import (
+    AudioPatchEmbedding,
+    Head,
+    Latents,
+    TimeEmbedding,
+    VideoPatchEmbedding,
+    audio_sequence,
+    join_patches,
+    text_batch,
+    video_patches,
+)
+from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
+from ovi_lab.models.rope import Grid
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """A text as one tower reads it: embedded [B, N, D] and, where prepared, each block's keys and values."""
+
+    modality: str
+    embedded: Tensor
+    per_block: tuple[KeyValue, ...] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Clips the text is for."""
+        return self.embedded.shape[0]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of clips as tokens, zero-padded to the longest."""
+
+    x: Tensor
+    """[B, L, D]."""
+    grids: tuple[Grid, ...]
+    """Frames, rows, columns of each clip; an audio clip of n latents is (n, 1, 1)."""
+    mask: Tensor | None
+    """[B, 1, 1, L], True at real tokens; None where no clip is padded."""
+    as_list: bool
+    """Whether the latents came as a list, and go back as one."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What every block of one tower reads besides the stream; the same for all blocks of a pass."""
+
+    e: Tensor
+    """[B, T, D], the embedding of each clip's distinct timesteps."""
+    e0: Tensor
+    """[B, T, 6, D], its projection."""
+    clean: Tensor | None
+    """[B, L, 1], True at tokens of the first timestep of two; None where T = 1."""
+    rope: Tensor
+    """[1 or B, L, 1, K / 2] complex."""
+    mask: Tensor | None
+    """[B, 1, 1, L], True at real tokens; None without padding."""
+    text: TextContext
+
+
+class TowerBlock(nn.Module):
+    """Self-attention, attention to text (and the other tower), feed-forward; modulated by the timestep.
+
+    `forward` is the block of a tower that runs alone. Of two towers, `TwinBlock` calls the three parts.
+    """
+
+    def __init__(self, config: TowerConfig, attend: AttentionFunction, other_dim: int | None) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = LayerNorm(dim, eps, affine=False)
+        self.self_attn = SelfAttention(dim, config.num_heads, eps, attend)
+        self.norm3 = LayerNorm(dim, eps, affine=True)
+        self.cross_attn = CrossAttention(dim, config.num_heads, eps, attend, other_dim)
+        self.norm2 = LayerNorm(dim, eps, affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = Modulation(dim)
+
+    def attend_self(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
+        """x + SA(LN(x) (1 + m1) + m0) m2."""
+        y_BLD = modulate(self.norm1(x_BLD), per_token(m[0], c.clean), per_token(m[1], c.clean))
+        return torch.addcmul(x_BLD, self.self_attn(y_BLD, c.rope, c.mask), per_token(m[2], c.clean))
+
+    def attend_across(
+        self, x_BLD: Tensor, text: KeyValue, c: Conditions, other_BMD: Tensor | None, other: Conditions | None
+    ) -> Tensor:
+        """x + CA(norm3(x)): to the text and, where this block reads it, to the other tower's stream."""
+        if not self.cross_attn.reads_other or other is None:
+            return x_BLD + self.cross_attn(self.norm3(x_BLD), text)
+        return x_BLD + self.cross_attn(self.norm3(x_BLD), text, c.rope, other_BMD, other.rope, other.mask)
+
+    def feed_forward(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
+        """x + FFN(LN(x) (1 + m4) + m3) m5."""
+        y_BLD = modulate(self.norm2(x_BLD), per_token(m[3], c.clean), per_token(m[4], c.clean))
+        return torch.addcmul(x_BLD, self.ffn(y_BLD), per_token(m[5], c.clean))
+
+    def text_key_value(self, c: Conditions, index: int) -> KeyValue:
+        """Keys and values of the text for this block, block `index`: the prepared ones, else computed."""
+        if c.text.per_block is not None:
+            return c.text.per_block[index]
+        return self.cross_attn.text_key_value(c.text.embedded)
+
+    def forward(self, x_BLD: Tensor, c: Conditions, index: int) -> Tensor:
+        """The stream [B, L, D] after block `index` of a tower that runs alone."""
+        m = self.modulation(c.e0)
+        x_BLD = self.attend_self(x_BLD, m, c)
+        x_BLD = self.attend_across(x_BLD, self.text_key_value(c, index), c, None, None)
+        return self.feed_forward(x_BLD, m, c)
+
+
+class Tower(nn.Module):
+    """Embeddings, blocks and head of one modality. Its parameters carry the released checkpoint's names."""
+
+    def __init__(
+        self,
+        config: TowerConfig,
+        attend: AttentionFunction,
+        other_dim: int | None = None,
+        fused_blocks: frozenset[int] = frozenset(),
+        learned_rope: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding: VideoPatchEmbedding | AudioPatchEmbedding
+        if config.modality == "video":
+            self.patch_embedding = VideoPatchEmbedding(config)
+        else:
+            self.patch_embedding = AudioPatchEmbedding(config)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = TimeEmbedding(config.freq_dim, dim)
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(
+            TowerBlock(config, attend, other_dim if i in fused_blocks else None)
+            for i in range(config.num_layers)
+        )
+        self.head = Head(config)
+        self.rope_scale = nn.Parameter(torch.empty(1)) if learned_rope else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters and of the stream."""
+        return self.head.head.weight.dtype
+
+    def each_block(self) -> Iterator[TowerBlock]:
+        """The blocks in order."""
+        yield from cast("Iterator[TowerBlock]", iter(self.blocks))
+
+    def embed(self, latents: Latents) -> Tokens:
+        """Latents of this modality as tokens; UserError for a wrong shape."""
+        as_list = not isinstance(latents, Tensor)
+        if len(latents) == 0:
+            raise UserError(f"the batch of {self.config.modality} latents is empty; give at least one clip")
+        if isinstance(self.patch_embedding, VideoPatchEmbedding):
+            patches_BLP, grids = video_patches(latents, self.config)
+            real_BL = _real_tokens([f * h * w for f, h, w in grids], patches_BLP)
+            x_BLD = self.patch_embedding(patches_BLP.to(self.dtype))
+        else:
+            latents_BLC, lengths = audio_sequence(latents, self.config)
+            grids = [(n, 1, 1) for n in lengths]
+            real_BL = _real_tokens(lengths, latents_BLC)
+            real_BL1 = None if real_BL is None else real_BL[..., None]
+            x_BLD = self.patch_embedding(latents_BLC.to(self.dtype), real_BL1)
+        mask = None if real_BL is None else real_BL[:, None, None]
+        return Tokens(x_BLD, tuple(grids), mask, as_list)
+
+    def embed_time(self, t_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """e [B, T, D] and its projection e0 [B, T, 6, D] of each clip's distinct timesteps, 0 to 1000."""
+        e_BTD = self.time_embedding(t_BT)
+        return e_BTD, self.time_projection(e_BTD).unflatten(-1, (6, -1))
+
+    def embed_text(self, text: Latents | TextContext) -> TextContext:
+        """The text embedded, without keys and values; a prepared one passes."""
+        if isinstance(text, TextContext):
+            if text.modality != self.config.modality:
+                raise UserError(
+                    f"the text was prepared for the {text.modality} tower, not for {self.config.modality}; "
+                    "prepare it for each tower"
+                )
+            return text
+        batch_BNE = text_batch(text, self.config.text_len, self.config.text_dim)
+        return TextContext(self.config.modality, self.text_embedding(batch_BNE.to(self.dtype)))
+
+    def prepare_text(self, text: Latents) -> TextContext:
+        """The text embedded and every block's keys and values of it."""
+        context = self.embed_text(text)
+        kv = tuple(block.cross_attn.text_key_value(context.embedded) for block in self.each_block())
+        return TextContext(self.config.modality, context.embedded, kv)
+
+    def read_out(self, x_BLD: Tensor, tokens: Tokens, c: Conditions) -> Tensor | list[Tensor]:
+        """The prediction in the form of the latents that came in."""
+        out_BLP = self.head(x_BLD, c.e, c.clean)
+        if self.config.modality == "audio":
+            if not tokens.as_list:
+                return out_BLP
+            return [out[:n] for out, (n, _, _) in zip(out_BLP, tokens.grids, strict=True)]
+        patch = self.config.patch_size or (1, 2, 2)
+        if not tokens.as_list:
+            return join_patches(out_BLP, tokens.grids[0], patch)
+        return [
+            join_patches(out_BLP[i : i + 1, : f * h * w], (f, h, w), patch)[0]
+            for i, (f, h, w) in enumerate(tokens.grids)
+        ]
+
+
+def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
+    """[B, L], True at real tokens; None where no clip is shorter than the batch."""
+    longest = like.shape[1]
+    if all(n == longest for n in lengths):
+        return None
+    return torch.arange(longest, device=like.device) < torch.tensor(lengths, device=like.device)[:, None]

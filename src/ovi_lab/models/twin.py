@@ -1,0 +1,354 @@
+"""Ovi's twin diffusion transformer: two towers, one block at a time, exchanging timing and meaning.
+
+The block is that of arXiv 2510.01284: each tower attends to itself, then to the text and to the other
+tower's stream, then passes its feed-forward. Simultaneous tokens of both towers have one rotary position.
+
+Shapes: B batch, C latent channels, F frames, H rows, W columns, L audio tokens, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.attention import attention_function
+from ovi_lab.models.config import (
+    MODALITIES,
+    FusionConfig,
+    Modality,
+    RopeConfig,
+    TowerConfig,
+    check_positive_number,
+)
+from ovi_lab.models.embeddings import Latents
+from ovi_lab.models.initialisation import initialise_parameters
+from ovi_lab.models.rope import RopeTables
+from ovi_lab.models.tower import Conditions, TextContext, Tokens, Tower, TowerBlock
+
+FirstFrameClean = bool | Tensor
+
+
+@dataclass(frozen=True)
+class TwinOutput:
+    """What each tower predicts (rectified flow: the velocity), in the form its latents came in; None where
+    that modality was absent."""
+
+    video: Tensor | list[Tensor] | None
+    audio: Tensor | list[Tensor] | None
+
+
+class TwinBlock(nn.Module):
+    """Block `index` of both towers, with the exchange between them.
+
+    It owns no parameters: the two towers do, under the released checkpoint's names.
+    """
+
+    def __init__(self, video: TowerBlock, audio: TowerBlock, index: int) -> None:
+        super().__init__()
+        self.video = video
+        self.audio = audio
+        self.index = index
+
+    def forward(self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions) -> tuple[Tensor, Tensor]:
+        """The video stream and the audio stream after the block."""
+        mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
+        v_BLD = self.video.attend_self(v_BLD, mv, cv)
+        a_BLD = self.audio.attend_self(a_BLD, ma, ca)
+        # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
+        video_text = self.video.text_key_value(cv, self.index)
+        audio_text = self.audio.text_key_value(ca, self.index)
+        v_new_BLD = self.video.attend_across(v_BLD, video_text, cv, a_BLD, ca)
+        a_new_BLD = self.audio.attend_across(a_BLD, audio_text, ca, v_BLD, cv)
+        return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
+
+
+class TwinDiT(nn.Module):
+    """The twin model of any size, or one tower of it.
+
+    Args:
+        video, audio: settings of the towers (see `TowerConfig`); one may be None, and is then not built.
+        fusion: see `FusionConfig`; None means both directions in all blocks where both towers exist.
+        rope: see `RopeConfig`; None means the paper's constant.
+        init_seed: seed of the initial values (see `initialise_parameters`).
+        attention: `sdpa`, or `flash` with the package flash-attn.
+        checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
+        first_block_skippable: False repeats the reference, which ignores a request to skip block 0.
+
+    Built inside `torch.device("meta")` it holds no memory. `twin_blocks` are the joint blocks, `video_model`
+    and `audio_model` the towers: ordinary modules whose hooks show every stage. Raises UserError for unknown
+    keys and for values that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        video: Mapping[str, Any] | None,
+        audio: Mapping[str, Any] | None,
+        fusion: Mapping[str, Any] | None = None,
+        rope: Mapping[str, Any] | None = None,
+        init_seed: int = 0,
+        attention: str = "sdpa",
+        checkpoint_blocks: bool = False,
+        first_block_skippable: bool = True,
+    ) -> None:
+        super().__init__()
+        configs: dict[Modality, TowerConfig] = {}
+        if video is not None:
+            configs["video"] = TowerConfig.from_mapping(video, "video")
+        if audio is not None:
+            configs["audio"] = TowerConfig.from_mapping(audio, "audio")
+        self.tower_configs = configs
+        if fusion is None:
+            fusion = {"direction": "bidirectional" if len(configs) == 2 else "none"}
+        self.fusion_config = FusionConfig.from_mapping(fusion)
+        self.rope_config = RopeConfig.from_mapping({} if rope is None else rope)
+        _check_towers(configs, self.fusion_config)
+        first = next(iter(configs.values()))
+        self.num_layers = first.num_layers
+        self.init_seed = init_seed
+        self.checkpoint_blocks = checkpoint_blocks
+        self.first_block_skippable = first_block_skippable
+        self._rope_factor_override: float | None = None
+        self._rope_tables = RopeTables(first.head_dim, self.rope_config.theta)
+
+        fused = self.fusion_config.block_indices(self.num_layers)
+        attend = attention_function(attention)
+        learned = self.rope_config.mode == "learned"
+        device = torch.get_default_device()
+        # On meta first: PyTorch's own initial values would cost time and draw from the global generator.
+        with torch.device("meta"):
+            for modality, config in configs.items():
+                other = configs.get("audio" if modality == "video" else "video")
+                reads = other is not None and self.fusion_config.reads_other(modality)
+                tower = Tower(
+                    config,
+                    attend,
+                    other_dim=other.dim if other is not None and reads else None,
+                    fused_blocks=fused if reads else frozenset(),
+                    learned_rope=learned and modality == "audio",
+                )
+                self.add_module(f"{modality}_model", tower)
+        # A plain list: registered, every parameter would have a second name.
+        self.twin_blocks: list[TwinBlock] = []
+        if len(configs) == 2:
+            towers = (self.tower("video").each_block(), self.tower("audio").each_block())
+            for index, (v, a) in enumerate(zip(*towers, strict=True)):
+                self.twin_blocks.append(TwinBlock(v, a, index))
+        if device.type != "meta":
+            self.to_empty(device=device)
+            self.initialise(init_seed)
+
+    # ------------------------------------------------------------------------------------------ settings
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration in plain types: `TwinDiT(**settings)` builds the same model."""
+        built = self.tower_configs
+        towers: dict[str, Any] = {m: _plain(built[m]) if m in built else None for m in MODALITIES}
+        return {**towers, "fusion": _plain(self.fusion_config), "rope": _plain(self.rope_config)}
+
+    def tower(self, modality: Modality) -> Tower:
+        """The tower of a modality; UserError where this model has none."""
+        if modality not in self.tower_configs:
+            raise UserError(f"this model has no {modality} tower; configure model.{modality}")
+        tower = self.get_submodule(f"{modality}_model")
+        if not isinstance(tower, Tower):
+            raise TypeError(f"{modality}_model is a {type(tower).__name__}")
+        return tower
+
+    def initialise(self, seed: int) -> None:
+        """Sets every parameter to its initial value of `seed`."""
+        initialise_parameters(
+            self, seed, rope_factor=self.rope_config.factor, fusion_init=self.fusion_config.fusion_init
+        )
+
+    def set_audio_rope_factor(self, factor: float | None) -> None:
+        """From now on every audio token n stands at factor * n, whatever was trained; None ends that.
+
+        It changes no parameter and is in no checkpoint: what it is for is sampling with another factor.
+        """
+        if factor is not None:
+            check_positive_number("the audio RoPE factor", factor)
+        self._rope_factor_override = factor
+
+    # ------------------------------------------------------------------------------------------- forward
+    def prepare_text(self, text: Latents | TextContext, modality: Modality) -> TextContext:
+        """Texts (list of [n, E], or [B, n, E]) embedded for one tower, and every block's keys and values.
+
+        The result stands for the text in `forward`, as often as wanted, until parameters change.
+        """
+        return text if isinstance(text, TextContext) else self.tower(modality).prepare_text(text)
+
+    def forward(
+        self,
+        video: Latents | None = None,
+        audio: Latents | None = None,
+        *,
+        t_video: Tensor | None = None,
+        t_audio: Tensor | None = None,
+        text_video: Latents | TextContext | None = None,
+        text_audio: Latents | TextContext | None = None,
+        first_frame_is_clean: FirstFrameClean = False,
+        skip_layers: Collection[int] = (),
+    ) -> TwinOutput:
+        """Predicts the velocity of each modality given.
+
+        Args:
+            video: Tensor [B, C, F, H, W], or a list of [C, F, H, W] whose shapes may differ.
+            audio: Tensor [B, L, C], or a list of [L, C]. One modality absent, the other's tower runs alone.
+            t_video, t_audio: Tensor [B] (or a scalar for all), 0 (data) to 1000 (noise).
+            text_video, text_audio: list of [n, E], Tensor [B, n, E], or what `prepare_text` gave.
+            first_frame_is_clean: the first latent frame is given, not noised: its tokens get t = 0. For all
+                clips (bool) or for each (bool Tensor [B]).
+            skip_layers: blocks left out in both towers (skip-layer guidance).
+
+        Raises UserError for shapes that do not fit and for a modality without its time or text.
+        """
+        skip = self._skipped(skip_layers)
+        tokens: dict[Modality, Tokens] = {}
+        if video is not None:
+            tokens["video"] = self.tower("video").embed(video)
+        if audio is not None:
+            tokens["audio"] = self.tower("audio").embed(audio)
+        if not tokens:
+            raise UserError("neither video nor audio latents were given; give at least one")
+        if len({t.x.shape[0] for t in tokens.values()}) > 1:
+            sizes = ", ".join(f"{t.x.shape[0]} {m} clips" for m, t in tokens.items())
+            raise UserError(f"the batch has {sizes}; expected as many of both")
+        tables = self._rope(tokens)
+        given: dict[Modality, tuple[Any, Any]] = {
+            "video": (t_video, text_video),
+            "audio": (t_audio, text_audio),
+        }
+        conditions: dict[Modality, Conditions] = {}
+        for modality in tokens:
+            t, text = given[modality]
+            clean = first_frame_is_clean if modality == "video" else False
+            conditions[modality] = self._conditions(
+                modality, tokens[modality], t, text, clean, tables[modality]
+            )
+        streams = self._run_blocks({m: t.x for m, t in tokens.items()}, conditions, skip)
+        out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens}
+        return TwinOutput(out.get("video"), out.get("audio"))
+
+    def _run_blocks(
+        self, streams: dict[Modality, Tensor], conditions: dict[Modality, Conditions], skip: frozenset[int]
+    ) -> dict[Modality, Tensor]:
+        recompute = self.checkpoint_blocks and torch.is_grad_enabled()
+        kept = [i for i in range(self.num_layers) if i not in skip]
+        if len(streams) == 2:
+            v_BLD, a_BLD = streams["video"], streams["audio"]
+            for i in kept:
+                args = (v_BLD, a_BLD, conditions["video"], conditions["audio"])
+                twin = self.twin_blocks[i]
+                v_BLD, a_BLD = checkpoint(twin, *args, use_reentrant=False) if recompute else twin(*args)
+            return {"video": v_BLD, "audio": a_BLD}
+        ((modality, x_BLD),) = streams.items()
+        blocks = self.tower(modality).blocks
+        for i in kept:
+            single = (x_BLD, conditions[modality], i)
+            x_BLD = checkpoint(blocks[i], *single, use_reentrant=False) if recompute else blocks[i](*single)
+        return {modality: x_BLD}
+
+    def _conditions(
+        self,
+        modality: Modality,
+        tokens: Tokens,
+        t: Tensor | None,
+        text: Latents | TextContext | None,
+        first_frame_is_clean: FirstFrameClean,
+        rope_BL1P: Tensor,
+    ) -> Conditions:
+        if t is None or text is None:
+            what = f"t_{modality}" if t is None else f"text_{modality}"
+            raise UserError(
+                f"{modality} latents were given without {what}; give both {modality} time and text"
+            )
+        tower = self.tower(modality)
+        B = tokens.x.shape[0]
+        if t.dim() > 1 or t.numel() not in (1, B):
+            raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
+        t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
+        clean_BL1 = _clean_tokens(tokens, first_frame_is_clean)
+        if clean_BL1 is not None:
+            t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
+        e_BTD, e0_BT6D = tower.embed_time(t_BT)
+        context = tower.embed_text(text)
+        if context.batch_size != B:
+            raise UserError(
+                f"text_{modality} holds {context.batch_size} texts for {B} clips; give one a clip"
+            )
+        return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, tokens.mask, context)
+
+    def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
+        tables: dict[Modality, Tensor] = {}
+        device = next(iter(tokens.values())).x.device
+        if "video" in tokens:
+            tables["video"] = self._rope_tables.video(tokens["video"].grids, device)
+        if "audio" in tokens:
+            lengths = [n for n, _, _ in tokens["audio"].grids]
+            factors: list[float] | Tensor
+            if self._rope_factor_override is not None:
+                factors = [self._rope_factor_override] * len(lengths)
+            elif self.rope_config.mode == "learned":
+                factors = self.get_parameter("audio_model.rope_scale")
+            elif self.rope_config.mode == "clip_ratio" and "video" in tokens:
+                factors = [f / n for (f, _, _), n in zip(tokens["video"].grids, lengths, strict=True)]
+            else:
+                factors = [self.rope_config.factor] * len(lengths)
+            tables["audio"] = self._rope_tables.audio(lengths, factors, device)
+        return tables
+
+    def _skipped(self, skip_layers: Collection[int]) -> frozenset[int]:
+        for index in skip_layers:
+            if not 0 <= index < self.num_layers:
+                raise UserError(
+                    f"skip_layers names block {index}; this model has blocks 0 to {self.num_layers - 1}"
+                )
+        skip = frozenset(skip_layers)
+        return skip if self.first_block_skippable else skip - {0}
+
+
+def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
+    """[B, L, 1], True at the tokens of given first frames; None where no frame is given."""
+    if not isinstance(first_frame_is_clean, Tensor) and not first_frame_is_clean:
+        return None
+    x_BLD = tokens.x
+    planes = [h * w for _, h, w in tokens.grids]
+    count_B1 = torch.tensor(planes if len(set(planes)) > 1 else planes[:1], device=x_BLD.device)[:, None]
+    clean_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) < count_B1
+    if isinstance(first_frame_is_clean, Tensor):
+        if first_frame_is_clean.shape != (x_BLD.shape[0],) or first_frame_is_clean.dtype != torch.bool:
+            raise UserError(
+                f"first_frame_is_clean is {first_frame_is_clean.dtype} {list(first_frame_is_clean.shape)}; "
+                f"expected True, False or a bool tensor of [{x_BLD.shape[0]}]"
+            )
+        clean_BL = clean_BL & first_frame_is_clean.to(x_BLD.device)[:, None]
+    return clean_BL[..., None]
+
+
+def _check_towers(configs: Mapping[Modality, TowerConfig], fusion: FusionConfig) -> None:
+    if not configs:
+        raise UserError("the model has neither a video nor an audio tower; configure at least one")
+    if len(configs) == 1:
+        if fusion.direction != "none":
+            raise UserError(f"fusion.direction is {fusion.direction!r} with one tower; use fusion=none")
+        return
+    video, audio = configs["video"], configs["audio"]
+    for name in ("num_layers", "head_dim"):
+        if getattr(video, name) != getattr(audio, name):
+            raise UserError(
+                f"{name} is {getattr(video, name)} in the video, {getattr(audio, name)} in the audio tower; "
+                "make them equal: blocks are paired and share rotary positions"
+            )
+
+
+def _plain(config: TowerConfig | FusionConfig | RopeConfig) -> dict[str, Any]:
+    keys = [f.name for f in dataclasses.fields(config) if f.metadata.get("key", True)]
+    values = {key: getattr(config, key) for key in keys}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
