@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
 from ovi_lab.runs.command_line import check, fail
+from ovi_lab.runs.study import finish
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
@@ -24,11 +25,9 @@ def run(config: DictConfig) -> str:
     except UserError as error:
         reporter.close()
         fail(error)
-        raise AssertionError from error
     except KeyboardInterrupt:
         reporter.close()
         fail(UserError(f"interrupted; resume=last goes on from the last checkpoint of {config.run_dir}"))
-        raise
     finally:
         reporter.close()
 
@@ -38,6 +37,7 @@ def main() -> None:
     try:
         check(sys.argv[1:], config_dir(), "train")
         run()
+        finish()
     except UserError as error:
         fail(error)
 

@@ -9,6 +9,7 @@ import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -101,7 +102,7 @@ def check(arguments: Sequence[str], config_folder: Path, config_name: str) -> No
     GlobalHydra.instance().clear()
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
     """Print the one line and leave with exit code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(2)

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,7 +31,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ovi_lab.errors import UserError
+from ovi_lab.runs.command_line import fail
 from ovi_lab.runs.progress import fraction
+from ovi_lab.runs.study import JOBS_FILE
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,23 @@ def _work(config: dict[str, Any]) -> tuple[str, str]:
         return "failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {trace})"
     finally:
         reporter.close()
+
+
+def _write_jobs(sweep_dir: Path, jobs: Sequence[Job], outcome: Mapping[str, tuple[str, str]]) -> None:
+    rows = [
+        {
+            "name": job.name,
+            "arm": job.config["arm_name"],
+            "seed": job.config["seed"],
+            "run_dir": str(job.run_dir),
+            "status": outcome[job.name][0],
+            "message": outcome[job.name][1],
+        }
+        for job in jobs
+    ]
+    temporary = sweep_dir / f".{JOBS_FILE}.tmp"
+    temporary.write_text(json.dumps(rows, indent=1))
+    os.replace(temporary, sweep_dir / JOBS_FILE)
 
 
 def _clock(seconds: float) -> str:
@@ -178,29 +197,27 @@ class LocalPoolLauncher(Launcher):
         return Job(name, {str(k): v for k, v in plain.items()}, run_dir), returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run them all; a job that fails does not stop the others.
-
-        Raises:
-            UserError: two jobs would share a folder, or jobs failed (all of them named).
-        """
+        """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused."""
         pairs = [self._job(o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
         jobs = [job for job, _ in pairs]
         seen: dict[Path, int] = {}
         for index, job in enumerate(jobs):
             if job.run_dir in seen:
-                twins = (filter_overrides(job_overrides[seen[job.run_dir]]), filter_overrides(job_overrides[index]))
-                raise UserError(
-                    f"two jobs of the sweep would write to {job.run_dir} ({twins[0]} and {twins[1]}): "
-                    "give hydra.sweep.subdir something that tells them apart"
+                twins = [" ".join(filter_overrides(job_overrides[i])) for i in (seen[job.run_dir], index)]
+                fail(
+                    UserError(
+                        f"two jobs of the sweep would write to {job.run_dir} ({twins[0]} and {twins[1]}): "
+                        "give hydra.sweep.subdir something that tells them apart"
+                    )
                 )
             seen[job.run_dir] = index
+        sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
         outcome = self._run(jobs)
-        failed = [f"{name}: {text}" for name, (status, text) in outcome.items() if status == "failed"]
         for job, returned in pairs:
-            returned.status = JobStatus.COMPLETED if outcome[job.name][0] != "failed" else JobStatus.FAILED
+            # a failed job is told of at the end of the study, after the others have been ranked
+            returned.status = JobStatus.COMPLETED
             returned.return_value = outcome[job.name][0]
-        if failed:
-            raise UserError(f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. " + "; ".join(failed))
+        _write_jobs(sweep_dir, jobs, outcome)
         return [returned for _, returned in pairs]
 
     def _run(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
@@ -228,7 +245,7 @@ class LocalPoolLauncher(Launcher):
                     screen.update(list(waiting.values()))
         except KeyboardInterrupt:
             self._kill(pool)
-            raise UserError("interrupted; the same command goes on with what is missing") from None
+            fail(UserError("interrupted; the same command goes on with what is missing"))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return outcome

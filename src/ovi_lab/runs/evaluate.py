@@ -1,0 +1,204 @@
+"""Samples of a trained model, decoded and scored; and real clips scored as ceilings and floors."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from ovi_eval.clipset import ClipSet
+from ovi_eval.errors import EvalError
+from ovi_eval.media import write_mp4
+from ovi_eval.results import ClipScores, MetricValue, RunResults
+from torch import Tensor
+
+from ovi_lab.errors import UserError
+from ovi_lab.runs.progress import Reporter, SilentReporter
+from ovi_lab.sampling import SamplerSettings, generate_latents
+
+_PACKAGES = ("ovi-lab", "torch", "lightning", "diffusers", "torchmetrics", "av", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to know of where numbers were made: versions, machine, state of the code."""
+    try:
+        root = Path(__file__).resolve().parents[3]
+        git = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        git = "not a git checkout"
+    return {
+        "git": git,
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread(s)",
+    }
+
+
+def decode(data: Any, video: Tensor, audio: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
+    """Latents of many clips to frames [N,T,H,W,3] and waves [N,S]."""
+    parts = [data.codec.decode(v, a) for v, a in zip(video.split(batch), audio.split(batch), strict=True)]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def evaluate_run(
+    config: DictConfig,
+    plain: Mapping[str, Any],
+    task: Any,
+    ema: Any,
+    data: Any,
+    run_dir: Path,
+    losses: Mapping[str, float],
+    reporter: Reporter,
+) -> RunResults:
+    """Sample the evaluation captions, decode, score, and write it all into the run's folder."""
+    from ovi_lab.runs.run import config_hash
+
+    settings = config.evaluation
+    if tuple(task.modalities) != ("video", "audio"):
+        raise UserError("evaluation scores video with its sound: use evaluation=none where one tower is trained alone")
+    real = data.eval_clips(settings.num_clips)
+    shapes = scaled_shapes(data.latent_shapes, settings.length)
+    task.eval()
+    task.model.set_audio_rope_factor(settings.rope_factor)
+    done = 0
+
+    def tell(steps: int, total: int) -> None:
+        reporter.at("sampling", done * total + steps * min(settings.batch_size, len(real) - done), len(real) * total)
+
+    videos: list[Tensor] = []
+    audios: list[Tensor] = []
+    with torch.no_grad(), ema.applied(task) if ema is not None else torch.no_grad():
+        for start in range(0, len(real), settings.batch_size):
+            rows = range(start, min(start + settings.batch_size, len(real)))
+            done = start
+            video, audio = generate_latents(
+                task.model,
+                task.text_encoder,
+                [real.captions[i] for i in rows],
+                seeds=[(settings.seed, i) for i in rows],
+                shapes=shapes,
+                settings=SamplerSettings(**settings.sampler),
+                on_step=tell,
+            )
+            videos.append(video.cpu())
+            audios.append(audio.cpu())
+    task.model.set_audio_rope_factor(None)
+    reporter.at("scoring", 0, 2)
+    frames, waves = decode(data, torch.cat(videos), torch.cat(audios))
+    meta = [{"prompt_of": m.get("index", i)} for i, m in enumerate(real.meta)]
+    clips = ClipSet(list(real.ids), list(real.captions), frames, real.fps, waves, real.sample_rate, meta)
+    clips.save(run_dir / "clips.safetensors")
+    _write_mp4s(clips, run_dir / "clips", settings.num_mp4, settings.size)
+    reporter.at("scoring", 1, 2)
+    results = score(
+        clips,
+        _reference_set(data, settings.num_clips),
+        name=str(config.arm_name),
+        seed=int(config.seed),
+        kind="measured",
+        config_hash=config_hash(plain),
+        losses=losses,
+    )
+    results.write(run_dir / "results.json")
+    reporter.at("scoring", 2, 2)
+    return results
+
+
+def scaled_shapes(shapes: Mapping[str, Sequence[int]], length: float) -> dict[str, tuple[int, ...]]:
+    """Latent shapes of clips `length` times as long, both modalities cut to the same duration."""
+    C, F, h, w = shapes["video"]
+    L, D = shapes["audio"]
+    frames = round(F * length)
+    if frames < 1:
+        raise UserError(f"evaluation.length is {length}: no video frame is left")
+    return {"video": (C, frames, h, w), "audio": (round(L * frames / F), D)}
+
+
+def _reference_set(data: Any, first: int) -> ClipSet:
+    """Real evaluation clips that lend no caption to a sample, so that no clip is measured against itself."""
+    everything = data.eval_clips(None)
+    rest = everything[first:]
+    return rest if len(rest) >= 2 else everything
+
+
+def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
+    for i in range(min(count, len(clips))):
+        write_mp4(
+            folder / f"{clips.ids[i]}.mp4",
+            clips.frames_NTHWC[i], clips.fps, clips.waves_NS[i], clips.sample_rate, enlarge_to=size,
+        )  # fmt: skip
+
+
+def score(
+    clips: ClipSet,
+    reference: ClipSet,
+    name: str,
+    kind: Any,
+    seed: int | None = None,
+    config_hash: str = "",
+    losses: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
+) -> RunResults:
+    """Score one set of clips with the world's metrics."""
+    from ovi_eval.score import score_clips
+
+    scored = score_clips(clips, reference)
+    metrics = {
+        key: MetricValue(
+            value=v.value, n=v.n, direction=v.direction, coverage=v.coverage, unit=v.unit,
+            version=v.version, variant=v.variant, kind=v.kind,
+        )
+        for key, v in scored.values.items()
+    }  # fmt: skip
+    rows = [
+        ClipScores(id=clips.ids[i], values=scored.per_clip[i], caption=clips.captions[i], failed=scored.failed.get(i))
+        for i in range(len(clips))
+    ]
+    facts = {**provenance(), "judges": scored.provenance}
+    return RunResults(
+        name=name, metrics=metrics, n_clips=len(clips), seed=seed, kind=kind, clips=rows,
+        losses=dict(losses or {}), config_hash=config_hash, provenance=facts, notes=list(notes),
+    )  # fmt: skip
+
+
+def evaluate_references(config: DictConfig, folder: Path) -> None:
+    """Score what the arms are seen beside: real clips through the codec, with shifted sound, with another's sound.
+
+    Args:
+        config: of any run of the study (its data and evaluation settings).
+        folder: gets one folder per reference; those that are there are kept.
+    """
+    from hydra.utils import instantiate
+    from ovi_eval.score import make_references
+
+    settings = config.evaluation
+    stamp = json.dumps({"num_clips": settings.num_clips, "data": str(config.data)}, sort_keys=True)
+    marker = folder / "made_from.json"
+    if marker.is_file() and marker.read_text() == stamp:
+        return
+    data = instantiate(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    real = data.eval_clips(settings.num_clips)
+    frames, waves = decode(data, *data.codec.encode(real.frames_NTHWC, real.waves_NS))
+    decoded = ClipSet(real.ids, real.captions, frames, real.fps, waves, real.sample_rate, real.meta)
+    reference = _reference_set(data, settings.num_clips)
+    reporter = SilentReporter()
+    made = make_references(decoded, seed=0)
+    for number, (name, clips) in enumerate(made.items()):
+        reporter.at("scoring", number, len(made))
+        try:
+            score(clips, reference, name=name, kind="reference").write(folder / name / "results.json")
+        except EvalError as error:
+            raise UserError(f"reference {name} cannot be scored: {error}") from error
+        _write_mp4s(clips, folder / name / "clips", settings.num_mp4, settings.size)
+    marker.write_text(stamp)

@@ -1,0 +1,101 @@
+"""The end of a sweep: ceilings and floors beside the arms, one leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from ovi_lab.errors import UserError
+
+JOBS_FILE = "jobs.json"
+
+
+@dataclass(frozen=True)
+class _Study:
+    folder: Path
+    title: str
+    message: str
+    claims: Sequence[Any]
+
+
+# Hydra turns what its callbacks raise into warnings; what they leave here is done by `finish`, whose errors count.
+_ended: list[_Study] = []
+
+
+class StudyCallback(Callback):
+    """Notes that a sweep has ended, and how its leaderboard is to be shown.
+
+    Args:
+        title, message: at the top of the page.
+        claims: what the numbers are to be held against; see `ovi_eval.claims.parse_claims`.
+    """
+
+    def __init__(self, title: str = "Leaderboard", message: str = "", claims: Sequence[Any] = ()) -> None:
+        plain = OmegaConf.to_container(claims, resolve=True) if OmegaConf.is_config(claims) else list(claims)
+        self.title, self.message, self.claims = title, message, plain
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's signal that all jobs were launched and have ended."""
+        folder = Path(str(config.hydra.sweep.dir)).absolute()
+        _ended.append(_Study(folder, self.title, self.message, self.claims))
+
+
+def _jobs(folder: Path) -> list[dict[str, Any]]:
+    path = folder / JOBS_FILE
+    return list(json.loads(path.read_text())) if path.is_file() else []
+
+
+def _score_references(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
+    """Score real clips, and real clips spoiled by rule, once per study."""
+    from ovi_lab.runs.evaluate import evaluate_references
+
+    done = [Path(job["run_dir"]) for job in jobs if job["status"] != "failed"]
+    scored = [d for d in done if (d / "results.json").is_file()]
+    if scored:
+        config = OmegaConf.load(scored[0] / "config.yaml")
+        assert isinstance(config, DictConfig)
+        evaluate_references(config, folder / "references")
+
+
+def finish() -> None:
+    """Build the leaderboard of every sweep that has ended.
+
+    Raises:
+        UserError: runs of it have failed (after the rest has been shown), or nothing can be ranked.
+    """
+    from ovi_eval import leaderboard
+    from ovi_eval.errors import EvalError
+
+    while _ended:
+        study = _ended.pop()
+        jobs = _jobs(study.folder)
+        failed = [f"{job['name']}: {job['message']}" for job in jobs if job["status"] == "failed"]
+        arms = list(dict.fromkeys(job["arm"] for job in jobs))
+        try:
+            _score_references(study.folder, jobs)
+            if len(failed) < len(jobs) or not jobs:
+                board = leaderboard.build(
+                    [study.folder],
+                    study.folder,
+                    first=arms[0] if arms and not failed else None,
+                    title=study.title,
+                    message=study.message,
+                    order=arms,
+                    claims=study.claims,
+                    expected=[(job["arm"], job["seed"]) for job in jobs],
+                    progress=True,
+                )
+                board.print()
+                print(f"\n{study.folder / 'leaderboard.html'}")
+        except EvalError as error:
+            raise UserError(str(error)) from error
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. " + "; ".join(failed)
+            )
