@@ -1,0 +1,1 @@
+"""One metric a file, each a torchmetrics.Metric over ClipSets; `ovi_eval.registry` names them."""

@@ -1,0 +1,138 @@
+"""One video and one audio codec, what they were fitted on, and the rates they speak: one safetensors file.
+
+Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S samples, L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ovi_lab.codecs.base import AudioCodec, VideoCodec, audio_codec, video_codec
+from ovi_lab.errors import UserError
+
+FORMAT = "ovi_lab.codec/1"
+
+
+class LatentCodec:
+    """Clips to pairs of latents and back.
+
+    Args:
+        video, audio: the two codecs.
+        fps: frames a second of the clips (with the audio codec's rate it ties the two lengths together).
+        fitted_on: what the codecs learned from, in plain values (a world and its seed, or shards and their sha256).
+    """
+
+    def __init__(
+        self, video: VideoCodec, audio: AudioCodec, fps: float, fitted_on: Mapping[str, Any] | None = None
+    ) -> None:
+        self.video, self.audio, self.fps = video, audio, float(fps)
+        self.fitted_on = dict(fitted_on or {})
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waves that go in and come out."""
+        return self.audio.sample_rate
+
+    def num_samples(self, num_frames: int) -> int:
+        """Samples that last as long as that many frames."""
+        return round(num_frames * self.sample_rate / self.fps)
+
+    def latent_shapes(self, num_frames: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of one clip's latents: {"video": (C,F,h,w), "audio": (L,C)}."""
+        t, y, x = self.video.strides
+        tokens = self.num_samples(num_frames) // self.audio.token_samples
+        return {
+            "video": (self.video.channels, num_frames // t, height // y, width // x),
+            "audio": (tokens, self.audio.channels),
+        }
+
+    def fit(self, clips: Iterable[tuple[Tensor, Tensor]]) -> LatentCodec:
+        """Fit both on batches of (uint8 frames [N,T,H,W,3], waves [N,S]), read once and in order."""
+        waves: list[Tensor] = []
+
+        def frames() -> Iterable[Tensor]:
+            for frames_NTHWC, waves_NS in clips:
+                waves.append(waves_NS)
+                yield frames_NTHWC
+
+        self.video.fit(frames())
+        self.audio.fit(waves)
+        return self
+
+    def encode(self, frames_NTHWC: Tensor, waves_NS: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 [N,T,H,W,3] and waves [N,S] -> float32 latents [N,C,F,h,w] and [N,L,C]."""
+        return self.video.encode(frames_NTHWC), self.audio.encode(waves_NS)
+
+    def decode(
+        self, video_NCFhw: Tensor, audio_NLC: Tensor, num_samples: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents -> uint8 frames [N,T,H,W,3] and float32 waves [N,S], as long as the frames where not told."""
+        frames_NTHWC = self.video.decode(video_NCFhw)
+        samples = self.num_samples(frames_NTHWC.shape[1]) if num_samples is None else num_samples
+        return frames_NTHWC, self.audio.decode(audio_NLC, samples)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file; its metadata hold the format, both configurations and what was learned from."""
+        path = Path(path)
+        tensors = {f"video.{k}": v.contiguous() for k, v in self.video.tensors().items()}
+        tensors |= {f"audio.{k}": v.contiguous() for k, v in self.audio.tensors().items()}
+        about = {
+            "fps": self.fps,
+            "video": {"kind": self.video.kind, **self.video.config()},
+            "audio": {"kind": self.audio.kind, **self.audio.config()},
+            "fitted_on": self.fitted_on,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        metadata = {"format": FORMAT, "codec": json.dumps(about, sort_keys=True)}
+        try:
+            temporary.write_bytes(save(tensors, metadata))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatentCodec:
+        """The codec that `save` wrote. Raises UserError for a file that is absent, broken or of another format."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"no codec at {path}; fit one with `ovi-data fit-codec SHARDS {path}`")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise UserError(
+                        f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}: not a saved codec"
+                    )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads(metadata["codec"])
+            video, audio = about["video"], about["audio"]
+            return cls(
+                video_codec(video["kind"]).from_parts(video, _under("video.", tensors)),
+                audio_codec(audio["kind"]).from_parts(audio, _under("audio.", tensors)),
+                about["fps"],
+                about["fitted_on"],
+            )
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is not a whole codec file ({error}); fit it again") from error
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def default_codec(fps: float, sample_rate: int, partials_hz: tuple[float, ...] = ()) -> LatentCodec:
+    """An unfitted BlockPCA with 24 channels beside a BandVocoder: what the worlds and small packed sets use."""
+    return LatentCodec(
+        video_codec("block_pca")(),
+        audio_codec("band_vocoder")(sample_rate=sample_rate, partials_hz=partials_hz),
+        fps,
+    )

@@ -1,0 +1,1 @@
+"""Clips: made by rule (`worlds`), packed from files (`pack`), kept in WebDataset shards, loaded in a seeded order."""

@@ -1,0 +1,281 @@
+"""The LightningDataModule: a world made by rule, or shards of real clips, as batches of latents.
+
+Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S samples, L tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from filelock import FileLock
+from lightning.pytorch import LightningDataModule
+
+from ovi_eval.media import ClipSet
+from ovi_lab.codecs import LatentCodec
+from ovi_lab.codecs.pair import default_codec
+from ovi_lab.data.loading import ClipDataset, ClipLoader, OnError, media_runs
+from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, media_batches, prepare_world, shards_of
+from ovi_lab.data.samples import MediaFormat, OnResample
+from ovi_lab.data.shards import file_sha256
+from ovi_lab.data.worlds import World, get_world
+from ovi_lab.errors import UserError
+
+log = logging.getLogger("ovi_lab.data")
+
+Shards = str | Sequence[str]
+
+
+class OviDataModule(LightningDataModule):
+    """Batches {"id", "caption", "video" [B,C,F,h,w], "audio" [B,L,C], "meta"} for training and validation.
+
+    Either a world is named, and its clips are made once under `root`; or shards are (`train`, and `val` where there
+    is any), of latents or of media. Media are encoded as they are read, by the codec at `codec`, or by one fitted on
+    the training clips and kept under `root`.
+
+    Args:
+        world: name of a world, or None for shards.
+        root: folder for what is made.
+        train, val: shard patterns (`clips/train-{000..003}.tar`) or lists of them.
+        codec: path of a saved codec; None: the world's own, or one fitted on the training media.
+        batch_size: clips a batch and rank. num_workers: processes that read ahead. seed: of the order.
+        on_error: "skip" bad samples, counted and named, or "raise" at the first.
+        on_resample: "resample" sound of another rate, or "raise".
+        num_train, num_eval, train_seed, eval_seed: the world's clips.
+        num_frames, height, width, fps, sample_rate: what media in shards are brought to; as stored where None.
+        quiet: no progress.
+    """
+
+    def __init__(
+        self,
+        world: str | None = "bouncing_ball",
+        root: str | Path = "data",
+        train: Shards | None = None,
+        val: Shards | None = None,
+        codec: str | Path | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        on_error: OnError = "skip",
+        on_resample: OnResample = "resample",
+        num_train: int = 4096,
+        num_eval: int = 512,
+        train_seed: int = 1,
+        eval_seed: int = 2,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        sample_rate: int | None = None,
+        quiet: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("on_error", on_error, OnError),
+            ("on_resample", on_resample, OnResample),
+        ):
+            if value not in get_args(allowed):
+                raise UserError(f"data.{name} is {value!r}; it is one of {', '.join(get_args(allowed))}")
+        if (world is None) == (train is None):
+            raise UserError(
+                "name either a world (data.world=bouncing_ball) or shards to train on (data.train=…)"
+            )
+        self.root, self.codec_path = Path(root).expanduser(), codec
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.on_error, self.on_resample, self.quiet = on_error, on_resample, quiet
+        self.settings: WorldSettings | None = None
+        self.world: World | None = None
+        if world is not None:
+            self.world = get_world(world)
+            self.settings = WorldSettings(world, num_train, num_eval, train_seed, eval_seed)
+        self._train, self._val = train, val
+        parts = {
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "fps": fps,
+            "sample_rate": sample_rate,
+        }
+        self._wanted = _wanted(parts)
+        self._codec: LatentCodec | None = None
+        self._datasets: dict[str, ClipDataset] = {}
+        self._loaders: list[ClipLoader] = []
+
+    def prepare_data(self) -> None:
+        """Make what is missing on disk: the world's clips, or the codec of real ones. Safe to call from any process."""
+        if self.settings is not None:
+            prepare_world(self.settings, self.root, self.quiet)
+        elif self.codec_path is None and "media" in self._raw("train").kinds:
+            self._fitted_codec_path()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the shards and the codec; `prepare_data` first where it has not been called."""
+        if not self._datasets:
+            self._datasets["train"] = self._dataset("train")
+            if self.settings is not None or self._val is not None:
+                self._datasets["eval"] = self._dataset("eval")
+
+    @property
+    def codec(self) -> LatentCodec:
+        """The codec of the latents. Raises UserError where only latents are there and no codec was named."""
+        if self._codec is None:
+            path = self._codec_file()
+            if path is None:
+                raise UserError(
+                    "these shards hold latents, and no codec was named; set data.codec to the one they used"
+                )
+            self._codec = LatentCodec.load(path)
+        return self._codec
+
+    @property
+    def train_dataset(self) -> ClipDataset:
+        """The training clips' latents."""
+        self.setup()
+        return self._datasets["train"]
+
+    @property
+    def eval_dataset(self) -> ClipDataset:
+        """The evaluation clips' latents. Raises UserError where there are none."""
+        self.setup()
+        if "eval" not in self._datasets:
+            raise UserError("there are no clips to evaluate on; set data.val to the shards that hold them")
+        return self._datasets["eval"]
+
+    @property
+    def latent_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of one clip's latents: {"video": (C,F,h,w), "audio": (L,C)}."""
+        sample = self.train_dataset[0]
+        return {name: tuple(sample[name].shape) for name in ("video", "audio")}
+
+    def eval_clips(self, count: int | None = None) -> ClipSet:
+        """The first `count` (None: all) real clips to evaluate on: their own media, or latents decoded.
+
+        Raises:
+            UserError: there are none, or their shapes differ.
+        """
+        dataset = self.eval_dataset
+        if self.settings is not None:
+            folder = prepare_world(self.settings, self.root, self.quiet)
+            dataset = ClipDataset(shards_of(folder, "eval", "media"), on_error=self.on_error)
+        if dataset.kinds == {"latents"}:
+            return self._decoded(dataset, count)
+        runs = list(media_runs(dataset, len(dataset), count))
+        if len(runs) != 1:
+            raise UserError(
+                "the clips to evaluate on differ in size or length; set data.num_frames, height and width"
+            )
+        clips = [clip for _, clip in runs[0]]
+        return ClipSet(
+            ids=[dataset.entries[number].key for number, _ in runs[0]],
+            captions=[clip.caption for clip in clips],
+            frames_NTHWC=torch.stack([clip.frames_THWC for clip in clips]),
+            fps=clips[0].fps,
+            waves_NS=torch.stack([clip.wave_S for clip in clips]),
+            sample_rate=clips[0].sample_rate,
+            meta=[clip.meta for clip in clips],
+        )
+
+    def train_dataloader(self) -> ClipLoader:
+        rank, world_size = self._place()
+        return self._loader(self.train_dataset, True, "train", rank, world_size)
+
+    def val_dataloader(self) -> ClipLoader | list[Any]:
+        self.setup()
+        return self._loader(self._datasets["eval"], False, "val") if "eval" in self._datasets else []
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Says once more which samples were bad, for runs that end within an epoch."""
+        for loader in self._loaders:
+            loader.summarise()
+        self._loaders = []
+
+    def _loader(
+        self, dataset: ClipDataset, shuffle: bool, name: str, rank: int = 0, world_size: int = 1
+    ) -> ClipLoader:
+        loader = ClipLoader(
+            dataset, self.batch_size, shuffle, self.seed, self.num_workers, rank, world_size, name=name
+        )
+        self._loaders.append(loader)
+        return loader
+
+    def _place(self) -> tuple[int, int]:
+        trainer = getattr(self, "trainer", None)
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def _dataset(self, split: str) -> ClipDataset:
+        if self.settings is not None:
+            folder = prepare_world(self.settings, self.root, self.quiet)
+            return ClipDataset(shards_of(folder, split, "latents"), on_error=self.on_error)
+        dataset = self._raw(split)
+        if "media" in dataset.kinds:
+            dataset.codec = self.codec
+        return dataset
+
+    def _raw(self, split: str) -> ClipDataset:
+        shards = self._train if split == "train" else self._val
+        if shards is None:
+            raise UserError(
+                f"no shards were named for {split}; set data.{'train' if split == 'train' else 'val'}"
+            )
+        return ClipDataset(shards, None, self._wanted, self.on_error, self.on_resample)
+
+    def _codec_file(self) -> Path | None:
+        if self.codec_path is not None:
+            return Path(self.codec_path).expanduser()
+        if self.settings is not None:
+            return prepare_world(self.settings, self.root, self.quiet) / "codec.safetensors"
+        return self._fitted_codec_path() if "media" in self._raw("train").kinds else None
+
+    def _fitted_codec_path(self) -> Path:
+        """The codec fitted on these shards in this format: kept under `root` by what it was fitted on."""
+        dataset = self._raw("train")
+        learned_from = {
+            "shards": {path.name: file_sha256(path) for path in dataset.paths},
+            "format": vars(self._wanted) if self._wanted else None,
+            "clips": min(len(dataset), CLIPS_TO_FIT),
+        }
+        digest = hashlib.sha256(json.dumps(learned_from, sort_keys=True).encode()).hexdigest()
+        path = self.root / f"codec-{digest[:10]}.safetensors"
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f".{path.name}.lock"):
+            if not path.is_file():
+                first = next(iter(media_runs(dataset, 1, 1)))[0][1]
+                codec = default_codec(first.fps, first.sample_rate)
+                codec.fitted_on = learned_from
+                codec.fit(media_batches(dataset, CLIPS_TO_FIT)).save(path)
+        return path
+
+    def _decoded(self, dataset: ClipDataset, count: int | None) -> ClipSet:
+        samples = [dataset[n] for n in range(min(count or len(dataset), len(dataset)))]
+        frames_NTHWC, waves_NS = self.codec.decode(
+            torch.stack([sample["video"] for sample in samples]),
+            torch.stack([sample["audio"] for sample in samples]),
+        )
+        return ClipSet(
+            ids=[sample["id"] for sample in samples],
+            captions=[sample["caption"] for sample in samples],
+            frames_NTHWC=frames_NTHWC,
+            fps=self.codec.fps,
+            waves_NS=waves_NS,
+            sample_rate=self.codec.sample_rate,
+            meta=[sample["meta"] for sample in samples],
+        )
+
+
+def _wanted(parts: dict[str, Any]) -> MediaFormat | None:
+    """The media format, all of it or none."""
+    given = [name for name, value in parts.items() if value is not None]
+    if not given:
+        return None
+    if len(given) < len(parts):
+        missing = [f"data.{name}" for name in parts if name not in given]
+        raise UserError(f"data.{given[0]} is set, so {', '.join(missing)} must be too")
+    return MediaFormat(**parts)
+
+
+__all__ = ["OviDataModule"]

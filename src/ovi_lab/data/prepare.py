@@ -1,0 +1,188 @@
+"""A world's clips on disk: media shards, the codec fitted on them, and their latents; made once, whole.
+
+    <root>/<world>-<hash of the settings>/
+        train-media-000.tar …  eval-media-000.tar …     lossless frames and waves
+        codec.safetensors
+        train-latents-000.tar …  eval-latents-000.tar …
+        manifest.json                                   written last: what is here, and every file's size and sha256
+
+Two processes that start together make it once: one works, the other waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ovi_lab.codecs import LatentCodec
+from ovi_lab.codecs.pair import default_codec
+from ovi_lab.data.loading import ClipDataset, media_runs
+from ovi_lab.data.progress import progress
+from ovi_lab.data.samples import array_members, latent_members
+from ovi_lab.data.shards import file_sha256, index_path, write_atomically, write_shards
+from ovi_lab.data.worlds import World, get_world
+from ovi_lab.errors import UserError
+
+log = logging.getLogger("ovi_lab.data")
+
+FORMAT = "ovi_lab.world_data/1"
+CLIPS_PER_SHARD = 512
+CLIPS_TO_FIT = 1024  # more changes the components in the fourth digit
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What a world's data set is made of; the same settings give the same bytes."""
+
+    world: str
+    num_train: int = 4096
+    num_eval: int = 512
+    train_seed: int = 1
+    eval_seed: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_train < 1 or self.num_eval < 1:
+            raise UserError(
+                f"num_train is {self.num_train} and num_eval {self.num_eval}: each must be at least 1 clip"
+            )
+        if self.train_seed == self.eval_seed:
+            raise UserError(
+                f"train_seed and eval_seed are both {self.train_seed}: the clips to evaluate would be those trained on"
+            )
+
+    def folder(self, root: Path) -> Path:
+        """Where under `root` these settings' data lie."""
+        content = {"format": FORMAT, "version": get_world(self.world).version, **asdict(self)}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return root / f"{self.world}-{digest[:10]}"
+
+
+def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> Path:
+    """The folder with everything in it, made if it is not there or not whole.
+
+    Raises:
+        UserError: the world is unknown, or the disk is full (what was being made then goes on with the next start).
+    """
+    folder = settings.folder(root)
+    if is_whole(folder):
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the data folder {folder} cannot be made ({error.strerror}); set data.root"
+        ) from error
+    lock = FileLock(root / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.warning("waiting for another process that is making %s", folder)
+        lock.acquire()
+    try:
+        if not is_whole(folder):
+            _make(settings, folder, quiet)
+    finally:
+        lock.release()
+    return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the manifest is there and every file it lists has its size."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return False
+    try:
+        files = json.loads(path.read_text())["files"]
+        return all((folder / name).stat().st_size == about["size"] for name, about in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def shards_of(folder: Path, split: str, kind: str) -> list[Path]:
+    """The shards of a split ("train", "eval") and kind ("media", "latents"), as the manifest lists them."""
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    return [
+        folder / name
+        for name in sorted(files)
+        if name.startswith(f"{split}-{kind}-") and name.endswith(".tar")
+    ]
+
+
+def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
+    world = get_world(settings.world)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    splits = {
+        "train": (settings.num_train, settings.train_seed),
+        "eval": (settings.num_eval, settings.eval_seed),
+    }
+    media = {}
+    for split, (count, seed) in splits.items():
+        samples = progress(_rendered(world, count, seed), f"{world.name}: {split} clips", count, not quiet)
+        media[split] = write_shards(folder / f"{split}-media", samples, CLIPS_PER_SHARD)
+    codec = default_codec(world.fps, world.sample_rate, world.partials_hz)
+    codec.fitted_on = {
+        **asdict(settings),
+        "version": world.version,
+        "clips": min(CLIPS_TO_FIT, settings.num_train),
+    }
+    codec.fit(media_batches(ClipDataset(media["train"], on_error="raise"), CLIPS_TO_FIT))
+    codec.save(folder / "codec.safetensors")
+    files = [folder / "codec.safetensors", *media["train"], *media["eval"]]
+    for split in splits:
+        dataset = ClipDataset(media[split], on_error="raise")
+        samples = progress(encoded(dataset, codec), f"{world.name}: {split} latents", len(dataset), not quiet)
+        files += write_shards(folder / f"{split}-latents", samples, CLIPS_PER_SHARD)
+    listed = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(files)}
+    manifest = {"format": FORMAT, "settings": asdict(settings), "files": listed}
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _rendered(world: World, count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The world's clips as samples of lossless arrays."""
+    for start in range(0, count, _AT_ONCE):
+        clips = world.render(range(start, min(start + _AT_ONCE, count)), seed)
+        for n, key in enumerate(clips.ids):
+            frames_THWC, wave_S = clips.frames_NTHWC[n], clips.waves_NS[n]
+            yield (
+                key,
+                array_members(
+                    clips.captions[n], clips.meta[n], frames_THWC, clips.fps, wave_S, clips.sample_rate
+                ),
+            )
+
+
+def encoded(dataset: ClipDataset, codec: LatentCodec) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A media data set's clips as samples of latents, encoded a few at a time."""
+    for run in media_runs(dataset, _AT_ONCE):
+        clips = [clip for _, clip in run]
+        video_NCFhw, audio_NLC = codec.encode(
+            torch.stack([clip.frames_THWC for clip in clips]), torch.stack([clip.wave_S for clip in clips])
+        )
+        for n, (number, clip) in enumerate(run):
+            key = dataset.entries[number].key
+            yield key, latent_members(clip.caption, clip.meta, video_NCFhw[n], audio_NLC[n])
+
+
+def media_batches(dataset: ClipDataset, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frames [N,T,H,W,3] and waves [N,S] of the first `limit` clips in order, to fit a codec on."""
+    for run in media_runs(dataset, _AT_ONCE, limit):
+        yield (
+            torch.stack([clip.frames_THWC for _, clip in run]),
+            torch.stack([clip.wave_S for _, clip in run]),
+        )
+
+
+def _sha256(file: Path) -> str:
+    """A shard's digest is in its index already."""
+    if file.suffix == ".tar":
+        return str(json.loads(index_path(file).read_text())["sha256"])
+    return file_sha256(file)

@@ -1,0 +1,310 @@
+"""From a sample's bytes to tensors: lossless arrays, any video file FFmpeg reads, or latents made before.
+
+Every way a sample can be bad ends in a BadSampleError with the reason, so that one file cannot stop a run.
+
+Shape suffixes: T frames, H rows, W columns, S samples, C channels, F h w latent frames, rows, columns, L tokens.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ovi_eval.errors import EvalError
+from ovi_eval.media import decode_audio, decode_video, fit_length
+from ovi_lab.data.shards import BadSampleError
+from ovi_lab.errors import UserError
+
+INT16_SCALE = 32767.0
+VIDEO_EXTENSIONS = ("mp4", "mov", "mkv", "webm", "m4v", "avi")
+SOUND_EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "m4a")
+LATENTS, FRAMES, WAVE = "latents.safetensors", "frames.npy", "wave.npy"
+
+OnResample = Literal["resample", "raise"]
+
+
+@dataclass(frozen=True)
+class MediaFormat:
+    """What every clip is brought to: size in pixels, length in frames, rates in 1/s and Hz."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    sample_rate: int
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the sound, which lasts as long as the frames."""
+        return round(self.num_frames * self.sample_rate / self.fps)
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps
+
+
+@dataclass
+class MediaClip:
+    """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it."""
+
+    caption: str
+    frames_THWC: Tensor
+    fps: float
+    wave_S: Tensor
+    sample_rate: int
+    source_rate: int
+    meta: dict[str, Any]
+
+
+def kind_of(members: Collection[str]) -> Literal["latents", "media"]:
+    """What a sample with these members holds. Raises BadSampleError naming the member that is missing."""
+    if LATENTS in members:
+        if "json" not in members and "txt" not in members:
+            raise BadSampleError("its .json (or .txt) with the caption is missing")
+        return "latents"
+    if FRAMES in members or WAVE in members:
+        for needed in (FRAMES, WAVE, "json"):
+            if needed not in members:
+                raise BadSampleError(f"its .{needed} is missing")
+        return "media"
+    if not any(extension in members for extension in VIDEO_EXTENSIONS):
+        raise BadSampleError(
+            f"it holds neither .{VIDEO_EXTENSIONS[0]}, .{FRAMES} nor .{LATENTS}, only .{', .'.join(sorted(members))}"
+        )
+    if "json" not in members and "txt" not in members:
+        raise BadSampleError("its .json (or .txt) with the caption is missing")
+    return "media"
+
+
+def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
+    """The sample's JSON (or its .txt as the caption): {"caption", "meta", ...}. Raises BadSampleError."""
+    try:
+        if "json" not in members:
+            return {"caption": members["txt"].decode().strip(), "meta": {}}
+        about = json.loads(members["json"])
+    except ValueError as error:
+        raise BadSampleError(f"its .json or .txt cannot be read ({error})") from error
+    if not isinstance(about, dict):
+        raise BadSampleError("its .json is not an object")
+    caption = about.get("caption")
+    if caption is None and "txt" in members:
+        caption = members["txt"].decode(errors="replace").strip()
+    if not isinstance(caption, str) or not isinstance(about.get("meta", {}), dict):
+        raise BadSampleError('its .json has no "caption" in words')
+    return {**about, "caption": caption, "meta": about.get("meta", {})}
+
+
+# Latents
+
+
+def latent_members(
+    caption: str, meta: Mapping[str, Any], video_CFhw: Tensor, audio_LC: Tensor
+) -> dict[str, bytes]:
+    """The members of one sample of latents."""
+    tensors = {"video": video_CFhw.contiguous(), "audio": audio_LC.contiguous()}
+    return {"json": _json({"caption": caption, "meta": dict(meta)}), LATENTS: save_tensors(tensors)}
+
+
+def read_latents(members: Mapping[str, bytes]) -> dict[str, Any]:
+    """{"caption", "meta", "video" [C,F,h,w], "audio" [L,C]}. Raises BadSampleError, also for NaN."""
+    about = read_about(members)
+    try:
+        tensors = load_tensors(members[LATENTS])
+        video_CFhw, audio_LC = tensors["video"].float(), tensors["audio"].float()
+    except (SafetensorError, KeyError) as error:
+        raise BadSampleError(f"its latents cannot be read ({error})") from error
+    if video_CFhw.ndim != 4 or audio_LC.ndim != 2:
+        raise BadSampleError(
+            f"its latents have the shapes {list(video_CFhw.shape)} and {list(audio_LC.shape)}, "
+            "expected [C,F,h,w] and [L,C]"
+        )
+    for name, tensor in (("video", video_CFhw), ("audio", audio_LC)):
+        if not bool(torch.isfinite(tensor).all()):
+            raise BadSampleError(f"its {name} latents hold NaN or infinity")
+    return {"caption": about["caption"], "meta": about["meta"], "video": video_CFhw, "audio": audio_LC}
+
+
+# Media
+
+
+def array_members(
+    caption: str, meta: Mapping[str, Any], frames_THWC: Tensor, fps: float, wave_S: Tensor, sample_rate: int
+) -> dict[str, bytes]:
+    """The members of one lossless sample: uint8 frames and the wave as int16."""
+    wave = (wave_S.clamp(-1, 1) * INT16_SCALE).round().to(torch.int16)
+    about = {"caption": caption, "fps": fps, "sample_rate": sample_rate, "meta": dict(meta)}
+    return {"json": _json(about), FRAMES: _npy(frames_THWC.numpy()), WAVE: _npy(wave.numpy())}
+
+
+def read_media(
+    members: Mapping[str, bytes], wanted: MediaFormat | None = None, on_resample: OnResample = "resample"
+) -> MediaClip:
+    """A sample's clip, brought to the wanted format; as it is stored where none is wanted.
+
+    Raises:
+        BadSampleError: it cannot be decoded, is too short or silent of any track.
+        UserError: its sound has another rate than wanted and `on_resample` is "raise".
+    """
+    about = read_about(members)
+    if FRAMES in members:
+        clip = _read_arrays(members, about)
+        return clip if wanted is None else conform(clip, wanted, on_resample)
+    video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
+    sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
+    return decode_clip(video, sound, about, wanted, on_resample)
+
+
+def decode_clip(
+    video: bytes, sound: bytes, about: Mapping[str, Any], wanted: MediaFormat | None, on_resample: OnResample
+) -> MediaClip:
+    """Decode a video file (and its sound, or that of another file) into the wanted format. Raises as `read_media`."""
+    fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
+    try:
+        picture = decode_video(video, name="its video", transform=fit)
+        audio = decode_audio(sound, name="its sound")
+    except EvalError as error:
+        raise BadSampleError(str(error)) from error
+    late = round((audio.start - float(picture.times_T[0])) * audio.sample_rate)
+    wave_S = audio.wave_S[-late:] if late < 0 else torch.nn.functional.pad(audio.wave_S, (late, 0))
+    clip = MediaClip(
+        about["caption"],
+        picture.frames_THWC,
+        picture.fps,
+        wave_S,
+        audio.sample_rate,
+        audio.sample_rate,
+        dict(about.get("meta", {})),
+    )
+    if wanted is None:
+        clip.wave_S = fit_length(wave_S, round(len(picture.frames_THWC) / picture.fps * audio.sample_rate))
+        return clip
+    return conform(clip, wanted, on_resample, picture.times_T - picture.times_T[0])
+
+
+def conform(
+    clip: MediaClip, wanted: MediaFormat, on_resample: OnResample, times_T: Tensor | None = None
+) -> MediaClip:
+    """Bring a clip already decoded to the wanted format; `times_T` where its frames are not evenly spaced.
+
+    Raises as `read_media`.
+    """
+    frames_THWC, wave_S = clip.frames_THWC, clip.wave_S
+    if times_T is None:
+        times_T = torch.arange(len(frames_THWC), dtype=torch.float64) / clip.fps
+    if abs(clip.fps - wanted.fps) > 1e-6 * wanted.fps or len(frames_THWC) != wanted.num_frames:
+        frames_THWC = retime(frames_THWC, times_T, clip.fps, wanted)
+    if tuple(frames_THWC.shape[1:3]) != (wanted.height, wanted.width):
+        frames_THWC = torch.stack([fit_frame(frame, wanted.height, wanted.width) for frame in frames_THWC])
+    if clip.sample_rate != wanted.sample_rate:
+        refuse_other_rate(clip.sample_rate, wanted.sample_rate, on_resample)
+        wave_S = _resample(wave_S, clip.sample_rate, wanted.sample_rate)
+    wave_S = fit_length(wave_S, wanted.num_samples)
+    return MediaClip(
+        clip.caption, frames_THWC, wanted.fps, wave_S, wanted.sample_rate, clip.source_rate, clip.meta
+    )
+
+
+def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:
+    """Raises UserError naming both rates where resampling is not allowed."""
+    if on_resample == "raise":
+        raise UserError(
+            f"audio has {rate} Hz, this codec takes {wanted} Hz; pass data.on_resample=resample, or pack the clips at "
+            f"{wanted} Hz"
+        )
+
+
+def retime(frames_THWC: Tensor, times_T: Tensor, fps: float, wanted: MediaFormat) -> Tensor:
+    """The frames shown at the wanted rate's moments. Raises BadSampleError where they end too early."""
+    seconds = float(times_T[-1]) + 1 / fps
+    # Half a frame of either rate may be missing: containers round times.
+    if seconds < wanted.seconds - 0.5 / min(fps, wanted.fps):
+        raise BadSampleError(f"it lasts {seconds:.2f} s, {wanted.seconds:.2f} s are wanted")
+    moments = torch.arange(wanted.num_frames, dtype=torch.float64) / wanted.fps
+    shown = torch.searchsorted(times_T.contiguous(), moments + 1e-4, right=True) - 1
+    return frames_THWC[shown.clamp(0, len(frames_THWC) - 1)]
+
+
+def fit_frame(frame_HWC: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [H,W,3] scaled (antialiased) until it covers height x width, then cropped at the centre."""
+    rows, columns = frame_HWC.shape[:2]
+    if (rows, columns) == (height, width):
+        return frame_HWC
+    scale = max(height / rows, width / columns)
+    size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
+    frame_1CHW = frame_HWC.permute(2, 0, 1)[None].float()
+    frame_1CHW = torch.nn.functional.interpolate(frame_1CHW, size, mode="bilinear", antialias=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    cut = frame_1CHW[0, :, top : top + height, left : left + width].round().clamp(0, 255)
+    return cut.permute(1, 2, 0).to(torch.uint8).contiguous()
+
+
+def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
+    frames, wave = _load_npy(members[FRAMES], FRAMES), _load_npy(members[WAVE], WAVE)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise BadSampleError(
+            f"its .{FRAMES} holds {frames.dtype} {list(frames.shape)}, expected uint8 [T,H,W,3]"
+        )
+    if wave.ndim != 1 or not wave.size or wave.dtype not in (np.int16, np.float32):
+        raise BadSampleError(
+            f"its .{WAVE} holds {wave.dtype} {list(wave.shape)}, expected int16 or float32 [S]"
+        )
+    wave_S = torch.from_numpy(wave.astype(np.float32) / (INT16_SCALE if wave.dtype == np.int16 else 1.0))
+    if not bool(torch.isfinite(wave_S).all()):
+        raise BadSampleError(f"its .{WAVE} holds NaN or infinity")
+    try:
+        fps, rate = float(about["fps"]), int(about["sample_rate"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadSampleError('its .json lacks "fps" or "sample_rate" in numbers') from error
+    if fps <= 0 or rate <= 0:
+        raise BadSampleError(f"its .json gives {fps} frames/s and {rate} Hz: both must be above 0")
+    return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))
+
+
+def _resample(wave_S: Tensor, rate: int, wanted: int) -> Tensor:
+    """Through a wav in memory, so that stored arrays and files go through the same resampler."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, wave_S.numpy(), rate, format="WAV", subtype="FLOAT")
+    return decode_audio(file.getvalue(), wanted, name="its wave").wave_S
+
+
+def _load_npy(data: bytes, name: str) -> np.ndarray[Any, Any]:
+    """An array of plain numbers whose header tells the truth about its size, so that no header can ask for memory."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, fortran, dtype = read_header[version](file)
+    except (ValueError, KeyError, EOFError) as error:
+        raise BadSampleError(f"its .{name} is no .npy file ({error})") from error
+    rest = data[file.tell() :]
+    if dtype.hasobject or fortran or len(rest) != math.prod(shape) * dtype.itemsize:
+        raise BadSampleError(
+            f"its .{name} is not a whole, plain array ({dtype} {list(shape)}, {len(rest)} bytes)"
+        )
+    return np.frombuffer(rest, dtype).reshape(shape).copy()
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return file.getvalue()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
