@@ -1,0 +1,244 @@
+"""Ranks runs: arms with seeds, intervals and paired differences to the first arm; references beside them.
+
+`build` reads runs from disk and writes the whole leaderboard; `collect` only works it out. What is drawn
+and printed (terminal, Markdown, HTML page, figure) is in `ovi_eval.report`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovi_eval import claims as claims_module
+from ovi_eval.claims import Claim, ClaimedComparison, Finding, Measured
+from ovi_eval.errors import EvalError
+from ovi_eval.results import LEADERBOARD_SCHEMA, RunKind, RunResults, load_json
+from ovi_eval.runs import FoundRuns, find_runs
+from ovi_eval.statistics import Seed
+from ovi_eval.table import Column, Row, columns_of, compared, difference, ranked, row_as_data, with_cells
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    title: str
+    message: str
+    first: str
+    columns: Sequence[Column]
+    arms: Sequence[Row]
+    references: Sequence[Row]
+    findings: Sequence[Finding]
+    problems: Sequence[str]
+    """Runs that are missing, unfinished or unreadable, and values that could not be used as they stand."""
+    claims: Sequence[Claim] = ()
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def groups(self) -> dict[str, list[Column]]:
+        """Columns by metric group, in order."""
+        found: dict[str, list[Column]] = {}
+        for column in self.columns:
+            found.setdefault(column.group, []).append(column)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The aggregate as plain data, schema "ovi_eval.leaderboard/1"."""
+        return {
+            "schema": LEADERBOARD_SCHEMA,
+            "created": self.created,
+            "study": {
+                "title": self.title,
+                "message": self.message,
+                "first": self.first,
+                "order": [row.name for row in self.arms],
+                "claims": claims_module.claims_as_data(self.claims),
+            },
+            "findings": [asdict(finding) for finding in self.findings],
+            "columns": [asdict(column) for column in self.columns],
+            "arms": [row_as_data(row) for row in self.arms],
+            "references": [row_as_data(row) for row in self.references],
+            "problems": list(self.problems),
+        }
+
+    def print(self, console: Console | None = None) -> None:
+        """Shows the table on the terminal, at most 100 columns wide."""
+        from ovi_eval.report.terminal import show
+
+        show(self, console)
+
+    def write(self, out_dir: str | Path) -> None:
+        """Writes results.json, leaderboard.md, figure.png and leaderboard.html, each whole or not at all."""
+        from ovi_eval.report import write_all
+
+        write_all(self, Path(out_dir))
+
+
+def build(
+    paths: Sequence[str | Path],
+    out_dir: str | Path | None,
+    first: str | None = None,
+    title: str | None = None,
+    message: str | None = None,
+    *,
+    order: Sequence[str] | None = None,
+    claims: Sequence[Any] | None = None,
+    expected: Sequence[tuple[str, Seed]] = (),
+) -> Leaderboard:
+    """Reads runs (study folders, run folders, results files), ranks them and writes everything to `out_dir`.
+
+    `first` is the arm all others are compared with (default: the first of `order`, else the first found).
+    `order` names the arms as the study defines them. `claims` is plain data for `claims.parse_claims`.
+    `expected` lists (arm, seed) pairs, so that a run which never began is named as well. What is not given
+    is taken from the aggregate that an earlier call left in a study folder among `paths`. `out_dir` None
+    writes nothing.
+
+    Raises EvalError where no run is usable, two runs have one name and seed, or `first` is unknown.
+    """
+    found = find_runs(paths)
+    remembered = _remembered(found)
+    board = collect(
+        found,
+        first=first or remembered.get("first"),
+        title=title or remembered.get("title") or "Leaderboard",
+        message=message if message is not None else remembered.get("message") or "",
+        order=order if order is not None else remembered.get("order") or (),
+        claims=claims if claims is not None else remembered.get("claims") or (),
+        expected=expected,
+        first_must_exist=first is not None,
+    )
+    if out_dir is not None:
+        target = Path(out_dir) / "results.json"
+        if target.is_file() and load_json(target).get("schema") != LEADERBOARD_SCHEMA:
+            raise EvalError(
+                f"{target}: holds other results, which a leaderboard must not replace; pass another --out"
+            )
+        board.write(out_dir)
+    return board
+
+
+def collect(
+    found: FoundRuns,
+    *,
+    first: str | None = None,
+    title: str = "Leaderboard",
+    message: str = "",
+    order: Sequence[str] = (),
+    claims: Sequence[Any] = (),
+    expected: Sequence[tuple[str, Seed]] = (),
+    first_must_exist: bool = True,
+) -> Leaderboard:
+    """Works the leaderboard out of runs that were read; see `build` for the arguments and errors."""
+    problems = [f"{_short(missing.folder)}: {missing.reason}" for missing in found.missing]
+    have = {(run.name, run.seed) for run in found.runs} | {
+        (name, seed)
+        for missing in found.missing
+        for name, seed in expected
+        if missing.folder.parts[-2:] == (name, f"seed_{seed}")
+    }
+    problems += [f"{name}, seed {seed}: has not begun" for name, seed in expected if (name, seed) not in have]
+    rows = _group(found.runs)
+    arms = [row for row in rows if row.kind == "measured"]
+    references = [row for row in rows if row.kind == "reference"]
+    if not arms:
+        listed = f"; {'; '.join(problems)}" if problems else ""
+        raise EvalError(f"no finished run of any arm was found{listed}")
+    position = {name: i for i, name in enumerate(order)}
+    arms.sort(key=lambda row: position.get(row.name, len(position)))
+    names = [row.name for row in arms]
+    if first is not None and first not in names:
+        if first_must_exist and first not in position:
+            raise EvalError(f"no arm is named {first!r}{suggest(first, names)}")
+        problems.append(f"{first}: has no finished run, so differences are to {names[0]}")
+        first = None
+    first = first or (order[0] if order and order[0] in names else names[0])
+
+    columns = columns_of(found.runs)
+    arms = [with_cells(row, columns, problems) for row in arms]
+    references = [with_cells(row, columns, problems) for row in references]
+    arms = ranked(compared(arms, columns, first), columns, references)
+    parsed = claims_module.parse_claims(claims)
+    by_name = {row.name: row for row in [*arms, *references]}
+    findings = claims_module.decide(parsed, lambda comparison: _measure(comparison, by_name, columns))
+    return Leaderboard(title, message, first, columns, arms, references, findings, problems, parsed)
+
+
+def suggest(name: str, valid: Sequence[str]) -> str:
+    """`; did you mean ...?` with the nearest names, else the valid ones."""
+    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are {', '.join(valid)}" if valid else ""
+
+
+def _remembered(found: FoundRuns) -> dict[str, Any]:
+    """How the study was shown before, from the one aggregate met on the way; nothing where there are
+    several.
+    """
+    if len(found.leaderboards) != 1:
+        return {}
+    study = load_json(found.leaderboards[0]).get("study")
+    if not isinstance(study, dict):
+        raise EvalError(
+            f"{found.leaderboards[0]}: field study must be an object; remove the file to build it anew"
+        )
+    for key, kind in {"title": str, "message": str, "first": str, "order": list, "claims": list}.items():
+        if key in study and not isinstance(study[key], kind):
+            raise EvalError(f"{found.leaderboards[0]}: field study.{key} has a wrong type; remove the file")
+    return study
+
+
+def _short(folder: Path) -> str:
+    return "/".join(folder.parts[-2:])
+
+
+def _group(runs: Sequence[RunResults]) -> list[Row]:
+    """Runs by arm, in the order they came; references apart from measured arms of the same name."""
+    grouped: dict[tuple[str, RunKind], list[RunResults]] = {}
+    for run in runs:
+        same = grouped.setdefault((run.name, run.kind), [])
+        for other in same:
+            if other.seed == run.seed:
+                raise EvalError(
+                    f"{run.label()} was found twice, in {other.folder} and in {run.folder}; leave one out"
+                )
+        same.append(run)
+    return [Row(name, kind, same) for (name, kind), same in grouped.items()]
+
+
+def _measure(
+    comparison: ClaimedComparison, rows: Mapping[str, Row], columns: Sequence[Column]
+) -> Measured | str:
+    """The numbers of a claimed comparison, or why there are none."""
+    for name in (comparison.arm, comparison.versus):
+        if name not in rows:
+            return (
+                f"Nothing can be said yet of {comparison.arm} against {comparison.versus}: "
+                f"{name} has no finished run."
+            )
+    both = [rows[comparison.arm], rows[comparison.versus]]
+    named = [c for c in columns if comparison.metric in (c.id, c.key)]
+    if not named:
+        return f"Nothing can be said of {comparison.metric}: no run has it."
+    shared = [c for c in named if all(c.id in row.cells for row in both)]
+    if len(shared) != 1:
+        versions = ", ".join(c.id for c in named)
+        return (
+            f"Nothing can be said of {comparison.metric} for {comparison.arm} against {comparison.versus}: "
+            f"they have {'more than one version' if shared else 'no version'} of it in common ({versions})."
+        )
+    column = shared[0]
+    if column.direction == "closer_to_reference" and comparison.relation == "better":
+        raise EvalError(
+            f"claim on {column.id}: it is best near its reference, so neither arm is better; use within"
+        )
+    d = difference(both[0], both[1], column)
+    if d is None:
+        return (
+            f"Nothing can be said of {column.id}: {both[0].name} and {both[1].name} have no clips in common."
+        )
+    return Measured(both[0].cells[column.id].value, both[1].cells[column.id].value, d, column.direction)

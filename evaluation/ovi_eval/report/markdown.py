@@ -1,0 +1,67 @@
+"""The leaderboard as Markdown, for a README or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ovi_eval.report import words
+from ovi_eval.table import Cell, Column, Row
+
+if TYPE_CHECKING:
+    from ovi_eval.leaderboard import Leaderboard
+
+
+def markdown(board: Leaderboard) -> str:
+    """One table for each group of metrics, arms above references, then how the numbers were had."""
+    parts = [f"# {_text(board.title)}"]
+    if board.message:
+        parts.append(_text(board.message))
+    if board.findings:
+        parts.append("\n".join(f"- **{words.KINDS[f.outcome]}**: {_text(f.text)}" for f in board.findings))
+    for name, columns in board.groups().items():
+        parts.append(f"## {_text(name)}")
+        parts.append(_table(board, columns))
+    if board.problems:
+        parts.append("## Missing\n\n" + "\n".join(f"- {_text(problem)}" for problem in board.problems))
+    parts.append(
+        "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is one "
+        f"run. Differences are paired, to {_text(board.first)}; metrics with a value per clip by sign-flip "
+        "permutation over clips, the others by paired t over seeds; p adjusted by Holm over the arms. The best "
+        "arm is bold. References are not ranked. results.json has every number with its test."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
+    heads = [
+        f"{_text(words.short(c))} {c.arrow}" + (f" ({_text(c.unit)})" if c.unit else "") for c in columns
+    ]
+    lines = ["| arm | seeds | " + " | ".join(heads) + " |", "|---|--:|" + "--:|" * len(columns)]
+    lines += [_line(row, _text(row.name), columns) for row in board.arms]
+    shown = [row for row in board.references if any(c.id in row.cells for c in columns)]
+    lines += [_line(row, f"*{_text(row.name)} (reference)*", columns) for row in shown]
+    return "\n".join(lines)
+
+
+def _line(row: Row, name: str, columns: Sequence[Column]) -> str:
+    cells = [_cell(row.cells.get(column.id), column) for column in columns]
+    return f"| {name} | {words.seeds(row)} | " + " | ".join(cells) + " |"
+
+
+def _cell(cell: Cell | None, column: Column) -> str:
+    if cell is None:
+        return "–"
+    value = words.number(cell.value, column)
+    text = f"**{value}**" if cell.rank == 1 else value
+    text = f"{text} {words.bounds(cell.interval, column, cell.value)}".rstrip()
+    versus = words.compared_to_first(cell, column)
+    return f"{text}<br>{versus.replace('<', '&lt;')}" if versus else text
+
+
+def _text(text: str) -> str:
+    """Keeps names and wording from becoming markup: they come from files."""
+    escaped = text.replace("\\", "\\\\").replace("<", "&lt;").replace("\n", " ")
+    for mark in "|*`[]":
+        escaped = escaped.replace(mark, "\\" + mark)
+    return escaped

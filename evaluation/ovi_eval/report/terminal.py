@@ -1,0 +1,102 @@
+"""The leaderboard on the terminal, at most 100 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ovi_eval.report import words
+from ovi_eval.table import Cell, Column, Row
+
+if TYPE_CHECKING:
+    from ovi_eval.leaderboard import Leaderboard
+
+WIDTH = 100
+_STYLES = {"better": "green", "worse": "red", "no_difference": "dim"}
+
+
+def show(board: Leaderboard, console: Console | None = None) -> None:
+    """Prints findings, one table for each group of metrics that fits, and what is missing."""
+    console = console or Console()
+    width = min(WIDTH, console.width)
+    console.print(Text(board.title, style="bold"), width=width)
+    if board.message:
+        console.print(Text(board.message), width=width)
+    for finding in board.findings:
+        style = {"supported": "green", "not_supported": "yellow", "unknown": "dim"}[finding.outcome]
+        console.print(Text.assemble((f"{words.KINDS[finding.outcome]}: ", style), finding.text), width=width)
+    for columns in _packed(board, width):
+        console.print(_table(board, columns), width=width)
+    console.print(
+        Text(
+            f"± half of the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is one "
+            f"run. Below it the paired difference to {board.first}, p adjusted by Holm. Best value underlined.",
+            style="dim",
+        ),
+        width=width,
+    )
+    for problem in board.problems:
+        console.print(Text.assemble(("! ", "yellow"), problem), width=width)
+
+
+def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("arm", overflow="fold", max_width=28)
+    table.add_column("seeds", justify="right")
+    for column in columns:
+        unit = f" {column.unit}" if column.unit else ""
+        group = column.id.rpartition("/")[0]
+        table.add_column(Text(f"{group}\n{words.short(column)} {column.arrow}{unit}"), justify="right")
+    for row in board.arms:
+        table.add_row(row.name, words.seeds(row), *(_cell(row.cells.get(c.id), c) for c in columns))
+    if any(c.id in row.cells for row in board.references for c in columns):
+        table.add_section()
+        table.add_row(Text("beside, not ranked:", style="dim"))
+        for row in board.references:
+            cells = (_cell(row.cells.get(c.id), c) for c in columns)
+            table.add_row(Text(row.name, style="dim italic"), words.seeds(row), *cells)
+    return table
+
+
+def _cell(cell: Cell | None, column: Column) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    best = "underline" if cell.rank == 1 else ""
+    text = Text.assemble((words.number(cell.value, column), best), words.half_width(cell, column))
+    if cell.versus_first is not None:
+        text.append(f"\n{words.compared_to_first(cell, column)}", _STYLES[cell.versus_first.verdict])
+    return text
+
+
+def _packed(board: Leaderboard, width: int) -> Iterator[list[Column]]:
+    """Whole metric groups side by side while they fit; a group too wide for one table goes over several."""
+    names = [row.name for row in [*board.arms, *board.references]]
+    room = width - min(28, max(len(name) for name in names)) - 9
+    line: list[Column] = []
+    used = 0
+    for group in board.groups().values():
+        widths = [_width(board, column) for column in group]
+        if line and used + sum(widths) > room:
+            yield line
+            line, used = [], 0
+        for column, wide in zip(group, widths, strict=True):
+            if line and used + wide > room:
+                yield line
+                line, used = [], 0
+            line.append(column)
+            used += wide
+    if line:
+        yield line
+
+
+def _width(board: Leaderboard, column: Column) -> int:
+    """Characters the column takes, the space around it included."""
+    found: list[Row] = [row for row in [*board.arms, *board.references] if column.id in row.cells]
+    lines = [line for row in found for line in _cell(row.cells[column.id], column).plain.split("\n")]
+    head = f"{words.short(column)} {column.arrow} {column.unit}".rstrip()
+    return max(len(line) for line in [head, *lines]) + 2

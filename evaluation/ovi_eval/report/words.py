@@ -1,0 +1,88 @@
+"""Numbers and names as all the renderings word them."""
+
+from __future__ import annotations
+
+from ovi_eval.claims import digits_for, format_number, format_p
+from ovi_eval.statistics import Interval
+from ovi_eval.table import Cell, Column, Row
+
+KINDS = {"supported": "supported", "not_supported": "not shown by the data", "unknown": "not known yet"}
+
+
+def number(value: float, column: Column | None = None, like: float | None = None) -> str:
+    """A value as shown, with the digits of the value `like` (its mean), so that a cell reads evenly.
+
+    One decimal for milliseconds, where thousandths mean nothing.
+    """
+    size = value if like is None else like
+    digits = 1 if column is not None and column.unit == "ms" and abs(size) < 1000 else None
+    return format_number(value, digits_for(size) if digits is None else digits)
+
+
+def signed(value: float, column: Column | None = None, like: float | None = None) -> str:
+    """A difference, always with its sign."""
+    text = number(value, column, like)
+    return text if text.startswith("−") else f"+{text}"
+
+
+def bounds(interval: Interval | None, column: Column | None = None, like: float | None = None) -> str:
+    """`[0.738, 0.966]`, empty where there is none."""
+    if interval is None:
+        return ""
+    return f"[{number(interval.low, column, like)}, {number(interval.high, column, like)}]"
+
+
+def half_width(cell: Cell, column: Column) -> str:
+    """` ±0.114`: the larger side of the interval, empty where there is none."""
+    if cell.interval is None:
+        return ""
+    side = max(cell.interval.high - cell.value, cell.value - cell.interval.low)
+    return f" ±{number(side, column, cell.value)}"
+
+
+def compared_to_first(cell: Cell, column: Column) -> str:
+    """`−0.641, p < 0.001`: the difference to the first arm with the adjusted p value; empty for the first."""
+    versus = cell.versus_first
+    if versus is None:
+        return ""
+    return f"{signed(versus.difference.value, column, cell.value)}, {format_p(versus.p_adjusted)}"
+
+
+def seeds(row: Row) -> str:
+    """How many seeds a row has: `3`, or a dash for a reference, which was not trained."""
+    counted = [seed for seed in row.seeds if seed is not None]
+    return str(len(counted)) if counted else "–"
+
+
+def short(column: Column) -> str:
+    """The column's name without the group it stands under: ball/onset_f1 -> onset_f1."""
+    return column.id.split("/", 1)[-1]
+
+
+def explain(cell: Cell, column: Column) -> list[str]:
+    """Everything behind a cell in words, a line each: what n, which interval, which test, both p values."""
+    lines = []
+    if cell.interval is not None:
+        made = f"{cell.interval.method}, n = {cell.interval.n}"
+        lines.append(
+            f"mean {number(cell.value, column)}, 95 % {bounds(cell.interval, column, cell.value)} ({made})"
+        )
+    else:
+        lines.append(f"{number(cell.value, column)}, one value without an interval")
+    if cell.sd is not None:
+        lines.append(f"sd over seeds {number(cell.sd, column, cell.value)}")
+    if cell.over_clips is not None and cell.over_clips != cell.interval:
+        lines.append(f"95 % {bounds(cell.over_clips, column, cell.value)} ({cell.over_clips.method})")
+    if cell.n_clips is not None:
+        lines.append(f"{cell.n_clips} clips a run, coverage {100 * cell.coverage:.0f} %")
+    versus = cell.versus_first
+    if versus is not None:
+        d = versus.difference
+        apart = f"{signed(d.value, column, cell.value)} against {versus.arm}"
+        lines.append(f"{apart} {bounds(d.interval, column, cell.value)}".rstrip())
+        counted = f"n = {d.test.n}" + (f", {d.n_seeds} seeds in common" if d.n_seeds else "")
+        lines.append(f"{d.test.name} ({counted}): {format_p(d.test.p)}, Holm {format_p(versus.p_adjusted)}")
+    if column.version:
+        made = f"metric version {column.version}" + (f", {column.variant}" if column.variant else "")
+        lines.append(made)
+    return lines

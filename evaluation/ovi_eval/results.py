@@ -1,0 +1,350 @@
+"""What one run of one model scored: typed, versioned, on disk as results.json with per_clip.jsonl beside it.
+
+A results file is written by whoever scored the clips and may be read by a stranger, so the reader trusts
+nothing: schema, fields, types and finiteness are checked, and a fault is one line that names the file and
+the field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast, get_args
+
+from ovi_eval.errors import EvalError
+from ovi_eval.files import written_whole
+
+SCHEMA = "ovi_eval.results/1"
+LEADERBOARD_SCHEMA = "ovi_eval.leaderboard/1"
+Direction = Literal["higher", "lower", "closer_to_reference"]
+RunKind = Literal["measured", "reference"]
+MetricKind = Literal["mean", "frechet"]
+# Keys of a line of per_clip.jsonl that are not metric values.
+CLIP_FIELDS = ("id", "caption", "failed")
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One metric of one run.
+
+    `value` is None where no clip could be scored (n = 0). `coverage` is the share of the run's clips that
+    the value rests on, in [0, 1]. `version` and `variant` part values that must never be ranked together.
+    `ci95` is an interval over this run's clips, if the scorer gave one. `per_clip` of kind "mean" holds the
+    values whose mean `value` is.
+    """
+
+    value: float | None
+    n: int
+    direction: Direction
+    coverage: float = 1.0
+    unit: str = ""
+    version: str = "1"
+    variant: str = ""
+    kind: MetricKind = "mean"
+    ci95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """One line of per_clip.jsonl: None is a metric that does not apply to the clip or could not be had."""
+
+    id: str
+    values: Mapping[str, float | None]
+    caption: str | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """One run: one arm (`name`) with one training seed, or a reference row (real, shifted, shuffled clips).
+
+    `losses` are free scalars, lower is better. `folder` is where the file was read from; it is not written.
+    """
+
+    name: str
+    metrics: Mapping[str, MetricValue]
+    n_clips: int
+    seed: int | None = None
+    kind: RunKind = "measured"
+    clips: Sequence[ClipScores] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+    config_hash: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clips", tuple(self.clips))
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def label(self) -> str:
+        """How messages name the run: `none, seed 2`."""
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
+
+    def per_clip(self, key: str) -> dict[str, float]:
+        """Values of one metric by clip id, the clips without one left out."""
+        return {clip.id: value for clip in self.clips if (value := clip.values.get(key)) is not None}
+
+    def write(self, path: str | Path) -> Path:
+        """Writes `path` (a .json file, or a folder that gets results.json) and the JSONL of the clips
+        beside it.
+
+        Each file appears whole or not at all, the clips' first, so that a results.json always has its clips.
+        Raises EvalError where a value is not a finite number.
+        """
+        path = Path(path)
+        if path.suffix != ".json":
+            path = path / "results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check(self, str(path))
+        clips_name = "per_clip.jsonl" if path.name == "results.json" else f"{path.stem}.per_clip.jsonl"
+        lines = [_clip_line(clip) for clip in self.clips]
+        write_text(
+            path.parent / clips_name, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        )
+        body = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "seed": self.seed,
+            "kind": self.kind,
+            "created": self.created,
+            "config_hash": self.config_hash,
+            "provenance": dict(self.provenance),
+            "n_clips": self.n_clips,
+            "metrics": {key: asdict(metric) for key, metric in self.metrics.items()},
+            "per_clip": clips_name,
+            "losses": dict(self.losses),
+            "notes": list(self.notes),
+        }
+        try:
+            text = json.dumps(body, indent=1, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise EvalError(
+                f"{path}: provenance cannot be written as JSON ({error}); use plain finite values"
+            ) from None
+        write_text(path, text + "\n")
+        return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text under a temporary name and then renames it, so that no reader sees half a file."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. NaN and Infinity, which are not JSON, are refused. Raises EvalError naming the
+    file.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise EvalError(
+            f"{path}: holds {constant}, which is no JSON number; a value that is missing is written null"
+        )
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except OSError as error:
+        raise EvalError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise EvalError(f"{path}: not a whole JSON file ({error}); score the run again") from None
+    if not isinstance(data, dict):
+        raise EvalError(f"{path}: expected a JSON object, found {_kind(data)}")
+    return data
+
+
+def read(path: str | Path) -> RunResults:
+    """Reads a results.json (or the folder that holds one) and its per-clip values.
+
+    Raises EvalError that names the file and the field where the schema is another, a field is missing or of
+    a wrong type, or a number is not finite.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "results.json"
+    data = load_json(path)
+    schema = data.get("schema")
+    if schema == LEADERBOARD_SCHEMA:
+        raise EvalError(
+            f"{path}: is a leaderboard over runs, not a run; name the folders of the runs instead"
+        )
+    if schema != SCHEMA:
+        raise EvalError(f'{path}: schema is {schema!r}, this version reads "{SCHEMA}"')
+    fields = _Fields(path, data)
+    metrics = {}
+    for key, entry in fields.get("metrics", dict).items():
+        metrics[str(key)] = _metric(_Fields(path, entry, f"metrics[{key}]"))
+    losses_raw = fields.get("losses", dict, {})
+    losses = {
+        str(k): _Fields(path, losses_raw, "losses").number(k) for k in losses_raw if losses_raw[k] is not None
+    }
+    notes = fields.get("notes", (str, list), [])
+    run = RunResults(
+        name=fields.get("name", str),
+        seed=fields.get("seed", (int, type(None))),
+        kind=cast(RunKind, fields.choice("kind", get_args(RunKind))),
+        created=fields.get("created", str, ""),
+        config_hash=fields.get("config_hash", (str, type(None)), "") or "",
+        provenance=fields.get("provenance", dict, {}),
+        n_clips=fields.get("n_clips", int),
+        metrics=metrics,
+        clips=_read_clips(path, fields.get("per_clip", (str, type(None)), None)),
+        losses=losses,
+        notes=[notes] if isinstance(notes, str) else [str(note) for note in notes],
+        folder=path.parent,
+    )
+    _check(run, str(path))
+    return run
+
+
+class _Fields:
+    """Typed access to the fields of one object of a file, with errors that name both."""
+
+    def __init__(self, path: Path, data: Any, where: str = "") -> None:
+        if not isinstance(data, dict):
+            raise EvalError(f"{path}: field {where} must be an object, found {_kind(data)}")
+        self.path, self.data, self.where = path, data, where
+
+    def _name(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
+
+    def get(self, key: str, types: type | tuple[type, ...], default: Any = ...) -> Any:
+        if key not in self.data:
+            if default is ...:
+                raise EvalError(f"{self.path}: field {self._name(key)} is missing")
+            return default
+        value = self.data[key]
+        allowed = types if isinstance(types, tuple) else (types,)
+        # bool is an int to Python, and never what a number field means.
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            wanted = " or ".join(_TYPE_NAMES[t] for t in allowed if t is not int or float not in allowed)
+            raise EvalError(f"{self.path}: field {self._name(key)} must be {wanted}, found {_kind(value)}")
+        return value
+
+    def number(self, key: str, default: Any = ...) -> float:
+        return float(self.get(key, (int, float), default))
+
+    def choice(self, key: str, valid: tuple[str, ...]) -> str:
+        value = str(self.get(key, str))
+        if value not in valid:
+            raise EvalError(
+                f"{self.path}: field {self._name(key)} is {value!r}, expected one of {', '.join(valid)}"
+            )
+        return value
+
+
+_TYPE_NAMES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def _kind(value: Any) -> str:
+    return _TYPE_NAMES.get(type(value), type(value).__name__)
+
+
+def _metric(fields: _Fields) -> MetricValue:
+    value = fields.get("value", (int, float, type(None)))
+    ci95 = fields.get("ci95", (list, type(None)), None)
+    if ci95 is not None:
+        if len(ci95) != 2 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in ci95):
+            raise EvalError(
+                f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {ci95!r}"
+            )
+        ci95 = (float(ci95[0]), float(ci95[1]))
+    return MetricValue(
+        value=None if value is None else float(value),
+        n=fields.get("n", int),
+        coverage=fields.number("coverage", 1.0),
+        direction=cast(Direction, fields.choice("direction", get_args(Direction))),
+        unit=fields.get("unit", (str, type(None)), "") or "",
+        version=str(fields.get("version", (str, int, float))),
+        variant=fields.get("variant", (str, type(None)), "") or "",
+        kind=cast(MetricKind, fields.choice("kind", get_args(MetricKind))),
+        ci95=ci95,
+    )
+
+
+def _read_clips(path: Path, name: str | None) -> list[ClipScores]:
+    if not name:
+        return []
+    if Path(name).name != name:
+        raise EvalError(f"{path}: field per_clip must be the name of a file beside it, found {name!r}")
+    source = path.parent / name
+    if not source.is_file():
+        raise EvalError(
+            f"{path}: its per-clip values {name} are missing; copy the file beside it or score again"
+        )
+    clips: list[ClipScores] = []
+    seen: set[str] = set()
+    for number, line in enumerate(source.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            entry = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise EvalError(f"{source}: {where} is not JSON; score the run again") from None
+        fields = _Fields(source, entry, where)
+        clip_id = str(fields.get("id", (str, int)))
+        if clip_id in seen:
+            raise EvalError(f"{source}: {where} has the id {clip_id!r} a second time; ids must be unique")
+        seen.add(clip_id)
+        values: dict[str, float | None] = {}
+        for key in entry:
+            if key not in CLIP_FIELDS:
+                value = fields.get(key, (int, float, type(None)))
+                values[key] = None if value is None else _finite(float(value), f"{source}: {where}, {key}")
+        text = (str, type(None))
+        clips.append(
+            ClipScores(clip_id, values, fields.get("caption", text, None), fields.get("failed", text, None))
+        )
+    return clips
+
+
+def _clip_line(clip: ClipScores) -> dict[str, Any]:
+    line: dict[str, Any] = {"id": clip.id}
+    if clip.caption is not None:
+        line["caption"] = clip.caption
+    line.update(clip.values)
+    if clip.failed is not None:
+        line["failed"] = clip.failed
+    return line
+
+
+def _finite(value: float, where: str) -> float:
+    if not math.isfinite(value):
+        raise EvalError(f"{where} is {value}; a value that could not be had is written null, with the reason")
+    return value
+
+
+def _check(run: RunResults, where: str) -> None:
+    """Rules that hold of every run, written here or read from a stranger."""
+    if not run.name.strip():
+        raise EvalError(f"{where}: field name is empty; name the model or arm")
+    for key, metric in run.metrics.items():
+        at = f"{where}: metrics[{key}]"
+        if metric.value is None and metric.n > 0:
+            raise EvalError(f"{at}.value is null though n is {metric.n}")
+        if metric.value is not None:
+            _finite(metric.value, f"{at}.value")
+        for bound in metric.ci95 or ():
+            _finite(bound, f"{at}.ci95")
+        if not 0.0 <= metric.coverage <= 1.0:
+            raise EvalError(f"{at}.coverage is {metric.coverage}, expected a share between 0 and 1")
+    for key, loss in run.losses.items():
+        _finite(loss, f"{where}: losses[{key}]")
+    for clip in run.clips:
+        for key, value in clip.values.items():
+            if value is not None:
+                _finite(value, f"{where}: clip {clip.id}, {key}")

@@ -1,0 +1,347 @@
+"""The leaderboard: grouping, pairing, ranking, what is refused or named, and that it is rebuilt the same."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from eval_study import ARMS, CLAIMS, run, write_study
+from rich.console import Console
+from scipy import stats
+
+from ovi_eval import leaderboard
+from ovi_eval.claims import parse_claims
+from ovi_eval.errors import EvalError
+from ovi_eval.results import MetricValue
+from ovi_eval.runs import FoundRuns
+
+
+def found(*runs):
+    return FoundRuns(list(runs), [], [])
+
+
+def metric(value, **fields):
+    return MetricValue(value, 40, fields.pop("direction", "higher"), **fields)
+
+
+def plain(name, seed, value, kind="measured", **fields):
+    """A run of one metric without values per clip."""
+    return run(name, seed, kind=kind, clips=(), losses={}, metrics={"m/score": metric(value, **fields)})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def board(study):
+    return leaderboard.build([study], None, title="Fusion ablation", claims=CLAIMS)
+
+
+def test_arms_are_grouped_with_their_seeds_and_references_apart(board):
+    assert [row.name for row in board.arms] == list(ARMS)
+    assert all(row.seeds == [0, 1, 2] for row in board.arms)
+    assert [row.name for row in board.references] == ["real", "real_shifted_150ms", "real_shuffled"]
+    assert [c.id for c in board.columns] == [
+        "ball/onset_f1",
+        "ball/onset_offset_ms",
+        "ball/agreement_vague",
+        "ball/frechet_video",
+        "loss/val_loss_audio",
+    ]
+    assert list(board.groups()) == ["ball/onset", "ball/agreement", "ball/frechet", "losses"]
+
+
+def test_means_intervals_and_differences_are_those_of_the_runs(board):
+    runs = {(name, seed): run(name, seed) for name in ARMS for seed in (0, 1, 2)}
+    values = {name: [runs[name, s].metrics["ball/frechet_video"].value for s in (0, 1, 2)] for name in ARMS}
+    cell = board.arms[1].cells["ball/frechet_video"]
+    assert cell.value == pytest.approx(np.mean(values["bidirectional_unscaled"]))
+    low, high = stats.t.interval(0.95, 2, np.mean(values["none"]), stats.sem(values["none"]))
+    interval = board.arms[2].cells["ball/frechet_video"].interval
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    raw = [stats.ttest_rel(values[n], values["bidirectional_scaled"]).pvalue for n in list(ARMS)[1:]]
+    versus = [row.cells["ball/frechet_video"].versus_first for row in board.arms[1:]]
+    assert [v.difference.test.p for v in versus] == pytest.approx(raw)
+    least, most = sorted(raw)
+    assert sorted(v.p_adjusted for v in versus) == pytest.approx([2 * least, max(2 * least, most)])
+    assert all(v.verdict == "worse" for v in versus)
+    assert board.arms[0].cells["ball/frechet_video"].versus_first is None
+
+
+def test_metrics_with_clips_are_tested_over_clips_and_the_test_is_stated(board):
+    versus = board.arms[2].cells["ball/onset_f1"].versus_first
+    assert "sign-flip permutation over clips" in versus.difference.test.name
+    assert versus.difference.n_clips == 40
+    assert versus.difference.n_seeds == 3
+    assert board.arms[2].cells["ball/agreement_vague"].versus_first.difference.n_clips == 20
+    per_seed = [np.mean(list(run("none", s).per_clip("ball/onset_f1").values())) for s in (0, 1, 2)]
+    per_first = [
+        np.mean(list(run("bidirectional_scaled", s).per_clip("ball/onset_f1").values())) for s in (0, 1, 2)
+    ]
+    assert versus.difference.value == pytest.approx(np.mean(per_seed) - np.mean(per_first))
+    assert (
+        "paired t over seeds" in board.arms[2].cells["loss/val_loss_audio"].versus_first.difference.test.name
+    )
+    assert board.references[0].cells["ball/onset_f1"].interval.method == "bca bootstrap over clips"
+
+
+def test_references_are_never_ranked_nor_compared(board):
+    assert sorted(row.cells["ball/onset_f1"].rank for row in board.arms) == [1, 2, 3]
+    assert board.arms[0].cells["ball/onset_f1"].rank == 1
+    assert board.arms[0].cells["ball/frechet_video"].rank == 1
+    for row in board.references:
+        assert all(cell.rank is None and cell.versus_first is None for cell in row.cells.values())
+
+
+def test_first_and_order_are_the_callers(study):
+    board = leaderboard.build([study], None, first="none", order=["none", "bidirectional_unscaled"])
+    assert [row.name for row in board.arms] == ["none", "bidirectional_unscaled", "bidirectional_scaled"]
+    versus = board.arms[2].cells["ball/onset_f1"].versus_first
+    assert versus.arm == "none"
+    assert versus.verdict == "better"
+    assert board.arms[2].cells["ball/onset_offset_ms"].versus_first.verdict == "better"
+
+
+def test_claims_are_supported_by_these_numbers(board):
+    assert [finding.outcome for finding in board.findings] == ["supported", "supported"]
+    f1 = board.arms[0].cells["ball/onset_f1"].value
+    assert f"onset F1 {f1:.3f} scaled" in board.findings[1].text
+    evidence = board.findings[0].evidence
+    assert [e["holds"] for e in evidence] == [True, True]
+    assert all(e["p_adjusted"] >= e["p"] for e in evidence)
+
+
+def test_a_claim_turned_round_is_not_supported(study):
+    turned = [{**CLAIMS[1], "arm": "bidirectional_unscaled", "versus": "bidirectional_scaled"}]
+    board = leaderboard.build([study], None, claims=turned)
+    assert board.findings[0].outcome == "not_supported"
+    assert board.findings[0].text.startswith("The data do not show that scaled RoPE carries when")
+
+
+def test_one_comparison_that_fails_fails_the_claim(study):
+    claim = {
+        **CLAIMS[0],
+        "comparisons": [
+            *CLAIMS[0]["comparisons"],
+            {
+                "metric": "ball/agreement_vague",
+                "arm": "bidirectional_scaled",
+                "versus": "bidirectional_unscaled",
+            },
+        ],
+    }
+    board = leaderboard.build([study], None, claims=[claim])
+    assert board.findings[0].outcome == "not_supported"
+    assert [e["holds"] for e in board.findings[0].evidence] == [True, True, False]
+
+
+def test_a_margin_must_be_cleared_by_the_whole_interval(study):
+    outcomes = []
+    for margin in (0.3, 0.6, 0.7):
+        board = leaderboard.build([study], None, claims=[{**CLAIMS[1], "margin": margin}])
+        outcomes.append(board.findings[0].outcome)
+    assert outcomes == ["supported", "not_supported", "not_supported"]
+
+
+def test_within_a_margin_rests_on_the_interval(study):
+    claim = {
+        "metric": "loss/val_loss_audio",
+        "arm": "bidirectional_scaled",
+        "versus": "none",
+        "relation": "within",
+        "supported": "the same within it: {difference}",
+        "unsupported": "not the same within it",
+    }
+    wide = leaderboard.build([study], None, claims=[{**claim, "margin": 0.06}])
+    narrow = leaderboard.build([study], None, claims=[{**claim, "margin": 0.002}])
+    assert [wide.findings[0].outcome, narrow.findings[0].outcome] == ["supported", "not_supported"]
+
+
+def test_a_claim_without_its_runs_is_unknown(study):
+    board = leaderboard.build([study / "none", study / "bidirectional_scaled"], None, claims=CLAIMS)
+    assert [finding.outcome for finding in board.findings] == ["unknown", "unknown"]
+    assert "bidirectional_unscaled has no finished run" in board.findings[0].text
+    other = parse_claims([{**CLAIMS[1], "metric": "ball/onset_f9"}])
+    board = leaderboard.build([study], None, claims=other)
+    assert "no run has it" in board.findings[0].text
+
+
+def test_one_seed_with_no_clips_supports_nothing():
+    claim = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "yes", "unsupported": "no"}
+    board = leaderboard.collect(found(plain("a", 0, 0.9), plain("b", 0, 0.1)), claims=[claim])
+    assert board.findings[0].outcome == "not_supported"
+    versus = board.arms[1].cells["m/score"].versus_first
+    assert versus.difference.value == pytest.approx(-0.8)
+    assert versus.difference.test.p is None
+    assert versus.verdict == "no_difference"
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"metric": "m", "arm": "a", "versus": "b", "supported": "s"}, "field unsupported must be text"),
+        ({"metric": "m", "arm": "a", "supported": "s", "unsupported": "u"}, "field versus must be text"),
+        (
+            {
+                "metric": "m",
+                "arm": "a",
+                "versus": "b",
+                "relation": "above",
+                "supported": "s",
+                "unsupported": "u",
+            },
+            "relation is 'above'",
+        ),
+        (
+            {"metric": "m", "arm": "a", "versus": "b", "margin": -1, "supported": "s", "unsupported": "u"},
+            "margin is -1",
+        ),
+        (
+            {"metric": "m", "arm": "a", "versus": "b", "than": "c", "supported": "s", "unsupported": "u"},
+            "a comparison has the fields",
+        ),
+        ({"comparisons": [], "supported": "s", "unsupported": "u"}, "give either comparisons"),
+        ("fusion helps", "expected fields"),
+    ],
+)
+def test_a_claim_that_is_wrongly_written_is_named(entry, named):
+    with pytest.raises(EvalError, match=named):
+        parse_claims([entry])
+
+
+def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(study):
+    for wording in ("{f1}", "{a.__class__}"):
+        claims = [{**CLAIMS[1], "supported": wording}]
+        if "." in wording:
+            assert leaderboard.build([study], None, claims=claims).findings[0].text == wording
+        else:
+            with pytest.raises(EvalError, match=r"holds \{f1\}, which is unknown; valid are a, b, clips"):
+                leaderboard.build([study], None, claims=claims)
+
+
+def test_versions_and_variants_are_columns_of_their_own():
+    board = leaderboard.collect(
+        found(
+            plain("a", 0, 0.9, version="1"),
+            plain("b", 0, 0.1, version="2"),
+            plain("c", 0, 0.2, version="2"),
+        )
+    )
+    assert [c.id for c in board.columns] == ["m/score v1", "m/score v2"]
+    cells = {row.name: row.cells for row in board.arms}
+    assert list(cells["a"]) == ["m/score v1"]
+    assert cells["b"]["m/score v2"].versus_first is None
+    assert [cells["b"]["m/score v2"].rank, cells["c"]["m/score v2"].rank] == [2, 1]
+    mixed = leaderboard.collect(found(plain("a", 0, 0.9, variant="x"), plain("a", 1, 0.1, variant="y")))
+    assert {c.id: mixed.arms[0].cells[c.id].value for c in mixed.columns} == {
+        "m/score [x]": 0.9,
+        "m/score [y]": 0.1,
+    }
+
+
+def test_one_version_with_two_directions_is_refused():
+    with pytest.raises(EvalError, match="m/score: higher is best in one run, lower in"):
+        leaderboard.collect(found(plain("a", 0, 0.9), plain("b", 0, 0.1, direction="lower")))
+
+
+def test_closer_to_reference_ranks_by_distance_to_the_first_reference():
+    runs = [plain(n, 0, v, direction="closer_to_reference") for n, v in (("a", 5.0), ("b", 2.9), ("c", 1.0))]
+    real = plain("real", None, 3.0, kind="reference", direction="closer_to_reference")
+    ranks = [row.cells["m/score"].rank for row in leaderboard.collect(found(*runs, real)).arms]
+    assert ranks == [2, 1, 2]
+    assert all(row.cells["m/score"].rank is None for row in leaderboard.collect(found(*runs)).arms)
+    claim = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "s", "unsupported": "u"}
+    with pytest.raises(EvalError, match="best near its reference"):
+        leaderboard.collect(found(*runs, real), claims=[claim])
+
+
+def test_a_value_that_is_not_the_mean_of_its_clips_is_compared_over_seeds():
+    runs = []
+    for name in ("a", "b"):
+        for seed in (0, 1):
+            made = run(name, seed)
+            pooled = replace(made.metrics["ball/onset_f1"], value=0.123 + seed / 100 + (name == "a") / 10)
+            runs.append(replace(made, metrics={**made.metrics, "ball/onset_f1": pooled}))
+    board = leaderboard.collect(found(*runs))
+    assert "paired t over seeds" in board.arms[1].cells["ball/onset_f1"].versus_first.difference.test.name
+    assert any("ball/onset_f1 is not the mean of its clips" in problem for problem in board.problems)
+
+
+def test_missing_runs_are_named_and_the_rest_is_shown(tmp_path):
+    study = write_study(tmp_path)
+    (study / "none" / "seed_1" / "results.json").unlink()
+    (study / "none" / "seed_2" / "results.json").write_text("{")
+    expected = [(name, seed) for name in ARMS for seed in (0, 1, 2, 3)]
+    board = leaderboard.build([study], tmp_path / "out", expected=expected)
+    assert board.arms[2].seeds == [0]
+    assert [p.split(":")[0] for p in board.problems] == [
+        "none/seed_1",
+        "none/seed_2",
+        "bidirectional_scaled, seed 3",
+        "bidirectional_unscaled, seed 3",
+        "none, seed 3",
+    ]
+    assert "none/seed_1: not finished" in (tmp_path / "out" / "leaderboard.md").read_text()
+    assert board.arms[2].cells["loss/val_loss_audio"].versus_first.difference.test.p is None
+
+
+def test_no_run_two_of_a_name_and_an_unknown_first_are_refused(study, tmp_path):
+    with pytest.raises(EvalError, match="no finished run of any arm"):
+        leaderboard.build([study / "references"], None)
+    with pytest.raises(EvalError, match="none, seed 0 was found twice"):
+        leaderboard.collect(found(run("none", 0), run("none", 0)))
+    with pytest.raises(
+        EvalError, match="no arm is named 'bidirectional_scale'; did you mean bidirectional_scaled"
+    ):
+        leaderboard.build([study], None, first="bidirectional_scale")
+    folder = run("mine", None).write(tmp_path).parent
+    with pytest.raises(EvalError, match="a leaderboard must not replace"):
+        leaderboard.build([study], folder)
+
+
+def test_it_is_written_whole_and_rebuilt_from_disk_as_it_was(tmp_path):
+    study = write_study(tmp_path)
+    leaderboard.build(
+        [study], study, "none", "Fusion", "Why.", order=["none", *list(ARMS)[:2]], claims=CLAIMS
+    )
+    first = json.loads((study / "results.json").read_text())
+    assert first["schema"] == "ovi_eval.leaderboard/1"
+    assert not [p for p in study.iterdir() if p.name.startswith(".")]
+    leaderboard.build([study], study)
+    again = json.loads((study / "results.json").read_text())
+    first.pop("created"), again.pop("created")
+    assert again == first
+    assert again["study"]["order"] == ["none", "bidirectional_scaled", "bidirectional_unscaled"]
+    assert [f["outcome"] for f in again["findings"]] == ["supported", "supported"]
+
+
+def test_other_arms_change_no_number(study):
+    alone = leaderboard.build(
+        [study / "none", study / "bidirectional_scaled"], None, first="bidirectional_scaled"
+    )
+    both = leaderboard.build([study], None)
+    name = {row.name: row for row in both.arms}["none"].cells["ball/onset_f1"].versus_first.difference
+    assert {row.name: row for row in alone.arms}["none"].cells[
+        "ball/onset_f1"
+    ].versus_first.difference == name
+
+
+def test_terminal_fits_100_columns_and_shows_every_column(board):
+    console = Console(width=180, record=True, file=io.StringIO())
+    board.print(console)
+    lines = console.export_text().split("\n")
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    text = "\n".join(lines)
+    for shown in [
+        "onset_f1 ↑",
+        "onset_offset_ms ↓",
+        "frechet_video ↓",
+        "val_loss_audio ↓",
+        "real_shifted_150ms",
+        "p < 0.001",
+    ]:
+        assert shown in text
+    assert "supported: Scaled RoPE carries when" in text

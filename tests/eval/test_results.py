@@ -1,0 +1,178 @@
+"""results.json: what is written is read back, and what a stranger may have got wrong is named."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from eval_study import run, write_study
+
+from ovi_eval.errors import EvalError
+from ovi_eval.results import ClipScores, MetricValue, read
+from ovi_eval.runs import find_runs
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    made = run("none", 2, notes=["sampled with 8 steps"])
+    made = replace(
+        made, clips=[*made.clips, ClipScores("broken", {"ball/onset_f1": None}, failed="no sound")]
+    )
+    path = made.write(tmp_path)
+    assert path == tmp_path / "results.json"
+    assert read(path) == read(tmp_path) == made
+    assert read(path).folder == tmp_path
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["per_clip.jsonl", "results.json"]
+    assert json.loads(path.read_text())["schema"] == "ovi_eval.results/1"
+
+
+def test_two_results_in_one_folder_keep_their_clips_apart(tmp_path):
+    for name in ("ours", "theirs"):
+        run(name, None, n_clips=4).write(tmp_path / f"{name}.json")
+    assert read(tmp_path / "ours.json") == run("ours", None, n_clips=4)
+    assert (tmp_path / "theirs.per_clip.jsonl").is_file()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused_and_nothing_written(tmp_path, value):
+    made = run("none", 0)
+    metrics = {**made.metrics, "ball/sync_c": MetricValue(value, 3, "higher")}
+    with pytest.raises(EvalError, match=r"metrics\[ball/sync_c\]\.value"):
+        replace(made, metrics=metrics).write(tmp_path)
+    clips = [ClipScores("a", {"ball/sync_c": value})]
+    with pytest.raises(EvalError, match="clip a, ball/sync_c"):
+        replace(made, clips=clips).write(tmp_path)
+    with pytest.raises(EvalError, match=r"losses\[val\]"):
+        replace(made, losses={"val": value}).write(tmp_path)
+    with pytest.raises(EvalError, match="provenance"):
+        replace(made, provenance={"speed": value}).write(tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def _edit(data, field, value):
+    *outer, last = field
+    for key in outer:
+        data = data[key]
+    if value is ...:
+        del data[last]
+    else:
+        data[last] = value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        (["schema"], "ovi_eval.results/9", "schema is 'ovi_eval.results/9'"),
+        (["schema"], ..., "schema is None"),
+        (["schema"], "ovi_eval.leaderboard/1", "is a leaderboard over runs"),
+        (["name"], ..., "field name is missing"),
+        (["name"], " ", "field name is empty"),
+        (["seed"], "0", "field seed must be a whole number or null, found text"),
+        (["seed"], True, "field seed must be a whole number or null, found true or false"),
+        (["kind"], "guessed", "field kind is 'guessed', expected one of measured, reference"),
+        (["n_clips"], 1.5, "field n_clips must be a whole number"),
+        (["metrics"], [], "field metrics must be an object, found a list"),
+        (
+            ["metrics", "ball/onset_f1"],
+            0.5,
+            r"field metrics\[ball/onset_f1\] must be an object, found a number",
+        ),
+        (
+            ["metrics", "ball/onset_f1", "value"],
+            "0.5",
+            r"field metrics\[ball/onset_f1\].value must be a number",
+        ),
+        (
+            ["metrics", "ball/onset_f1", "value"],
+            None,
+            r"metrics\[ball/onset_f1\].value is null though n is 40",
+        ),
+        (["metrics", "ball/onset_f1", "version"], ..., r"field metrics\[ball/onset_f1\].version is missing"),
+        (
+            ["metrics", "ball/onset_f1", "direction"],
+            "up",
+            r"direction is 'up', expected one of higher, lower",
+        ),
+        (["metrics", "ball/onset_f1", "coverage"], 1.5, "coverage is 1.5, expected a share"),
+        (
+            ["metrics", "ball/onset_f1", "ci95"],
+            [0.1],
+            r"field metrics\[ball/onset_f1\].ci95 must be two numbers",
+        ),
+        (["losses", "val_loss_audio"], "low", "field losses.val_loss_audio must be a number"),
+        (["per_clip"], "../elsewhere.jsonl", "must be the name of a file beside it"),
+        (["per_clip"], "gone.jsonl", "per-clip values gone.jsonl are missing"),
+    ],
+)
+def test_a_foreign_file_is_refused_with_file_and_field(tmp_path, field, value, named):
+    path = run("none", 0).write(tmp_path)
+    data = json.loads(path.read_text())
+    _edit(data, field, value)
+    path.write_text(json.dumps(data))
+    with pytest.raises(EvalError, match=named) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_and_half_a_file_are_refused(tmp_path):
+    path = run("none", 0).write(tmp_path)
+    whole = path.read_text()
+    path.write_text(whole.replace('"n_clips": 40', '"n_clips": NaN'))
+    with pytest.raises(EvalError, match="holds NaN"):
+        read(path)
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(EvalError, match="not a whole JSON file"):
+        read(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(EvalError, match="not a whole JSON file"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"id": "x", "ball/onset_f1": "high"}', "line 41.ball/onset_f1 must be a number or null"),
+        ('{"ball/onset_f1": 1}', "line 41.id is missing"),
+        ('{"id": "clip_0003"}', "the id 'clip_0003' a second time"),
+        ('{"id": "x", "ball/onset_f1": NaN}', "line 41, ball/onset_f1 is nan"),
+        ('{"id": "x"', "line 41 is not JSON"),
+        ("7", "line 41 must be an object"),
+    ],
+)
+def test_a_bad_line_of_the_clips_is_named(tmp_path, line, named):
+    run("none", 0).write(tmp_path)
+    with (tmp_path / "per_clip.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(EvalError, match=named):
+        read(tmp_path)
+
+
+def test_versions_are_text_whatever_a_file_holds(tmp_path):
+    path = run("none", 0).write(tmp_path)
+    data = json.loads(path.read_text())
+    data["metrics"]["ball/onset_f1"]["version"] = 3
+    path.write_text(json.dumps(data))
+    assert read(path).metrics["ball/onset_f1"].version == "3"
+
+
+def test_runs_are_found_below_a_study_and_what_is_unfinished_is_named(tmp_path):
+    study = write_study(tmp_path, seeds=(0, 1, 10))
+    (study / "none" / "seed_1" / "results.json").unlink()
+    half = study / "none" / "seed_10" / "results.json"
+    half.write_text(half.read_text()[:100])
+    (study / "none" / "seed_0" / "checkpoints").mkdir()
+    found = find_runs([study, study / "none" / "seed_0"])
+    labels = [run.label() for run in found.runs]
+    assert labels[:3] == [f"bidirectional_scaled, seed {s}" for s in (0, 1, 10)]
+    assert labels.count("none, seed 0") == 1
+    reasons = {missing.folder.name: missing.reason for missing in found.missing}
+    assert reasons["seed_1"] == "not finished: it has no results.json yet"
+    assert "not a whole JSON file" in reasons["seed_10"]
+
+
+def test_a_path_that_is_not_there_and_a_file_that_is_no_run(tmp_path):
+    with pytest.raises(EvalError, match="no such file or folder"):
+        find_runs([tmp_path / "gone"])
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    with pytest.raises(EvalError, match="schema is None"):
+        find_runs([other])
