@@ -1,14 +1,16 @@
 """Sound latents as twelve band energies at 40 Hz, and sound made from them again.
 
-Encoding is analysis: log(E + 1e-3) of twelve bands every 25 ms, standardised per band. Decoding is synthesis by
-carriers: every band has band-limited noise and, where the world's instruments have partials, sinusoids at them; their
-gains move along raised cosines between the tokens' centres (so nothing clicks), and are corrected a few times by what
-an analysis of the sound so far hears, so that analysing the decoded sound gives the latents back.
+Encoding is analysis: log(E + 1e-3) of twelve bands every 25 ms, standardised per band. Decoding is synthesis
+by carriers: every band has band-limited noise and, where the world's instruments have partials, sinusoids at
+them; their gains move along raised cosines between the tokens' centres (so nothing clicks), and are corrected
+a few times by what an analysis of the sound so far hears, so that analysing the decoded sound gives the
+latents back.
 
-How much of a band is noise is read off the bands that hold no partial: a stroke's burst shows in them as it does in
-all the others, a ringing tone does not.
+How much of a band is noise is read off the bands that hold no partial: a stroke's burst shows in them as it
+does in all the others, a ringing tone does not.
 
-Shape suffixes: B clips, S samples, L tokens, K bands, J segments between token centres (L + 1), P samples a token.
+Shape suffixes: B clips, S samples, L tokens, K bands, J segments between token centres (L + 1), P samples a
+token.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,7 +38,8 @@ class BandVocoder:
 
     Args:
         sample_rate: Hz; 80 must divide it and it must be at least 7600.
-        partials_hz: frequencies of sustained tones; the bands that hold none are synthesised from noise alone.
+        partials_hz: frequencies of sustained tones; the bands that hold none are synthesised from noise
+            alone.
         iterations: corrections of the gains by re-analysis.
         seed: of the noise carriers.
     """
@@ -61,7 +65,10 @@ class BandVocoder:
         self.std_K: Tensor | None = None
 
     def fit(self, batches_BS: Iterable[Tensor]) -> None:
-        """Mean and deviation of each band over all tokens, in float64. Raises UserError where no batch came."""
+        """Mean and deviation of each band over all tokens, in float64.
+
+        Raises UserError where no batch came.
+        """
         count = 0
         total_K = torch.zeros(NUM_BANDS, dtype=torch.float64)
         squares_K = torch.zeros(NUM_BANDS, dtype=torch.float64)
@@ -78,12 +85,15 @@ class BandVocoder:
         self.mean_K = mean_K.float()
 
     def encode(self, waves_BS: Tensor) -> Tensor:
-        """float [B,S] in [-1,1] -> float32 [B,L,12], each band of mean 0 and variance 1 over the clips fitted on."""
+        """float [B,S] in [-1,1] -> float32 [B,L,12], each band of mean 0 and variance 1 over the clips fitted
+        on.
+        """
         mean_K, std_K = self._fitted()
         return (self._levels(waves_BS) - mean_K) / std_K
 
     def decode(self, latents_BLC: Tensor, num_samples: int | None = None) -> Tensor:
-        """float [B,L,12] -> float32 waves [B,S] in [-1,1]; S is `num_samples` where given, else L tokens' worth.
+        """float [B,L,12] -> float32 waves [B,S] in [-1,1]; S is `num_samples` where given, else L tokens'
+        worth.
 
         The same latents give the same wave, whatever else is in the batch.
         """
@@ -147,7 +157,7 @@ class _Carriers:
         generator = torch.Generator().manual_seed(seed)
         spectrum_F = torch.fft.rfft(torch.randn(samples, generator=generator, dtype=torch.float64))
         tones, noises = [], []
-        for low, high in zip(BAND_EDGES_HZ[:-1], BAND_EDGES_HZ[1:], strict=True):
+        for low, high in pairwise(BAND_EDGES_HZ):
             inside = [hz for hz in partials_hz if low <= hz < high]
             tone_S = torch.zeros(samples, dtype=torch.float64)
             for hz in inside:
@@ -178,7 +188,7 @@ class _Carriers:
         return torch.stack([energy_BLK - noise_BLK, noise_BLK], -1).sqrt()
 
     def play(self, gains_BLK2: Tensor) -> Tensor:
-        """Waves [B, L x samples a token]: every carrier times its gain, the outermost gains held at the ends."""
+        """Waves [B, L x samples a token]: carriers times gains, the outermost gains held at the ends."""
         gains_JBK = gains_BLK2.permute(1, 0, 3, 2).flatten(2)
         held_JBK = torch.cat([gains_JBK[:1], gains_JBK, gains_JBK[-1:]])
         pairs_JBK = torch.cat([held_JBK[:-1], held_JBK[1:]], 2)

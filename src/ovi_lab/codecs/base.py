@@ -1,10 +1,10 @@
 """The two protocols of the codecs, and the registry that a saved codec is built again from.
 
-A codec is its configuration (plain values) and its tensors; `from_parts` makes the codec from both, so that one
-safetensors file holds a pair of them whatever their kind. A new codec is one file with one decorator.
+A codec is its configuration (plain values) and its tensors; `from_parts` makes the codec from both, so that
+one safetensors file holds a pair of them whatever their kind. A new codec is one file with one decorator.
 
-Shape suffixes: B clips, T frames, H rows, W columns, C channels, F latent frames, h and w latent rows and columns,
-S samples, L audio tokens.
+Shape suffixes: B clips, T frames, H rows, W columns, C channels, F latent frames, h and w latent rows and
+columns, S samples, L audio tokens.
 """
 
 from __future__ import annotations

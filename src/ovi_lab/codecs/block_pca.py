@@ -1,7 +1,8 @@
 """Video latents as the leading components of small space-time blocks.
 
-Blocks of 2 frames x 8 x 8 pixels x 3 colours (384 values) are projected onto their leading components. All of them
-share one scale: whitening each component would ask the model to spend as much on the faint ones as on the strong.
+Blocks of 2 frames x 8 x 8 pixels x 3 colours (384 values) are projected onto their leading components. All of
+them share one scale: whitening each component would ask the model to spend as much on the faint ones as on
+the strong.
 
 Shape suffixes: B clips, T frames, H rows, W columns, F h w latent frames, rows and columns, C components,
 P pixels of a block, X blocks.

@@ -1,6 +1,7 @@
 """One video and one audio codec, what they were fitted on, and the rates they speak: one safetensors file.
 
-Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S samples, L tokens.
+Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S
+samples, L tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class LatentCodec:
     Args:
         video, audio: the two codecs.
         fps: frames a second of the clips (with the audio codec's rate it ties the two lengths together).
-        fitted_on: what the codecs learned from, in plain values (a world and its seed, or shards and their sha256).
+        fitted_on: what the codecs learned from, in plain values (a world and its seed, or shards and their
+            sha256).
     """
 
     def __init__(
@@ -74,13 +76,13 @@ class LatentCodec:
     def decode(
         self, video_NCFhw: Tensor, audio_NLC: Tensor, num_samples: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Latents -> uint8 frames [N,T,H,W,3] and float32 waves [N,S], as long as the frames where not told."""
+        """Latents -> uint8 frames [N,T,H,W,3] and float32 waves [N,S], as long as the frames if not told."""
         frames_NTHWC = self.video.decode(video_NCFhw)
         samples = self.num_samples(frames_NTHWC.shape[1]) if num_samples is None else num_samples
         return frames_NTHWC, self.audio.decode(audio_NLC, samples)
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file; its metadata hold the format, both configurations and what was learned from."""
+        """One safetensors file; its metadata hold the format, both configurations and the source."""
         path = Path(path)
         tensors = {f"video.{k}": v.contiguous() for k, v in self.video.tensors().items()}
         tensors |= {f"audio.{k}": v.contiguous() for k, v in self.audio.tensors().items()}
@@ -101,7 +103,10 @@ class LatentCodec:
 
     @classmethod
     def load(cls, path: str | Path) -> LatentCodec:
-        """The codec that `save` wrote. Raises UserError for a file that is absent, broken or of another format."""
+        """The codec that `save` wrote.
+
+        Raises UserError for a file that is absent, broken or of another format.
+        """
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no codec at {path}; fit one with `ovi-data fit-codec SHARDS {path}`")
@@ -109,9 +114,7 @@ class LatentCodec:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise UserError(
-                        f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}: not a saved codec"
-                    )
+                    raise UserError(f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = json.loads(metadata["codec"])
             video, audio = about["video"], about["audio"]
@@ -130,7 +133,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def default_codec(fps: float, sample_rate: int, partials_hz: tuple[float, ...] = ()) -> LatentCodec:
-    """An unfitted BlockPCA with 24 channels beside a BandVocoder: what the worlds and small packed sets use."""
+    """An unfitted BlockPCA with 24 channels beside a BandVocoder: for worlds and small packed sets."""
     return LatentCodec(
         video_codec("block_pca")(),
         audio_codec("band_vocoder")(sample_rate=sample_rate, partials_hz=partials_hz),

@@ -1,8 +1,10 @@
-"""One loader for latents and media: any shards, a seeded order, resumed in no time, bad samples skipped by rule.
+"""One loader for latents and media: any shards, a seeded order, resumed in no time, bad samples skipped by
+rule.
 
-The order is a function of (seed, epoch, position) and of the number of ranks, never of the number of workers; so the
-loader's state is two numbers, and a run resumed in the middle of an epoch, with other workers if need be, sees the
-batches it would have seen. (torchdata's StatefulDataLoader ties its state to the number of workers.)
+The order is a function of (seed, epoch, position) and of the number of ranks, never of the number of workers;
+so the loader's state is two numbers, and a run resumed in the middle of an epoch, with other workers if need
+be, sees the batches it would have seen. (torchdata's StatefulDataLoader ties its state to the number of
+workers.)
 
 Shape suffixes: B clips, C channels, F h w latent frames, rows, columns, L tokens.
 """
@@ -60,8 +62,8 @@ class ClipDataset(Dataset[Sample]):
         on_resample: whether sound of another rate is resampled or refused.
 
     Raises:
-        UserError: a shard does not exist or is no tar, or nothing usable is in them; with on_error="raise" also the
-            first bad sample.
+        UserError: a shard does not exist or is no tar, or nothing usable is in them; with on_error="raise"
+            also the first bad sample.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class ClipDataset(Dataset[Sample]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of that number, or, where it is bad, the next good one; the bad ones met are under "_skipped"."""
-        skipped = []
+        """The sample of that number, or, where it is bad, the next good one; the bad ones met are under
+        "_skipped".
+        """
+        skipped: list[BadSample] = []
         for step in range(len(self.entries)):
             number = (index + step) % len(self.entries)
             try:
@@ -166,11 +170,12 @@ class ClipDataset(Dataset[Sample]):
 
 
 class EpochSampler(DistributedSampler[int]):
-    """One rank's numbers of an epoch: a seeded shuffle, dealt out in whole batches, the same number to every rank.
+    """One rank's numbers of an epoch: a seeded shuffle, dealt out in whole batches, the same number to every
+    rank.
 
-    Batch s of rank r is the r-th part of the s-th run of (batch size x ranks) numbers of the shuffle. What is left
-    over at the end is dropped; another epoch drops others. A DistributedSampler by type, so that Lightning sets the
-    epoch and puts no other in its place.
+    Batch s of rank r is the r-th part of the s-th run of (batch size x ranks) numbers of the shuffle. What is
+    left over at the end is dropped; another epoch drops others. A DistributedSampler by type, so that
+    Lightning sets the epoch and puts no other in its place.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -244,7 +249,7 @@ class ClipLoader(DataLoader[Sample]):
         self._note(dataset.known_bad)
 
     def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
-        # A generator: what was loaded takes effect at the first batch, however often an iterator was asked for.
+        # A generator: what was loaded takes effect at the first batch, whoever asked for an iterator before.
         self._position = self.order.first_batch if self.order else 0
         for batch in super().__iter__():
             if ERROR in batch:

@@ -1,6 +1,7 @@
 """The LightningDataModule: a world made by rule, or shards of real clips, as batches of latents.
 
-Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S samples, L tokens.
+Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S
+samples, L tokens.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ Shards = str | Sequence[str]
 class OviDataModule(LightningDataModule):
     """Batches {"id", "caption", "video" [B,C,F,h,w], "audio" [B,L,C], "meta"} for training and validation.
 
-    Either a world is named, and its clips are made once under `root`; or shards are (`train`, and `val` where there
-    is any), of latents or of media. Media are encoded as they are read, by the codec at `codec`, or by one fitted on
-    the training clips and kept under `root`.
+    Either a world is named, and its clips are made once under `root`; or shards are (`train`, and `val` where
+    there is any), of latents or of media. Media are encoded as they are read, by the codec at `codec`, or by
+    one fitted on the training clips and kept under `root`.
 
     Args:
         world: name of a world, or None for shards.
@@ -47,7 +48,8 @@ class OviDataModule(LightningDataModule):
         on_error: "skip" bad samples, counted and named, or "raise" at the first.
         on_resample: "resample" sound of another rate, or "raise".
         num_train, num_eval, train_seed, eval_seed: the world's clips.
-        num_frames, height, width, fps, sample_rate: what media in shards are brought to; as stored where None.
+        num_frames, height, width, fps, sample_rate: what media in shards are brought to; as stored where
+            None.
         quiet: no progress.
     """
 
@@ -107,7 +109,10 @@ class OviDataModule(LightningDataModule):
         self._loaders: list[ClipLoader] = []
 
     def prepare_data(self) -> None:
-        """Make what is missing on disk: the world's clips, or the codec of real ones. Safe to call from any process."""
+        """Make what is missing on disk: the world's clips, or the codec of real ones.
+
+        Safe to call from any process.
+        """
         if self.settings is not None:
             prepare_world(self.settings, self.root, self.quiet)
         elif self.codec_path is None and "media" in self._raw("train").kinds:

@@ -4,7 +4,8 @@
         train-media-000.tar …  eval-media-000.tar …     lossless frames and waves
         codec.safetensors
         train-latents-000.tar …  eval-latents-000.tar …
-        manifest.json                                   written last: what is here, and every file's size and sha256
+        manifest.json                                   written last: what is here, and every file's size and
+        sha256
 
 Two processes that start together make it once: one works, the other waits.
 """
@@ -56,7 +57,7 @@ class WorldSettings:
             )
         if self.train_seed == self.eval_seed:
             raise UserError(
-                f"train_seed and eval_seed are both {self.train_seed}: the clips to evaluate would be those trained on"
+                f"train_seed and eval_seed are both {self.train_seed}: evaluation would see clips trained on"
             )
 
     def folder(self, root: Path) -> Path:
@@ -70,7 +71,8 @@ def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> P
     """The folder with everything in it, made if it is not there or not whole.
 
     Raises:
-        UserError: the world is unknown, or the disk is full (what was being made then goes on with the next start).
+        UserError: the world is unknown, or the disk is full (what was being made then goes on with the next
+            start).
     """
     folder = settings.folder(root)
     if is_whole(folder):

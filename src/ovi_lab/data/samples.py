@@ -2,7 +2,8 @@
 
 Every way a sample can be bad ends in a BadSampleError with the reason, so that one file cannot stop a run.
 
-Shape suffixes: T frames, H rows, W columns, S samples, C channels, F h w latent frames, rows, columns, L tokens.
+Shape suffixes: T frames, H rows, W columns, S samples, C channels, F h w latent frames, rows, columns, L
+tokens.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class MediaClip:
     """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it."""
 
     caption: str
-    frames_THWC: Tensor
+    frames_THWC: Tensor  # noqa: N815 - a shape suffix
     fps: float
-    wave_S: Tensor
+    wave_S: Tensor  # noqa: N815
     sample_rate: int
     source_rate: int
     meta: dict[str, Any]
@@ -80,7 +81,7 @@ def kind_of(members: Collection[str]) -> Literal["latents", "media"]:
         return "media"
     if not any(extension in members for extension in VIDEO_EXTENSIONS):
         raise BadSampleError(
-            f"it holds neither .{VIDEO_EXTENSIONS[0]}, .{FRAMES} nor .{LATENTS}, only .{', .'.join(sorted(members))}"
+            f"it has no .{VIDEO_EXTENSIONS[0]}, .{FRAMES} or .{LATENTS}, only .{', .'.join(sorted(members))}"
         )
     if "json" not in members and "txt" not in members:
         raise BadSampleError("its .json (or .txt) with the caption is missing")
@@ -168,7 +169,10 @@ def read_media(
 def decode_clip(
     video: bytes, sound: bytes, about: Mapping[str, Any], wanted: MediaFormat | None, on_resample: OnResample
 ) -> MediaClip:
-    """Decode a video file (and its sound, or that of another file) into the wanted format. Raises as `read_media`."""
+    """Decode a video file (and its sound, or that of another file) into the wanted format.
+
+    Raises as `read_media`.
+    """
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
     try:
         picture = decode_video(video, name="its video", transform=fit)
@@ -219,8 +223,8 @@ def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:
     """Raises UserError naming both rates where resampling is not allowed."""
     if on_resample == "raise":
         raise UserError(
-            f"audio has {rate} Hz, this codec takes {wanted} Hz; pass data.on_resample=resample, or pack the clips at "
-            f"{wanted} Hz"
+            f"audio has {rate} Hz, this codec takes {wanted}; pass data.on_resample=resample, "
+            f"or pack the clips at {wanted} Hz"
         )
 
 
@@ -281,7 +285,9 @@ def _resample(wave_S: Tensor, rate: int, wanted: int) -> Tensor:
 
 
 def _load_npy(data: bytes, name: str) -> np.ndarray[Any, Any]:
-    """An array of plain numbers whose header tells the truth about its size, so that no header can ask for memory."""
+    """An array of plain numbers whose header tells the truth about its size, so that no header can ask for
+    memory.
+    """
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)

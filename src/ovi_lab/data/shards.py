@@ -1,12 +1,13 @@
 """WebDataset shards: plain tar files of samples, written whole with an index beside them, and read at random.
 
-A sample is a run of members that share a key: `<key>.json` (caption and what is known of the clip) beside media
-(`<key>.mp4`, or the lossless `<key>.frames.npy` and `<key>.wave.npy`) or `<key>.latents.safetensors`. The index
-`<shard>.index.json` says where each member's bytes lie, so that a sample is read without reading those before it. Any
-WebDataset tar will do: where the index is absent or does not fit, the tar's headers are read once instead.
+A sample is a run of members that share a key: `<key>.json` (caption and what is known of the clip) beside
+media (`<key>.mp4`, or the lossless `<key>.frames.npy` and `<key>.wave.npy`) or `<key>.latents.safetensors`.
+The index `<shard>.index.json` says where each member's bytes lie, so that a sample is read without reading
+those before it. Any WebDataset tar will do: where the index is absent or does not fit, the tar's headers are
+read once instead.
 
-Members are read as bytes and never unpacked to disk; names that could leave a folder, and links, are refused all the
-same, for whatever else may read the shard.
+Members are read as bytes and never unpacked to disk; names that could leave a folder, and links, are refused
+all the same, for whatever else may read the shard.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ INDEX_FORMAT = "ovi_lab.shard_index/1"
 
 
 class BadSampleError(Exception):
-    """One sample cannot be used: the message says why. Counted, named and skipped, or raised, as the user chose."""
+    """One sample cannot be used: the message says why.
+
+    Counted, named and skipped, or raised, as the user chose.
+    """
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,12 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
     Raises:
         UserError: nothing was named, or a shard does not exist.
     """
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     listed = [patterns] if isinstance(patterns, str | Path) else list(patterns)
     try:
         paths = [Path(name).expanduser() for pattern in listed for name in braceexpand(str(pattern))]
-    except UnbalancedBracesError as error:
+    except ValueError as error:  # braces that do not pair
         raise UserError(f"the shards {patterns!r}: {error}; write train-{{000..003}}.tar") from error
     if not paths:
         raise UserError("no shards were named: give a pattern such as data/train-{000..003}.tar")
@@ -200,7 +204,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_index(shard: Path) -> ShardIndex:
-    """The shard's samples: from the index beside it where that fits the file, else from the tar's own headers."""
+    """The shard's samples: from the index beside it where that fits the file, else from the tar's own
+    headers.
+    """
     beside = index_path(shard)
     if beside.is_file():
         try:
@@ -294,7 +300,7 @@ class _Found:
         self.last = key
 
     def cut(self) -> None:
-        """The tar has no end: what came after the last member, which may belong to the last sample, is lost."""
+        """The tar has no end: what came after the last member, maybe of the last sample, is lost."""
         if not any("truncated" in reason for reason in self.broken.values()):
             after = f"after {self.last}" if self.last else "at its start"
             self.broken["(end)"] = f"the shard is truncated {after}"

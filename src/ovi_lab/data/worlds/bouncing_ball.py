@@ -1,7 +1,8 @@
-"""The bouncing ball: each landing flashes the floor and strikes a drum, so that when and what can both be checked.
+"""The bouncing ball: each landing flashes the floor and strikes a drum, so that when and what can both be
+checked.
 
-A ball of one of four colours bounces; its drum's pitch goes with the colour. The caption tells what (or, in the
-vague half, not even that) and never when. Rule and figures: the project's description of the ball world.
+A ball of one of four colours bounces; its drum's pitch goes with the colour. The caption tells what (or, in
+the vague half, not even that) and never when. Rule and figures: the project's description of the ball world.
 
 Shape suffixes: N clips, K landings of a clip (padded), T frames, H rows, W columns, S samples.
 """
@@ -69,7 +70,8 @@ class BouncingBall:
             seed: which world; training and evaluation use different ones.
 
         Returns:
-            ClipSet of frames [N,32,16,16,3] and waves [N,16200]; meta holds colour, pitch_hz, landings_s (those
+            ClipSet of frames [N,32,16,16,3] and waves [N,16200]; meta holds colour, pitch_hz, landings_s
+                (those
             inside the clip), count, vague, seed, index.
         """
         from ovi_eval.media import ClipSet
@@ -95,7 +97,7 @@ class BouncingBall:
         )
 
     def _picture(self, plans: list[_Plan]) -> Array:
-        """uint8 [N,T,H,W,3]: the soft disc over a dim floor that glows in the ball's colour after a landing."""
+        """uint8 [N,T,H,W,3]: the soft disc on a dim floor that glows in its colour after a landing."""
         times_T = (np.arange(self.num_frames) + 0.5) / self.fps
         landings_NK = _padded([p.landings for p in plans])
         rgb_NC = np.array([p.rgb for p in plans], np.float32)
@@ -128,8 +130,8 @@ class BouncingBall:
     def _sound(self, plans: list[_Plan]) -> Array:
         """float32 [N,S] in [-1,1]: a decaying two-partial tone and a burst per landing, over hum and hiss.
 
-        All the earlier hits still ring at a landing, at the same frequency: their sum is one decaying phasor, so each
-        sample needs one exponential and one phase whatever the number of hits.
+        All the earlier hits still ring at a landing, at the same frequency: their sum is one decaying phasor,
+        so each sample needs one exponential and one phase whatever the number of hits.
         """
         times_S = np.arange(self.num_samples) / self.sample_rate
         shape = (len(plans), self.num_samples)
