@@ -1,7 +1,7 @@
 """The straight path between data and noise, and the times at which training looks at it.
 
-Rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747): x_sigma = (1 - sigma) x + sigma n,
-sigma from 0 (data) to 1 (noise); the model learns its velocity n - x and is told the time t = 1000 sigma.
+Rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747): x_sigma = (1 - sigma) x +
+sigma n, sigma from 0 (data) to 1 (noise); the model learns its velocity n - x and is told t = 1000 sigma.
 
 Shapes: B batch, ... whatever a clip's latents have.
 """
@@ -53,7 +53,7 @@ def interpolate(
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
-    """shift * sigma / (1 + (shift - 1) * sigma): more of the path near noise (Esser et al., arXiv 2403.03206)."""
+    """shift * sigma / (1 + (shift - 1) * sigma): more of the path near noise (arXiv 2403.03206)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -61,8 +61,8 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 class TimestepSampler:
     """Where on the path each clip of a training batch stands.
 
-    `uniform`: sigma ~ U(0, 1); `logit_normal`: sigma = sigmoid(N(mean, std)); `shifted`: a uniform sigma moved
-    towards noise by `shift`, as the samplers' schedules are. Raises UserError for other names and values.
+    `uniform`: sigma ~ U(0, 1); `logit_normal`: sigmoid(N(mean, std)); `shifted`: a uniform sigma
+    moved towards noise by `shift`, as in the samplers' schedules. UserError for other names and values.
     """
 
     distribution: str = "uniform"

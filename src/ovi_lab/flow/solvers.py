@@ -36,7 +36,7 @@ class Solver:
         self.timesteps: Tensor = scheduler.timesteps
 
     def step(self, velocity: Tensor, timestep: Tensor, x: Tensor) -> Tensor:
-        """The latents after the step that begins at `timestep`; call once for each of `timesteps`, in order."""
+        """The latents after the step that begins at `timestep`; once for each of `timesteps`, in order."""
         return self._scheduler.step(velocity, timestep, x, return_dict=False)[0]
 
 
@@ -63,7 +63,7 @@ def build_solver(
 def _unipc(steps: int, shift: float, device: torch.device | str | None) -> Any:
     from diffusers import UniPCMultistepScheduler
 
-    scheduler = UniPCMultistepScheduler(
+    scheduler: Any = UniPCMultistepScheduler(
         num_train_timesteps=_TRAIN_STEPS,
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
@@ -76,7 +76,7 @@ def _unipc(steps: int, shift: float, device: torch.device | str | None) -> Any:
 def _dpm(steps: int, shift: float, device: torch.device | str | None) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler(
+    scheduler: Any = DPMSolverMultistepScheduler(
         num_train_timesteps=_TRAIN_STEPS,
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
@@ -94,6 +94,6 @@ def _dpm(steps: int, shift: float, device: torch.device | str | None) -> Any:
 def _euler(steps: int, shift: float, device: torch.device | str | None) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=_TRAIN_STEPS, shift=shift)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=_TRAIN_STEPS, shift=shift)
     scheduler.set_timesteps(steps, device=device)
     return scheduler

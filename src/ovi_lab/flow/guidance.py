@@ -1,0 +1,143 @@
+"""Classifier-free guidance of each modality, with blocks left out of the negative pass where wanted.
+
+guided = negative + g (positive - negative) (Ho and Salimans, arXiv 2207.12598), g of its own for video and
+audio; skip-layer guidance leaves blocks out of the negative pass. Where the two passes need the same blocks
+they run as one batch of twice the size.
+
+Shapes: B batch, N text tokens, E text width; latents are [B, C, F, H, W] and [B, L, C].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovi_lab.errors import UserError
+from ovi_lab.models import TextContext, TwinDiT
+from ovi_lab.models.config import MODALITIES, Modality
+
+Texts = Tensor | Sequence[Tensor]
+"""One text a clip: a list of [n, E], or [B, n, E]; or one text for all clips: a list of one."""
+
+Velocities = dict[Modality, Tensor]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly each modality follows its text; 1 is the model's own prediction, without negative pass."""
+
+    video: float = 1.0
+    audio: float = 1.0
+    skip_layers: tuple[int, ...] = ()
+    """Blocks left out in the negative pass."""
+    batch_passes: bool = True
+    """Run both passes as one batch where they need the same blocks (more memory, less time)."""
+
+    def __post_init__(self) -> None:
+        for modality in MODALITIES:
+            if not math.isfinite(self.scale(modality)):
+                raise UserError(f"{modality} guidance is {self.scale(modality)}; expected a finite number")
+
+    def scale(self, modality: Modality) -> float:
+        """The strength of one modality."""
+        return self.video if modality == "video" else self.audio
+
+
+class GuidedVelocity:
+    """The guided velocity of a batch at any time: texts are embedded and projected once, here.
+
+    Args:
+        model: whose velocity.
+        modalities: those that are sampled; the other tower does not run.
+        batch_size: clips.
+        text: positive texts, for both towers.
+        negatives: negative texts of each modality; needed where its guidance is not 1. A modality that needs
+            none but shares the negative pass with one that does reads its positive text there.
+        guidance: strengths.
+    """
+
+    def __init__(
+        self,
+        model: TwinDiT,
+        modalities: Sequence[Modality],
+        batch_size: int,
+        text: Texts,
+        negatives: dict[Modality, Texts | None],
+        guidance: Guidance,
+    ) -> None:
+        self.model = model
+        self.guidance = guidance
+        self.guided = [m for m in modalities if guidance.scale(m) != 1.0]
+        self.batched = bool(self.guided) and guidance.batch_passes and not guidance.skip_layers
+        self.positive: dict[Modality, TextContext] = {}
+        self.negative: dict[Modality, TextContext] = {}
+        positives = _one_each(text, batch_size, "text")
+        for modality in modalities:
+            negative = negatives.get(modality)
+            if modality in self.guided and negative is None:
+                raise UserError(
+                    f"{modality} guidance is {guidance.scale(modality)} without a negative {modality} text; "
+                    "give one, or set the guidance to 1"
+                )
+            low = positives
+            if negative is not None:
+                low = _one_each(negative, batch_size, f"negative {modality} text")
+            if self.batched:
+                self.positive[modality] = model.prepare_text([*positives, *low], modality)
+                continue
+            self.positive[modality] = model.prepare_text(positives, modality)
+            if self.guided:
+                self.negative[modality] = model.prepare_text(low, modality)
+
+    def __call__(self, latents: Velocities, time: Tensor, first_frame_is_clean: bool) -> Velocities:
+        """Float32 velocities in the shapes of `latents` at the scalar `time` (0 to 1000)."""
+        if not self.guided:
+            return self._predict(latents, self.positive, time, first_frame_is_clean, ())
+        if self.batched:
+            twice = {m: torch.cat([x, x]) for m, x in latents.items()}
+            both = self._predict(twice, self.positive, time, first_frame_is_clean, ())
+            high, low = ({m: v.chunk(2)[i] for m, v in both.items()} for i in (0, 1))
+        else:
+            skip = self.guidance.skip_layers
+            high = self._predict(latents, self.positive, time, first_frame_is_clean, ())
+            low = self._predict(latents, self.negative, time, first_frame_is_clean, skip)
+        return {
+            m: low[m] + self.guidance.scale(m) * (high[m] - low[m]) if m in self.guided else high[m]
+            for m in high
+        }
+
+    def _predict(
+        self,
+        latents: Velocities,
+        texts: dict[Modality, TextContext],
+        time: Tensor,
+        first_frame_is_clean: bool,
+        skip_layers: Collection[int],
+    ) -> Velocities:
+        out = self.model(
+            latents.get("video"),
+            latents.get("audio"),
+            t_video=time,
+            t_audio=time,
+            text_video=texts.get("video"),
+            text_audio=texts.get("audio"),
+            first_frame_is_clean=first_frame_is_clean,
+            skip_layers=skip_layers,
+        )
+        return {m: getattr(out, m).float() for m in latents}
+
+
+def _one_each(text: Texts, batch_size: int, what: str) -> list[Tensor]:
+    """One text a clip; a list of one serves all."""
+    texts = list(text)
+    if len(texts) == 1:
+        texts *= batch_size
+    if len(texts) != batch_size:
+        raise UserError(
+            f"{what} holds {len(texts)} texts for {batch_size} clips; give one a clip, or one for all"
+        )
+    return texts
