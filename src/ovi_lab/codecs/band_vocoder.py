@@ -31,6 +31,8 @@ from ovi_lab.errors import UserError
 
 TONE_ENERGY = 0.375  # band energy of a sine of amplitude 1 (Hann window, main lobe inside the band)
 
+GATE = 0.5  # standard deviations of a band, as energy above the floor, below which it fades out
+
 
 @register_audio("band_vocoder")
 class BandVocoder:
@@ -95,16 +97,19 @@ class BandVocoder:
         """float [B,L,12] -> float32 waves [B,S] in [-1,1]; S is `num_samples` where given, else L tokens'
         worth.
 
-        The same latents give the same wave, whatever else is in the batch.
+        The same latents give the same wave (to rounding), whatever else is in the batch.
         """
         mean_K, std_K = self._fitted()
         if latents_BLC.ndim != 3 or latents_BLC.shape[2] != NUM_BANDS or not latents_BLC.shape[1]:
             raise UserError(f"audio latents of shape {list(latents_BLC.shape)}: expected [B,L,{NUM_BANDS}]")
         length = latents_BLC.shape[1]
-        target_BLK = latents_BLC.float() * std_K + mean_K
-        target_BLK = target_BLK.clamp(math.log(FLOOR), math.log(1 + FLOOR))  # silence to full scale
+        level_BLK = (latents_BLC.float() * std_K + mean_K).clamp(max=math.log(1 + FLOOR))  # full scale
+        energy_BLK = (level_BLK.exp() - FLOOR).clamp(min=0)
+        # Close to the floor a generated latent's small error reads as a faint tone: faded out, by how much it can err.
+        energy_BLK *= 1 - torch.exp(-(energy_BLK / (GATE * FLOOR * std_K)).square())
+        target_BLK = torch.log(energy_BLK + FLOOR)
         carriers = _carriers(self.sample_rate, length, self.partials_hz, self.seed)
-        gains_BLK2 = carriers.first_gains(target_BLK)
+        gains_BLK2 = carriers.first_gains(energy_BLK)
         for _ in range(self.iterations):
             heard_BLK = band_energies(carriers.play(gains_BLK2), self.sample_rate)
             gains_BLK2 = gains_BLK2 * (0.4 * (target_BLK - heard_BLK)).clamp(-2, 2).exp()[..., None]
@@ -177,9 +182,8 @@ class _Carriers:
         self.widths_K = edges[1:] - edges[:-1]
         self.has_tone_K = torch.tensor([bool(tone.abs().max() > 0) for tone in tones])
 
-    def first_gains(self, target_BLK: Tensor) -> Tensor:
-        """Gains [B,L,K,2] of tone and noise from log(E + floor), before any correction."""
-        energy_BLK = (target_BLK.exp() - FLOOR).clamp(min=0)
+    def first_gains(self, energy_BLK: Tensor) -> Tensor:
+        """Gains [B,L,K,2] of tone and noise from the bands' energies, before any correction."""
         noise_BLK = energy_BLK
         if bool(self.has_tone_K.any()) and not bool(self.has_tone_K.all()):
             density_BL1 = (energy_BLK / self.widths_K)[..., ~self.has_tone_K].amin(-1, keepdim=True)
