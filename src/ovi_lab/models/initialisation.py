@@ -6,22 +6,16 @@ hold: arms of an ablation start alike, and a sharded or meta-built model can be 
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 from torch import Tensor, nn
 
 from ovi_lab.models.norms import LayerNorm, RMSNorm
+from ovi_lab.seeding import generator_for
 
 FUSION_DIVISOR = 10.0
 """Fusion projections start this much smaller, so that a pretrained tower is little disturbed at first."""
-
-
-def parameter_generator(seed: int, name: str) -> torch.Generator:
-    """The CPU generator of one parameter."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def initial_value(
@@ -72,7 +66,7 @@ def initialise_parameters(
             if parameter.is_meta:
                 continue
             name = f"{prefix}.{leaf}" if prefix else leaf
-            generator = parameter_generator(seed, name)
+            generator = generator_for(seed, "initial value", name)
             value = initial_value(
                 name, owner, parameter.shape, generator, rope_factor=rope_factor, fusion_init=fusion_init
             )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ Grid = tuple[int, int, int]
 """Frames, rows and columns of a clip, in tokens."""
 
 _Item = TypeVar("_Item", bound=Hashable)
+
+
+def from_host(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A small tensor of host numbers on `device`; on CUDA copied without waiting for it."""
+    host = torch.tensor(values, dtype=dtype, device="cpu")
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
@@ -42,7 +48,7 @@ def video_angles(
 
     Tokens past a clip's own are padding and have the angle 0: they are not turned.
     """
-    sizes_B3 = torch.tensor(grids, device=device)
+    sizes_B3 = from_host(grids, device)
     index_L = torch.arange(length, device=device)
     rows_B1, columns_B1 = sizes_B3[:, 1:2], sizes_B3[:, 2:3]
     plane_B1 = rows_B1 * columns_B1
@@ -61,7 +67,7 @@ def audio_angles(
     index_L = torch.arange(length, device=device)
     own = axis_angles(index_L, axis_dims(head_dim)[0], theta)
     angles_LP = torch.nn.functional.pad(own, (0, head_dim // 2 - own.shape[-1]))
-    real_BL = index_L < torch.tensor(lengths, device=device)[:, None]
+    real_BL = index_L < from_host(lengths, device)[:, None]
     return angles_LP * real_BL[..., None]
 
 
@@ -119,7 +125,7 @@ class RopeTables:
         if (table := self._recall(key)) is None:
             with torch.inference_mode(False), torch.no_grad():
                 angles = self._plain_audio_angles([n for n, _ in pairs], device)
-                scale = torch.tensor([f for _, f in pairs], dtype=torch.float64, device=device)
+                scale = from_host([f for _, f in pairs], device, torch.float64)
                 table = rotation(angles * scale[:, None, None])
             self._keep(key, table)
         return table

@@ -28,7 +28,7 @@ from ovi_lab.models.embeddings import (
     video_patches,
 )
 from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
-from ovi_lab.models.rope import Grid
+from ovi_lab.models.rope import Grid, from_host
 
 
 @dataclass(frozen=True)
@@ -229,4 +229,4 @@ def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
     longest = like.shape[1]
     if all(n == longest for n in lengths):
         return None
-    return torch.arange(longest, device=like.device) < torch.tensor(lengths, device=like.device)[:, None]
+    return torch.arange(longest, device=like.device) < from_host(lengths, like.device)[:, None]

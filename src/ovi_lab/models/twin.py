@@ -29,7 +29,7 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
-from ovi_lab.models.rope import RopeTables
+from ovi_lab.models.rope import RopeTables, from_host
 from ovi_lab.models.tower import Conditions, TextContext, Tokens, Tower, TowerBlock
 
 FirstFrameClean = bool | Tensor
@@ -150,7 +150,12 @@ class TwinDiT(nn.Module):
         """The resolved configuration in plain types: `TwinDiT(**settings)` builds the same model."""
         built = self.tower_configs
         towers: dict[str, Any] = {m: _plain(built[m]) if m in built else None for m in MODALITIES}
-        return {**towers, "fusion": _plain(self.fusion_config), "rope": _plain(self.rope_config)}
+        return {
+            **towers,
+            "fusion": _plain(self.fusion_config),
+            "rope": _plain(self.rope_config),
+            "first_block_skippable": self.first_block_skippable,
+        }
 
     def tower(self, modality: Modality) -> Tower:
         """The tower of a modality; UserError where this model has none."""
@@ -320,7 +325,7 @@ def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tens
         return None
     x_BLD = tokens.x
     planes = [h * w for _, h, w in tokens.grids]
-    count_B1 = torch.tensor(planes if len(set(planes)) > 1 else planes[:1], device=x_BLD.device)[:, None]
+    count_B1 = from_host(planes if len(set(planes)) > 1 else planes[:1], x_BLD.device)[:, None]
     clean_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) < count_B1
     if isinstance(first_frame_is_clean, Tensor):
         if first_frame_is_clean.shape != (x_BLD.shape[0],) or first_frame_is_clean.dtype != torch.bool:

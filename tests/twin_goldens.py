@@ -1,0 +1,88 @@
+"""The reference's tiny models as ours: what the tests of the model and of sampling are built on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ovi_lab.models import TwinDiT
+
+KEYS = (
+    "dim",
+    "ffn_dim",
+    "freq_dim",
+    "num_heads",
+    "num_layers",
+    "in_dim",
+    "out_dim",
+    "text_len",
+    "text_dim",
+    "eps",
+)
+
+
+def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of one golden file."""
+    with safe_open(path, "pt") as f:
+        return {key: f.get_tensor(key) for key in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+
+
+def tower_settings(reference: dict[str, Any]) -> dict[str, Any]:
+    """Our keys of the reference's configuration."""
+    return {key: reference[key] for key in KEYS} | {"patch_size": reference["patch_size"]}
+
+
+def golden_twin(goldens: Path, dtype: torch.dtype = torch.float32, **options: Any) -> TwinDiT:
+    """The model of fusion_tiny with its weights."""
+    tensors, metadata = read_golden(goldens / "fusion_tiny.safetensors")
+    config = json.loads(metadata["config"])
+    model = TwinDiT(tower_settings(config["video"]), tower_settings(config["audio"]), **options)
+    weights = {k.removeprefix("weights/"): v.float() for k, v in tensors.items() if k.startswith("weights/")}
+    model.load_state_dict(weights, strict=True)
+    return model.to(dtype)
+
+
+TINY_TOWER: dict[str, Any] = {
+    "dim": 64,
+    "ffn_dim": 96,
+    "num_heads": 2,
+    "num_layers": 3,
+    "freq_dim": 16,
+    "text_len": 6,
+    "text_dim": 10,
+}
+TINY_VIDEO = TINY_TOWER | {"in_dim": 4}
+TINY_AUDIO = TINY_TOWER | {"in_dim": 3, "patch_kernel_size": 3, "patch_hidden_dim": 32}
+
+
+def tiny_twin(*, spread: float = 0.0, **options: Any) -> TwinDiT:
+    """A twin of the ball world's shape (head dim 32).
+
+    A fresh model predicts zero; `spread` adds that much noise to every parameter, so that each one matters.
+    """
+    model = TwinDiT(TINY_VIDEO, TINY_AUDIO, **options)
+    if spread:
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def tiny_batch(batch: int = 2, seed: int = 0, frames: int = 4, tokens: int = 11) -> dict[str, Any]:
+    """Arguments of `forward` for `tiny_twin`: latents, times and texts."""
+    g = torch.Generator().manual_seed(seed)
+    text = torch.randn(batch, 5, 10, generator=g)
+    return {
+        "video": torch.randn(batch, 4, frames, 4, 4, generator=g),
+        "audio": torch.randn(batch, tokens, 3, generator=g),
+        "t_video": 1000 * torch.rand(batch, generator=g),
+        "t_audio": 1000 * torch.rand(batch, generator=g),
+        "text_video": text,
+        "text_audio": text,
+    }
