@@ -105,7 +105,7 @@ class BandVocoder:
         length = latents_BLC.shape[1]
         level_BLK = (latents_BLC.float() * std_K + mean_K).clamp(max=math.log(1 + FLOOR))  # full scale
         energy_BLK = (level_BLK.exp() - FLOOR).clamp(min=0)
-        # Close to the floor a generated latent's small error reads as a faint tone: faded out, by how much it can err.
+        # Close to the floor a small error of a latent reads as a faint tone: faded out.
         energy_BLK *= 1 - torch.exp(-(energy_BLK / (GATE * FLOOR * std_K)).square())
         target_BLK = torch.log(energy_BLK + FLOOR)
         carriers = _carriers(self.sample_rate, length, self.partials_hz, self.seed)

@@ -17,13 +17,12 @@ import torch
 from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 
-from ovi_eval.media import ClipSet
+from ovi_eval.clipset import ClipSet
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.codecs.pair import default_codec
+from ovi_lab.data.fitting import fit_codec, learned_from
 from ovi_lab.data.loading import ClipDataset, ClipLoader, OnError, media_runs
-from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, media_batches, prepare_world, shards_of
+from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
 from ovi_lab.data.samples import MediaFormat, OnResample
-from ovi_lab.data.shards import file_sha256
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
 
@@ -239,20 +238,12 @@ class OviDataModule(LightningDataModule):
     def _fitted_codec_path(self) -> Path:
         """The codec fitted on these shards in this format: kept under `root` by what it was fitted on."""
         dataset = self._raw("train")
-        learned_from = {
-            "shards": {path.name: file_sha256(path) for path in dataset.paths},
-            "format": vars(self._wanted) if self._wanted else None,
-            "clips": min(len(dataset), CLIPS_TO_FIT),
-        }
-        digest = hashlib.sha256(json.dumps(learned_from, sort_keys=True).encode()).hexdigest()
-        path = self.root / f"codec-{digest[:10]}.safetensors"
+        learned = json.dumps(learned_from(dataset, CLIPS_TO_FIT), sort_keys=True)
+        path = self.root / f"codec-{hashlib.sha256(learned.encode()).hexdigest()[:10]}.safetensors"
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / f".{path.name}.lock"):
             if not path.is_file():
-                first = next(iter(media_runs(dataset, 1, 1)))[0][1]
-                codec = default_codec(first.fps, first.sample_rate)
-                codec.fitted_on = learned_from
-                codec.fit(media_batches(dataset, CLIPS_TO_FIT)).save(path)
+                fit_codec(dataset, CLIPS_TO_FIT).save(path)
         return path
 
     def _decoded(self, dataset: ClipDataset, count: int | None) -> ClipSet:

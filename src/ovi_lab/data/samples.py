@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ovi_eval.errors import EvalError
-from ovi_eval.media import decode_audio, decode_video, fit_length
+from ovi_eval.media import decode_audio, decode_video, fit_length, resample
 from ovi_lab.data.shards import BadSampleError
 from ovi_lab.errors import UserError
 
@@ -114,7 +114,7 @@ def latent_members(
 ) -> dict[str, bytes]:
     """The members of one sample of latents."""
     tensors = {"video": video_CFhw.contiguous(), "audio": audio_LC.contiguous()}
-    return {"json": _json({"caption": caption, "meta": dict(meta)}), LATENTS: save_tensors(tensors)}
+    return {"json": json_bytes({"caption": caption, "meta": dict(meta)}), LATENTS: save_tensors(tensors)}
 
 
 def read_latents(members: Mapping[str, bytes]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def array_members(
     """The members of one lossless sample: uint8 frames and the wave as int16."""
     wave = (wave_S.clamp(-1, 1) * INT16_SCALE).round().to(torch.int16)
     about = {"caption": caption, "fps": fps, "sample_rate": sample_rate, "meta": dict(meta)}
-    return {"json": _json(about), FRAMES: _npy(frames_THWC.numpy()), WAVE: _npy(wave.numpy())}
+    return {"json": json_bytes(about), FRAMES: _npy(frames_THWC.numpy()), WAVE: _npy(wave.numpy())}
 
 
 def read_media(
@@ -212,7 +212,7 @@ def conform(
         frames_THWC = torch.stack([fit_frame(frame, wanted.height, wanted.width) for frame in frames_THWC])
     if clip.sample_rate != wanted.sample_rate:
         refuse_other_rate(clip.sample_rate, wanted.sample_rate, on_resample)
-        wave_S = _resample(wave_S, clip.sample_rate, wanted.sample_rate)
+        wave_S = resample(wave_S, clip.sample_rate, wanted.sample_rate)
     wave_S = fit_length(wave_S, wanted.num_samples)
     return MediaClip(
         clip.caption, frames_THWC, wanted.fps, wave_S, wanted.sample_rate, clip.source_rate, clip.meta
@@ -223,7 +223,7 @@ def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:
     """Raises UserError naming both rates where resampling is not allowed."""
     if on_resample == "raise":
         raise UserError(
-            f"audio has {rate} Hz, this codec takes {wanted}; pass data.on_resample=resample, "
+            f"audio has {rate} Hz, this codec takes {wanted}; pass on_resample=resample, "
             f"or pack the clips at {wanted} Hz"
         )
 
@@ -275,15 +275,6 @@ def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> Medi
     return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))
 
 
-def _resample(wave_S: Tensor, rate: int, wanted: int) -> Tensor:
-    """Through a wav in memory, so that stored arrays and files go through the same resampler."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, wave_S.numpy(), rate, format="WAV", subtype="FLOAT")
-    return decode_audio(file.getvalue(), wanted, name="its wave").wave_S
-
-
 def _load_npy(data: bytes, name: str) -> np.ndarray[Any, Any]:
     """An array of plain numbers whose header tells the truth about its size, so that no header can ask for
     memory.
@@ -312,5 +303,6 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
     return file.getvalue()
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """A member `.json`."""
     return json.dumps(value, ensure_ascii=False).encode()

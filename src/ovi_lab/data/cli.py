@@ -1,0 +1,220 @@
+"""`ovi-data`: make a world's clips, pack real ones, look into shards, fit a codec, encode.
+
+Exit codes: 0 done; 2 bad usage or input, said in one line on standard error; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ovi_eval.errors import EvalError
+from ovi_lab.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `ovi-data`; returns its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+    except (UserError, EvalError) as error:
+        print(f"ovi-data: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"ovi-data: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ovi-data: interrupted; what was whole is kept, the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    make = commands.add_parser("make", help="make a world's clips, codec and latents")
+    make.add_argument("world", metavar="WORLD", help="name of a world, such as bouncing_ball")
+    make.add_argument("--out", type=Path, default=Path("data"), help="folder for it (default: data)")
+    make.add_argument("--train", type=int, default=4096, help="clips to train on (4096)")
+    make.add_argument("--eval", type=int, default=512, help="clips to evaluate on (512)")
+    make.add_argument(
+        "--seed", type=int, default=1, help="of the training clips; the others have the next (1)"
+    )
+    make.set_defaults(run=_make)
+
+    pack = commands.add_parser("pack", help="a folder of video files with captions -> shards")
+    pack.add_argument("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
+    pack.add_argument("shards", type=Path, metavar="SHARDS", help="prefix: SHARDS-000.tar, … are written")
+    pack.add_argument(
+        "--size", default="64x64", metavar="HxW", help="height x width, scaled and cropped (64x64)"
+    )
+    pack.add_argument("--fps", type=float, default=16.0, help="frames a second (16)")
+    pack.add_argument("--sample-rate", type=int, default=8000, help="Hz, one channel (8000)")
+    pack.add_argument(
+        "--seconds", type=float, help="cut files into clips of this length; else one clip a file"
+    )
+    pack.add_argument("--clips-per-shard", type=int, default=256, help="(256)")
+    pack.add_argument(
+        "--captions", type=Path, help=".csv (file,caption) or .jsonl; else a .txt beside each file"
+    )
+    pack.add_argument("--store", choices=("auto", "arrays", "mp4", "original"), default="auto")
+    pack.add_argument("--crop-bars", action="store_true", help="cut black bars off first")
+    pack.add_argument("--on-error", choices=("skip", "raise"), default="skip")
+    pack.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
+    pack.add_argument("--overwrite", action="store_true")
+    pack.set_defaults(run=_pack)
+
+    inspect = commands.add_parser("inspect", help="what shards hold, and what is wrong with them")
+    inspect.add_argument("shards", nargs="+", metavar="SHARDS", help="a pattern, braces expanded, or several")
+    inspect.add_argument("--sheet", type=Path, help="PNG with frames above spectrograms")
+    inspect.add_argument("--clips", type=int, default=6, help="clips on the sheet (6)")
+    inspect.add_argument("--codec", type=Path, help="decodes shards of latents for the sheet")
+    inspect.set_defaults(run=_inspect)
+
+    fit = commands.add_parser("fit-codec", help="fit the video and the audio codec on shards of media")
+    fit.add_argument("shards", nargs="+", metavar="SHARDS")
+    fit.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
+    fit.add_argument("--clips", type=int, default=1024, help="learn from the first clips (1024)")
+    fit.set_defaults(run=_fit)
+
+    encode = commands.add_parser("encode", help="shards of media -> shards of latents")
+    encode.add_argument("shards", nargs="+", metavar="SHARDS")
+    encode.add_argument("--codec", type=Path, required=True)
+    encode.add_argument("--out", type=Path, required=True, help="prefix of the shards to write")
+    encode.add_argument("--clips-per-shard", type=int, default=512)
+    encode.set_defaults(run=_encode)
+    return parser
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    from ovi_lab.data.prepare import WorldSettings, prepare_world, shards_of
+
+    settings = WorldSettings(
+        arguments.world, arguments.train, arguments.eval, arguments.seed, arguments.seed + 1
+    )
+    folder = prepare_world(settings, arguments.out)
+    rows = [("folder", str(folder)), ("codec", str(folder / "codec.safetensors"))]
+    for split, count in (("train", settings.num_train), ("eval", settings.num_eval)):
+        shards = {kind: len(shards_of(folder, split, kind)) for kind in ("media", "latents")}
+        rows.append(
+            (split, f"{count} clips in {shards['media']} media and {shards['latents']} latents shards")
+        )
+    _table(f"{settings.world}", rows)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from ovi_lab.data.pack import PackOptions, pack_folder
+
+    height, width = _size(arguments.size)
+    options = PackOptions(
+        height=height,
+        width=width,
+        fps=arguments.fps,
+        sample_rate=arguments.sample_rate,
+        seconds=arguments.seconds,
+        clips_per_shard=arguments.clips_per_shard,
+        store=arguments.store,
+        crop_bars=arguments.crop_bars,
+        on_error=arguments.on_error,
+        on_resample=arguments.on_resample,
+    )
+    report = pack_folder(arguments.folder, arguments.shards, options, arguments.captions, arguments.overwrite)
+    rows = [
+        ("files", f"{report.files}, {len(report.skipped)} skipped"),
+        ("clips", str(report.clips)),
+        ("shards", ", ".join(map(str, report.shards))),
+    ]
+    rows += [
+        ("resampled", f"{count} files from {rate} Hz to {options.sample_rate} Hz")
+        for rate, count in sorted(report.resampled.items())
+    ]
+    rows += [("skipped", f"{bad.key}: {bad.reason}") for bad in report.skipped]
+    _table("packed", rows)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from ovi_lab.codecs import LatentCodec
+    from ovi_lab.data.inspection import contact_sheet, inspect_shards
+    from ovi_lab.data.shards import expand_shards
+
+    paths = expand_shards(arguments.shards)
+    codec = LatentCodec.load(arguments.codec) if arguments.codec else None
+    found = inspect_shards(paths, codec, arguments.clips if arguments.sheet else 0)
+    kinds = ", ".join(f"{count} of {kind}" for kind, count in found.kinds.most_common())
+    rows = [
+        ("shards", f"{found.shards}, {found.size / 2**20:.1f} MiB of samples"),
+        ("samples", f"{found.samples} ({kinds})" if kinds else "0"),
+    ]
+    rows += [("shape", f"{shape} ({count})") for shape, count in found.shapes.most_common(8)]
+    if found.seconds:
+        low, high, total = min(found.seconds), max(found.seconds), sum(found.seconds)
+        rows.append(("length", f"{low:.2f} to {high:.2f} s, {total / 60:.1f} min in all"))
+    words = {word for caption in found.captions for word in caption.split()}
+    rows.append(("captions", f"{len(found.captions)} different, of {len(words)} words"))
+    rows += [("", f"{count} x {caption}") for caption, count in found.captions.most_common(5)]
+    rows.append(("bad", str(len(found.bad))))
+    rows += [("", str(bad)) for bad in found.bad[:50]]
+    _table("shards", rows)
+    if arguments.sheet:
+        _table("", [("sheet", str(contact_sheet(found.first, arguments.sheet)))])
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from ovi_lab.data.fitting import fit_codec, quality
+    from ovi_lab.data.loading import ClipDataset
+
+    dataset = ClipDataset(arguments.shards)
+    codec = fit_codec(dataset, arguments.clips)
+    codec.save(arguments.out)
+    _table("codec", [("file", str(arguments.out)), *quality(codec, dataset)])
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    from ovi_lab.codecs import LatentCodec
+    from ovi_lab.data.loading import ClipDataset
+    from ovi_lab.data.prepare import encoded
+    from ovi_lab.data.progress import progress
+    from ovi_lab.data.shards import write_shards
+
+    codec = LatentCodec.load(arguments.codec)
+    dataset = ClipDataset(arguments.shards, codec)
+    if dataset.kinds != {"media"}:
+        raise UserError(f"{dataset.paths[0]} holds latents already; encode shards of media")
+    samples = progress(encoded(dataset, codec), "encoding", len(dataset))
+    shards = write_shards(arguments.out, samples, arguments.clips_per_shard)
+    _table("encoded", [("shards", ", ".join(map(str, shards)))])
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UserError(f"--size is {text!r}; expected height x width in pixels, such as 64x64")
+    return int(height), int(width)
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, show_header=False, box=None, title_justify="left", pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

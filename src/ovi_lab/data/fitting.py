@@ -1,0 +1,56 @@
+"""A codec fitted on the clips of media shards, and how well it keeps them.
+
+Shape suffixes: N clips.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ovi_lab.codecs import LatentCodec
+from ovi_lab.codecs.pair import default_codec
+from ovi_lab.data.loading import ClipDataset, media_runs
+from ovi_lab.data.prepare import media_batches
+from ovi_lab.data.shards import file_sha256
+from ovi_lab.errors import UserError
+
+
+def learned_from(dataset: ClipDataset, limit: int) -> dict[str, Any]:
+    """What a codec fitted on that data set learned from, in plain values: the same values, the same codec."""
+    return {
+        "shards": {path.name: file_sha256(path) for path in dataset.paths},
+        "format": vars(dataset.wanted) if dataset.wanted else None,
+        "clips": min(len(dataset), limit),
+    }
+
+
+def fit_codec(dataset: ClipDataset, limit: int) -> LatentCodec:
+    """BlockPCA and BandVocoder fitted on the first `limit` clips, at these clips' rates.
+
+    Raises:
+        UserError: no usable clip, latents instead of media, or sizes and rates that the codecs cannot take.
+    """
+    if "media" not in dataset.kinds:
+        raise UserError(f"{dataset.paths[0]} holds latents; a codec is fitted on media")
+    first = next(media_runs(dataset, 1, 1), None)
+    if first is None:
+        raise UserError(f"no clip of {dataset.paths[0]} can be used")
+    codec = default_codec(first[0][1].fps, first[0][1].sample_rate)
+    codec.fitted_on = learned_from(dataset, limit)
+    return codec.fit(media_batches(dataset, limit))
+
+
+def quality(codec: LatentCodec, dataset: ClipDataset, clips: int = 32) -> list[tuple[str, str]]:
+    """(what, how much) of the first clips through the codec and back."""
+    frames_N, waves_N = next(media_batches(dataset, clips))
+    video_N, audio_N = codec.encode(frames_N, waves_N)
+    back_N, sound_N = codec.decode(video_N, audio_N, waves_N.shape[1])
+    error = (back_N.float() - frames_N.float()).square().mean().item() / 255**2
+    again_N = codec.audio.encode(sound_N)
+    heard = (again_N - audio_N).square().mean().sqrt().item()
+    return [
+        ("latents", f"video {list(video_N.shape[1:])}, audio {list(audio_N.shape[1:])}"),
+        ("picture", f"{-10 * math.log10(max(error, 1e-10)):.1f} dB PSNR over {len(frames_N)} clips"),
+        ("sound", f"decoded and analysed again: {heard:.3f} standard deviations off"),
+    ]

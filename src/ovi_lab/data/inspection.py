@@ -1,0 +1,165 @@
+"""What shards hold: counts, shapes, lengths, captions, what is wrong, and a picture of a few clips.
+
+Shape suffixes: T frames, H rows, W columns, C colours, S samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovi_lab.codecs import LatentCodec
+from ovi_lab.data.loading import ClipDataset
+from ovi_lab.data.progress import progress
+from ovi_lab.data.samples import MediaClip, kind_of, read_latents, read_media
+from ovi_lab.data.shards import BadSample, BadSampleError, ShardReader, file_sha256, read_index, total_bytes
+from ovi_lab.errors import UserError
+
+
+@dataclass
+class Inspection:
+    """What was found. `shapes` counts (kind, what, shape in words)."""
+
+    shards: int = 0
+    samples: int = 0
+    size: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    shapes: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    captions: Counter[str] = field(default_factory=Counter)
+    bad: list[BadSample] = field(default_factory=list)
+    first: list[tuple[str, MediaClip]] = field(default_factory=list)
+
+
+def inspect_shards(
+    paths: Sequence[Path], codec: LatentCodec | None = None, keep: int = 0, quiet: bool = False
+) -> Inspection:
+    """Read every sample of the shards, and compare shards with the digests in their indexes.
+
+    Args:
+        paths: the shards.
+        codec: decodes the first latents for the picture, where there are only latents.
+        keep: how many clips to keep decoded (`first`).
+    """
+    found = Inspection(shards=len(paths))
+    reader = ShardReader()
+    indexes = [read_index(path) for path in paths]
+    for index in indexes:
+        found.bad += index.bad
+        if index.sha256 is not None and file_sha256(index.path) != index.sha256:
+            found.bad.append(
+                BadSample(index.path.name, "(whole shard)", "its sha256 is not the one in its index")
+            )
+    entries = [entry for index in indexes for entry in index.entries]
+    found.size = total_bytes(entries)
+    for entry in progress(iter(entries), "reading", len(entries), not quiet):
+        try:
+            members = reader.read(entry)
+            if kind_of(members) == "latents":
+                clip = _latents(members, found, codec if len(found.first) < keep else None)
+            else:
+                clip = read_media(members)
+                _count_media(clip, found)
+        except BadSampleError as error:
+            found.bad.append(BadSample(entry.shard.name, entry.key, str(error)))
+            continue
+        found.samples += 1
+        if clip is not None and len(found.first) < keep:
+            found.first.append((entry.key, clip))
+    reader.close()
+    return found
+
+
+def _count_media(clip: MediaClip, found: Inspection) -> None:
+    T, H, W, _ = clip.frames_THWC.shape
+    found.kinds["media"] += 1
+    found.shapes[f"{T} frames of {H}x{W} at {clip.fps:.4g}/s, sound at {clip.sample_rate} Hz"] += 1
+    found.seconds.append(T / clip.fps)
+    found.captions[clip.caption] += 1
+
+
+def _latents(members: dict[str, bytes], found: Inspection, codec: LatentCodec | None) -> MediaClip | None:
+    sample = read_latents(members)
+    video_CFhw, audio_LC = sample["video"], sample["audio"]
+    found.kinds["latents"] += 1
+    found.shapes[f"video latents {list(video_CFhw.shape)}, audio latents {list(audio_LC.shape)}"] += 1
+    found.captions[sample["caption"]] += 1
+    if codec is None:
+        return None
+    frames_NTHWC, waves_NS = codec.decode(video_CFhw[None], audio_LC[None])
+    rate = codec.sample_rate
+    return MediaClip(sample["caption"], frames_NTHWC[0], codec.fps, waves_NS[0], rate, rate, sample["meta"])
+
+
+def contact_sheet(clips: Sequence[tuple[str, MediaClip]], path: Path, width: int = 1024) -> Path:
+    """A PNG with each clip's frames side by side above its spectrogram (time to the right), under its
+    caption.
+
+    Raises:
+        UserError: there is no clip to show.
+    """
+    from PIL import Image, ImageDraw
+
+    if not clips:
+        raise UserError("no clip can be shown; shards of latents need --codec to decode them")
+    rows = [_row(clip, width) for _, clip in clips]
+    label = 14
+    sheet = Image.new("RGB", (width, sum(row.shape[0] + label + 6 for row in rows)), (40, 40, 40))
+    draw = ImageDraw.Draw(sheet)
+    top = 0
+    for (key, clip), row in zip(clips, rows, strict=True):
+        text = f"{key}: {clip.caption}".encode("latin-1", "replace").decode("latin-1")
+        draw.text((4, top + 1), text[: width // 6], fill=(230, 230, 230))
+        sheet.paste(Image.fromarray(row.numpy()), (0, top + label))
+        top += row.shape[0] + label + 6
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp.png")
+    sheet.save(temporary)
+    temporary.replace(path)
+    return path
+
+
+def _row(clip: MediaClip, width: int) -> Tensor:
+    """uint8 [rows, width, 3]: frames, then the spectrogram."""
+    T, H, W, _ = clip.frames_THWC.shape
+    count = min(T, max(1, width // max(32, round(64 * W / H))))
+    shown = torch.linspace(0, T - 1, count).round().long()
+    cell = width // count
+    high = max(1, round(cell * H / W))
+    frames_TCHW = clip.frames_THWC[shown].permute(0, 3, 1, 2).float()
+    enlarged = torch.nn.functional.interpolate(
+        frames_TCHW, (high, cell), mode="nearest-exact" if cell >= W else "area"
+    )
+    strip = torch.zeros(high, width, 3, dtype=torch.uint8)
+    strip[:, : count * cell] = (
+        enlarged.permute(2, 0, 3, 1).reshape(high, count * cell, 3).round().clamp(0, 255).to(torch.uint8)
+    )
+    picture = spectrogram_picture(clip.wave_S, clip.sample_rate, count * cell)
+    padded = torch.zeros(picture.shape[0], width, 3, dtype=torch.uint8)
+    padded[:, : count * cell] = picture
+    return torch.cat([strip, padded])
+
+
+def spectrogram_picture(wave_S: Tensor, sample_rate: int, width: int, height: int = 72) -> Tensor:
+    """uint8 [height, width, 3]: level in dB over 80 dB below the loudest, low frequencies at the bottom."""
+    import matplotlib
+
+    size = 2 ** max(6, round(sample_rate * 0.032).bit_length())
+    window = torch.hann_window(size)
+    padded = torch.nn.functional.pad(wave_S, (0, max(0, size - len(wave_S))))
+    power = torch.stft(padded, size, size // 4, window=window, return_complex=True).abs().square()
+    level = 10 * torch.log10(power / power.max().clamp(min=1e-8) + 1e-8) / 80 + 1
+    level = torch.nn.functional.interpolate(level[None, None], (height, width), mode="area")[0, 0].flip(0)
+    colours: Any = matplotlib.colormaps["magma"](level.clamp(0, 1).numpy())
+    return torch.from_numpy((colours[..., :3] * 255).astype("uint8"))
+
+
+def clips_of(dataset: ClipDataset, count: int) -> list[tuple[str, MediaClip]]:
+    """The first `count` media clips of a data set with their keys."""
+    return [(dataset.entries[n].key, dataset.media(n)) for n in range(min(count, len(dataset)))]
