@@ -80,9 +80,10 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, skip: bool
         else:
             predicted, target = predicted[:, :, 1:], target[:, :, 1:]
             mask = None if mask is None else mask[:, :, 1:]
-    error = (predicted.float() - target.float()).square()
+    difference = predicted.float() - target.float()
     if mask is None:
-        return error.flatten(1).mean(dim=1)
-    # where, not a product: what lies under padding may be anything, even not a number.
-    error = torch.where(mask, error, torch.zeros_like(error))
-    return error.flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp_min(1)
+        return difference.square().flatten(1).mean(dim=1)
+    # where, not a product, and before the square: padding may hold anything, even what is not a number, and
+    # neither the loss nor its gradient sees it.
+    difference = torch.where(mask, difference, torch.zeros_like(difference))
+    return difference.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp_min(1)
