@@ -24,8 +24,8 @@ ONSET_GAP_TOKENS = 7
 ONSET_OFFSET = 0.01
 """Added to the summed energy before the logarithm, so that hiss makes no flux."""
 TONE_BANDS = (2, 4, 6, 8)
-"""The bands of 350, 600, 1000 and 1600 Hz, the pitches of red, green, blue and yellow. No drum's overtone lies in
-another drum's band."""
+"""The bands of 350, 600, 1000 and 1600 Hz, the pitches of red, green, blue and yellow. No drum's overtone
+lies in another drum's band."""
 COLOURS = ("red", "green", "blue", "yellow")
 COLOUR_RGB = ((1.0, 0.15, 0.15), (0.15, 1.0, 0.15), (0.25, 0.35, 1.0), (1.0, 0.9, 0.1))
 DARK = 0.02
@@ -61,7 +61,7 @@ def floor_light(frames_NTHWC: Tensor) -> Tensor:
 
 
 def flux(bands_NLK: Tensor) -> Tensor:
-    """How fast the sound without its hum grows louder, [N, L]: its rise over one token + half that over two."""
+    """How fast the sound, hum apart, grows louder, [N, L]: its rise over one token + half that over two."""
     loud_NL = torch.log(bands_NLK[..., 1:].exp().sum(dim=-1) + ONSET_OFFSET)
     rise_NL = torch.zeros_like(loud_NL)
     rise_NL[:, 1:] += loud_NL[:, 1:] - loud_NL[:, :-1]
@@ -70,7 +70,7 @@ def flux(bands_NLK: Tensor) -> Tensor:
 
 
 def landings(frames_NTHWC: Tensor, fps: float) -> list[list[float]]:
-    """Seconds of each clip's landings: half a frame before the centre of the first frame with a brighter floor."""
+    """Seconds of each clip's landings: half a frame before the centre of the first brighter frame."""
     light_NT = floor_light(frames_NTHWC)
     leaps_NT = torch.zeros_like(light_NT, dtype=torch.bool)
     leaps_NT[:, 1:] = light_NT[:, 1:] - light_NT[:, :-1] > LANDING_RISE
@@ -135,7 +135,7 @@ def matched(first: Sequence[float], second: Sequence[float], within: float) -> i
 
 
 def nearest_offsets(first: Sequence[float], second: Sequence[float], cap: float) -> list[float]:
-    """Seconds from each event of either list to the nearest of the other, `cap` at most or where it is empty."""
+    """Seconds from each event of either list to the nearest of the other, `cap` at most."""
     return [
         min([cap] + [abs(a - b) for b in others])
         for ours, others in ((first, second), (second, first))

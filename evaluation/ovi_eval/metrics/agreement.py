@@ -16,7 +16,7 @@ from .base import ClipMetric, ValueSpec
 class Agreement(ClipMetric):
     """Share of clips whose colour and pitch agree, for full and for vague captions. Chance is 0.25."""
 
-    name = "agreement"
+    name = "ball/agreement"
     version = "1"
     values = (ValueSpec("ball/agreement_full", "higher"), ValueSpec("ball/agreement_vague", "higher"))
     reasons = (*ClipMetric.reasons, "no ball is seen", "no drum is heard")

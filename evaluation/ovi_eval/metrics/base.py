@@ -12,6 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from ..clipset import FAILED, ClipSet
+from ..errors import EvalError
+from ..frechet import frechet_distance
 
 Direction = Literal["higher", "lower", "closer_to_reference"]
 SILENT = 1e-4
@@ -42,6 +44,7 @@ class OviMetric(Metric):
     version: ClassVar[str]
     kind: ClassVar[Literal["mean", "frechet"]]
     values: ClassVar[tuple[ValueSpec, ...]]
+    needs_judges: ClassVar[bool] = False
     reasons: ClassVar[tuple[str, ...]] = (
         "",
         "marked as failed when it was made",
@@ -64,6 +67,18 @@ class OviMetric(Metric):
         loud_N = clips.waves_NS.abs().amax(dim=1) >= SILENT
         codes_N = torch.where((codes_N == 0) & ~finite_N, 2, codes_N)
         return torch.where((codes_N == 0) & ~loud_N, 3, codes_N)
+
+    def per_clip(self) -> dict[str, Tensor]:
+        """Each value clip by clip, in the order seen: [N] float64, NaN where a clip has none. Empty for
+        sets.
+        """
+        return {}
+
+    def coverage(self) -> dict[str, tuple[int, float]]:
+        """For each value the number of clips it rests on, and their share of those that should have it."""
+        codes_N = dim_zero_cat(self.codes)
+        count = int((codes_N == 0).sum())
+        return {spec.key: (count, count / max(len(codes_N), 1)) for spec in self.values}
 
 
 class ClipMetric(OviMetric):
@@ -114,13 +129,53 @@ class ClipMetric(OviMetric):
         }
 
     def per_clip(self) -> dict[str, Tensor]:
-        """Each value clip by clip, in the order seen: [N] float64, NaN where a clip has none."""
         return dict(zip([spec.key for spec in self.values], dim_zero_cat(self.scores).T, strict=True))
 
     def coverage(self) -> dict[str, tuple[int, float]]:
-        """For each value the number of clips that have it, and their share of those that should."""
         have, should = ~dim_zero_cat(self.scores).isnan(), dim_zero_cat(self.applies)
         return {
             spec.key: (int(have[:, k].sum()), float(have[:, k].sum() / max(int(should[:, k].sum()), 1)))
             for k, spec in enumerate(self.values)
         }
+
+
+class FrechetMetric(OviMetric):
+    """A Fréchet distance to reference clips. Subclasses give `features`.
+
+    States, all concatenated over processes: features of reference and of scored clips, float32 [N, D];
+    `codes` [N], why a clip was left out (0: it was not).
+    """
+
+    kind = "frechet"
+    references: list[Tensor]
+    scored: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for state in ("references", "scored", "codes"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def features(self, clips: ClipSet) -> Tensor:
+        """Features [N, D] of sound clips."""
+        raise TypeError(f"{type(self).__name__} has no features()")
+
+    def update(self, clips: ClipSet, reference: bool = False) -> None:
+        """Adds clips to be scored, or those they are compared with. Clips that failed are left out."""
+        codes_N = self.faults(clips)
+        rows = (codes_N == 0).nonzero().flatten()
+        if len(rows):
+            (self.references if reference else self.scored).append(self.features(clips[rows]).detach().cpu())
+        if not reference:
+            self.codes.append(codes_N)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The distance; NaN for fewer than two clips. Raises EvalError without two clips to compare with."""
+        key = self.values[0].key
+        references, scored = (
+            dim_zero_cat(x) if len(x) else torch.zeros(0, 1) for x in (self.references, self.scored)
+        )
+        if len(references) < 2:
+            raise EvalError(f"{key} compares with real clips and got {len(references)}; give a reference")
+        if len(scored) < 2:
+            return {key: torch.tensor(torch.nan, dtype=torch.float64)}
+        return {key: torch.tensor(frechet_distance(scored, references), dtype=torch.float64)}

@@ -22,7 +22,7 @@ CAP = 0.400
 class EventSync(ClipMetric):
     """Onset F1, IoU and offset (ms) between what is seen and what is heard."""
 
-    name = "event_sync"
+    name = "ball/event_sync"
     version = "1"
     values = (
         ValueSpec("ball/onset_f1", "higher"),

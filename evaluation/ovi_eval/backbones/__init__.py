@@ -1,0 +1,1 @@
+"""Networks that metrics look through: their architecture and how their weights are loaded."""

@@ -1,0 +1,195 @@
+"""Scores a set of clips with every metric asked for: values, on how many clips they rest, and clip by clip.
+
+Also the rows that stand beside a measured arm: real clips as a ceiling, real clips whose sound comes late
+or belongs to another clip as floors.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .backbones.ball_judges import Judges, load_judges
+from .clipset import FAILED, ClipSet
+from .detectors import landings, seen
+from .errors import EvalError
+from .metrics.base import FrechetMetric, OviMetric
+from .registry import build, find
+
+BATCH = 32
+SHIFTS_MS = (50, 100, 150)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being scored, the batches done and all batches."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One value over a set of clips. `value` is None where no clip could be scored.
+
+    `n` clips have it; `coverage` is their share of the clips that should. `version` and `variant` part
+    numbers that must not be compared. `kind` "mean": of the values clip by clip; "frechet": of two sets.
+    """
+
+    value: float | None
+    n: int
+    coverage: float
+    direction: str
+    unit: str
+    version: str
+    variant: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `score_clips` found.
+
+    `values` by key; `per_clip` has for each clip, in their order, its values by key, None where it lacks one;
+    `failed` says of clips, by their place, why a metric could not score them; `provenance` is the judges'.
+    """
+
+    values: dict[str, Score]
+    per_clip: list[dict[str, float | None]]
+    failed: dict[int, str]
+    provenance: dict[str, Any]
+
+
+def score_clips(
+    clips: ClipSet,
+    reference: ClipSet | None = None,
+    metrics: Iterable[str] | None = None,
+    judges: Judges | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """Scores `clips`.
+
+    Args:
+        clips: what to score.
+        reference: real clips for the Fréchet distances, best others than those scored.
+        metrics: names of metrics or of values; None takes all, without a reference all that need none.
+        judges: through which networks to look; None takes the committed ones.
+        progress: told after every batch.
+
+    Raises EvalError for no clips, unknown names, or a Fréchet distance asked for by name without a reference.
+    """
+    if not len(clips):
+        raise EvalError("there are no clips to score")
+    wanted = find(metrics)
+    lacking = (
+        [metric.name for metric in wanted if issubclass(metric, FrechetMetric)] if reference is None else []
+    )
+    if lacking and metrics is not None:
+        raise EvalError(f"{', '.join(lacking)} compares with real clips; give a reference")
+    wanted = [metric for metric in wanted if metric.name not in lacking]
+    if judges is None and any(metric.needs_judges for metric in wanted):
+        judges = load_judges()
+    scores: dict[str, Score] = {}
+    rows: list[dict[str, float | None]] = [{} for _ in range(len(clips))]
+    failed: dict[int, str] = {}
+    for kind in wanted:
+        metric = build(kind, judges)
+        _feed(metric, clips, reference, progress)
+        values, coverage, per_clip = metric.compute(), metric.coverage(), metric.per_clip()
+        for spec in metric.values:
+            n, share = coverage[spec.key]
+            scores[spec.key] = Score(
+                value=_number(float(values[spec.key])),
+                n=n,
+                coverage=share,
+                direction=spec.direction,
+                unit=spec.unit,
+                version=metric.version,
+                variant=metric.variant,
+                kind=metric.kind,
+            )
+            if spec.key in per_clip:
+                for row, value in zip(rows, per_clip[spec.key].tolist(), strict=True):
+                    row[spec.key] = _number(value)
+        for place, why in enumerate(metric.failures()):
+            if why:
+                failed.setdefault(place, str(clips.meta[place].get(FAILED) or f"{metric.name}: {why}"))
+    provenance = {"sha256": judges.sha256, **judges.provenance} if judges else {}
+    return Scored(scores, rows, failed, provenance)
+
+
+def _feed(metric: OviMetric, clips: ClipSet, reference: ClipSet | None, progress: Progress | None) -> None:
+    parts = [(part, False) for part in _batches(clips)]
+    if isinstance(metric, FrechetMetric) and reference is not None:
+        parts += [(part, True) for part in _batches(reference)]
+    for done, (part, is_reference) in enumerate(parts, 1):
+        if isinstance(metric, FrechetMetric):
+            metric.update(part, reference=is_reference)
+        else:
+            metric.update(part)
+        if progress:
+            progress(metric.name, done, len(parts))
+
+
+def _batches(clips: ClipSet) -> Iterator[ClipSet]:
+    for start in range(0, len(clips), BATCH):
+        yield clips[start : start + BATCH]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def make_references(real: ClipSet, seed: int) -> dict[str, ClipSet]:
+    """Rows to stand beside the arms: `real`, `real_shifted_50ms` (100, 150) and `real_shuffled`.
+
+    Late sound begins with silence. The other clip has as many landings (by meta["count"], else as seen), so
+    that only when they happen differs, and the colour's pitch; `seed` draws which. Raises EvalError for a
+    single clip.
+    """
+    rows = {"real": real}
+    for ms in SHIFTS_MS:
+        rows[f"real_shifted_{ms}ms"] = with_late_sound(real, ms / 1000)
+    rows["real_shuffled"] = with_others_sound(real, seed)
+    return rows
+
+
+def with_late_sound(clips: ClipSet, seconds: float) -> ClipSet:
+    """The clips with sound that comes late: silence first, the end cut off."""
+    late = round(seconds * clips.sample_rate)
+    if not 0 <= late < clips.waves_NS.shape[1]:
+        length = clips.waves_NS.shape[1] / clips.sample_rate
+        raise EvalError(f"sound can be late by 0 s to the clips' {length:.3f} s, got {seconds} s")
+    waves_NS = torch.nn.functional.pad(clips.waves_NS, (late, 0))[:, : clips.waves_NS.shape[1]]
+    return clips.with_waves(waves_NS)
+
+
+def with_others_sound(clips: ClipSet, seed: int) -> ClipSet:
+    """The clips, each with the sound of another that has as many landings.
+
+    A number of landings that only one clip has goes together with the next one. Raises EvalError for a
+    single clip.
+    """
+    if len(clips) < 2:
+        raise EvalError(f"sounds can be exchanged between two clips or more, got {len(clips)}")
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.arange(len(clips))
+    for group in _alike(clips):
+        drawn = torch.tensor(group)[torch.randperm(len(group), generator=generator)]
+        source[drawn] = drawn.roll(1)
+    return clips.with_waves(clips.waves_NS[source])
+
+
+def _alike(clips: ClipSet) -> list[list[int]]:
+    """Groups, of two clips at least, with equally many landings."""
+    if all("count" in row for row in clips.meta):
+        counts = [int(row["count"]) for row in clips.meta]
+    else:
+        counts = [len(times) for times in landings(seen(clips), clips.fps)]
+    groups: list[list[int]] = []
+    for count in sorted(set(counts)):
+        members = [i for i, own in enumerate(counts) if own == count]
+        if groups and len(groups[-1]) < 2:
+            groups[-1] += members
+        else:
+            groups.append(members)
+    if len(groups) > 1 and len(groups[-1]) < 2:
+        groups[-2] += groups.pop()
+    return groups
