@@ -53,9 +53,7 @@ class Counted:
     def __init__(self) -> None:
         self.model = tiny_twin(spread=0.1)
         self.batches: list[int] = []
-        self.model.register_forward_pre_hook(
-            lambda _m, args: self.batches.append(len(args[0] if args[0] is not None else args[1]))
-        )
+        self.model.register_forward_pre_hook(self.count)
         self.video = noise_batch([1, 2], (4, 3, 4, 4), "video")
         self.audio = noise_batch([1, 2], (9, 3), "audio")
         g = torch.Generator().manual_seed(0)

@@ -50,6 +50,16 @@ def test_padding_is_inert(model: TwinDiT) -> None:
 
 
 @torch.no_grad()
+def test_a_batch_without_padding_has_no_mask(model: TwinDiT) -> None:
+    clip = torch.zeros(4, 2, 4, 4)
+    assert model.tower("video").embed(clip[None]).mask is None
+    assert model.tower("video").embed([clip, clip.clone()]).mask is None
+    mask = model.tower("video").embed([clip, clip[:, :1]]).mask
+    assert mask is not None
+    assert mask[:, 0, 0].tolist() == [[True] * 8, [True] * 4 + [False] * 4]
+
+
+@torch.no_grad()
 def test_a_prepared_text_is_the_text_and_is_not_computed_again(model: TwinDiT) -> None:
     batch = tiny_batch()
     plain = model(**batch)

@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any [..., D] to the same shape and type."""
         x_32 = x.float()
-        inverse = torch.rsqrt((x_32 * x_32).mean(dim=-1, keepdim=True) + self.eps)
+        inverse = torch.rsqrt(x_32.square().mean(dim=-1, keepdim=True) + self.eps)
         return (x_32 * inverse).to(x.dtype) * self.weight
 
 
