@@ -9,6 +9,7 @@ it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,6 +45,7 @@ class Claim:
     comparisons: Sequence[ClaimedComparison]
     supported: str
     unsupported: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,47 +67,75 @@ class Finding:
     evidence: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
-def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
-    """Claims from plain data (YAML, JSON): {comparisons: [{metric, arm, versus, relation?, margin?}],
-    supported, unsupported}, or with metric, arm and versus beside the wording where there is only one
-    comparison.
+_SHARED = ("metric", "relation", "margin")
 
-    Raises EvalError that names the entry and the field.
+
+def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
+    """Claims from plain data (YAML, JSON), each with its wordings `supported` and `unsupported`.
+
+    One comparison: {metric, arm, versus, relation?, margin?}. Several: {comparisons: [...]}, each such an
+    object or a pair [arm, versus] that takes metric, relation and margin from beside the list. `name` is
+    for messages; without wordings the claim is worded by its comparisons. Raises EvalError that names the
+    entry and the field.
     """
     claims = []
     for number, entry in enumerate(entries, 1):
-        where = f"{source}, claim {number}"
         if isinstance(entry, Claim):
             claims.append(entry)
             continue
+        where = f"{source}, claim {number}"
         if not isinstance(entry, Mapping):
             raise EvalError(f"{where}: expected fields, found {entry!r}")
-        wording = {key: _text(entry, key, where) for key in ("supported", "unsupported")}
-        rest = {key: value for key, value in entry.items() if key not in wording}
-        listed = rest.pop("comparisons", None)
-        if listed is None:
-            listed, rest = [rest], {}
-        if rest or not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-            raise EvalError(
-                f"{where}: give either comparisons (a list) or metric, arm and versus, with the wordings"
-            )
-        claims.append(Claim([_comparison(item, where) for item in listed], **wording))
+        rest = dict(entry)
+        name = str(rest.pop("name", ""))
+        wording = {key: rest.pop(key) for key in ("supported", "unsupported") if key in rest}
+        if "comparisons" in rest:
+            listed = rest.pop("comparisons")
+            shared = {key: rest.pop(key) for key in _SHARED if key in rest}
+            if rest or not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
+                raise EvalError(
+                    f"{where}: give either metric, arm and versus, or a list of comparisons, and the wordings"
+                )
+        else:
+            listed, shared = [rest], {}
+        comparisons = [_comparison(item, shared, where) for item in listed]
+        if not wording:
+            wording = _plain_wording(comparisons)
+        texts = [_text(wording, key, where) for key in ("supported", "unsupported")]
+        claims.append(Claim(comparisons, texts[0], texts[1], name))
     return claims
 
 
-def _comparison(entry: Any, where: str) -> ClaimedComparison:
+def _comparison(entry: Any, shared: Mapping[str, Any], where: str) -> ClaimedComparison:
+    if isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 2:
+        entry = {"arm": entry[0], "versus": entry[1]}
     valid = ("metric", "arm", "versus", "relation", "margin")
     if not isinstance(entry, Mapping) or set(entry) - set(valid):
-        raise EvalError(f"{where}: a comparison has the fields {', '.join(valid)}, found {entry!r}")
+        raise EvalError(f"{where}: a comparison is [arm, versus] or has {', '.join(valid)}; found {entry!r}")
+    entry = {**shared, **entry}
     relation, margin = entry.get("relation", "better"), entry.get("margin", 0.0)
     if relation not in ("better", "within"):
         raise EvalError(f"{where}: relation is {relation!r}, expected better or within")
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or margin < 0 or margin != margin:
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
         raise EvalError(f"{where}: margin is {margin!r}, expected a number of 0 or more")
     if relation == "within" and margin == 0:
         raise EvalError(f"{where}: a comparison within a margin needs a margin above 0")
     names = [_text(entry, key, where) for key in ("metric", "arm", "versus")]
     return ClaimedComparison(names[0], names[1], names[2], relation, float(margin))
+
+
+def _plain_wording(comparisons: Sequence[ClaimedComparison]) -> dict[str, str]:
+    """What a claim says that comes without words of its own."""
+    parts, fails = [], []
+    for number, c in enumerate(comparisons, 1):
+        n = "" if number == 1 else str(number)
+        numbers = f"{{a{n}}} for {c.arm}, {{b{n}}} for {c.versus} ({{p{n}}})"
+        relation = "better than" if c.relation == "better" else f"within {format_number(c.margin)} of"
+        parts.append(
+            f"{c.metric} of {c.arm} is {relation} that of {c.versus}: {{a{n}}} and {{b{n}}} ({{p{n}}})."
+        )
+        fails.append(f"{c.metric} is {numbers}: the data do not show {c.arm} {relation} {c.versus}.")
+    return {"supported": " ".join(parts), "unsupported": " ".join(fails)}
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:

@@ -71,11 +71,11 @@ class Leaderboard:
 
         show(self, console)
 
-    def write(self, out_dir: str | Path) -> None:
+    def write(self, out_dir: str | Path, progress: bool = False) -> None:
         """Writes results.json, leaderboard.md, figure.png and leaderboard.html, each whole or not at all."""
         from ovi_eval.report import write_all
 
-        write_all(self, Path(out_dir))
+        write_all(self, Path(out_dir), progress)
 
 
 def build(
@@ -88,6 +88,7 @@ def build(
     order: Sequence[str] | None = None,
     claims: Sequence[Any] | None = None,
     expected: Sequence[tuple[str, Seed]] = (),
+    progress: bool = False,
 ) -> Leaderboard:
     """Reads runs (study folders, run folders, results files), ranks them and writes everything to `out_dir`.
 
@@ -95,7 +96,8 @@ def build(
     `order` names the arms as the study defines them. `claims` is plain data for `claims.parse_claims`.
     `expected` lists (arm, seed) pairs, so that a run which never began is named as well. What is not given
     is taken from the aggregate that an earlier call left in a study folder among `paths`. `out_dir` None
-    writes nothing.
+    writes nothing. `progress` shows a bar while
+    the page is drawn.
 
     Raises EvalError where no run is usable, two runs have one name and seed, or `first` is unknown.
     """
@@ -117,7 +119,7 @@ def build(
             raise EvalError(
                 f"{target}: holds other results, which a leaderboard must not replace; pass another --out"
             )
-        board.write(out_dir)
+        board.write(out_dir, progress)
     return board
 
 

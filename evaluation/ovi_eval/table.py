@@ -94,7 +94,7 @@ def columns_of(runs: Sequence[RunResults]) -> list[Column]:
             if made in same:
                 if same[made].direction != metric.direction:
                     raise EvalError(
-                        f"{key}: {same[made].direction} is best in one run, {metric.direction} in {run.folder}, "
+                        f"{key}: {same[made].direction} is best once, {metric.direction} in {run.folder}, "
                         f"though both say version {metric.version}; score them with one version of ovi_eval"
                     )
                 continue

@@ -59,6 +59,7 @@ def run(
     clips = []
     for index in range(n_clips):
         vague = index % 2 == 1
+        what, count = "ball" if vague else "red ball", "two" if index % 3 else "three"
         score = float(np.clip(np.round((f1 + drift + rng.normal(0, 0.12)) * 12) / 12, 0, 1))
         clips.append(
             ClipScores(
@@ -68,7 +69,7 @@ def run(
                     "ball/onset_offset_ms": float(max(0, offset + rng.normal(0, 15))),
                     "ball/agreement_vague": float(rng.random() < agreement) if vague else None,
                 },
-                caption=f"a {'ball' if vague else 'red ball'} bounces {'two' if index % 3 else 'three'} times",
+                caption=f"a {what} bounces {count} times",
             )
         )
     made: dict[str, MetricValue] = {}

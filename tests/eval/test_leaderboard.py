@@ -201,15 +201,27 @@ def test_one_seed_with_no_clips_supports_nothing():
         ),
         (
             {"metric": "m", "arm": "a", "versus": "b", "than": "c", "supported": "s", "unsupported": "u"},
-            "a comparison has the fields",
+            r"a comparison is \[arm, versus\] or has",
         ),
-        ({"comparisons": [], "supported": "s", "unsupported": "u"}, "give either comparisons"),
+        ({"comparisons": [], "supported": "s", "unsupported": "u"}, "or a list of comparisons"),
         ("fusion helps", "expected fields"),
     ],
 )
 def test_a_claim_that_is_wrongly_written_is_named(entry, named):
     with pytest.raises(EvalError, match=named):
         parse_claims([entry])
+
+
+def test_pairs_share_a_metric_and_a_claim_without_wording_is_worded(study):
+    pairs = [["bidirectional_scaled", "none"], ["bidirectional_unscaled", "none"]]
+    short = [{"name": "what", "metric": "ball/agreement_vague", "comparisons": pairs}]
+    assert parse_claims(short)[0].comparisons == parse_claims(CLAIMS)[0].comparisons
+    finding = leaderboard.build([study], None, claims=short).findings[0]
+    assert finding.outcome == "supported"
+    assert "ball/agreement_vague of bidirectional_unscaled is better than that of none: 0.9" in finding.text
+    turned = [{"metric": "ball/agreement_vague", "arm": "none", "versus": "bidirectional_scaled"}]
+    finding = leaderboard.build([study], None, claims=turned).findings[0]
+    assert "the data do not show none better than bidirectional_scaled" in finding.text
 
 
 def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(study):
@@ -243,7 +255,7 @@ def test_versions_and_variants_are_columns_of_their_own():
 
 
 def test_one_version_with_two_directions_is_refused():
-    with pytest.raises(EvalError, match="m/score: higher is best in one run, lower in"):
+    with pytest.raises(EvalError, match="m/score: higher is best once, lower in"):
         leaderboard.collect(found(plain("a", 0, 0.9), plain("b", 0, 0.1, direction="lower")))
 
 

@@ -25,18 +25,16 @@ def markdown(board: Leaderboard) -> str:
     if board.problems:
         parts.append("## Missing\n\n" + "\n".join(f"- {_text(problem)}" for problem in board.problems))
     parts.append(
-        "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is one "
-        f"run. Differences are paired, to {_text(board.first)}; metrics with a value per clip by sign-flip "
-        "permutation over clips, the others by paired t over seeds; p adjusted by Holm over the arms. The best "
-        "arm is bold. References are not ranked. results.json has every number with its test."
+        "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there "
+        f"is one run. Differences are paired, to {_text(board.first)}; metrics with a value per clip by "
+        "sign-flip permutation over clips, the others by paired t over seeds; p adjusted by Holm over the "
+        "arms. The best arm is bold. References are not ranked. results.json has every number with its test."
     )
     return "\n\n".join(parts) + "\n"
 
 
 def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
-    heads = [
-        f"{_text(words.short(c))} {c.arrow}" + (f" ({_text(c.unit)})" if c.unit else "") for c in columns
-    ]
+    heads = [f"{_text(words.short(c))} {c.arrow}{_text(words.unit(c))}" for c in columns]
     lines = ["| arm | seeds | " + " | ".join(heads) + " |", "|---|--:|" + "--:|" * len(columns)]
     lines += [_line(row, _text(row.name), columns) for row in board.arms]
     shown = [row for row in board.references if any(c.id in row.cells for c in columns)]
@@ -46,7 +44,7 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
 
 def _line(row: Row, name: str, columns: Sequence[Column]) -> str:
     cells = [_cell(row.cells.get(column.id), column) for column in columns]
-    return f"| {name} | {words.seeds(row)} | " + " | ".join(cells) + " |"
+    return f"| {name} | {words.seeds(row).split(' ')[0] or '–'} | " + " | ".join(cells) + " |"
 
 
 def _cell(cell: Cell | None, column: Column) -> str:

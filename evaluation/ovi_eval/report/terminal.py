@@ -34,8 +34,8 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
         console.print(_table(board, columns), width=width)
     console.print(
         Text(
-            f"± half of the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is one "
-            f"run. Below it the paired difference to {board.first}, p adjusted by Holm. Best value underlined.",
+            "± half of the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is "
+            f"one run. Below it the paired difference to {board.first}, p adjusted by Holm. Best underlined.",
             style="dim",
         ),
         width=width,
@@ -49,18 +49,23 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
     table.add_column("arm", overflow="fold", max_width=28)
     table.add_column("seeds", justify="right")
     for column in columns:
-        unit = f" {column.unit}" if column.unit else ""
         group = column.id.rpartition("/")[0]
-        table.add_column(Text(f"{group}\n{words.short(column)} {column.arrow}{unit}"), justify="right")
+        table.add_column(
+            Text(f"{group}\n{words.short(column)} {column.arrow}{words.unit(column)}"), justify="right"
+        )
     for row in board.arms:
-        table.add_row(row.name, words.seeds(row), *(_cell(row.cells.get(c.id), c) for c in columns))
+        table.add_row(row.name, _count(row), *(_cell(row.cells.get(c.id), c) for c in columns))
     if any(c.id in row.cells for row in board.references for c in columns):
         table.add_section()
         table.add_row(Text("beside, not ranked:", style="dim"))
         for row in board.references:
             cells = (_cell(row.cells.get(c.id), c) for c in columns)
-            table.add_row(Text(row.name, style="dim italic"), words.seeds(row), *cells)
+            table.add_row(Text(row.name, style="dim italic"), _count(row), *cells)
     return table
+
+
+def _count(row: Row) -> str:
+    return words.seeds(row).split(" ")[0] or "–"
 
 
 def _cell(cell: Cell | None, column: Column) -> Text:
@@ -98,5 +103,5 @@ def _width(board: Leaderboard, column: Column) -> int:
     """Characters the column takes, the space around it included."""
     found: list[Row] = [row for row in [*board.arms, *board.references] if column.id in row.cells]
     lines = [line for row in found for line in _cell(row.cells[column.id], column).plain.split("\n")]
-    head = f"{words.short(column)} {column.arrow} {column.unit}".rstrip()
+    head = f"{words.short(column)} {column.arrow}{words.unit(column)}"
     return max(len(line) for line in [head, *lines]) + 2

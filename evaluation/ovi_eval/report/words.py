@@ -49,14 +49,19 @@ def compared_to_first(cell: Cell, column: Column) -> str:
 
 
 def seeds(row: Row) -> str:
-    """How many seeds a row has: `3`, or a dash for a reference, which was not trained."""
-    counted = [seed for seed in row.seeds if seed is not None]
-    return str(len(counted)) if counted else "–"
+    """`3 seeds`; empty for a run without any, as a reference, which was not trained."""
+    counted = len([seed for seed in row.seeds if seed is not None])
+    return f"{counted} {'seed' if counted == 1 else 'seeds'}" if counted else ""
 
 
 def short(column: Column) -> str:
     """The column's name without the group it stands under: ball/onset_f1 -> onset_f1."""
     return column.id.split("/", 1)[-1]
+
+
+def unit(column: Column) -> str:
+    """` (ms)`, empty where there is none or the column's name ends in it."""
+    return f" ({column.unit})" if column.unit and not column.key.endswith(f"_{column.unit}") else ""
 
 
 def explain(cell: Cell, column: Column) -> list[str]:

@@ -1,0 +1,75 @@
+"""figure.png: a panel a metric, an arm a line with its seeds and interval, references as dashed lines."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovi_eval.files import written_whole
+from ovi_eval.report import words
+from ovi_eval.report.palette import DASHES, colour
+
+if TYPE_CHECKING:
+    from ovi_eval.leaderboard import Leaderboard
+
+_ACROSS = 4
+
+
+def write_figure(board: Leaderboard, path: Path) -> None:
+    """Draws all columns as small multiples; the same numbers give the same bytes."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(figure_png(board))
+
+
+def figure_png(board: Leaderboard) -> bytes:
+    """The figure as PNG, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(_ACROSS, len(board.columns))
+    down = math.ceil(len(board.columns) / across)
+    names = [row.name for row in board.arms]
+    height = 0.62 + 0.3 * len(names)
+    figure = Figure(figsize=(1.6 + 2.7 * across, (height + 0.45) * down + 0.7), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(down, across, squeeze=False, sharey=True)
+    handles: dict[str, Any] = {}
+    for index, axis in enumerate(axes.flat):
+        if index >= len(board.columns):
+            axis.set_visible(False)
+            continue
+        column = board.columns[index]
+        for number, row in enumerate(board.references):
+            if column.id in row.cells:
+                line = axis.axvline(
+                    row.cells[column.id].value, color="0.45", lw=1, ls=(0, DASHES[number % len(DASHES)])
+                )
+                handles.setdefault(row.name, line)
+        for place, row in enumerate(board.arms):
+            cell = row.cells.get(column.id)
+            if cell is None:
+                continue
+            if cell.interval is not None:
+                axis.plot([cell.interval.low, cell.interval.high], [place, place], color=colour(place), lw=2)
+            for value in cell.by_seed.values():
+                axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
+            axis.plot(cell.value, place, "o", ms=6, color=colour(place))
+        axis.set_title(f"{column.id} {column.arrow}{words.unit(column)}", fontsize=8.5)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.tick_params(axis="x", labelsize=7.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", lw=0.4, color="0.88")
+        axis.set_axisbelow(True)
+    counted = ", ".join(sorted({words.seeds(row) or "no seed" for row in board.arms}))
+    note = f"filled: mean; open: each of {counted}; bars: 95 % interval; dashed: references"
+    figure.suptitle(f"{board.title}\n{note}" if board.references else board.title, fontsize=9)
+    if handles:
+        lines, names = list(handles.values()), list(handles)
+        figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    # Without a date or version in it, equal numbers make equal files.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,117 @@
+"""Small drawings of the page, in SVG: an interval beside a number, and a panel for each metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from ovi_eval.report import words
+from ovi_eval.report.palette import DASHES, colour
+from ovi_eval.table import Cell, Column, Row
+
+_WIDE, _HIGH = 108, 14
+_PANEL, _LINE, _TOP, _BOTTOM, _SIDE = 290, 38, 12, 28, 10
+
+
+def domain(rows: Sequence[Row], column: Column) -> tuple[float, float]:
+    """The range that holds every mean, seed and interval of a column, with a little room."""
+    values: list[float] = []
+    for row in rows:
+        cell = row.cells.get(column.id)
+        if cell is not None:
+            values += [cell.value, *cell.by_seed.values()]
+            if cell.interval is not None:
+                values += [cell.interval.low, cell.interval.high]
+    low, high = min(values), max(values)
+    room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+    return low - room, high + room
+
+
+def whisker(cell: Cell, tint: str, span: tuple[float, float]) -> str:
+    """Interval, mean and seeds of a cell on the column's common axis."""
+
+    def x(value: float) -> str:
+        return f"{4 + (_WIDE - 8) * (value - span[0]) / (span[1] - span[0]):.1f}"
+
+    middle = _HIGH / 2
+    parts = [f'<line class="axis" x1="0" x2="{_WIDE}" y1="{middle}" y2="{middle}"/>']
+    if cell.interval is not None:
+        low, high = x(cell.interval.low), x(cell.interval.high)
+        parts.append(
+            f'<line x1="{low}" x2="{high}" y1="{middle}" y2="{middle}" stroke="{tint}" stroke-width="2.5"/>'
+        )
+    if len(cell.by_seed) > 1:
+        dots = [
+            f'<circle class="seed" cx="{x(v)}" cy="{middle}" r="2.4" stroke="{tint}"/>'
+            for v in cell.by_seed.values()
+        ]
+        parts += dots
+    parts.append(f'<circle cx="{x(cell.value)}" cy="{middle}" r="3.2" fill="{tint}"/>')
+    size = f'width="{_WIDE}" height="{_HIGH}" viewBox="0 0 {_WIDE} {_HIGH}"'
+    return f'<svg class="whisker" {size} aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> str:
+    """One metric: every arm on a line of its own under its name, references as dashed lines across."""
+    shown = [(i, row) for i, row in enumerate(arms) if column.id in row.cells]
+    low, high = domain([*arms, *references], column)
+    bottom = _TOP + _LINE * len(shown)
+    height = bottom + _BOTTOM
+
+    def x(value: float) -> float:
+        return round(_SIDE + (_PANEL - 2 * _SIDE) * (value - low) / (high - low), 1)
+
+    parts = []
+    for tick in ticks(low, high):
+        parts.append(f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{_TOP - 6}" y2="{bottom}"/>')
+        parts.append(
+            f'<text class="tick" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
+        )
+    for number, row in enumerate(references):
+        cell = row.cells.get(column.id)
+        if cell is not None:
+            dash = " ".join(f"{length:g}" for length in DASHES[number % len(DASHES)])
+            label = f"<title>{escape(row.name)}: {escape(words.number(cell.value, column))}</title>"
+            line = f'x1="{x(cell.value)}" x2="{x(cell.value)}" y1="{_TOP - 6}" y2="{bottom}"'
+            parts.append(f'<line class="reference" {line} stroke-dasharray="{dash}">{label}</line>')
+    for place, (i, row) in enumerate(shown):
+        cell, y, tint = row.cells[column.id], _TOP + _LINE * place + 26, colour(i)
+        label = "<title>" + escape(row.name + ": " + "; ".join(words.explain(cell, column))) + "</title>"
+        parts.append(f'<g>{label}<text class="name" x="{_SIDE}" y="{y - 10}">{escape(row.name)}</text>')
+        if cell.interval is not None:
+            ends = f'x1="{x(cell.interval.low)}" x2="{x(cell.interval.high)}" y1="{y}" y2="{y}"'
+            parts.append(f'<line {ends} stroke="{tint}" stroke-width="3" stroke-linecap="round"/>')
+        parts += [
+            f'<circle class="seed" cx="{x(v)}" cy="{y}" r="3" stroke="{tint}"/>'
+            for v in cell.by_seed.values()
+        ]
+        parts.append(f'<circle cx="{x(cell.value)}" cy="{y}" r="4.5" fill="{tint}"/></g>')
+    said = ", ".join(f"{row.name} {words.number(row.cells[column.id].value, column)}" for _, row in shown)
+    title = escape(f"{column.id}: {said}")
+    size = f'viewBox="0 0 {_PANEL} {height}"'
+    return f'<svg class="panel" {size} role="img" aria-label="{title}">{"".join(parts)}</svg>'
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers inside a range."""
+    step = 10.0 ** np.floor(np.log10((high - low) / 3))
+    for factor in (5.0, 2.0):
+        if (high - low) / (step * factor) >= 3:
+            step *= factor
+            break
+    first, last = int(np.ceil(low / step)), int(np.floor(high / step))
+    return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
+
+
+def reference_key(references: Sequence[Row]) -> str:
+    """Which dashes are which reference."""
+    parts = []
+    for number, row in enumerate(references):
+        dash = " ".join(f"{length:g}" for length in DASHES[number % len(DASHES)])
+        line = f'<line class="reference" x1="1" x2="33" y1="6" y2="6" stroke-dasharray="{dash}"/>'
+        parts.append(
+            f'<li><svg width="34" height="12" aria-hidden="true">{line}</svg> {escape(row.name)}</li>'
+        )
+    return f'<ul class="key">{"".join(parts)}</ul>' if parts else ""
