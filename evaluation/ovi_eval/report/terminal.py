@@ -20,9 +20,15 @@ WIDTH = 100
 _STYLES = {"better": "green", "worse": "red", "no_difference": "dim"}
 
 
+def new_console() -> Console:
+    """As wide as the terminal, at most 100 columns; 100 where the output goes to a file or a pipe."""
+    console = Console()
+    return Console(width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+
+
 def show(board: Leaderboard, console: Console | None = None) -> None:
     """Prints findings, one table for each group of metrics that fits, and what is missing."""
-    console = console or Console()
+    console = console or new_console()
     width = min(WIDTH, console.width)
     console.print(Text(board.title, style="bold"), width=width)
     if board.message:

@@ -178,6 +178,11 @@ class _Carriers:
         rise_P = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(hop) + 0.5) / hop)
         self.segments_JKP = torch.cat([carriers_JKP * (1 - rise_P), carriers_JKP * rise_P], 1).contiguous()
         self.hop, self.length = hop, length
+        # The sound begins and ends within 5 ms, so that it does not click.
+        ramp = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(hop // 5) + 0.5) / (hop // 5))
+        self.ends_S = torch.ones(length * hop)
+        self.ends_S[: len(ramp)] *= ramp
+        self.ends_S[-len(ramp) :] *= ramp.flip(0)
         edges = torch.tensor(BAND_EDGES_HZ, dtype=torch.float32)
         self.widths_K = edges[1:] - edges[:-1]
         self.has_tone_K = torch.tensor([bool(tone.abs().max() > 0) for tone in tones])
@@ -198,7 +203,7 @@ class _Carriers:
         pairs_JBK = torch.cat([held_JBK[:-1], held_JBK[1:]], 2)
         segments_JBP = torch.bmm(pairs_JBK, self.segments_JKP)
         waves_BS = segments_JBP.transpose(0, 1).flatten(1)
-        return waves_BS[:, self.hop // 2 : self.hop // 2 + self.length * self.hop]
+        return waves_BS[:, self.hop // 2 : self.hop // 2 + self.length * self.hop] * self.ends_S
 
 
 @lru_cache(maxsize=4)

@@ -87,6 +87,7 @@ class LatentCodec:
         tensors = {f"video.{k}": v.contiguous() for k, v in self.video.tensors().items()}
         tensors |= {f"audio.{k}": v.contiguous() for k, v in self.audio.tensors().items()}
         about = {
+            "format": FORMAT,
             "fps": self.fps,
             "video": {"kind": self.video.kind, **self.video.config()},
             "audio": {"kind": self.audio.kind, **self.audio.config()},
@@ -94,7 +95,8 @@ class LatentCodec:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        metadata = {"format": FORMAT, "codec": json.dumps(about, sort_keys=True)}
+        # One entry: safetensors writes several in no fixed order, and the same codec should be the same bytes.
+        metadata = {"codec": json.dumps(about, sort_keys=True)}
         try:
             temporary.write_bytes(save(tensors, metadata))
             temporary.replace(path)
@@ -112,11 +114,10 @@ class LatentCodec:
             raise UserError(f"no codec at {path}; fit one with `ovi-data fit-codec SHARDS {path}`")
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise UserError(f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}")
+                about = json.loads((file.metadata() or {}).get("codec", "{}"))
+                if about.get("format") != FORMAT:
+                    raise UserError(f"{path} has the format {about.get('format')!r}, expected {FORMAT!r}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(metadata["codec"])
             video, audio = about["video"], about["audio"]
             return cls(
                 video_codec(video["kind"]).from_parts(video, _under("video.", tensors)),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ovi_eval.media import resample
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.samples import (
     MediaClip,
@@ -28,6 +29,7 @@ from ovi_lab.data.samples import (
     kind_of,
     read_latents,
     read_media,
+    refuse_other_rate,
 )
 from ovi_lab.data.shards import (
     BadSample,
@@ -47,7 +49,7 @@ Sample = dict[str, Any]
 _NO_CODEC = (
     "{} holds media, and no codec was given to encode them: name one, or fit one with `ovi-data fit-codec`"
 )
-SKIPPED = "_skipped"
+SKIPPED, RATES = "_skipped", "_rates"
 ERROR = "_error"
 
 
@@ -99,7 +101,6 @@ class ClipDataset(Dataset[Sample]):
         self.kinds = kinds
         self._reader = ShardReader()
         self._found_bad: dict[int, BadSample] = {}
-        self._stated_rates: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -144,6 +145,7 @@ class ClipDataset(Dataset[Sample]):
             "video": video[0],
             "audio": audio[0],
             "meta": clip.meta,
+            RATES: (clip.source_rate, clip.sample_rate),
         }
 
     def media(self, number: int) -> MediaClip:
@@ -154,18 +156,20 @@ class ClipDataset(Dataset[Sample]):
         return self._media(members)
 
     def _media(self, members: Mapping[str, bytes]) -> MediaClip:
+        """The clip in the wanted format, its sound at the codec's rate."""
         clip = read_media(members, self.wanted, self.on_resample)
-        if clip.source_rate != clip.sample_rate and clip.source_rate not in self._stated_rates:
-            self._stated_rates.add(clip.source_rate)
-            log.info(
-                "sound at %d Hz is resampled to %d Hz (data.on_resample=raise refuses it)",
-                clip.source_rate,
-                clip.sample_rate,
+        if self.codec is None:
+            return clip
+        if abs(clip.fps - self.codec.fps) > 1e-3 * self.codec.fps:
+            raise UserError(
+                f"clips have {clip.fps:g} frames/s, this codec was fitted at {self.codec.fps:g}; "
+                "set data.fps (with num_frames, height, width and sample_rate), or fit a codec on these clips"
             )
-        if self.codec is not None and clip.sample_rate != self.codec.sample_rate:
-            raise BadSampleError(
-                f"audio has {clip.sample_rate} Hz, the codec takes {self.codec.sample_rate} Hz"
-            )
+        rate = self.codec.sample_rate
+        if clip.sample_rate != rate:
+            refuse_other_rate(clip.sample_rate, rate, self.on_resample)
+            clip.wave_S = resample(clip.wave_S, clip.sample_rate, rate)
+            clip.sample_rate = rate
         return clip
 
 
@@ -235,6 +239,7 @@ class ClipLoader(DataLoader[Sample]):
         self.clips, self.name = dataset, name
         self.order = EpochSampler(len(dataset), batch_size, seed, rank, world_size) if shuffle else None
         self.bad: dict[tuple[str, str], BadSample] = {}
+        self._stated: set[tuple[int, int]] = set()
         self._position = 0
         super().__init__(
             _Guarded(dataset),
@@ -255,6 +260,7 @@ class ClipLoader(DataLoader[Sample]):
             if ERROR in batch:
                 raise UserError(batch[ERROR])
             self._note(batch.pop(SKIPPED))
+            self._state_rates(batch.pop(RATES))
             self._position += 1
             yield batch
         self._position = 0
@@ -281,6 +287,16 @@ class ClipLoader(DataLoader[Sample]):
             names = ", ".join(key for _, key in list(self.bad)[:5]) + (", …" if len(self.bad) > 5 else "")
             total = len(self.clips) + len(self.clips.known_bad)
             log.warning("%s data: %d bad of %d clips skipped: %s", self.name, len(self.bad), total, names)
+
+    def _state_rates(self, rates: set[tuple[int, int]]) -> None:
+        for pair in sorted(rates - self._stated):
+            self._stated.add(pair)
+            if pair[0] != pair[1]:
+                log.warning(
+                    "%s data: sound at %d Hz is resampled to %d Hz (data.on_resample=raise refuses it)",
+                    self.name,
+                    *pair,
+                )
 
     def _note(self, bad: Sequence[BadSample]) -> None:
         for one in bad:
@@ -317,6 +333,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
         "audio": _stack([sample["audio"] for sample in samples]),
         "meta": [sample["meta"] for sample in samples],
         SKIPPED: [bad for sample in samples for bad in sample.get(SKIPPED, ())],
+        RATES: {sample[RATES] for sample in samples if RATES in sample},
     }
 
 

@@ -122,6 +122,8 @@ def shards_of(folder: Path, split: str, kind: str) -> list[Path]:
 def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
     world = get_world(settings.world)
     (folder / "manifest.json").unlink(missing_ok=True)
+    for left in folder.glob(".*.tmp"):  # of a process that was killed; the lock says that none is writing now
+        left.unlink()
     splits = {
         "train": (settings.num_train, settings.train_seed),
         "eval": (settings.num_eval, settings.eval_seed),

@@ -18,6 +18,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -110,7 +111,7 @@ class ShardWriter:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._file = self._temporary.open("wb")
+        self._file = _Sink(self._temporary)
         self._tar = TarWriter(self._file, encoder=False, mtime=0, user="", group="", compress=False)
         self.count = 0
 
@@ -138,7 +139,8 @@ class ShardWriter:
                     self._temporary.replace(self.path)
                     write_index(self.path)
         finally:
-            self._file.close()
+            with suppress(OSError):  # on a full disk closing fails as writing did, which is said already
+                self._file.close()
             self._temporary.unlink(missing_ok=True)
 
 
@@ -154,6 +156,19 @@ def write_shards(
                 shard.write(key, members)
         paths.append(path)
     return paths
+
+
+class _Sink:
+    """A file that takes no more once closed: a tar stream given up still empties its buffer when it is deleted."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+
+    def write(self, data: bytes) -> int:
+        return len(data) if self.file.closed else self.file.write(data)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 class _no_space:  # noqa: N801 - used as a statement

@@ -93,7 +93,8 @@ class TowerConfig:
     patch_kernel_size: int | None = None
     """Audio only, odd, 7 by default: latents each token of the patch embedding sees."""
     patch_hidden_dim: int | None = None
-    """Audio only: hidden width of the patch embedding; None means int(2 * 4 * dim / 3), rounded up to 256."""
+    """Audio only: hidden width of the patch embedding; None means int(2 * 4 * dim / 3), rounded up to 256. 0 leaves
+    one plain convolution, which small towers learn through much sooner."""
     modality: Modality = dataclasses.field(default="video", metadata={"key": False})
 
     @classmethod
@@ -141,8 +142,9 @@ class TowerConfig:
         for name in names:
             check_positive_int(f"{what}: {name}", getattr(self, name))
         for name in ("patch_kernel_size", "patch_hidden_dim"):
-            if getattr(self, name) is not None:
-                check_positive_int(f"{what}: {name}", getattr(self, name))
+            value = getattr(self, name)
+            if value is not None and not (name == "patch_hidden_dim" and value == 0):
+                check_positive_int(f"{what}: {name}", value)
         check_positive_number(f"{what}: eps", self.eps)
         if self.dim % self.num_heads:
             raise UserError(

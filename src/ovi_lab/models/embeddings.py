@@ -120,21 +120,22 @@ class GatedConv(nn.Module):
 
 
 class AudioPatchEmbedding(nn.Sequential):
-    """Convolution, SiLU, gated convolution.
+    """Convolution, SiLU, gated convolution; the first alone where the configured hidden width is 0.
 
     Convolutions look past a clip's end: in a padded batch the mask keeps every clip what it is alone.
     """
 
     def __init__(self, config: TowerConfig) -> None:
         kernel = config.patch_kernel_size or 7
-        super().__init__(
-            SequenceConv(config.in_dim, config.dim, kernel, bias=True),
-            nn.SiLU(),
-            GatedConv(config.dim, config.audio_patch_hidden, kernel),
-        )
+        layers: list[nn.Module] = [SequenceConv(config.in_dim, config.dim, kernel, bias=True)]
+        if config.audio_patch_hidden:
+            layers += [nn.SiLU(), GatedConv(config.dim, config.audio_patch_hidden, kernel)]
+        super().__init__(*layers)
 
     def forward(self, x_BLC: Tensor, real_BL1: Tensor | None = None) -> Tensor:
         """[B, L, D]; `real_BL1` is True inside the clips, None where the batch has no padding."""
+        if len(self) == 1:
+            return self[0](x_BLC)
         conv, activation, gated = self
         x_BLD = activation(conv(x_BLC))
         return gated(x_BLD if real_BL1 is None else x_BLD * real_BL1, real_BL1)

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def evaluate_run(
 
     videos: list[Tensor] = []
     audios: list[Tensor] = []
-    with torch.no_grad(), ema.applied(task) if ema is not None else torch.no_grad():
+    with ema.applied(task) if ema is not None else nullcontext():
         for start in range(0, len(real), settings.batch_size):
             rows = range(start, min(start + settings.batch_size, len(real)))
             done = start

@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -185,7 +185,7 @@ class LocalPoolLauncher(Launcher):
             config.hydra.job.num = number
         HydraConfig.instance().set_config(config)
         run_dir = Path(str(config.hydra.sweep.dir)).absolute() / str(config.hydra.sweep.subdir)
-        with open_dict(config):
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(run_dir)
         HydraConfig.instance().set_config(config)
         settings = OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])

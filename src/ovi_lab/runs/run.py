@@ -208,7 +208,7 @@ def _trainer(
     if config.samples.every_n_steps and getattr(task, "modalities", None):
         callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
     callbacks.append(RunCheckpoint(run_dir, **config.checkpoint))
-    codec = getattr(data, "codec_path", None)
+    codec = data._codec_file() if hasattr(data, "_codec_file") else None
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
     settings = dict(config.trainer)
     if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:

@@ -1,0 +1,163 @@
+"""Training of the networks through which the ball world's clips are scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from ovi_eval.backbones.ball_judges import WEIGHTS, Judges, save_judges
+from ovi_eval.clipset import ClipSet
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ovi_lab.data.worlds import get_world
+from ovi_lab.errors import UserError
+from ovi_lab.optim import warmup_flat_decay
+from ovi_lab.seeding import generator_for
+
+PARTS = ("video", "audio", "sync")
+
+
+class _Rendered:
+    """Clips of a world, batch by batch, in an order fixed by the seed."""
+
+    def __init__(self, world: str, count: int, world_seed: int, batch_size: int, order_seed: int | None) -> None:
+        self.world, self.count, self.world_seed = get_world(world), count, world_seed
+        self.batch_size, self.order_seed = batch_size, order_seed
+        # Rendered once: a clip costs more to draw than a judge costs to train on it.
+        self.clips = self.world.render(range(count), world_seed)
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Any:
+        raise TypeError("batches are taken by their index")
+
+    def __getitem__(self, index: int) -> ClipSet:
+        if index >= len(self):
+            raise IndexError(index)
+        order = torch.arange(self.count)
+        if self.order_seed is not None:
+            order = torch.randperm(self.count, generator=generator_for(self.order_seed, "judges order"))
+        rows = order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.clips[rows]
+
+
+class JudgeTraining(LightningModule):
+    """Three judges side by side, each with its own loss, on real clips of the world that are blurred a little.
+
+    At the end they are written to `path` with their provenance, where the accuracies on unseen clips stand.
+
+    Args:
+        world: which world to judge.
+        num_train, num_eval, train_seed, eval_seed: clips; other seeds than those of the models' data.
+        batch_size: clips a step.
+        lr: Adam's learning rate by judge.
+        warmup_steps: of the cosine-free schedule (warm-up, flat, linear to 2 %).
+        path: where the judges go; None puts them into the installed `ovi_eval`, for everybody's scores.
+        seed: of the initial values, the order and the blur.
+
+    Raises:
+        UserError: an unknown judge under `lr`.
+    """
+
+    modalities = ()
+
+    def __init__(
+        self,
+        world: str,
+        num_train: int,
+        num_eval: int,
+        train_seed: int,
+        eval_seed: int,
+        batch_size: int,
+        lr: dict[str, float],
+        warmup_steps: int = 50,
+        path: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if set(lr) != set(PARTS):
+            raise UserError(f"task.lr has {sorted(lr)}, expected a rate for each of {', '.join(PARTS)}")
+        self.settings = {
+            "world": world,
+            "train_clips": num_train,
+            "eval_clips": num_eval,
+            "train_seed": train_seed,
+            "eval_seed": eval_seed,
+            "batch_size": batch_size,
+            "learning_rates": dict(lr),
+        }
+        self.warmup_steps, self.seed = warmup_steps, seed
+        self.path = Path(path) if path else WEIGHTS
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.judges = Judges()
+        for name, part in self.judges.parts().items():
+            self.add_module(name, part)
+        self._scores: dict[str, list[float]] = {}
+
+    def _loader(self, train: bool) -> Any:
+        split = "train" if train else "eval"
+        rendered = _Rendered(
+            str(self.settings["world"]),
+            int(self.settings[f"{split}_clips"]),  # type: ignore[call-overload]
+            int(self.settings[f"{split}_seed"]),  # type: ignore[call-overload]
+            int(self.settings["batch_size"]),  # type: ignore[call-overload]
+            self.seed if train else None,
+        )
+        return DataLoader(rendered, batch_size=None, shuffle=False)  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> Any:
+        """Clips of the training seed."""
+        return self._loader(True)
+
+    def val_dataloader(self) -> Any:
+        """Clips of the evaluation seed."""
+        return self._loader(False)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam, with each judge's own rate."""
+        rates: Any = self.settings["learning_rates"]
+        groups = [
+            {"params": list(part.parameters()), "lr": rates[name]} for name, part in self.judges.parts().items()
+        ]
+        optimizer = torch.optim.Adam(groups)
+        factor = warmup_flat_decay(int(self.trainer.max_steps), self.warmup_steps, 0.5, 0.02)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, clips: ClipSet, batch_idx: int) -> Tensor:
+        """The sum of the three losses; no judge's parameters are in another's."""
+        total: Tensor = torch.zeros(())
+        for name in PARTS:
+            draws = generator_for(self.seed, "judges blur", name, self.global_step)
+            loss, scores = self.judges.parts()[name].loss(clips, draws)  # type: ignore[operator]
+            total = total + loss
+            self.log_dict({f"train/{name}_{k}": v for k, v in scores.items()}, batch_size=len(clips))
+        self.log("train/loss", total, batch_size=len(clips))
+        return total
+
+    def validation_step(self, clips: ClipSet, batch_idx: int) -> None:
+        """Losses and accuracies on clean clips."""
+        for name in PARTS:
+            loss, scores = self.judges.parts()[name].loss(clips)  # type: ignore[operator]
+            for key, value in {**scores, "loss": loss}.items():
+                self._scores.setdefault(f"{name}_{key}", []).append(float(value))
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over all batches; after training, the judges are written with them."""
+        means = {key: sum(values) / len(values) for key, values in self._scores.items()}
+        self._scores = {}
+        self.log_dict({f"val/{key}": value for key, value in means.items()})
+        if self.trainer.state.fn == "validate" and self.trainer.is_global_zero:
+            provenance = {
+                **self.settings,
+                "seed": self.seed,
+                "steps": self.trainer.fit_loop.epoch_loop.global_step,
+                "accuracy": {key: round(value, 4) for key, value in means.items()},
+                "made_by": "python -m ovi_lab.train experiment=judges",
+            }
+            save_judges(self.judges, provenance, self.path)
