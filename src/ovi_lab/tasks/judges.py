@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
-from ovi_lab.optim import warmup_flat_decay
 from ovi_lab.seeding import generator_for
 
 PARTS = ("video", "audio", "sync")
@@ -54,8 +53,7 @@ class JudgeTraining(LightningModule):
         world: which world to judge.
         num_train, num_eval, train_seed, eval_seed: clips; other seeds than those of the models' data.
         batch_size: clips a step.
-        lr: Adam's learning rate by judge.
-        warmup_steps: of the cosine-free schedule (warm-up, flat, linear to 2 %).
+        lr: highest learning rate by judge.
         path: where the judges go; None puts them into the installed `ovi_eval`, for everybody's scores.
         seed: of the initial values, the order and the blur.
 
@@ -74,7 +72,6 @@ class JudgeTraining(LightningModule):
         eval_seed: int,
         batch_size: int,
         lr: dict[str, float],
-        warmup_steps: int = 50,
         path: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -90,7 +87,7 @@ class JudgeTraining(LightningModule):
             "batch_size": batch_size,
             "learning_rates": dict(lr),
         }
-        self.warmup_steps, self.seed = warmup_steps, seed
+        self.seed = seed
         self.path = Path(path) if path else WEIGHTS
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -119,14 +116,15 @@ class JudgeTraining(LightningModule):
         return self._loader(False)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with each judge's own rate."""
+        """AdamW with each judge's own rate, one cycle over the run."""
         rates: Any = self.settings["learning_rates"]
         groups = [
             {"params": list(part.parameters()), "lr": rates[name]} for name, part in self.judges.parts().items()
         ]
-        optimizer = torch.optim.Adam(groups)
-        factor = warmup_flat_decay(int(self.trainer.max_steps), self.warmup_steps, 0.5, 0.02)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [rates[name] for name in PARTS], total_steps=int(self.trainer.max_steps), pct_start=0.1
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, clips: ClipSet, batch_idx: int) -> Tensor:
