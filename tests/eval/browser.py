@@ -62,7 +62,7 @@ class Browser:
             raise
 
     def _wait(self) -> None:
-        for _ in range(200):
+        for _ in range(600):
             try:
                 if self._call("GET", "/status")["ready"]:
                     return
