@@ -36,6 +36,9 @@ from ovi_lab.runs.progress import fraction
 from ovi_lab.runs.study import JOBS_FILE
 
 
+_SECONDS_BETWEEN_LINES = 15.0
+
+
 @dataclass(frozen=True)
 class Job:
     """One member of a sweep: its name on the screen, its resolved configuration and its folder."""
@@ -122,7 +125,7 @@ class _Screen:
         self.tasks: dict[str, Any] = {}
         self.shares = {job.name: 0.0 for job in jobs}
         self.free: set[str] = set()
-        self.started = time.monotonic()
+        self.started = self.told = time.monotonic()
         self.live = Live(Group(self.overall, self.each, Text("")), console=console, refresh_per_second=4)
 
     def update(self, running: Sequence[Job]) -> None:
@@ -160,6 +163,11 @@ class _Screen:
         if earned > 0.05:
             left = f"left {_clock((time.monotonic() - self.started) / earned * ahead)}"
         self.overall.update(self.total, completed=done, left=left)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.told >= _SECONDS_BETWEEN_LINES:
+            # a log file shows no bars
+            self.told = now
+            self.console.print(f"{100 * done:.0f} % of {len(self.jobs)} runs, {_clock(now - self.started)} gone, {left}")
 
 
 class LocalPoolLauncher(Launcher):

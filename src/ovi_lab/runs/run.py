@@ -20,7 +20,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.runs.progress import Reporter
 
 # What may differ between two starts of the same run.
-_VOLATILE = ("run_dir", "resume", "overwrite", "data.num_workers", "data.root", "checkpoint", "logger", "samples")
+_VOLATILE = ("run_dir", "resume", "overwrite", "data.num_workers", "data.root", "checkpoint", "logger", "samples", "latent_shapes")
 
 
 def run_config(config: DictConfig) -> dict[str, Any]:
@@ -161,6 +161,10 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
     data.prepare_data()
     data.setup("fit")
     reporter.at("data", 1, 1)
+    if hasattr(data, "latent_shapes"):
+        # a checkpoint alone must tell how large a clip is
+        shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
+        text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
     task = _build(config.task, "task")
     trainer, ema = _trainer(config, run_dir, text, data, task, resumed, reporter)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
