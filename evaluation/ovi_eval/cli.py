@@ -122,15 +122,18 @@ def _score(options: argparse.Namespace) -> None:
 
 def _show_run(results: RunResults, failed: dict[int, str]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from ovi_eval.claims import format_number
     from ovi_eval.report.terminal import new_console
 
-    table = Table("metric", "", "value", "clips", "coverage", "unit", title=f"{results.label()}")
+    table = Table("metric", "", "value", "clips", "coverage", "unit", title=Text(results.label()))
     arrows = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
     for key, m in results.metrics.items():
         value = "–" if m.value is None else format_number(m.value)
-        table.add_row(key, arrows[m.direction], value, str(m.n), f"{100 * m.coverage:.0f} %", m.unit)
+        table.add_row(
+            Text(key), arrows[m.direction], value, str(m.n), f"{100 * m.coverage:.0f} %", Text(m.unit)
+        )
     console = new_console()
     console.print(table)
     if failed:

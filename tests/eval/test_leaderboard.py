@@ -357,3 +357,11 @@ def test_terminal_fits_100_columns_and_shows_every_column(board):
     ]:
         assert shown in text
     assert "supported: Scaled RoPE carries when" in text
+
+
+def test_names_from_files_are_no_markup_on_the_terminal():
+    console = Console(width=100, record=True, file=io.StringIO())
+    leaderboard.collect(found(plain("[red]a[/red]", 0, 0.5), plain("[/]", 0, 0.4))).print(console)
+    text = console.export_text()
+    assert "[red]a[/red]" in text
+    assert "[/]" in text

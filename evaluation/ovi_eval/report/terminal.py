@@ -60,7 +60,7 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
             Text(f"{group}\n{words.short(column)} {column.arrow}{words.unit(column)}"), justify="right"
         )
     for row in board.arms:
-        table.add_row(row.name, _count(row), *(_cell(row.cells.get(c.id), c) for c in columns))
+        table.add_row(Text(row.name), _count(row), *(_cell(row.cells.get(c.id), c) for c in columns))
     if any(c.id in row.cells for row in board.references for c in columns):
         table.add_section()
         table.add_row(Text("beside, not ranked:", style="dim"))
