@@ -95,7 +95,7 @@ class LatentCodec:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        # One entry: safetensors writes several in no fixed order, and the same codec should be the same bytes.
+        # One entry: safetensors writes several in no fixed order, and one codec should be one file.
         metadata = {"codec": json.dumps(about, sort_keys=True)}
         try:
             temporary.write_bytes(save(tensors, metadata))

@@ -159,7 +159,9 @@ def write_shards(
 
 
 class _Sink:
-    """A file that takes no more once closed: a tar stream given up still empties its buffer when it is deleted."""
+    """A file that takes no more once closed: a tar stream given up still empties its buffer when it is
+    deleted.
+    """
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("wb")
@@ -223,7 +225,8 @@ def read_index(shard: Path) -> ShardIndex:
     headers.
     """
     beside = index_path(shard)
-    if beside.is_file():
+    # Tar files are padded to 10 KiB: one written anew can have the old size, so it must not be newer.
+    if beside.is_file() and beside.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
         try:
             index = _parse_index(shard, json.loads(beside.read_text()))
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,0 +1,171 @@
+"""The loader: one order whatever the workers, the same batches after a resume, every rank its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ovi_lab.codecs import LatentCodec
+from ovi_lab.data.loading import ClipDataset, ClipLoader, EpochSampler, collate
+from ovi_lab.errors import UserError
+
+
+def ids(loader: ClipLoader) -> list[list[str]]:
+    return [batch["id"] for batch in loader]
+
+
+def test_a_batch(latents_shard: Path) -> None:
+    batch = next(iter(ClipLoader(ClipDataset(latents_shard), 4)))
+    assert set(batch) == {"id", "caption", "video", "audio", "meta"}
+    assert batch["video"].shape == (4, 24, 16, 2, 2)
+    assert batch["audio"].shape == (4, 81, 12)
+    assert batch["video"].dtype == batch["audio"].dtype == torch.float32
+    assert all(c.endswith("drum") for c in batch["caption"])
+    assert [f"bouncing_ball-1-{m['index']:06d}" for m in batch["meta"]] == batch["id"]
+
+
+def test_media_and_latents_load_alike(media_shard: Path, latents_shard: Path, codec: LatentCodec) -> None:
+    """The one loader, the codec in the worker or before: the same batches."""
+    for a, b in zip(
+        ClipLoader(ClipDataset(media_shard, codec), 16),
+        ClipLoader(ClipDataset(latents_shard), 16),
+        strict=True,
+    ):
+        assert (a["id"], a["caption"], a["meta"]) == (b["id"], b["caption"], b["meta"])
+        torch.testing.assert_close(a["video"], b["video"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(a["audio"], b["audio"], atol=1e-4, rtol=0)
+
+
+def test_epochs_are_shuffled_anew_and_runs_repeat(latents_shard: Path) -> None:
+    dataset = ClipDataset(latents_shard)
+    loader = ClipLoader(dataset, 10, seed=3)
+    first, second = ids(loader), ids(loader)
+    assert [len(b) for b in first] == [10] * 4  # 48 clips: the remainder is dropped
+    assert first != second
+    again = ClipLoader(dataset, 10, seed=3)
+    assert [ids(again), ids(again)] == [first, second]
+    assert ids(ClipLoader(dataset, 10, seed=4)) != first
+
+
+def test_validation_is_in_order_and_whole(latents_shard: Path) -> None:
+    dataset = ClipDataset(latents_shard)
+    batches = ids(ClipLoader(dataset, 10, shuffle=False))
+    assert [len(b) for b in batches] == [10, 10, 10, 10, 8]
+    assert [key for b in batches for key in b] == [e.key for e in dataset.entries]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_order_is_that_of_no_workers(latents_shard: Path, workers: int) -> None:
+    dataset = ClipDataset(latents_shard)
+    assert ids(ClipLoader(dataset, 8, seed=1, num_workers=workers)) == ids(ClipLoader(dataset, 8, seed=1))
+
+
+def test_loading_leaves_the_global_generator_alone(latents_shard: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    ids(ClipLoader(ClipDataset(latents_shard), 8))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (0, 2)])
+@pytest.mark.parametrize("consumed", [0, 1, 3, 6, 8])
+def test_a_resumed_loader_goes_on_where_it_was(
+    latents_shard: Path, before: int, after: int, consumed: int
+) -> None:
+    """With 6 batches an epoch, 6 is between epochs and 8 inside the second; the workers may change."""
+    dataset = ClipDataset(latents_shard)
+
+    def stream(loader: ClipLoader):
+        while True:
+            yield from loader
+
+    endless = stream(ClipLoader(dataset, 8, seed=2))
+    expected = [next(endless)["id"] for _ in range(consumed + 7)][consumed:]
+    loader = ClipLoader(dataset, 8, seed=2, num_workers=before)
+    batches = stream(loader)
+    for _ in range(consumed):
+        next(batches)
+    state = loader.state_dict()
+    batches.close()
+    resumed = ClipLoader(dataset, 8, seed=2, num_workers=after)
+    resumed.load_state_dict(state)
+    going_on = stream(resumed)
+    assert [next(going_on)["id"] for _ in range(7)] == expected
+    going_on.close()
+
+
+def test_every_rank_has_its_own_clips_in_equal_steps() -> None:
+    ranks = [list(EpochSampler(50, 4, seed=1, rank=r, world_size=3)) for r in range(3)]
+    assert [len(r) for r in ranks] == [16, 16, 16]
+    together = [n for r in ranks for n in r]
+    assert len(set(together)) == len(together)
+    # A step's batches of all ranks are what one rank with a batch as large as theirs together would have had.
+    alone = list(EpochSampler(50, 12, seed=1))
+    for step in range(4):
+        assert [n for r in ranks for n in r[4 * step : 4 * step + 4]] == alone[12 * step : 12 * step + 12]
+
+
+def test_a_batch_larger_than_the_data_is_refused(latents_shard: Path) -> None:
+    with pytest.raises(
+        UserError, match="a batch of 32 on each of 2 ranks needs more than the 48 clips there are"
+    ):
+        EpochSampler(48, 32, world_size=2)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        ClipLoader(ClipDataset(latents_shard), 0)
+
+
+def test_shapes_that_differ_come_as_lists() -> None:
+    def sample(frames: int) -> dict:
+        video, audio = torch.zeros(2, frames, 1, 1), torch.zeros(5, 3)
+        return {"id": "a", "caption": "b", "meta": {}, "video": video, "audio": audio}
+
+    batch = collate([sample(3), sample(4)])
+    assert [v.shape[1] for v in batch["video"]] == [3, 4]
+    assert batch["audio"].shape == (2, 5, 3)
+
+
+class Recorder(LightningModule):
+    """Trains a single number, and remembers which clips it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[str]] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch["id"])
+        return self.weight * batch["audio"].mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("stop", [2, 6, 9])
+def test_a_lightning_run_resumed_in_the_middle_of_an_epoch_sees_the_same_batches(
+    latents_shard: Path, tmp_path: Path, stop: int
+) -> None:
+    def run(steps: int, resume: Path | None = None) -> list[list[str]]:
+        module = Recorder()
+        keep = ModelCheckpoint(tmp_path, "step-{step}", every_n_train_steps=stop, save_top_k=-1)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            logger=False,
+            callbacks=[keep],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        loader = ClipLoader(ClipDataset(latents_shard), 8, seed=5)
+        trainer.fit(module, loader, ckpt_path=None if resume is None else str(resume))
+        return module.seen
+
+    whole = run(14)
+    for old in tmp_path.glob("*.ckpt"):
+        old.unlink()
+    first = run(stop)
+    assert first == whole[:stop]
+    (checkpoint,) = tmp_path.glob("*.ckpt")
+    assert run(14, checkpoint) == whole[stop:]

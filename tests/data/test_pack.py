@@ -1,0 +1,263 @@
+"""Folders of video files -> shards: made clips whose right answer is known, and real ones where they are at
+hand.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovi_eval.media import read_clip, write_mp4
+from ovi_lab.data.loading import ClipDataset
+from ovi_lab.data.module import OviDataModule
+from ovi_lab.data.pack import PackOptions, pack_folder
+from ovi_lab.data.shards import read_index
+from ovi_lab.errors import UserError
+
+
+def moving(
+    seconds: float, fps: float = 24.0, height: int = 48, width: int = 96, rate: int = 44100, bars: int = 0
+):
+    """Frames whose brightness says their time (from 60 to 200 over 4 s), and a rising tone."""
+    count = round(seconds * fps)
+    level = 60 + 140 * torch.arange(count) / fps / 4
+    frames = level[:, None, None, None].expand(-1, height, width, 3).clone()
+    frames[:, :, : width // 4, 1] = 0  # red-blue at the far left and right: lost when cropped to a square
+    frames[:, :, -width // 4 :, 1] = 0
+    if bars:
+        frames[:, :bars], frames[:, -bars:] = 0, 0
+    time = torch.arange(round(seconds * rate)) / rate
+    wave = 0.5 * torch.sin(2 * torch.pi * (300 * time + 100 * time**2))
+    return frames.round().to(torch.uint8), fps, wave, rate
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    write_mp4(folder / "long.mp4", *moving(4.0))
+    (folder / "long.txt").write_text("getting brighter\n")
+    write_mp4(folder / "deep" / "two.one.mp4", *moving(2.1, fps=30.0, rate=16000))
+    (folder / "deep" / "two.one.txt").write_text("shorter")
+    write_mp4(folder / "short.mp4", *moving(1.0))
+    (folder / "short.txt").write_text("too short")
+    write_mp4(folder / "silentless.mp4", *moving(2.1))
+    data = (folder / "long.mp4").read_bytes()
+    (folder / "broken.mp4").write_bytes(data[: len(data) // 3])
+    (folder / "broken.txt").write_text("broken")
+    (folder / "notes.pdf").write_text("not a video")
+    return folder
+
+
+OPTIONS = {"height": 32, "width": 32, "fps": 8.0, "sample_rate": 8000, "seconds": 2.0}
+
+
+def test_clips_are_cut_scaled_cropped_and_resampled(folder: Path, tmp_path: Path) -> None:
+    report = pack_folder(folder, tmp_path / "out" / "a", PackOptions(**OPTIONS), quiet=True)
+    assert report.files == 5
+    assert report.clips == 3
+    assert dict(report.resampled) == {44100: 2, 16000: 1}
+    reasons = {bad.key: bad.reason for bad in report.skipped}
+    assert set(reasons) == {"broken.mp4", "short.mp4", "silentless.mp4"}
+    assert "cannot be decoded" in reasons["broken.mp4"]
+    assert reasons["short.mp4"] == "it lasts 1.00 s, 2.00 s are wanted"
+    assert reasons["silentless.mp4"] == "it has no caption"
+
+    dataset = ClipDataset(report.shards)
+    assert [e.key for e in dataset.entries] == ["deep/two_one-000", "long-000", "long-001"]
+    for number in range(3):
+        clip = dataset.media(number)
+        assert clip.frames_THWC.shape == (16, 32, 32, 3)
+        assert clip.wave_S.shape == (16000,)
+        assert (clip.fps, clip.sample_rate) == (8.0, 8000)
+        start = clip.meta["start_s"]
+        # The picture's time: each frame is the one shown at its moment.
+        expected = 60 + 140 * (start + torch.arange(16) / 8) / 4
+        seen = clip.frames_THWC[..., 2].float().mean((1, 2))
+        assert float((seen - expected).abs().max()) < 4
+        # The crop: the middle, without the green-less quarters at the sides.
+        assert float((clip.frames_THWC[..., 1].float() - clip.frames_THWC[..., 2].float()).abs().mean()) < 6
+        # The sound's time: the tone has risen to where it is at the clip's middle.
+        middle = clip.wave_S[7500:8500] * torch.hann_window(1000)
+        peak = int(torch.fft.rfft(middle, 8000).abs().argmax())
+        assert peak == pytest.approx(300 + 200 * (start + 1.0), abs=12)
+    assert dataset.media(1).caption == "getting brighter"
+    assert dataset.media(0).caption == "shorter"
+
+
+def test_stop_at_the_first_bad_file(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^broken.mp4: its sound: cannot be decoded"):
+        pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS, on_error="raise"), quiet=True)
+    assert not list(tmp_path.glob("a*"))
+    with pytest.raises(UserError, match="audio has 16000 Hz, this codec takes 8000"):
+        pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS, on_resample="raise"), quiet=True)
+
+
+def test_a_file_without_sound_is_named(folder: Path, tmp_path: Path) -> None:
+    import av
+
+    with av.open(str(folder / "long.mp4")) as source, av.open(str(folder / "mute.mp4"), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    (folder / "mute.txt").write_text("mute")
+    report = pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS), quiet=True)
+    assert "its sound: has no sound stream" in {b.key: b.reason for b in report.skipped}["mute.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_captions_from_a_table(folder: Path, tmp_path: Path, kind: str) -> None:
+    rows = [("long.mp4", 'brighter, "slowly"'), ("deep/two.one", "two one")]
+    table = tmp_path / f"captions.{kind}"
+    if kind == "csv":
+        table.write_text(
+            "file,caption\n" + "".join('{},"{}"\n'.format(f, c.replace('"', '""')) for f, c in rows)
+        )
+    else:
+        table.write_text("".join(json.dumps({"file": f, "caption": c}) + "\n" for f, c in rows))
+    report = pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS), table, quiet=True)
+    dataset = ClipDataset(report.shards)
+    assert [dataset.media(n).caption for n in range(3)] == [
+        "two one",
+        'brighter, "slowly"',
+        'brighter, "slowly"',
+    ]
+    assert len(report.skipped) == 3
+
+
+def test_tables_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    for name, content, message in [
+        ("a.csv", "name,text\n", "has no column caption or file"),
+        ("b.jsonl", '{"file": 3}\n', 'line 1 is not an object with "file" and "caption"'),
+        ("c.jsonl", "{\n", "cannot be read"),
+        ("d.csv", "file,caption\na,x\na,y\n", "names a twice"),
+        ("e.yaml", "", "expected .csv or .jsonl"),
+    ]:
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=message):
+            pack_folder(folder, tmp_path / "o", PackOptions(**OPTIONS), tmp_path / name, quiet=True)
+    with pytest.raises(UserError, match="do not exist"):
+        pack_folder(folder, tmp_path / "o", PackOptions(**OPTIONS), tmp_path / "none.csv", quiet=True)
+
+
+def test_black_bars_are_cut_off(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_mp4(folder / "a.mp4", *moving(2.1, height=64, width=64, bars=12))
+    (folder / "a.txt").write_text("bars")
+    dark = {}
+    for crop in (False, True):
+        options = PackOptions(**OPTIONS, crop_bars=crop)
+        report = pack_folder(folder, tmp_path / f"out-{crop}", options, quiet=True)
+        clip = ClipDataset(report.shards).media(0)
+        dark[crop] = float((clip.frames_THWC[8, :, :, 2] < 30).float().mean())
+    assert dark[False] == pytest.approx(24 / 64, abs=0.06)
+    assert dark[True] == 0
+
+
+@pytest.mark.parametrize("store", ["mp4", "original"])
+def test_shards_of_video_files_load_as_arrays_do(folder: Path, tmp_path: Path, store: str) -> None:
+    """The loader decodes, scales and resamples what was stored as files."""
+    settings = dict(OPTIONS) if store == "mp4" else {**OPTIONS, "seconds": None}
+    report = pack_folder(folder, tmp_path / "a", PackOptions(**settings, store=store), quiet=True)
+    assert {ext for e in read_index(report.shards[0]).entries for ext in e.members} == {"json", "mp4"}
+    data = OviDataModule(
+        world=None,
+        root=tmp_path / "root",
+        train=[str(p) for p in report.shards],
+        num_frames=16,
+        height=32,
+        width=32,
+        fps=8.0,
+        sample_rate=8000,
+        batch_size=2,
+    )
+    batch = next(iter(data.train_dataloader()))
+    assert batch["video"].shape == (2, 24, 8, 4, 4)
+    assert batch["audio"].shape == (2, 80, 12)
+    first = data.train_dataset.media(1)
+    expected = 60 + 140 * torch.arange(16) / 8 / 4
+    seen = first.frames_THWC[..., 2].float().mean((1, 2))
+    assert float((seen - expected).abs().max()) < 5
+
+
+def test_shards_there_are_not_overwritten_unasked(folder: Path, tmp_path: Path) -> None:
+    options = PackOptions(**OPTIONS, clips_per_shard=1)
+    report = pack_folder(folder, tmp_path / "a", options, quiet=True)
+    assert [p.name for p in report.shards] == ["a-000.tar", "a-001.tar", "a-002.tar"]
+    with pytest.raises(UserError, match=r"a-000.tar is already there; pass --overwrite"):
+        pack_folder(folder, tmp_path / "a", options, quiet=True)
+    pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS), overwrite=True, quiet=True)
+    assert sorted(p.name for p in tmp_path.glob("a-*")) == ["a-000.index.json", "a-000.tar"]
+
+
+def test_folders_with_nothing_to_pack(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        pack_folder(tmp_path / "none", tmp_path / "a", PackOptions(), quiet=True)
+    with pytest.raises(UserError, match=r"no .mp4, .*file is in"):
+        pack_folder(tmp_path, tmp_path / "a", PackOptions(), quiet=True)
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"none of 1 files .* a.mp4: it has no caption"):
+        pack_folder(tmp_path, tmp_path / "out", PackOptions(), quiet=True)
+    for settings, message in [
+        ({"fps": 0.0}, "fps is 0.0; it must be above 0"),
+        ({"seconds": 0.01}, "is no frame"),
+        ({"seconds": 2.0, "store": "original"}, "leave out --seconds"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            PackOptions(**settings)
+
+
+def test_real_clips_are_packed_and_loaded(shared_dir: Path, tmp_path: Path) -> None:
+    """H.264 and HEVC with AAC at 24, 44.1 and 48 kHz, upright and wide, into batches of latents by a codec of
+    theirs.
+    """
+    folder = tmp_path / "in"
+    folder.mkdir()
+    files = {
+        "ltx2/ltx2.mp4": (480, 832, 24000),
+        "latentsync/demo1_video.mp4": (1920, 1080, 44100),
+        "mova/mova_624x352.mp4": (352, 624, 48000),
+    }
+    for file in files:
+        shutil.copyfile(shared_dir / "clips" / file, folder / Path(file).name)
+        (folder / Path(file).name).with_suffix(".txt").write_text(f"a clip of {Path(file).stem}")
+    options = PackOptions(fps=32 / 2.025, seconds=2.025)
+    report = pack_folder(folder, tmp_path / "real", options, quiet=True)
+    assert (report.files, report.clips, report.skipped) == (3, 9, [])
+    dataset = ClipDataset(report.shards)
+    sources = {}
+    for number in range(len(dataset)):
+        clip = dataset.media(number)
+        assert clip.frames_THWC.shape == (32, 64, 64, 3)
+        assert clip.wave_S.shape == (16200,)
+        assert float(clip.wave_S.square().mean().sqrt()) > 1e-3
+        assert 20 < float(clip.frames_THWC.float().mean()) < 235
+        sources[clip.meta["file"]] = (*clip.meta["source_size"], clip.meta["source_rate"])
+    assert sources == {Path(file).name: about for file, about in files.items()}
+    # Its second clip's sound is the whole file's, from where the clip begins.
+    whole = read_clip(folder / "ltx2.mp4", 8000)
+    first = dataset.media([e.key for e in dataset.entries].index("ltx2-001"))
+    assert torch.allclose(whole.wave_S[16200 + 800 : 2 * 16200 - 800], first.wave_S[800:-800], atol=2e-3)
+
+    data = OviDataModule(
+        world=None, root=tmp_path / "root", train=[str(p) for p in report.shards], batch_size=4, num_workers=1
+    )
+    data.prepare_data()
+    batch = next(iter(data.train_dataloader()))
+    assert batch["video"].shape == (4, 24, 16, 8, 8)
+    assert batch["audio"].shape == (4, 81, 12)
+    assert float(batch["video"].std()) == pytest.approx(1, abs=0.4)
+    frames, waves = data.codec.decode(batch["video"], batch["audio"])
+    assert frames.shape == (4, 32, 64, 64, 3)
+    real = torch.stack(
+        [dataset.media([e.key for e in dataset.entries].index(key)).frames_THWC for key in batch["id"]]
+    )
+    error = (frames.float() - real.float()).square().mean().item() / 255**2
+    assert error < 10**-2.5  # 25 dB
+    again = data.codec.audio.encode(waves)
+    assert float((again - batch["audio"]).square().mean().sqrt()) < 0.4
