@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ovi-data: {error.strerror or error}{where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ovi-data: interrupted; nothing half-written is left, run the same command again", file=sys.stderr)
+        print("ovi-data: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     return 0
 
