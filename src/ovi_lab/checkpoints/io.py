@@ -116,9 +116,9 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 def _is_full_or_forbidden(error: BaseException) -> bool:
-    refused = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO)
+    refused = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.EFBIG)
     if isinstance(error, OSError):
         return error.errno in refused
     # torch's zip writer and safetensors report a failed write as text
     text = str(error).lower()
-    return any(word in text for word in ("no space left", "os error 28", "file write failed", "unexpected pos"))
+    return any(word in text for word in ("no space left", "os error 28", "os error 27", "file write failed", "unexpected pos"))

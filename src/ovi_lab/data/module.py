@@ -128,7 +128,7 @@ class OviDataModule(LightningDataModule):
     def codec(self) -> LatentCodec:
         """The codec of the latents. Raises UserError where only latents are there and no codec was named."""
         if self._codec is None:
-            path = self._codec_file()
+            path = self.codec_file()
             if path is None:
                 raise UserError(
                     "these shards hold latents, and no codec was named; set data.codec to the one they used"
@@ -228,7 +228,8 @@ class OviDataModule(LightningDataModule):
             )
         return ClipDataset(shards, None, self._wanted, self.on_error, self.on_resample)
 
-    def _codec_file(self) -> Path | None:
+    def codec_file(self) -> Path | None:
+        """Where the codec of the latents is; None where the shards hold latents and no codec was named."""
         if self.codec_path is not None:
             return Path(self.codec_path).expanduser()
         if self.settings is not None:

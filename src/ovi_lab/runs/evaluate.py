@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,18 +15,18 @@ from omegaconf import DictConfig
 from ovi_eval.clipset import ClipSet
 from ovi_eval.errors import EvalError
 from ovi_eval.media import write_mp4
-from ovi_eval.results import ClipScores, MetricValue, RunResults
+from ovi_eval.results import RunResults
 from torch import Tensor
 
 from ovi_lab.errors import UserError
 from ovi_lab.runs.progress import Reporter, SilentReporter
 from ovi_lab.sampling import SamplerSettings, generate_latents
 
-_PACKAGES = ("ovi-lab", "torch", "lightning", "diffusers", "torchmetrics", "av", "numpy")
+_PACKAGES = ("ovi-lab", "lightning", "diffusers")
 
 
 def provenance() -> dict[str, Any]:
-    """What a reader needs to know of where numbers were made: versions, machine, state of the code."""
+    """What ovi_eval cannot know of where clips were made: the state of the code, and the libraries that trained."""
     try:
         root = Path(__file__).resolve().parents[3]
         git = subprocess.run(
@@ -38,9 +37,8 @@ def provenance() -> dict[str, Any]:
         git = "not a git checkout"
     return {
         "git": git,
-        "versions": {name: version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "trained_with": {name: version(name) for name in _PACKAGES},
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -107,7 +105,7 @@ def evaluate_run(
         seed=int(config.seed),
         kind="measured",
         config_hash=config_hash(plain),
-        losses=losses,
+        losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
     )
     results.write(run_dir / "results.json")
     reporter.at("scoring", 2, 2)
@@ -139,36 +137,12 @@ def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
         )  # fmt: skip
 
 
-def score(
-    clips: ClipSet,
-    reference: ClipSet,
-    name: str,
-    kind: Any,
-    seed: int | None = None,
-    config_hash: str = "",
-    losses: Mapping[str, float] | None = None,
-    notes: Sequence[str] = (),
-) -> RunResults:
-    """Score one set of clips with the world's metrics."""
+def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
+    """Score one set of clips with the world's metrics; `facts` as `ovi_eval.record.run_results` takes them."""
+    from ovi_eval.record import run_results
     from ovi_eval.score import score_clips
 
-    scored = score_clips(clips, reference)
-    metrics = {
-        key: MetricValue(
-            value=v.value, n=v.n, direction=v.direction, coverage=v.coverage, unit=v.unit,
-            version=v.version, variant=v.variant, kind=v.kind,
-        )
-        for key, v in scored.values.items()
-    }  # fmt: skip
-    rows = [
-        ClipScores(id=clips.ids[i], values=scored.per_clip[i], caption=clips.captions[i], failed=scored.failed.get(i))
-        for i in range(len(clips))
-    ]
-    facts = {**provenance(), "judges": scored.provenance}
-    return RunResults(
-        name=name, metrics=metrics, n_clips=len(clips), seed=seed, kind=kind, clips=rows,
-        losses=dict(losses or {}), config_hash=config_hash, provenance=facts, notes=list(notes),
-    )  # fmt: skip
+    return run_results(clips, score_clips(clips, reference), provenance=provenance(), **facts)
 
 
 def evaluate_references(config: DictConfig, folder: Path) -> None:

@@ -157,11 +157,13 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
 
     reporter.at("data", 0, 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = _build(config.data, "data")
-    data.prepare_data()
-    data.setup("fit")
+    data = None
+    if "_target_" in config.data:
+        data = _build(config.data, "data")
+        data.prepare_data()
+        data.setup("fit")
     reporter.at("data", 1, 1)
-    if hasattr(data, "latent_shapes"):
+    if data is not None:
         # a checkpoint alone must tell how large a clip is
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
@@ -209,10 +211,10 @@ def _trainer(
     ema = EMA(**config.ema) if config.ema.decay else None
     callbacks: list[Any] = [c for c in (ema,) if c is not None]
     callbacks.append(TrainingProgress(reporter))
-    if config.samples.every_n_steps and getattr(task, "modalities", None):
+    if config.samples.every_n_steps and data is not None:
         callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
     callbacks.append(RunCheckpoint(run_dir, **config.checkpoint))
-    codec = data._codec_file() if hasattr(data, "_codec_file") else None
+    codec = None if data is None else data.codec_file()
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
     settings = dict(config.trainer)
     if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
@@ -238,7 +240,7 @@ def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:
     """Losses of the averaged weights over the whole validation set."""
     trainer.validate(task, datamodule=data, verbose=False)
     return {
-        name.removeprefix("val/").replace("/", "_"): float(value)
+        name.removeprefix("val/"): float(value)
         for name, value in trainer.callback_metrics.items()
         if name.startswith("val/")
     }

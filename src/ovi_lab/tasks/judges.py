@@ -19,6 +19,11 @@ from ovi_lab.seeding import generator_for
 PARTS = ("video", "audio", "sync")
 
 
+def _as_it_is(clips: ClipSet) -> ClipSet:
+    """A batch is made already."""
+    return clips
+
+
 class _Rendered:
     """Clips of a world, batch by batch, in an order fixed by the seed."""
 
@@ -30,9 +35,6 @@ class _Rendered:
 
     def __len__(self) -> int:
         return self.count // self.batch_size
-
-    def __iter__(self) -> Any:
-        raise TypeError("batches are taken by their index")
 
     def __getitem__(self, index: int) -> ClipSet:
         if index >= len(self):
@@ -60,8 +62,6 @@ class JudgeTraining(LightningModule):
     Raises:
         UserError: an unknown judge under `lr`.
     """
-
-    modalities = ()
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class JudgeTraining(LightningModule):
             int(self.settings["batch_size"]),  # type: ignore[call-overload]
             self.seed if train else None,
         )
-        return DataLoader(rendered, batch_size=None, shuffle=False)  # type: ignore[arg-type]
+        return DataLoader(rendered, batch_size=None, shuffle=False, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> Any:
         """Clips of the training seed."""
