@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - fields are tensors, named with their shapes
 """Many clips in memory and in one tensor file.
 
 Shapes: N clips, T frames, H rows, W columns, 3 colours (RGB), S samples.

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - fields are tensors, named with their shapes
 """Picture and sound read from any container that FFmpeg reads, and written as mp4.
 
 Shapes: N clips, T frames, H rows, W columns, C channels of sound, S samples.

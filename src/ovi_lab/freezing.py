@@ -45,5 +45,7 @@ class FreezeRule:
             total += parameter.numel()
             trained += parameter.numel() if parameter.requires_grad else 0
         if not trained:
-            raise UserError(f"freeze: no parameter is left to train (frozen {self.frozen}, trained {self.trained})")
+            raise UserError(
+                f"freeze: no parameter is left to train (frozen {self.frozen}, trained {self.trained})"
+            )
         return trained, total

@@ -17,5 +17,6 @@ def config_dir() -> Path:
         if (candidate / "train.yaml").is_file():
             return candidate
     raise FileNotFoundError(
-        f"no configuration found at {' or '.join(map(str, candidates))}: reinstall ovi-lab, or run from a whole checkout"
+        f"no configuration found at {' or '.join(map(str, candidates))}: "
+        "reinstall ovi-lab, or run from a whole checkout"
     )

@@ -34,9 +34,13 @@ def load_model(path: str | Path, ema: bool = True, device: str = "cpu") -> tuple
 
     checkpoint = Checkpoint.open(resolve_checkpoint(path))
     config = OmegaConf.create(checkpoint.config_text())
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{checkpoint.path / 'config.yaml'} is no configuration: use another checkpoint")
     for part in ("model", "text_encoder", "codec"):
         if not checkpoint.has(f"{part}.safetensors"):
-            raise UserError(f"checkpoint {checkpoint.path} has no {part}.safetensors: it cannot be sampled by itself")
+            raise UserError(
+                f"checkpoint {checkpoint.path} has no {part}.safetensors: it cannot be sampled by itself"
+            )
     averaged = ema and checkpoint.has("ema/model.safetensors")
     weights = checkpoint.weights("model", ema=averaged)
     towers = {m: f"{m}_model." for m in ("video", "audio")}
@@ -55,14 +59,15 @@ def _device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used here ({str(error).splitlines()[0]}): try device=cpu") from error
+        raise UserError(
+            f"device={name} cannot be used here ({str(error).splitlines()[0]}): try device=cpu"
+        ) from error
     return name
 
 
 def sample_clips(config: DictConfig) -> list[Path]:
     """Write the clips that the configuration asks for; returns their paths."""
     from ovi_eval.media import write_mp4
-
     from ovi_lab.callbacks.samples import decode_present
     from ovi_lab.runs.evaluate import scaled_shapes
     from ovi_lab.runs.progress import ConsoleReporter
@@ -89,13 +94,13 @@ def sample_clips(config: DictConfig) -> list[Path]:
         reporter.close()
     frames, waves = decode_present(codec, video, audio)
     name = re.sub(r"\W+", "_", config.prompt.lower()).strip("_")[:60] or "clip"
-    return [
-        write_mp4(
-            Path(config.out) / f"{name}_seed{config.seed}_{i}.mp4",
-            frames[i], codec.fps, waves[i], codec.sample_rate, enlarge_to=config.size,
-        )  # fmt: skip
-        for i in range(config.count)
-    ]
+    paths = []
+    for i in range(config.count):
+        path = Path(config.out) / f"{name}_seed{config.seed}_{i}.mp4"
+        paths.append(
+            write_mp4(path, frames[i], codec.fps, waves[i], codec.sample_rate, enlarge_to=config.size)
+        )
+    return paths
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="sample")
@@ -106,7 +111,9 @@ def run(config: DictConfig) -> None:
     try:
         missing = [k for k in ("checkpoint", "prompt") if OmegaConf.is_missing(config, k)]
         if missing:
-            raise UserError(f"{missing[0]} is not given: ovi-sample checkpoint=runs/fusion/last prompt=\"a red ball bounces\"")
+            raise UserError(
+                f'{missing[0]} is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
+            )
         for path in sample_clips(config):
             print(path)
     except (UserError, EvalError) as error:

@@ -16,7 +16,7 @@ from ovi_lab.seeding import generator_for
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How latents are integrated from noise; defaults are the ball world's, `sampler=ovi` gives the released model's."""
+    """How latents are integrated from noise; the defaults suit the ball world, `sampler=ovi` the released model."""
 
     solver: str = "unipc"
     steps: int = 12
@@ -29,7 +29,9 @@ class SamplerSettings:
 
 
 def clip_noise(
-    shapes: Mapping[str, Sequence[int]], seeds: Sequence[Sequence[int | str]], device: torch.device | str = "cpu"
+    shapes: Mapping[str, Sequence[int]],
+    seeds: Sequence[Sequence[int | str]],
+    device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
     """Noise of each clip from its own generator: clip i has the same noise in any batch and beside any other clip.
 
@@ -45,7 +47,10 @@ def clip_noise(
     """
     return {
         modality: torch.stack(
-            [torch.randn(tuple(shape), generator=generator_for(*seed, "sample noise", modality)) for seed in seeds]
+            [
+                torch.randn(tuple(shape), generator=generator_for(*seed, "sample noise", modality))
+                for seed in seeds
+            ]
         ).to(device)
         for modality, shape in shapes.items()
     }

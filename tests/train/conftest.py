@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+
 from ovi_lab.paths import config_dir
 from ovi_lab.runs.progress import SilentReporter
 from ovi_lab.runs.run import execute

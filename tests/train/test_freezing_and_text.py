@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
 from ovi_lab.freezing import FreezeRule

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - fields are tensors, named with their shapes
 """Three small judges of the ball world: one sees, one hears, one knows whether both are in time.
 
 VideoJudge and AudioJudge squeeze a clip into 64 features, eight numbers for each eighth of its length, from

@@ -56,7 +56,7 @@ class RunCheckpoint(Checkpoint):
         temporary = self.run_dir / f".last.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(path.relative_to(self.run_dir), target_is_directory=True)
-        os.replace(temporary, self.run_dir / "last")
+        temporary.replace(self.run_dir / "last")
 
     def _delete_old(self, trainer: Trainer) -> None:
         if self.keep_last < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class EMA(Callback):
         self._restored: dict[str, Tensor] | None = None
         self._steps_seen = 0
         self._swapped = False
+        self._validation: AbstractContextManager[None] | None = None
 
     def _trained(self, module: LightningModule) -> dict[str, Tensor]:
         return {n: p for n, p in module.named_parameters() if p.requires_grad}
@@ -39,7 +40,9 @@ class EMA(Callback):
         """Start from the weights at hand, or from the average that a checkpoint held."""
         trained = self._trained(pl_module)
         source = self._restored or {}
-        self.average = {n: source.get(n, p).to(device=p.device, copy=True).detach() for n, p in trained.items()}
+        self.average = {
+            n: source.get(n, p).to(device=p.device, copy=True).detach() for n, p in trained.items()
+        }
         self._restored = None
         self._steps_seen = trainer.global_step
 
@@ -86,17 +89,20 @@ class EMA(Callback):
         self._leave()
 
     def _leave(self) -> None:
-        validation = getattr(self, "_validation", None)
+        validation, self._validation = self._validation, None
         if validation is not None:
-            self._validation = None
             validation.__exit__(None, None, None)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Store the whole averaged state dict, frozen weights included, so that it loads strictly."""
         checkpoint["ema_state_dict"] = {
             n: self.average.get(n, t).detach() for n, t in checkpoint["state_dict"].items()
         }
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keep the average until training starts."""
         self._restored = checkpoint.get("ema_state_dict")

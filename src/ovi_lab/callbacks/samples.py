@@ -31,10 +31,19 @@ class SampleLogger(Callback):
     """
 
     def __init__(
-        self, run_dir: Path, data: Any, ema: EMA | None, every_n_steps: int, prompts: Sequence[str], seed: int, steps: int
+        self,
+        run_dir: Path,
+        data: Any,
+        ema: EMA | None,
+        every_n_steps: int,
+        prompts: Sequence[str],
+        seed: int,
+        steps: int,
     ) -> None:
         if not prompts:
-            raise UserError("samples.prompts is empty: name at least one prompt, or set samples.every_n_steps=0")
+            raise UserError(
+                "samples.prompts is empty: name at least one prompt, or set samples.every_n_steps=0"
+            )
         self.run_dir, self.data, self.ema = run_dir, data, ema
         self.every_n_steps, self.prompts, self.seed, self.steps = every_n_steps, list(prompts), seed, steps
         self._at = -1
@@ -52,7 +61,6 @@ class SampleLogger(Callback):
 
     def _sample(self, trainer: Trainer, task: Any, step: int) -> None:
         from ovi_eval.media import write_mp4
-
         from ovi_lab.sampling import SamplerSettings, generate_latents
 
         video, audio = generate_latents(
@@ -67,7 +75,9 @@ class SampleLogger(Callback):
         folder = self.run_dir / "samples" / f"step_{step:06d}"
         for i, prompt in enumerate(self.prompts):
             clip, wave = frames[i], waves[i]
-            path = write_mp4(folder / f"{i}.mp4", clip, self.data.codec.fps, wave, self.data.codec.sample_rate)
+            path = write_mp4(
+                folder / f"{i}.mp4", clip, self.data.codec.fps, wave, self.data.codec.sample_rate
+            )
             for logger in trainer.loggers:
                 _send(logger, f"sample {i}: {prompt}", clip, wave, self.data.codec, path, step)
 
@@ -101,7 +111,9 @@ def picture(frames_THWC: Tensor, wave_S: Tensor, sample_rate: int) -> Tensor:
     power = torch.stft(wave_S.float(), 256, 64, window=window, return_complex=True).abs().pow(2)
     level = (10 * torch.log10(power + 1e-10)).clamp(-70, 20)
     level = ((level + 70) / 90).flip(0)[None, None]
-    level = torch.nn.functional.interpolate(level, (96, strip.shape[1]), mode="bilinear", align_corners=False)[0, 0]
+    level = torch.nn.functional.interpolate(
+        level, (96, strip.shape[1]), mode="bilinear", align_corners=False
+    )[0, 0]
     heat = torch.stack([(2.2 * level), (1.6 * level - 0.25), (1.2 * level - 0.6)], -1).clamp(0, 1)
     return torch.cat([strip, (255 * heat).to(torch.uint8)])
 
@@ -124,7 +136,9 @@ def _send(logger: Any, title: str, clip: Tensor, wave: Tensor, codec: Any, path:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         board = logger.experiment
-        board.add_image(f"{title}/frames and sound", picture(clip, wave, codec.sample_rate), step, dataformats="HWC")
+        board.add_image(
+            f"{title}/frames and sound", picture(clip, wave, codec.sample_rate), step, dataformats="HWC"
+        )
         board.add_audio(f"{title}/sound", wave[None].clamp(-1, 1), step, sample_rate=codec.sample_rate)
         side = _enlarged(clip, 128).shape[1:3]
         moving = Summary.Image(

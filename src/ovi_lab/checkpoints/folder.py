@@ -1,13 +1,13 @@
 """The layout of a checkpoint folder, and finding one.
 
-    step_000500/
-      checkpoint.json            format, step, and every file's size and sha256
-      config.yaml                the resolved configuration of the run
-      model.safetensors          raw weights, under the released checkpoint's names
-      text_encoder.safetensors   where the text encoder is trained
-      ema/…                      the same files, averaged
-      trainer_state.pt           optimiser, schedule, loops, callbacks (tensors and plain values only)
-      codec.safetensors          what turns latents into picture and sound, where the data has its own
+step_000500/
+  checkpoint.json            format, step, and every file's size and sha256
+  config.yaml                the resolved configuration of the run
+  model.safetensors          raw weights, under the released checkpoint's names
+  text_encoder.safetensors   where the text encoder is trained
+  ema/…                      the same files, averaged
+  trainer_state.pt           optimiser, schedule, loops, callbacks (tensors and plain values only)
+  codec.safetensors          what turns latents into picture and sound, where the data has its own
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Checkpoint:
             content = json.loads(listing.read_text())
             found, step, files = content["format"], int(content["step"]), dict(content["files"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{listing} cannot be read ({error}): the checkpoint is damaged, use another") from error
+            raise UserError(
+                f"{listing} cannot be read ({error}): the checkpoint is damaged, use another"
+            ) from error
         if found != FORMAT:
             raise UserError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
         for name, facts in files.items():

@@ -41,7 +41,9 @@ class FolderCheckpointIO(CheckpointIO):
         self.config_text = config_text
         self.extra_files = dict(extra_files or {})
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Write `checkpoint` to the folder `path`.
 
         Raises:
@@ -56,11 +58,11 @@ class FolderCheckpointIO(CheckpointIO):
             self._write(checkpoint, temporary)
             if path.exists():
                 outdated = path.with_name(f".{path.name}.{os.getpid()}.old")
-                os.replace(path, outdated)
-                os.replace(temporary, path)
+                path.replace(outdated)
+                temporary.replace(path)
                 shutil.rmtree(outdated)
             else:
-                os.replace(temporary, path)
+                temporary.replace(path)
         # torch and safetensors wrap the system's error in their own
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -89,7 +91,9 @@ class FolderCheckpointIO(CheckpointIO):
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        (folder / "checkpoint.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
+        (folder / "checkpoint.json").write_text(
+            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1)
+        )
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -121,4 +125,7 @@ def _is_full_or_forbidden(error: BaseException) -> bool:
         return error.errno in refused
     # torch's zip writer and safetensors report a failed write as text
     text = str(error).lower()
-    return any(word in text for word in ("no space left", "os error 28", "os error 27", "file write failed", "unexpected pos"))
+    return any(
+        word in text
+        for word in ("no space left", "os error 28", "os error 27", "file write failed", "unexpected pos")
+    )

@@ -71,10 +71,16 @@ def initialise_from(
     Raises:
         UserError: a source is unreadable, does not fit, or leaves other than fusion parameters unset.
     """
-    named = {"": sources} if isinstance(sources, str | Path) else {k: v for k, v in sources.items() if v is not None}
+    named = (
+        {"": sources}
+        if isinstance(sources, str | Path)
+        else {k: v for k, v in sources.items() if v is not None}
+    )
     unknown = set(named) - {"", *_TOWERS}
     if unknown:
-        raise UserError(f"init_from.{sorted(unknown)[0]} is unknown: give one path, or init_from.video / init_from.audio")
+        raise UserError(
+            f"init_from.{sorted(unknown)[0]} is unknown: give one path, or init_from.video / init_from.audio"
+        )
     own = model.state_dict()
     given: set[str] = set()
     for tower, source in named.items():
@@ -82,11 +88,15 @@ def initialise_from(
         prefix = _TOWERS.get(tower, "")
         weights = {n: w for n, w in weights.items() if n.startswith(prefix)}
         if not weights:
-            raise UserError(f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower")
+            raise UserError(
+                f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower"
+            )
         _check_shapes(weights, own, str(source))
         surplus = [n for n in weights if n not in own and not is_fusion_parameter(n) and prefix]
         if surplus:
-            raise UserError(f"init_from {source} has {surplus[0]}, which this model lacks: choose its own model size")
+            raise UserError(
+                f"init_from {source} has {surplus[0]}, which this model lacks: choose its own model size"
+            )
         model.load_state_dict({n: w for n, w in weights.items() if n in own}, strict=False)
         given.update(n for n in weights if n in own)
         if text is not None and text_encoder is not None:

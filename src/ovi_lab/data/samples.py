@@ -60,9 +60,9 @@ class MediaClip:
     """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it."""
 
     caption: str
-    frames_THWC: Tensor  # noqa: N815 - a shape suffix
+    frames_THWC: Tensor
     fps: float
-    wave_S: Tensor  # noqa: N815
+    wave_S: Tensor
     sample_rate: int
     source_rate: int
     meta: dict[str, Any]

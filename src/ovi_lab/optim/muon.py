@@ -40,6 +40,11 @@ def orthogonalise(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
     return X.mT if tall else X
 
 
+def gradients_of(params: Iterable[Tensor]) -> list[Tensor]:
+    """Gradients of parameters that have one."""
+    return [p.grad for p in params if p.grad is not None]
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised per matrix, with AdamW for the groups that say `use_muon: False`.
 
@@ -83,10 +88,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             if group["use_muon"] and any(p.ndim != 2 for p in group["params"]):
                 shapes = sorted({tuple(p.shape) for p in group["params"] if p.ndim != 2})
-                raise UserError(f"Muon takes matrices only, got shapes {shapes}: put those in a group with AdamW")
+                raise UserError(
+                    f"Muon takes matrices only, got shapes {shapes}: put those in a group with AdamW"
+                )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all groups; `closure` re-evaluates the loss, as in every torch optimiser."""
         loss = None
         if closure is not None:
@@ -110,11 +117,11 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(p)
             by_shape[tuple(p.shape)].append(p)
         momenta = [self.state[p]["momentum"] for p in params]
-        torch._foreach_lerp_(momenta, [p.grad for p in params], 1 - group["momentum"])
+        torch._foreach_lerp_(momenta, gradients_of(params), 1 - group["momentum"])
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for (rows, columns), same in by_shape.items():
-            gradients = torch.stack([p.grad for p in same])
+            gradients = torch.stack(gradients_of(same))
             momentum = torch.stack([self.state[p]["momentum"] for p in same])
             update = orthogonalise(gradients.lerp(momentum, group["momentum"]), group["steps"])
             scale = max(1.0, rows / columns) ** 0.5
@@ -128,7 +135,7 @@ class Muon(torch.optim.Optimizer):
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
         beta1, beta2 = group["betas"]
-        gradients = [p.grad for p in params]
+        gradients = gradients_of(params)
         steps = [self.state[p]["step"] for p in params]
         first = [self.state[p]["exp_avg"] for p in params]
         second = [self.state[p]["exp_avg_sq"] for p in params]

@@ -15,7 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,15 +48,18 @@ def _each_choice(override: Override) -> Iterator[str]:
         yield override.input_line
 
 
-def _explain(override: Override, folder: Path, base: DictConfig, error: Exception) -> str:
+def _explain(override: Override, text: str, folder: Path, base: DictConfig, error: Exception) -> str:
     key = override.key_or_group
     if (folder / key).is_dir():
-        return f"unknown {key} {override.value()!r}{nearest(str(override.value()), group_options(folder, key))}"
+        name = text.partition("=")[2]
+        return f"unknown {key} {name!r}{nearest(name, group_options(folder, key))}"
     node: object = base
     walked: list[str] = []
     for part in key.split("."):
         if not isinstance(node, DictConfig):
-            return f"unknown key {key!r}: {'.'.join(walked)} is a single value. Set {'.'.join(walked)} instead"
+            return (
+                f"unknown key {key!r}: {'.'.join(walked)} is a single value. Set {'.'.join(walked)} instead"
+            )
         keys = [str(k) for k in node]
         if part not in keys:
             place = f" under {'.'.join(walked)}" if walked else ""
@@ -73,7 +81,8 @@ def check(arguments: Sequence[str], config_folder: Path, config_name: str) -> No
     Raises:
         UserError: the first override that does not hold, with the valid names.
     """
-    overrides = [a for a in arguments if not a.startswith("-") and not a.startswith("hydra")]
+    # Hydra's own flags may be followed by a word without "=", such as `--cfg job`
+    overrides = [a for a in arguments if ("=" in a or a.startswith("~")) and not a.startswith(("-", "hydra"))]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except (OverrideParseException, HydraException) as error:
@@ -92,10 +101,10 @@ def check(arguments: Sequence[str], config_folder: Path, config_name: str) -> No
                     composed = compose(config_name, overrides=[*accepted, text])
                 except MissingConfigException as error:
                     if override in groups:
-                        raise UserError(_explain(override, config_folder, base, error)) from error
+                        raise UserError(_explain(override, text, config_folder, base, error)) from error
                     raise UserError(str(error).splitlines()[0]) from error
                 except (ConfigCompositionException, OmegaConfBaseException, HydraException) as error:
-                    raise UserError(_explain(override, config_folder, base, error)) from error
+                    raise UserError(_explain(override, text, config_folder, base, error)) from error
                 last = text
             base = composed
             accepted.append(last)

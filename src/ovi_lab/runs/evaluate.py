@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
+
 from ovi_eval.clipset import ClipSet
 from ovi_eval.errors import EvalError
 from ovi_eval.media import write_mp4
 from ovi_eval.results import RunResults
-from torch import Tensor
-
 from ovi_lab.errors import UserError
 from ovi_lab.runs.progress import Reporter, SilentReporter
 from ovi_lab.sampling import SamplerSettings, generate_latents
@@ -63,7 +63,9 @@ def evaluate_run(
 
     settings = config.evaluation
     if tuple(task.modalities) != ("video", "audio"):
-        raise UserError("evaluation scores video with its sound: use evaluation=none where one tower is trained alone")
+        raise UserError(
+            "evaluation scores video with its sound: use evaluation=none where one tower is trained alone"
+        )
     real = data.eval_clips(settings.num_clips)
     shapes = scaled_shapes(data.latent_shapes, settings.length)
     task.eval()
@@ -71,7 +73,9 @@ def evaluate_run(
     done = 0
 
     def tell(steps: int, total: int) -> None:
-        reporter.at("sampling", done * total + steps * min(settings.batch_size, len(real) - done), len(real) * total)
+        reporter.at(
+            "sampling", done * total + steps * min(settings.batch_size, len(real) - done), len(real) * total
+        )
 
     videos: list[Tensor] = []
     audios: list[Tensor] = []
@@ -88,6 +92,8 @@ def evaluate_run(
                 settings=SamplerSettings(**settings.sampler),
                 on_step=tell,
             )
+            if video is None or audio is None:
+                raise UserError("evaluation needs video and audio, and this model samples one of them")
             videos.append(video.cpu())
             audios.append(audio.cpu())
     task.model.set_audio_rope_factor(None)
@@ -153,6 +159,7 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
         folder: gets one folder per reference; those that are there are kept.
     """
     from hydra.utils import instantiate
+
     from ovi_eval.score import make_references
 
     settings = config.evaluation

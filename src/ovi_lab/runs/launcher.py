@@ -35,7 +35,6 @@ from ovi_lab.runs.command_line import fail
 from ovi_lab.runs.progress import fraction
 from ovi_lab.runs.study import JOBS_FILE
 
-
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -81,7 +80,10 @@ def _work(config: dict[str, Any]) -> tuple[str, str]:
         # the other jobs go on; what happened here is kept whole
         trace = run_dir / "traceback.txt"
         trace.write_text(traceback.format_exc())
-        return "failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {trace})"
+        return (
+            "failed",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {trace})",
+        )
     finally:
         reporter.close()
 
@@ -100,7 +102,7 @@ def _write_jobs(sweep_dir: Path, jobs: Sequence[Job], outcome: Mapping[str, tupl
     ]
     temporary = sweep_dir / f".{JOBS_FILE}.tmp"
     temporary.write_text(json.dumps(rows, indent=1))
-    os.replace(temporary, sweep_dir / JOBS_FILE)
+    temporary.replace(sweep_dir / JOBS_FILE)
 
 
 def _clock(seconds: float) -> str:
@@ -114,11 +116,17 @@ class _Screen:
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
         self.jobs, self.console = jobs, console
         self.overall = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>5.1f} %"),
-            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console,
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>5.1f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
         )
         self.each = Progress(
-            TextColumn("  {task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[state]}"),
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[state]}"),
             console=console,
         )
         self.total = self.overall.add_task(f"{len(jobs)} runs", total=1.0, left="")
@@ -167,7 +175,9 @@ class _Screen:
         if not self.console.is_terminal and now - self.told >= _SECONDS_BETWEEN_LINES:
             # a log file shows no bars
             self.told = now
-            self.console.print(f"{100 * done:.0f} % of {len(self.jobs)} runs, {_clock(now - self.started)} gone, {left}")
+            self.console.print(
+                f"{100 * done:.0f} % of {len(self.jobs)} runs, {_clock(now - self.started)} gone, {left}"
+            )
 
 
 class LocalPoolLauncher(Launcher):
@@ -196,12 +206,14 @@ class LocalPoolLauncher(Launcher):
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(run_dir)
         HydraConfig.instance().set_config(config)
-        settings = OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
+        settings = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
         settings._set_parent(None)
         plain = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
         name = str(config.hydra.sweep.subdir)
-        returned = JobReturn(overrides=list(overrides), cfg=settings, working_dir=str(run_dir), task_name=name)
+        returned = JobReturn(
+            overrides=list(overrides), cfg=settings, working_dir=str(run_dir), task_name=name
+        )
         return Job(name, {str(k): v for k, v in plain.items()}, run_dir), returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -263,15 +275,19 @@ class LocalPoolLauncher(Launcher):
         try:
             return future.result()
         except BrokenProcessPool:
-            return "failed", f"its process was killed (out of memory?); {job.run_dir} goes on from its last checkpoint"
+            return (
+                "failed",
+                f"its process was killed (out of memory?); {job.run_dir} goes on from its last checkpoint",
+            )
 
     @staticmethod
     def _tell(console: Console, job: Job, status: str, message: str) -> None:
-        mark = {"done": "[green]done[/]", "skipped": "[dim]already done[/]", "failed": "[red]failed[/]"}[status]
+        mark = {"done": "[green]done[/]", "skipped": "[dim]already done[/]", "failed": "[red]failed[/]"}[
+            status
+        ]
         console.print(f"{mark} {job.name} {message}", highlight=False)
 
     @staticmethod
     def _kill(pool: ProcessPoolExecutor) -> None:
         for process in list((pool._processes or {}).values()):
             process.kill()
-

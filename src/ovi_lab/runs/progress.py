@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 # Shares of a run's time by stage, measured on the ball world; they only smooth the estimate of the time left.
 STAGES = {"data": 0.02, "training": 0.80, "validation": 0.04, "sampling": 0.12, "scoring": 0.02}
@@ -78,7 +84,7 @@ class FileReporter:
         self._written = now
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         temporary.write_text(json.dumps({"stage": stage, "done": done, "total": total, "note": note}))
-        os.replace(temporary, self.path)
+        temporary.replace(self.path)
 
     def close(self) -> None:
         """Remove it: the run is over."""

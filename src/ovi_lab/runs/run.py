@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -20,7 +19,17 @@ from ovi_lab.errors import UserError
 from ovi_lab.runs.progress import Reporter
 
 # What may differ between two starts of the same run.
-_VOLATILE = ("run_dir", "resume", "overwrite", "data.num_workers", "data.root", "checkpoint", "logger", "samples", "latent_shapes")
+_VOLATILE = (
+    "run_dir",
+    "resume",
+    "overwrite",
+    "data.num_workers",
+    "data.root",
+    "checkpoint",
+    "logger",
+    "samples",
+    "latent_shapes",
+)
 
 
 def run_config(config: DictConfig) -> dict[str, Any]:
@@ -57,7 +66,9 @@ def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str
     """
     new, old = _flat(now), _flat(before)
     # task, model and the rest repeat what other keys say; the shortest names say it best
-    different = sorted((k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k))
+    different = sorted(
+        (k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k)
+    )
     if different:
         shown = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in different[:3])
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
@@ -93,14 +104,18 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
         if (run_dir / "done.json").is_file():
             return True
         if config.resume is None and latest_checkpoint(run_dir) is not None:
-            raise UserError(f"{run_dir} holds an unfinished run: resume=last goes on with it, overwrite=true deletes it")
+            raise UserError(
+                f"{run_dir} holds an unfinished run: resume=last goes on with it, overwrite=true deletes it"
+            )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         temporary = run_dir / ".config.yaml.tmp"
         temporary.write_text(text)
-        os.replace(temporary, stored)
+        temporary.replace(stored)
     except OSError as error:
-        raise UserError(f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place") from error
+        raise UserError(
+            f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place"
+        ) from error
     return False
 
 
@@ -121,7 +136,9 @@ def _loggers(config: DictConfig, run_dir: Path, resumed_at: int) -> list[Any]:
             raise UserError("logger.wandb=true needs wandb: pip install 'ovi-lab[wandb]'") from error
         from lightning.pytorch.loggers import WandbLogger
 
-        found.append(WandbLogger(project=config.logger.wandb_project, name=config.name, save_dir=str(run_dir)))
+        found.append(
+            WandbLogger(project=config.logger.wandb_project, name=config.name, save_dir=str(run_dir))
+        )
     return found
 
 
@@ -129,8 +146,14 @@ def _quiet() -> None:
     """Lightning's banners and advice are for its newcomers; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*`isinstance\\(treespec.*",
-                    ".*LeafSpec.*", ".*Checkpoint directory.*", ".*is smaller than the logging interval.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*`isinstance\\(treespec.*",
+        ".*LeafSpec.*",
+        ".*Checkpoint directory.*",
+        ".*is smaller than the logging interval.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -171,7 +194,11 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
     trainer, ema = _trainer(config, run_dir, text, data, task, resumed, reporter)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     losses = _validate(trainer, task, data)
-    outcome: dict[str, Any] = {"steps": trainer.global_step, "losses": losses, "config_hash": config_hash(plain)}
+    outcome: dict[str, Any] = {
+        "steps": trainer.global_step,
+        "losses": losses,
+        "config_hash": config_hash(plain),
+    }
     if config.evaluation.enabled and trainer.is_global_zero:
         from ovi_lab.runs.evaluate import evaluate_run
 
@@ -179,7 +206,7 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
     if trainer.is_global_zero:
         temporary = run_dir / ".done.json.tmp"
         temporary.write_text(json.dumps(outcome, indent=1))
-        os.replace(temporary, run_dir / "done.json")
+        temporary.replace(run_dir / "done.json")
     return "done"
 
 
@@ -201,7 +228,13 @@ def _build(node: DictConfig, what: str) -> Any:
 
 
 def _trainer(
-    config: DictConfig, run_dir: Path, text: str, data: Any, task: Any, resumed: Path | None, reporter: Reporter
+    config: DictConfig,
+    run_dir: Path,
+    text: str,
+    data: Any,
+    task: Any,
+    resumed: Path | None,
+    reporter: Reporter,
 ) -> tuple[Any, Any]:
     import lightning.pytorch as pl
 

@@ -37,8 +37,8 @@ class StudyCallback(Callback):
     """
 
     def __init__(self, title: str = "Leaderboard", message: str = "", claims: Sequence[Any] = ()) -> None:
-        plain = OmegaConf.to_container(claims, resolve=True) if OmegaConf.is_config(claims) else list(claims)
-        self.title, self.message, self.claims = title, message, plain
+        plain: Any = OmegaConf.to_container(claims, resolve=True) if OmegaConf.is_config(claims) else claims
+        self.title, self.message, self.claims = title, message, list(plain)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's signal that all jobs were launched and have ended."""
@@ -97,5 +97,6 @@ def finish() -> None:
             raise UserError(str(error)) from error
         if failed:
             raise UserError(
-                f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. " + "; ".join(failed)
+                f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. "
+                + "; ".join(failed)
             )

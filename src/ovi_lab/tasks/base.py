@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -86,7 +87,7 @@ class FlowMatchingTask(LightningModule):
         self.text_encoder: nn.Module | None = None
         self.trained_parameters = self.total_parameters = 0
 
-    # ---- building -------------------------------------------------------------------------------------------------
+    # ---- building
 
     def configure_model(self) -> None:
         """Build the towers, load pretrained ones, and say what is trained."""
@@ -103,7 +104,7 @@ class FlowMatchingTask(LightningModule):
             initialise_from(self.model, self.text_encoder, sources)
         self.trained_parameters, self.total_parameters = self.freeze_rule.apply(self.model)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The configured optimiser over what is trained, with its schedule per step."""
         groups = parameter_groups(
             self.named_parameters(), self.optimizer_settings["weight_decay"], self.optimizer_settings["muon"]
@@ -113,7 +114,7 @@ class FlowMatchingTask(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # ---- one batch ------------------------------------------------------------------------------------------------
+    # ---- one batch
 
     def encode_text(self, batch: Mapping[str, Any], dropped: Tensor | None = None) -> list[Tensor]:
         """Text vectors [n_i, text_dim] of the batch; empty for clips that are `dropped` [B]."""
@@ -128,7 +129,11 @@ class FlowMatchingTask(LightningModule):
         return [v[:0] if drop else v for v, drop in zip(vectors, dropped.tolist(), strict=True)]
 
     def losses(
-        self, batch: Mapping[str, Any], sigmas: Mapping[str, Tensor], purpose: Sequence[int | str], train: bool
+        self,
+        batch: Mapping[str, Any],
+        sigmas: Mapping[str, Tensor],
+        purpose: Sequence[int | str],
+        train: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of a batch, and each modality's; binned by timestep on the way.
 
@@ -179,27 +184,38 @@ class FlowMatchingTask(LightningModule):
         sigma_video, sigma_audio = self.timesteps.sample(
             len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
         )
-        loss, by_modality = self.losses(batch, {"video": sigma_video, "audio": sigma_audio}, purpose, train=True)
-        if self.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0:
+        loss, by_modality = self.losses(
+            batch, {"video": sigma_video, "audio": sigma_audio}, purpose, train=True
+        )
+        if self.device.type == "cpu" or self.global_step % self._log_interval() == 0:
             self._stop_if_not_finite(by_modality, batch)
         size = len(batch["id"])
         self.log("train/loss", loss, batch_size=size)
         self.log_dict({f"train/loss_{m}": value for m, value in by_modality.items()}, batch_size=size)
         return loss
 
+    def _log_interval(self) -> int:
+        return int(getattr(self.trainer, "log_every_n_steps", 1))
+
     def _stop_if_not_finite(self, by_modality: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
         bad = [m for m, value in by_modality.items() if not bool(torch.isfinite(value))]
-        if bad:
-            last = next((c.run_dir / "last" for c in self.trainer.callbacks if hasattr(c, "run_dir")), None)
-            kept = f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written yet"
-            raise UserError(
-                f"the {' and '.join(bad)} loss is not finite at step {self.global_step} "
-                f"(first clip {batch['id'][0]}): lower the learning rate or look at that batch; {kept}"
-            )
+        if not bad:
+            return
+        callbacks: Any = getattr(self.trainer, "callbacks", ())
+        last = next((Path(c.run_dir) / "last" for c in callbacks if hasattr(c, "run_dir")), None)
+        kept = (
+            f"the last good checkpoint is {last}"
+            if last and last.exists()
+            else "no checkpoint was written yet"
+        )
+        raise UserError(
+            f"the {' and '.join(bad)} loss is not finite at step {self.global_step} "
+            f"(first clip {batch['id'][0]}): lower the learning rate or look at that batch; {kept}"
+        )
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Report the losses by timestep ten times less often than the losses."""
-        interval = 5 * self.trainer.log_every_n_steps
+        interval = 5 * self._log_interval()
         if self.global_step and self.global_step % interval == 0:
             self.log_dict({f"train/{name}": value for name, value in self.train_bins.collect().items()})
 

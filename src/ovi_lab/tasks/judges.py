@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from ovi_eval.backbones.ball_judges import WEIGHTS, Judges, save_judges
-from ovi_eval.clipset import ClipSet
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ovi_eval.backbones.ball_judges import WEIGHTS, Judges, save_judges
+from ovi_eval.clipset import ClipSet
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
 from ovi_lab.seeding import generator_for
@@ -27,7 +27,9 @@ def _as_it_is(clips: ClipSet) -> ClipSet:
 class _Rendered:
     """Clips of a world, batch by batch, in an order fixed by the seed."""
 
-    def __init__(self, world: str, count: int, world_seed: int, batch_size: int, order_seed: int | None) -> None:
+    def __init__(
+        self, world: str, count: int, world_seed: int, batch_size: int, order_seed: int | None
+    ) -> None:
         self.world, self.count, self.world_seed = get_world(world), count, world_seed
         self.batch_size, self.order_seed = batch_size, order_seed
         # Rendered once: a clip costs more to draw than a judge costs to train on it.
@@ -115,11 +117,12 @@ class JudgeTraining(LightningModule):
         """Clips of the evaluation seed."""
         return self._loader(False)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with each judge's own rate, one cycle over the run."""
         rates: Any = self.settings["learning_rates"]
         groups = [
-            {"params": list(part.parameters()), "lr": rates[name]} for name, part in self.judges.parts().items()
+            {"params": list(part.parameters()), "lr": rates[name]}
+            for name, part in self.judges.parts().items()
         ]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -155,7 +158,14 @@ class JudgeTraining(LightningModule):
                 **self.settings,
                 "seed": self.seed,
                 "steps": self.trainer.fit_loop.epoch_loop.global_step,
-                "accuracy": {key: round(value, 4) for key, value in means.items()},
+                "accuracy": {
+                    part: {
+                        key.removeprefix(f"{part}_"): round(value, 4)
+                        for key, value in means.items()
+                        if key.startswith(part)
+                    }
+                    for part in PARTS
+                },
                 "made_by": "python -m ovi_lab.train experiment=judges",
             }
             save_judges(self.judges, provenance, self.path)

@@ -1,0 +1,210 @@
+"""What a user types: refused in one line, run side by side, interrupted, gone on with, installed as a wheel."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ovi_lab.errors import UserError
+from ovi_lab.paths import config_dir
+from ovi_lab.runs.command_line import check
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = [
+    "experiment=fusion_ablation",
+    "trainer.max_steps=8",
+    "trainer.log_every_n_steps=1",
+    "data.num_train=48",
+    "data.num_eval=24",
+    "data.batch_size=4",
+    "evaluation.num_clips=8",
+    "evaluation.num_mp4=1",
+    "sampler.steps=2",
+    "checkpoint.every_n_steps=2",
+    "samples.every_n_steps=0",
+    "logger.tensorboard=false",
+]
+
+
+def command(arguments, data_root, cwd, module="ovi_lab.train"):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments, f"data.root={data_root}"],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["experiment=fusion_ablatio"],
+            ["unknown experiment 'fusion_ablatio'", "did you mean fusion_ablation?"],
+        ),
+        (["arm=non"], ["unknown arm 'non'", "did you mean none?", "bidirectional_scaled"]),
+        (["arm=none,sideways"], ["unknown arm 'sideways'"]),
+        (["trainer.max_step=3"], ["unknown key 'trainer.max_step'", "did you mean max_steps?"]),
+        (["modle=tiny"], ["unknown key 'modle'", "did you mean model?"]),
+        (["seed.x=1"], ["seed is a single value"]),
+        (["a=[1"], ["cannot read the command line"]),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(arguments, words):
+    with pytest.raises(UserError) as told:
+        check(arguments, config_dir(), "train")
+    message = str(told.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_what_can_be_is_accepted():
+    check(["experiment=fusion_ablation", "arm=none,audio_to_video", "seed=3,4", "+trainer.fast_dev_run=true"],
+          config_dir(), "train")  # fmt: skip
+    check(["experiment=fusion", "rope.factor=0.5", "hydra.run.dir=x", "-m"], config_dir(), "train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["experiment=nothing"], "unknown experiment"),
+        (["fusion.direction=sideways"], "fusion.direction is 'sideways'; expected one of bidirectional"),
+        (["resume=last"], "has no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, data_root, tmp_path):
+    process = command([*arguments, "debug=fast"], data_root, tmp_path)
+    out, _ = process.communicate(timeout=120)
+    lines = [line for line in out.splitlines() if line.startswith("error:")]
+    assert process.returncode == 2, out
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in out
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    arms = ["arm=bidirectional_scaled,none", "seed=0,1"]
+    process = command([*SWEEP, *arms], data_root, whole)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "leaderboard.html" in out
+
+    process = command([*SWEEP, *arms], data_root, broken)
+    study = broken / "runs" / "fusion_ablation"
+    deadline = time.monotonic() + 120
+    while not list(study.glob("*/*/checkpoints/step_*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert len(list(study.glob("*/*/done.json"))) < 4
+
+    process = command([*SWEEP, *arms], data_root, broken)
+    deadline = time.monotonic() + 120
+    while not list(study.glob("*/*/done.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, out
+    assert "the same command goes on with what is missing" in out
+
+    process = command([*SWEEP, *arms], data_root, broken)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "already done" in out
+    for run in sorted((whole / "runs" / "fusion_ablation").glob("*/seed_*")):
+        other = study / run.parent.name / run.name
+        first, second = (json.loads((r / "results.json").read_text())["metrics"] for r in (run, other))
+        assert first == second
+        assert (run / "clips.safetensors").read_bytes() == (other / "clips.safetensors").read_bytes()
+    board = json.loads((study / "results.json").read_text())
+    assert [arm["name"] for arm in board["arms"]] == ["bidirectional_scaled", "none"]
+    assert {"real", "real_shuffled"} <= {row["name"] for row in board["references"]}
+
+    process = command([*SWEEP, *arms, "trainer.gradient_clip_val=0.5"], data_root, broken)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, out
+    assert "trainer.gradient_clip_val was 1.0, is 0.5" in out.replace("\n", " ")
+
+
+def test_a_bare_checkout_and_a_wheel_find_their_configuration(tmp_path):
+    def composed(path, cwd):
+        done = subprocess.run(
+            [sys.executable, "-m", "ovi_lab.train", "experiment=fusion_ablation", "--cfg", "job"],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        where = subprocess.run(
+            [sys.executable, "-c", "import ovi_lab.paths as p; print(p.config_dir())"],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout, Path(where.stdout.strip())
+
+    sources = os.pathsep.join(str(ROOT / part) for part in ("src", "evaluation"))
+    text, folder = composed(sources, tmp_path)
+    assert folder == ROOT / "conf"
+    wheel_dir, target = tmp_path / "dist", tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheel_dir), str(ROOT)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (wheel,) = wheel_dir.glob("*.whl")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target), str(wheel)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    from_wheel, folder = composed(target, tmp_path)
+    assert folder == target / "ovi_lab" / "conf"
+    assert from_wheel == text
+    assert (target / "ovi_eval" / "backbones" / "weights" / "ball_judges.safetensors").is_file()
+    assert (target / "hydra_plugins" / "ovi_lab_local_pool.py").is_file()
+
+
+def test_a_run_of_ones_own_is_sampled(trained, tmp_path):
+    run = trained([], tmp_path / "run")
+    out = subprocess.run(
+        [sys.executable, "-m", "ovi_lab.sample", f"checkpoint={run}/last", "prompt=a red ball bounces", "count=2",
+         "sampler.steps=2", "length=1.5", f"out={tmp_path}/clips"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    from ovi_eval.media import read_clip
+
+    clips = [read_clip(path) for path in sorted((tmp_path / "clips").glob("*.mp4"))]
+    assert [len(clip.frames_THWC) for clip in clips] == [48, 48]
+    for bad, words in (
+        ("checkpoint=nowhere", "no checkpoint at nowhere"),
+        ("sampler=heun", "unknown sampler 'heun'"),
+    ):
+        out = subprocess.run(
+            [sys.executable, "-m", "ovi_lab.sample", f"checkpoint={run}", "prompt=x", bad],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert out.returncode == 2
+        assert words in out.stderr
+        assert "Traceback" not in out.stderr
