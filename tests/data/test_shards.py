@@ -241,3 +241,11 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(UserError, match=message):
         fill()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_star_stands_for_the_shards_that_are_there(tmp_path):
+    for name in ("a-001.tar", "a-000.tar", "b-000.tar"):
+        (tmp_path / name).write_bytes(b"")
+    assert [p.name for p in expand_shards(str(tmp_path / "a-*.tar"))] == ["a-000.tar", "a-001.tar"]
+    with pytest.raises(UserError, match=r"c-\*.tar does not exist"):
+        expand_shards(str(tmp_path / "c-*.tar"))

@@ -203,3 +203,17 @@ def test_paper_weights_timesteps_and_clean_first_frames_train(trained, tmp_path)
     expected = 0.85 * float(row["train/loss_video"]) + 0.15 * float(row["train/loss_audio"])
     assert float(row["train/loss"]) == pytest.approx(expected, rel=1e-5)
     assert "audio_model.rope_scale" in Checkpoint.open(resolve_checkpoint(run)).weights("model")
+
+
+def test_clips_may_be_longer_and_positions_other_than_trained(trained, tmp_path):
+    from ovi_eval.clipset import ClipSet
+
+    common = ["experiment=fusion", "evaluation=ball"]
+    run = trained([*common, "evaluation.length=1.5", "evaluation.rope_factor=0.1"], tmp_path / "longer")
+    clips = ClipSet.load(run / "clips.safetensors")
+    assert clips.frames_NTHWC.shape[1:] == (48, 16, 16, 3)
+    assert clips.waves_NS.shape[1] == 122 * 200  # 122 audio tokens for 24 latent frames
+    plain = trained([*common, "evaluation.length=1.5"], tmp_path / "plain")
+    other = ClipSet.load(plain / "clips.safetensors")
+    assert not torch.equal(clips.waves_NS, other.waves_NS)
+    assert same(weights(run), weights(plain))

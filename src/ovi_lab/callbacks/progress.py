@@ -23,8 +23,8 @@ class TrainingProgress(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """One batch further."""
-        if trainer.sanity_checking:
-            return
+        if trainer.state.fn != "validate":
+            return  # a look in between belongs to training
         total = sum(int(n) for n in trainer.num_val_batches)
         batch_idx = args[2] if len(args) > 2 else 0
         self.reporter.at("validation", int(batch_idx) + 1, total)

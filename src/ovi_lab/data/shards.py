@@ -13,6 +13,7 @@ all the same, for whatever else may read the shard.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -75,7 +76,10 @@ def index_path(shard: Path) -> Path:
 
 
 def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Shards named by one pattern or several, braces expanded (`train-{000..003}.tar`), in the order given.
+    """Shards named by one pattern or several, in the order given.
+
+    Braces are expanded (`train-{000..003}.tar`), and every shard named so must exist; `*` and `?` stand for what is
+    there (`train-*.tar`), by name.
 
     Raises:
         UserError: nothing was named, or a shard does not exist.
@@ -84,9 +88,10 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
 
     listed = [patterns] if isinstance(patterns, str | Path) else list(patterns)
     try:
-        paths = [Path(name).expanduser() for pattern in listed for name in braceexpand(str(pattern))]
+        names = [name for pattern in listed for name in braceexpand(str(pattern))]
     except ValueError as error:  # braces that do not pair
         raise UserError(f"the shards {patterns!r}: {error}; write train-{{000..003}}.tar") from error
+    paths = [path for name in names for path in _globbed(Path(name).expanduser())]
     if not paths:
         raise UserError("no shards were named: give a pattern such as data/train-{000..003}.tar")
     missing = [str(path) for path in paths if not path.is_file()]
@@ -94,6 +99,14 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more of {len(paths)}"
         raise UserError(f"shard {missing[0]}{count} does not exist; check the pattern {patterns!s}")
     return paths
+
+
+def _globbed(path: Path) -> list[Path]:
+    """What a name with `*` or `?` stands for; the name itself where it has none or nothing fits."""
+    text = str(path)
+    if not any(sign in text for sign in "*?"):
+        return [path]
+    return [Path(found) for found in sorted(glob.glob(text))] or [path]
 
 
 class ShardWriter:
