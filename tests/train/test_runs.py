@@ -217,3 +217,8 @@ def test_clips_may_be_longer_and_positions_other_than_trained(trained, tmp_path)
     other = ClipSet.load(plain / "clips.safetensors")
     assert not torch.equal(clips.waves_NS, other.waves_NS)
     assert same(weights(run), weights(plain))
+
+
+def test_a_machine_that_is_not_there_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match=r"trainer settings do not fit: .*abacus"):
+        trained(["trainer.accelerator=abacus"], tmp_path / "run")

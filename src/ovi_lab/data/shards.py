@@ -13,7 +13,6 @@ all the same, for whatever else may read the shard.
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -103,10 +102,9 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def _globbed(path: Path) -> list[Path]:
     """What a name with `*` or `?` stands for; the name itself where it has none or nothing fits."""
-    text = str(path)
-    if not any(sign in text for sign in "*?"):
+    if not any(sign in path.name for sign in "*?"):
         return [path]
-    return [Path(found) for found in sorted(glob.glob(text))] or [path]
+    return sorted(path.parent.glob(path.name)) or [path]
 
 
 class ShardWriter:

@@ -200,9 +200,13 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
         "config_hash": config_hash(plain),
     }
     if config.evaluation.enabled and trainer.is_global_zero:
+        from ovi_eval.errors import EvalError
         from ovi_lab.runs.evaluate import evaluate_run
 
-        evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
+        try:
+            evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
+        except EvalError as error:
+            raise UserError(str(error)) from error
     if trainer.is_global_zero:
         temporary = run_dir / ".done.json.tmp"
         temporary.write_text(json.dumps(outcome, indent=1))
@@ -237,6 +241,7 @@ def _trainer(
     reporter: Reporter,
 ) -> tuple[Any, Any]:
     import lightning.pytorch as pl
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from ovi_lab.callbacks import EMA, RunCheckpoint, SampleLogger, TrainingProgress
     from ovi_lab.checkpoints import FolderCheckpointIO
@@ -252,20 +257,23 @@ def _trainer(
     settings = dict(config.trainer)
     if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
         settings["max_steps"] = Checkpoint.open(resumed).step
-    trainer = pl.Trainer(
-        **settings,
-        max_epochs=-1,
-        strategy=config.strategy.name,
-        logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
-        callbacks=callbacks,
-        plugins=[io],
-        default_root_dir=str(run_dir),
-        use_distributed_sampler=False,  # our sampler knows the ranks; Lightning would shuffle on top
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=True,
-        num_sanity_val_steps=0,
-    )
+    try:
+        trainer = pl.Trainer(
+            **settings,
+            max_epochs=-1,
+            strategy=config.strategy.name,
+            logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
+            callbacks=callbacks,
+            plugins=[io],
+            default_root_dir=str(run_dir),
+            use_distributed_sampler=False,  # our sampler knows the ranks; Lightning would shuffle on top
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=True,
+            num_sanity_val_steps=0,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
     return trainer, ema
 
 
