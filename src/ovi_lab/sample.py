@@ -85,7 +85,7 @@ def sample_clips(config: DictConfig) -> list[Path]:
             model,
             text,
             [config.prompt] * config.count,
-            seeds=[(config.seed, i) for i in range(config.count)],
+            seeds=[config.seed + i for i in range(config.count)],
             shapes=shapes,
             settings=SamplerSettings(**config.sampler),
             on_step=lambda done, total: reporter.at("sampling", done, total),
@@ -96,7 +96,7 @@ def sample_clips(config: DictConfig) -> list[Path]:
     name = re.sub(r"\W+", "_", config.prompt.lower()).strip("_")[:60] or "clip"
     paths = []
     for i in range(config.count):
-        path = Path(config.out) / f"{name}_seed{config.seed}_{i}.mp4"
+        path = Path(config.out) / f"{name}_seed{config.seed + i}.mp4"
         paths.append(
             write_mp4(path, frames[i], codec.fps, waves[i], codec.sample_rate, enlarge_to=config.size)
         )

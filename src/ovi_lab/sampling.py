@@ -1,4 +1,4 @@
-"""Captions in, latents out: the settings of sampling, and the noise that belongs to each clip."""
+"""Captions in, latents out: the settings of sampling, and one call for trainers, samplers and scorers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.flow import sample
+from ovi_lab.flow import noise_batch, sample
 from ovi_lab.models import TwinDiT
-from ovi_lab.seeding import generator_for
 
 
 @dataclass(frozen=True)
@@ -28,40 +27,12 @@ class SamplerSettings:
     skip_layers: Sequence[int] = field(default_factory=tuple)
 
 
-def clip_noise(
-    shapes: Mapping[str, Sequence[int]],
-    seeds: Sequence[Sequence[int | str]],
-    device: torch.device | str = "cpu",
-) -> dict[str, Tensor]:
-    """Noise of each clip from its own generator: clip i has the same noise in any batch and beside any other clip.
-
-    Drawn on the CPU, so that a GPU samples the same clip as a laptop.
-
-    Args:
-        shapes: of one clip's latents, by modality.
-        seeds: coordinates of each clip.
-        device: where the noise is wanted.
-
-    Returns:
-        Batches [B, *shape] by modality.
-    """
-    return {
-        modality: torch.stack(
-            [
-                torch.randn(tuple(shape), generator=generator_for(*seed, "sample noise", modality))
-                for seed in seeds
-            ]
-        ).to(device)
-        for modality, shape in shapes.items()
-    }
-
-
 @torch.no_grad()
 def generate_latents(
     model: TwinDiT,
     text_encoder: nn.Module | None,
     captions: Sequence[str],
-    seeds: Sequence[Sequence[int | str]],
+    seeds: Sequence[int],
     shapes: Mapping[str, Sequence[int]],
     settings: SamplerSettings,
     on_step: Callable[[int, int], None] | None = None,
@@ -71,7 +42,7 @@ def generate_latents(
     Args:
         model, text_encoder: trained; left in the mode they were in.
         captions: B prompts.
-        seeds: coordinates of each clip's noise.
+        seeds: of each clip's noise; a clip is the same in any batch.
         shapes: of one clip's latents, for the modalities that are wanted.
         settings: solver, steps, guidance.
         on_step: called with steps done and steps in all.
@@ -85,7 +56,8 @@ def generate_latents(
     if text_encoder is None:
         raise UserError("sampling from captions needs a text encoder: choose text=…")
     device = next(model.parameters()).device
-    noise = clip_noise(shapes, seeds, device)
+    # drawn on the CPU, so that a GPU samples the same clip as a laptop
+    noise = {m: noise_batch(seeds, shape, m).to(device) for m, shape in shapes.items()}
     made = sample(
         model,
         noise.get("video"),

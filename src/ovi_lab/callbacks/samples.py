@@ -67,7 +67,7 @@ class SampleLogger(Callback):
             task.model,
             task.text_encoder,
             self.prompts,
-            seeds=[(self.seed, i) for i in range(len(self.prompts))],
+            seeds=[self.seed + i for i in range(len(self.prompts))],
             shapes={m: s for m, s in self.data.latent_shapes.items() if m in task.modalities},
             settings=SamplerSettings(steps=self.steps),
         )

@@ -19,8 +19,10 @@ from ovi_eval.errors import EvalError
 from ovi_eval.media import write_mp4
 from ovi_eval.results import RunResults
 from ovi_lab.errors import UserError
+from ovi_lab.runs.identity import config_hash
 from ovi_lab.runs.progress import Reporter, SilentReporter
 from ovi_lab.sampling import SamplerSettings, generate_latents
+from ovi_lab.seeding import seed_for
 
 _PACKAGES = ("ovi-lab", "lightning", "diffusers")
 
@@ -59,8 +61,6 @@ def evaluate_run(
     reporter: Reporter,
 ) -> RunResults:
     """Sample the evaluation captions, decode, score, and write it all into the run's folder."""
-    from ovi_lab.runs.run import config_hash
-
     settings = config.evaluation
     if tuple(task.modalities) != ("video", "audio"):
         raise UserError(
@@ -87,7 +87,7 @@ def evaluate_run(
                 task.model,
                 task.text_encoder,
                 [real.captions[i] for i in rows],
-                seeds=[(settings.seed, i) for i in rows],
+                seeds=[seed_for(settings.seed, "evaluation clip", i) for i in rows],
                 shapes=shapes,
                 settings=SamplerSettings(**settings.sampler),
                 on_step=tell,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -16,66 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
 from ovi_lab.errors import UserError
+from ovi_lab.runs.identity import check_same_run, config_hash, run_config
 from ovi_lab.runs.progress import Reporter
-
-# What may differ between two starts of the same run.
-_VOLATILE = (
-    "run_dir",
-    "resume",
-    "overwrite",
-    "data.num_workers",
-    "data.root",
-    "checkpoint",
-    "logger",
-    "samples",
-    "latent_shapes",
-)
-
-
-def run_config(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain values."""
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if not isinstance(plain, dict):
-        raise UserError(f"a run is configured by a mapping, got {type(plain).__name__}")
-    return {str(k): v for k, v in plain.items()}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in _VOLATILE:
-            continue
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """12 hex digits of what determines a run's numbers."""
-    return hashlib.sha256(json.dumps(_flat(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
-    """Refuse to go on with, or write over, a run of another configuration.
-
-    Raises:
-        UserError: names the first fields that differ.
-    """
-    new, old = _flat(now), _flat(before)
-    # task, model and the rest repeat what other keys say; the shortest names say it best
-    different = sorted(
-        (k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k)
-    )
-    if different:
-        shown = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in different[:3])
-        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise UserError(
-            f"{where} is of another configuration: {shown}{more}. "
-            "Choose another name=…, or overwrite=true to delete it"
-        )
 
 
 def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
