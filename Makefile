@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	if [ -z "$$found" ]; then \
 	  echo "error: Python 3.11 or 3.12 with venv is needed; name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
 	$$found -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 ablation: install

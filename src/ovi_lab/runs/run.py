@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -107,6 +108,18 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
     Raises:
         UserError: bad configuration, data or weights; the folder keeps what was good.
     """
+    try:
+        return _execute(config, reporter)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the disk is full ({error.filename or config.run_dir}): free space; "
+            "resume=last, or the same sweep again, goes on from the last checkpoint"
+        ) from error
+
+
+def _execute(config: DictConfig, reporter: Reporter) -> str:
     _quiet()
     plain = run_config(config)
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
