@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -45,7 +46,11 @@ def run_results(
         ClipScores(clip, scored.per_clip[i], clips.captions[i] or None, scored.failed.get(i))
         for i, clip in enumerate(clips.ids)
     ]
-    facts = {"versions": versions(), "machine": platform.platform(), **(provenance or {})}
+    facts = {
+        "versions": versions(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        **(provenance or {}),
+    }
     if scored.provenance:
         facts["judges"] = scored.provenance
     return RunResults(

@@ -139,6 +139,17 @@ def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tm
     assert "trainer.gradient_clip_val was 1.0, is 0.5" in out.replace("\n", " ")
 
 
+def test_a_sweep_over_any_key_makes_an_arm_of_each_value(data_root, tmp_path):
+    values = ["arm=none", "seed=0", "rope.factor=0.5,0.25", "trainer.max_steps=1"]
+    process = command([*SWEEP, *values], data_root, tmp_path)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    study = tmp_path / "runs" / "fusion_ablation"
+    board = json.loads((study / "results.json").read_text())
+    assert [arm["name"] for arm in board["arms"]] == ["none,rope.factor=0.5", "none,rope.factor=0.25"]
+    assert (study / "none,rope.factor=0.5" / "seed_0" / "results.json").is_file()
+
+
 def test_a_bare_checkout_and_a_wheel_find_their_configuration(tmp_path):
     def composed(path, cwd):
         done = subprocess.run(

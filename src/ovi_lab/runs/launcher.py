@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -103,6 +103,16 @@ def _write_jobs(sweep_dir: Path, jobs: Sequence[Job], outcome: Mapping[str, tupl
     temporary = sweep_dir / f".{JOBS_FILE}.tmp"
     temporary.write_text(json.dumps(rows, indent=1))
     temporary.replace(sweep_dir / JOBS_FILE)
+
+
+def _varied(job_overrides: Sequence[Sequence[str]]) -> set[str]:
+    """Keys that the jobs of a sweep set differently, beside arm and seed: each of their values is an arm of its own."""
+    values: dict[str, set[str]] = {}
+    for overrides in job_overrides:
+        for override in overrides:
+            key, _, value = override.partition("=")
+            values.setdefault(key.lstrip("+"), set()).add(value)
+    return {key for key, seen in values.items() if len(seen) > 1} - {"arm", "seed"}
 
 
 def _clock(seconds: float) -> str:
@@ -196,11 +206,14 @@ class LocalPoolLauncher(Launcher):
         """Hydra's side of the contract."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def _job(self, overrides: Sequence[str], number: int) -> tuple[Job, JobReturn]:
+    def _job(self, overrides: Sequence[str], number: int, varied: Collection[str]) -> tuple[Job, JobReturn]:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        own = [o.replace("/", "_") for o in overrides if o.partition("=")[0].lstrip("+") in varied]
         with open_dict(config):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
+            if own:
+                config.arm_name = ",".join((str(config.arm_name), *own))
         HydraConfig.instance().set_config(config)
         run_dir = Path(str(config.hydra.sweep.dir)).absolute() / str(config.hydra.sweep.subdir)
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -218,7 +231,8 @@ class LocalPoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused."""
-        pairs = [self._job(o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
+        varied = _varied(job_overrides)
+        pairs = [self._job(o, initial_job_idx + i, varied) for i, o in enumerate(job_overrides)]
         jobs = [job for job, _ in pairs]
         seen: dict[Path, int] = {}
         for index, job in enumerate(jobs):

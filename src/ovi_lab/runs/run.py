@@ -39,7 +39,11 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
 def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], text: str) -> bool:
     """Make the run's folder ours; True where all is done there already."""
     stored = run_dir / "config.yaml"
-    if config.overwrite and run_dir.exists() and stored.is_file():
+    if config.overwrite and stored.is_file():
+        if run_dir.resolve() == Path.cwd() or (run_dir / ".git").exists():
+            raise UserError(
+                f"overwrite=true would delete {run_dir}, which is more than a run: choose another run_dir"
+            )
         shutil.rmtree(run_dir)
     if stored.is_file():
         check_same_run(plain, run_config(OmegaConf.load(stored)), f"the run in {run_dir}")  # type: ignore[arg-type]
