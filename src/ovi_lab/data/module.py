@@ -121,7 +121,7 @@ class OviDataModule(LightningDataModule):
         """Open the shards and the codec; `prepare_data` first where it has not been called."""
         if not self._datasets:
             self._datasets["train"] = self._dataset("train")
-            if self.settings is not None or self._val is not None:
+            if self.has_eval:
                 self._datasets["eval"] = self._dataset("eval")
 
     @property
@@ -135,6 +135,11 @@ class OviDataModule(LightningDataModule):
                 )
             self._codec = LatentCodec.load(path)
         return self._codec
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether there are clips to evaluate on."""
+        return self.settings is not None or self._val is not None
 
     @property
     def train_dataset(self) -> ClipDataset:

@@ -151,7 +151,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     task = _build(config.task, "task")
     trainer, ema = _trainer(config, run_dir, text, data, task, resumed, reporter)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
-    losses = _validate(trainer, task, data)
+    losses = _validate(trainer, task, data) if data is None or data.has_eval else {}
     outcome: dict[str, Any] = {
         "steps": trainer.global_step,
         "losses": losses,
@@ -213,6 +213,8 @@ def _trainer(
     codec = None if data is None else data.codec_file()
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
     settings = dict(config.trainer)
+    if data is not None and not data.has_eval:
+        settings["limit_val_batches"] = 0
     if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
         settings["max_steps"] = Checkpoint.open(resumed).step
     try:
