@@ -1,0 +1,120 @@
+"""VGGish: 128 features for each 0.96 s of sound, which FAD and FD_VGG are taken in.
+
+Hershey et al. 2017, "CNN architectures for large-scale audio classification"; front end and weights as in
+the AudioSet release. What the Fréchet audio distance uses is the layer before its last ReLU, and neither
+the release's PCA nor its 8-bit rounding.
+
+Front end: 16 kHz mono, frames of 25 ms every 10 ms under a periodic Hann window, nothing padded at either
+end, magnitude of an FFT of 512, 64 triangles on the HTK mel scale from 125 to 7500 Hz, log(x + 0.01), cut
+into patches of 96 frames that do not overlap; frames left over at the end are dropped. In float64, then
+float32 for the network.
+
+Shapes: S samples, M frames of 10 ms, K = 257 bins, B = 64 bands, P patches, T = 96 frames of a patch.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import EvalError
+from .published import Loaded, PublishedFile, load_published
+
+SAMPLE_RATE = 16000
+WINDOW, HOP, FFT = 400, 160, 512
+BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
+PATCH = 96
+LOG_OFFSET = 0.01
+SHORTEST = WINDOW + (PATCH - 1) * HOP
+"""Samples that one patch takes: 0.975 s."""
+
+FILE = PublishedFile(
+    what="VGGish",
+    name="vggish-10086976.pth",
+    source="https://github.com/harritaylor/torchvggish/releases/tag/v0.1",
+    sha256="10086976",  # the file's name states its first digits
+)
+
+
+class VGGish(nn.Module):
+    """Patches [P, 96, 64] of log-mel to features [P, 128]; the last ReLU is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 1
+        for block in ((64,), (128,), (256, 256), (512, 512)):
+            for out in block:
+                layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()]
+                width = out
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.embeddings = nn.Sequential(
+            nn.Linear(6 * 4 * 512, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
+        )
+
+    def forward(self, patches_PTB: Tensor) -> Tensor:
+        x = self.features(patches_PTB[:, None])
+        # The weights come from TensorFlow, where channels lie innermost.
+        return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))
+
+
+def load_vggish(path: str | Path, sha256: str | None = None) -> Loaded[VGGish]:
+    """VGGish with the weights of a published file. Raises EvalError as `load_published` does."""
+    return load_published(VGGish, path, FILE, sha256=sha256)
+
+
+@cache
+def mel_matrix() -> Tensor:
+    """[257, 64] float64: what each FFT bin gives to each band. The bin at 0 Hz gives nothing."""
+    bins_K = _htk_mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))
+    lowest, highest = _htk_mel(torch.tensor([LOWEST_HZ, HIGHEST_HZ], dtype=torch.float64)).tolist()
+    edges = torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64)
+    left_B, top_B, right_B = edges[:-2], edges[1:-1], edges[2:]
+    rising_KB = (bins_K[:, None] - left_B) / (top_B - left_B)
+    falling_KB = (right_B - bins_K[:, None]) / (right_B - top_B)
+    weights_KB = torch.minimum(rising_KB, falling_KB).clamp(min=0)
+    weights_KB[0] = 0
+    return weights_KB
+
+
+def _htk_mel(hz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def log_mel(wave_S: Tensor) -> Tensor:
+    """Log-mel frames [M, 64] float64 of a 16 kHz wave in [-1, 1]; M = 1 + (S - 400) // 160.
+
+    Raises EvalError for a wave that is not [S], or shorter than a frame.
+    """
+    if wave_S.dim() != 1 or len(wave_S) < WINDOW:
+        raise EvalError(
+            f"VGGish needs a wave [S] of at least {WINDOW} samples at {SAMPLE_RATE} Hz, "
+            f"got {list(wave_S.shape)}"
+        )
+    frames_MW = wave_S.detach().cpu().double().unfold(0, WINDOW, HOP)
+    hann_W = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
+    magnitude_MK = torch.fft.rfft(frames_MW * hann_W, n=FFT).abs()
+    return torch.log(magnitude_MK @ mel_matrix() + LOG_OFFSET)
+
+
+def patches(wave_S: Tensor) -> Tensor:
+    """Patches [P, 96, 64] float64 of a 16 kHz wave in [-1, 1].
+
+    Raises EvalError for a wave shorter than one patch, 0.975 s.
+    """
+    if wave_S.dim() != 1 or len(wave_S) < SHORTEST:
+        raise EvalError(
+            f"VGGish needs a wave [S] of at least {SHORTEST} samples ({SHORTEST / SAMPLE_RATE} s) at "
+            f"{SAMPLE_RATE} Hz, got {list(wave_S.shape)}; leave shorter clips out"
+        )
+    frames_MB = log_mel(wave_S)
+    whole = len(frames_MB) // PATCH
+    return frames_MB[: whole * PATCH].unflatten(0, (whole, PATCH))
+
+
+@torch.no_grad()
+def embed(network: VGGish, wave_S: Tensor) -> Tensor:
+    """Features [P, 128] float32 of a 16 kHz wave in [-1, 1], one row for each 0.96 s."""
+    return network(patches(wave_S).to(next(network.parameters())))
