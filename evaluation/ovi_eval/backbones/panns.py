@@ -1,0 +1,178 @@
+"""Cnn14 at 16 kHz of PANNs: 2048 features and 527 AudioSet logits of a sound, for FD_PANNs, IS and KL.
+
+Kong et al. 2020, "PANNs: Large-scale pretrained audio neural networks for audio pattern recognition".
+Features are those after the ReLU of `fc1`; logits are those before the sigmoid.
+
+Front end: 16 kHz mono, windows of 512 samples (periodic Hann) every 160, the wave mirrored by 256 samples
+at both ends, power spectrum, 64 Slaney mel bands from 50 to 8000 Hz with Slaney's norm, 10 log10 of what is
+at least 1e-10. The published file holds the transform's tables beside the weights; they are used as found.
+
+Shapes: N sounds, S samples, M frames of 10 ms, K = 257 bins, B = 64 bands, C channels, F = 2048 features.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import EvalError
+from .published import Loaded, PublishedFile, load_published
+
+SAMPLE_RATE = 16000
+WINDOW, HOP = 512, 160
+BINS = WINDOW // 2 + 1
+BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 50.0, 8000.0
+SMALLEST_POWER = 1e-10
+SHORTEST = 31 * HOP
+"""Samples that give 32 frames, of which five halvings leave one."""
+
+FILE = PublishedFile(
+    what="PANNs Cnn14 16 kHz",
+    name="Cnn14_16k_mAP=0.438.pth",
+    source="https://zenodo.org/record/3987831",
+    inside="model",
+)
+
+
+class Heard(NamedTuple):
+    """What Cnn14 says of N sounds: `features` [N, 2048], at least 0, and `logits` [N, 527]."""
+
+    features: Tensor
+    logits: Tensor
+
+
+class _Transform(nn.Module):
+    """A Fourier transform as two convolutions, whose tables are part of the published file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_real = nn.Conv1d(1, BINS, WINDOW, stride=HOP, bias=False)
+        self.conv_imag = nn.Conv1d(1, BINS, WINDOW, stride=HOP, bias=False)
+
+
+class _Spectrogram(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft = _Transform()
+
+    def forward(self, waves_NS: Tensor) -> Tensor:
+        mirrored_N1S = F.pad(waves_NS[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")
+        power_NKM = self.stft.conv_real(mirrored_N1S).square() + self.stft.conv_imag(mirrored_N1S).square()
+        return power_NKM.transpose(1, 2)
+
+
+class _LogMel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.melW = nn.Parameter(torch.empty(BINS, BANDS))
+
+    def forward(self, power_NMK: Tensor) -> Tensor:
+        return 10 * torch.log10((power_NMK @ self.melW).clamp(min=SMALLEST_POWER))
+
+
+class _Block(nn.Module):
+    def __init__(self, inside: int, out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, out, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.bn2 = nn.BatchNorm2d(out)
+
+    def forward(self, x_NCMB: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x_NCMB))))))
+
+
+class Cnn14(nn.Module):
+    """Waves [N, S] in [-1, 1] at 16 kHz to features and logits. Its tables are empty until a file fills them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrogram_extractor = _Spectrogram()
+        self.logmel_extractor = _LogMel()
+        self.bn0 = nn.BatchNorm2d(BANDS)
+        widths = (1, 64, 128, 256, 512, 1024, 2048)
+        for place in range(1, 7):
+            self.add_module(f"conv_block{place}", _Block(widths[place - 1], widths[place]))
+        self.fc1 = nn.Linear(2048, 2048)
+        self.fc_audioset = nn.Linear(2048, 527)
+
+    def log_mel(self, waves_NS: Tensor) -> Tensor:
+        """[N, M, 64] in dB; M = 1 + S // 160."""
+        return self.logmel_extractor(self.spectrogram_extractor(waves_NS))
+
+    def forward(self, waves_NS: Tensor) -> Heard:
+        frames_NMB = self.log_mel(waves_NS)
+        x = self.bn0(frames_NMB.transpose(1, 2)[..., None]).permute(0, 3, 2, 1)
+        for place in range(1, 7):
+            x = self.get_submodule(f"conv_block{place}")(x)
+            if place < 6:
+                x = F.avg_pool2d(x, 2)
+        over_bands_NCM = x.mean(dim=3)
+        pooled_NC = over_bands_NCM.amax(dim=2) + over_bands_NCM.mean(dim=2)
+        features_NF = F.relu(self.fc1(pooled_NC))
+        return Heard(features_NF, self.fc_audioset(features_NF))
+
+
+def load_cnn14(path: str | Path, sha256: str | None = None) -> Loaded[Cnn14]:
+    """Cnn14 with the weights of a published file. Raises EvalError as `load_published` does."""
+    return load_published(Cnn14, path, FILE, sha256=sha256)
+
+
+@torch.no_grad()
+def hear(network: Cnn14, waves_NS: Tensor) -> Heard:
+    """Features and logits, float32, of waves in [-1, 1] at 16 kHz, all of one length.
+
+    Raises EvalError for waves that are not [N, S], or shorter than 0.31 s.
+    """
+    if waves_NS.dim() != 2 or waves_NS.shape[1] < SHORTEST:
+        raise EvalError(
+            f"Cnn14 needs waves [N, S] of at least {SHORTEST} samples ({SHORTEST / SAMPLE_RATE} s) at "
+            f"{SAMPLE_RATE} Hz, got {list(waves_NS.shape)}; leave shorter clips out"
+        )
+    return network(waves_NS.to(network.fc1.weight))
+
+
+def transform_tables() -> dict[str, Tensor]:
+    """The tables of the front end by their published names, computed from their definition.
+
+    A published file holds its own, which are used; these show what they should be.
+    """
+    n = torch.arange(WINDOW, dtype=torch.float64)
+    # Whole turns are taken off first, as cosines of thousands of radians lose digits.
+    turns_KW = torch.outer(torch.arange(BINS), torch.arange(WINDOW)) % WINDOW
+    angle_KW = 2 * math.pi / WINDOW * turns_KW.double()
+    hann_W = 0.5 - 0.5 * torch.cos(2 * math.pi / WINDOW * n)
+    return {
+        "spectrogram_extractor.stft.conv_real.weight": (torch.cos(angle_KW) * hann_W)[:, None].float(),
+        "spectrogram_extractor.stft.conv_imag.weight": (-torch.sin(angle_KW) * hann_W)[:, None].float(),
+        "logmel_extractor.melW": mel_matrix().float(),
+    }
+
+
+def mel_matrix() -> Tensor:
+    """[257, 64] float64: triangles on Slaney's mel scale, each of area 1 over Hz (Slaney 1998)."""
+    bins_K = torch.linspace(0, SAMPLE_RATE / 2, BINS, dtype=torch.float64)
+    lowest, highest = _slaney_mel(LOWEST_HZ), _slaney_mel(HIGHEST_HZ)
+    edges = _slaney_hz(torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64))
+    left_B, top_B, right_B = edges[:-2], edges[1:-1], edges[2:]
+    rising_KB = (bins_K[:, None] - left_B) / (top_B - left_B)
+    falling_KB = (right_B - bins_K[:, None]) / (right_B - top_B)
+    return torch.minimum(rising_KB, falling_KB).clamp(min=0) * (2 / (right_B - left_B))
+
+
+# Slaney's scale: straight up to 1000 Hz in steps of 200 / 3 Hz, then 27 steps for a factor of 6.4.
+_STRAIGHT_HZ, _KNEE_HZ = 200 / 3, 1000.0
+_KNEE_MEL = _KNEE_HZ / _STRAIGHT_HZ
+_LOG_STEP = math.log(6.4) / 27
+
+
+def _slaney_mel(hz: float) -> float:
+    return hz / _STRAIGHT_HZ if hz < _KNEE_HZ else _KNEE_MEL + math.log(hz / _KNEE_HZ) / _LOG_STEP
+
+
+def _slaney_hz(mel: Tensor) -> Tensor:
+    curved = _KNEE_HZ * torch.exp((mel - _KNEE_MEL) * _LOG_STEP)
+    return torch.where(mel < _KNEE_MEL, mel * _STRAIGHT_HZ, curved)
