@@ -145,6 +145,7 @@ def _show_run(results: RunResults, failed: dict[int, str]) -> None:
 
 def _leaderboard(options: argparse.Namespace) -> None:
     from ovi_eval import leaderboard
+    from ovi_eval.report.terminal import show
 
     out = options.out
     folder = Path(options.runs[0])
@@ -161,7 +162,7 @@ def _leaderboard(options: argparse.Namespace) -> None:
         claims=_claims(options.claims),
         progress=True,
     )
-    board.print()
+    show(board)
     print(
         f"{Path(out) / 'leaderboard.html'}" if out is not None else "nothing was written: pass --out FOLDER"
     )

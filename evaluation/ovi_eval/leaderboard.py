@@ -8,74 +8,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovi_eval import claims as claims_module
-from ovi_eval.claims import Claim, ClaimedComparison, Finding, Measured
+from ovi_eval.board import Leaderboard
+from ovi_eval.claims import ClaimedComparison, Measured
 from ovi_eval.errors import EvalError
+from ovi_eval.report import write_all
 from ovi_eval.results import LEADERBOARD_SCHEMA, RunKind, RunResults, load_json
 from ovi_eval.runs import FoundRuns, find_runs
 from ovi_eval.statistics import Seed
-from ovi_eval.table import Column, Row, columns_of, compared, difference, ranked, row_as_data, with_cells
+from ovi_eval.table import Column, Row, columns_of, compared, difference, ranked, with_cells
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    title: str
-    message: str
-    first: str
-    columns: Sequence[Column]
-    arms: Sequence[Row]
-    references: Sequence[Row]
-    findings: Sequence[Finding]
-    problems: Sequence[str]
-    """Runs that are missing, unfinished or unreadable, and values that could not be used as they stand."""
-    claims: Sequence[Claim] = ()
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def groups(self) -> dict[str, list[Column]]:
-        """Columns by metric group, in order."""
-        found: dict[str, list[Column]] = {}
-        for column in self.columns:
-            found.setdefault(column.group, []).append(column)
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """The aggregate as plain data, schema "ovi_eval.leaderboard/1"."""
-        return {
-            "schema": LEADERBOARD_SCHEMA,
-            "created": self.created,
-            "study": {
-                "title": self.title,
-                "message": self.message,
-                "first": self.first,
-                "order": [row.name for row in self.arms],
-                "claims": claims_module.claims_as_data(self.claims),
-            },
-            "findings": [asdict(finding) for finding in self.findings],
-            "columns": [asdict(column) for column in self.columns],
-            "arms": [row_as_data(row) for row in self.arms],
-            "references": [row_as_data(row) for row in self.references],
-            "problems": list(self.problems),
-        }
-
-    def print(self, console: Console | None = None) -> None:
-        """Shows the table on the terminal, at most 100 columns wide."""
-        from ovi_eval.report.terminal import show
-
-        show(self, console)
-
-    def write(self, out_dir: str | Path, progress: bool = False) -> None:
-        """Writes results.json, leaderboard.md, figure.png and leaderboard.html, each whole or not at all."""
-        from ovi_eval.report import write_all
-
-        write_all(self, Path(out_dir), progress)
+    pass
 
 
 def build(
@@ -119,7 +66,7 @@ def build(
             raise EvalError(
                 f"{target}: holds other results, which a leaderboard must not replace; pass another --out"
             )
-        board.write(out_dir, progress)
+        write_all(board, Path(out_dir), progress)
     return board
 
 

@@ -13,6 +13,7 @@ from scipy import stats
 from ovi_eval import leaderboard
 from ovi_eval.claims import parse_claims
 from ovi_eval.errors import EvalError
+from ovi_eval.report.terminal import show
 from ovi_eval.results import MetricValue
 from ovi_eval.runs import FoundRuns
 
@@ -343,7 +344,7 @@ def test_other_arms_change_no_number(study):
 
 def test_terminal_fits_100_columns_and_shows_every_column(board):
     console = Console(width=180, record=True, file=io.StringIO())
-    board.print(console)
+    show(board, console)
     lines = console.export_text().split("\n")
     assert max(len(line.rstrip()) for line in lines) <= 100
     text = "\n".join(lines)
@@ -361,7 +362,7 @@ def test_terminal_fits_100_columns_and_shows_every_column(board):
 
 def test_names_from_files_are_no_markup_on_the_terminal():
     console = Console(width=100, record=True, file=io.StringIO())
-    leaderboard.collect(found(plain("[red]a[/red]", 0, 0.5), plain("[/]", 0, 0.4))).print(console)
+    show(leaderboard.collect(found(plain("[red]a[/red]", 0, 0.5), plain("[/]", 0, 0.4))), console)
     text = console.export_text()
     assert "[red]a[/red]" in text
     assert "[/]" in text

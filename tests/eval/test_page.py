@@ -16,7 +16,7 @@ from eval_study import ARMS, CLAIMS, run, write_study
 from PIL import Image
 
 from ovi_eval import leaderboard
-from ovi_eval.report import pictures
+from ovi_eval.report import pictures, write_all
 from ovi_eval.report.panels import ticks
 from ovi_eval.runs import find_runs
 
@@ -150,7 +150,7 @@ def test_text_from_files_is_escaped_everywhere(tmp_path):
     (study / "none" / "seed_0" / "clips").rename(folder / "clips")
     board = leaderboard.build([folder], tmp_path / "out", title=evil, message=evil)
     board = replace(board, problems=[evil])
-    board.write(tmp_path / "out")
+    write_all(board, tmp_path / "out")
     tags = Tags((tmp_path / "out" / "leaderboard.html").read_text())
     assert len(tags.all("script")) == 1
     assert not [a for _, a in tags.found if "onerror" in a]
@@ -173,7 +173,7 @@ def test_clips_that_cannot_be_shown_are_named_and_the_rest_is_shown(tmp_path):
 
 def test_without_clips_there_is_still_a_page(tmp_path):
     board = leaderboard.collect(find_runs([run("a", 0).write(tmp_path / "a")]))
-    board.write(tmp_path / "out")
+    write_all(board, tmp_path / "out")
     assert "No run has clips on disk" in (tmp_path / "out" / "leaderboard.html").read_text()
 
 
@@ -194,7 +194,7 @@ def test_the_figure_is_the_same_for_the_same_numbers(built, tmp_path):
     assert image.width > 1000
     assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
     board = leaderboard.build([built], None)
-    board.write(tmp_path)
+    write_all(board, tmp_path)
     assert (tmp_path / "figure.png").read_bytes() == first
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ovi_eval.results import write_text
 
 if TYPE_CHECKING:
-    from ovi_eval.leaderboard import Leaderboard
+    from ovi_eval.board import Leaderboard
 
 
 def write_all(board: Leaderboard, out_dir: Path, progress: bool = False) -> None:

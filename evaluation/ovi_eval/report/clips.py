@@ -19,7 +19,7 @@ from ovi_eval.results import RunResults
 from ovi_eval.table import Column, Row
 
 if TYPE_CHECKING:
-    from ovi_eval.leaderboard import Leaderboard
+    from ovi_eval.board import Leaderboard
 
 MAX_PROMPTS = 8
 MAX_CLIP_BYTES = 1_500_000

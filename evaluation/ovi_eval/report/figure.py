@@ -12,7 +12,7 @@ from ovi_eval.report import words
 from ovi_eval.report.palette import DASHES, colour
 
 if TYPE_CHECKING:
-    from ovi_eval.leaderboard import Leaderboard
+    from ovi_eval.board import Leaderboard
 
 _ACROSS = 4
 

@@ -9,7 +9,7 @@ from ovi_eval.report import words
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
-    from ovi_eval.leaderboard import Leaderboard
+    from ovi_eval.board import Leaderboard
 
 
 def markdown(board: Leaderboard) -> str:

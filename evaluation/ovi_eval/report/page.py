@@ -21,7 +21,7 @@ from ovi_eval.report.panels import domain, panel, reference_key, whisker
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
-    from ovi_eval.leaderboard import Leaderboard
+    from ovi_eval.board import Leaderboard
 
 _DIRECTIONS = {
     "higher": "higher is better",

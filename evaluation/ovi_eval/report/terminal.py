@@ -14,7 +14,7 @@ from ovi_eval.report import words
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
-    from ovi_eval.leaderboard import Leaderboard
+    from ovi_eval.board import Leaderboard
 
 WIDTH = 100
 _STYLES = {"better": "green", "worse": "red", "no_difference": "dim"}

@@ -71,6 +71,7 @@ def finish() -> None:
     """
     from ovi_eval import leaderboard
     from ovi_eval.errors import EvalError
+    from ovi_eval.report.terminal import show
 
     while _ended:
         study = _ended.pop()
@@ -91,7 +92,7 @@ def finish() -> None:
                     expected=[(job["arm"], job["seed"]) for job in jobs],
                     progress=True,
                 )
-                board.print()
+                show(board)
                 print(f"\n{study.folder / 'leaderboard.html'}")
         except EvalError as error:
             raise UserError(str(error)) from error
