@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import hydra
@@ -16,10 +17,12 @@ from ovi_lab.runs.study import finish
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
-    from ovi_lab.runs.progress import ConsoleReporter
+    from ovi_lab.runs.progress import ConsoleReporter, Reporter, SilentReporter
     from ovi_lab.runs.run import execute
 
-    reporter = ConsoleReporter()
+    # Lightning starts this program again for each further process of a node; one of them speaks
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    reporter: Reporter = ConsoleReporter() if first else SilentReporter()
     try:
         return execute(config, reporter)
     except UserError as error:

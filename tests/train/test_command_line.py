@@ -219,3 +219,16 @@ def test_a_run_of_ones_own_is_sampled(trained, tmp_path):
         assert out.returncode == 2
         assert words in out.stderr
         assert "Traceback" not in out.stderr
+
+
+def test_two_processes_train_and_the_first_scores(data_root, tmp_path):
+    common = ["experiment=fusion", "debug=fast", "evaluation.num_clips=4", "evaluation.num_mp4=0", "sampler.steps=2",
+              "logger.tensorboard=false", "samples.every_n_steps=0"]  # fmt: skip
+    process = command(
+        [*common, "strategy=ddp", "trainer.devices=2", "data.batch_size=2"], data_root, tmp_path
+    )
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    run = tmp_path / "runs" / "fusion"
+    assert json.loads((run / "done.json").read_text())["steps"] == 2
+    assert json.loads((run / "results.json").read_text())["n_clips"] == 4

@@ -157,7 +157,9 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         "losses": losses,
         "config_hash": config_hash(plain),
     }
-    if config.evaluation.enabled and trainer.is_global_zero:
+    first = trainer.is_global_zero
+    _part_ways()
+    if config.evaluation.enabled and first:
         from ovi_eval.errors import EvalError
         from ovi_lab.runs.evaluate import evaluate_run
 
@@ -165,11 +167,20 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
             evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
         except EvalError as error:
             raise UserError(str(error)) from error
-    if trainer.is_global_zero:
+    if first:
         temporary = run_dir / ".done.json.tmp"
         temporary.write_text(json.dumps(outcome, indent=1))
         temporary.replace(run_dir / "done.json")
     return "done"
+
+
+def _part_ways() -> None:
+    """Training is over: the first rank samples and scores alone, and its metrics must not wait for the others."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _build(node: DictConfig, what: str) -> Any:
