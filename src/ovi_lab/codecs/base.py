@@ -24,6 +24,9 @@ class VideoCodec(Protocol):
     kind: str
     channels: int
     strides: tuple[int, int, int]  # frames, rows and columns that become one latent position
+    first_frame_alone: (
+        bool  # whether the first frame is a latent frame by itself, before groups of strides[0]
+    )
 
     def fit(self, batches_BTHWC: Iterable[Tensor]) -> None:
         """Learn what there is to learn from uint8 frames; the same batches give the same codec."""
@@ -108,7 +111,7 @@ def audio_codec(kind: str) -> Any:
 
 
 def _find(registry: dict[str, Any], kind: str, what: str) -> Any:
-    for module in ("block_pca", "band_vocoder"):
+    for module in ("block_pca", "band_vocoder", "wan22", "mmaudio"):
         importlib.import_module(f"ovi_lab.codecs.{module}")
     if kind not in registry:
         raise UserError(f"no {what} codec is called {kind!r}; there is {', '.join(sorted(registry))}")

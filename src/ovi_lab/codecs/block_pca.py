@@ -30,6 +30,7 @@ class BlockPCA:
     """
 
     kind = "block_pca"
+    first_frame_alone = False
 
     def __init__(self, channels: int = 24, block: tuple[int, int, int] = (2, 8, 8)) -> None:
         pixels = 3 * block[0] * block[1] * block[2]

@@ -50,9 +50,10 @@ class LatentCodec:
     def latent_shapes(self, num_frames: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """The shapes of one clip's latents: {"video": (C,F,h,w), "audio": (L,C)}."""
         t, y, x = self.video.strides
+        alone = int(self.video.first_frame_alone)
         tokens = self.num_samples(num_frames) // self.audio.token_samples
         return {
-            "video": (self.video.channels, num_frames // t, height // y, width // x),
+            "video": (self.video.channels, alone + (num_frames - alone) // t, height // y, width // x),
             "audio": (tokens, self.audio.channels),
         }
 

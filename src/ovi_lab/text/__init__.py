@@ -1,5 +1,6 @@
 """What turns a caption into the vectors that both towers attend to."""
 
 from ovi_lab.text.learned import LearnedText
+from ovi_lab.text.umt5 import UMT5Text
 
-__all__ = ["LearnedText"]
+__all__ = ["LearnedText", "UMT5Text"]

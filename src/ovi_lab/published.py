@@ -1,0 +1,135 @@
+"""Weight files that others published: read as tensors and nothing else, and loaded under a rule for their names.
+
+Files are mapped into memory rather than read, and a tensor is copied only where it changes its type or
+device, so that a model of any size is loaded without a second copy of it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ovi_lab.errors import UserError
+
+_ZIP = b"PK\x03\x04"
+
+
+def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a file that torch.save wrote, by name, on the CPU.
+
+    Args:
+        path: ends in .safetensors, or is read as torch's own format (with tensors and plain values only).
+        what: the file's content in words, for messages.
+        under: key of the dictionary that holds the tensors, where they are not on top.
+
+    Raises:
+        UserError: there is no such file; it is cut short, damaged, holds code, or no tensors where expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no {what} at {path}: fetch the published file, or correct the path")
+    content: Any = _from_safetensors(path, what) if path.suffix == ".safetensors" else _unpickled(path, what)
+    if under is not None:
+        if not isinstance(content, Mapping) or under not in content:
+            raise UserError(f"{path} holds no {under!r}, where the {what} should be: it is another file")
+        content = content[under]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(
+            f"{path} holds {type(content).__name__}, expected the {what} as tensors by name: it is another file"
+        )
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} holds {name!r} ({type(value).__name__}) among the tensors of the {what}: "
+                "it is another file"
+            )
+    return {str(name): value for name, value in content.items()}
+
+
+def _from_safetensors(path: Path, what: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({_line(error)}): fetch the {what} again"
+        ) from error
+
+
+def _unpickled(path: Path, what: str) -> Any:
+    broken = f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({{}}): fetch the {what} again"
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(len(_ZIP)) == _ZIP
+        if zipped and not zipfile.is_zipfile(path):
+            raise UserError(broken.format("its end is missing"))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"(?:GLOBAL|Unsupported class)\s+([\w.]+)", str(error))
+        if code is None:
+            raise UserError(broken.format("it does not read as tensors")) from error
+        raise UserError(
+            f"{path} holds pickled code ({code.group(1)}) and was not opened: take the {what} from its publisher, "
+            "as tensors alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(broken.format(_line(error))) from error
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def load_named(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    rename: Callable[[str], str] = str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Put tensors into a module that was built on the meta device; every name and every shape must be its own.
+
+    Args:
+        module: its parameters and persistent buffers are replaced, and it is frozen and set to evaluation.
+        tensors: by the names of their file.
+        source: of the tensors, for messages.
+        rename: the module's name for a name of the file.
+        dtype: of the floating-point tensors; None keeps the file's.
+        device: to put them on.
+
+    Raises:
+        UserError: a tensor is missing, not known, or of another shape.
+    """
+    own = module.state_dict()
+    names = {rename(name): name for name in tensors}
+    unknown = [name for name in tensors if rename(name) not in own or names[rename(name)] != name]
+    missing = [name for name in own if name not in names]
+    if unknown or missing:
+        facts = []
+        if missing:
+            facts.append(f"it lacks {missing[0]} ({len(missing)} missing)")
+        if unknown:
+            facts.append(f"it has {unknown[0]} ({len(unknown)} too many)")
+        raise UserError(f"{source} holds another model: {', '.join(facts)}; expected {len(own)} tensors")
+    wrong = [new for new, name in names.items() if own[new].shape != tensors[name].shape]
+    if wrong:
+        raise UserError(
+            f"{source} holds a model of another size: {names[wrong[0]]} is {list(tensors[names[wrong[0]]].shape)}, "
+            f"expected {list(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
+        )
+    converted = {}
+    for new, name in names.items():
+        tensor = tensors[name].detach()
+        converted[new] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+    module.load_state_dict(converted, strict=True, assign=True)
+    module.requires_grad_(False).eval()
