@@ -232,10 +232,11 @@ def report(
         with torch.device("meta"):
             c = build(size).tower_configs["video"]
         f, h, w = spec["video"]
+        _, rows, columns = c.patch_size or (1, 2, 2)
         own = r["peak_mib"] - r["before_mib"]
         shape = f"dim {c.dim}, {c.num_heads} heads, {c.num_layers} blocks"
         lines.append(
-            f"| {size} | {shape} | {spec['batch']} | {f * h * w // 4} + {spec['audio']} "
+            f"| {size} | {shape} | {spec['batch']} | {f * h * w // (rows * columns)} + {spec['audio']} "
             f"| {r['parameters']:,} | {mode} | {r['seconds']:.3f} | {r['peak_mib']:.0f} | {own:.0f} |"
         )
     titles = {
