@@ -222,3 +222,9 @@ def test_clips_may_be_longer_and_positions_other_than_trained(trained, tmp_path)
 def test_a_machine_that_is_not_there_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match=r"trainer settings do not fit: .*abacus"):
         trained(["trainer.accelerator=abacus"], tmp_path / "run")
+
+
+def test_one_tower_cannot_be_scored_and_is_told_so_before_it_is_trained(trained, tmp_path):
+    with pytest.raises(UserError, match="use evaluation=none"):
+        trained(["experiment=audio_pretraining", "evaluation=ball"], tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -149,6 +149,10 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
     task = _build(config.task, "task")
+    if config.evaluation.enabled and tuple(getattr(task, "modalities", ())) != ("video", "audio"):
+        raise UserError(
+            "evaluation scores video with its sound, and this task trains less: use evaluation=none"
+        )
     trainer, ema = _trainer(config, run_dir, text, data, task, resumed, reporter)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     losses = _validate(trainer, task, data) if data is None or data.has_eval else {}
@@ -156,6 +160,8 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         "steps": trainer.global_step,
         "losses": losses,
         "config_hash": config_hash(plain),
+        "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in task.parameters()),
     }
     first = trainer.is_global_zero
     _part_ways()
