@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from published_goldens import golden, listed, on_meta
 
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.block_pca import BlockPCA
@@ -20,6 +19,7 @@ from ovi_lab.codecs.mmaudio import (
 )
 from ovi_lab.errors import UserError
 from ovi_lab.published import load_named
+from published_goldens import golden, listed, on_meta
 
 TINY = MMAudioConfig(hidden=16, vocoder_channels=64)
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -144,6 +144,15 @@ def test_waves_to_latents_and_back(codec, numbers) -> None:
 def test_as_many_tokens_as_the_released_models_have(codec) -> None:
     """157 tokens from five seconds (80,384 samples)."""
     assert codec.encode(torch.zeros(1, 80384)).shape == (1, 157, 20)
+
+
+def test_bfloat16_is_close(files, codec, numbers) -> None:
+    other = MMAudioCodec.from_files(*files, TINY).to(dtype=torch.bfloat16)
+    waves = numbers[1]["mel16k/wav"]
+    expected, found = codec.encode(waves), other.encode(waves)
+    assert found.dtype == torch.float32
+    assert 0 < float((found - expected).norm() / expected.norm()) < 3e-2
+    assert other.decode(found).dtype == torch.float32
 
 
 def test_full_size_names_and_shapes_are_the_published(goldens) -> None:

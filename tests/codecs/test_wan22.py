@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from published_goldens import golden, listed, on_meta
 from safetensors.torch import save_file
 
 from ovi_lab.codecs import LatentCodec, video_codec
@@ -12,6 +11,7 @@ from ovi_lab.codecs.band_vocoder import BandVocoder
 from ovi_lab.codecs.wan22 import LATENT_MEAN, LATENT_STD, Wan22Config, Wan22VAE, build, diffusers_name
 from ovi_lab.errors import UserError
 from ovi_lab.published import load_named
+from published_goldens import golden, listed, on_meta
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
 
@@ -109,6 +109,15 @@ def test_safetensors_and_torch_files_are_the_same_codec(vae, numbers, tiny, tmp_
     z = numbers[1]["inputs/z"]
     assert torch.equal(other.decode_pixels(z), vae.decode_pixels(z))
     assert not any(p.requires_grad for p in other.model.parameters())
+
+
+def test_bfloat16_is_close(file, tiny, vae, numbers, caplog) -> None:
+    other = Wan22VAE.from_file(file, tiny).to(dtype=torch.bfloat16)
+    z = numbers[1]["inputs/z"]
+    expected, found = vae.decode_pixels(z), other.decode_pixels(z)
+    assert found.dtype == torch.float32
+    assert 0 < float((found - expected).norm() / expected.norm()) < 3e-2
+    assert caplog.text == ""
 
 
 def test_a_saved_pair_is_the_same_codec(vae, numbers, tmp_path) -> None:

@@ -179,7 +179,8 @@ class MMAudioCodec:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MMAudioCodec:
         """Move or convert the networks in place; the mel analysis stays in float32."""
         for module in (self.vae, self.vocoder):
-            module.to(device=device, dtype=dtype)
+            # not the network's own `to`, which warns of float32 parts that it does not have
+            nn.Module.to(module, device=device, dtype=dtype)
         self._mel.to(device=device)
         return self
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovi_lab.codecs.base import register_video
 from ovi_lab.errors import UserError
@@ -179,7 +179,8 @@ class Wan22VAE:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Wan22VAE:
         """Move or convert the network in place."""
-        self.model.to(device=device, dtype=dtype)
+        # not the network's own `to`, which warns of float32 parts that it does not have
+        nn.Module.to(self.model, device=device, dtype=dtype)
         return self
 
     def fit(self, batches_BTHWC: Iterable[Tensor]) -> None:
