@@ -90,6 +90,12 @@ def test_cut_off_files(state: dict[str, Tensor], tmp_path: Path, keep: int, lega
     told(path, "is no readable weight file.*fetch it again")
 
 
+@pytest.mark.parametrize("content", [b"nothing", b"<!DOCTYPE html><html>", b"version https://", b"\x1f\x8b"])
+def test_files_of_another_kind(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "toy.pth").write_bytes(content)
+    told(tmp_path / "toy.pth", "is no readable weight file.*fetch it again")
+
+
 class Harmful:
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -7,6 +7,7 @@ files from before torch 0.4.1 lack and no result depends on, may be missing.
 """
 
 import hashlib
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from ..errors import EvalError
 
 COUNTER = "num_batches_tracked"
 CHUNK = 1 << 22
+WEIGHTS_FOLDER = "OVI_EVAL_WEIGHTS"
+"""The environment variable that names the folder of published weight files."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -63,6 +66,21 @@ class Loaded(Generic[Network]):
     def variant(self) -> str:
         """Names these weights in results: numbers seen through others are not comparable."""
         return f"weights {self.sha256[:12]}"
+
+
+def find_weights(file: PublishedFile, for_what: str) -> Path:
+    """Where the file lies: in the folder of OVI_EVAL_WEIGHTS, under its own name or as safetensors.
+
+    Raises EvalError that says what `for_what` needs, where it comes from and where to put it.
+    """
+    folder = os.environ.get(WEIGHTS_FOLDER, "")
+    if folder:
+        own = Path(folder) / file.name
+        for path in (own, own.with_suffix(".safetensors")):
+            if path.is_file():
+                return path
+    put = f"put it into {folder}" if folder else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
+    raise EvalError(f"{for_what} needs {file.needs()}; {put}")
 
 
 def load_published(
@@ -123,12 +141,14 @@ def read_weights(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        if "Unsupported" in text or "GLOBAL" in text:
+        if any(word in text for word in ("GLOBAL", "instantiate", "Can only")):
             raise EvalError(
                 f"{path}: holds Python objects besides tensors, which are not opened because they can run "
                 "code; save its state dict alone, as safetensors"
             ) from error
-        raise EvalError(f"{path}: is no readable weight file (damaged or cut off); {again}") from error
+        raise EvalError(
+            f"{path}: is no readable weight file (damaged, cut off or of another kind); {again}"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise EvalError(f"{path}: is no readable weight file ({first}); {again}") from error

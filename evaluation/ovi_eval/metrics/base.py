@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from ..backbones.published import PublishedFile
 from ..clipset import FAILED, ClipSet
 from ..errors import EvalError
 from ..frechet import frechet_distance
@@ -45,6 +46,7 @@ class OviMetric(Metric):
     kind: ClassVar[Literal["mean", "frechet"]]
     values: ClassVar[tuple[ValueSpec, ...]]
     needs_judges: ClassVar[bool] = False
+    needs_weights: ClassVar[PublishedFile | None] = None
     reasons: ClassVar[tuple[str, ...]] = (
         "",
         "marked as failed when it was made",
