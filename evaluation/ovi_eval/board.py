@@ -12,6 +12,7 @@ from typing import Any
 
 from ovi_eval import claims as claims_module
 from ovi_eval.claims import Claim, Finding
+from ovi_eval.references.published import PublishedTable
 from ovi_eval.results import LEADERBOARD_SCHEMA
 from ovi_eval.table import Column, Row, row_as_data
 
@@ -28,6 +29,8 @@ class Leaderboard:
     problems: Sequence[str]
     """Runs that are missing, unfinished or unreadable, and values that could not be used as they stand."""
     claims: Sequence[Claim] = ()
+    published: Sequence[PublishedTable] = ()
+    """Numbers of others, shown in a section of their own and never ranked."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def groups(self) -> dict[str, list[Column]]:
@@ -54,4 +57,5 @@ class Leaderboard:
             "arms": [row_as_data(row) for row in self.arms],
             "references": [row_as_data(row) for row in self.references],
             "problems": list(self.problems),
+            "published": [table.to_dict() for table in self.published],
         }

@@ -71,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--title", help="heading of the page")
     board.add_argument("--message", help="a sentence under the heading")
     board.add_argument("--claims", help="YAML or JSON file of claims to be held against the numbers")
+    board.add_argument(
+        "--with",
+        dest="beside",
+        metavar="WHAT",
+        choices=["published"],
+        help="published: also show numbers that others published, with their sources, unranked",
+    )
     board.set_defaults(run=_leaderboard)
 
     metrics = commands.add_parser("metrics", help="list the metrics: direction, version, what each needs")
@@ -145,6 +152,7 @@ def _show_run(results: RunResults, failed: dict[int, str]) -> None:
 
 def _leaderboard(options: argparse.Namespace) -> None:
     from ovi_eval import leaderboard
+    from ovi_eval.references.published import published_tables
     from ovi_eval.report.terminal import show
 
     out = options.out
@@ -160,6 +168,7 @@ def _leaderboard(options: argparse.Namespace) -> None:
         message=options.message,
         order=_listed(options.order),
         claims=_claims(options.claims),
+        published=published_tables() if options.beside else (),
         progress=True,
     )
     show(board)

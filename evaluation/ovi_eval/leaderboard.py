@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ovi_eval import claims as claims_module
 from ovi_eval.board import Leaderboard
 from ovi_eval.claims import ClaimedComparison, Measured
 from ovi_eval.errors import EvalError
+from ovi_eval.references.published import PublishedTable
 from ovi_eval.report import write_all
 from ovi_eval.results import LEADERBOARD_SCHEMA, RunKind, RunResults, load_json
 from ovi_eval.runs import FoundRuns, find_runs
@@ -35,6 +37,7 @@ def build(
     order: Sequence[str] | None = None,
     claims: Sequence[Any] | None = None,
     expected: Sequence[tuple[str, Seed]] = (),
+    published: Sequence[PublishedTable] = (),
     progress: bool = False,
 ) -> Leaderboard:
     """Reads runs (study folders, run folders, results files), ranks them and writes everything to `out_dir`.
@@ -43,8 +46,8 @@ def build(
     `order` names the arms as the study defines them. `claims` is plain data for `claims.parse_claims`.
     `expected` lists (arm, seed) pairs, so that a run which never began is named as well. What is not given
     is taken from the aggregate that an earlier call left in a study folder among `paths`. `out_dir` None
-    writes nothing. `progress` shows a bar while
-    the page is drawn.
+    writes nothing. `published` are numbers of others, shown in a section of their own and never ranked.
+    `progress` shows a bar while the page is drawn.
 
     Raises EvalError where no run is usable, two runs have one name and seed, or `first` is unknown.
     """
@@ -60,6 +63,7 @@ def build(
         expected=expected,
         first_must_exist=first is not None,
     )
+    board = replace(board, published=tuple(published))
     if out_dir is not None:
         target = Path(out_dir) / "results.json"
         if target.is_file() and load_json(target).get("schema") != LEADERBOARD_SCHEMA:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ovi_eval.report import words
+from ovi_eval.report import published, words
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def markdown(board: Leaderboard) -> str:
         "sign-flip permutation over clips, the others by paired t over seeds; p adjusted by Holm over the "
         "arms. The best arm is bold. References are not ranked. results.json has every number with its test."
     )
+    parts += published.markdown(board.published, _text)
     return "\n\n".join(parts) + "\n"
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ovi_eval.claims import Finding
-from ovi_eval.report import words
+from ovi_eval.report import published, words
 from ovi_eval.report.clips import clips_section
 from ovi_eval.report.palette import breakable, colour
 from ovi_eval.report.panels import domain, panel, reference_key, whisker
@@ -46,6 +46,7 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
         "key": reference_key(board.references),
         "panels": "".join(_panel(board, column) for column in board.columns),
         "clips": clips or '<p class="note">No run has clips on disk.</p>',
+        "published": published.section(board.published),
         "provenance": _provenance(board),
     }
     # One pass, so that text from a file which looks like a slot is left alone.

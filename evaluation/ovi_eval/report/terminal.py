@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.report import words
+from ovi_eval.report import published, words
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     )
     for problem in board.problems:
         console.print(Text.assemble(("! ", "yellow"), problem), width=width)
+    published.show(board.published, console, width)
 
 
 def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:

@@ -1,0 +1,1 @@
+"""Numbers of others, kept with their sources."""
