@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovi_lab.checkpoints.folder import Checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
 from ovi_lab.errors import UserError
 
 _TOWERS = {"video": "video_model.", "audio": "audio_model."}
 # What a tower has only since it was fused; a tower pretrained alone comes without.
 _FUSION = ("k_fusion.", "v_fusion.", "norm_k_fusion.", "pre_attn_norm_fusion.")
+_BARE_MODULATION = re.compile(r"(blocks\.\d+\.modulation)$")
 
 
 def is_fusion_parameter(name: str) -> bool:
@@ -25,13 +26,10 @@ def is_fusion_parameter(name: str) -> bool:
 def _read(source: str | Path, use_ema: bool) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Weights of the model, and of the text encoder where there is one."""
     source = Path(source)
-    if source.is_file():
-        if source.suffix != ".safetensors":
+    if source.is_file() or (source.is_dir() and list(source.glob(f"*{INDEX_SUFFIX}"))):
+        if source.is_file() and not source.name.endswith((".safetensors", INDEX_SUFFIX)):
             raise UserError(f"init_from takes a checkpoint folder or a .safetensors file, got {source}")
-        try:
-            return load_file(source), None
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{source} is not a readable safetensors file ({error})") from error
+        return dict(TensorFiles.open(source).stream()), None
     checkpoint = Checkpoint.open(resolve_checkpoint(source))
     ema = use_ema and checkpoint.has("ema/model.safetensors")
     text = "ema/text_encoder.safetensors" if ema else "text_encoder.safetensors"
@@ -39,6 +37,13 @@ def _read(source: str | Path, use_ema: bool) -> tuple[dict[str, Tensor], dict[st
         checkpoint.weights("model", ema=ema),
         checkpoint.weights("text_encoder", ema=ema) if checkpoint.has(text) else None,
     )
+
+
+def _named_as_ours(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A video tower published by itself (Wan2.2) under its names in the twin model; other weights unchanged."""
+    if prefix != _TOWERS["video"] or "patch_embedding.weight" not in weights:
+        return weights
+    return {prefix + _BARE_MODULATION.sub(r"\1.modulation", name): w for name, w in weights.items()}
 
 
 def _check_shapes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
@@ -62,7 +67,8 @@ def initialise_from(
     Args:
         model: a TwinDiT.
         text_encoder: loaded too where the source holds one; with several sources, the last one that does.
-        sources: one checkpoint for everything, or one each under "video" and "audio" for its tower.
+        sources: one checkpoint for everything, or one each under "video" and "audio" for its tower. The
+            video's may be the published Wan2.2 tower: its .safetensors file, or the folder or index of its shards.
         use_ema: prefer averaged weights.
 
     Returns:
@@ -86,7 +92,12 @@ def initialise_from(
     for tower, source in named.items():
         weights, text = _read(source, use_ema)
         prefix = _TOWERS.get(tower, "")
-        weights = {n: w for n, w in weights.items() if n.startswith(prefix)}
+        if not prefix and not weights.keys() & own.keys():
+            raise UserError(
+                f"init_from.all {source} has no weight of this model's names: give a tower published by itself "
+                "as init_from.video"
+            )
+        weights = {n: w for n, w in _named_as_ours(weights, prefix).items() if n.startswith(prefix)}
         if not weights:
             raise UserError(
                 f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower"
