@@ -69,7 +69,7 @@ class Clip:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Any, str]]:
+def opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Any, str]]:
     """An open container and the name errors call it by; FFmpeg's errors become EvalErrors that name it."""
     shown = name or ("bytes" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes) and not Path(source).is_file():
@@ -98,7 +98,7 @@ def decode_video(
     [H, W, 3] uint8 as it comes, so that a crop or a smaller size keeps long clips out of memory.
     Raises EvalError naming the file where it is unreadable, has no picture stream or no frame.
     """
-    with _opened(source, name) as (container, shown):
+    with opened(source, name) as (container, shown):
         if not container.streams.video:
             raise EvalError(f"{shown}: has no picture stream; a clip needs picture and sound")
         stream = container.streams.video[0]
@@ -132,7 +132,7 @@ def decode_audio(
     The channels' mean [S], or every channel [C, S] with `mono=False`. Raises EvalError naming the file
     where it is unreadable, has no sound stream or no sample.
     """
-    with _opened(source, name) as (container, shown):
+    with opened(source, name) as (container, shown):
         if not container.streams.audio:
             raise EvalError(f"{shown}: has no sound stream; a clip needs picture and sound")
         stream = container.streams.audio[0]

@@ -14,6 +14,7 @@ from .metrics.agreement import Agreement
 from .metrics.ball_frechet import BallFrechetAudio, BallFrechetVideo
 from .metrics.ball_sync import BallSync
 from .metrics.base import ClipMetric, FrechetMetric, OviMetric
+from .metrics.dnsmos import DnsmosP808, DnsmosP835
 from .metrics.event_sync import EventSync
 from .metrics.published_frechet import (
     FadVGGish,
@@ -28,9 +29,11 @@ METRICS: dict[str, type[ClipMetric] | type[FrechetMetric]] = {
     metric.name: metric for metric in (EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync)
 }
 
-PUBLISHED: dict[str, type[FrechetMetric]] = {
-    metric.name: metric for metric in (FadVGGish, FdPanns, FvdStyleganV, FvdVideoGPT, FvdPytorchI3D, FvdCdFvd)
-}
+_PUBLISHED: tuple[type[ClipMetric] | type[FrechetMetric], ...] = (
+    *(FadVGGish, FdPanns, FvdStyleganV, FvdVideoGPT, FvdPytorchI3D, FvdCdFvd),
+    *(DnsmosP808, DnsmosP835),
+)
+PUBLISHED: dict[str, type[ClipMetric] | type[FrechetMetric]] = {metric.name: metric for metric in _PUBLISHED}
 
 
 def find(names: Iterable[str] | None = None) -> list[type[ClipMetric] | type[FrechetMetric]]:
