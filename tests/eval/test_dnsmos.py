@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ball_clips import real_clips
 from safetensors.torch import save_file
 
 from ovi_eval.backbones import dnsmos
 from ovi_eval.backbones.published import WEIGHTS_FOLDER
 from ovi_eval.clipset import ClipSet
 from ovi_eval.errors import EvalError
-from ovi_eval.metrics.dnsmos import DnsmosP808
+from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835
 from ovi_eval.pcm import decode_pcm16
 from ovi_eval.registry import PUBLISHED, find
 from ovi_eval.score import score_clips
@@ -91,6 +92,24 @@ def test_as_a_metric_it_scores_clips_and_leaves_silence_out(
     assert scored.values["dnsmos_p808"].variant == "weights 9246480c5856, 16 kHz by FFmpeg"
     assert "silence" in scored.failed[1]
     assert 0 not in scored.failed
+
+
+def test_a_file_is_scored_and_sound_of_a_low_rate_is_not(
+    weights: Path, shared_dir: Path, expected: dict
+) -> None:
+    name = "latentsync/demo1_video.mp4"
+    overall = DnsmosP808(weights / "model_v8.onnx")
+    parts = DnsmosP835(weights / "sig_bak_ovr.onnx")
+    row = expected[name]
+    found = overall.score_file(shared_dir / "clips" / name) | parts.score_file(shared_dir / "clips" / name)
+    wanted = dict(zip(found, (row[key] for key in ("P808_MOS", "SIG", "BAK", "OVRL")), strict=True))
+    assert found == pytest.approx(wanted, abs=2e-6)
+    clips = real_clips(2)
+    assert clips.sample_rate == 8000
+    overall.update(clips)
+    assert overall.failures() == ["its sound has a lower rate than 16 kHz"] * 2
+    assert overall.coverage() == {"dnsmos_p808": (0, 0.0)}
+    assert overall.compute()["dnsmos_p808"].isnan()
 
 
 def test_it_is_registered_and_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

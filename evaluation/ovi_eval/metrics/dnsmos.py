@@ -3,7 +3,8 @@
 See `ovi_eval.backbones.dnsmos`. Sound is resampled to 16 kHz by FFmpeg and rounded to 16 bits, as the files are
 that published scripts score. Silent clips are missing, which published scripts do not do. Sound of 16 kHz as
 `ovi_eval.pcm` decodes it scores as published scripts score the file; another mix of the channels or another end,
-which moves the seam where short sound is doubled, has been seen to change OVRL by 0.05.
+which moves the seam where short sound is doubled, has been seen to change OVRL by 0.05. Clips of a lower rate
+than 16 kHz have lost what the networks listen for (P.808 by 0.3 where it was tried) and are missing.
 """
 
 from pathlib import Path
@@ -17,7 +18,10 @@ from ..backbones import dnsmos
 from ..backbones.published import PublishedFile, find_weights
 from ..clipset import ClipSet
 from ..media import resample
+from ..pcm import decode_pcm16
 from .base import ClipMetric, ValueSpec
+
+TOO_LOW = len(ClipMetric.reasons)
 
 
 class _Dnsmos(ClipMetric):
@@ -25,6 +29,13 @@ class _Dnsmos(ClipMetric):
 
     version = "1"
     needs_weights: ClassVar[PublishedFile]
+    reasons = (*ClipMetric.reasons, "its sound has a lower rate than 16 kHz")
+
+    @staticmethod
+    def faults(clips: ClipSet) -> Tensor:
+        codes_N = ClipMetric.faults(clips)
+        low = clips.sample_rate < dnsmos.SAMPLE_RATE
+        return torch.where(codes_N == 0, TOO_LOW, codes_N) if low else codes_N
 
     def __init__(self, weights: str | Path | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -35,6 +46,11 @@ class _Dnsmos(ClipMetric):
     def score(self, wave_S: np.ndarray) -> list[float]:
         """One sound's values."""
         raise TypeError(f"{type(self).__name__} has no score()")
+
+    def score_file(self, source: str | Path | bytes, name: str | None = None) -> dict[str, float]:
+        """Values by key of one file's sound, as published scripts read it. Raises EvalError as `decode_pcm16`."""
+        pcm_S = decode_pcm16(source, dnsmos.SAMPLE_RATE, name=name)
+        return dict(zip((spec.key for spec in self.values), self.score(pcm_S / 32768), strict=True))
 
     def measure(self, clips: ClipSet) -> tuple[Tensor, Tensor]:
         rows = []
