@@ -88,10 +88,17 @@ def _parser() -> argparse.ArgumentParser:
 def _score(options: argparse.Namespace) -> None:
     from ovi_eval.folders import read_clips
     from ovi_eval.record import run_results
-    from ovi_eval.registry import find
+    from ovi_eval.registry import find, published_among
     from ovi_eval.score import score_clips
 
     wanted = _listed(options.metrics)
+    folders = [p for p in (options.clips, options.reference) if p and Path(p).is_dir()]
+    if folders and (published := published_among(wanted)):
+        # Files of a folder are read at the made-up world's 16x16 and 8 kHz: a published number of that would be wrong.
+        raise EvalError(
+            f"{published[0]} looks at full pictures and sound, and a folder such as {folders[0]} is read small here; "
+            "give a clips.safetensors of the clips as they are"
+        )
     find(wanted)  # an unknown name is told before minutes of decoding
     if Path(options.out).is_dir():
         raise EvalError(

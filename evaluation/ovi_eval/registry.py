@@ -61,6 +61,12 @@ def find(names: Iterable[str] | None = None) -> list[type[ClipMetric] | type[Fre
     return found
 
 
+def published_among(names: Iterable[str] | None) -> list[str]:
+    """Those of the names, of metrics or of values, that belong to published metrics."""
+    keys = {spec.key for metric in PUBLISHED.values() for spec in metric.values} | set(PUBLISHED)
+    return [name for name in names or () if name in keys]
+
+
 def build(metric: type[OviMetric], judges: Judges | None = None) -> OviMetric:
     """A metric ready to be updated, looking through `judges` (None: the committed ones) if it needs any.
 

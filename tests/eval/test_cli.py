@@ -205,3 +205,11 @@ def test_a_folder_of_mp4_scores_as_the_tensors_it_was_made_of(folder):
     for key, score in score_clips(read_back, metrics=names).values.items():
         tolerance = 8.0 if score.unit == "ms" else 0.1
         assert score.value == pytest.approx(direct[key].value, abs=tolerance)
+
+
+def test_a_published_metric_is_not_taken_of_clips_read_small(tmp_path, capsys):
+    for name in ("fad_vggish", "dnsmos_sig"):
+        assert main(["score", str(tmp_path), "--metrics", name, "--out", str(tmp_path / "r.json")]) == 2
+        told = capsys.readouterr().err
+        assert f"{name} looks at full pictures and sound" in told
+    assert not (tmp_path / "r.json").exists()
