@@ -43,6 +43,8 @@ def main() -> None:
         finish()
     except UserError as error:
         fail(error)
+    except KeyboardInterrupt:
+        fail(UserError("interrupted; the same command goes on with what is missing"))
 
 
 if __name__ == "__main__":

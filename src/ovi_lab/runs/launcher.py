@@ -267,20 +267,24 @@ class LocalPoolLauncher(Launcher):
             initargs=(os.getpid(), self.threads),
         )
         waiting: dict[Future[tuple[str, str]], Job] = {pool.submit(_work, job.config): job for job in jobs}
+        # A flag, not an exception: wherever the program stands when Ctrl-C comes, it is not lost.
+        interrupted = threading.Event()
+        before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
         try:
             with screen.live:
-                while waiting:
-                    done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                while waiting and not interrupted.is_set():
+                    done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
                     for future in done:
                         job = waiting.pop(future)
                         outcome[job.name] = self._result(future, job)
                         screen.finished(job, outcome[job.name][0] == "skipped")
                         self._tell(console, job, *outcome[job.name])
                     screen.update(list(waiting.values()))
-        except KeyboardInterrupt:
-            self._kill(pool)
-            fail(UserError("interrupted; the same command goes on with what is missing"))
+            if interrupted.is_set():
+                self._kill(pool)
+                fail(UserError("interrupted; the same command goes on with what is missing"))
         finally:
+            signal.signal(signal.SIGINT, before)
             pool.shutdown(wait=False, cancel_futures=True)
         return outcome
 
