@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any
 
 from ovi_eval import __version__
 from ovi_eval.clipset import ClipSet
-from ovi_eval.results import ClipScores, Direction, MetricKind, MetricValue, RunKind, RunResults
-from ovi_eval.score import Scored
+from ovi_eval.results import ClipScores, MetricValue, RunKind, RunResults
+from ovi_eval.score import Score, Scored
 
 
 def run_results(
@@ -25,25 +26,15 @@ def run_results(
     losses: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    benchmark: str = "",
 ) -> RunResults:
     """What `score_clips` found of `clips`, as one run's results. `provenance` is added to versions and
     judges.
     """
-    metrics = {
-        key: MetricValue(
-            value=score.value,
-            n=score.n,
-            direction=cast(Direction, score.direction),
-            coverage=score.coverage,
-            unit=score.unit,
-            version=score.version,
-            variant=score.variant,
-            kind=cast(MetricKind, score.kind),
-        )
-        for key, score in scored.values.items()
-    }
+    metrics = {key: metric_value(score) for key, score in scored.values.items()}
+    reasons: Sequence[Mapping[str, str]] = getattr(scored, "reasons", None) or [{}] * len(clips)
     rows = [
-        ClipScores(clip, scored.per_clip[i], clips.captions[i] or None, scored.failed.get(i))
+        ClipScores(clip, scored.per_clip[i], clips.captions[i] or None, scored.failed.get(i), reasons[i])
         for i, clip in enumerate(clips.ids)
     ]
     facts = {
@@ -64,7 +55,14 @@ def run_results(
         config_hash=config_hash,
         provenance=facts,
         notes=notes,
+        benchmark=benchmark,
     )
+
+
+def metric_value(score: Score) -> MetricValue:
+    """A score as a results file holds it: the fields of one name, and this file's defaults for the others."""
+    known = {name.name for name in fields(score)}
+    return MetricValue(**{f.name: getattr(score, f.name) for f in fields(MetricValue) if f.name in known})
 
 
 def versions() -> dict[str, str]:

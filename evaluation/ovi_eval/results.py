@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, cast, get_args
 
 from ovi_eval.errors import EvalError
+from ovi_eval.fields import Fields, kind_of
 from ovi_eval.files import written_whole
 
 SCHEMA = "ovi_eval.results/1"
 LEADERBOARD_SCHEMA = "ovi_eval.leaderboard/1"
 Direction = Literal["higher", "lower", "closer_to_reference"]
 RunKind = Literal["measured", "reference"]
-MetricKind = Literal["mean", "frechet"]
+MetricKind = Literal["mean", "frechet", "set"]
 # Keys of a line of per_clip.jsonl that are not metric values.
-CLIP_FIELDS = ("id", "caption", "failed")
+CLIP_FIELDS = ("id", "caption", "failed", "reasons")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class MetricValue:
     `value` is None where no clip could be scored (n = 0). `coverage` is the share of the run's clips that
     the value rests on, in [0, 1]. `version` and `variant` part values that must never be ranked together.
     `ci95` is an interval over this run's clips, if the scorer gave one. `per_clip` of kind "mean" holds the
-    values whose mean `value` is.
+    values whose mean `value` is; "frechet" is a distance of two sets and "set" a statistic of one, both without
+    values per clip. `dimension` and `bias` go with those: the number of features, and by how much the value is
+    too high for the finite number of clips (None: not known). `weights` holds the sha256 of every weight file by
+    its name. `comparable` is False where the value must be set beside no other, as of a part of the clips.
     """
 
     value: float | None
@@ -46,23 +50,37 @@ class MetricValue:
     variant: str = ""
     kind: MetricKind = "mean"
     ci95: tuple[float, float] | None = None
+    dimension: int | None = None
+    bias: float | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: str = ""
+    warnings: tuple[str, ...] = ()
+    comparable: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warnings", tuple(self.warnings))
 
 
 @dataclass(frozen=True)
 class ClipScores:
-    """One line of per_clip.jsonl: None is a metric that does not apply to the clip or could not be had."""
+    """One line of per_clip.jsonl: None is a metric that does not apply to the clip or could not be had.
+
+    `failed` says what is wrong with the clip itself, `reasons` by metric why that one has no value for it.
+    """
 
     id: str
     values: Mapping[str, float | None]
     caption: str | None = None
     failed: str | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunResults:
     """One run: one arm (`name`) with one training seed, or a reference row (real, shifted, shuffled clips).
 
-    `losses` are free scalars, lower is better. `folder` is where the file was read from; it is not written.
+    `losses` are free scalars, lower is better. `benchmark` names the prompts or the test set: values of two
+    benchmarks are never ranked together. `folder` is where the file was read from; it is not written.
     """
 
     name: str
@@ -76,6 +94,7 @@ class RunResults:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    benchmark: str = ""
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +131,7 @@ class RunResults:
             "name": self.name,
             "seed": self.seed,
             "kind": self.kind,
+            "benchmark": self.benchmark,
             "created": self.created,
             "config_hash": self.config_hash,
             "provenance": dict(self.provenance),
@@ -154,7 +174,7 @@ def load_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise EvalError(f"{path}: not a whole JSON file ({error}); score the run again") from None
     if not isinstance(data, dict):
-        raise EvalError(f"{path}: expected a JSON object, found {_kind(data)}")
+        raise EvalError(f"{path}: expected a JSON object, found {kind_of(data)}")
     return data
 
 
@@ -175,19 +195,20 @@ def read(path: str | Path) -> RunResults:
         )
     if schema != SCHEMA:
         raise EvalError(f'{path}: schema is {schema!r}, this version reads "{SCHEMA}"')
-    fields = _Fields(path, data)
+    fields = Fields(path, data)
     metrics = {}
     for key, entry in fields.get("metrics", dict).items():
-        metrics[str(key)] = _metric(_Fields(path, entry, f"metrics[{key}]"))
+        metrics[str(key)] = _metric(Fields(path, entry, f"metrics[{key}]"))
     losses_raw = fields.get("losses", dict, {})
     losses = {
-        str(k): _Fields(path, losses_raw, "losses").number(k) for k in losses_raw if losses_raw[k] is not None
+        str(k): Fields(path, losses_raw, "losses").number(k) for k in losses_raw if losses_raw[k] is not None
     }
     notes = fields.get("notes", (str, list), [])
     run = RunResults(
         name=fields.get("name", str),
         seed=fields.get("seed", (int, type(None))),
         kind=cast(RunKind, fields.choice("kind", get_args(RunKind))),
+        benchmark=fields.get("benchmark", (str, type(None)), "") or "",
         created=fields.get("created", str, ""),
         config_hash=fields.get("config_hash", (str, type(None)), "") or "",
         provenance=fields.get("provenance", dict, {}),
@@ -202,58 +223,7 @@ def read(path: str | Path) -> RunResults:
     return run
 
 
-class _Fields:
-    """Typed access to the fields of one object of a file, with errors that name both."""
-
-    def __init__(self, path: Path, data: Any, where: str = "") -> None:
-        if not isinstance(data, dict):
-            raise EvalError(f"{path}: field {where} must be an object, found {_kind(data)}")
-        self.path, self.data, self.where = path, data, where
-
-    def _name(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
-
-    def get(self, key: str, types: type | tuple[type, ...], default: Any = ...) -> Any:
-        if key not in self.data:
-            if default is ...:
-                raise EvalError(f"{self.path}: field {self._name(key)} is missing")
-            return default
-        value = self.data[key]
-        allowed = types if isinstance(types, tuple) else (types,)
-        # bool is an int to Python, and never what a number field means.
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            wanted = " or ".join(_TYPE_NAMES[t] for t in allowed if t is not int or float not in allowed)
-            raise EvalError(f"{self.path}: field {self._name(key)} must be {wanted}, found {_kind(value)}")
-        return value
-
-    def number(self, key: str, default: Any = ...) -> float:
-        return float(self.get(key, (int, float), default))
-
-    def choice(self, key: str, valid: tuple[str, ...]) -> str:
-        value = str(self.get(key, str))
-        if value not in valid:
-            raise EvalError(
-                f"{self.path}: field {self._name(key)} is {value!r}, expected one of {', '.join(valid)}"
-            )
-        return value
-
-
-_TYPE_NAMES: dict[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    dict: "an object",
-    list: "a list",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
-def _kind(value: Any) -> str:
-    return _TYPE_NAMES.get(type(value), type(value).__name__)
-
-
-def _metric(fields: _Fields) -> MetricValue:
+def _metric(fields: Fields) -> MetricValue:
     value = fields.get("value", (int, float, type(None)))
     ci95 = fields.get("ci95", (list, type(None)), None)
     if ci95 is not None:
@@ -262,6 +232,7 @@ def _metric(fields: _Fields) -> MetricValue:
                 f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {ci95!r}"
             )
         ci95 = (float(ci95[0]), float(ci95[1]))
+    bias = fields.get("bias", (int, float, type(None)), None)
     return MetricValue(
         value=None if value is None else float(value),
         n=fields.get("n", int),
@@ -272,6 +243,12 @@ def _metric(fields: _Fields) -> MetricValue:
         variant=fields.get("variant", (str, type(None)), "") or "",
         kind=cast(MetricKind, fields.choice("kind", get_args(MetricKind))),
         ci95=ci95,
+        dimension=fields.get("dimension", (int, type(None)), None),
+        bias=None if bias is None else float(bias),
+        weights=fields.texts("weights"),
+        preprocessing=fields.get("preprocessing", (str, type(None)), "") or "",
+        warnings=fields.list_of_text("warnings"),
+        comparable=fields.get("comparable", bool, True),
     )
 
 
@@ -295,7 +272,7 @@ def _read_clips(path: Path, name: str | None) -> list[ClipScores]:
             entry = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             raise EvalError(f"{source}: {where} is not JSON; score the run again") from None
-        fields = _Fields(source, entry, where)
+        fields = Fields(source, entry, where)
         clip_id = str(fields.get("id", (str, int)))
         if clip_id in seen:
             raise EvalError(f"{source}: {where} has the id {clip_id!r} a second time; ids must be unique")
@@ -306,9 +283,8 @@ def _read_clips(path: Path, name: str | None) -> list[ClipScores]:
                 value = fields.get(key, (int, float, type(None)))
                 values[key] = None if value is None else _finite(float(value), f"{source}: {where}, {key}")
         text = (str, type(None))
-        clips.append(
-            ClipScores(clip_id, values, fields.get("caption", text, None), fields.get("failed", text, None))
-        )
+        caption, failed = fields.get("caption", text, None), fields.get("failed", text, None)
+        clips.append(ClipScores(clip_id, values, caption, failed, fields.texts("reasons")))
     return clips
 
 
@@ -319,6 +295,8 @@ def _clip_line(clip: ClipScores) -> dict[str, Any]:
     line.update(clip.values)
     if clip.failed is not None:
         line["failed"] = clip.failed
+    if clip.reasons:
+        line["reasons"] = dict(clip.reasons)
     return line
 
 
@@ -340,11 +318,20 @@ def _check(run: RunResults, where: str) -> None:
             _finite(metric.value, f"{at}.value")
         for bound in metric.ci95 or ():
             _finite(bound, f"{at}.ci95")
+        if metric.ci95 is not None and metric.ci95[0] > metric.ci95[1]:
+            raise EvalError(f"{at}.ci95 is {list(metric.ci95)}, expected the lower bound first")
+        if metric.bias is not None:
+            _finite(metric.bias, f"{at}.bias")
+        for name, count, least in (("n", metric.n, 0), ("dimension", metric.dimension, 1)):
+            if count is not None and count < least:
+                raise EvalError(f"{at}.{name} is {count}, expected {least} or more")
         if not 0.0 <= metric.coverage <= 1.0:
             raise EvalError(f"{at}.coverage is {metric.coverage}, expected a share between 0 and 1")
     for key, loss in run.losses.items():
         _finite(loss, f"{where}: losses[{key}]")
     for clip in run.clips:
         for key, value in clip.values.items():
+            if key in CLIP_FIELDS:
+                raise EvalError(f"{where}: clip {clip.id}: a metric cannot be named {key!r}; that is a field")
             if value is not None:
                 _finite(value, f"{where}: clip {clip.id}, {key}")

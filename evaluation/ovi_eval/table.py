@@ -16,7 +16,7 @@ import numpy as np
 from ovi_eval import statistics
 from ovi_eval.claims import ALPHA
 from ovi_eval.errors import EvalError
-from ovi_eval.results import Direction, RunKind, RunResults
+from ovi_eval.results import Direction, MetricKind, RunKind, RunResults
 from ovi_eval.statistics import Difference, Interval, Seed
 
 # Resampling is seeded by this and by the names of arm and metric.
@@ -34,7 +34,7 @@ class Column:
     unit: str = ""
     version: str = ""
     variant: str = ""
-    kind: Literal["mean", "frechet", "loss"] = "mean"
+    kind: MetricKind | Literal["loss"] = "mean"
 
     @property
     def arrow(self) -> str:

@@ -24,6 +24,82 @@ def test_what_is_written_is_read_back(tmp_path):
     assert json.loads(path.read_text())["schema"] == "ovi_eval.results/1"
 
 
+FULL = MetricValue(
+    12.5,
+    40,
+    "lower",
+    kind="frechet",
+    ci95=(11.0, 14.5),
+    dimension=128,
+    bias=2.25,
+    weights={"vggish.pt": "ab" * 32},
+    preprocessing="16 kHz mono, 0.96 s patches",
+    warnings=("40 clips are fewer than 128 dimensions",),
+    comparable=False,
+)
+
+
+def test_what_a_value_rests_on_and_why_clips_lack_one_are_read_back(tmp_path):
+    made = run("none", 2, benchmark="Verse-Bench", metrics={"fad/vggish": FULL})
+    reasons = {"fad": "shorter than 0.96 s", "sync": "no face track"}
+    made = replace(made, clips=[*made.clips, ClipScores("short", {}, reasons=reasons)])
+    read_back = read(made.write(tmp_path))
+    assert read_back == made
+    assert read_back.metrics["fad/vggish"].warnings == FULL.warnings
+    lines = [json.loads(line) for line in (tmp_path / "per_clip.jsonl").read_text().splitlines()]
+    assert lines[-1] == {"id": "short", "reasons": reasons}
+    assert "reasons" not in lines[0]
+
+
+def test_a_file_from_before_these_fields_is_read(tmp_path):
+    path = run("none", 0).write(tmp_path)
+    data = json.loads(path.read_text())
+    del data["benchmark"]
+    for metric in data["metrics"].values():
+        for key in ("dimension", "bias", "weights", "preprocessing", "warnings", "comparable", "ci95"):
+            del metric[key]
+    path.write_text(json.dumps(data))
+    assert read(path) == run("none", 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        (["benchmark"], 7, "field benchmark must be text or null, found a whole number"),
+        (["metrics", "m", "dimension"], 2.5, r"metrics\[m\].dimension must be a whole number or null"),
+        (["metrics", "m", "dimension"], 0, r"metrics\[m\].dimension is 0, expected 1 or more"),
+        (["metrics", "m", "n"], -1, r"metrics\[m\].n is -1, expected 0 or more"),
+        (["metrics", "m", "bias"], "small", r"metrics\[m\].bias must be a number or null, found text"),
+        (["metrics", "m", "weights"], ["x"], r"metrics\[m\].weights must be an object or null, found a list"),
+        (["metrics", "m", "weights"], {"x.pt": 3}, r"metrics\[m\].weights.x.pt must be text"),
+        (["metrics", "m", "preprocessing"], 3, r"metrics\[m\].preprocessing must be text or null"),
+        (["metrics", "m", "warnings"], "few", r"metrics\[m\].warnings must be a list or null, found text"),
+        (["metrics", "m", "warnings"], ["few", 3], r"metrics\[m\].warnings\[1\] must be text"),
+        (["metrics", "m", "comparable"], "no", r"metrics\[m\].comparable must be true or false, found text"),
+        (["metrics", "m", "kind"], "sum", r"metrics\[m\].kind is 'sum', expected one of mean, frechet, set"),
+        (
+            ["metrics", "m", "ci95"],
+            [2.0, 1.0],
+            r"metrics\[m\].ci95 is \[2.0, 1.0\], expected the lower bound",
+        ),
+    ],
+)
+def test_the_newer_fields_of_a_foreign_file_are_checked_too(tmp_path, field, value, named):
+    path = run("none", 0, metrics={"m": FULL}).write(tmp_path)
+    data = json.loads(path.read_text())
+    _edit(data, field, value)
+    path.write_text(json.dumps(data))
+    with pytest.raises(EvalError, match=named) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_metric_cannot_take_the_name_of_a_field(tmp_path):
+    made = run("none", 0, clips=[ClipScores("a", {"reasons": 1.0})])
+    with pytest.raises(EvalError, match="clip a: a metric cannot be named 'reasons'"):
+        made.write(tmp_path)
+
+
 def test_two_results_in_one_folder_keep_their_clips_apart(tmp_path):
     for name in ("ours", "theirs"):
         run(name, None, n_clips=4).write(tmp_path / f"{name}.json")
@@ -134,6 +210,8 @@ def test_nan_and_half_a_file_are_refused(tmp_path):
         ('{"ball/onset_f1": 1}', "line 41.id is missing"),
         ('{"id": "clip_0003"}', "the id 'clip_0003' a second time"),
         ('{"id": "x", "ball/onset_f1": NaN}', "line 41, ball/onset_f1 is nan"),
+        ('{"id": "x", "reasons": "none"}', "line 41.reasons must be an object or null, found text"),
+        ('{"id": "x", "reasons": {"sync": 3}}', "line 41.reasons.sync must be text"),
         ('{"id": "x"', "line 41 is not JSON"),
         ("7", "line 41 must be an object"),
     ],
