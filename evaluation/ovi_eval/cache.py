@@ -1,0 +1,76 @@
+"""Features on disk, by what the clip holds and what looked at it: a second scoring is quick, a broken-off one goes on.
+
+One small safetensors file a clip and extractor, written whole or not at all. A file that cannot be read counts
+as not there and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ovi_eval.errors import EvalError
+from ovi_eval.extractors import Extractor, Features
+from ovi_eval.files import written_whole
+from ovi_eval.items import Item
+
+FOLDER = "OVI_EVAL_CACHE"
+"""The environment variable that names the folder of cached features."""
+
+
+def default_folder() -> Path:
+    """The folder of OVI_EVAL_CACHE, else ovi_eval below the user's cache folder."""
+    if named := os.environ.get(FOLDER):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovi_eval"
+
+
+class FeatureCache:
+    """Features by clip and extractor below a folder, which is made when the first is written."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, item: Item, extractor: Extractor) -> Path:
+        """Where the features lie. Raises EvalError where the clip's file cannot be read."""
+        parts = [extractor.key, item.content()]
+        if extractor.reads_caption:
+            parts.append(item.caption)
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return self.folder / extractor.name / digest[:2] / f"{digest[2:]}.safetensors"
+
+    def get(self, item: Item, extractor: Extractor) -> Features | None:
+        """The features, None where they are not there or their file is damaged."""
+        path = self.path(item, extractor)
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") != extractor.key:
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return None
+
+    def put(self, item: Item, extractor: Extractor, features: Features) -> None:
+        """Keeps the features. Raises EvalError where the folder cannot be written."""
+        path = self.path(item, extractor)
+        try:
+            with written_whole(path) as temporary:
+                save_file(
+                    {name: tensor.contiguous() for name, tensor in features.items()},
+                    temporary,
+                    metadata={"key": extractor.key},
+                )
+        except EvalError as error:
+            raise EvalError(f"{error}; or choose another folder by --cache, or none by --no-cache") from error
+
+
+def finite(features: Features) -> bool:
+    """Whether every number of the features is one."""
+    return all(
+        bool(torch.isfinite(tensor).all()) for tensor in features.values() if tensor.is_floating_point()
+    )
