@@ -24,6 +24,8 @@ from ovi_eval.errors import EvalError
 Array = NDArray[np.float64]
 # None is the key of a run without a seed: another team's model, a reference row.
 Seed = int | None
+# All resampling is seeded by this and by the names of what is resampled.
+SEED = 20251001
 RESAMPLES = 10_000
 FLIPS = 20_000
 EXACT_FLIPS = 15
@@ -73,14 +75,46 @@ def generator(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
-def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval | None:
-    """mean ± t_{n-1} sd / sqrt(n); None with fewer than two values."""
+def t_interval(
+    values: Sequence[float] | Array,
+    level: float = 0.95,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval | None:
+    """mean ± t_{n-1} sd / sqrt(n); None with fewer than two values.
+
+    `within` are ends that the mean cannot pass: the interval is cut there, and its method says so. The true mean
+    lies within, so cutting takes nothing from the coverage.
+    """
     x = np.asarray(values, dtype=np.float64)
     if x.size < 2:
         return None
     half = float(stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
     mean = float(x.mean())
-    return Interval(mean - half, mean + half, "t over seeds", int(x.size), level)
+    full = (mean - half, mean + half)
+    kept = (max(full[0], within[0]), min(full[1], within[1]))
+    cut = [f"{end:g}" for end, own in zip(kept, full, strict=True) if end != own]
+    method = "t over seeds" + (f", cut at {' and '.join(cut)}" if cut else "")
+    return Interval(kept[0], kept[1], method, int(x.size), level)
+
+
+def ends_of(values: Sequence[float] | Array) -> tuple[float, float]:
+    """The ends 0 and 1 of a share that clips prove to be ends: every value lies in [0, 1] and some value is that
+    end itself. An end no clip reaches may be passed for all one knows (a distance can lie in [0, 1] too).
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.size == 0 or x.min() < 0 or x.max() > 1:
+        return -math.inf, math.inf
+    return (0.0 if x.min() == 0 else -math.inf), (1.0 if x.max() == 1 else math.inf)
+
+
+def mean_interval(values: Sequence[float] | Array, key: str) -> Interval | None:
+    """The 95 % BCa bootstrap interval of a mean over the clips of one run; None with fewer than two values.
+
+    `values` may hold NaN for clips without one; their order does not matter, so that one process and several
+    give the same numbers. `key` names the value in the results and gives the resampling its own seed.
+    """
+    x_N = np.asarray(values, dtype=np.float64)
+    return bootstrap_interval(np.sort(x_N[~np.isnan(x_N)]), generator(SEED, key, "mean"))
 
 
 def bootstrap_interval(
@@ -228,14 +262,88 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def compare_seeds(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Difference:
-    """A - B for a value a run has only once (a Fréchet distance, a loss): paired over the seeds in common."""
+    """A - B for a value a run has only once (a Fréchet distance, a loss): paired over the seeds in common.
+
+    Where fewer than two seeds are in common but each side has two or more of its own, the sides are taken as
+    independent (Welch). With fewer there is a difference and nothing that says how sure it is.
+    """
     common = [seed for seed in a if seed in b]
+    if len(common) < 2 and len(a) > 1 and len(b) > 1:
+        return _welch(np.array(list(a.values())), np.array(list(b.values())))
     by_seed = {seed: a[seed] - b[seed] for seed in common}
     if not common:
         value = float(np.mean(list(a.values())) - np.mean(list(b.values())))
         return Difference(value, None, Test(None, "no seeds in common", 0), 0, None, {})
     d = np.array(list(by_seed.values()))
     return Difference(float(d.mean()), t_interval(d), paired_t_test(d), len(common), None, by_seed)
+
+
+def _welch(a: Array, b: Array) -> Difference:
+    """Difference of two independent means with unequal spread (Welch 1947), degrees of freedom by Satterthwaite."""
+    n = int(a.size + b.size)
+    value = float(a.mean() - b.mean())
+    parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
+    error = math.sqrt(parts.sum())
+    if error == 0:
+        p, half = (1.0 if value == 0 else 0.0), 0.0
+    else:
+        freedom = float(parts.sum() ** 2 / (parts**2 / np.array([a.size - 1, b.size - 1])).sum())
+        p = float(2 * stats.t.sf(abs(value) / error, freedom))
+        half = float(stats.t.ppf(0.975, freedom) * error)
+    interval = Interval(value - half, value + half, "Welch's t over seeds that are not paired", n)
+    return Difference(value, interval, Test(p, "Welch's t over seeds", n), 0, None, {})
+
+
+def compare_intervals(a: float, of_a: Interval, b: float, of_b: Interval) -> Difference | None:
+    """A - B of two single values with 95 % intervals, taken as independent: the method of variance estimates
+    recovery (Zou & Donner 2008), which keeps lopsided intervals lopsided.
+
+    The p value is that of a normal deviate as far from zero as the interval of the difference says, so that
+    p < 0.05 exactly where the interval leaves zero out. None where a value lies outside its own interval, which
+    then does not say how far the value may be off.
+    """
+    if not (of_a.low <= a <= of_a.high and of_b.low <= b <= of_b.high):
+        return None
+    value = a - b
+    below = math.hypot(a - of_a.low, of_b.high - b)
+    above = math.hypot(of_a.high - a, b - of_b.low)
+    towards_zero = below if value > 0 else above
+    if towards_zero == 0:
+        p = 1.0 if value == 0 else 0.0
+    else:
+        p = float(2 * stats.norm.sf(abs(value) / towards_zero * stats.norm.ppf(0.975)))
+    n = min(of_a.n, of_b.n)
+    interval = Interval(
+        value - below, value + above, "of the two runs' own intervals, taken as independent", n
+    )
+    return Difference(value, interval, Test(p, "z of the two runs' own intervals", n), 0, None, {})
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Values per clip of two sides, side by side: `seeds` in common (none: each side is its mean over its own
+    seeds), `ids` that some seed has on both sides, `a_SN` and `b_SN` with NaN where either side has no value.
+    """
+
+    seeds: Sequence[Seed]
+    ids: Sequence[str]
+    a_SN: Array
+    b_SN: Array
+
+
+def paired_clips(
+    a: Mapping[Seed, Mapping[str, float]], b: Mapping[Seed, Mapping[str, float]]
+) -> Pairs | None:
+    """The clips that both sides have, by seed and id; None where no clip is in common."""
+    seeds = [seed for seed in a if seed in b and not a[seed].keys().isdisjoint(b[seed])]
+    sides = [(a[s], b[s]) for s in seeds] or [(_over_seeds(a), _over_seeds(b))]
+    ids = sorted({clip for of_a, of_b in sides for clip in of_a if clip in of_b})
+    if not ids:
+        return None
+    both_S = [(of_a, of_b, of_a.keys() & of_b.keys()) for of_a, of_b in sides]
+    a_SN = np.array([[of_a[c] if c in both else np.nan for c in ids] for of_a, _, both in both_S])
+    b_SN = np.array([[of_b[c] if c in both else np.nan for c in ids] for _, of_b, both in both_S])
+    return Pairs(seeds, ids, a_SN, b_SN)
 
 
 def compare_clips(
@@ -250,23 +358,17 @@ def compare_clips(
     interval resamples seeds and clips at once, and so speaks of other seeds too. `make_generator` gives a
     generator by name.
     """
-    common = [seed for seed in a if seed in b]
-    common = [seed for seed in common if not a[seed].keys().isdisjoint(b[seed])]
-    pairs = [(a[s], b[s]) for s in common] or [(_over_seeds(a), _over_seeds(b))]
-    ids = sorted({clip for of_a, of_b in pairs for clip in of_a if clip in of_b})
-    if not ids:
+    pairs = paired_clips(a, b)
+    if pairs is None:
         return None
-    d_SN = np.array(
-        [[of_a[c] - of_b[c] if c in of_a and c in of_b else np.nan for c in ids] for of_a, of_b in pairs]
-    )
-    per_clip_N = np.nanmean(d_SN, axis=0)
-    by_seed = {s: float(np.nanmean(row)) for s, row in zip(common, d_SN, strict=False)}
+    d_SN = pairs.a_SN - pairs.b_SN
+    by_seed = {s: float(np.nanmean(row)) for s, row in zip(pairs.seeds, d_SN, strict=False)}
     return Difference(
         value=float(np.nanmean(d_SN, axis=1).mean()),
         interval=crossed_bootstrap_interval(d_SN, make_generator("interval")),
-        test=sign_flip_test(per_clip_N, make_generator("test")),
+        test=sign_flip_test(np.nanmean(d_SN, axis=0), make_generator("test")),
         n_seeds=len(by_seed),
-        n_clips=len(ids),
+        n_clips=len(pairs.ids),
         by_seed=by_seed,
     )
 

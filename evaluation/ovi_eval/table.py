@@ -19,9 +19,6 @@ from ovi_eval.errors import EvalError
 from ovi_eval.results import Direction, MetricKind, RunKind, RunResults
 from ovi_eval.statistics import Difference, Interval, Seed
 
-# Resampling is seeded by this and by the names of arm and metric.
-SEED = 20251001
-
 
 @dataclass(frozen=True)
 class Column:
@@ -193,7 +190,7 @@ def _over_clips(clips: dict[Seed, dict[str, float]] | None, *names: str) -> Inte
         return None
     ids = sorted({clip for values in clips.values() for clip in values})
     x_SN = np.array([[values.get(clip, np.nan) for clip in ids] for values in clips.values()])
-    return statistics.crossed_bootstrap_interval(x_SN, statistics.generator(SEED, *names, "mean"))
+    return statistics.crossed_bootstrap_interval(x_SN, statistics.generator(statistics.SEED, *names, "mean"))
 
 
 def difference(a: Row, b: Row, column: Column) -> Difference | None:
@@ -201,7 +198,9 @@ def difference(a: Row, b: Row, column: Column) -> Difference | None:
     clips_a, clips_b = _clip_values(a, column), _clip_values(b, column)
     if clips_a is not None and clips_b is not None:
         found = statistics.compare_clips(
-            clips_a, clips_b, lambda name: statistics.generator(SEED, a.name, b.name, column.id, name)
+            clips_a,
+            clips_b,
+            lambda name: statistics.generator(statistics.SEED, a.name, b.name, column.id, name),
         )
         if found is not None:
             return found

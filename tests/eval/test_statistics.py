@@ -8,12 +8,16 @@ from scipy import stats
 
 from ovi_eval.errors import EvalError
 from ovi_eval.statistics import (
+    Interval,
     bootstrap_interval,
     compare_clips,
+    compare_intervals,
     compare_seeds,
     crossed_bootstrap_interval,
+    ends_of,
     generator,
     holm,
+    mean_interval,
     paired_t_test,
     sign_flip_test,
     t_interval,
@@ -27,6 +31,37 @@ def test_t_interval_equals_scipy_and_needs_two_values():
     assert (found.low, found.high) == pytest.approx(expected, rel=1e-12)
     assert found.n == 3
     assert t_interval([0.8]) is None
+
+
+def test_a_t_interval_is_cut_where_a_share_ends_and_says_so():
+    x = [0.97, 0.99, 0.9]
+    full, cut = t_interval(x), t_interval(x, within=(0.0, 1.0))
+    assert full.high > 1
+    assert (cut.low, cut.high) == (full.low, 1.0)
+    assert (full.method, cut.method) == ("t over seeds", "t over seeds, cut at 1")
+    both = t_interval([0.02, 0.5, 0.98], within=(0.0, 1.0))
+    assert (both.low, both.high, both.method) == (0.0, 1.0, "t over seeds, cut at 0 and 1")
+    assert t_interval([0.4, 0.5, 0.6], within=(0.0, 1.0)) == t_interval([0.4, 0.5, 0.6])
+
+
+def test_ends_are_those_that_clips_reach_and_none_passes():
+    assert ends_of([0.0, 0.25, 1.0]) == (0.0, 1.0)
+    assert ends_of([0.25, 1.0]) == (-np.inf, 1.0)
+    assert ends_of([0.0, 0.3]) == (0.0, np.inf)
+    assert ends_of([0.2, 0.7]) == (-np.inf, np.inf)  # a distance may be small by chance: nothing shows an end
+    assert ends_of([0.0, 1.0, 1.2]) == ends_of([-0.1, 1.0]) == ends_of([]) == (-np.inf, np.inf)
+
+
+def test_the_interval_of_a_runs_mean_knows_no_order_and_skips_missing_clips():
+    x = np.random.default_rng(6).gamma(1.0, size=60)
+    found = mean_interval(x, "sync_c")
+    assert found.method == "bca bootstrap over clips"
+    assert found.n == 60
+    assert found.low < x.mean() < found.high
+    mixed = np.random.default_rng(1).permutation(np.concatenate([x, [np.nan, np.nan]]))
+    assert mean_interval(mixed, "sync_c") == found
+    assert mean_interval(x, "sync_d") != found
+    assert mean_interval([0.3, np.nan], "sync_c") is None
 
 
 def test_paired_t_equals_scipy():
@@ -184,3 +219,61 @@ def test_comparison_over_seeds():
     assert apart.value == -5.5
     assert apart.test.p is None
     assert apart.test.name == "no seeds in common"
+
+
+def test_seeds_that_are_not_paired_get_welch_as_scipy_has_it():
+    a, b = {0: 4.0, 1: 4.4, 2: 3.9}, {0: 9.0, 11: 9.1, 12: 9.9, 13: 9.4}
+    found = compare_seeds(a, b)
+    expected = stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False)
+    assert found.value == pytest.approx(4.1 - 9.35)
+    assert found.test.p == pytest.approx(expected.pvalue, rel=1e-10)
+    assert found.test.name == "Welch's t over seeds"
+    interval = expected.confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
+    same = compare_seeds({0: 1.0, 1: 1.0}, {2: 1.0, 3: 1.0})
+    assert (same.value, same.test.p, same.interval.high) == (0.0, 1.0, 0.0)
+    lone = compare_seeds(a, {0: 9.0})
+    assert lone.test.p is None
+    assert lone.interval is None
+
+
+def test_two_intervals_give_the_difference_of_normal_values():
+    of_a, of_b = Interval(9.0, 11.0, "bootstrap", 50), Interval(5.0, 9.0, "bootstrap", 40)
+    found = compare_intervals(10.0, of_a, 7.0, of_b)
+    half = np.hypot(1.0, 2.0)  # standard errors of independent values add in squares
+    assert found.value == 3.0
+    assert (found.interval.low, found.interval.high) == pytest.approx((3 - half, 3 + half))
+    assert found.test.p == pytest.approx(2 * stats.norm.sf(3 / (half / stats.norm.ppf(0.975))))
+    assert "taken as independent" in found.interval.method
+    assert found.test.n == 40
+
+
+def test_lopsided_intervals_stay_lopsided_and_p_goes_with_the_interval():
+    skewed = Interval(9.5, 14.0, "bootstrap", 50)
+    found = compare_intervals(10.0, skewed, 9.0, Interval(8.9, 9.1, "bootstrap", 50))
+    assert found.interval.high - found.value > 3 * (found.value - found.interval.low)
+    for b in np.linspace(5.0, 15.0, 41):
+        found = compare_intervals(10.0, skewed, b, Interval(b - 0.4, b + 0.9, "bootstrap", 50))
+        assert (found.test.p < 0.05) == (found.interval.low > 0 or found.interval.high < 0), b
+        back = compare_intervals(b, Interval(b - 0.4, b + 0.9, "bootstrap", 50), 10.0, skewed)
+        assert back.test.p == pytest.approx(found.test.p)
+        assert back.interval.low == pytest.approx(-found.interval.high)
+
+
+def test_a_value_outside_its_own_interval_says_nothing_of_a_difference():
+    biased = Interval(11.0, 12.0, "bootstrap", 50)
+    assert compare_intervals(10.0, biased, 5.0, Interval(4.0, 6.0, "bootstrap", 50)) is None
+    assert compare_intervals(5.0, Interval(4.0, 6.0, "bootstrap", 50), 10.0, biased) is None
+
+
+def test_the_interval_of_a_difference_from_two_intervals_covers_the_truth():
+    rng = np.random.default_rng(12)
+    covered = rejected = 0
+    for _ in range(400):
+        sides = [rng.gamma(1.0, size=40), rng.gamma(1.0, size=60)]
+        own = [bootstrap_interval(x, rng, resamples=500) for x in sides]
+        found = compare_intervals(sides[0].mean(), own[0], sides[1].mean(), own[1])
+        covered += found.interval.low <= 0 <= found.interval.high
+        rejected += found.test.p < 0.05
+    assert 0.91 <= covered / 400 <= 0.98
+    assert rejected == 400 - covered
