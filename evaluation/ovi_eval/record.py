@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ovi_eval import __version__
 from ovi_eval.clipset import ClipSet
+from ovi_eval.items import Item
+from ovi_eval.provenance import facts as where_from
 from ovi_eval.results import ClipScores, MetricValue, RunKind, RunResults
 from ovi_eval.score import Score, Scored
 
 
 def run_results(
-    clips: ClipSet,
+    clips: ClipSet | Sequence[Item],
     scored: Scored,
     *,
     name: str,
@@ -28,20 +26,18 @@ def run_results(
     notes: Sequence[str] = (),
     benchmark: str = "",
 ) -> RunResults:
-    """What `score_clips` found of `clips`, as one run's results. `provenance` is added to versions and
-    judges.
+    """What a scorer found of `clips`, as one run's results.
+
+    `benchmark` names the prompts or test set. `provenance` is added to what `ovi_eval.provenance.facts` says of
+    the working directory, and wins where both have a key.
     """
     metrics = {key: metric_value(score) for key, score in scored.values.items()}
-    reasons: Sequence[Mapping[str, str]] = getattr(scored, "reasons", None) or [{}] * len(clips)
+    reasons = scored.reasons or [{}] * len(clips)
     rows = [
-        ClipScores(clip, scored.per_clip[i], clips.captions[i] or None, scored.failed.get(i), reasons[i])
-        for i, clip in enumerate(clips.ids)
+        ClipScores(clip, scored.per_clip[i], caption or None, scored.failed.get(i), reasons[i])
+        for i, (clip, caption) in enumerate(_named(clips))
     ]
-    facts = {
-        "versions": versions(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        **(provenance or {}),
-    }
+    facts = {**where_from(), **(provenance or {})}
     if scored.provenance:
         facts["judges"] = scored.provenance
     return RunResults(
@@ -59,18 +55,14 @@ def run_results(
     )
 
 
+def _named(clips: ClipSet | Sequence[Item]) -> list[tuple[str, str]]:
+    """Id and caption of each clip."""
+    if isinstance(clips, ClipSet):
+        return list(zip(clips.ids, clips.captions, strict=True))
+    return [(item.id, item.caption) for item in clips]
+
+
 def metric_value(score: Score) -> MetricValue:
     """A score as a results file holds it: the fields of one name, and this file's defaults for the others."""
     known = {name.name for name in fields(score)}
     return MetricValue(**{f.name: getattr(score, f.name) for f in fields(MetricValue) if f.name in known})
-
-
-def versions() -> dict[str, str]:
-    """What the numbers may depend on: this package, Python and the libraries that decode and compute."""
-    found = {"ovi_eval": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchmetrics", "numpy", "scipy", "av"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found

@@ -1,0 +1,137 @@
+"""Where numbers come from: versions of what decodes and computes, the machine, the state of the code, the options.
+
+Nothing is imported to find its version, apart from av, whose FFmpeg is the decoder itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ovi_eval import __version__
+from ovi_eval.errors import EvalError
+
+# Every number rests on these; each is named even where its version cannot be known.
+COMPUTE = ("torch", "torchmetrics", "numpy", "scipy", "av")
+# These only where they are installed: each is the decoder or the network of some metric, or of none.
+OPTIONAL = (
+    "transformers",
+    "soundfile",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
+    "librosa",
+    "scenedetect",
+    "laion-clap",
+)
+GIT_SECONDS = 10.0
+
+
+def facts(folder: str | Path = ".") -> dict[str, Any]:
+    """All of it: `versions`, `decoder`, `machine` and, where `folder` is in a git checkout, `git`."""
+    found: dict[str, Any] = {"versions": versions(), "decoder": ffmpeg(), "machine": machine()}
+    state = git_state(folder)
+    if state is not None:
+        found["git"] = state
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Version by package, as installed: this one, Python, what computes, and what some metrics decode with."""
+    found = {"ovi_eval": __version__, "python": platform.python_version()}
+    for package in COMPUTE:
+        found[package] = _installed(package) or "not installed as a package"
+    return found | {package: text for package in OPTIONAL if (text := _installed(package))}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def ffmpeg() -> dict[str, str]:
+    """The FFmpeg libraries that decode and resample, by name: `libavcodec` -> `62.28.102`."""
+    import av
+
+    return {name: ".".join(map(str, number)) for name, number in sorted(av.library_versions.items())}
+
+
+def machine() -> str:
+    """System, processor, cores and, where torch already runs on one, the accelerator."""
+    text = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    torch = sys.modules.get("torch")  # never imported, nor a device started, to fill in a line of text
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        text += f", {torch.cuda.get_device_name()}"
+    return text
+
+
+def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
+    """The commit that is checked out around `folder`, and whether tracked files differ from it.
+
+    None where there is no git, no checkout or no commit yet: a result is no worse for being made elsewhere.
+    """
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": changed != ""}
+
+
+def _git(folder: str | Path, *words: str) -> str | None:
+    """What git prints; None where it cannot be run or says no."""
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            # Looking must not take the lock of somebody's running commit, nor ask for a password.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return told.stdout.strip()
+
+
+def configuration_hash(options: Mapping[str, Any]) -> str:
+    """sha256, 64 hexadecimal digits, of the options that a score rests on.
+
+    Taken over JSON with sorted keys, no spaces and UTF-8, so that the order in which options were given does
+    not matter. Paths count as text, tuples as lists, sets as sorted lists. Raises EvalError naming an option
+    that has no such form.
+    """
+    plain = {str(key): _plain(value, str(key)) for key, value in options.items()}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def _plain(value: Any, name: str) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item, name) for item in value), key=repr)
+    raise EvalError(
+        f"option {name} is {value!r}, which cannot be hashed; use text, finite numbers, lists or maps"
+    )
