@@ -1,0 +1,206 @@
+"""AV-Align: how many peaks of sound and peaks of motion fall together, by the two rules that are published.
+
+Yariv et al. 2023 ("Diverse and aligned audio-to-video generation via text-to-video model adaptation") match
+onsets of the sound with local maxima of the optical flow that lie less than one frame apart, and divide the
+matches by all peaks less the matches. Scripts differ in how they count:
+
+- JavisBench (JavisDiT) takes every local maximum of the flow; one of them may answer several onsets, so the value
+  is no share and can pass 1; 1e-6 is added below the line.
+- MOVA takes local maxima of at least 0.1 pixels a frame; each answers one onset, the first that is near.
+
+Sound: as 16-bit numbers at the file's own rate, mean of the channels, librosa's onset strength and onset
+detection with their defaults. Motion: frames halved (INTER_AREA) until the longer side is at most 640, grey,
+Farneback's flow (0.5, 3, 15, 3, 5, 1.2, 0) from frame to frame, mean length of its vectors; the first frame has the
+second's value. Sound and picture both count from their own beginning. Silent clips, and clips with neither kind of
+peak, have no value; the scripts give 0 or stop.
+
+Shapes: A onsets, T frames, V peaks of the flow.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import EvalError
+from ..extractors import CPU, Extractor, Features
+from ..items import Item
+from ..needs import Package
+from .base import SILENT
+from .frames_in_turn import look_at_frames
+from .items import ItemMean, ValueSpec
+
+Array = NDArray[np.float64]
+
+LONGER_SIDE = 640
+SHORTEST_FRAMES = 3
+MOVA_FLOOR = 0.1
+"""Pixels a frame: MOVA takes slower motion for none."""
+JAVIS_EPS = 1e-6
+_INSTALL = "pip install 'ovi-lab[av-align]'"
+
+
+class PeaksOfSoundAndMotion(Extractor):
+    """Features: `onsets` [A] seconds, `flow` [T] pixels a frame, `fps` [1]; all float64."""
+
+    name = "av_peaks"
+    needs = (Package("cv2", _INSTALL), Package("librosa", _INSTALL))
+    preprocessing: ClassVar[str] = (
+        "sound at its own rate, 16 bits, channels' mean, librosa onsets; frames halved by INTER_AREA until the "
+        f"longer side is at most {LONGER_SIDE}, Farneback flow"
+    )
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        _cv2()
+        _librosa()
+
+    def load(self, item: Item) -> Features:
+        """All of it: there is no network, and the flow is worth its own thread."""
+        onsets_A = onsets(*heard(item))
+        meter = _FlowMeter()
+        video = look_at_frames(item, meter)
+        flow_T = video.frames_THWC
+        if len(flow_T) < SHORTEST_FRAMES:
+            raise EvalError(f"it has {len(flow_T)} frames, AV-Align needs at least {SHORTEST_FRAMES}")
+        flow_T[0] = flow_T[1]
+        return {
+            "onsets": torch.from_numpy(onsets_A),
+            "flow": flow_T,
+            "fps": torch.tensor([video.fps], dtype=torch.float64),
+        }
+
+    def run(self, loaded: Any) -> Features:
+        return loaded
+
+
+def heard(item: Item) -> tuple[NDArray[np.float32], int]:
+    """The clip's sound [S] in [-1, 1] as a script reads the WAV that FFmpeg writes of it, and its rate.
+
+    Rounded to 16 bits channel by channel, then their mean, cut where the container says that the sound ends.
+    Raises EvalError where there is no sound or it is silence.
+    """
+    audio = item.audio(None, mono=False)
+    whole_CS = (audio.wave_S * 32768).round().clamp(-32768, 32767) / 32768
+    wave_S = whole_CS.mean(dim=0)[: len(item.pcm16(audio.sample_rate))]
+    if float(wave_S.abs().max()) < SILENT:
+        raise EvalError("its sound is silence")
+    return wave_S.numpy().astype(np.float32), audio.sample_rate
+
+
+def onsets(wave_S: NDArray[np.float32], sample_rate: int) -> Array:
+    """When sounds begin, [A] seconds, by librosa's onset detection in steps of 512 samples."""
+    librosa = _librosa()
+    strength = librosa.onset.onset_strength(y=wave_S, sr=sample_rate)
+    steps = librosa.onset.onset_detect(onset_envelope=strength, sr=sample_rate)
+    return np.asarray(librosa.frames_to_time(steps, sr=sample_rate), dtype=np.float64)
+
+
+class _FlowMeter:
+    """Called with each frame [H, W, 3] in turn: the mean flow from the frame before, 0 for the first."""
+
+    def __init__(self) -> None:
+        self.before: Any = None
+
+    def __call__(self, frame_HWC: Tensor) -> Tensor:
+        cv2 = _cv2()
+        picture = frame_HWC.numpy()
+        while max(picture.shape[:2]) > LONGER_SIDE:
+            half = (max(picture.shape[1] // 2, 1), max(picture.shape[0] // 2, 1))
+            picture = cv2.resize(picture, half, interpolation=cv2.INTER_AREA)
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        flow = 0.0
+        if self.before is not None:
+            flow_HWC = cv2.calcOpticalFlowFarneback(self.before, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+            flow = cv2.mean(cv2.magnitude(flow_HWC[..., 0], flow_HWC[..., 1]))[0]
+        self.before = grey
+        return torch.tensor(flow, dtype=torch.float64)
+
+
+def motion_peaks(flow_T: Array, fps: float, floor: float = 0.0) -> Array:
+    """When the motion is larger than in the frames before and after and at least `floor`: [V] seconds."""
+    inner = flow_T[1:-1]
+    peaks = (inner > flow_T[:-2]) & (inner > flow_T[2:]) & (inner >= floor)
+    return (np.flatnonzero(peaks) + 1) / fps
+
+
+def javis_rule(onsets_A: Array, peaks_V: Array, fps: float) -> float:
+    """JavisBench: onsets with any peak nearer than a frame, over all peaks less those onsets, plus 1e-6."""
+    matched = int(_near(onsets_A, peaks_V, fps).any(axis=1).sum())
+    return matched / (len(onsets_A) + len(peaks_V) - matched + JAVIS_EPS)
+
+
+def mova_rule(onsets_A: Array, peaks_V: Array, fps: float) -> float:
+    """MOVA: onset by onset the first peak nearer than a frame that no earlier onset took. In [0, 1]."""
+    near_AV = _near(onsets_A, peaks_V, fps)
+    free_V = np.ones(len(peaks_V), dtype=bool)
+    matched = 0
+    for near_V in near_AV:
+        found = np.flatnonzero(near_V & free_V)
+        if len(found):
+            free_V[found[0]] = False
+            matched += 1
+    return matched / (len(onsets_A) + len(peaks_V) - matched)
+
+
+def _near(onsets_A: Array, peaks_V: Array, fps: float) -> NDArray[np.bool_]:
+    """[A, V]; rounded as the scripts round, since an onset can lie a frame from a peak to the last digit."""
+    return (peaks_V - 1 / fps < onsets_A[:, None]) & (onsets_A[:, None] < peaks_V + 1 / fps)
+
+
+class _AvAlign(ItemMean):
+    """What both share."""
+
+    extractor = PeaksOfSoundAndMotion
+    floor: ClassVar[float] = 0.0
+
+    def share(self, onsets_A: Array, peaks_V: Array, fps: float) -> float:
+        raise TypeError(f"{type(self).__name__} has no share()")
+
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        onsets_A, fps = features["onsets"].numpy(), float(features["fps"])
+        peaks_V = motion_peaks(features["flow"].numpy(), fps, self.floor)
+        if not len(onsets_A) and not len(peaks_V):
+            raise EvalError("it has no onset of sound and no peak of motion, so there is nothing to align")
+        return [self.share(onsets_A, peaks_V, fps)]
+
+
+class AvAlignJavis(_AvAlign):
+    """AV-Align as JavisBench counts it."""
+
+    name = "av_align_javis"
+    values = (ValueSpec("av_align_javis", "higher"),)
+
+    def share(self, onsets_A: Array, peaks_V: Array, fps: float) -> float:
+        return javis_rule(onsets_A, peaks_V, fps)
+
+
+class AvAlignMova(_AvAlign):
+    """AV-Align as MOVA counts it."""
+
+    name = "av_align_mova"
+    values = (ValueSpec("av_align_mova", "higher"),)
+    floor = MOVA_FLOOR
+
+    def share(self, onsets_A: Array, peaks_V: Array, fps: float) -> float:
+        return mova_rule(onsets_A, peaks_V, fps)
+
+
+def _cv2() -> Any:
+    try:
+        import cv2
+    except ImportError:
+        raise EvalError(f"AV-Align needs OpenCV, which is not installed; {_INSTALL}") from None
+    return cv2
+
+
+def _librosa() -> Any:
+    try:
+        import librosa
+    except ImportError:
+        raise EvalError(f"AV-Align needs librosa, which is not installed; {_INSTALL}") from None
+    return librosa
