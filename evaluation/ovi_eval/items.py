@@ -231,3 +231,11 @@ def _caption(items: Sequence[Item], captions: Mapping[str, str] | None, path: Pa
 def _few(names: Sequence[str] | Mapping[str, str] | set[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def reason_of(error: Exception, item: Item) -> str:
+    """The error without the clip's name, which stands beside it."""
+    text = " ".join(str(error).split())
+    for name in (f"{item.path}: ", f"{item.name}: ", f"{item.id}: "):
+        text = text.removeprefix(name)
+    return text

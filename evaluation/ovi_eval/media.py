@@ -30,6 +30,7 @@ __all__ = [
     "Clip",
     "ClipSet",
     "Video",
+    "aligned",
     "decode_audio",
     "decode_video",
     "fit_length",
@@ -160,14 +161,16 @@ def read_clip(source: str | Path | bytes, sample_rate: int | None = None, *, nam
     The sound is cut or padded with silence to begin with the first frame and to last round(T / fps * rate)
     samples. Raises EvalError as `decode_video` and `decode_audio` do.
     """
-    video = decode_video(source, name=name)
-    audio = decode_audio(source, sample_rate, name=name)
+    shown = name or ("bytes" if isinstance(source, bytes) else str(source))
+    return aligned(shown, decode_video(source, name=name), decode_audio(source, sample_rate, name=name))
+
+
+def aligned(name: str, video: Video, audio: Audio) -> Clip:
+    """Picture and sound [S] on one clock, as `read_clip` has them."""
     late = round((audio.start - float(video.times_T[0])) * audio.sample_rate)
     wave_S = audio.wave_S[-late:] if late < 0 else torch.nn.functional.pad(audio.wave_S, (late, 0))
     samples = round(len(video.frames_THWC) / video.fps * audio.sample_rate)
-    wave_S = fit_length(wave_S, samples)
-    shown = name or ("bytes" if isinstance(source, bytes) else str(source))
-    return Clip(shown, video.frames_THWC, video.fps, wave_S, audio.sample_rate)
+    return Clip(name, video.frames_THWC, video.fps, fit_length(wave_S, samples), audio.sample_rate)
 
 
 def fit_length(wave_S: Tensor, samples: int) -> Tensor:

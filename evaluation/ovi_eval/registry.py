@@ -1,21 +1,23 @@
 """Which metrics there are. A new one is a file in `metrics/` and a line here.
 
-Metrics of a made-up world carry its name first, so that nobody takes them for the published ones. Published
-ones look through weights that their authors give out and are taken only when asked for by name.
+Metrics of a made-up world carry its name first, so that nobody takes them for the published ones, and look
+at clips 16 pixels wide. Published ones look at clips as they are, mostly through weights that their authors
+give out. Names of what the field calls a metric, where there are several of it, stand for its usual variant.
 """
+
+from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
 from .backbones.ball_judges import Judges
-from .backbones.published import find_weights
 from .errors import EvalError
 from .metrics.agreement import Agreement
 from .metrics.ball_frechet import BallFrechetAudio, BallFrechetVideo
 from .metrics.ball_sync import BallSync
 from .metrics.base import ClipMetric, FrechetMetric, OviMetric
-from .metrics.dnsmos import DnsmosP808, DnsmosP835
 from .metrics.event_sync import EventSync
+from .metrics.items import ItemMetric
 from .metrics.published_frechet import (
     FadVGGish,
     FdPanns,
@@ -24,52 +26,103 @@ from .metrics.published_frechet import (
     FvdStyleganV,
     FvdVideoGPT,
 )
+from .needs import lacking
 
-METRICS: dict[str, type[ClipMetric] | type[FrechetMetric]] = {
+BallMetric = type[ClipMetric] | type[FrechetMetric]
+
+BALL: dict[str, BallMetric] = {
     metric.name: metric for metric in (EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync)
 }
 
-_PUBLISHED: tuple[type[ClipMetric] | type[FrechetMetric], ...] = (
-    *(FadVGGish, FdPanns, FvdStyleganV, FvdVideoGPT, FvdPytorchI3D, FvdCdFvd),
-    *(DnsmosP808, DnsmosP835),
-)
-PUBLISHED: dict[str, type[ClipMetric] | type[FrechetMetric]] = {metric.name: metric for metric in _PUBLISHED}
+PUBLISHED: dict[str, type[ItemMetric]] = {
+    metric.name: metric
+    for metric in (
+        FvdStyleganV,
+        FvdVideoGPT,
+        FvdPytorchI3D,
+        FvdCdFvd,
+        FadVGGish,
+        FdPanns,
+    )
+}
+
+BALL_KEYS = {spec.key: metric for metric in BALL.values() for spec in metric.values} | BALL
+PUBLISHED_KEYS = {spec.key: metric for metric in PUBLISHED.values() for spec in metric.values} | PUBLISHED
+"""Metrics by their names and by the keys of their values."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "ball": tuple(BALL),
+    "fvd": ("fvd_stylegan_v",),
+    "fad": ("fad_vggish",),
+    "fd_vgg": ("fad_vggish",),
+    "fd": ("fd_panns",),
+}
+"""What the field calls a metric, and the names that stand for it here."""
 
 
-def find(names: Iterable[str] | None = None) -> list[type[ClipMetric] | type[FrechetMetric]]:
-    """Metrics by name, or by the key of one of their values, each once and in the order named; the world's own
-    for None.
+def find(names: Iterable[str]) -> tuple[list[BallMetric], list[type[ItemMetric]]]:
+    """The ball world's metrics and the published ones among the names, each once and in the order named.
 
-    Raises EvalError for an unknown name, with the nearest known ones, and for a published metric whose
-    weights are not there, with what it needs.
+    A name is that of a metric, of one of its values, or one of ALIASES. Raises EvalError for an unknown name,
+    with the nearest known ones, and for a metric that lacks something here, with what it needs.
+    """
+    ball: list[BallMetric] = []
+    published: list[type[ItemMetric]] = []
+    known = {**BALL_KEYS, **PUBLISHED_KEYS}
+    for name in _spelled_out(names):
+        if name in BALL_KEYS:
+            if BALL_KEYS[name] not in ball:
+                ball.append(BALL_KEYS[name])
+        elif name in PUBLISHED_KEYS:
+            metric = PUBLISHED_KEYS[name]
+            if lacks := lacking(metric.extractor.needs, metric.name):
+                raise EvalError(lacks[0])
+            if metric not in published:
+                published.append(metric)
+        else:
+            near = difflib.get_close_matches(name, [*known, *ALIASES], n=3, cutoff=0.4)
+            offer = f"did you mean {', '.join(near)}?" if near else "there are"
+            listed = ", ".join([*PUBLISHED, *BALL])
+            raise EvalError(f"no metric is called {name!r}; {offer} All metrics: {listed}")
+    return ball, published
+
+
+def find_ball(names: Iterable[str] | None = None) -> list[BallMetric]:
+    """The ball world's metrics by name or by the key of one of their values; all of them for None.
+
+    Raises EvalError for an unknown name, and for a published one.
     """
     if names is None:
-        return list(METRICS.values())
-    metrics = {**METRICS, **PUBLISHED}
-    by_key = {spec.key: metric for metric in metrics.values() for spec in metric.values}
-    known = {**by_key, **metrics}
-    found: list[type[ClipMetric] | type[FrechetMetric]] = []
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            offer = f"did you mean {', '.join(near)}?" if near else "there are"
-            raise EvalError(f"no metric is called {name!r}; {offer} All metrics: {', '.join(metrics)}")
-        if (file := known[name].needs_weights) is not None:
-            find_weights(file, name)
-        if known[name] not in found:
-            found.append(known[name])
-    return found
+        return list(BALL.values())
+    ball, published = find(names)
+    if published:
+        raise EvalError(
+            f"{published[0].name} looks at clips as they are, here only the ball world's are taken"
+        )
+    return ball
 
 
-def published_among(names: Iterable[str] | None) -> list[str]:
-    """Those of the names, of metrics or of values, that belong to published metrics."""
-    keys = {spec.key for metric in PUBLISHED.values() for spec in metric.values} | set(PUBLISHED)
-    return [name for name in names or () if name in keys]
+def to_be_had(reference: bool) -> tuple[list[type[ItemMetric]], dict[str, str]]:
+    """The published metrics whose needs are met here, and why each of the others is not among them."""
+    there: list[type[ItemMetric]] = []
+    absent: dict[str, str] = {}
+    for name, metric in PUBLISHED.items():
+        lacks = lacking(metric.extractor.needs, name)
+        if lacks:
+            absent[name] = lacks[0]
+        elif metric.compares != "alone" and not reference:
+            absent[name] = f"{name} compares with real clips; give a reference"
+        else:
+            there.append(metric)
+    return there, absent
 
 
 def build(metric: type[OviMetric], judges: Judges | None = None) -> OviMetric:
-    """A metric ready to be updated, looking through `judges` (None: the committed ones) if it needs any.
-
-    Published weights are read from where `find_weights` finds them.
-    """
+    """A metric of the ball world ready to be updated, through `judges` (None: the committed ones) if it needs any."""
     return metric(judges=judges) if metric.needs_judges else metric()
+
+
+def _spelled_out(names: Iterable[str]) -> list[str]:
+    """The names with each short one replaced by what it stands for; a metric's own name comes first."""
+    known = {**BALL_KEYS, **PUBLISHED_KEYS}
+    return [full for name in names for full in ((name,) if name in known else ALIASES.get(name, (name,)))]

@@ -5,8 +5,8 @@ or belongs to another clip as floors.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from .clipset import FAILED, ClipSet
 from .detectors import landings, seen
 from .errors import EvalError
 from .metrics.base import FrechetMetric, OviMetric
-from .registry import build, find
+from .registry import build, find_ball
 
 BATCH = 32
 SHIFTS_MS = (50, 100, 150)
@@ -41,6 +41,13 @@ class Score:
     version: str
     variant: str
     kind: str
+    ci95: tuple[float, float] | None = None
+    dimension: int | None = None
+    bias: float | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: str = ""
+    warnings: tuple[str, ...] = ()
+    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,15 @@ class Scored:
     """What `score_clips` found.
 
     `values` by key; `per_clip` has for each clip, in their order, its values by key, None where it lacks one;
-    `failed` says of clips, by their place, why a metric could not score them; `provenance` is the judges'.
+    `failed` says of clips, by their place, why a metric could not score them, and `reasons` has for each
+    clip, in their order, what each such metric says; `provenance` is the judges'.
     """
 
     values: dict[str, Score]
     per_clip: list[dict[str, float | None]]
     failed: dict[int, str]
     provenance: dict[str, Any]
+    reasons: list[dict[str, str]] = field(default_factory=list)
 
 
 def score_clips(
@@ -64,7 +73,7 @@ def score_clips(
     judges: Judges | None = None,
     progress: Progress | None = None,
 ) -> Scored:
-    """Scores `clips`.
+    """Scores `clips` with the metrics of the ball world.
 
     Args:
         clips: what to score.
@@ -75,9 +84,31 @@ def score_clips(
 
     Raises EvalError for no clips, unknown names, or a Fréchet distance asked for by name without a reference.
     """
-    if not len(clips):
+    return score_batches(
+        _batches(clips),
+        len(clips),
+        _batches(reference) if reference is not None else None,
+        len(reference) if reference is not None else 0,
+        metrics=metrics,
+        judges=judges,
+        progress=progress,
+    )
+
+
+def score_batches(
+    batches: Iterable[ClipSet],
+    count: int,
+    reference: Iterable[ClipSet] | None = None,
+    reference_count: int = 0,
+    *,
+    metrics: Iterable[str] | None = None,
+    judges: Judges | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """As `score_clips`, of `count` clips that come a few at a time and are looked at once."""
+    if not count:
         raise EvalError("there are no clips to score")
-    wanted = find(metrics)
+    wanted = find_ball(metrics)
     lacking = (
         [metric.name for metric in wanted if issubclass(metric, FrechetMetric)] if reference is None else []
     )
@@ -86,12 +117,32 @@ def score_clips(
     wanted = [metric for metric in wanted if metric.name not in lacking]
     if judges is None and any(metric.needs_judges for metric in wanted):
         judges = load_judges()
+    built = [build(metric, judges) for metric in wanted]
+    marked: list[str | None] = []
+    done, total = 0, count + reference_count
+    for part in batches:
+        marked += [str(row[FAILED]) if row.get(FAILED) else None for row in part.meta]
+        for metric in built:
+            metric.update(part)
+        done += len(part)
+        if progress:
+            progress("clips", done, total)
+    for part in reference or ():
+        for metric in built:
+            if isinstance(metric, FrechetMetric):
+                metric.update(part, reference=True)
+        done += len(part)
+        if progress:
+            progress("reference", done, total)
+    return _scored(built, marked, judges)
+
+
+def _scored(metrics: list[OviMetric], marked: list[str | None], judges: Judges | None) -> Scored:
     scores: dict[str, Score] = {}
-    rows: list[dict[str, float | None]] = [{} for _ in range(len(clips))]
+    rows: list[dict[str, float | None]] = [{} for _ in marked]
+    reasons: list[dict[str, str]] = [{} for _ in marked]
     failed: dict[int, str] = {}
-    for kind in wanted:
-        metric = build(kind, judges)
-        _feed(metric, clips, reference, progress)
+    for metric in metrics:
         values, coverage, per_clip = metric.compute(), metric.coverage(), metric.per_clip()
         for spec in metric.values:
             n, share = coverage[spec.key]
@@ -110,22 +161,10 @@ def score_clips(
                     row[spec.key] = _number(value)
         for place, why in enumerate(metric.failures()):
             if why:
-                failed.setdefault(place, str(clips.meta[place].get(FAILED) or f"{metric.name}: {why}"))
+                reasons[place][metric.name] = marked[place] or why
+                failed.setdefault(place, marked[place] or f"{metric.name}: {why}")
     provenance = {"sha256": judges.sha256, **judges.provenance} if judges else {}
-    return Scored(scores, rows, failed, provenance)
-
-
-def _feed(metric: OviMetric, clips: ClipSet, reference: ClipSet | None, progress: Progress | None) -> None:
-    parts = [(part, False) for part in _batches(clips)]
-    if isinstance(metric, FrechetMetric) and reference is not None:
-        parts += [(part, True) for part in _batches(reference)]
-    for done, (part, is_reference) in enumerate(parts, 1):
-        if isinstance(metric, FrechetMetric):
-            metric.update(part, reference=is_reference)
-        else:
-            metric.update(part)
-        if progress:
-            progress(metric.name, done, len(parts))
+    return Scored(scores, rows, failed, provenance, reasons)
 
 
 def _batches(clips: ClipSet) -> Iterator[ClipSet]:

@@ -6,126 +6,179 @@ FAD's features are one for each 0.96 s, so a clip gives several; FD's and FVD's 
 resampled by FFmpeg; silent clips are left out and counted as missing, which published scripts do not do.
 """
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..backbones import i3d, panns, vggish
-from ..backbones.published import Loaded, PublishedFile, find_weights
-from ..clipset import FAILED, ClipSet
-from ..media import resample
-from .base import FrechetMetric, ValueSpec
+from ..backbones.published import Loaded
+from ..errors import EvalError
+from ..extractors import CPU, Extractor, Features
+from ..frechet import frechet_distance
+from ..items import Item
+from ..needs import find_weights
+from .items import ItemSet, ValueSpec
 
-TOO_SHORT = len(FrechetMetric.reasons)
+SILENT = 1e-4
+"""Largest absolute sample below which sound counts as none at all (about 3 steps of 16 bits)."""
 
 
-class _Sound(FrechetMetric):
-    """What the distances in sound share. `shortest` counts samples at 16 kHz."""
+class SoundExtractor(Extractor):
+    """What the networks that hear at 16 kHz share. `shortest` counts samples at 16 kHz."""
 
-    version = "1"
-    reasons = (*FrechetMetric.reasons, "its sound is too short for the network")
     sample_rate: ClassVar[int] = 16000
     shortest: ClassVar[int]
-
-    @classmethod
-    def faults(cls, clips: ClipSet) -> Tensor:
-        codes_N = FrechetMetric.faults(clips)
-        samples = round(clips.waves_NS.shape[1] * cls.sample_rate / clips.sample_rate)
-        return torch.where((codes_N == 0) & (samples < cls.shortest), TOO_SHORT, codes_N)
+    preprocessing = "mono by the channels' mean, 16 kHz by FFmpeg's resampler"
+    network: Any
 
     def use(self, loaded: Loaded[Any]) -> None:
-        self.network = loaded.network
+        self.network = loaded.network.to(self.device)
         self.variant = f"{loaded.variant}, 16 kHz by FFmpeg"
+        self.weights = {loaded.path.name: loaded.sha256}
 
-    def waves(self, clips: ClipSet) -> list[Tensor]:
-        return [resample(wave_S, clips.sample_rate, self.sample_rate) for wave_S in clips.waves_NS]
+    def load(self, item: Item) -> Tensor:
+        wave_S = item.audio(self.sample_rate).wave_S
+        if not bool(torch.isfinite(wave_S).all()):
+            raise EvalError("its sound is not finite")
+        if float(wave_S.abs().max()) < SILENT:
+            raise EvalError("its sound is silence")
+        if len(wave_S) < self.shortest:
+            raise EvalError(
+                f"its sound is too short for the network: {len(wave_S) / self.sample_rate:.3f} s of "
+                f"{self.shortest / self.sample_rate:.3f} s"
+            )
+        return wave_S
 
 
-class FadVGGish(_Sound):
+class VGGishFeatures(SoundExtractor):
+    """128 features of each 0.96 s."""
+
+    name = "vggish"
+    needs = (vggish.FILE,)
+    shortest = vggish.SHORTEST
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        self.use(vggish.load_vggish(find_weights(vggish.FILE, self.name)))
+
+    def run(self, loaded: Tensor) -> Features:
+        return {"features": vggish.embed(self.network, loaded)}
+
+
+class PannsFeatures(SoundExtractor):
+    """2048 features and 527 logits of a clip."""
+
+    name = "panns"
+    needs = (panns.FILE,)
+    shortest = panns.SHORTEST
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        self.use(panns.load_cnn14(find_weights(panns.FILE, self.name)))
+
+    def run(self, loaded: Tensor) -> Features:
+        heard = panns.hear(self.network, loaded[None].to(self.device))
+        return {"features": heard.features, "logits": heard.logits}
+
+
+class FrechetOfSets(ItemSet):
+    """The Fréchet distance of all scored clips' features to all reference clips'."""
+
+    feature = "features"
+
+    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
+        key = self.values[0].key
+        count = 0 if reference_RD is None else len(reference_RD)
+        if reference_RD is None or count < 2:
+            raise EvalError(
+                f"{key} compares with real clips and got {count} rows of features; give a reference"
+            )
+        return {key: frechet_distance(scored_RD, reference_RD) if len(scored_RD) > 1 else float("nan")}
+
+
+class FadVGGish(FrechetOfSets):
     """Fréchet audio distance in VGGish's 128 features, without its last ReLU and without PCA."""
 
     name = "fad_vggish"
     values = (ValueSpec("fad_vggish", "lower"),)
-    needs_weights = vggish.FILE
-    shortest = vggish.SHORTEST
-
-    def __init__(self, weights: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.use(vggish.load_vggish(weights or find_weights(vggish.FILE, self.name)))
-
-    def features(self, clips: ClipSet) -> Tensor:
-        return torch.cat([vggish.embed(self.network, wave_S) for wave_S in self.waves(clips)])
+    extractor = VGGishFeatures
 
 
-class FdPanns(_Sound):
+class FdPanns(FrechetOfSets):
     """Fréchet distance in Cnn14's 2048 features."""
 
     name = "fd_panns"
     values = (ValueSpec("fd_panns", "lower"),)
-    needs_weights = panns.FILE
-    shortest = panns.SHORTEST
-
-    def __init__(self, weights: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.use(panns.load_cnn14(weights or find_weights(panns.FILE, self.name)))
-
-    def features(self, clips: ClipSet) -> Tensor:
-        heard = [panns.hear(self.network, wave_S[None]).features for wave_S in self.waves(clips)]
-        return torch.cat(heard)
+    extractor = PannsFeatures
 
 
-class _Fvd(FrechetMetric):
-    """Fréchet video distance in I3D's 400 logits. Sound plays no part, so a silent clip counts."""
+class I3DFeatures(Extractor):
+    """I3D's 400 logits of a clip. Sound plays no part, so a silent clip counts."""
 
-    version = "1"
-    reasons = (*FrechetMetric.reasons, "it has fewer frames than FVD needs")
-    needs_weights: ClassVar[PublishedFile | None] = i3d.FILE
+    needs = (i3d.FILE,)
     choices: ClassVar[str]
 
-    def __init__(self, weights: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        loaded = i3d.load_i3d(weights or find_weights(i3d.FILE, self.name), self.choices)
-        self.network = loaded.network
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        loaded = i3d.load_i3d(find_weights(i3d.FILE, self.name), self.choices)
+        self.network = loaded.network.to(device)
         self.variant = f"{self.choices}, {loaded.variant}"
+        self.weights = {loaded.path.name: loaded.sha256}
 
-    @staticmethod
-    def faults(clips: ClipSet) -> Tensor:
-        short = TOO_SHORT if clips.frames_NTHWC.shape[1] < i3d.SHORTEST else 0
-        return torch.tensor([1 if row.get(FAILED) else short for row in clips.meta], dtype=torch.long)
+    def load(self, item: Item) -> Tensor:
+        frames_THWC = item.video().frames_THWC
+        if len(frames_THWC) < i3d.SHORTEST:
+            raise EvalError(f"it has {len(frames_THWC)} frames, FVD needs {i3d.SHORTEST}")
+        return frames_THWC
 
-    def features(self, clips: ClipSet) -> Tensor:
-        return i3d.features(self.network, clips.frames_NTHWC, self.choices)
+    def run(self, loaded: Tensor) -> Features:
+        return {"features": i3d.features(self.network, loaded[None], self.choices)}
 
 
-class FvdStyleganV(_Fvd):
+class StyleganVFeatures(I3DFeatures):
+    name, choices = "i3d_stylegan_v", "stylegan-v"
+
+
+class VideoGPTFeatures(I3DFeatures):
+    name, choices = "i3d_videogpt", "videogpt"
+
+
+class PytorchI3DFeatures(I3DFeatures):
+    name, choices = "i3d_pytorch_i3d", "pytorch-i3d"
+
+
+class CdFvdFeatures(I3DFeatures):
+    name, choices = "i3d_cd_fvd", "cd-fvd"
+
+
+class FvdStyleganV(FrechetOfSets):
     """FVD as StyleGAN-V's code has it."""
 
     name = "fvd_stylegan_v"
     values = (ValueSpec("fvd_stylegan_v", "lower"),)
-    choices = "stylegan-v"
+    extractor = StyleganVFeatures
 
 
-class FvdVideoGPT(_Fvd):
+class FvdVideoGPT(FrechetOfSets):
     """FVD as VideoGPT's code has it."""
 
     name = "fvd_videogpt"
     values = (ValueSpec("fvd_videogpt", "lower"),)
-    choices = "videogpt"
+    extractor = VideoGPTFeatures
 
 
-class FvdPytorchI3D(_Fvd):
+class FvdPytorchI3D(FrechetOfSets):
     """FVD in the I3D of pytorch-i3d, with its eps of 1e-3."""
 
     name = "fvd_pytorch_i3d"
     values = (ValueSpec("fvd_pytorch_i3d", "lower"),)
-    choices = "pytorch-i3d"
+    extractor = PytorchI3DFeatures
 
 
-class FvdCdFvd(_Fvd):
+class FvdCdFvd(FrechetOfSets):
     """FVD of whole frames drawn to 224x224, as content-debiased FVD's code prepares them for I3D."""
 
     name = "fvd_cd_fvd"
     values = (ValueSpec("fvd_cd_fvd", "lower"),)
-    choices = "cd-fvd"
+    extractor = CdFvdFeatures

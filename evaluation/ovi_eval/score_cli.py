@@ -1,0 +1,385 @@
+"""`ovi-eval score` and `ovi-eval metrics`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovi_eval import processes
+from ovi_eval.errors import EvalError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ovi_eval.items import Item
+    from ovi_eval.metrics.items import ItemMetric
+    from ovi_eval.registry import BallMetric
+    from ovi_eval.results import RunResults
+    from ovi_eval.score import Progress as Step
+    from ovi_eval.score import Scored
+
+ARROWS = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
+
+
+def add_score(commands: Any) -> None:
+    """Adds the command to argparse's subcommands."""
+    score = commands.add_parser("score", help="score clips, against real ones where a metric compares")
+    score.add_argument("clips", help="a folder of clips (mp4, wav, …), one file, or a clips.safetensors")
+    score.add_argument(
+        "--reference", metavar="REAL", help="real clips, for the metrics that compare with such"
+    )
+    score.add_argument(
+        "--metrics", help="names with commas between (default: all that can be had; see metrics)"
+    )
+    score.add_argument("--out", default="results.json", help="where the results go (default: results.json)")
+    score.add_argument(
+        "--captions", help="CSV, TSV or JSONL of id and caption (default: those in the folder)"
+    )
+    score.add_argument("--name", help="of the model or arm (default: the clips' folder)")
+    score.add_argument(
+        "--seed", type=int, help="the training or sampling seed, where a model has several runs"
+    )
+    score.add_argument(
+        "--benchmark", default="", help="name of the set of prompts; others are never ranked with it"
+    )
+    score.add_argument(
+        "--weights", metavar="DIR", help="folder of published weights (default: $OVI_EVAL_WEIGHTS)"
+    )
+    score.add_argument(
+        "--crops", action="store_true", help="the clips are face crops of 224x224 at 25 fps already"
+    )
+    score.add_argument(
+        "--limit", type=int, metavar="N", help="the first N clips only; not comparable, and marked so"
+    )
+    score.add_argument("--strict", action="store_true", help="stop at the first clip that cannot be scored")
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    score.add_argument(
+        "--workers", type=int, default=1, help="threads that decode ahead (default: 1; 0: none)"
+    )
+    score.add_argument(
+        "--cache", metavar="DIR", help="folder of features (default: $OVI_EVAL_CACHE, ~/.cache/ovi_eval)"
+    )
+    score.add_argument("--no-cache", action="store_true", help="compute every feature anew, keep none")
+    score.add_argument("--no-intervals", action="store_true", help="leave the bootstrap intervals out")
+    score.set_defaults(run=run_score)
+
+
+def add_metrics(commands: Any) -> None:
+    """Adds the command to argparse's subcommands."""
+    metrics = commands.add_parser("metrics", help="list the metrics: what each gives, needs and lacks here")
+    metrics.add_argument(
+        "--weights", metavar="DIR", help="folder of published weights (default: $OVI_EVAL_WEIGHTS)"
+    )
+    metrics.set_defaults(run=run_metrics)
+
+
+@dataclass
+class _Wanted:
+    """What is to be scored: the ball world's metrics, the published ones, and why others were left out."""
+
+    ball: list[BallMetric] = field(default_factory=list)
+    published: list[type[ItemMetric]] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """Scores, prints a table, writes results.json and its per-clip values."""
+    if Path(options.out).is_dir():
+        raise EvalError(
+            f"{options.out}: is a folder; name the file the results go to, as {options.out}/results.json"
+        )
+    for name, least in (("limit", 1), ("workers", 0)):
+        given = getattr(options, name)
+        if given is not None and given < least:
+            raise EvalError(f"--{name} must be {least} or more, got {given}")
+    _use_weights(options.weights)
+    with processes.together():
+        _score_together(options)
+
+
+def _score_together(options: argparse.Namespace) -> None:
+    from ovi_eval.captions import read_caption_file
+    from ovi_eval.items import items_in
+
+    names = listed(options.metrics)
+    wanted = (
+        _find(names, options.crops) if names else None
+    )  # an unknown name is told before minutes of decoding
+    device = processes.device_of(options.device)
+    captions = read_caption_file(options.captions) if options.captions else None
+    items = items_in(options.clips, captions)
+    reference = items_in(options.reference) if options.reference else None
+    notes = _unmatched(captions, items)
+    if options.limit and options.limit < len(items):
+        notes.append(f"only the first {options.limit} of {len(items)} clips are scored: not comparable")
+        items = items[: options.limit]
+    else:
+        options.limit = None
+    wanted = wanted or _all_there(items, options.crops, reference is not None)
+    with progress_bar(processes.rank() == 0) as bar:
+        scored = _scored(wanted, items, reference, options, device, bar)
+    if processes.rank() == 0:
+        results = _results(items, scored, options, notes)
+        path = results.write(options.out)
+        _show(results, scored, wanted)
+        print(path)
+
+
+def _find(names: Sequence[str], crops: bool) -> _Wanted:
+    from ovi_eval.registry import find
+
+    if crops:
+        names = ["sync_crops" if name in ("sync", "sync_c", "sync_d") else name for name in names]
+    ball, published = find(names)
+    return _Wanted(ball, published)
+
+
+def _all_there(items: Sequence[Item], crops: bool, reference: bool) -> _Wanted:
+    """All that can be had: the ball world's for the tensor file its sampling writes, else the published ones."""
+    from ovi_eval.items import MemoryItem
+    from ovi_eval.metrics.base import FrechetMetric
+    from ovi_eval.registry import BALL, to_be_had
+
+    if isinstance(items[0], MemoryItem):
+        return _Wanted([m for m in BALL.values() if reference or not issubclass(m, FrechetMetric)])
+    there, absent = to_be_had(reference)
+    there = [
+        metric
+        for metric in there
+        if (metric.name == "sync_crops") == crops or not metric.name.startswith("sync")
+    ]
+    if not there:
+        first = next(iter(absent.values()), "")
+        raise EvalError(f"no metric can be had here; {first}; ovi-eval metrics lists what each needs")
+    return _Wanted([], there, absent)
+
+
+def _scored(
+    wanted: _Wanted,
+    items: Sequence[Item],
+    reference: Sequence[Item] | None,
+    options: argparse.Namespace,
+    device: Any,
+    bar: Progress,
+) -> Scored:
+    from ovi_eval.cache import FeatureCache, default_folder
+    from ovi_eval.scoring import Options, score_items
+
+    parts: list[Scored] = []
+    if wanted.published:
+        how = Options(
+            device=device,
+            cache=None if options.no_cache else FeatureCache(options.cache or default_folder()),
+            workers=options.workers,
+            resamples=not options.no_intervals,
+            strict=options.strict,
+            comparable=options.limit is None,
+        )
+        parts.append(score_items(items, reference, wanted.published, how, step_of(bar)))
+    if wanted.ball and processes.rank() == 0:  # seconds of work, which one process does alone
+        parts.append(_ball(wanted, items, reference, options, bar))
+    return _joined(parts, len(items))
+
+
+def _ball(
+    wanted: _Wanted,
+    items: Sequence[Item],
+    reference: Sequence[Item] | None,
+    options: argparse.Namespace,
+    bar: Progress,
+) -> Scored:
+    from ovi_eval.clipset import ClipSet
+    from ovi_eval.items import MemoryItem
+    from ovi_eval.score import score_batches, score_clips
+    from ovi_eval.small import small_clips
+
+    names = [metric.name for metric in wanted.ball]
+    if all(isinstance(item, MemoryItem) for item in [*items, *(reference or ())]):
+        sets = [ClipSet.load(_tensor_file(path)) for path in (options.clips, options.reference) if path]
+        return score_clips(
+            sets[0][: len(items)], sets[1] if reference else None, names, progress=step_of(bar)
+        )
+    return score_batches(
+        small_clips(items, options.strict),
+        len(items),
+        small_clips(reference, options.strict) if reference is not None else None,
+        len(reference or ()),
+        metrics=names,
+        progress=step_of(bar),
+    )
+
+
+def _tensor_file(path: str) -> Path:
+    return Path(path) / "clips.safetensors" if Path(path).is_dir() else Path(path)
+
+
+def _joined(parts: Sequence[Scored], count: int) -> Scored:
+    from ovi_eval.score import Scored
+
+    whole = Scored({}, [{} for _ in range(count)], {}, {}, [{} for _ in range(count)])
+    for part in parts:
+        whole.values.update(part.values)
+        whole.provenance.update(part.provenance)
+        for place in range(count):
+            whole.per_clip[place].update(part.per_clip[place])
+            whole.reasons[place].update(part.reasons[place])
+        for place, why in part.failed.items():
+            known = whole.failed.get(place)
+            whole.failed[place] = why if known in (None, why) else f"{known}; {why}"
+    return whole
+
+
+def _unmatched(captions: dict[str, str] | None, items: Sequence[Item]) -> list[str]:
+    lost = sorted(set(captions or ()) - {item.id for item in items})
+    if not lost:
+        return []
+    shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    return [f"{len(lost)} captions belong to no clip: {shown}"]
+
+
+def _results(
+    items: Sequence[Item], scored: Scored, options: argparse.Namespace, notes: Sequence[str]
+) -> RunResults:
+    from ovi_eval.record import run_results
+
+    clips = Path(options.clips).resolve()
+    return run_results(
+        items,
+        scored,
+        name=options.name or (clips.parent.name if clips.is_file() else clips.name),
+        seed=options.seed,
+        provenance={"clips": options.clips, "reference": options.reference or "none"},
+        notes=notes,
+        benchmark=options.benchmark,
+    )
+
+
+def _show(results: RunResults, scored: Scored, wanted: _Wanted) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ovi_eval.claims import format_number
+    from ovi_eval.report.terminal import new_console
+
+    table = Table(title=Text(results.label()), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("metric", "", "value", "95 % interval", "clips", "coverage", "unit"):
+        table.add_column(head, justify="right" if head in ("value", "clips", "coverage") else "left")
+    for key, m in results.metrics.items():
+        value = "–" if m.value is None else format_number(m.value)
+        between = "" if m.ci95 is None else f"{format_number(m.ci95[0])} to {format_number(m.ci95[1])}"
+        cells = (ARROWS[m.direction], value, between, str(m.n), f"{100 * m.coverage:.0f} %")
+        table.add_row(Text(key), *cells, Text(m.unit))
+    console = new_console()
+    console.print(table)
+    for text in [*results.notes, *dict.fromkeys(w for m in results.metrics.values() for w in m.warnings)]:
+        console.print(Text.assemble(("! ", "yellow"), text))
+    missing = Counter(name for why in scored.reasons for name in why)
+    for name, count in missing.items():
+        place = next(i for i, why in enumerate(scored.reasons) if name in why)
+        console.print(
+            Text.assemble(
+                ("! ", "yellow"),
+                f"{name}: {count} of {results.n_clips} clips are missing, as {results.clips[place].id}: ",
+                scored.reasons[place][name],
+            )
+        )
+    if wanted.absent:
+        console.print(
+            Text(f"left out: {', '.join(wanted.absent)}; ovi-eval metrics says what each needs", style="dim")
+        )
+
+
+def run_metrics(options: argparse.Namespace) -> None:
+    """Lists every metric, and for those that lack something here what it is and where to get it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ovi_eval.metrics.base import FrechetMetric
+    from ovi_eval.needs import Need, missing
+    from ovi_eval.registry import ALIASES, BALL, PUBLISHED
+    from ovi_eval.report.terminal import new_console
+
+    _use_weights(options.weights)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for head in ("metric", "value", "best", "unit", "version", "compares with", "here"):
+        table.add_column(head)
+    compares = {"alone": "", "pairs": "the clip of the same id", "sets": "reference"}
+    lacks: dict[Need, list[str]] = {}
+    rows: list[tuple[str, Any, str, str, str]] = []
+    for name, metric in PUBLISHED.items():
+        wants = lacking(metric.extractor.needs, name)
+        if wants:
+            lacks[name] = wants
+        rows.append(
+            (name, metric.values, metric.version, compares[metric.compares], "no" if wants else "yes")
+        )
+    for name, own in BALL.items():
+        beside = "reference" if issubclass(own, FrechetMetric) else ""
+        rows.append((name, own.values, own.version, beside, "yes"))
+    for name, values, version, beside, here in rows:
+        for number, spec in enumerate(values):
+            told = (name, version, beside, here) if number == 0 else ("", "", "", "")
+            best = spec.direction.replace("_", " ")
+            table.add_row(Text(told[0]), Text(spec.key), best, spec.unit, told[1], told[2], told[3])
+    console = new_console()
+    console.print(table)
+    for need, names in lacks.items():
+        console.print(Text.assemble(("! ", "yellow"), missing(need, ", ".join(names)) or ""))
+    short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
+    console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
+    console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))
+
+
+def _use_weights(folder: str | None) -> None:
+    from ovi_eval.needs import WEIGHTS_FOLDER
+
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise EvalError(f"--weights {folder}: no such folder")
+    os.environ[WEIGHTS_FOLDER] = str(Path(folder).resolve())
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Names with commas between; None where nothing was given."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise EvalError(f"expected names with commas between, found {text!r}")
+    return names
+
+
+def step_of(bar: Progress) -> Step:
+    """What is told of progress becomes a line of the bar for each thing that goes on."""
+    tasks: dict[str, Any] = {}
+
+    def step(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
+
+    return step
+
+
+@contextmanager
+def progress_bar(shown: bool = True) -> Iterator[Progress]:
+    """A bar on the terminal for as long as the block lasts."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True, disable=not shown) as bar:
+        yield bar

@@ -1,0 +1,290 @@
+"""Scores clips one by one through extractors: decoded ahead, cached, spread over processes, put together.
+
+A clip that cannot be read or judged is missing from that metric, with the reason; nothing else stops for it.
+Memory does not grow with the number of clips but for their features, which are small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ovi_eval import processes, statistics
+from ovi_eval.cache import FeatureCache, finite
+from ovi_eval.errors import EvalError
+from ovi_eval.extractors import CPU, Extractor, Features
+from ovi_eval.items import Item, reason_of
+from ovi_eval.metrics.items import Details, ItemMean, ItemMetric, ItemSet
+from ovi_eval.score import Progress, Score, Scored
+from ovi_eval.statistics import RESAMPLES
+
+SET_RESAMPLES = 200
+NOT_FINITE = "its features are not finite"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to score. `cache` None keeps no features; `workers` threads decode ahead (0: none does).
+
+    `resamples` False leaves intervals out; `seed` is that of every resampling. `strict` stops at the first
+    clip that a metric cannot score. `comparable` False marks every number, as of a part of the clips.
+    """
+
+    device: torch.device = CPU
+    cache: FeatureCache | None = None
+    workers: int = 1
+    resamples: bool = True
+    seed: int = 0
+    strict: bool = False
+    comparable: bool = True
+
+
+@dataclass
+class _Loaded:
+    """One clip on its way: for each extractor its cached features, what to run it on, or why it has none."""
+
+    side: int
+    place: int
+    item: Item
+    cached: dict[str, Features] = field(default_factory=dict)
+    prepared: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def score_items(
+    items: Sequence[Item],
+    reference: Sequence[Item] | None,
+    metrics: Sequence[type[ItemMetric]],
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """Scores clips with the metrics, through one pass over them; see `Scored` for what comes back.
+
+    Under torchrun every process takes its share of the clips, and all get the result. `progress` is told
+    after each clip. Raises EvalError for no clips, no reference where one is needed, ids of which none is in
+    the reference for a metric over pairs, and, with `strict`, the first clip that cannot be scored.
+    """
+    return _Run(items, reference, metrics, options or Options(), progress).score()
+
+
+class _Run:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        reference: Sequence[Item] | None,
+        metrics: Sequence[type[ItemMetric]],
+        options: Options,
+        progress: Progress | None,
+    ) -> None:
+        if not len(items):
+            raise EvalError("there are no clips to score")
+        self.sides: tuple[Sequence[Item], Sequence[Item]] = (items, reference or ())
+        self.options, self.progress = options, progress
+        self._check(metrics)
+        self.extractors: dict[str, Extractor] = {}
+        self.of_metric: dict[str, str] = {}
+        self.metrics: list[ItemMetric] = []
+        for kind in metrics:
+            extractor = self._extractor(kind.extractor)
+            self.of_metric[kind.name] = extractor.key
+            self.metrics.append(kind())
+        self.reasons: dict[int, dict[str, str]] = {}
+        self.partners: dict[tuple[str, str], Features] = {}
+        self.left_out = {metric.name: 0 for metric in self.metrics}
+
+    def _check(self, metrics: Sequence[type[ItemMetric]]) -> None:
+        needing = [metric.name for metric in metrics if metric.compares != "alone"]
+        if needing and not len(self.sides[1]):
+            raise EvalError(f"{', '.join(needing)} compares with real clips; give a reference")
+        pairs = [metric.name for metric in metrics if metric.compares == "pairs"]
+        if pairs and not {item.id for item in self.sides[0]} & {item.id for item in self.sides[1]}:
+            raise EvalError(
+                f"{pairs[0]} compares clips of the same id, and no clip here has the id of one of the reference; "
+                f"the first are {self.sides[0][0].id} and {self.sides[1][0].id}"
+            )
+
+    def _extractor(self, kind: type[Extractor]) -> Extractor:
+        for extractor in self.extractors.values():
+            if type(extractor) is kind:
+                return extractor
+        extractor = kind(self.options.device)
+        self.extractors[extractor.key] = extractor
+        return extractor
+
+    def score(self) -> Scored:
+        jobs = list(self._jobs())
+        for done, loaded in enumerate(self._loaded(jobs), 1):
+            self._look(loaded)
+            if self.progress:
+                self.progress("clips", done, len(jobs))
+        return self._together()
+
+    def _jobs(self) -> Iterator[tuple[int, int]]:
+        """(side, place) of this process's clips; a reference clip goes where the scored one of its id goes.
+
+        The reference comes first, as pairs need it.
+        """
+        place_of = {item.id: place for place, item in enumerate(self.sides[0])}
+        used = any(metric.compares != "alone" for metric in self.metrics)
+        for place, item in enumerate(self.sides[1] if used else ()):
+            if place_of.get(item.id, place) % processes.world() == processes.rank():
+                yield 1, place
+        for place in range(processes.rank(), len(self.sides[0]), processes.world()):
+            yield 0, place
+
+    def _wanted(self, side: int) -> list[Extractor]:
+        """What looks at the clips of a side."""
+        keys = dict.fromkeys(
+            self.of_metric[metric.name] for metric in self.metrics if side == 0 or metric.compares != "alone"
+        )
+        return [self.extractors[key] for key in keys]
+
+    def _loaded(self, jobs: Sequence[tuple[int, int]]) -> Iterator[_Loaded]:
+        """The clips in order, decoded ahead by threads: one more than there are workers at a time."""
+        if self.options.workers < 1:
+            yield from (self._load(*job) for job in jobs)
+            return
+        waiting: deque[Future[_Loaded]] = deque()
+        with ThreadPoolExecutor(self.options.workers, thread_name_prefix="decode") as pool:
+            try:
+                for job in jobs:
+                    waiting.append(pool.submit(self._load, *job))
+                    if len(waiting) > self.options.workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _load(self, side: int, place: int) -> _Loaded:
+        item = self.sides[side][place]
+        loaded = _Loaded(side, place, item)
+        for extractor in self._wanted(side):
+            key = extractor.key
+            try:
+                if item.failed:
+                    raise EvalError(item.failed)
+                if self.options.cache and (kept := self.options.cache.get(item, extractor)) is not None:
+                    loaded.cached[key] = kept
+                else:
+                    loaded.prepared[key] = extractor.load(item)
+            except EvalError as error:
+                loaded.reasons[key] = reason_of(error, item)
+        item.release()
+        return loaded
+
+    def _look(self, loaded: _Loaded) -> None:
+        features = dict(loaded.cached)
+        for key, prepared in loaded.prepared.items():
+            extractor = self.extractors[key]
+            try:
+                with torch.no_grad():
+                    found = extractor.run(prepared)
+            except EvalError as error:
+                loaded.reasons[key] = reason_of(error, loaded.item)
+                continue
+            if not finite(found):
+                loaded.reasons[key] = NOT_FINITE
+                continue
+            features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
+            if self.options.cache:
+                self.options.cache.put(loaded.item, extractor, features[key])
+        loaded.prepared.clear()
+        for metric in self.metrics:
+            self._update(metric, loaded, features.get(self.of_metric[metric.name]))
+
+    def _update(self, metric: ItemMetric, loaded: _Loaded, features: Features | None) -> None:
+        reference = loaded.side == 1
+        if reference and metric.compares == "alone":
+            return
+        key = self.of_metric[metric.name]
+        try:
+            if features is None:
+                raise EvalError(loaded.reasons[key])
+            if metric.compares == "pairs" and reference:
+                self.partners[key, loaded.item.id] = features
+            elif isinstance(metric, ItemSet):
+                metric.update(loaded.place, features, reference=reference)
+            elif isinstance(metric, ItemMean):
+                partner = self.partners.get((key, loaded.item.id)) if metric.compares == "pairs" else None
+                if metric.compares == "pairs" and partner is None:
+                    raise EvalError("the reference has no clip of this id that can be looked at")
+                metric.update(loaded.place, features, partner)
+        except EvalError as error:
+            why = reason_of(error, loaded.item)
+            if self.options.strict:
+                raise EvalError(f"{loaded.item.name}: {metric.name}: {why}") from None
+            if reference:
+                self.left_out[metric.name] += 1
+            else:
+                self.reasons.setdefault(loaded.place, {})[metric.name] = why
+
+    def _together(self) -> Scored:
+        """The results of all processes, the same in each."""
+        reasons = {place: why for part in processes.gathered(self.reasons) for place, why in part.items()}
+        left_out = processes.gathered(self.left_out)
+        items = self.sides[0]
+        rows: list[dict[str, float | None]] = [{} for _ in items]
+        scores: dict[str, Score] = {}
+        for metric in self.metrics:
+            metric.agree(max(processes.gathered(metric.row_width)))
+            if processes.world() > 1:
+                metric.sync()
+            lost = sum(part[metric.name] for part in left_out)
+            scores |= self._scores(metric, lost, rows)
+        failed = {
+            place: items[place].failed or "; ".join(f"{name}: {text}" for name, text in why.items())
+            for place, why in sorted(reasons.items())
+        }
+        return Scored(scores, rows, failed, {}, [reasons.get(place, {}) for place in range(len(rows))])
+
+    def _scores(
+        self, metric: ItemMetric, left_out: int, rows: list[dict[str, float | None]]
+    ) -> dict[str, Score]:
+        extractor = self.extractors[self.of_metric[metric.name]]
+        values, have = metric.compute(), metric.have()
+        columns = metric.per_clip(len(rows))
+        for key, column in columns.items():
+            for row, value in zip(rows, column.tolist(), strict=True):
+                row[key] = value if math.isfinite(value) else None
+        details = metric.details(self.options.seed, SET_RESAMPLES if self.options.resamples else 0)
+        found = {}
+        for spec in metric.values:
+            beside = details.get(spec.key, Details())
+            interval = beside.interval
+            if interval is None and spec.key in columns and self.options.resamples:
+                kept = columns[spec.key][~columns[spec.key].isnan()].numpy()
+                drawn = statistics.generator(self.options.seed, spec.key)
+                interval = statistics.bootstrap_interval(kept, drawn, resamples=RESAMPLES)
+            warnings = beside.warnings
+            if left_out:
+                warnings += (f"{left_out} reference clips could not be looked at and are left out",)
+            value = float(values[spec.key])
+            found[spec.key] = Score(
+                value=value if math.isfinite(value) else None,
+                n=have[spec.key],
+                coverage=have[spec.key] / len(rows),
+                direction=spec.direction,
+                unit=spec.unit,
+                version=metric.version,
+                variant=extractor.variant,
+                kind=metric.kind,
+                ci95=(interval.low, interval.high) if interval else None,
+                dimension=beside.dimension,
+                bias=beside.bias,
+                weights=dict(extractor.weights),
+                preprocessing=extractor.preprocessing,
+                warnings=warnings,
+                comparable=self.options.comparable,
+            )
+        return found
+
+
+__all__ = ["Options", "score_items"]
