@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovi_eval import claims as claims_module
 from ovi_eval.board import Leaderboard
@@ -21,10 +21,7 @@ from ovi_eval.report import write_all
 from ovi_eval.results import LEADERBOARD_SCHEMA, RunKind, RunResults, load_json
 from ovi_eval.runs import FoundRuns, find_runs
 from ovi_eval.statistics import Seed
-from ovi_eval.table import Column, Row, columns_of, compared, difference, ranked, with_cells
-
-if TYPE_CHECKING:
-    pass
+from ovi_eval.table import Column, Making, Row, columns_of, compared, difference, ranked, with_cells
 
 
 def build(
@@ -150,17 +147,30 @@ def _short(folder: Path) -> str:
 
 
 def _group(runs: Sequence[RunResults]) -> list[Row]:
-    """Runs by arm, in the order they came; references apart from measured arms of the same name."""
+    """Runs by arm, in the order they came; references apart from measured arms of the same name.
+
+    One seed may have several files, as of two benchmarks or of metrics scored one after the other, but each
+    value only once.
+    """
     grouped: dict[tuple[str, RunKind], list[RunResults]] = {}
     for run in runs:
         same = grouped.setdefault((run.name, run.kind), [])
         for other in same:
-            if other.seed == run.seed:
+            if other.seed == run.seed and (twice := _in_both(other, run)) is not None:
                 raise EvalError(
-                    f"{run.label()} was found twice, in {other.folder} and in {run.folder}; leave one out"
+                    f"{run.label()} was found twice, in {other.folder} and in {run.folder} (both have {twice}); "
+                    "leave one out"
                 )
         same.append(run)
     return [Row(name, kind, same) for (name, kind), same in grouped.items()]
+
+
+def _in_both(a: RunResults, b: RunResults) -> str | None:
+    """A metric that both runs have in one version, variant and benchmark, or `no metric` where both have none."""
+    for key, metric in a.metrics.items():
+        if key in b.metrics and Making.of(a, metric) == Making.of(b, b.metrics[key]):
+            return key
+    return None if a.metrics or b.metrics else "no metric"
 
 
 def _measure(
@@ -177,6 +187,9 @@ def _measure(
     named = [c for c in columns if comparison.metric in (c.id, c.key)]
     if not named:
         return f"Nothing can be said of {comparison.metric}: no run has it."
+    named = [c for c in named if c.comparable]
+    if not named:
+        return f"Nothing can be said of {comparison.metric}: its values are not comparable, as of a part of the clips."
     shared = [c for c in named if all(c.id in row.cells for row in both)]
     if len(shared) != 1:
         versions = ", ".join(c.id for c in named)

@@ -14,7 +14,7 @@ from ovi_eval import leaderboard
 from ovi_eval.claims import parse_claims
 from ovi_eval.errors import EvalError
 from ovi_eval.report.terminal import show
-from ovi_eval.results import MetricValue
+from ovi_eval.results import ClipScores, MetricValue
 from ovi_eval.runs import FoundRuns
 
 
@@ -180,6 +180,23 @@ def test_one_seed_with_no_clips_supports_nothing():
     assert versus.verdict == "no_difference"
 
 
+def test_one_seed_of_a_set_is_compared_by_the_intervals_that_the_runs_state():
+    made = {"kind": "frechet", "direction": "lower"}
+    runs = [plain("a", 0, 4.0, ci95=(3.5, 4.5), **made), plain("b", 0, 9.0, ci95=(8.0, 10.0), **made)]
+    versus = leaderboard.collect(found(*runs)).arms[1].cells["m/score"].versus_first
+    assert versus.difference.value == 5.0
+    assert versus.difference.interval.low == pytest.approx(5 - np.hypot(1.0, 0.5))
+    assert "taken as independent" in versus.difference.interval.method
+    assert versus.verdict == "worse"
+    beside = [plain("a", 0, 4.0, ci95=(4.5, 5.5), **made), runs[1]]
+    assert leaderboard.collect(found(*beside)).arms[1].cells["m/score"].versus_first.difference.test.p is None
+    seeds = [
+        plain(n, s, v + s / 10, ci95=(v, v + 1), **made) for n, v in (("a", 4.0), ("b", 9.0)) for s in (0, 1)
+    ]
+    versus = leaderboard.collect(found(*seeds)).arms[1].cells["m/score"].versus_first
+    assert versus.difference.test.name == "paired t over seeds"
+
+
 @pytest.mark.parametrize(
     ("entry", "named"),
     [
@@ -253,6 +270,119 @@ def test_versions_and_variants_are_columns_of_their_own():
         "m/score [x]": 0.9,
         "m/score [y]": 0.1,
     }
+
+
+def test_benchmarks_are_columns_of_their_own_also_of_one_model():
+    runs = [
+        replace(plain(name, None, value), benchmark=benchmark, folder=None)
+        for name, benchmark, value in (
+            ("a", "Verse-Bench", 0.9),
+            ("b", "Verse-Bench", 0.1),
+            ("a", "JavisBench", 0.3),
+            ("c", "", 0.99),
+        )
+    ]
+    board = leaderboard.collect(found(*runs))
+    assert [(c.id, c.benchmark) for c in board.columns] == [
+        ("m/score on Verse-Bench", "Verse-Bench"),
+        ("m/score on JavisBench", "JavisBench"),
+        ("m/score on no benchmark", ""),
+    ]
+    cells = {row.name: {c: (x.value, x.rank) for c, x in row.cells.items()} for row in board.arms}
+    assert cells == {
+        "a": {"m/score on Verse-Bench": (0.9, 1), "m/score on JavisBench": (0.3, 1)},
+        "b": {"m/score on Verse-Bench": (0.1, 2)},
+        "c": {"m/score on no benchmark": (0.99, 1)},
+    }
+    assert board.arms[0].seeds == [None]
+    kept = json.loads(json.dumps(board.to_dict()))["columns"][0]
+    assert (kept["benchmark"], kept["comparable"]) == ("Verse-Bench", True)
+
+
+def test_clips_of_one_models_benchmarks_are_not_mixed_up():
+    a, b = (run("none", 0, n_clips=n, losses={}) for n in (40, 30))
+    board = leaderboard.collect(found(replace(a, benchmark="X"), replace(b, benchmark="Y"), run("real", 1)))
+    cells = board.arms[0].cells
+    assert cells["ball/onset_f1 on X"].over_clips.n == 40
+    assert cells["ball/onset_f1 on Y"].over_clips.n == 30
+    assert not board.problems
+
+
+def test_metrics_scored_one_after_the_other_are_one_row():
+    early, late = plain("a", 0, 0.9), run("a", 0, clips=(), losses={}, metrics={"n/score": metric(0.2)})
+    board = leaderboard.collect(found(early, late, plain("b", 0, 0.1)))
+    assert [(row.name, sorted(row.cells)) for row in board.arms] == [
+        ("a", ["m/score", "n/score"]),
+        ("b", ["m/score"]),
+    ]
+    with pytest.raises(EvalError, match=r"a, seed 0 was found twice.*both have n/score"):
+        leaderboard.collect(found(early, late, late))
+
+
+def test_what_is_not_comparable_is_shown_and_neither_ranked_nor_compared_nor_claimed():
+    runs = [
+        plain("a", 0, 0.9, comparable=False),
+        plain("b", 0, 0.2, comparable=False),
+        plain("b", 1, 0.1),
+        plain("c", 1, 0.3),
+    ]
+    claim = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "s", "unsupported": "u"}
+    board = leaderboard.collect(found(*runs), claims=[claim])
+    assert [c.id for c in board.columns] == ["m/score (not comparable)", "m/score"]
+    cells = {row.name: row.cells for row in board.arms}
+    assert cells["a"]["m/score (not comparable)"].value == 0.9
+    for name in ("a", "b"):
+        assert cells[name]["m/score (not comparable)"].rank is None
+        assert cells[name]["m/score (not comparable)"].versus_first is None
+    assert [cells[name]["m/score"].rank for name in ("b", "c")] == [2, 1]
+    assert board.findings[0].outcome == "unknown"
+    alone = leaderboard.collect(found(*runs[:2]), claims=[claim])
+    assert "not comparable, as of a part of the clips" in alone.findings[0].text
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(board, console)
+    assert "(not comparable)" in " ".join(console.export_text().split())
+
+
+def test_losses_know_no_benchmark_and_come_once_a_seed():
+    runs = [
+        run("a", 0, clips=(), metrics={"m/score": metric(0.1)}, losses={"val": 0.5}, benchmark="X"),
+        run("a", 0, clips=(), metrics={"m/score": metric(0.2)}, losses={"val": 0.5}, benchmark="Y"),
+        run("b", 0, clips=(), metrics={"m/score": metric(0.3)}, losses={"val": 0.4}),
+    ]
+    board = leaderboard.collect(found(*runs))
+    assert [row.cells["loss/val"].rank for row in board.arms] == [2, 1]
+    assert board.arms[0].cells["loss/val"].by_seed == {0: 0.5}
+
+
+def test_the_interval_of_one_run_is_the_one_it_states():
+    made = run("none", 0)
+    stated = replace(made.metrics["ball/onset_f1"], ci95=(0.1, 0.35))
+    board = leaderboard.collect(found(replace(made, metrics={**made.metrics, "ball/onset_f1": stated})))
+    cell = board.arms[0].cells["ball/onset_f1"]
+    assert (cell.interval.low, cell.interval.high, cell.interval.n) == (0.1, 0.35, 40)
+    assert cell.interval.method == "over clips, as the run states it"
+    assert cell.over_clips.method == "bca bootstrap over clips"
+
+
+def test_the_interval_of_a_share_over_seeds_ends_where_the_share_does():
+    runs = [
+        run("none", seed, clips=shares(value), losses={}, metrics=share(value))
+        for seed, value in enumerate((0.5, 0.9, 1.0))
+    ]
+    cell = leaderboard.collect(found(*runs)).arms[0].cells["m/share"]
+    assert cell.interval.high == 1.0
+    assert cell.interval.low > 0
+    assert cell.interval.method == "t over seeds, cut at 1"
+    unit = [replace(r, metrics={"m/share": replace(r.metrics["m/share"], unit="s")}) for r in runs]
+    assert leaderboard.collect(found(*unit)).arms[0].cells["m/share"].interval.high > 1.0
+
+
+def shares(value):
+    return [ClipScores(f"c{i}", {"m/share": float(i < 10 * value)}) for i in range(10)]
+
+
+def share(value):
+    return {"m/share": MetricValue(value, 10, "higher")}
 
 
 def test_one_version_with_two_directions_is_refused():
