@@ -181,7 +181,7 @@ def test_one_seed_with_no_clips_supports_nothing():
 
 
 def test_one_seed_of_a_set_is_compared_by_the_intervals_that_the_runs_state():
-    made = {"kind": "frechet", "direction": "lower"}
+    made = {"direction": "lower"}
     runs = [plain("a", 0, 4.0, ci95=(3.5, 4.5), **made), plain("b", 0, 9.0, ci95=(8.0, 10.0), **made)]
     versus = leaderboard.collect(found(*runs)).arms[1].cells["m/score"].versus_first
     assert versus.difference.value == 5.0
