@@ -18,10 +18,10 @@ from ovi_eval.claims import ClaimedComparison, Measured
 from ovi_eval.errors import EvalError
 from ovi_eval.references.published import PublishedTable
 from ovi_eval.report import write_all
-from ovi_eval.results import LEADERBOARD_SCHEMA, RunKind, RunResults, load_json
+from ovi_eval.results import LEADERBOARD_SCHEMA, load_json
 from ovi_eval.runs import FoundRuns, find_runs
 from ovi_eval.statistics import Seed
-from ovi_eval.table import Column, Making, Row, columns_of, compared, difference, ranked, with_cells
+from ovi_eval.table import Column, Row, columns_of, compared, difference, ranked, rows_of, with_cells
 
 
 def build(
@@ -91,7 +91,7 @@ def collect(
         if missing.folder.parts[-2:] == (name, f"seed_{seed}")
     }
     problems += [f"{name}, seed {seed}: has not begun" for name, seed in expected if (name, seed) not in have]
-    rows = _group(found.runs)
+    rows = rows_of(found.runs)
     arms = [row for row in rows if row.kind == "measured"]
     references = [row for row in rows if row.kind == "reference"]
     if not arms:
@@ -144,33 +144,6 @@ def _remembered(found: FoundRuns) -> dict[str, Any]:
 
 def _short(folder: Path) -> str:
     return "/".join(folder.parts[-2:])
-
-
-def _group(runs: Sequence[RunResults]) -> list[Row]:
-    """Runs by arm, in the order they came; references apart from measured arms of the same name.
-
-    One seed may have several files, as of two benchmarks or of metrics scored one after the other, but each
-    value only once.
-    """
-    grouped: dict[tuple[str, RunKind], list[RunResults]] = {}
-    for run in runs:
-        same = grouped.setdefault((run.name, run.kind), [])
-        for other in same:
-            if other.seed == run.seed and (twice := _in_both(other, run)) is not None:
-                raise EvalError(
-                    f"{run.label()} was found twice, in {other.folder} and in {run.folder} (both have {twice}); "
-                    "leave one out"
-                )
-        same.append(run)
-    return [Row(name, kind, same) for (name, kind), same in grouped.items()]
-
-
-def _in_both(a: RunResults, b: RunResults) -> str | None:
-    """A metric that both runs have in one version, variant and benchmark, or `no metric` where both have none."""
-    for key, metric in a.metrics.items():
-        if key in b.metrics and Making.of(a, metric) == Making.of(b, b.metrics[key]):
-            return key
-    return None if a.metrics or b.metrics else "no metric"
 
 
 def _measure(
