@@ -10,9 +10,9 @@ matches by all peaks less the matches. Scripts differ in how they count:
 
 Sound: as 16-bit numbers at the file's own rate, mean of the channels, librosa's onset strength and onset
 detection with their defaults. Motion: frames halved (INTER_AREA) until the longer side is at most 640, grey,
-Farneback's flow (0.5, 3, 15, 3, 5, 1.2, 0) from frame to frame, mean length of its vectors; the first frame has the
-second's value. Sound and picture both count from their own beginning. Silent clips, and clips with neither kind of
-peak, have no value; the scripts give 0 or stop.
+Farneback's flow (0.5, 3, 15, 3, 5, 1.2, 0) from frame to frame, mean length of its vectors to a millionth of a
+pixel; the first frame has the second's value. Sound and picture both count from their own beginning. Silent
+clips, and clips with neither kind of peak, have no value; the scripts give 0 or stop.
 
 Shapes: A onsets, T frames, V peaks of the flow.
 """
@@ -38,6 +38,9 @@ Array = NDArray[np.float64]
 
 LONGER_SIDE = 640
 SHORTEST_FRAMES = 3
+DIGITS = 6
+"""Decimals of the flow that are kept: OpenCV's further ones vary from call to call with where its buffers lie, and
+in a picture that stands still the rules would take that for peaks."""
 MOVA_FLOOR = 0.1
 """Pixels a frame: MOVA takes slower motion for none."""
 JAVIS_EPS = 1e-6
@@ -116,7 +119,7 @@ class _FlowMeter:
         flow = 0.0
         if self.before is not None:
             flow_HWC = cv2.calcOpticalFlowFarneback(self.before, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-            flow = cv2.mean(cv2.magnitude(flow_HWC[..., 0], flow_HWC[..., 1]))[0]
+            flow = round(cv2.mean(cv2.magnitude(flow_HWC[..., 0], flow_HWC[..., 1]))[0], DIGITS)
         self.before = grey
         return torch.tensor(flow, dtype=torch.float64)
 
