@@ -1,0 +1,119 @@
+"""Runs cases one after the other and says of each what came out."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..backbones.published import WEIGHTS_FOLDER
+from ..errors import EvalError
+from . import catalogue
+from .cases import CannotRunError, Case, Setting
+from .compare import Line
+from .goldens import Goldens
+
+OK, FAILED, NOT_RUN = "ok", "FAILED", "not run"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one case: its lines, and why it failed or did not run beyond them ("": it ran through)."""
+
+    case: Case
+    lines: list[Line] = field(default_factory=list)
+    verdict: str = OK
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def chosen(names: Sequence[str] | None) -> list[Case]:
+    """Cases by name or group, in their own order; all for None. Raises EvalError for an unknown name."""
+    cases = catalogue.CASES
+    if names is None:
+        return list(cases.values())
+    groups = {case.group for case in cases.values()}
+    for name in names:
+        if name not in cases and name not in groups:
+            near = difflib.get_close_matches(name, [*groups, *cases], n=3, cutoff=0.4)
+            offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(groups))}"
+            raise EvalError(f"no check is called {name!r}; {offer}")
+    return [case for case in cases.values() if case.name in names or case.group in names]
+
+
+def run_cases(
+    cases: Sequence[Case],
+    goldens: Goldens,
+    *,
+    clips: Path | None = None,
+    weights: Path | None = None,
+    quick: bool = False,
+    begun: Callable[[Case], None] | None = None,
+    ended: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Runs the cases in a folder of their own for files, which is gone afterwards.
+
+    `weights`: a folder of published files (None: that of OVI_EVAL_WEIGHTS); `quick` leaves slow cases out;
+    `begun` and `ended` hear of each case. Raises EvalError where a folder is not there.
+    """
+    for option, folder in (("--clips", clips), ("--weights", weights)):
+        if folder is not None and not folder.is_dir():
+            raise EvalError(f"{option} {folder}: no such folder")
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="ovi-eval-check-") as scratch, _weights_in(weights):
+        setting = Setting(goldens, clips, Path(scratch) / "files")
+        setting.forget()
+        for done, case in enumerate(cases):
+            if begun is not None:
+                begun(case)
+            if done and cases[done - 1].group != case.group:
+                setting.forget()
+            if quick and case.slow:
+                outcomes.append(Outcome(case, verdict=NOT_RUN, reason="takes longer; leave --quick out"))
+            else:
+                outcomes.append(_outcome(case, setting))
+            if ended is not None:
+                ended(outcomes[-1])
+    return outcomes
+
+
+def _outcome(case: Case, setting: Setting) -> Outcome:
+    lines: list[Line] = []
+    began = time.perf_counter()
+    verdict, reason = OK, ""
+    try:
+        for line in case.run(setting):  # what came before a fault is kept
+            lines.append(line)
+        if not lines:
+            verdict, reason = FAILED, "it compared nothing"
+    except CannotRunError as error:
+        verdict, reason = NOT_RUN, str(error)
+    except EvalError as error:
+        verdict, reason = FAILED, str(error)
+    except (
+        Exception
+    ) as error:  # a case that breaks is this table's business: it is shown and counts as failed
+        verdict, reason = FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if any(not line.passed for line in lines):
+        verdict = FAILED
+    return Outcome(case, lines, verdict, reason, time.perf_counter() - began)
+
+
+@contextmanager
+def _weights_in(folder: Path | None) -> Iterator[None]:
+    """Has `find_weights` look in that folder for a while."""
+    before = os.environ.get(WEIGHTS_FOLDER)
+    if folder is not None:
+        os.environ[WEIGHTS_FOLDER] = str(folder)
+    try:
+        yield
+    finally:
+        if folder is not None:
+            os.environ.pop(WEIGHTS_FOLDER)
+            if before is not None:
+                os.environ[WEIGHTS_FOLDER] = before
