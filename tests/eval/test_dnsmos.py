@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from ovi_eval.backbones import dnsmos
 from ovi_eval.backbones.published import WEIGHTS_FOLDER
 from ovi_eval.clipset import ClipSet
 from ovi_eval.errors import EvalError
-from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835
+from ovi_eval.items import FileItem, Item, MemoryItem
+from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835, P808Score, P835Scores
+from ovi_eval.needs import lacking
 from ovi_eval.pcm import decode_pcm16
-from ovi_eval.registry import PUBLISHED, find
-from ovi_eval.score import score_clips
 
 RATE = dnsmos.SAMPLE_RATE
 CLIPS = (
@@ -31,6 +32,9 @@ CLIPS = (
 )
 
 
+KEYS = ("dnsmos_p808", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
+
+
 @pytest.fixture(scope="module")
 def weights(shared_dir: Path) -> Path:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'ovi-lab[dnsmos]'")
@@ -39,7 +43,18 @@ def weights(shared_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(goldens: Path) -> dict[str, dict[str, float | str]]:
-    return json.loads((goldens / "dnsmos_golden.json").read_text(encoding="utf-8"))["clips"]
+    return json.loads((goldens / "real_clips_open.json").read_text(encoding="utf-8"))["dnsmos"]
+
+
+def scores_of(item: Item) -> dict[str, float]:
+    """All four values of one clip, by the metrics."""
+    found: dict[str, float] = {}
+    for metric in (DnsmosP808(), DnsmosP835()):
+        extractor = metric.extractor()
+        metric.update(0, extractor.run(extractor.load(item)))
+        found |= {key: float(value) for key, value in metric.compute().items()}
+    assert tuple(found) == KEYS
+    return found
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -64,59 +79,52 @@ def test_scores_equal_the_published_scripts(weights: Path, shared_dir: Path, exp
         assert raw == pytest.approx([row["SIG_raw"], row["BAK_raw"], row["OVRL_raw"]], abs=2e-6)
 
 
-def test_as_a_metric_it_scores_clips_and_leaves_silence_out(
+@pytest.mark.parametrize("name", ["latentsync/demo1_video.mp4", "ovi/two_men_1344x704.mp4"])
+def test_as_metrics_they_give_the_same_scores_of_files(
+    weights: Path, shared_dir: Path, expected: dict, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(WEIGHTS_FOLDER, str(weights))
+    found = scores_of(FileItem(shared_dir / "clips" / name, name))
+    row = expected[name]
+    wanted = dict(zip(KEYS, (row[key] for key in ("P808_MOS", "SIG", "BAK", "OVRL")), strict=True))
+    assert found == pytest.approx(wanted, abs=2e-6)
+    assert P808Score().variant == "weights 9246480c5856, 16 kHz by FFmpeg"
+    assert list(P835Scores().weights) == ["sig_bak_ovr.onnx"]
+
+
+def test_rows_of_a_clip_set_are_scored_and_silence_and_low_rates_are_not(
     weights: Path, shared_dir: Path, expected: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WEIGHTS_FOLDER, str(weights))
     name = "ovi/two_men_1344x704.mp4"
     wave_S = torch.from_numpy(decode_pcm16(shared_dir / "clips" / name, RATE)).float() / 32768
-    waves_NS = torch.stack([wave_S, torch.zeros_like(wave_S)])
     clips = ClipSet(
         ["two_men", "silent"],
         ["", ""],
         torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8),
         24.0,
-        waves_NS,
+        torch.stack([wave_S, torch.zeros_like(wave_S)]),
         RATE,
         [{}, {}],
     )
-    scored = score_clips(clips, metrics=["dnsmos_p808", "dnsmos_ovrl"])
-    assert set(scored.values) == {"dnsmos_p808", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl"}
     row = expected[name]
-    names = {"p808": "P808_MOS", "sig": "SIG", "bak": "BAK", "ovrl": "OVRL"}
-    for key, wanted in ((f"dnsmos_{short}", name) for short, name in names.items()):
-        score = scored.values[key]
-        assert score.value == pytest.approx(row[wanted], abs=2e-6)
-        assert (score.n, score.coverage, score.direction) == (1, 0.5, "higher")
-        assert scored.per_clip[1][key] is None
-    assert scored.values["dnsmos_p808"].variant == "weights 9246480c5856, 16 kHz by FFmpeg"
-    assert "silence" in scored.failed[1]
-    assert 0 not in scored.failed
+    found = scores_of(MemoryItem(clips, 0))
+    assert list(found.values()) == pytest.approx(
+        [row[k] for k in ("P808_MOS", "SIG", "BAK", "OVRL")], abs=2e-6
+    )
+    for extractor in (P808Score(), P835Scores()):
+        with pytest.raises(EvalError, match="its sound is silence"):
+            extractor.load(MemoryItem(clips, 1))
+        with pytest.raises(EvalError, match="its sound has 8000 Hz, a lower rate than the 16 kHz"):
+            extractor.load(MemoryItem(real_clips(2), 0))
 
 
-def test_a_file_is_scored_and_sound_of_a_low_rate_is_not(
-    weights: Path, shared_dir: Path, expected: dict
-) -> None:
-    name = "latentsync/demo1_video.mp4"
-    overall = DnsmosP808(weights / "model_v8.onnx")
-    parts = DnsmosP835(weights / "sig_bak_ovr.onnx")
-    row = expected[name]
-    found = overall.score_file(shared_dir / "clips" / name) | parts.score_file(shared_dir / "clips" / name)
-    wanted = dict(zip(found, (row[key] for key in ("P808_MOS", "SIG", "BAK", "OVRL")), strict=True))
-    assert found == pytest.approx(wanted, abs=2e-6)
-    clips = real_clips(2)
-    assert clips.sample_rate == 8000
-    overall.update(clips)
-    assert overall.failures() == ["its sound has a lower rate than 16 kHz"] * 2
-    assert overall.coverage() == {"dnsmos_p808": (0, 0.0)}
-    assert overall.compute()["dnsmos_p808"].isnan()
-
-
-def test_it_is_registered_and_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
-    assert PUBLISHED["dnsmos_p808"] is DnsmosP808
-    with pytest.raises(EvalError, match=r"dnsmos_bak needs DNSMOS P\.835 weights: sig_bak_ovr\.onnx"):
-        find(["dnsmos_bak"])
+    wanted = r"dnsmos_p835 needs DNSMOS P\.835 weights: sig_bak_ovr\.onnx"
+    with pytest.raises(EvalError, match=wanted):
+        P835Scores()
+    assert any(re.match(wanted, line) for line in lacking(P835Scores.needs, "dnsmos_p835"))
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ovi_eval.metrics.wer import character_error_rate, edit_distance, plain, wor
 
 @pytest.fixture(scope="module")
 def golden(goldens: Path) -> dict:
-    return json.loads((goldens / "wer_golden.json").read_text(encoding="utf-8"))
+    return json.loads((goldens / "face_vbench_wer.json").read_text(encoding="utf-8"))["jiwer"]
 
 
 def test_each_pair_and_both_totals_are_those_of_jiwer(golden: dict) -> None:

@@ -1,84 +1,97 @@
 """DNSMOS of the clips' sound: P.808's overall score, and P.835's speech, background and overall scores.
 
-See `ovi_eval.backbones.dnsmos`. Sound is resampled to 16 kHz by FFmpeg and rounded to 16 bits, as the files are
-that published scripts score. Silent clips are missing, which published scripts do not do. Sound of 16 kHz as
-`ovi_eval.pcm` decodes it scores as published scripts score the file; another mix of the channels or another end,
-which moves the seam where short sound is doubled, has been seen to change OVRL by 0.05. Clips of a lower rate
-than 16 kHz have lost what the networks listen for (P.808 by 0.3 where it was tried) and are missing.
+See `ovi_eval.backbones.dnsmos`. A file's sound is decoded, mixed and resampled to 16 kHz by FFmpeg and rounded to
+16 bits, as the WAV files are that published scripts score, and scores as they do: another mix of the channels or
+another end, which moves the seam where short sound is doubled, has been seen to change OVRL by 0.05. Silent clips
+are missing, which published scripts do not do. Clips of a lower rate than 16 kHz have lost what the networks listen
+for (P.808 by 0.3 where it was tried) and are missing.
 """
 
-from pathlib import Path
+from __future__ import annotations
+
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..backbones import dnsmos
-from ..backbones.published import PublishedFile, find_weights
-from ..clipset import ClipSet
-from ..media import resample
-from ..pcm import decode_pcm16
-from .base import ClipMetric, ValueSpec
+from ..backbones.published import PublishedFile
+from ..errors import EvalError
+from ..extractors import CPU, Extractor, Features
+from ..items import Item
+from ..needs import Package, find_weights
+from .base import SILENT
+from .items import ItemMean, ValueSpec
 
-TOO_LOW = len(ClipMetric.reasons)
+ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
 
 
-class _Dnsmos(ClipMetric):
-    """What both share: the file they need, and 16-bit sound at 16 kHz."""
+class _Scores(Extractor):
+    """What both networks share: the file they need, and 16-bit sound at 16 kHz. They run on the CPU."""
 
-    version = "1"
-    needs_weights: ClassVar[PublishedFile]
-    reasons = (*ClipMetric.reasons, "its sound has a lower rate than 16 kHz")
+    file: ClassVar[PublishedFile]
+    preprocessing = (
+        "mono and 16 kHz by FFmpeg, 16 bits; segments of 9.01 s a second apart, shorter sound doubled"
+    )
 
-    @staticmethod
-    def faults(clips: ClipSet) -> Tensor:
-        codes_N = ClipMetric.faults(clips)
-        low = clips.sample_rate < dnsmos.SAMPLE_RATE
-        return torch.where(codes_N == 0, TOO_LOW, codes_N) if low else codes_N
-
-    def __init__(self, weights: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        path = weights or find_weights(self.needs_weights, self.name)
-        self.network = dnsmos.OnnxNetwork(path, self.needs_weights)
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        path = find_weights(self.file, self.name)
+        self.network = dnsmos.OnnxNetwork(path, self.file)
         self.variant = f"{self.network.variant}, 16 kHz by FFmpeg"
+        self.weights = {path.name: self.network.sha256}
 
-    def score(self, wave_S: np.ndarray) -> list[float]:
-        """One sound's values."""
-        raise TypeError(f"{type(self).__name__} has no score()")
-
-    def score_file(self, source: str | Path | bytes, name: str | None = None) -> dict[str, float]:
-        """Values by key of one file's sound, as published scripts read it. Raises EvalError as `decode_pcm16`."""
-        pcm_S = decode_pcm16(source, dnsmos.SAMPLE_RATE, name=name)
-        return dict(zip((spec.key for spec in self.values), self.score(pcm_S / 32768), strict=True))
-
-    def measure(self, clips: ClipSet) -> tuple[Tensor, Tensor]:
-        rows = []
-        for wave_S in clips.waves_NS:
-            heard_S = resample(wave_S, clips.sample_rate, dnsmos.SAMPLE_RATE)
-            rows.append(self.score((heard_S * 32768).round().clamp(-32768, 32767).numpy() / 32768))
-        return torch.tensor(rows, dtype=torch.float64), torch.zeros(len(rows), dtype=torch.long)
+    def load(self, item: Item) -> np.ndarray:
+        """The wave [S] float64 in [-1, 1]."""
+        own = item.audio().sample_rate
+        if own < dnsmos.SAMPLE_RATE:
+            raise EvalError(f"its sound has {own} Hz, a lower rate than the 16 kHz that DNSMOS listens to")
+        wave_S = item.pcm16(dnsmos.SAMPLE_RATE) / 32768
+        if np.abs(wave_S).max() < SILENT:
+            raise EvalError("its sound is silence")
+        return wave_S
 
 
-class DnsmosP808(_Dnsmos):
+class P808Score(_Scores):
+    """Feature: `score` [1] float64."""
+
+    name = "dnsmos_p808"
+    needs = (ONNXRUNTIME, dnsmos.P808_FILE)
+    file = dnsmos.P808_FILE
+
+    def run(self, loaded: Any) -> Features:
+        return {"score": torch.tensor([dnsmos.p808(self.network, loaded)], dtype=torch.float64)}
+
+
+class P835Scores(_Scores):
+    """Features: `score` [3] float64, SIG, BAK and OVRL; `raw` [3], the network's own outputs."""
+
+    name = "dnsmos_p835"
+    needs = (ONNXRUNTIME, dnsmos.P835_FILE)
+    file = dnsmos.P835_FILE
+
+    def run(self, loaded: Any) -> Features:
+        mapped, raw = dnsmos.p835(self.network, loaded)
+        return {"score": torch.from_numpy(mapped), "raw": torch.from_numpy(raw)}
+
+
+class DnsmosP808(ItemMean):
     """DNSMOS P.808: one overall score."""
 
     name = "dnsmos_p808"
-    kind = "mean"
     values = (ValueSpec("dnsmos_p808", "higher"),)
-    needs_weights = dnsmos.P808_FILE
+    extractor = P808Score
 
-    def score(self, wave_S: np.ndarray) -> list[float]:
-        return [dnsmos.p808(self.network, wave_S)]
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        return [float(value) for value in features["score"]]
 
 
-class DnsmosP835(_Dnsmos):
+class DnsmosP835(ItemMean):
     """DNSMOS P.835: speech, background, overall."""
 
     name = "dnsmos_p835"
-    kind = "mean"
     values = tuple(ValueSpec(f"dnsmos_{part}", "higher") for part in ("sig", "bak", "ovrl"))
-    needs_weights = dnsmos.P835_FILE
+    extractor = P835Scores
 
-    def score(self, wave_S: np.ndarray) -> list[float]:
-        return dnsmos.p835(self.network, wave_S)[0].tolist()
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        return [float(value) for value in features["score"]]
