@@ -80,7 +80,8 @@ class RunResults:
     """One run: one arm (`name`) with one training seed, or a reference row (real, shifted, shuffled clips).
 
     `losses` are free scalars, lower is better. `benchmark` names the prompts or the test set: values of two
-    benchmarks are never ranked together. `folder` is where the file was read from; it is not written.
+    benchmarks are never ranked together. `folder` and `source` are where it was read from, the folder and the
+    file; they are not written.
     """
 
     name: str
@@ -96,6 +97,7 @@ class RunResults:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     benchmark: str = ""
     folder: Path | None = field(default=None, compare=False)
+    source: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clips", tuple(self.clips))
@@ -218,6 +220,7 @@ def read(path: str | Path) -> RunResults:
         losses=losses,
         notes=[notes] if isinstance(notes, str) else [str(note) for note in notes],
         folder=path.parent,
+        source=path,
     )
     _check(run, str(path))
     return run

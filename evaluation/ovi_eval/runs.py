@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.errors import EvalError
-from ovi_eval.results import LEADERBOARD_SCHEMA, RunResults, load_json, read
+from ovi_eval.results import LEADERBOARD_SCHEMA, SCHEMA, RunResults, load_json, read
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
     by name.
 
     A run folder (one with a config.yaml, or named seed_*) without results, or whose results cannot be read,
-    is listed in `missing`; a results file that was named itself must be sound. Raises EvalError for a path
-    that does not exist.
+    is listed in `missing`; a results file that was named itself must be sound. A folder that holds no run
+    folder gives the results files in it, whatever their names. Raises EvalError for a path that does not exist.
     """
     found = FoundRuns([], [], [])
     seen: set[Path] = set()
@@ -50,7 +50,10 @@ def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
                 seen.add(path.resolve())
                 found.runs.append(read(path))
         elif path.is_dir():
+            before = len(found.runs) + len(found.missing) + len(found.leaderboards) + len(seen)
             _walk(path, found, seen)
+            if len(found.runs) + len(found.missing) + len(found.leaderboards) + len(seen) == before:
+                _files(path, found, seen)
         else:
             raise EvalError(
                 f"{path}: no such file or folder; name run folders, study folders or results.json files"
@@ -83,6 +86,14 @@ def _walk(folder: Path, found: FoundRuns, seen: set[Path]) -> None:
         _walk(child, found, seen)
     if has_config and not results.is_file() and len(found.runs) + len(found.missing) == before:
         found.missing.append(MissingRun(folder, "not finished: it has no results.json yet"))
+
+
+def _files(folder: Path, found: FoundRuns, seen: set[Path]) -> None:
+    """Results files side by side in one folder, as `--out results/my_model.json` leaves them."""
+    for path in sorted(folder.glob("*.json"), key=natural_key):
+        if path.resolve() not in seen and load_json(path).get("schema") == SCHEMA:
+            seen.add(path.resolve())
+            found.runs.append(read(path))
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:

@@ -72,7 +72,7 @@ def rows_of(runs: Sequence[RunResults]) -> list[Row]:
         for other in same:
             if other.seed == run.seed and (twice := _in_both(other, run)) is not None:
                 raise EvalError(
-                    f"{run.label()} was found twice, in {other.folder} and in {run.folder} (both have {twice}); "
+                    f"{run.label()} was found twice, in {other.source} and in {run.source} (both have {twice}); "
                     "leave one out, or score each with its own --seed"
                 )
         same.append(run)

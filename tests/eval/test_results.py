@@ -254,3 +254,17 @@ def test_a_path_that_is_not_there_and_a_file_that_is_no_run(tmp_path):
     other.write_text("{}")
     with pytest.raises(EvalError, match="schema is None"):
         find_runs([other])
+
+
+def test_results_side_by_side_in_a_folder_are_found_and_other_files_left_alone(tmp_path):
+    for seed in (10, 2):
+        run("ours", seed, n_clips=4).write(tmp_path / f"ours_{seed}.json")
+    (tmp_path / "captions.json").write_text('{"a": "a ball bounces"}')
+    found = find_runs([tmp_path, tmp_path / "ours_2.json"])
+    assert [(run.label(), run.source.name) for run in found.runs] == [
+        ("ours, seed 2", "ours_2.json"),
+        ("ours, seed 10", "ours_10.json"),
+    ]
+    (tmp_path / "torn.json").write_text("{")
+    with pytest.raises(EvalError, match=r"torn\.json: not a whole JSON file"):
+        find_runs([tmp_path])

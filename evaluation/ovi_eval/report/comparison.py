@@ -1,0 +1,141 @@
+"""Two models side by side, on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ovi_eval.claims import format_p
+from ovi_eval.report import words
+from ovi_eval.report.markdown import _text as plain
+from ovi_eval.report.terminal import WIDTH, new_console
+
+if TYPE_CHECKING:
+    from ovi_eval.compare import Comparison, Entry
+
+VERDICTS = {
+    "a_better": "A better",
+    "b_better": "B better",
+    "differ": "apart",
+    "no_difference": "no difference shown",
+    "not_tested": "not tested",
+}
+_STYLES = {
+    "a_better": "green",
+    "b_better": "red",
+    "differ": "yellow",
+    "no_difference": "dim",
+    "not_tested": "dim",
+}
+
+
+def show(comparison: Comparison, console: Console | None = None) -> None:
+    """Prints who is compared, a table of the metrics, how they were tested, and what was not compared."""
+    console = console or new_console()
+    width = min(WIDTH, console.width)
+    for letter, side in (("A", comparison.a), ("B", comparison.b)):
+        console.print(
+            Text.assemble((f"{letter}  ", "bold"), f"{side.label}: {', '.join(side.files)}"), width=width
+        )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("metric", overflow="fold", max_width=34)
+    for head in ("A", "B", "A − B, 95 %", "p", "p Holm"):
+        table.add_column(head, justify="right")
+    table.add_column("verdict")
+    for entry in comparison.entries:
+        column, found = entry.column, entry.difference
+        name = f"{column.id} {column.arrow}{words.unit(column)}"
+        interval = words.bounds(found.interval, column, found.value)
+        table.add_row(
+            Text.assemble(name, "\n", (rests_on(entry), "dim")),
+            words.number(entry.a, column),
+            words.number(entry.b, column),
+            Text.assemble(words.signed(found.value, column), "\n", (interval, "dim")),
+            p_value(found.test.p),
+            p_value(entry.p_adjusted),
+            Text(VERDICTS[entry.verdict], _STYLES[entry.verdict]),
+        )
+    console.print(table, width=width)
+    for line in [*tests(comparison), *notes(comparison)]:
+        console.print(Text(line, style="dim"), width=width)
+    for refusal in comparison.refusals:
+        console.print(Text.assemble(("! ", "yellow"), f"{refusal.metric}: {refusal.reason}"), width=width)
+
+
+def markdown(comparison: Comparison) -> str:
+    """The same as a Markdown section, each test by name."""
+    sides = [
+        f"- **{letter}** {plain(side.label)}: {plain(', '.join(side.files))}"
+        for letter, side in (("A", comparison.a), ("B", comparison.b))
+    ]
+    lines = [
+        "| metric | A | B | A − B | 95 % | p | p Holm | test | rests on | verdict |",
+        "|---|" + "--:|" * 6 + "---|" * 3,
+    ]
+    for entry in comparison.entries:
+        column, found = entry.column, entry.difference
+        cells = [
+            f"{plain(column.id)} {column.arrow}{plain(words.unit(column))}",
+            words.number(entry.a, column),
+            words.number(entry.b, column),
+            words.signed(found.value, column),
+            words.bounds(found.interval, column, found.value) or "–",
+            p_value(found.test.p),
+            p_value(entry.p_adjusted),
+            "–" if found.test.p is None else found.test.name,
+            rests_on(entry),
+            VERDICTS[entry.verdict],
+        ]
+        lines.append(f"| {' | '.join(cell.replace('<', '&lt;') for cell in cells)} |")
+    parts = [
+        f"# {plain(comparison.a.label)} and {plain(comparison.b.label)}",
+        "\n".join(sides),
+        "\n".join(lines),
+    ]
+    parts.append("\n".join(f"- {plain(line)}" for line in [*tests(comparison), *notes(comparison)]))
+    if comparison.refusals:
+        left = [f"- {plain(refusal.metric)}: {plain(refusal.reason)}" for refusal in comparison.refusals]
+        parts.append("## Not compared\n\n" + "\n".join(left))
+    return "\n\n".join(parts) + "\n"
+
+
+def rests_on(entry: Entry) -> str:
+    """`40 clips, 3 seeds`: what the difference is taken over."""
+    found = entry.difference
+    seeds = f"{found.n_seeds} seeds" if found.n_seeds > 1 else ""
+    if found.n_clips is not None:
+        return ", ".join(filter(None, [f"{found.n_clips} clips", seeds]))
+    if found.n_seeds == 0 and found.interval is not None:
+        return "two intervals" if "independent" in found.interval.method else f"{found.test.n} seeds"
+    return seeds or "one value each"
+
+
+def p_value(p: float | None) -> str:
+    """`0.031`, `< 0.001`, or a dash."""
+    return "–" if p is None else format_p(p).removeprefix("p = ").removeprefix("p ")
+
+
+def tests(comparison: Comparison) -> list[str]:
+    """Which test and which interval belong to what the metrics rest on, each once."""
+    found: dict[str, None] = {}
+    for entry in comparison.entries:
+        difference = entry.difference
+        if difference.test.p is not None and difference.interval is not None:
+            found[f"{rests_on(entry)}: {difference.test.name}; interval: {difference.interval.method}"] = None
+    adjusted = (
+        "p Holm is adjusted over all metrics here; a verdict needs it below 0.05 and an interval without zero"
+    )
+    return [*found, adjusted]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader should know of single metrics, the metrics of one note together, and of all."""
+    about: dict[str, list[str]] = {}
+    for entry in comparison.entries:
+        for note in entry.notes:
+            about.setdefault(note, []).append(entry.column.id)
+    return [f"{', '.join(names)}: {note}" for note, names in about.items()] + list(comparison.notes)
