@@ -6,8 +6,10 @@ With centred features Fx [N, D] and Cx = FxᵀFx / (N - 1), the last trace is th
 Fx Fyᵀ / √((N - 1)(M - 1)): the nuclear norm of a product of factors. No square root of a matrix is taken,
 so nothing turns complex or loses digits where a covariance is singular, which a matrix square root does.
 
-Shapes: N and M clips, D features.
+Shapes: N and M rows, D features, R = min(N, D).
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,15 +17,21 @@ from torch import Tensor
 from .errors import EvalError
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """What a Fréchet distance knows of a set: its mean [D], and a factor F [R, D] with FᵀF its covariance."""
+
+    mean_D: Tensor
+    factor_RD: Tensor
+
+
 def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
     """Squared Fréchet distance (what FVD and FAD report) of Gaussians fitted to two sets of features.
 
-    Covariances are the unbiased ones. Raises EvalError for fewer than two clips in a set, another number of
+    Covariances are the unbiased ones. Raises EvalError for fewer than two rows in a set, another number of
     features, or values that are not finite.
     """
-    mean_xD, factor_xRD = _factor(x_ND, "first")
-    mean_yD, factor_yRD = _factor(y_MD, "second")
-    return _distance(mean_xD, factor_xRD, mean_yD, factor_yRD)
+    return between(gaussian_of(x_ND, "first"), gaussian_of(y_MD, "second"))
 
 
 def frechet_from_statistics(mean_xD: Tensor, cov_xDD: Tensor, mean_yD: Tensor, cov_yDD: Tensor) -> float:
@@ -32,34 +40,49 @@ def frechet_from_statistics(mean_xD: Tensor, cov_xDD: Tensor, mean_yD: Tensor, c
     A covariance's eigenvalues below zero are rounding and count as zero. Raises EvalError where shapes do
     not fit, a covariance is not symmetric, or it has an eigenvalue below zero by more than rounding.
     """
-    return _distance(
-        mean_xD.double(),
-        _covariance_factor(mean_xD, cov_xDD, "first"),
-        mean_yD.double(),
-        _covariance_factor(mean_yD, cov_yDD, "second"),
+    return between(
+        Gaussian(mean_xD.double(), _covariance_factor(mean_xD, cov_xDD, "first")),
+        Gaussian(mean_yD.double(), _covariance_factor(mean_yD, cov_yDD, "second")),
     )
 
 
-def _factor(features_ND: Tensor, which: str) -> tuple[Tensor, Tensor]:
-    """The mean [D], and F [min(N, D), D] with FᵀF the covariance."""
+def checked_features(features_ND: Tensor, which: str, what: str = "a Fréchet distance") -> Tensor:
+    """The features in float64 on the CPU.
+
+    Raises EvalError, naming the set `which` and `what` needs it, as `frechet_distance` does.
+    """
     if features_ND.dim() != 2 or features_ND.shape[0] < 2:
         raise EvalError(
-            f"a Fréchet distance needs features [N, D] with N >= 2, "
+            f"{what} needs features [N, D] with N >= 2, "
             f"got {list(features_ND.shape)} in the {which} set; score more clips"
         )
     x_ND = features_ND.detach().cpu().double()
     bad = (~torch.isfinite(x_ND)).any(dim=1).nonzero().flatten().tolist()
     if bad:
         raise EvalError(
-            f"a Fréchet distance needs finite features; the {which} set has others in {len(bad)} of "
+            f"{what} needs finite features; the {which} set has others in {len(bad)} of "
             f"{len(x_ND)} clips, the first being clip {bad[0]}"
         )
-    mean_D = x_ND.mean(dim=0)
-    centred_ND = (x_ND - mean_D) / (len(x_ND) - 1) ** 0.5
+    return x_ND
+
+
+def gaussian_of(features_ND: Tensor, which: str) -> Gaussian:
+    """The Gaussian of a set of features. Raises EvalError as `checked_features` does."""
+    x_ND = checked_features(features_ND, which)
+    return weighted_gaussian(x_ND, torch.ones(len(x_ND), dtype=torch.float64))
+
+
+def weighted_gaussian(x_ND: Tensor, times_N: Tensor) -> Gaussian:
+    """The Gaussian of float64 rows that each occur `times_N` times, two or more in all, as a resample has them."""
+    occur = times_N > 0
+    x_ND, times_N = x_ND[occur], times_N[occur]
+    total = float(times_N.sum())
+    mean_D = times_N @ x_ND / total
+    centred_ND = (x_ND - mean_D) * (times_N / (total - 1)).sqrt()[:, None]
     if centred_ND.shape[0] > centred_ND.shape[1]:
-        # FᵀF = RᵀR: the small triangle holds all that the trace needs of many clips.
+        # FᵀF = RᵀR: the small triangle holds all that the trace needs of many rows.
         centred_ND = torch.linalg.qr(centred_ND, mode="r").R
-    return mean_D, centred_ND
+    return Gaussian(mean_D, centred_ND)
 
 
 def _covariance_factor(mean_D: Tensor, cov_DD: Tensor, which: str) -> Tensor:
@@ -82,13 +105,14 @@ def _covariance_factor(mean_D: Tensor, cov_DD: Tensor, which: str) -> Tensor:
     return values_D.clamp(min=0).sqrt()[:, None] * vectors_DD.T
 
 
-def _distance(mean_xD: Tensor, factor_xRD: Tensor, mean_yD: Tensor, factor_yRD: Tensor) -> float:
-    if mean_xD.shape != mean_yD.shape:
+def between(x: Gaussian, y: Gaussian) -> float:
+    """Squared Fréchet distance of two Gaussians. Raises EvalError where they have other numbers of features."""
+    if x.mean_D.shape != y.mean_D.shape:
         raise EvalError(
-            f"a Fréchet distance needs the same features in both sets, got {len(mean_xD)} and {len(mean_yD)}"
+            f"a Fréchet distance needs the same features in both sets, got {len(x.mean_D)} and {len(y.mean_D)}"
         )
-    apart = (mean_xD.cpu() - mean_yD.cpu()).square().sum()
-    spread = factor_xRD.square().sum() + factor_yRD.square().sum()
-    shared = torch.linalg.svdvals(factor_xRD @ factor_yRD.T).sum()
+    apart = (x.mean_D.cpu() - y.mean_D.cpu()).square().sum()
+    spread = x.factor_RD.square().sum() + y.factor_RD.square().sum()
+    shared = torch.linalg.svdvals(x.factor_RD @ y.factor_RD.T).sum()
     # Equal sets differ by rounding only, which may fall on either side of zero.
     return float((apart + spread - 2 * shared).clamp(min=0))

@@ -2,14 +2,23 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.linalg import sqrtm
 
 from ovi_eval.errors import EvalError
-from ovi_eval.frechet import frechet_distance, frechet_from_statistics
+from ovi_eval.frechet import (
+    between,
+    frechet_distance,
+    frechet_from_statistics,
+    gaussian_of,
+    weighted_gaussian,
+)
 
 
 def features(count: int, size: int, seed: int, rank: int | None = None) -> torch.Tensor:
@@ -76,6 +85,29 @@ def test_symmetric_zero_on_itself_and_shift_squared() -> None:
 def test_single_precision_features_are_computed_in_double() -> None:
     x, y = features(400, 32, 7).float() + 1000, features(300, 32, 8).float() + 1000
     assert frechet_distance(x, y) == frechet_distance(x.double(), y.double())
+
+
+def test_rows_that_occur_several_times_are_those_rows_repeated() -> None:
+    x, y = features(30, 8, 9), features(25, 8, 10)
+    times = torch.arange(30) % 4
+    counted = between(weighted_gaussian(x, times.double()), gaussian_of(y, "second"))
+    assert counted == pytest.approx(frechet_distance(x.repeat_interleave(times, dim=0), y), rel=1e-10)
+
+
+@pytest.mark.slow
+def test_a_matrix_square_root_takes_fifty_times_as_long_and_loses_digits() -> None:
+    x, y = features(128, 1024, 11), features(100, 1024, 12)
+    began = time.process_time()
+    found = frechet_distance(x, y)
+    ours, began = time.process_time() - began, time.process_time()
+    cov_x, cov_y = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
+    trace = np.trace(sqrtm(cov_x @ cov_y))
+    theirs = time.process_time() - began
+    apart = float((x.mean(0) - y.mean(0)).square().sum())
+    by_root = apart + np.trace(cov_x) + np.trace(cov_y) - 2 * trace.real
+    assert found == pytest.approx(by_root, rel=1e-5)
+    assert np.iscomplexobj(trace)
+    assert theirs > 50 * ours
 
 
 def test_bad_features_are_refused() -> None:
