@@ -1,0 +1,200 @@
+"""CLAP: 512 features each of a sound and of a caption, whose cosine is the CLAP score.
+
+Wu et al. 2023, "Large-scale contrastive language-audio pretraining with feature fusion and keyword-to-caption
+augmentation". Read are the checkpoints of laion_clap without feature fusion. Two routes give the same values:
+transformers' ClapModel, which is everywhere, and laion_clap's own code where that imports (`clap_laion`).
+
+transformers' defaults are not laion_clap's: RoBERTa's eps is 1e-5 there and 1e-12 here unless told otherwise,
+which alone moves text features by 3e-4.
+
+Shapes: N sounds or captions, P = 480000 samples of a sound, L = 77 tokens, E = 512 features.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import EvalError
+from ..needs import PublishedFolder
+from .clap_keys import BASE, Size, check_names, check_values, masks_and_indices, plain_names, to_transformers
+from .clap_sound import log_mel, transform_tables
+from .published import Loaded, PublishedFile, file_sha256, read_weights
+
+SOURCE = "https://huggingface.co/lukewys/laion_clap"
+MUSIC_SPEECH = PublishedFile(
+    what="CLAP HTSAT-base music_speech_audioset",
+    name="music_speech_audioset_epoch_15_esc_89.98.pt",
+    source=SOURCE,
+    inside="state_dict",
+)
+AUDIO_630K = PublishedFile(
+    what="CLAP HTSAT-tiny 630k-audioset", name="630k-audioset-best.pt", source=SOURCE, inside="state_dict"
+)
+TOKENIZER = PublishedFolder(
+    what="RoBERTa's tokenizer",
+    name="roberta-base",
+    source="https://huggingface.co/FacebookAI/roberta-base",
+    files=("vocab.json", "merges.txt"),
+)
+TOKENS = 77
+"""What a caption is cut or padded to, its first and last marks included."""
+ROUTE = "OVI_EVAL_CLAP_ROUTE"
+"""The environment variable that names the route where none is given: transformers (the default) or laion."""
+ROUTES = ("transformers", "laion")
+
+
+class Towers(nn.Module):
+    """Both towers of CLAP. What they give has length 1."""
+
+    def sounds(self, waves_NP: Tensor) -> Tensor:
+        """Features [N, 512] of 10 s of sound at 48 kHz each, in [-1, 1]."""
+        raise TypeError(f"{type(self).__name__} has no sounds()")
+
+    def texts(self, ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
+        """Features [N, 512] of RoBERTa's tokens, of which the mask names those that count."""
+        raise TypeError(f"{type(self).__name__} has no texts()")
+
+
+class TransformersTowers(Towers):
+    """The towers of transformers' ClapModel."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        from transformers import ClapConfig, ClapModel
+
+        text = {
+            "layer_norm_eps": 1e-5,
+            "num_hidden_layers": size.text_layers,
+            "hidden_size": size.text_width,
+            "intermediate_size": 4 * size.text_width,
+            "vocab_size": size.vocabulary,
+        }
+        sound = {
+            "depths": list(size.depths),
+            "patch_embeds_hidden_size": size.width,
+            "hidden_size": size.last_width,
+            "num_attention_heads": list(size.heads),
+        }
+        self.model = ClapModel(ClapConfig(text_config=text, audio_config=sound, projection_dim=size.shared))
+        self.places = self.model.text_model.embeddings.position_embeddings.num_embeddings
+
+    def sounds(self, waves_NP: Tensor) -> Tensor:
+        return self.model.get_audio_features(log_mel(waves_NP)).pooler_output
+
+    def texts(self, ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
+        return self.model.get_text_features(ids_NL, attention_mask=mask_NL).pooler_output
+
+
+def load_clap(
+    path: str | Path,
+    file: PublishedFile,
+    size: Size,
+    *,
+    route: str = "transformers",
+    sha256: str | None = None,
+) -> Loaded[Towers]:
+    """CLAP with the weights of a laion_clap checkpoint, or of its state dict as safetensors.
+
+    `route`: whose code runs, "transformers" or "laion". Raises EvalError in one line where the file is missing,
+    damaged, holds objects besides tensors and numbers, has another digest than `sha256` (at least its first 8
+    digits), or holds other tensors than a checkpoint of that size without fusion.
+    """
+    path = Path(path)
+    if route not in ROUTES:
+        raise EvalError(f"CLAP's route is one of {', '.join(ROUTES)}, got {route!r}; mend {ROUTE}")
+    if not path.is_file():
+        raise EvalError(f"{path}: no such file; it should hold {file.needs()}")
+    digest = file_sha256(path)
+    if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
+        raise EvalError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+    tensors = read_checkpoint(path, file)
+    with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
+        towers = TransformersTowers(size)
+    check_names(tensors, size, towers.model.state_dict(), str(path), file.needs())
+    check_values(tensors, as_built(size), size, str(path), file.needs())
+    network: Towers
+    if route == "laion":
+        from .clap_laion import LaionTowers
+
+        network = LaionTowers(tensors, size)
+    else:
+        fill(towers, tensors, size)
+        network = towers
+    network.eval().requires_grad_(False)
+    return Loaded(network, path, digest, None)
+
+
+def as_built(size: Size) -> dict[str, Tensor]:
+    """A checkpoint's tensors that nothing is learnt in, by laion_clap's names, computed from their definition."""
+    return transform_tables() | masks_and_indices(size)
+
+
+def fill(towers: TransformersTowers, tensors: Mapping[str, Tensor], size: Size) -> None:
+    """Gives the towers a checkpoint's tensors (by laion_clap's names) in place of their own, without a copy."""
+    mapped = to_transformers(tensors, size)
+    mapped["text_model.embeddings.position_ids"] = torch.arange(towers.places)[None]
+    mapped["text_model.embeddings.token_type_ids"] = torch.zeros(1, towers.places, dtype=torch.long)
+    towers.model.load_state_dict(mapped, assign=True)
+
+
+def read_checkpoint(path: Path, file: PublishedFile) -> dict[str, Tensor]:
+    """A checkpoint's tensors by laion_clap's names, without the prefix of its training.
+
+    Files written in training hold numpy's numbers (best scores) beside the tensors; those are plain numbers and
+    let through, nothing else is. Raises EvalError as `load_clap`.
+    """
+    scalar = np.float64(0).__reduce__()[0]  # numpy's maker of numbers, whose module has had two names
+    kinds = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    plain: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals([*plain, np.dtype, *kinds]):
+            content = read_weights(path)
+    except EvalError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError) and "operand" in str(error.__cause__):
+            raise EvalError(
+                f"{path}: is pickled in a way that is not read without running code; open it once where you "
+                f"trust it and save its {file.inside} as {path.with_suffix('.safetensors').name}"
+            ) from error
+        raise
+    if isinstance(content, Mapping) and isinstance(content.get(file.inside), Mapping):
+        content = content[file.inside]
+    if not isinstance(content, Mapping) or not all(isinstance(x, Tensor) for x in content.values()):
+        raise EvalError(f"{path}: holds no tensors by name under {file.inside}; fetch {file.needs()}")
+    return plain_names({str(name): tensor for name, tensor in content.items()})
+
+
+class Tokenizer:
+    """RoBERTa's tokenizer from a local folder; `digest` is that of its two files.
+
+    Raises EvalError where its files are damaged, or are another model's.
+    """
+
+    def __init__(self, folder: Path, size: Size = BASE) -> None:
+        from transformers import RobertaTokenizer
+
+        sums = "".join(file_sha256(folder / name) for name in TOKENIZER.files)
+        self.digest = hashlib.sha256(sums.encode()).hexdigest()
+        try:
+            self._encode: Any = RobertaTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # the tokenizers package raises plain Exceptions
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise EvalError(f"{folder}: is no tokenizer ({first}); fetch {TOKENIZER.needs()}") from error
+        marks = (self._encode.bos_token_id, self._encode.pad_token_id, self._encode.eos_token_id)
+        if len(self._encode) != size.vocabulary or marks != (0, 1, 2):
+            raise EvalError(
+                f"{folder}: is the tokenizer of another model ({len(self._encode)} tokens with the marks {marks}, "
+                f"expected {size.vocabulary} with (0, 1, 2)); fetch {TOKENIZER.needs()}"
+            )
+
+    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Tokens [N, 77] int64 and which of them count [N, 77] (1 or 0); what lies beyond is not read."""
+        found = self._encode(
+            captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        )
+        return found["input_ids"], found["attention_mask"]

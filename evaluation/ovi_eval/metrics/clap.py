@@ -1,0 +1,152 @@
+"""The CLAP score: how well a clip's sound fits its caption, as the cosine of their features in CLAP.
+
+`clap` is the score of the field's tables: laion_clap's music_speech_audioset checkpoint, sound through 16 bits, one
+crop of what is longer than 10 s. The others change one choice each and have names of their own.
+
+Shapes: N clips, E = 512 features.
+"""
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, Tokenizer, load_clap
+from ..backbones.clap_keys import BASE, TINY, Size
+from ..backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
+from ..errors import EvalError
+from ..extractors import CPU, Extractor, Features
+from ..items import Item
+from ..needs import Need, PublishedFile, find_folder, find_weights
+from .base import SILENT, ValueSpec
+from .items import ItemMean
+
+
+class Clap(Extractor):
+    """`audio` and `text`, [512] float32 of length 1 each, of a clip's sound and caption.
+
+    Subclasses name another checkpoint or another way of preparing the sound. `weights`, `folder` and `route`
+    stand in for what is otherwise found by OVI_EVAL_WEIGHTS and OVI_EVAL_CLAP_ROUTE.
+    """
+
+    name = "clap"
+    file: ClassVar[PublishedFile] = MUSIC_SPEECH
+    size: ClassVar[Size] = BASE
+    rounding: ClassVar[Rounding] = "int16"
+    crops: ClassVar[Crops] = "one"
+    needs: ClassVar[tuple[Need, ...]] = (MUSIC_SPEECH, TOKENIZER)
+    preprocessing = (
+        "48 kHz by FFmpeg, mean of channels; under 10 s repeated whole, then silence; over 10 s one crop of 10 s "
+        "drawn from the clip's hash; int16 round trip; captions of up to 77 RoBERTa tokens"
+    )
+    reads_caption = True
+
+    def __init__(
+        self,
+        device: torch.device = CPU,
+        *,
+        weights: str | Path | None = None,
+        folder: str | Path | None = None,
+        route: str | None = None,
+    ) -> None:
+        super().__init__(device)
+        self.tokenizer = Tokenizer(Path(folder or find_folder(TOKENIZER, self.name)), self.size)
+        path = weights or find_weights(self.file, self.name)
+        loaded = load_clap(path, self.file, self.size, route=route or os.environ.get(ROUTE) or "transformers")
+        self.network = loaded.network.to(device)
+        heard = {"one": "one crop", "all": "all crops"}[self.crops]
+        self.variant = f"{loaded.variant}, tokenizer {self.tokenizer.digest[:12]}, {self.rounding}, {heard}"
+        self.weights = {loaded.path.name: loaded.sha256, TOKENIZER.name: self.tokenizer.digest}
+
+    def load(self, item: Item) -> tuple[Tensor, str]:
+        """Pieces of sound [N, 480000], and the caption. The tokenizer is not made for several threads.
+
+        Raises EvalError for a clip without a caption, without sound, or whose sound is not finite or silence.
+        """
+        if not item.caption.strip():
+            raise EvalError("it has no caption, which CLAP compares its sound with")
+        wave_S = item.audio(SAMPLE_RATE).wave_S
+        if not bool(wave_S.isfinite().all()):
+            raise EvalError("its sound is not finite")
+        if float(wave_S.abs().max()) < SILENT:
+            raise EvalError("its sound is silence")
+        return pieces(wave_S, item.content(), self.rounding, self.crops), item.caption
+
+    @torch.no_grad()
+    def run(self, loaded: tuple[Tensor, str]) -> Features:
+        """The features; those of several pieces of sound are averaged and brought to length 1."""
+        waves_NP, caption = loaded
+        # One at a time, so that a long clip takes no more memory than a short one.
+        audio_NE = torch.cat([self.network.sounds(wave_P[None].to(self.device)) for wave_P in waves_NP])
+        audio_E = torch.nn.functional.normalize(audio_NE.mean(dim=0), dim=0)
+        ids_1L, mask_1L = (tensor.to(self.device) for tensor in self.tokenizer([caption]))
+        return {"audio": audio_E.float().cpu(), "text": self.network.texts(ids_1L, mask_1L)[0].float().cpu()}
+
+
+class Clap630k(Clap):
+    """With HTSAT-tiny, trained on 630k-audioset: the checkpoint of the paper on CLAP."""
+
+    name = "clap_630k"
+    file = AUDIO_630K
+    size = TINY
+    needs = (AUDIO_630K, TOKENIZER)
+
+
+class ClapFloat(Clap):
+    """Without the round trip through 16 bits."""
+
+    name = "clap_float"
+    rounding = "float"
+    preprocessing = Clap.preprocessing.replace("int16 round trip", "as decoded, in float32")
+
+
+class ClapAllCrops(Clap):
+    """Every whole 10 s of a longer sound, averaged, in place of one crop."""
+
+    name = "clap_all_crops"
+    crops = "all"
+    preprocessing = Clap.preprocessing.replace(
+        "one crop of 10 s drawn from the clip's hash", "the mean of all whole 10 s from the beginning on"
+    )
+
+
+def cosines(audio_NE: Tensor, text_NE: Tensor) -> Tensor:
+    """The cosine of each sound's features and its caption's: [N] float64."""
+    return torch.cosine_similarity(audio_NE.double(), text_NE.double(), dim=1)
+
+
+class ClapScore(ItemMean):
+    """Mean cosine of the features of sound and caption, in laion_clap's music_speech_audioset (HTSAT-base)."""
+
+    name = "clap"
+    values = (ValueSpec("clap_score", "higher"),)
+    extractor = Clap
+
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        return [float(cosines(features["audio"][None], features["text"][None]))]
+
+
+class Clap630kScore(ClapScore):
+    """The same in laion_clap's 630k-audioset-best (HTSAT-tiny)."""
+
+    name = "clap_630k"
+    values = (ValueSpec("clap_630k_score", "higher"),)
+    extractor = Clap630k
+
+
+class ClapFloatScore(ClapScore):
+    """The same without the round trip through 16 bits."""
+
+    name = "clap_float"
+    values = (ValueSpec("clap_float_score", "higher"),)
+    extractor = ClapFloat
+
+
+class ClapAllCropsScore(ClapScore):
+    """The same over every whole 10 s of a longer sound."""
+
+    name = "clap_all_crops"
+    values = (ValueSpec("clap_all_crops_score", "higher"),)
+    extractor = ClapAllCrops
