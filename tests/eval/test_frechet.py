@@ -96,13 +96,13 @@ def test_rows_that_occur_several_times_are_those_rows_repeated() -> None:
 
 @pytest.mark.slow
 def test_a_matrix_square_root_takes_fifty_times_as_long_and_loses_digits() -> None:
-    x, y = features(128, 1024, 11), features(100, 1024, 12)
-    began = time.process_time()
+    x, y = features(64, 768, 11), features(50, 768, 12)
+    began = time.perf_counter()
     found = frechet_distance(x, y)
-    ours, began = time.process_time() - began, time.process_time()
+    ours, began = time.perf_counter() - began, time.perf_counter()
     cov_x, cov_y = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
     trace = np.trace(sqrtm(cov_x @ cov_y))
-    theirs = time.process_time() - began
+    theirs = time.perf_counter() - began
     apart = float((x.mean(0) - y.mean(0)).square().sum())
     by_root = apart + np.trace(cov_x) + np.trace(cov_y) - 2 * trace.real
     assert found == pytest.approx(by_root, rel=1e-5)
