@@ -70,9 +70,8 @@ def test_the_papers_tables_are_there() -> None:
     assert not any(table.first_hand for table in (two, three, wins))
 
 
-def test_values_are_those_collected(shared_dir: Path) -> None:
-    source = shared_dir / "golden" / "metrics" / "published_numbers.json"
-    wanted = json.loads(source.read_text(encoding="utf-8"))["rows"]
+def test_values_are_those_collected(goldens: Path) -> None:
+    wanted = json.loads((goldens / "published_numbers.json").read_text(encoding="utf-8"))["rows"]
     tables = published_tables()
     assert [table.table for table in tables] == [row["table"] for row in wanted]
     for table, row in zip(tables, wanted, strict=True):
@@ -80,6 +79,22 @@ def test_values_are_those_collected(shared_dir: Path) -> None:
         assert (table.first_hand, table.note) == (row["first_hand"], row.get("note", ""))
         assert table.seen_in == row["seen_in"]
         assert table.source.split()[0] == row["url"].split()[0]
+
+
+def test_the_collection_is_the_one_of_today(goldens: Path, shared_dir: Path) -> None:
+    source = shared_dir / "golden" / "metrics" / "published_numbers.json"
+    assert (goldens / "published_numbers.json").read_bytes() == source.read_bytes()
+
+
+def test_tables_are_grouped_by_benchmark_and_each_stands_in_one_group() -> None:
+    tables = published_tables()
+    groups = by_benchmark(tables)
+    assert [len(group) for group in groups.values()] == [2, 4, 1, 1, 1, 2, 1, 1, 1]
+    assert sorted(t.table for group in groups.values() for t in group) == sorted(t.table for t in tables)
+    for benchmark, group in groups.items():
+        assert {table.benchmark for table in group} == {benchmark}
+    for benchmark in ("Verse-Bench", "Harmony-Bench", "JavisBench", "SocialVideo-Bench", "Kling-Audio-Eval"):
+        assert all(benchmark in table.table for table in groups[benchmark])
 
 
 def test_they_change_nothing_that_was_measured(study: Path, board: Leaderboard) -> None:
