@@ -69,6 +69,23 @@ class Clip:
     sample_rate: int
 
 
+WHOLE = 0.95
+"""Share of what a container says that it holds, below which the file is taken to be cut off."""
+EXACT_CONTAINERS = {"mov", "flac"}
+"""FFmpeg's names of the containers that state the length of their sound exactly; others guess it."""
+
+
+def check_length(container: Any, stream: Any, seconds: float, shown: str) -> None:
+    """Raises EvalError where much less sound was decoded than the container says that it holds."""
+    if stream.duration is None or not EXACT_CONTAINERS & set(container.format.name.split(",")):
+        return
+    stated = float(stream.duration * stream.time_base)
+    if stated * WHOLE - 0.1 > seconds:
+        raise EvalError(
+            f"{shown}: is cut off or damaged: {seconds:.2f} s of its {stated:.2f} s of sound can be decoded"
+        )
+
+
 @contextmanager
 def opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Any, str]]:
     """An open container and the name errors call it by; FFmpeg's errors become EvalErrors that name it."""
@@ -113,6 +130,10 @@ def decode_video(
             times.append(frame.time)
         if not frames:
             raise EvalError(f"{shown}: its picture stream holds no frame")
+        if stream.frames * WHOLE - 2 > len(frames):
+            raise EvalError(
+                f"{shown}: is cut off or damaged: {len(frames)} of its {stream.frames} frames can be decoded"
+            )
         fps = float(stream.average_rate or stream.guessed_rate or 0)
     if fps <= 0:
         raise EvalError(f"{shown}: does not say its frame rate; write it again with a constant one")
@@ -152,6 +173,7 @@ def decode_audio(
         wave_CS = torch.from_numpy(np.concatenate(parts, axis=1)) if parts else torch.zeros(1, 0)
         if not wave_CS.shape[1]:
             raise EvalError(f"{shown}: its sound stream holds no sample")
+        check_length(container, stream, wave_CS.shape[1] / rate, shown)
     return Audio(wave_CS.mean(dim=0) if mono else wave_CS, rate, start or 0.0)
 
 

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from .errors import EvalError
-from .media import opened
+from .media import check_length, opened
 
 
 def decode_pcm16(source: str | Path | bytes, sample_rate: int, *, name: str | None = None) -> np.ndarray:
@@ -42,8 +42,10 @@ def decode_pcm16(source: str | Path | bytes, sample_rate: int, *, name: str | No
             left = None if left is None else left - frame.samples
         if begun:
             parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
-        if not sum(len(part) for part in parts):
+        samples = sum(len(part) for part in parts)
+        if not samples:
             raise EvalError(f"{shown}: its sound stream holds no sample")
+        check_length(container, stream, samples / sample_rate, shown)
     return np.concatenate(parts)
 
 

@@ -315,12 +315,11 @@ def run_metrics(options: argparse.Namespace) -> None:
     lacks: dict[Need, list[str]] = {}
     rows: list[tuple[str, Any, str, str, str]] = []
     for name, metric in PUBLISHED.items():
-        wants = lacking(metric.extractor.needs, name)
-        if wants:
-            lacks[name] = wants
-        rows.append(
-            (name, metric.values, metric.version, compares[metric.compares], "no" if wants else "yes")
-        )
+        wants = [need for need in metric.extractor.needs if missing(need)]
+        for need in wants:
+            lacks.setdefault(need, []).append(name)
+        here = "no" if wants else "yes"
+        rows.append((name, metric.values, metric.version, compares[metric.compares], here))
     for name, own in BALL.items():
         beside = "reference" if issubclass(own, FrechetMetric) else ""
         rows.append((name, own.values, own.version, beside, "yes"))

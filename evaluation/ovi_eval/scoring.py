@@ -7,6 +7,7 @@ Memory does not grow with the number of clips but for their features, which are 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -249,12 +250,15 @@ class _Run:
         self, metric: ItemMetric, left_out: int, rows: list[dict[str, float | None]]
     ) -> dict[str, Score]:
         extractor = self.extractors[self.of_metric[metric.name]]
-        values, have = metric.compute(), metric.have()
-        columns = metric.per_clip(len(rows))
+        have, columns = metric.have(), metric.per_clip(len(rows))
+        details = metric.details(self.options.seed, SET_RESAMPLES if self.options.resamples else 0)
+        with warnings.catch_warnings():
+            # A metric that no clip has a value of is told by its coverage.
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+            values = metric.compute()  # last, as it takes what the processes put together apart again
         for key, column in columns.items():
             for row, value in zip(rows, column.tolist(), strict=True):
                 row[key] = value if math.isfinite(value) else None
-        details = metric.details(self.options.seed, SET_RESAMPLES if self.options.resamples else 0)
         found = {}
         for spec in metric.values:
             beside = details.get(spec.key, Details())
@@ -263,9 +267,9 @@ class _Run:
                 kept = columns[spec.key][~columns[spec.key].isnan()].numpy()
                 drawn = statistics.generator(self.options.seed, spec.key)
                 interval = statistics.bootstrap_interval(kept, drawn, resamples=RESAMPLES)
-            warnings = beside.warnings
+            told = beside.warnings
             if left_out:
-                warnings += (f"{left_out} reference clips could not be looked at and are left out",)
+                told += (f"{left_out} reference clips could not be looked at and are left out",)
             value = float(values[spec.key])
             found[spec.key] = Score(
                 value=value if math.isfinite(value) else None,
@@ -281,7 +285,7 @@ class _Run:
                 bias=beside.bias,
                 weights=dict(extractor.weights),
                 preprocessing=extractor.preprocessing,
-                warnings=warnings,
+                warnings=told,
                 comparable=self.options.comparable,
             )
         return found

@@ -18,6 +18,7 @@ from ovi_eval.media import (
     resample,
     write_mp4,
 )
+from ovi_eval.pcm import decode_pcm16
 
 FPS = 32 / 2.025
 
@@ -275,3 +276,14 @@ def test_stereo_is_mixed_by_the_mean(shared_dir: Path) -> None:
     both = decode_audio(path, 16000, mono=False).wave_S
     assert both.shape[0] == 2
     assert torch.allclose(decode_audio(path, 16000).wave_S, both.mean(0))
+
+
+def test_a_clip_that_is_cut_off_is_refused_and_not_half_read(tmp_path: Path) -> None:
+    frames = torch.randint(0, 256, (60, 64, 64, 3), dtype=torch.uint8)
+    whole = write_mp4(tmp_path / "whole.mp4", frames, 12.0, torch.rand(80_000), 16000).read_bytes()
+    cut = tmp_path / "cut.mp4"
+    for share in (0.3, 0.5, 0.6, 0.8, 0.9):
+        cut.write_bytes(whole[: int(len(whole) * share)])
+        for decode in (decode_video, decode_audio, lambda path: decode_pcm16(path, 16000)):
+            with pytest.raises(EvalError, match=r"cut\.mp4: (is cut off or damaged|cannot be decoded)"):
+                decode(cut)

@@ -121,7 +121,7 @@ class ItemMean(ItemMetric):
         return dim_zero_cat(self.scores)[dim_zero_cat(self.places).argsort()]
 
     def agree(self, width: int) -> None:
-        if not len(self.scores):
+        if not len(self.scores) and isinstance(self.scores, list):  # synchronised states are tensors
             self.scores.append(torch.zeros(0, len(self.values), dtype=torch.float64))
             self.places.append(torch.zeros(0, dtype=torch.long))
 
@@ -169,15 +169,17 @@ class ItemSet(ItemMetric):
 
     @property
     def row_width(self) -> int:
-        known = [*self.scored, *self.references]
-        return known[0].shape[1] if known else 0
+        for state in (self.scored, self.references):
+            if len(state):
+                return dim_zero_cat(state).shape[1]
+        return 0
 
     def agree(self, width: int) -> None:
         for rows, places in (
             (self.scored, self.scored_places),
             (self.references, self.reference_places),
         ):
-            if not len(rows):
+            if not len(rows) and isinstance(rows, list):  # synchronised states are tensors
                 rows.append(torch.zeros(0, width))
                 places.append(torch.zeros(0, dtype=torch.long))
 
