@@ -19,6 +19,10 @@ class Fields:
     def _name(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
 
+    def has(self, key: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.data.get(key) is not None
+
     def get(self, key: str, types: type | tuple[type, ...], default: Any = ...) -> Any:
         if key not in self.data:
             if default is ...:
@@ -33,7 +37,15 @@ class Fields:
         return value
 
     def number(self, key: str, default: Any = ...) -> float:
-        return float(self.get(key, (int, float), default))
+        value = self.get(key, (int, float), default)
+        try:
+            return float(value)
+        except OverflowError:
+            raise EvalError(f"{self.path}: field {self._name(key)} is too large a number") from None
+
+    def number_or_none(self, key: str, default: Any = ...) -> float | None:
+        self.get(key, (int, float, type(None)), default)
+        return self.number(key) if self.has(key) else None
 
     def texts(self, key: str) -> dict[str, str]:
         """An object whose values are all text; empty where the field is missing or null."""

@@ -173,7 +173,9 @@ def load_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except OSError as error:
         raise EvalError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except EvalError:
+        raise
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, a number of thousands of digits
         raise EvalError(f"{path}: not a whole JSON file ({error}); score the run again") from None
     if not isinstance(data, dict):
         raise EvalError(f"{path}: expected a JSON object, found {kind_of(data)}")
@@ -227,17 +229,17 @@ def read(path: str | Path) -> RunResults:
 
 
 def _metric(fields: Fields) -> MetricValue:
-    value = fields.get("value", (int, float, type(None)))
+    value = fields.number_or_none("value")
     ci95 = fields.get("ci95", (list, type(None)), None)
     if ci95 is not None:
         if len(ci95) != 2 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in ci95):
             raise EvalError(
                 f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {ci95!r}"
             )
-        ci95 = (float(ci95[0]), float(ci95[1]))
-    bias = fields.get("bias", (int, float, type(None)), None)
+        ends = Fields(fields.path, {"low": ci95[0], "high": ci95[1]}, f"{fields.where}.ci95")
+        ci95 = (ends.number("low"), ends.number("high"))
     return MetricValue(
-        value=None if value is None else float(value),
+        value=value,
         n=fields.get("n", int),
         coverage=fields.number("coverage", 1.0),
         direction=cast(Direction, fields.choice("direction", get_args(Direction))),
@@ -247,7 +249,7 @@ def _metric(fields: Fields) -> MetricValue:
         kind=cast(MetricKind, fields.choice("kind", get_args(MetricKind))),
         ci95=ci95,
         dimension=fields.get("dimension", (int, type(None)), None),
-        bias=None if bias is None else float(bias),
+        bias=fields.number_or_none("bias", None),
         weights=fields.texts("weights"),
         preprocessing=fields.get("preprocessing", (str, type(None)), "") or "",
         warnings=fields.list_of_text("warnings"),
@@ -273,7 +275,7 @@ def _read_clips(path: Path, name: str | None) -> list[ClipScores]:
         where = f"line {number}"
         try:
             entry = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise EvalError(f"{source}: {where} is not JSON; score the run again") from None
         fields = Fields(source, entry, where)
         clip_id = str(fields.get("id", (str, int)))
@@ -283,8 +285,8 @@ def _read_clips(path: Path, name: str | None) -> list[ClipScores]:
         values: dict[str, float | None] = {}
         for key in entry:
             if key not in CLIP_FIELDS:
-                value = fields.get(key, (int, float, type(None)))
-                values[key] = None if value is None else _finite(float(value), f"{source}: {where}, {key}")
+                value = fields.number_or_none(key)
+                values[key] = None if value is None else _finite(value, f"{source}: {where}, {key}")
         text = (str, type(None))
         caption, failed = fields.get("caption", text, None), fields.get("failed", text, None)
         clips.append(ClipScores(clip_id, values, caption, failed, fields.texts("reasons")))

@@ -204,6 +204,24 @@ def test_nan_and_half_a_file_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("number", "named"),
+    [
+        ("1" + "0" * 400, r"metrics\[ball/onset_f1\].value is too large a number"),
+        ("1e400", r"metrics\[ball/onset_f1\].value is inf"),
+        ("1" * 5000, "not a whole JSON file"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(tmp_path, number, named):
+    made = run("none", 0, clips=())
+    metrics = {"ball/onset_f1": replace(made.metrics["ball/onset_f1"], value=0.123456)}
+    path = replace(made, metrics=metrics).write(tmp_path)
+    path.write_text(path.read_text().replace("0.123456", number))
+    with pytest.raises(EvalError, match=named) as caught:
+        read(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
     ("line", "named"),
     [
         ('{"id": "x", "ball/onset_f1": "high"}', "line 41.ball/onset_f1 must be a number or null"),
@@ -213,6 +231,8 @@ def test_nan_and_half_a_file_are_refused(tmp_path):
         ('{"id": "x", "reasons": "none"}', "line 41.reasons must be an object or null, found text"),
         ('{"id": "x", "reasons": {"sync": 3}}', "line 41.reasons.sync must be text"),
         ('{"id": "x"', "line 41 is not JSON"),
+        ('{"id": "x", "ball/onset_f1": 1' + "0" * 400 + "}", "line 41.ball/onset_f1 is too large a number"),
+        ('{"id": "x", "ball/onset_f1": ' + "1" * 5000 + "}", "line 41 is not JSON"),
         ("7", "line 41 must be an object"),
     ],
 )
