@@ -1,13 +1,15 @@
 """results.json: what is written is read back, and what a stranger may have got wrong is named."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from eval_study import run, write_study
 
 from ovi_eval.errors import EvalError
-from ovi_eval.results import ClipScores, MetricValue, read
+from ovi_eval.results import CLIP_FIELDS, ClipScores, MetricValue, RunResults, read
 from ovi_eval.runs import find_runs
 
 
@@ -288,3 +290,50 @@ def test_results_side_by_side_in_a_folder_are_found_and_other_files_left_alone(t
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(EvalError, match=r"torn\.json: not a whole JSON file"):
         find_runs([tmp_path])
+
+
+def _page():
+    return (Path(__file__).parents[2] / "docs" / "results_schema.md").read_text(encoding="utf-8")
+
+
+def _described(heading):
+    section = _page().split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `(\w+)` \| (.+?) \|", section, flags=re.M)
+
+
+def test_the_page_describes_every_field_and_no_other():
+    run_fields = {f.name for f in fields(RunResults)} - {"folder", "source", "clips"}
+    assert {name for name, _ in _described("results.json")} == run_fields | {"schema", "per_clip"}
+    assert {name for name, _ in _described("A value under `metrics`")} == {
+        f.name for f in fields(MetricValue)
+    }
+    assert {name for name, _ in _described("A line of per_clip.jsonl")} == set(CLIP_FIELDS)
+
+
+def test_what_the_page_calls_optional_may_be_missing_and_nothing_else(tmp_path):
+    path = run("none", 0, n_clips=4, metrics={"m": FULL}).write(tmp_path)
+    whole = json.loads(path.read_text())
+    for heading, place in (("results.json", []), ("A value under `metrics`", ["metrics", "m"])):
+        for name, kind in _described(heading):
+            data = json.loads(json.dumps(whole))
+            _edit(data, [*place, name], ...)
+            path.write_text(json.dumps(data))
+            if "optional" in kind:
+                read(path)
+            else:
+                with pytest.raises(EvalError, match=name):
+                    read(path)
+
+
+def test_the_example_of_the_page_is_read(tmp_path):
+    example, lines = (
+        re.search(rf"```{kind}\n(.*?)```", _page(), flags=re.S)[1] for kind in ("json", "jsonl")
+    )
+    (tmp_path / "results.json").write_text(example)
+    (tmp_path / "per_clip.jsonl").write_text(lines)
+    found = read(tmp_path)
+    assert found.metrics["fad"].dimension == 128
+    assert found.metrics["sync_c"].value == pytest.approx(sum(found.per_clip("sync_c").values()) / 2)
+    assert found.clips[2].reasons["sync"] == "no face track of 50 frames"
+    again = read(found.write(tmp_path / "again"))
+    assert again == found
