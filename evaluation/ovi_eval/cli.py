@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ovi_eval import __version__
+from ovi_eval.check.cli import add_check
+from ovi_eval.compare_cli import add_compare
 from ovi_eval.errors import EvalError
 from ovi_eval.score_cli import add_metrics, add_score, listed
 
@@ -28,17 +31,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0, or 2 for bad input and 130 where it was interrupted."""
+    """Runs one command; returns 0, what the command says, or 2 for bad input and 130 where it was interrupted."""
     try:
         options = _parser().parse_args(argv)
-        options.run(options)
+        code = options.run(options)
     except (EvalError, OSError) as error:
         print(f"ovi-eval: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovi-eval: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     board.set_defaults(run=_leaderboard)
 
+    add_compare(commands)
     add_metrics(commands)
+    add_check(commands)
     return parser
 
 
@@ -76,8 +81,8 @@ def _leaderboard(options: argparse.Namespace) -> None:
     out = options.out
     folder = Path(options.runs[0])
     single = len(options.runs) == 1 and folder.is_dir() and not _is_run(folder)
-    if out is None and single:
-        out = folder
+    if out is None:
+        out = folder if single else _beside(options.runs)
     board = leaderboard.build(
         options.runs,
         out,
@@ -90,9 +95,13 @@ def _leaderboard(options: argparse.Namespace) -> None:
         progress=True,
     )
     show(board)
-    print(
-        f"{Path(out) / 'leaderboard.html'}" if out is not None else "nothing was written: pass --out FOLDER"
-    )
+    print(Path(out) / "leaderboard.html")
+
+
+def _beside(runs: Sequence[str]) -> Path:
+    """Where a leaderboard of several runs goes: a folder beside them."""
+    folders = [Path(run).resolve() if Path(run).is_dir() else Path(run).resolve().parent for run in runs]
+    return Path(os.path.commonpath(folders)) / "leaderboard"
 
 
 def _is_run(folder: Path) -> bool:

@@ -13,11 +13,18 @@ from collections.abc import Iterable
 from .backbones.ball_judges import Judges
 from .errors import EvalError
 from .metrics.agreement import Agreement
+from .metrics.av_align import AvAlignJavis, AvAlignMova
 from .metrics.ball_frechet import BallFrechetAudio, BallFrechetVideo
 from .metrics.ball_sync import BallSync
 from .metrics.base import ClipMetric, FrechetMetric, OviMetric
+from .metrics.clap import Clap630kScore, ClapAllCropsScore, ClapFloatScore, ClapScore
+from .metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
+from .metrics.dnsmos import DnsmosP808, DnsmosP835
 from .metrics.event_sync import EventSync
+from .metrics.fad_infinity import FadInfVGGish
 from .metrics.items import ItemMetric
+from .metrics.kid import KidPanns
+from .metrics.lip_sync import LipSync, LipSyncCrops, LipSyncUltraFace
 from .metrics.published_frechet import (
     FadVGGish,
     FdPanns,
@@ -26,6 +33,8 @@ from .metrics.published_frechet import (
     FvdStyleganV,
     FvdVideoGPT,
 )
+from .metrics.temporal_flickering import TemporalFlickering
+from .metrics.transcripts import Cer, CerPooled, Wer, WerPooled
 from .needs import lacking
 
 BallMetric = type[ClipMetric] | type[FrechetMetric]
@@ -34,17 +43,18 @@ BALL: dict[str, BallMetric] = {
     metric.name: metric for metric in (EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync)
 }
 
-PUBLISHED: dict[str, type[ItemMetric]] = {
-    metric.name: metric
-    for metric in (
-        FvdStyleganV,
-        FvdVideoGPT,
-        FvdPytorchI3D,
-        FvdCdFvd,
-        FadVGGish,
-        FdPanns,
-    )
-}
+_PUBLISHED: tuple[type[ItemMetric], ...] = (
+    # pictures
+    *(FvdStyleganV, FvdVideoGPT, FvdPytorchI3D, FvdCdFvd, TemporalFlickering),
+    # sound
+    *(FadVGGish, FadInfVGGish, FdPanns, KidPanns, IsPanns, KlPanns, KlSigmoidPanns),
+    *(DnsmosP808, DnsmosP835, Wer, WerPooled, Cer, CerPooled),
+    # sound and what was asked for
+    *(ClapScore, Clap630kScore, ClapFloatScore, ClapAllCropsScore),
+    # sound and pictures
+    *(LipSync, LipSyncUltraFace, LipSyncCrops, AvAlignJavis, AvAlignMova),
+)
+PUBLISHED: dict[str, type[ItemMetric]] = {metric.name: metric for metric in _PUBLISHED}
 
 BALL_KEYS = {spec.key: metric for metric in BALL.values() for spec in metric.values} | BALL
 PUBLISHED_KEYS = {spec.key: metric for metric in PUBLISHED.values() for spec in metric.values} | PUBLISHED
@@ -55,7 +65,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "fvd": ("fvd_stylegan_v",),
     "fad": ("fad_vggish",),
     "fd_vgg": ("fad_vggish",),
+    "fad_inf": ("fad_inf_vggish",),
     "fd": ("fd_panns",),
+    "kid": ("kid_panns",),
+    "is": ("is_panns",),
+    "kl": ("kl_panns",),
+    "lse": ("sync",),
+    "dnsmos": ("dnsmos_p808", "dnsmos_p835"),
+    "av_align": ("av_align_javis", "av_align_mova"),
 }
 """What the field calls a metric, and the names that stand for it here."""
 

@@ -246,6 +246,7 @@ def _unmatched(captions: dict[str, str] | None, items: Sequence[Item]) -> list[s
 def _results(
     items: Sequence[Item], scored: Scored, options: argparse.Namespace, notes: Sequence[str]
 ) -> RunResults:
+    from ovi_eval.provenance import configuration_hash
     from ovi_eval.record import run_results
 
     clips = Path(options.clips).resolve()
@@ -255,9 +256,16 @@ def _results(
         name=options.name or (clips.parent.name if clips.is_file() else clips.name),
         seed=options.seed,
         provenance={"clips": options.clips, "reference": options.reference or "none"},
+        config_hash=configuration_hash(_choices(options, scored)),
         notes=notes,
         benchmark=options.benchmark,
     )
+
+
+def _choices(options: argparse.Namespace, scored: Scored) -> dict[str, Any]:
+    """What was chosen that numbers may depend on, but for the clips themselves."""
+    made = {key: [score.version, score.variant, score.preprocessing] for key, score in scored.values.items()}
+    return {"metrics": made, "limit": options.limit, "crops": options.crops, "benchmark": options.benchmark}
 
 
 def _show(results: RunResults, scored: Scored, wanted: _Wanted) -> None:
@@ -310,8 +318,8 @@ def run_metrics(options: argparse.Namespace) -> None:
     _use_weights(options.weights)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for head in ("metric", "value", "best", "unit", "version", "compares with", "here"):
-        table.add_column(head)
-    compares = {"alone": "", "pairs": "the clip of the same id", "sets": "reference"}
+        table.add_column(head, overflow="fold")
+    compares = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
     lacks: dict[Need, list[str]] = {}
     rows: list[tuple[str, Any, str, str, str]] = []
     for name, metric in PUBLISHED.items():
@@ -331,10 +339,14 @@ def run_metrics(options: argparse.Namespace) -> None:
     console = new_console()
     console.print(table)
     for need, names in lacks.items():
-        console.print(Text.assemble(("! ", "yellow"), missing(need, ", ".join(names)) or ""))
+        console.print(Text.assemble(("! ", "yellow"), _plural(missing(need, ", ".join(names)) or "", names)))
     short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
     console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
     console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))
+
+
+def _plural(line: str, names: Sequence[str]) -> str:
+    return line.replace(" needs ", " need ", 1) if len(names) > 1 else line
 
 
 def _use_weights(folder: str | None) -> None:

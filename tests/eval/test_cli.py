@@ -63,7 +63,7 @@ def test_leaderboard_of_single_runs_goes_where_it_is_told(study, tmp_path, capsy
     assert "Scaled RoPE carries when" in capsys.readouterr().out
     assert (tmp_path / "out" / "leaderboard.html").is_file()
     assert main(["leaderboard", *runs]) == 0
-    assert "nothing was written: pass --out FOLDER" in capsys.readouterr().out
+    assert str(study / "leaderboard" / "leaderboard.html") in capsys.readouterr().out.replace("\n", "")
     assert read(study / "none" / "seed_0").name == "none"
 
 
@@ -89,7 +89,7 @@ def test_leaderboard_with_bad_input(study, tmp_path, capsys):
 
 def test_commands_and_options_that_are_unknown(capsys):
     assert "did you mean leaderboard?" in refused(capsys, "leaderbord", "x")
-    assert "COMMAND 'x' is unknown; there are score, leaderboard, metrics" in refused(capsys, "x")
+    assert "COMMAND 'x' is unknown; there are score, leaderboard, compare, metrics, check" in refused(capsys, "x")
     assert "required" in refused(capsys)
     assert "--sedd" in refused(capsys, "score", "clips", "--sedd", "3")
     assert "invalid int value: 'three'" in refused(capsys, "score", "clips", "--seed", "three")

@@ -23,6 +23,10 @@ from .base import Direction, ValueSpec
 __all__ = ["Details", "Direction", "ItemMean", "ItemMetric", "ItemSet", "ValueSpec"]
 
 
+Kind = Literal["mean", "frechet", "set"]
+Compared = Literal["alone", "pairs", "sets"]
+
+
 @dataclass(frozen=True)
 class Details:
     """What stands beside a value: its interval over clips, and of sets the dimension and small-sample bias."""
@@ -47,10 +51,10 @@ class ItemMetric(Metric):
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
-    kind: ClassVar[Literal["mean", "frechet", "set"]]
+    kind: ClassVar[Kind]
     values: ClassVar[tuple[ValueSpec, ...]]
     extractor: ClassVar[type[Extractor]]
-    compares: ClassVar[Literal["alone", "pairs", "sets"]]
+    compares: ClassVar[Compared]
 
     def __init__(self, **kwargs: Any) -> None:
         # The runner synchronises once, before it reads values, clips and details.
@@ -83,8 +87,8 @@ class ItemMean(ItemMetric):
     States: `places` [N] int64, the clips' places; `scores` [N, K] float64, NaN where a clip has no such value.
     """
 
-    kind = "mean"
-    compares = "alone"
+    kind: ClassVar[Kind] = "mean"
+    compares: ClassVar[Compared] = "alone"
     places: list[Tensor]
     scores: list[Tensor]
 
@@ -142,8 +146,8 @@ class ItemSet(ItemMetric):
     States, for scored and reference clips each: features [R, D] float32, and the clip of each row [R] int64.
     """
 
-    kind = "frechet"
-    compares = "sets"
+    kind: ClassVar[Kind] = "frechet"
+    compares: ClassVar[Compared] = "sets"
     feature: ClassVar[str]
     scored: list[Tensor]
     scored_places: list[Tensor]
