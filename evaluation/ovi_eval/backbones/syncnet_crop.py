@@ -8,7 +8,7 @@ which is another variant.
 Shapes: F frames, H = W = 224, S samples.
 """
 
-import io
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +16,13 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..errors import EvalError
 from ..media import decode_audio
+from . import jpeg
 from .mfcc import SAMPLE_RATE
 from .syncnet import FPS, SIDE
-
-BIT_RATE = 200_000
-"""FFmpeg's default for pictures, from which it chooses each JPEG's quality."""
 
 
 class Crop(NamedTuple):
@@ -78,32 +75,19 @@ def _frames(container: Any, path: str, as_published: bool) -> Tensor:
         raise EvalError(
             f"{path}: is {stream.width}x{stream.height} at {rate:g} fps; a face crop is {SIDE}x{SIDE} at {FPS}"
         )
-    pictures: list[np.ndarray] = []
-    encoder = _jpeg_encoder()
-    for number, frame in enumerate(container.decode(stream)):
-        if not as_published:
-            pictures.append(frame.to_ndarray(format="rgb24"))
-            continue
-        full_range = frame.reformat(format="yuvj420p", dst_color_range="JPEG")
-        full_range.pts, full_range.time_base = number, Fraction(1, FPS)
-        full_range.pict_type = 0  # the source's kinds of frames are not those of the JPEGs
-        pictures += map(_opened_jpeg, encoder.encode(full_range))
-    if as_published and encoder.is_open:
-        pictures += map(_opened_jpeg, encoder.encode(None))
+    frames = container.decode(stream)
+    if as_published:
+        pictures = [jpeg.opened(data) for data in jpeg.encoded(frames, FPS)]
+    else:
+        pictures = [frame.to_ndarray(format="bgr24") for frame in frames]
     if not pictures:
         raise EvalError(f"{path}: its picture stream holds no frame")
-    return torch.from_numpy(np.stack(pictures)[..., ::-1].copy())
+    return torch.from_numpy(np.stack(pictures))
 
 
-def _jpeg_encoder() -> Any:
-    encoder: Any = av.CodecContext.create("mjpeg", "w")
-    encoder.width = encoder.height = SIDE
-    encoder.pix_fmt = "yuvj420p"
-    encoder.time_base, encoder.framerate = Fraction(1, FPS), Fraction(FPS)
-    encoder.bit_rate = BIT_RATE
-    encoder.thread_count = 1  # the choice of quality goes from frame to frame
-    return encoder
-
-
-def _opened_jpeg(packet: Any) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(bytes(packet))).convert("RGB"))
+def through_jpeg(pictures: Iterable[np.ndarray]) -> Tensor:
+    """Crops [224, 224, 3] uint8, BGR, as SyncNet's release sees them: [F, 224, 224, 3] uint8, BGR."""
+    frames = (
+        av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="bgr24") for picture in pictures
+    )
+    return torch.from_numpy(np.stack([jpeg.opened(data) for data in jpeg.encoded(frames, FPS)]))

@@ -1,0 +1,110 @@
+"""A clip made ready for finding and cutting out faces: 25 frames a second, kept as JPEGs, and 16 kHz sound.
+
+As SyncNet's release does, every frame goes through a JPEG of FFmpeg's quantiser 2, on which faces are looked for
+and from which they are cut. That also keeps clips of any size small: nothing but JPEGs, the frames that the
+detector looks at and, until the cuts are found, thumbnails is held.
+
+Time begins with the first frame. The frame shown at n / 25 s is the last whose time, rounded to the nearest
+multiple of 1 / 25 s (halves up), is no later; frames are repeated or left out for that. The last frame lasts as
+long as one does at the clip's rate. Sound that begins later than the picture is preceded by silence, and sound
+before it is left out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backbones import jpeg
+from ..backbones.mfcc import SAMPLE_RATE
+from ..backbones.syncnet import FPS, SAMPLES_PER_FRAME
+from ..errors import EvalError
+from ..items import Item
+from ..media import Video
+from ..metrics.base import SILENT
+from ..metrics.frames_in_turn import look_at_frames
+from . import scenes
+from .detection import Detector
+from .kept import Files, Pictures
+
+QUANTISER = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A clip before its faces are looked for.
+
+    `jpegs` and `small` (what the detector takes) are by the file's own frames; `shown` is which of them is seen
+    in each frame at 25 fps, and `scenes` are in frames at 25 fps. `wave_S`: int16 at 16 kHz.
+    """
+
+    jpegs: Files
+    small: Pictures
+    height: int
+    width: int
+    shown: list[int]
+    scenes: list[tuple[int, int]]
+    wave_S: np.ndarray
+
+    def picture(self, number: int) -> np.ndarray:
+        """The frame [H, W, 3] uint8, BGR, that is seen at number / 25 s."""
+        return jpeg.opened(self.jpegs[self.shown[number]])
+
+    def sound(self, first: int, end: int) -> np.ndarray:
+        """The sound of frames `first` to `end` - 1."""
+        return self.wave_S[first * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
+
+
+def prepare(item: Item, detector: Detector) -> Prepared:
+    """A clip's frames and sound. Raises EvalError where it has no picture, no sound, or nothing but silence."""
+    jpegs, small, thumbnails = Files(), Pictures(), Pictures()
+    size = (0, 0)
+
+    def look(frame_HWC: Tensor) -> Tensor:
+        nonlocal size
+        data = jpeg.encoded_one(frame_HWC.numpy(), FPS, QUANTISER)
+        picture_HWC = jpeg.opened(data)
+        jpegs.append(data)
+        size = (picture_HWC.shape[0], picture_HWC.shape[1])
+        small.append(detector.shrink(np.ascontiguousarray(picture_HWC[..., ::-1])))
+        thumbnails.append(scenes.shrunk(picture_HWC))
+        return torch.empty(0)
+
+    video = look_at_frames(item, look)
+    shown = at_25_fps(video)
+    cuts = scenes.scenes([thumbnails[place] for place in shown], FPS)
+    wave_S = _sound(item, float(video.times_T[0]))
+    return Prepared(jpegs, small, *size, shown, cuts, wave_S)
+
+
+def at_25_fps(video: Video) -> list[int]:
+    """Which of a clip's frames is seen in each frame at 25 fps."""
+    times = (video.times_T - video.times_T[0]).tolist()
+    ticks = [_nearest(time * FPS) for time in times]
+    count = max(_nearest((times[-1] + 1 / video.fps) * FPS), 1)
+    return _shown(ticks, count)
+
+
+def _shown(ticks: Sequence[int], count: int) -> list[int]:
+    shown, place = [], 0
+    for tick in range(count):
+        while place + 1 < len(ticks) and ticks[place + 1] <= tick:
+            place += 1
+        shown.append(place)
+    return shown
+
+
+def _nearest(ticks: float) -> int:
+    # Times are kept in microseconds or so: what is a hair below a half is one.
+    return math.floor(ticks + 0.5 + 1e-6)
+
+
+def _sound(item: Item, picture_start: float) -> np.ndarray:
+    wave_S = item.pcm16(SAMPLE_RATE)
+    if not len(wave_S) or int(np.abs(wave_S.astype(np.int32)).max()) < SILENT * 32768:
+        raise EvalError(f"{item.name}: its sound is silence")
+    late = round((item.audio(SAMPLE_RATE).start - picture_start) * SAMPLE_RATE)
+    return wave_S[-late:] if late < 0 else np.pad(wave_S, (late, 0))

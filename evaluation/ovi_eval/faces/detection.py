@@ -1,0 +1,112 @@
+"""Face detectors: any of them gives, of each frame, boxes in its pixels with scores.
+
+A detector works in two steps, as decoding threads do the first: `shrink` brings a frame to the size that the
+network looks at, `look` is the network on a few of them. Another detector is a class with these two and `found`.
+
+Shapes: N frames, n faces in a frame: rows of x1, y1, x2, y2 (left, top, right, bottom, in pixels) and score.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backbones import s3fd, ultraface
+from ..backbones.published import find_weights
+from ..extractors import CPU
+
+BATCH = 4
+
+
+class Detector(ABC):
+    """`network` gives scores [N, P] and boxes [N, P, 4] of each place it looks at.
+
+    `variant` names the detector and its weights in results, `weights` is their sha256 by file name.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, network: Any, path: Path, sha256: str, device: torch.device = CPU) -> None:
+        self.network, self.device = network, device
+        self.variant = f"{self.name} {sha256[:12]}"
+        self.weights = {path.name: sha256}
+
+    @classmethod
+    @abstractmethod
+    def found(cls, for_what: str, device: torch.device = CPU) -> Detector:
+        """With the weights in OVI_EVAL_WEIGHTS. Raises EvalError that says what `for_what` needs where none are."""
+
+    @abstractmethod
+    def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
+        """A frame [H, W, 3] uint8, RGB, as `look` takes it. Raises EvalError for one that is too small."""
+
+    @abstractmethod
+    def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+        """The faces [n, 5] in each of some shrunk frames of `height` x `width` pixels, the best first."""
+
+    def _faces(
+        self, frames_N3HW: Tensor, faces: Callable[..., np.ndarray], height: int, width: int
+    ) -> list[np.ndarray]:
+        with torch.no_grad():
+            scores_NP, boxes_NP4 = self.network(frames_N3HW.to(self.device))
+        return [faces(*one, height, width) for one in zip(scores_NP, boxes_NP4, strict=True)]
+
+
+class S3FDDetector(Detector):
+    """S3FD on frames of a quarter of the size, as SyncNet's release has it."""
+
+    name = "s3fd"
+
+    @classmethod
+    def found(cls, for_what: str, device: torch.device = CPU) -> S3FDDetector:
+        loaded = s3fd.load_s3fd(find_weights(s3fd.FILE, for_what))
+        return cls(loaded.network.to(device), loaded.path, loaded.sha256, device)
+
+    def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
+        return s3fd.shrunk(frame_HWC)
+
+    def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+        return self._faces(s3fd.prepared(small_NHWC), s3fd.faces, height, width)
+
+
+class UltraFaceDetector(Detector):
+    """UltraFace RFB-320 in plain torch."""
+
+    name = "ultraface-rfb320"
+
+    @classmethod
+    def found(cls, for_what: str, device: torch.device = CPU) -> UltraFaceDetector:
+        loaded = ultraface.load_ultraface(find_weights(ultraface.FILE, for_what))
+        return cls(loaded.network.to(device), loaded.path, loaded.sha256, device)
+
+    def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
+        return ultraface.shrunk(frame_HWC)
+
+    def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+        return self._faces(ultraface.prepared(small_NHWC), ultraface.faces, height, width)
+
+
+class UltraFaceOnnxDetector(UltraFaceDetector):
+    """UltraFace RFB-320 by its ONNX file, on the CPU."""
+
+    name = "ultraface-rfb320-onnx"
+
+    @classmethod
+    def found(cls, for_what: str, device: torch.device = CPU) -> UltraFaceOnnxDetector:
+        path = find_weights(ultraface.ONNX_FILE, for_what)
+        network = ultraface.UltraFaceOnnx(path)
+        return cls(network, path, network.sha256)
+
+
+def faces_in(detector: Detector, frames: Sequence[np.ndarray], height: int, width: int) -> list[np.ndarray]:
+    """The faces [n, 5] in each of the shrunk frames of a clip of `height` x `width` pixels, a few at a time."""
+    found: list[np.ndarray] = []
+    for start in range(0, len(frames), BATCH):
+        found += detector.look(np.stack(frames[start : start + BATCH]), height, width)
+    return found

@@ -1,0 +1,51 @@
+"""Where a clip's scenes begin and end: cuts as PySceneDetect's ContentDetector finds them.
+
+Its defaults: a cut is where hue, saturation and brightness change by 27 of 255 on average from one frame to the
+next, and a scene has at least 15 frames. As its own program does, frames whose longer side is above 256 pixels
+are first drawn to 256.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import EvalError
+
+THRESHOLD = 27.0
+SHORTEST = 15
+SIDE = 256
+
+
+def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
+    """A frame [H, W, 3] uint8, BGR, at the size at which cuts are looked for."""
+    import cv2
+
+    height, width = frame_HWC.shape[:2]
+    factor = max(height, width) / SIDE
+    if factor <= 1:
+        return frame_HWC
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return cv2.resize(frame_HWC, size, interpolation=cv2.INTER_LINEAR)
+
+
+def scenes(frames: Sequence[np.ndarray], fps: float) -> list[tuple[int, int]]:
+    """First frame and the one after the last of each scene, of all shrunk BGR frames of a clip.
+
+    Raises EvalError where PySceneDetect is not installed.
+    """
+    try:
+        from scenedetect import ContentDetector, FrameTimecode
+    except ImportError:
+        raise EvalError(
+            "finding cuts needs PySceneDetect, which is not installed; pip install 'ovi-lab[sync]'"
+        ) from None
+    detector = ContentDetector(threshold=THRESHOLD, min_scene_len=SHORTEST)
+    cuts: list[int] = []
+    at = FrameTimecode(0, float(fps))
+    for number, frame in enumerate(frames):
+        at = FrameTimecode(number, float(fps))
+        cuts += [int(cut.frame_num) for cut in detector.process_frame(at, frame)]
+    cuts += [int(cut.frame_num) for cut in detector.post_process(at)]
+    edges = [0, *sorted(set(cuts)), len(frames)]
+    return [(first, end) for first, end in itertools.pairwise(edges) if end > first]

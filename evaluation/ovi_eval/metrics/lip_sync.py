@@ -1,0 +1,202 @@
+"""Sync-C, Sync-D (LSE-C, LSE-D) and offset by SyncNet, of the faces in a clip or of ready face crops.
+
+See `docs/metrics/lip_sync.md` for every choice. A clip's values are those of the face track with the highest
+Sync-C: of several people, the one who speaks. A clip without a track is missing, never 0, so the share of clips
+with a value says how many have one.
+
+Shapes: K tracks, R = 31 shifts.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+
+from ..backbones import s3fd, syncnet, ultraface
+from ..backbones.published import find_weights
+from ..backbones.syncnet_crop import Crop, read_crop, through_jpeg
+from ..errors import EvalError
+from ..extractors import CPU, Extractor, Features
+from ..faces import clip, crop, tracks
+from ..faces.detection import Detector, S3FDDetector, UltraFaceDetector, UltraFaceOnnxDetector, faces_in
+from ..items import FileItem, Item
+from ..needs import Need, Package
+from .items import ItemMean, ValueSpec
+
+_INSTALL = "pip install 'ovi-lab[sync]'"
+CV2 = Package("cv2", _INSTALL, "to resize frames as SyncNet's release does")
+SCENEDETECT = Package("scenedetect", _INSTALL, "to find cuts")
+ONNXRUNTIME = Package("onnxruntime", _INSTALL, "to run the face detector")
+
+
+class _SyncNet(Extractor):
+    """SyncNet's weights, and its judgement of one crop."""
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        loaded = syncnet.load_syncnet(find_weights(syncnet.FILE, self.name))
+        self.network = loaded.network.to(device)
+        self.weights = {loaded.path.name: loaded.sha256}
+        self.variant = loaded.variant
+
+    def judge(self, seen: Crop) -> syncnet.Sync:
+        """Raises EvalError for a crop too short for a window."""
+        return syncnet.measure(self.network, seen.frames_FHWC, seen.wave_S)
+
+
+def _features(judged: list[syncnet.Sync]) -> Features:
+    return {
+        "distance": torch.tensor([sync.distance for sync in judged], dtype=torch.float64),
+        "confidence": torch.tensor([sync.confidence for sync in judged], dtype=torch.float64),
+        "offset": torch.tensor([sync.offset for sync in judged], dtype=torch.float64),
+        "mean_distances": torch.stack([sync.mean_R for sync in judged]),
+    }
+
+
+class SyncNetTracks(_SyncNet):
+    """SyncNet on each face track of a clip, found by S3FD as in SyncNet's release.
+
+    Features: `distance`, `confidence` and `offset` [K], `mean_distances` [K, 31], `spans` [K, 2] (a track's
+    first frame at 25 fps and the one after its last), `detected` [K] (frames in which its face was found).
+    """
+
+    name = "syncnet_tracks"
+    version = "1"
+    needs: ClassVar[tuple[Need, ...]] = (syncnet.FILE, s3fd.FILE, CV2, SCENEDETECT)
+    preprocessing = (
+        "25 fps by time, JPEG quantiser 2, cuts by ContentDetector 27, tracks by overlap 0.5 of at least 50 "
+        "faces over 100 pixels, crops of scale 0.4 by median 13, JPEG at 200 kbit/s, 16 kHz int16 by FFmpeg"
+    )
+    finder: ClassVar[type[Detector]] = S3FDDetector
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        self.detector = self.finder.found(self.name, device)
+        self.weights |= self.detector.weights
+        self.variant = f"{self.variant}, faces by {self.detector.variant}"
+
+    def load(self, item: Item) -> clip.Prepared:
+        return clip.prepare(item, self.detector)
+
+    def run(self, loaded: clip.Prepared) -> Features:
+        by_frame = faces_in(self.detector, loaded.small, loaded.height, loaded.width)
+        found = tracks.follow([by_frame[place] for place in loaded.shown], loaded.scenes)
+        if not found:
+            raise EvalError(self._without(by_frame, len(loaded.shown)))
+        judged, kept, reason = [], [], ""
+        for track in found:
+            pictures = through_jpeg(crop.crops(track, loaded.picture))
+            try:
+                judged.append(self.judge(Crop(pictures, loaded.sound(track.first, track.end))))
+            except EvalError as error:  # its sound ends too soon
+                reason = str(error)
+                continue
+            kept.append(track)
+        if not judged:
+            raise EvalError(reason)
+        spans = torch.tensor([[track.first, track.end] for track in kept], dtype=torch.float64)
+        detected = torch.tensor([track.detected for track in kept], dtype=torch.float64)
+        return _features(judged) | {"spans": spans, "detected": detected}
+
+    @staticmethod
+    def _without(by_frame: list[Any], frames: int) -> str:
+        seen = sum(len(boxes_N5) > 0 for boxes_N5 in by_frame)
+        return (
+            f"no face track of {tracks.SHORTEST} frames: {frames} frames at {syncnet.FPS} fps, faces in {seen} of "
+            f"the file's {len(by_frame)}, which must overlap from one frame to the next and be wider or higher "
+            f"than {tracks.SMALLEST:.0f} pixels"
+        )
+
+
+class SyncNetTracksUltraFace(SyncNetTracks):
+    """SyncNet on each face track of a clip, found by UltraFace in plain torch. Features as `SyncNetTracks`."""
+
+    name = "syncnet_tracks_ultraface"
+    needs = (syncnet.FILE, ultraface.FILE, CV2, SCENEDETECT)
+    finder = UltraFaceDetector
+
+
+class SyncNetTracksUltraFaceOnnx(SyncNetTracks):
+    """SyncNet on each face track of a clip, found by UltraFace's ONNX file. Features as `SyncNetTracks`."""
+
+    name = "syncnet_tracks_ultraface_onnx"
+    needs = (syncnet.FILE, ultraface.ONNX_FILE, CV2, SCENEDETECT, ONNXRUNTIME)
+    finder = UltraFaceOnnxDetector
+
+
+class SyncNetCrops(_SyncNet):
+    """SyncNet on files that are face crops already: 224x224 at 25 fps. Features as `SyncNetTracks`, K = 1,
+    without `spans` and `detected`.
+    """
+
+    name = "syncnet_crops"
+    version = "1"
+    needs: ClassVar[tuple[Need, ...]] = (syncnet.FILE,)
+    preprocessing = "ready 224x224 crops at 25 fps, JPEG at 200 kbit/s, 16 kHz int16 by FFmpeg"
+
+    def load(self, item: Item) -> Crop:
+        if not isinstance(item, FileItem):
+            raise EvalError(f"{item.name}: is no file; face crops are read from video files")
+        return read_crop(item.path)
+
+    def run(self, loaded: Crop) -> Features:
+        return _features([self.judge(loaded)])
+
+
+class _LipSync(ItemMean):
+    """Values of the track with the highest confidence."""
+
+    version = "1"
+
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        best = int(features["confidence"].argmax())
+        distance, confidence, offset = (
+            float(features[name][best]) for name in ("distance", "confidence", "offset")
+        )
+        return [confidence, distance, abs(offset)]
+
+
+def _values(name: str) -> tuple[ValueSpec, ...]:
+    return (
+        ValueSpec(f"{name}_c", "higher"),
+        ValueSpec(f"{name}_d", "lower"),
+        ValueSpec(f"{name}_offset", "lower", "frames"),
+    )
+
+
+class LipSync(_LipSync):
+    """Sync-C, Sync-D and the absolute offset in frames at 25 fps, faces by S3FD as published."""
+
+    name = "sync"
+    values = _values("sync")
+    extractor = SyncNetTracks
+
+
+class LipSyncUltraFace(_LipSync):
+    """The same with faces by UltraFace, whose weights are small and free."""
+
+    name = "sync_ultraface"
+    values = _values("sync_ultraface")
+    extractor = SyncNetTracksUltraFace
+
+
+class LipSyncCrops(_LipSync):
+    """The same of ready 224x224 face crops."""
+
+    name = "sync_crops"
+    values = _values("sync_crops")
+    extractor = SyncNetCrops
+
+
+DETECTORS: dict[str, type[_LipSync]] = {"s3fd": LipSync, "ultraface": LipSyncUltraFace}
+"""Sync by the face detector that a user names."""
+
+__all__ = [
+    "DETECTORS",
+    "LipSync",
+    "LipSyncCrops",
+    "LipSyncUltraFace",
+    "SyncNetCrops",
+    "SyncNetTracks",
+    "SyncNetTracksUltraFace",
+    "SyncNetTracksUltraFaceOnnx",
+]
