@@ -1,0 +1,229 @@
+"""WER and CER of what clips say against what their captions have them say, clip by clip and pooled.
+
+What should be said stands in the caption between <S> and <E>, as Ovi's prompts have it; several such stretches are
+joined. A clip whose caption has none is missing, not 0; OVI_EVAL_SPOKEN=caption takes a caption without these marks
+as a whole, for prompts that are nothing but the text. What is said is written down by Whisper
+(`ovi_eval.backbones.whisper`), or stands in the file that OVI_EVAL_TRANSCRIPTS names, which then needs no
+recogniser. Both texts are brought to words and numerals alone (`wer.plain`).
+
+`wer` and `cer` are means of the clips' rates, `wer_pooled` and `cer_pooled` all edits over all words or characters:
+two numbers that are both called WER. A silent clip says nothing, so all it should say is missing from it, and its rate
+is 1; Whisper is not asked, because it makes up words for silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backbones.published import file_sha256
+from ..backbones.whisper import SAMPLE_RATE, WEIGHTS, Whisper, published_folder
+from ..captions import ID_COLUMNS, plain_id
+from ..errors import EvalError
+from ..extractors import CPU, Extractor, Features
+from ..items import Item
+from ..needs import Need, find_folder
+from ..statistics import RESAMPLES, Interval, generator
+from .base import SILENT
+from .items import Details, ItemMean, ItemSet, ValueSpec
+from .wer import character_edits, plain, word_edits
+
+GIVEN = "OVI_EVAL_TRANSCRIPTS"
+"""The environment variable that names a CSV, TSV or JSONL file with the columns id and text."""
+SPOKEN = "OVI_EVAL_SPOKEN"
+SPOKEN_CHOICES = ("tags", "caption")
+TEXT_COLUMNS = ("text", "transcript", "transcription")
+_SPEECH = re.compile(r"<S>(.*?)<E>", re.DOTALL)
+_CHUNK = 2_000_000
+
+
+class _NeedsOfSource:
+    """Whisper's folder, and nothing where the transcripts are given."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> tuple[Need, ...]:
+        return () if os.environ.get(GIVEN) else (published_folder(),)
+
+
+class Transcripts(Extractor):
+    """Features, float32: `words` and `characters` [2], the fewest edits and the units they are counted over."""
+
+    name = "transcripts"
+    needs: ClassVar[Any] = _NeedsOfSource()
+    preprocessing = "sound mono, 16 kHz by FFmpeg, 16 bits; texts in lower case without punctuation"
+    reads_caption = True
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        self.spoken = os.environ.get(SPOKEN) or SPOKEN_CHOICES[0]
+        if self.spoken not in SPOKEN_CHOICES:
+            raise EvalError(f"{SPOKEN} is {self.spoken!r}; choose one of {', '.join(SPOKEN_CHOICES)}")
+        self.given: dict[str, str] | None = None
+        if given := os.environ.get(GIVEN):
+            self.given = read_transcripts(given)
+            source = f"transcripts {file_sha256(given)[:12]}"
+        else:
+            folder = find_folder(published_folder(), self.name)
+            self.whisper = Whisper(folder, device)
+            self.weights = {f"{folder.name}/{WEIGHTS}": self.whisper.sha256}
+            source = f"{folder.name}, weights {self.whisper.sha256[:12]}"
+        self.variant = f"{source}, plain" + (", captions as spoken" if self.spoken == "caption" else "")
+
+    def load(self, item: Item) -> tuple[str, str | list[Tensor]]:
+        """What should be said, and what is said: its text, or what Whisper is to hear."""
+        said = plain(words_to_say(item.caption, whole=self.spoken == "caption"))
+        if not said:
+            raise EvalError("its caption has it say nothing that has a letter or digit")
+        if self.given is not None:
+            if item.id not in self.given:
+                raise EvalError("the transcripts have none of it; give an empty text where nothing is said")
+            return said, self.given[item.id]
+        wave_S = item.pcm16(SAMPLE_RATE) / 32768
+        if np.abs(wave_S).max() < SILENT:
+            return said, ""
+        return said, self.whisper.prepare(wave_S)
+
+    def run(self, loaded: Any) -> Features:
+        said, sound = loaded
+        heard = plain(sound if isinstance(sound, str) else self.whisper.write_down(sound))
+        counted = {"words": word_edits(said, heard), "characters": character_edits(said, heard)}
+        return {
+            unit: torch.tensor([edits.edits, edits.units], dtype=torch.float32)
+            for unit, edits in counted.items()
+        }
+
+
+def words_to_say(caption: str, whole: bool = False) -> str:
+    """The text between <S> and <E>, several joined by a space; without any, with `whole`, the caption.
+
+    Raises EvalError where there is none, or a mark stands alone.
+    """
+    found = _SPEECH.findall(caption)
+    rest = _SPEECH.sub(" ", caption)
+    if "<S>" in rest or "<E>" in rest or any("<S>" in text for text in found):
+        raise EvalError(
+            "its caption has <S> without <E>, or <E> without <S>, so what it should say is not clear"
+        )
+    if found:
+        return " ".join(found)
+    if not whole:
+        raise EvalError(
+            f"its caption has no speech between <S> and <E>; {SPOKEN}=caption takes captions whole"
+        )
+    return caption
+
+
+def read_transcripts(path: str | Path) -> dict[str, str]:
+    """Texts by the clips' ids, of a CSV, TSV or JSONL file with the columns id and text.
+
+    Raises EvalError naming the file and row where these are not there or an id comes twice.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".jsonl"):
+        raise EvalError(f"{path}: transcripts come in a .csv, .tsv or .jsonl file")
+    found: dict[str, str] = {}
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows: list[Any] = (
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if kind == ".jsonl"
+            else list(
+                csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",")
+            )
+        )
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
+        raise EvalError(f"{path}: cannot be read as transcripts ({error})") from None
+    for number, row in enumerate(rows, 1):
+        texts = row if isinstance(row, dict) else {}
+        id, heard = (
+            next((texts[column] for column in columns if isinstance(texts.get(column), str)), None)
+            for columns in (ID_COLUMNS, TEXT_COLUMNS)
+        )
+        if id is None or heard is None:
+            raise EvalError(f"{path}: row {number} must have the texts id and text")
+        if plain_id(id) in found:
+            raise EvalError(f"{path}: row {number} gives {plain_id(id)!r} a second transcript; keep one")
+        found[plain_id(id)] = heard
+    return found
+
+
+class _MeanRate(ItemMean):
+    """The mean of the clips' rates."""
+
+    extractor = Transcripts
+    feature: ClassVar[str]
+
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        edits, units = features[self.feature].tolist()
+        return [edits / units]
+
+
+class _PooledRate(ItemSet):
+    """All edits over all units of the reference texts."""
+
+    kind: ClassVar[Any] = "set"
+    compares: ClassVar[Any] = "alone"
+    extractor = Transcripts
+
+    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
+        edits, units = scored_RD.double().sum(dim=0).tolist() if len(scored_RD) else (0.0, 0.0)
+        return {self.name: edits / units if units else float("nan")}
+
+    def details(self, seed: int, resamples: int) -> dict[str, Details]:
+        counts_N2 = self.ordered()[0].double().numpy()
+        if not resamples or len(counts_N2) < 2:
+            return {}
+        return {self.name: Details(interval=_interval(counts_N2, generator(seed, self.name)))}
+
+
+def _interval(counts_N2: np.ndarray, rng: np.random.Generator) -> Interval:
+    """95 % percentile bootstrap of a ratio of sums, clips drawn with what they have above and below the line."""
+    n = len(counts_N2)
+    ratios: list[float] = []
+    while len(ratios) < RESAMPLES:
+        rows = min(RESAMPLES - len(ratios), max(1, _CHUNK // n))
+        sums_R2 = counts_N2[rng.integers(0, n, size=(rows, n))].sum(axis=1)
+        ratios += (sums_R2[:, 0] / sums_R2[:, 1]).tolist()
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Interval(float(low), float(high), "percentile bootstrap of a ratio over clips", n)
+
+
+class Wer(_MeanRate):
+    """Word error rate, the mean of the clips' own."""
+
+    name = "wer"
+    values = (ValueSpec("wer", "lower"),)
+    feature = "words"
+
+
+class WerPooled(_PooledRate):
+    """Word error rate over all clips' words together."""
+
+    name = "wer_pooled"
+    values = (ValueSpec("wer_pooled", "lower"),)
+    feature = "words"
+
+
+class Cer(_MeanRate):
+    """Character error rate, the mean of the clips' own."""
+
+    name = "cer"
+    values = (ValueSpec("cer", "lower"),)
+    feature = "characters"
+
+
+class CerPooled(_PooledRate):
+    """Character error rate over all clips' characters together."""
+
+    name = "cer_pooled"
+    values = (ValueSpec("cer_pooled", "lower"),)
+    feature = "characters"
