@@ -118,6 +118,8 @@ def score_batches(
     if judges is None and any(metric.needs_judges for metric in wanted):
         judges = load_judges()
     built = [build(metric, judges) for metric in wanted]
+    for each in built:
+        each.sync_on_compute = False  # this process has all the clips, whatever others there are
     marked: list[str | None] = []
     done, total = 0, count + reference_count
     for part in batches:
