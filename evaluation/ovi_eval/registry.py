@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from .backbones.ball_judges import Judges
 from .errors import EvalError
@@ -134,9 +135,12 @@ def to_be_had(reference: bool) -> tuple[list[type[ItemMetric]], dict[str, str]]:
     return there, absent
 
 
-def build(metric: type[OviMetric], judges: Judges | None = None) -> OviMetric:
-    """A metric of the ball world ready to be updated, through `judges` (None: the committed ones) if it needs any."""
-    return metric(judges=judges) if metric.needs_judges else metric()
+def build(metric: type[OviMetric], judges: Judges | None = None, **kwargs: Any) -> OviMetric:
+    """A metric of the ball world ready to be updated; `kwargs` as torchmetrics has them.
+
+    One that needs judges looks through `judges` (None: the committed ones).
+    """
+    return metric(judges=judges, **kwargs) if metric.needs_judges else metric(**kwargs)
 
 
 def _spelled_out(names: Iterable[str]) -> list[str]:

@@ -117,9 +117,8 @@ def score_batches(
     wanted = [metric for metric in wanted if metric.name not in lacking]
     if judges is None and any(metric.needs_judges for metric in wanted):
         judges = load_judges()
-    built = [build(metric, judges) for metric in wanted]
-    for each in built:
-        each.sync_on_compute = False  # this process has all the clips, whatever others there are
+    # This process has all the clips, whatever others there are.
+    built = [build(metric, judges, sync_on_compute=False) for metric in wanted]
     marked: list[str | None] = []
     done, total = 0, count + reference_count
     for part in batches:
