@@ -1,118 +1,99 @@
-"""A real browser for the page's tests: Chromium over the WebDriver protocol, by the standard library."""
+"""A real browser for the page's tests: the system's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
-import base64
-import json
+import importlib.util
 import shutil
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# As root, as containers are, Chromium has no sandbox; it must sound and fetch nothing of its own.
 FLAGS = [
-    "--headless",
     "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
-    "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
     "--mute-audio",
 ]
 
 
-def find_browser() -> tuple[str, str] | None:
-    """Paths of Chromium and its driver, None where either is not installed."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    return (browser, driver) if browser and driver else None
+def _chromium() -> str | None:
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-class Browser:
-    """One headless window; use as a context manager."""
+def missing() -> str | None:
+    """What a test in a browser lacks on this machine, None where it can run."""
+    if importlib.util.find_spec("playwright") is None:
+        return "no playwright here: pip install playwright"
+    return None if _chromium() else f"no Chromium here (looked for {', '.join(NAMES)})"
 
-    def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
-        found = find_browser()
-        assert found is not None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.base = f"http://127.0.0.1:{port}"
-        self.driver = subprocess.Popen(
-            [found[1], f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self.open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
         try:
-            self._wait()
-            options = {
-                "binary": found[0],
-                "args": [*FLAGS, f"--user-data-dir={folder}", f"--window-size={width},{height}"],
-            }
-            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            made = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-            self.base += f"/session/{made['sessionId']}"
-        except BaseException:
-            self.driver.kill()
-            raise
-
-    def _wait(self) -> None:
-        for _ in range(600):
-            try:
-                if self._call("GET", "/status")["ready"]:
-                    return
-            except urllib.error.URLError:
-                time.sleep(0.1)
-        raise TimeoutError("chromedriver did not start")
-
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        data = json.dumps(body or {}).encode() if method == "POST" else None
-        request = urllib.request.Request(
-            self.base + path, data, {"Content-Type": "application/json"}, method=method
-        )
-        try:
-            with self.open(request, timeout=120) as answer:
-                return json.load(answer)["value"]
-        except urllib.error.HTTPError as error:
-            raise RuntimeError(error.read().decode()) from None
-
-    def __enter__(self) -> Browser:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._call("DELETE", "")
+            yield browser
         finally:
-            self.driver.terminate()
-            self.driver.wait(20)
+            browser.close()
 
-    def go(self, path: Path) -> None:
-        self._call("POST", "/url", {"url": path.resolve().as_uri()})
 
-    def emulate(self, width: int, height: int, dark: bool = False) -> None:
-        """Another window size, and the light or dark scheme."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.cdp("Emulation.setDeviceMetricsOverride", metrics)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.cdp("Emulation.setEmulatedMedia", {"features": [scheme]})
+@dataclass
+class Sight:
+    """A page as a reader has it open, with all that it said and asked of the network."""
 
-    def cdp(self, command: str, params: dict[str, Any]) -> Any:
-        return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": params})
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
-    def run(self, script: str, *args: Any) -> Any:
-        """The value of a script's `return`; a promise is waited for."""
-        return self._call("POST", "/execute/sync", {"script": script, "args": list(args)})
+    def values(self, selector: str, script: str) -> Any:
+        """`script` of each element `e` that the selector finds."""
+        return self.page.locator(selector).evaluate_all(f"found => found.map(e => {script})")
 
-    def log(self) -> list[str]:
-        """What the page wrote to the console so far, at the level of warnings and errors."""
-        entries = self._call("POST", "/se/log", {"type": "browser"})
-        return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
+    def until(self, selector: str, script: str, seconds: float = 20.0) -> None:
+        """Waits until `script` of the first element `e` holds. Playwright's own waiting needs `eval`, which the
+        page forbids.
+        """
+        end = time.monotonic() + seconds
+        while not self.page.locator(selector).first.evaluate(f"e => {script}"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{selector}: {script} did not come about in {seconds} s")
+            self.page.wait_for_timeout(20)
 
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        shot = self.cdp("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
-        path.write_bytes(base64.b64decode(shot["data"]))
+
+@contextmanager
+def opened(
+    browser: Browser, file: Path, address: str = "", width: int = 1280, height: int = 900, dark: bool = False
+) -> Iterator[Sight]:
+    """The page in a window of its own; a narrow one is a phone's."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        is_mobile=width < 600,
+        has_touch=width < 600,
+    )
+    try:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        sight = Sight(page)
+        page.on(
+            "console",
+            lambda told: sight.said.append(told.text) if told.type in ("warning", "error") else None,
+        )
+        page.on("pageerror", lambda error: sight.said.append(str(error)))
+        page.on("request", lambda asked: sight.asked.append(asked.url))
+        page.goto(file.resolve().as_uri() + address)
+        yield sight
+    finally:
+        context.close()

@@ -2,165 +2,108 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovi_eval.claims import format_number
-from ovi_eval.errors import EvalError
-from ovi_eval.media import read_clip
-from ovi_eval.report import words
-from ovi_eval.report.palette import breakable, colour
-from ovi_eval.report.pictures import poster, timeline
-from ovi_eval.results import RunResults
+from ovi_eval.report.players import Strand, heading, player, scores, strands_of, tint_of
+from ovi_eval.report.shelf import Shelf, Shown
 from ovi_eval.table import Column, Row
 
 if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
 
 MAX_PROMPTS = 8
-MAX_CLIP_BYTES = 1_500_000
-# Of base64 text, so that the page with its table and figure stays below 10 MB.
-BUDGET = 8_500_000
+# Of base64 text: what the rows of prompts may take of the page.
+BUDGET = 6_000_000
 
 
-@dataclass(frozen=True)
-class Strand:
-    """What one column of clips comes from: the run of an arm, or of a reference, that has clips on disk."""
-
-    title: str
-    run: RunResults
-    tint: str | None
-    files: dict[str, Path]
-
-
-def strands(board: Leaderboard) -> list[Strand]:
-    """Real clips first, then the arms; each by its first run that has clips. Others have no column."""
+def strands(board: Leaderboard, benchmark: str) -> list[Strand]:
+    """What the columns of clips of a benchmark come from: real clips first, then the arms, each by its first
+    run that has clips. Others have no column.
+    """
     found = []
     real = [row for row in board.references if row.name.startswith("real")] or list(board.references)
     for row in real:
-        if strand := _strand(row, None):
-            found.append(strand)
+        if first := _first(board, row, benchmark):
+            found.append(first)
             break
-    found += [strand for i, row in enumerate(board.arms) if (strand := _strand(row, colour(i)))]
-    return found
+    return found + [first for row in board.arms if (first := _first(board, row, benchmark))]
 
 
-def _strand(row: Row, tint: str | None) -> Strand | None:
-    for run in row.runs:
-        folder = run.folder / "clips" if run.folder is not None else None
-        if folder is None or not folder.is_dir():
-            continue
-        files = {path.stem: path for path in sorted(folder.glob("*.mp4")) if path.is_file()}
-        if files:
-            seed = "" if run.seed is None else f" · seed {run.seed}"
-            return Strand(row.name + seed, run, tint, files)
-    return None
+def _first(board: Leaderboard, row: Row, benchmark: str) -> Strand | None:
+    return next((own for own in strands_of(row, benchmark, tint_of(board, row)) if own.files), None)
 
 
-def prompts(columns: Sequence[Strand]) -> list[str]:
-    """Clip ids to show: those that most columns have, in order, at most eight."""
+def prompts(columns: Sequence[Strand], most: int = MAX_PROMPTS) -> list[str]:
+    """Clip ids to show: those that most columns have, in order, at most `most`."""
     counts: dict[str, int] = {}
-    for strand in columns:
-        for clip in strand.files:
+    for column in columns:
+        for clip in column.files:
             counts[clip] = counts.get(clip, 0) + 1
-    most = max(counts.values(), default=0)
-    return [clip for clip in sorted(counts) if counts[clip] == most][:MAX_PROMPTS]
+    top = max(counts.values(), default=0)
+    return [clip for clip in sorted(counts) if counts[clip] == top][:most]
 
 
-def clips_section(board: Leaderboard, step: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """HTML of all clips, empty where no run has any. `step` is told how many clips of how many are drawn."""
-    columns = strands(board)
-    chosen = prompts(columns)
+def clips_section(
+    board: Leaderboard, shelf: Shelf, step: Callable[[int, int], None] = lambda done, total: None
+) -> str:
+    """HTML of all prompts, empty where no run has clips. `step` is told how many clips of how many are drawn.
+
+    Prompts that would take more than BUDGET of the shelf are left out, and that is said.
+    """
+    names = list(dict.fromkeys(run.benchmark for row in board.arms for run in row.runs))
+    plan = []
+    for name in names:
+        columns = strands(board, name)
+        chosen = prompts(columns, max(2, MAX_PROMPTS // len(names)))
+        plan += [(place, name, clip, columns) for place, clip in enumerate(chosen)]
+    # Every benchmark's first prompt before anyone's second, as the page may be full before the last.
+    plan.sort(key=lambda entry: entry[0])
+    total, done = sum(len(columns) for *_, columns in plan), 0
     metrics = [column for column in board.columns if column.kind == "mean"]
-    rows: list[str] = []
-    used = 0
-    for number, clip in enumerate(chosen):
-        cards = []
-        for place, strand in enumerate(columns):
-            cards.append(_card(strand, clip, metrics))
-            step(number * len(columns) + place + 1, len(chosen) * len(columns))
-        row = _row(clip, columns, cards)
-        if used + len(row) > BUDGET:
+    rows: dict[str, list[str]] = {name: [] for name in names}
+    left_out = len(plan)
+    for _, benchmark, clip, columns in plan:
+        looked = []
+        for column in columns:
+            path = column.files.get(clip)
+            looked.append(shelf.look(path) if path else None)
+            done += 1
+            step(done, total)
+        if shelf.used + sum(shelf.cost(shown) for shown in looked if shown) > BUDGET:
             break
-        rows.append(row)
-        used += len(row)
-    if not rows:
-        return ""
-    left_out = len(chosen) - len(rows)
-    note = (
-        f"<p class='note'>{left_out} more prompts are left out to keep this file small.</p>"
-        if left_out
-        else ""
-    )
-    return "".join(rows) + note
+        for shown in looked:
+            if shown:
+                shelf.take(shown)
+        cards = [_card(column, clip, shown, metrics) for column, shown in zip(columns, looked, strict=True)]
+        rows[benchmark].append(_row(benchmark, len(names) > 1, clip, columns, cards))
+        left_out -= 1
+    counted = "1 more prompt is" if left_out == 1 else f"{left_out} more prompts are"
+    note = f'<p class="note">{counted} left out to keep this file small.</p>' if left_out else ""
+    return "".join(row for own in rows.values() for row in own) + note
 
 
-def _row(clip: str, columns: Sequence[Strand], cards: Sequence[str]) -> str:
-    captions = (entry.caption for strand in columns for entry in strand.run.clips if entry.id == clip)
+def _row(benchmark: str, named: bool, clip: str, columns: Sequence[Strand], cards: Sequence[str]) -> str:
+    captions = (entry.caption for column in columns for entry in column.run.clips if entry.id == clip)
     caption = next((text for text in captions if text), None)
-    heading = f"“{escape(caption)}”" if caption else escape(clip)
+    title = f"“{escape(caption)}”" if caption else escape(clip)
+    of = f'<span class="id">{escape(benchmark)}</span>' if named and benchmark else ""
     return (
-        f'<article class="prompt"><header><h3>{heading}</h3><span class="id">{escape(clip)}</span>'
+        f'<article class="prompt" data-benchmark="{escape(benchmark, quote=True)}">'
+        f'<header><h3>{title}</h3><span class="id">{escape(clip)}</span>{of}'
         '<button type="button" class="in-turn">Play in turn</button></header>'
         f'<div class="cards">{"".join(cards)}</div></article>'
     )
 
 
-def _card(strand: Strand, clip: str, metrics: Sequence[Column]) -> str:
-    dot = (
-        f'<i class="dot" style="background:{strand.tint}"></i>' if strand.tint else '<i class="dot real"></i>'
-    )
-    head = f"<h4>{dot}{breakable(strand.title)}</h4>"
-    path, scores = strand.files.get(clip), _scores(strand.run, clip, metrics)
-    if path is None:
-        return f'<section class="card">{head}<p class="note">no clip of this prompt</p>{scores}</section>'
-    return f'<section class="card">{head}{_player(strand, clip, path, scores)}</section>'
-
-
-def _player(strand: Strand, clip: str, path: Path, scores: str) -> str:
-    try:
-        size = path.stat().st_size
-        if size > MAX_CLIP_BYTES:
-            raise EvalError(f"{path.name} has {size / 1e6:.1f} MB, too much for this page")
-        content = path.read_bytes()
-        read = read_clip(content, name=path.name)
-    except (EvalError, OSError) as error:
-        return f'<p class="note">cannot be shown: {escape(str(error))}</p>{scores}'
-    seconds = len(read.frames_THWC) / read.fps
-    name = escape(f"{strand.title}, {clip}", quote=True)
-    picture = _data_uri("image/jpeg", timeline(read.frames_THWC, read.wave_S, read.sample_rate))
-    first = _data_uri("image/jpeg", poster(read.frames_THWC))
-    shape = "/".join(str(side) for side in read.frames_THWC.shape[2:0:-1])
-    mp4 = base64.b64encode(content).decode()
-    return (
-        f'<div class="player" data-seconds="{seconds:.4f}"><div class="screen" style="aspect-ratio:{shape}">'
-        f'<video playsinline preload="none" poster="{first}" aria-label="{name}" data-mp4="{mp4}"></video>'
-        f'<button type="button" class="play" aria-label="Play {name}"></button></div>'
-        '<div class="timeline" role="slider" tabindex="0" aria-valuemin="0" aria-valuenow="0" '
-        f'aria-valuemax="{seconds:.2f}" aria-valuetext="0.00 s" aria-label="Position in {name}">'
-        f'<img src="{picture}" alt="Frames above the spectrogram of {name}, {seconds:.2f} s">'
-        f'<div class="playhead"></div></div>{scores}</div>'
-    )
-
-
-def _scores(run: RunResults, clip: str, metrics: Sequence[Column]) -> str:
-    scores = next((entry for entry in run.clips if entry.id == clip), None)
-    if scores is None:
-        return ""
-    if scores.failed:
-        return f'<p class="note">not scored: {escape(scores.failed)}</p>'
-    items = []
-    for column in metrics:
-        value = scores.values.get(column.key)
-        if value is not None:
-            shown = format_number(value, 0 if column.unit == "ms" else 2)
-            items.append(f"<li><span>{breakable(words.short(column))}</span> {shown}</li>")
-    return f'<ul class="scores">{"".join(items)}</ul>' if items else ""
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _card(column: Strand, clip: str, shown: Shown | str | None, metrics: Sequence[Column]) -> str:
+    entry = next((entry for entry in column.run.clips if entry.id == clip), None)
+    own = scores(entry, metrics)
+    if shown is None:
+        body = f'<p class="note">no clip of this prompt</p>{own}'
+    elif isinstance(shown, str):
+        body = f'<p class="note">cannot be shown: {escape(shown)}</p>{own}'
+    else:
+        body = player(shown, f"{column.title}, {clip}") + own
+    return f'<section class="card">{heading(column.title, column.tint)}{body}</section>'

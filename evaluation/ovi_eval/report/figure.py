@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
 
 _ACROSS = 4
+# Characters of a title that fit above a panel.
+_TITLE = 38
 
 
 def write_figure(board: Leaderboard, path: Path) -> None:
@@ -56,7 +59,8 @@ def figure_png(board: Leaderboard) -> bytes:
             for value in cell.by_seed.values():
                 axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
             axis.plot(cell.value, place, "o", ms=6, color=colour(place))
-        axis.set_title(f"{column.id} {column.arrow}{words.unit(column)}", fontsize=8.5)
+        title = f"{column.id} {column.arrow}{words.unit(column)}"
+        axis.set_title("\n".join(textwrap.wrap(title, _TITLE)), fontsize=8.5)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.tick_params(axis="x", labelsize=7.5)

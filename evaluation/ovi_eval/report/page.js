@@ -37,85 +37,112 @@ for (const cell of document.querySelectorAll("[data-tip]")) {
   for (const name of ["pointerenter", "focus"]) cell.addEventListener(name, () => showTip(cell));
   for (const name of ["pointerleave", "blur"]) cell.addEventListener(name, () => hideTip(cell));
 }
-addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+// Tabbing to a number may scroll it into view: its tip goes with it, while one under the pointer goes away.
+addEventListener("scroll", () => {
+  if (tip.hidden) return;
+  if (document.activeElement?.matches("[aria-describedby=tip]")) showTip(document.activeElement);
+  else tip.hidden = true;
+}, { passive: true, capture: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
-// Clips: the playhead follows the clip over frames and spectrogram; one clip at a time is heard.
-let inTurn = [];
-let sounding = null;
-function load(video) {
-  if (video.src) return;
-  const bytes = Uint8Array.from(atob(video.dataset.mp4), (char) => char.charCodeAt(0));
-  video.src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
-  delete video.dataset.mp4;
+// Filters: columns, plots, prompts and published tables of one benchmark or variant. The address holds the choice.
+const form = document.querySelector(".filters");
+const KEYS = ["benchmark", "variant"];
+const chosen = () => (form ? KEYS.map((key) => [key, form.elements[key]?.value ?? ""]) : []);
+function passes(element, keys = KEYS) {
+  return chosen().every(([key, value]) => !value || !keys.includes(key) || element.dataset[key] === value);
 }
-const players = new Map();
-for (const box of document.querySelectorAll(".player")) {
-  const video = box.querySelector("video"), line = box.querySelector(".timeline");
-  const head = box.querySelector(".playhead"), button = box.querySelector(".play");
-  const seconds = Number(box.dataset.seconds), name = video.getAttribute("aria-label");
-  const draw = () => {
-    const now = Math.min(video.currentTime, seconds);
-    head.style.left = `${(100 * now) / seconds}%`;
-    line.setAttribute("aria-valuenow", now.toFixed(2));
-    line.setAttribute("aria-valuetext", `${now.toFixed(2)} s`);
-  };
-  const follow = () => {
-    draw();
-    if (!video.paused) requestAnimationFrame(follow);
-  };
-  const seek = (time) => {
-    load(video);
-    const move = () => { video.currentTime = Math.max(0, Math.min(time, seconds - 0.001)); };
-    if (video.readyState) move();
-    else video.addEventListener("loadedmetadata", move, { once: true });
-  };
-  const play = () => {
-    load(video);
-    if (sounding && sounding !== video) sounding.pause();
-    sounding = video;
-    return video.play();
-  };
-  const toggle = () => {
-    inTurn = [];
-    if (video.paused) play();
-    else video.pause();
-  };
-  players.set(box, play);
-  button.addEventListener("click", toggle);
-  video.addEventListener("play", () => {
-    box.classList.add("playing");
-    button.setAttribute("aria-label", `Pause ${name}`);
-    follow();
-  });
-  video.addEventListener("pause", () => {
-    box.classList.remove("playing");
-    button.setAttribute("aria-label", `Play ${name}`);
-  });
-  for (const event of ["timeupdate", "seeked"]) video.addEventListener(event, draw);
-  video.addEventListener("ended", () => { const next = inTurn.shift(); if (next) players.get(next)(); });
-  const at = (event) => {
-    const area = line.getBoundingClientRect();
-    seek((seconds * (event.clientX - area.left)) / area.width);
-  };
-  line.addEventListener("pointerdown", (event) => { line.setPointerCapture(event.pointerId); at(event); });
-  line.addEventListener("pointermove", (event) => { if (line.hasPointerCapture(event.pointerId)) at(event); });
-  line.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -0.05, ArrowRight: 0.05, ArrowDown: -0.05, ArrowUp: 0.05 }[event.key];
-    if (step) seek(video.currentTime + step);
-    else if (event.key === "Home") seek(0);
-    else if (event.key === "End") seek(seconds);
-    else if (event.key === " " || event.key === "Enter") toggle();
-    else return;
-    event.preventDefault();
+function filterTable(table) {
+  const heads = [...table.querySelectorAll("thead tr:last-child th")];
+  const shown = heads.map((head, place) => place === 0 || passes(head));
+  const count = shown.filter(Boolean).length - 1;
+  for (const row of table.querySelectorAll("thead tr:last-child, tbody tr:not(.part)")) {
+    [...row.cells].forEach((cell, place) => { cell.hidden = !shown[place]; });
+    row.hidden = !row.closest("thead") && [...row.cells].slice(1).every((cell) => cell.hidden || cell.matches(".none"));
+  }
+  let place = 1;
+  for (const group of table.querySelectorAll(".groups th")) {
+    const span = Number((group.dataset.span ??= group.colSpan));
+    const left = shown.slice(place, place + span).filter(Boolean).length;
+    group.hidden = !left;
+    group.colSpan = left || 1;
+    place += span;
+  }
+  for (const part of table.querySelectorAll(".part")) {
+    part.cells[0].colSpan = count + 1;
+    part.hidden = ![...part.parentElement.rows].some((row) => row !== part && !row.hidden);
+  }
+  table.closest(".board").hidden = !count;
+  return [count, heads.length - 1];
+}
+function hideEmpty(selector, inner) {
+  for (const box of document.querySelectorAll(selector)) {
+    box.hidden = ![...box.querySelectorAll(inner)].some((part) => !part.hidden);
+  }
+}
+function applyFilters() {
+  if (!form) return;
+  const counts = [...document.querySelectorAll("#table table")].map(filterTable);
+  hideEmpty("#table .benchmark", ".board");
+  for (const plot of document.querySelectorAll(".plot")) plot.hidden = !passes(plot);
+  hideEmpty("#plots .benchmark", ".plot");
+  for (const part of document.querySelectorAll(".prompt, #published .benchmark")) part.hidden = !passes(part, ["benchmark"]);
+  for (const note of document.querySelectorAll(".nothing")) {
+    const parts = note.parentElement.querySelectorAll(".benchmark");
+    note.hidden = [...parts].some((part) => !part.hidden);
+  }
+  const [left, all] = counts.reduce(([a, b], [c, d]) => [a + c, b + d], [0, 0]);
+  const some = chosen().some(([, value]) => value);
+  form.querySelector("[role=status]").textContent = some ? `${left} of ${all} columns` : "";
+  form.querySelector("[type=reset]").hidden = !some;
+}
+
+// The address: #model=NAME is that model's page, by CSS alone; #benchmark=…&variant=… are the filters.
+const title = document.title;
+let home = "#table", height = 0;
+function address() {
+  const words = new URLSearchParams();
+  for (const [key, value] of chosen()) if (value) words.set(key, value);
+  return words.size ? `#${words}` : location.pathname + location.search;
+}
+function follow() {
+  const page = location.hash.startsWith("#model=") ? document.querySelector(".model:target") : null;
+  document.title = page ? `${page.dataset.title} · ${title}` : title;
+  for (const video of document.querySelectorAll("video")) video.pause();
+  tip.hidden = true;
+  if (page) {
+    for (const link of page.querySelectorAll(".back")) link.href = home;
+    scrollTo(0, 0);
+    return;
+  }
+  if (form) {
+    const words = new URLSearchParams(location.hash.slice(1));
+    for (const key of KEYS) {
+      const select = form.elements[key], value = words.get(key) ?? "";
+      if (select) select.value = [...select.options].some((option) => option.value === value) ? value : "";
+    }
+    applyFilters();
+  }
+  if (height) scrollTo(0, height);
+  height = 0;
+}
+for (const link of document.querySelectorAll('.home a[href^="#model="]')) {
+  link.addEventListener("click", () => {
+    height = scrollY;
+    home = location.hash || "#table";
   });
 }
-for (const button of document.querySelectorAll(".in-turn")) {
-  button.addEventListener("click", () => {
-    const [first, ...rest] = button.closest(".prompt").querySelectorAll(".player");
-    if (!first) return;
-    inTurn = rest;
-    first.querySelector("video").currentTime = 0;
-    players.get(first)();
+if (form) {
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("change", () => {
+    history.replaceState(null, "", address());
+    applyFilters();
   });
+  form.addEventListener("reset", () => setTimeout(() => {
+    history.replaceState(null, "", address());
+    applyFilters();
+    form.querySelector("select").focus();
+  }));
 }
+addEventListener("hashchange", follow);
+follow();

@@ -13,6 +13,11 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def dot(tint: str | None) -> str:
+    """The mark before an arm's name; dashed for a reference, which has no colour."""
+    return f'<i class="dot" style="background:{tint}"></i>' if tint else '<i class="dot real"></i>'
+
+
 def breakable(text: str) -> str:
     """Escaped text that may break after its underscores and slashes, as names here have no spaces."""
     return escape(text).replace("_", "_<wbr>").replace("/", "/<wbr>")

@@ -13,10 +13,14 @@ from ovi_eval.table import Cell, Column, Row
 
 _WIDE, _HIGH = 108, 14
 _PANEL, _LINE, _TOP, _BOTTOM, _SIDE = 290, 38, 12, 28, 10
+# With many arms the lines draw together.
+_MANY, _NEAR = 8, 29
+# Letters that fit across a panel.
+_LETTERS = 34
 
 
 def domain(rows: Sequence[Row], column: Column) -> tuple[float, float]:
-    """The range that holds every mean, seed and interval of a column, with a little room."""
+    """The range that holds every mean, seed and interval of a column, with a little room. One row has a value."""
     values: list[float] = []
     for row in rows:
         cell = row.cells.get(column.id)
@@ -57,7 +61,8 @@ def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> str
     """One metric: every arm on a line of its own under its name, references as dashed lines across."""
     shown = [(i, row) for i, row in enumerate(arms) if column.id in row.cells]
     low, high = domain([*arms, *references], column)
-    bottom = _TOP + _LINE * len(shown)
+    step = _LINE if len(shown) <= _MANY else _NEAR
+    bottom = _TOP + step * max(1, len(shown))
     height = bottom + _BOTTOM
 
     def x(value: float) -> float:
@@ -77,21 +82,61 @@ def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> str
             line = f'x1="{x(cell.value)}" x2="{x(cell.value)}" y1="{_TOP - 6}" y2="{bottom}"'
             parts.append(f'<line class="reference" {line} stroke-dasharray="{dash}">{label}</line>')
     for place, (i, row) in enumerate(shown):
-        cell, y, tint = row.cells[column.id], _TOP + _LINE * place + 26, colour(i)
+        cell, y, tint = row.cells[column.id], _TOP + step * place + 24, colour(i)
         label = "<title>" + escape(row.name + ": " + "; ".join(words.explain(cell, column))) + "</title>"
-        parts.append(f'<g>{label}<text class="name" x="{_SIDE}" y="{y - 10}">{escape(row.name)}</text>')
+        parts.append(
+            f'<g>{label}<text class="name" x="{_SIDE}" y="{y - 10}">{escape(_fitting(row.name))}</text>'
+        )
         if cell.interval is not None:
             ends = f'x1="{x(cell.interval.low)}" x2="{x(cell.interval.high)}" y1="{y}" y2="{y}"'
             parts.append(f'<line {ends} stroke="{tint}" stroke-width="3" stroke-linecap="round"/>')
-        parts += [
-            f'<circle class="seed" cx="{x(v)}" cy="{y}" r="3" stroke="{tint}"/>'
-            for v in cell.by_seed.values()
-        ]
+        if len(cell.by_seed) > 1:
+            parts += [
+                f'<circle class="seed" cx="{x(v)}" cy="{y}" r="3" stroke="{tint}"/>'
+                for v in cell.by_seed.values()
+            ]
         parts.append(f'<circle cx="{x(cell.value)}" cy="{y}" r="4.5" fill="{tint}"/></g>')
     said = ", ".join(f"{row.name} {words.number(row.cells[column.id].value, column)}" for _, row in shown)
     title = escape(f"{column.id}: {said}")
     size = f'viewBox="0 0 {_PANEL} {height}"'
     return f'<svg class="panel" {size} role="img" aria-label="{title}">{"".join(parts)}</svg>'
+
+
+def _fitting(name: str) -> str:
+    """A name as far as it fits above its line."""
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+
+
+def strip(row: Row, rows: Sequence[Row], column: Column, tint: str | None) -> str:
+    """One row's value and interval on the column's axis, small marks where the other rows are."""
+    low, high = domain(rows, column)
+    middle, bottom = 14, 26
+
+    def x(value: float) -> float:
+        return round(_SIDE + (_PANEL - 2 * _SIDE) * (value - low) / (high - low), 1)
+
+    ink, cell = tint or "currentColor", row.cells[column.id]
+    parts = [f'<line class="axis" x1="{_SIDE}" x2="{_PANEL - _SIDE}" y1="{bottom}" y2="{bottom}"/>']
+    for tick in ticks(low, high):
+        parts.append(f'<line class="axis" x1="{x(tick)}" x2="{x(tick)}" y1="{bottom}" y2="{bottom + 4}"/>')
+        parts.append(
+            f'<text class="tick" x="{x(tick)}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>'
+        )
+    for other in rows:
+        there = other.cells.get(column.id)
+        if there is not None and other is not row:
+            kind = "reference" if other.kind == "reference" else "other"
+            title = f"<title>{escape(other.name)}: {escape(words.number(there.value, column))}</title>"
+            ends = f'x1="{x(there.value)}" x2="{x(there.value)}" y1="{middle - 7}" y2="{middle + 7}"'
+            dash = ' stroke-dasharray="2 2"' if kind == "reference" else ""
+            parts.append(f'<line class="{kind}" {ends}{dash}>{title}</line>')
+    if cell.interval is not None:
+        ends = f'x1="{x(cell.interval.low)}" x2="{x(cell.interval.high)}" y1="{middle}" y2="{middle}"'
+        parts.append(f'<line {ends} stroke="{ink}" stroke-width="4" stroke-linecap="round" opacity=".55"/>')
+    parts.append(f'<circle cx="{x(cell.value)}" cy="{middle}" r="6" fill="{ink}"/>')
+    return (
+        f'<svg class="strip" viewBox="0 0 {_PANEL} {bottom + 21}" aria-hidden="true">{"".join(parts)}</svg>'
+    )
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 WIDTH, STRIP, SPECTROGRAM, GAP = 512, 53, 112, 3
+TIMELINE_HIGH = STRIP + GAP + SPECTROGRAM
 _THUMB = 16
 _RANGE_DB = 65.0
 _LOW_HZ = 50.0

@@ -63,10 +63,14 @@ def section(tables: Sequence[PublishedTable]) -> str:
     groups = []
     for benchmark, members in by_benchmark(tables).items():
         boards = "".join(_page_table(published) for published in members)
-        groups.append(f'<h3>{escape(benchmark)}</h3><div class="boards">{boards}</div>')
+        groups.append(
+            f'<div class="benchmark" data-benchmark="{escape(benchmark, quote=True)}">'
+            f'<h3>{escape(benchmark)}</h3><div class="boards">{boards}</div></div>'
+        )
     return (
         '<section id="published" aria-labelledby="published-h">'
-        f'<h2 id="published-h">{TITLE}</h2><p class="lead">{CAUTION}</p>{"".join(groups)}</section>'
+        f'<h2 id="published-h">{TITLE}</h2><p class="lead">{CAUTION}</p>{"".join(groups)}'
+        '<p class="note nothing" hidden>Nothing published of this benchmark is kept here.</p></section>'
     )
 
 

@@ -6,6 +6,8 @@ from ovi_eval.claims import digits_for, format_number, format_p
 from ovi_eval.statistics import Interval
 from ovi_eval.table import Cell, Column, Row
 
+NOT_COMPARABLE = "not comparable: of a part of the clips, so it is shown and never ranked"
+NO_BENCHMARK = "no benchmark named"
 KINDS = {"supported": "supported", "not_supported": "not shown by the data", "unknown": "not known yet"}
 
 
@@ -41,11 +43,14 @@ def half_width(cell: Cell, column: Column) -> str:
 
 
 def compared_to_first(cell: Cell, column: Column) -> str:
-    """`−0.641, p < 0.001`: the difference to the first arm with the adjusted p value; empty for the first."""
+    """`−0.641, p < 0.001`: the difference to the first arm with the adjusted p value where there is one; empty for the
+    first.
+    """
     versus = cell.versus_first
     if versus is None:
         return ""
-    return f"{signed(versus.difference.value, column, cell.value)}, {format_p(versus.p_adjusted)}"
+    p = "" if versus.p_adjusted is None else f", {format_p(versus.p_adjusted)}"
+    return f"{signed(versus.difference.value, column, cell.value)}{p}"
 
 
 def seeds(row: Row) -> str:
@@ -54,9 +59,30 @@ def seeds(row: Row) -> str:
     return f"{counted} {'seed' if counted == 1 else 'seeds'}" if counted else ""
 
 
+def bare(column: Column) -> str:
+    """The metric's name without the group it stands under, nor its variant: ball/onset_f1 -> onset_f1."""
+    return column.key.split("/", 1)[-1]
+
+
 def short(column: Column) -> str:
-    """The column's name without the group it stands under: ball/onset_f1 -> onset_f1."""
+    """The column's name without the group it stands under: ball/onset_f1 v2 -> onset_f1 v2."""
     return column.id.split("/", 1)[-1]
+
+
+def apart(column: Column) -> list[str]:
+    """What parts a column from others of its metric: variant, version where there are several, comparability."""
+    told = [column.variant] if column.variant else []
+    if f" v{column.version}" in column.id.removeprefix(column.key) and column.version:
+        told.append(f"version {column.version}")
+    return told if column.comparable else [*told, "not comparable"]
+
+
+def share(part: float) -> str:
+    """`97 %`; 100 only where nothing is missing, 0 only where nothing is there."""
+    text = f"{100 * part:.0f} %"
+    if text == "100 %" and part < 1:
+        return "over 99 %"
+    return "under 1 %" if text == "0 %" and part > 0 else text
 
 
 def unit(column: Column) -> str:
@@ -79,7 +105,7 @@ def explain(cell: Cell, column: Column) -> list[str]:
     if cell.over_clips is not None and cell.over_clips != cell.interval:
         lines.append(f"95 % {bounds(cell.over_clips, column, cell.value)} ({cell.over_clips.method})")
     if cell.n_clips is not None:
-        lines.append(f"{cell.n_clips} clips a run, coverage {100 * cell.coverage:.0f} %")
+        lines.append(f"{cell.n_clips} clips a run, coverage {share(cell.coverage)}")
     versus = cell.versus_first
     if versus is not None:
         d = versus.difference

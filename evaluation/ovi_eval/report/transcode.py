@@ -1,0 +1,132 @@
+"""A clip of any size as a small mp4 for the page: H.264 and AAC, the longer side 320 pixels, the first 6 s.
+
+Shapes: T frames, H rows, W columns, S samples.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovi_eval.errors import EvalError
+from ovi_eval.media import decode_audio, fit_length, opened, read_clip, resample
+
+SIDE = 320
+SECONDS = 6.0
+# A file up to this size that browsers play as it is goes into the page untouched.
+AS_IT_IS = 120_000
+_RATE = 32_000
+
+
+@dataclass(frozen=True)
+class SmallClip:
+    """The mp4 and what it shows: frames [T, H, W, 3] uint8, the sound [S] in [-1, 1] equally long.
+
+    `cut` is True where the file goes on after the part that is shown, `silent` where it has no sound at all.
+    """
+
+    mp4: bytes
+    frames_THWC: Tensor
+    fps: float
+    wave_S: Tensor
+    sample_rate: int
+    cut: bool = False
+    silent: bool = False
+
+
+def small_clip(path: Path) -> SmallClip:
+    """Reads a clip and makes it small where it is not.
+
+    Raises EvalError naming the file where it is unreadable or has no picture, OSError where it cannot be
+    opened at all.
+    """
+    playable, sounds = _kind(path)
+    if playable and path.stat().st_size <= AS_IT_IS:
+        content = path.read_bytes()
+        clip = read_clip(content, name=path.name)
+        return SmallClip(content, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate)
+    frames_THWC, fps, start, cut = _first_frames(path)
+    samples = round(len(frames_THWC) / fps * _RATE)
+    wave_S = torch.zeros(samples)
+    if sounds:
+        sound = decode_audio(path, name=path.name)
+        heard_S = resample(sound.wave_S, sound.sample_rate, _RATE)
+        late = round((sound.start - start) * _RATE)
+        heard_S = heard_S[-late:] if late < 0 else torch.nn.functional.pad(heard_S, (late, 0))
+        wave_S = fit_length(heard_S, samples).clamp(-1, 1)
+    mp4 = _encoded(path.name, frames_THWC, fps, wave_S if sounds else None)
+    return SmallClip(mp4, frames_THWC, fps, wave_S, _RATE, cut, not sounds)
+
+
+def _kind(path: Path) -> tuple[bool, bool]:
+    """Whether every browser plays the file as it is (H.264 in 4:2:0 with AAC in mp4), and whether it sounds."""
+    with opened(path, path.name) as (container, shown):
+        if not container.streams.video:
+            raise EvalError(f"{shown}: has no picture stream; the page shows clips with a picture")
+        video, audio = container.streams.video[0], container.streams.audio
+        codec = video.codec_context
+        playable = "mp4" in container.format.name and codec.name == "h264" and codec.pix_fmt == "yuv420p"
+        playable = playable and bool(audio) and audio[0].codec_context.name == "aac"
+        return playable, bool(audio)
+
+
+def _first_frames(path: Path) -> tuple[Tensor, float, float, bool]:
+    """Small upright frames of the first 6 s, their rate, the first one's time, whether more follow."""
+    frames: list[np.ndarray] = []
+    start, cut = 0.0, False
+    with opened(path, path.name) as (container, shown):
+        stream = container.streams.video[0]
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        if fps <= 0:
+            raise EvalError(f"{shown}: does not say its frame rate; write it again with a constant one")
+        for frame in container.decode(stream):
+            if not frames:
+                start = frame.time or 0.0
+            if len(frames) >= max(1, round(SECONDS * fps)):
+                cut = True
+                break
+            scale = min(1.0, SIDE / max(frame.width, frame.height))
+            width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+            picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+            frames.append(np.rot90(picture, round(frame.rotation / 90) % 4))
+        if not frames:
+            raise EvalError(f"{shown}: its picture stream holds no frame")
+    return torch.from_numpy(np.stack(frames)), fps, start, cut
+
+
+def _encoded(name: str, frames_THWC: Tensor, fps: float, wave_S: Tensor | None) -> bytes:
+    buffer, rate = io.BytesIO(), Fraction(fps).limit_denominator(100_000)
+    try:
+        with av.open(buffer, "w", format="mp4") as container:
+            # Quality for a look, not for a measurement: the numbers are of the file itself.
+            options = {"crf": "31", "preset": "medium"}
+            video: Any = container.add_stream("libx264", rate=rate, options=options)
+            video.height, video.width = frames_THWC.shape[1:3]
+            video.pix_fmt = "yuv420p"
+            video.codec_context.time_base = 1 / rate
+            video.codec_context.thread_count = 1
+            audio: Any = None
+            if wave_S is not None:
+                audio = container.add_stream("aac", rate=_RATE, layout="mono", bit_rate=48_000)
+            for index, picture in enumerate(frames_THWC.numpy()):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                frame.pts, frame.time_base = index, 1 / rate
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            if wave_S is not None:
+                sound = av.AudioFrame.from_ndarray(wave_S.numpy()[None], format="fltp", layout="mono")
+                sound.sample_rate, sound.pts, sound.time_base = _RATE, 0, Fraction(1, _RATE)
+                container.mux(audio.encode(sound))
+                container.mux(audio.encode(None))
+    except av.FFmpegError as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EvalError(f"{name}: cannot be made small ({reason}); write it again as H.264 mp4") from error
+    return buffer.getvalue()
