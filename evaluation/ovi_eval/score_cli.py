@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from ovi_eval.results import RunResults
     from ovi_eval.score import Progress as Step
     from ovi_eval.score import Scored
-
-ARROWS = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
 
 
 def add_score(commands: Any) -> None:
@@ -106,6 +103,7 @@ def run_score(options: argparse.Namespace) -> None:
 def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.captions import read_caption_file
     from ovi_eval.items import items_in
+    from ovi_eval.report.scores import show_run
 
     names = listed(options.metrics)
     wanted = (
@@ -127,7 +125,7 @@ def _score_together(options: argparse.Namespace) -> None:
     if processes.rank() == 0:
         results = _results(items, scored, options, notes)
         path = results.write(options.out)
-        _show(results, scored, wanted)
+        show_run(results, scored, list(wanted.absent))
         print(path)
 
 
@@ -268,85 +266,12 @@ def _choices(options: argparse.Namespace, scored: Scored) -> dict[str, Any]:
     return {"metrics": made, "limit": options.limit, "crops": options.crops, "benchmark": options.benchmark}
 
 
-def _show(results: RunResults, scored: Scored, wanted: _Wanted) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from ovi_eval.claims import format_number
-    from ovi_eval.report.terminal import new_console
-
-    table = Table(title=Text(results.label()), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("metric", "", "value", "95 % interval", "clips", "coverage", "unit"):
-        table.add_column(head, justify="right" if head in ("value", "clips", "coverage") else "left")
-    for key, m in results.metrics.items():
-        value = "–" if m.value is None else format_number(m.value)
-        between = "" if m.ci95 is None else f"{format_number(m.ci95[0])} to {format_number(m.ci95[1])}"
-        cells = (ARROWS[m.direction], value, between, str(m.n), f"{100 * m.coverage:.0f} %")
-        table.add_row(Text(key), *cells, Text(m.unit))
-    console = new_console()
-    console.print(table)
-    for text in [*results.notes, *dict.fromkeys(w for m in results.metrics.values() for w in m.warnings)]:
-        console.print(Text.assemble(("! ", "yellow"), text))
-    missing = Counter(name for why in scored.reasons for name in why)
-    for name, count in missing.items():
-        place = next(i for i, why in enumerate(scored.reasons) if name in why)
-        console.print(
-            Text.assemble(
-                ("! ", "yellow"),
-                f"{name}: {count} of {results.n_clips} clips are missing, as {results.clips[place].id}: ",
-                scored.reasons[place][name],
-            )
-        )
-    if wanted.absent:
-        console.print(
-            Text(f"left out: {', '.join(wanted.absent)}; ovi-eval metrics says what each needs", style="dim")
-        )
-
-
 def run_metrics(options: argparse.Namespace) -> None:
     """Lists every metric, and for those that lack something here what it is and where to get it."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from ovi_eval.metrics.base import FrechetMetric
-    from ovi_eval.needs import Need, missing
-    from ovi_eval.registry import ALIASES, BALL, PUBLISHED
-    from ovi_eval.report.terminal import new_console
+    from ovi_eval.report.scores import show_metrics
 
     _use_weights(options.weights)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for head in ("metric", "value", "best", "unit", "version", "compares with", "here"):
-        table.add_column(head, overflow="fold")
-    compares = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
-    lacks: dict[Need, list[str]] = {}
-    rows: list[tuple[str, Any, str, str, str]] = []
-    for name, metric in PUBLISHED.items():
-        wants = [need for need in metric.extractor.needs if missing(need)]
-        for need in wants:
-            lacks.setdefault(need, []).append(name)
-        here = "no" if wants else "yes"
-        rows.append((name, metric.values, metric.version, compares[metric.compares], here))
-    for name, own in BALL.items():
-        beside = "reference" if issubclass(own, FrechetMetric) else ""
-        rows.append((name, own.values, own.version, beside, "yes"))
-    for name, values, version, beside, here in rows:
-        for number, spec in enumerate(values):
-            told = (name, version, beside, here) if number == 0 else ("", "", "", "")
-            best = spec.direction.replace("_", " ")
-            table.add_row(Text(told[0]), Text(spec.key), best, spec.unit, told[1], told[2], told[3])
-    console = new_console()
-    console.print(table)
-    for need, names in lacks.items():
-        console.print(Text.assemble(("! ", "yellow"), _plural(missing(need, ", ".join(names)) or "", names)))
-    short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
-    console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
-    console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))
-
-
-def _plural(line: str, names: Sequence[str]) -> str:
-    return line.replace(" needs ", " need ", 1) if len(names) > 1 else line
+    show_metrics()
 
 
 def _use_weights(folder: str | None) -> None:
