@@ -111,7 +111,7 @@ def test_metrics_say_what_is_lacking_and_where_to_get_it(tmp_path, capsys, monke
     monkeypatch.delenv("OVI_EVAL_WEIGHTS", raising=False)
     assert main(["metrics", "--weights", str(tmp_path)]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "needs VGGish weights: vggish-10086976.pth from https://github.com/" in told
+    assert "need VGGish weights: vggish-10086976.pth from https://github.com/" in told
     assert f"put it into {tmp_path}" in told
     assert "no such folder" in refused(capsys, "metrics", "--weights", tmp_path / "gone")
     for name in ("fad", "fvd_cd_fvd", "fad_vggish"):
@@ -136,7 +136,7 @@ def test_score_a_folder_of_mp4_files(folder, tmp_path, capsys):
     assert set(results.clips[7].reasons) == {"ball/event_sync", "ball/agreement"}
     assert results.clips[6].failed is None  # shorter than the others, and scored all the same
     assert {"ovi_eval", "torch", "av"} <= set(results.provenance["versions"])
-    assert "1 of 8 clips are missing; 1 as c7: cannot be decoded" in " ".join(capsys.readouterr().out.split())
+    assert "1 of 8 clips are missing, as c7: cannot be decoded" in " ".join(capsys.readouterr().out.split())
     board = tmp_path / "board"
     assert main(["leaderboard", str(out), "--out", str(board)]) == 0
     assert (board / "leaderboard.md").read_text().count("my_model") > 1

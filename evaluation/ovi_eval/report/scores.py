@@ -63,9 +63,12 @@ def missing_clips(results: RunResults, reasons: Sequence[Mapping[str, str]]) -> 
             parts.append(f"{count} as {results.clips[first].id}: {reasons[first][metric]}")
         if len(kinds) > REASONS:
             parts.append("others for other reasons")
-        told.setdefault(
-            f"{len(places)} of {results.n_clips} clips are missing; {'; '.join(parts)}", []
-        ).append(metric)
+        count = f"{len(places)} of {results.n_clips} clips are missing"
+        if len(parts) == 1:
+            text = f"{count}, as {parts[0].partition(' as ')[2]}"
+        else:
+            text = f"{count}; {'; '.join(parts)}"
+        told.setdefault(text, []).append(metric)
     return [f"{', '.join(metrics)}: {text}" for text, metrics in told.items()]
 
 
