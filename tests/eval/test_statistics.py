@@ -1,11 +1,13 @@
 """Intervals cover what they should; tests agree with scipy and with enumeration by hand."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from ovi_eval import statistics
 from ovi_eval.errors import EvalError
 from ovi_eval.statistics import (
     Interval,
@@ -277,3 +279,18 @@ def test_the_interval_of_a_difference_from_two_intervals_covers_the_truth():
         rejected += found.test.p < 0.05
     assert 0.91 <= covered / 400 <= 0.98
     assert rejected == 400 - covered
+
+
+def test_the_page_names_the_numbers_in_use():
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    page = " ".join(page.split())
+    assert f"seeded by one number, {statistics.SEED}," in page
+    assert f"over clips, {statistics.RESAMPLES} resamples" in page
+    assert (
+        f"up to {statistics.EXACT_FLIPS} differences that are not 0, else {statistics.FLIPS} random" in page
+    )
+    for method in (
+        t_interval([0.9, 1.0, 0.95], within=(0.0, 1.0)).method,
+        "Welch's t",
+    ):
+        assert method in page
