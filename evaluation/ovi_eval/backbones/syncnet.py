@@ -15,6 +15,7 @@ Shapes: F frames, H = W = 224, S samples, V windows, E = 1024, R = 31 shifts.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,17 +58,23 @@ def _pool3(padding: int = 0) -> nn.Module:
     return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, padding, padding))
 
 
-def _in_two_dimensions(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer of `netcnnlip` on what it would see of its one moment in time, [V, C, H, W]."""
-    if isinstance(layer, nn.Conv3d):
-        weight = layer.weight.flatten(1, 2)
-        return F.conv2d(x, weight, layer.bias, layer.stride[1:], layer.padding[1:])
-    if isinstance(layer, nn.MaxPool3d):
-        return F.max_pool2d(x, layer.kernel_size[1:], layer.stride[1:], layer.padding[1:])  # type: ignore[index]
-    if isinstance(layer, nn.BatchNorm3d):
-        mean, variance = layer.running_mean, layer.running_var
-        return F.batch_norm(x, mean, variance, layer.weight, layer.bias, False, 0.0, layer.eps)
-    return layer(x)
+def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer of two dimensions that gives what a Conv3d and its BatchNorm3d give at one moment.
+
+    What the layer sees of several moments, [C, T], is C * T channels.
+    """
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    bias = (conv.bias - norm.running_mean) * scale + norm.bias
+    weight = conv.weight.flatten(1, 2) * scale[:, None, None, None]
+    return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+def _pooled(x: Tensor, after: Any = None) -> Tensor:
+    """The pool over height and width, if the layer after a block of `netcnnlip` is one."""
+    pool: Any = after if isinstance(after, nn.MaxPool3d) else None
+    if pool is None:
+        return x
+    return F.max_pool2d(x, pool.kernel_size[1:], pool.stride[1:], pool.padding[1:])
 
 
 class SyncNet(nn.Module):
@@ -103,12 +110,16 @@ class SyncNet(nn.Module):
     def lips(self, windows_V3FHW: Tensor) -> Tensor:
         """Windows [V, 3, 5, 224, 224], BGR, 0 to 255, to embeddings [V, 1024].
 
-        The first layer takes all five frames into one and the others see one frame, so all are run as layers
-        of two dimensions, with a window's frames as channels: the same sums, about 1.7 times as quickly.
+        The first layer makes one of five frames and the others see one, so all are run as layers of two
+        dimensions with batch norm folded into them, and ReLU after the maximum of the pool, where it has less
+        to do: the same sums in another order, about 1.7 times as quickly.
         """
         x = windows_V3FHW.flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        for layer in self.netcnnlip:
-            x = _in_two_dimensions(layer, x)
+        layers: list[Any] = list(self.netcnnlip)
+        for place, layer in enumerate(layers):
+            if isinstance(layer, nn.Conv3d):
+                x = F.conv2d(x, *_folded(layer, layers[place + 1]), layer.stride[1:], layer.padding[1:])
+                x = _pooled(x, *layers[place + 3 : place + 4]).relu_()
         return self.netfclip(x.flatten(1))
 
     def sound(self, cepstra_V1DM: Tensor) -> Tensor:
@@ -164,8 +175,8 @@ def embeddings(network: SyncNet, frames_FHWC: Tensor, wave_S: np.ndarray) -> tup
     seen, heard = [], []
     for start in range(0, count, BATCH):
         at = range(start, min(start + BATCH, count))
-        pictures = torch.stack([frames_FHWC[v : v + WINDOW] for v in at]).permute(0, 4, 1, 2, 3)
-        seen.append(network.lips(pictures.to(weight)))
+        windows_VHW3F = frames_FHWC[at.start : at.stop + WINDOW - 1].unfold(0, WINDOW, 1).contiguous()
+        seen.append(network.lips(windows_VHW3F.permute(0, 3, 4, 1, 2).to(weight)))
         first = [v * CEPSTRA_PER_FRAME for v in at]
         pieces = torch.stack([cepstra_DM[None, :, m : m + WINDOW * CEPSTRA_PER_FRAME] for m in first])
         heard.append(network.sound(pieces.to(weight)))
