@@ -107,14 +107,14 @@ def ends_of(values: Sequence[float] | Array) -> tuple[float, float]:
     return (0.0 if x.min() == 0 else -math.inf), (1.0 if x.max() == 1 else math.inf)
 
 
-def mean_interval(values: Sequence[float] | Array, key: str) -> Interval | None:
+def mean_interval(values: Sequence[float] | Array, key: str, seed: int = SEED) -> Interval | None:
     """The 95 % BCa bootstrap interval of a mean over the clips of one run; None with fewer than two values.
 
     `values` may hold NaN for clips without one; their order does not matter, so that one process and several
-    give the same numbers. `key` names the value in the results and gives the resampling its own seed.
+    give the same numbers. `key` names the value in the results: it and `seed` are the resampling's seed.
     """
     x_N = np.asarray(values, dtype=np.float64)
-    return bootstrap_interval(np.sort(x_N[~np.isnan(x_N)]), generator(SEED, key, "mean"))
+    return bootstrap_interval(np.sort(x_N[~np.isnan(x_N)]), generator(seed, key, "mean"))
 
 
 def bootstrap_interval(

@@ -139,7 +139,7 @@ def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
             problems.append(
                 f"{row.name}: {column.id} is not the mean of its clips, so seeds are compared and not clips"
             )
-        over_clips = _over_clips(clips, row.name, column.id)
+        over_clips = _over_clips(clips, row.name, column)
         over_seeds = statistics.t_interval(listed, within=_ends(clips, column))
         cells[column.id] = Cell(
             value=float(listed.mean()),
@@ -167,12 +167,15 @@ def _ends(clips: dict[Seed, dict[str, float]] | None, column: Column) -> tuple[f
     return statistics.ends_of([value for of_run in clips.values() for value in of_run.values()])
 
 
-def _over_clips(clips: dict[Seed, dict[str, float]] | None, *names: str) -> Interval | None:
+def _over_clips(clips: dict[Seed, dict[str, float]] | None, name: str, column: Column) -> Interval | None:
     if clips is None:
         return None
+    if len(clips) == 1:
+        return statistics.mean_interval([v for of_run in clips.values() for v in of_run.values()], column.key)
     ids = sorted({clip for values in clips.values() for clip in values})
     x_SN = np.array([[values.get(clip, np.nan) for clip in ids] for values in clips.values()])
-    return statistics.crossed_bootstrap_interval(x_SN, statistics.generator(statistics.SEED, *names, "mean"))
+    rng = statistics.generator(statistics.SEED, name, column.id, "mean")
+    return statistics.crossed_bootstrap_interval(x_SN, rng)
 
 
 def difference(a: Row, b: Row, column: Column) -> Difference | None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 from ovi_eval import leaderboard
+from ovi_eval.cli import main
 from ovi_eval.compare import Comparison, compare
 from ovi_eval.compare_cli import add_compare
 from ovi_eval.errors import EvalError
@@ -365,6 +366,23 @@ def test_the_command_writes_json_and_markdown(
     assert "A better" in table
     assert "A better" in shown
     assert str(tmp_path / "c.md") in shown
+
+
+def test_bad_input_is_one_line_and_code_2(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["compare", str(folder / "none_0.json"), str(folder / f"{GOOD}_0.json")]) == 0
+    assert "B better" in capsys.readouterr().out
+    a, b = (written(tmp_path, n, metrics={"fvd": a_set(1.0, variant=v)}) for n, v in (("a", "x"), ("b", "y")))
+    assert main(["compare", str(a), str(b)]) == 2
+    told = capsys.readouterr()
+    assert told.err == (
+        "ovi-eval: a and b: nothing can be compared: fvd: variant is 'x' in a and 'y' in b; "
+        "score both in the same way\n"
+    )
+    assert told.out == ""
+    assert main(["compare", str(a), str(tmp_path / "gone.json")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_comma_in_a_name_is_no_list(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

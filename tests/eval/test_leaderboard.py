@@ -16,6 +16,7 @@ from ovi_eval.errors import EvalError
 from ovi_eval.report.terminal import show
 from ovi_eval.results import ClipScores, MetricValue
 from ovi_eval.runs import FoundRuns
+from ovi_eval.statistics import mean_interval
 
 
 def found(*runs):
@@ -361,7 +362,11 @@ def test_the_interval_of_one_run_is_the_one_it_states():
     cell = board.arms[0].cells["ball/onset_f1"]
     assert (cell.interval.low, cell.interval.high, cell.interval.n) == (0.1, 0.35, 40)
     assert cell.interval.method == "over clips, as the run states it"
-    assert cell.over_clips.method == "bca bootstrap over clips"
+    assert cell.over_clips == mean_interval(list(made.per_clip("ball/onset_f1").values()), "ball/onset_f1")
+    other = leaderboard.collect(found(replace(made, name="other", seed=7))).arms[0].cells["ball/onset_f1"]
+    assert (
+        other.interval == other.over_clips == cell.over_clips
+    )  # the same clips, whatever the model is called
 
 
 def test_the_interval_of_a_share_over_seeds_ends_where_the_share_does():

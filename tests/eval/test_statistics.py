@@ -284,7 +284,7 @@ def test_the_interval_of_a_difference_from_two_intervals_covers_the_truth():
 def test_the_page_names_the_numbers_in_use():
     page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
     page = " ".join(page.split())
-    assert f"seeded by one number, {statistics.SEED}," in page
+    assert f"done with results by {statistics.SEED}," in page
     assert f"over clips, {statistics.RESAMPLES} resamples" in page
     assert (
         f"up to {statistics.EXACT_FLIPS} differences that are not 0, else {statistics.FLIPS} random" in page
