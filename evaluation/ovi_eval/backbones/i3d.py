@@ -28,6 +28,8 @@ from .published import Loaded, PublishedFile, load_published
 
 SIDE = 224
 CLASSES = 400
+AT_ONCE = 1 << 20
+"""Pixels that are resized together: 12 MB of float32."""
 SHORTEST = 10
 """Frames from which on FVD is defined; fewer leave the last pooling nothing to pool."""
 
@@ -78,17 +80,23 @@ def preprocess(frames_NTHWC: Tensor, fit: Literal["crop", "stretch"] = "crop") -
             f"FVD needs clips of at least {SHORTEST} frames, got {shape[1]}; leave shorter ones out"
         )
     height, width = shape[2:4]
-    pictures = frames_NTHWC.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
     if fit == "stretch":
         size = (SIDE, SIDE)
     elif height < width:
         size = (SIDE, math.ceil(width * (SIDE / height)))
     else:
         size = (math.ceil(height * (SIDE / width)), SIDE)
-    pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
     top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
-    pictures = pictures[:, :, top : top + SIDE, left : left + SIDE]
-    return ((pictures - 0.5) * 2).unflatten(0, shape[:2]).transpose(1, 2)
+    seen_NCTHW = torch.empty(shape[0], 3, shape[1], SIDE, SIDE)
+    # Large frames are never all float32 at once: each is resized by itself, so some at a time give the same.
+    step = max(1, AT_ONCE // (height * width))
+    for clip_THWC, seen_CTHW in zip(frames_NTHWC, seen_NCTHW, strict=True):
+        for first in range(0, shape[1], step):
+            few = clip_THWC[first : first + step].permute(0, 3, 1, 2).float() / 255
+            few = F.interpolate(few, size=size, mode="bilinear", align_corners=False)
+            few = few[:, :, top : top + SIDE, left : left + SIDE]
+            seen_CTHW[:, first : first + step] = ((few - 0.5) * 2).transpose(0, 1)
+    return seen_NCTHW
 
 
 def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
@@ -202,7 +210,6 @@ def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None =
     return load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
 
 
-@torch.no_grad()
 def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") -> Tensor:
     """FVD's features [N, 400] float32 of clips [N, T, H, W, 3] uint8, one clip at a time to spare memory.
 
@@ -212,5 +219,10 @@ def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") ->
     found = network.get_submodule("Conv3d_1a_7x7.bn").eps
     if found != wanted.eps:
         raise EvalError(f"FVD's variant {variant} has batch norms of eps {wanted.eps}, this I3D of {found}")
-    weight = network.logits.conv3d.weight
-    return torch.cat([network(preprocess(clip[None], wanted.fit).to(weight)) for clip in frames_NTHWC])
+    return torch.cat([logits_of(network, preprocess(clip[None], wanted.fit)) for clip in frames_NTHWC])
+
+
+@torch.no_grad()
+def logits_of(network: I3D, seen_NCTHW: Tensor) -> Tensor:
+    """Logits [N, 400] of what `preprocess` gives."""
+    return network(seen_NCTHW.to(network.logits.conv3d.weight))

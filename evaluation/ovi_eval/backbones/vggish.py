@@ -26,6 +26,8 @@ WINDOW, HOP, FFT = 400, 160, 512
 BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
 PATCH = 96
 LOG_OFFSET = 0.01
+AT_ONCE = 32
+"""Patches that the network sees together; each takes some 3 MB of it."""
 SHORTEST = WINDOW + (PATCH - 1) * HOP
 """Samples that one patch takes: 0.975 s."""
 
@@ -114,7 +116,13 @@ def patches(wave_S: Tensor) -> Tensor:
     return frames_MB[: whole * PATCH].unflatten(0, (whole, PATCH))
 
 
-@torch.no_grad()
 def embed(network: VGGish, wave_S: Tensor) -> Tensor:
     """Features [P, 128] float32 of a 16 kHz wave in [-1, 1], one row for each 0.96 s."""
-    return network(patches(wave_S).to(next(network.parameters())))
+    return embed_patches(network, patches(wave_S))
+
+
+@torch.no_grad()
+def embed_patches(network: VGGish, patches_PTB: Tensor) -> Tensor:
+    """Features [P, 128] float32 of log-mel patches [P, 96, 64], some at a time so that long sound fits memory."""
+    weight = next(network.parameters())
+    return torch.cat([network(few.to(weight)) for few in patches_PTB.split(AT_ONCE)])

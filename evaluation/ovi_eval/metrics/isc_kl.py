@@ -25,6 +25,38 @@ def inception_score(
     `RandomState(shuffle_seed).permutation` (None: left as they are) and cut into `splits` parts, each with
     its own p(class). Raises EvalError for fewer sounds than parts, or logits that are not finite.
     """
+    scores = [float(_entropy_gap(log_p_PC).exp()) for log_p_PC in _parts(logits_NC, splits, shuffle_seed)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def inception_jackknife(
+    logits_NC: Tensor, splits: int = 10, shuffle_seed: int | None = 2020
+) -> tuple[float, float]:
+    """Standard error of the inception score over other sounds, and its small-sample bias (below 0: too low).
+
+    Each sound is left out of its part in turn (Efron and Stein 1981); the parts stay as they are. Raises
+    EvalError as `inception_score` does, and for fewer than two sounds in a part.
+    """
+    variance = bias = 0.0
+    for log_p_PC in _parts(logits_NC, splits, shuffle_seed):
+        count = len(log_p_PC)
+        if count < 2:
+            raise EvalError(
+                f"an inception score's error needs two sounds in each part, got {len(logits_NC)} in {splits}"
+            )
+        p_PC = log_p_PC.exp()
+        gap_P = (p_PC * log_p_PC).sum(dim=1)
+        # A class that no other sound has left is 0 there, up to rounding, and 0 log 0 counts as 0.
+        rest_PC = ((p_PC.sum(dim=0) - p_PC) / (count - 1)).clamp(min=0)
+        without_P = ((gap_P.sum() - gap_P) / (count - 1) - torch.xlogy(rest_PC, rest_PC).sum(dim=1)).exp()
+        spread = float((without_P - without_P.mean()).square().sum())
+        variance += (count - 1) / count * spread / splits**2
+        bias += (count - 1) * float(without_P.mean() - _entropy_gap(log_p_PC).exp()) / splits
+    return variance**0.5, bias
+
+
+def _parts(logits_NC: Tensor, splits: int, shuffle_seed: int | None) -> list[Tensor]:
+    """log p(class | sound) of each part's sounds."""
     logits_NC = _checked(logits_NC, "logits")
     count = len(logits_NC)
     if not 1 <= splits <= count:
@@ -32,12 +64,13 @@ def inception_score(
     if shuffle_seed is not None:
         logits_NC = logits_NC[torch.from_numpy(np.random.RandomState(shuffle_seed).permutation(count))]
     log_p_NC = logits_NC.log_softmax(dim=1)
-    scores = []
-    for part in range(splits):
-        log_p = log_p_NC[part * count // splits : (part + 1) * count // splits]
-        p = log_p.exp()
-        scores.append(float((p * (log_p - p.mean(dim=0).log())).sum(dim=1).mean().exp()))
-    return float(np.mean(scores)), float(np.std(scores))
+    return [log_p_NC[part * count // splits : (part + 1) * count // splits] for part in range(splits)]
+
+
+def _entropy_gap(log_p_PC: Tensor) -> Tensor:
+    """Mean KL(p(class | sound) || p(class)) of a part."""
+    p_PC = log_p_PC.exp()
+    return (p_PC * (log_p_PC - p_PC.mean(dim=0).log())).sum(dim=1).mean()
 
 
 def kl_divergences(predicted_NC: Tensor, real_NC: Tensor, over: str = "softmax") -> Tensor:

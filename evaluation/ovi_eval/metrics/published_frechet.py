@@ -1,100 +1,67 @@
 """The field's Fréchet distances: FAD in VGGish, FD in PANNs, and FVD in I3D with each variant's choices.
 
-Features agree with the reference implementations (see `ovi_eval.backbones`); the distance is the one of
-`ovi_eval.frechet`. A value's variant names the weights' sha256 and, for sound, who resampled to 16 kHz.
-FAD's features are one for each 0.96 s, so a clip gives several; FD's and FVD's are one a clip. Sound is
-resampled by FFmpeg; silent clips are left out and counted as missing, which published scripts do not do.
+Features agree with the reference implementations (see `sound_features` and `i3d_features`); the distance is the
+one of `ovi_eval.frechet`. FAD's features are one for each 0.96 s, so a clip gives several; FD's and FVD's are one
+a clip.
+
+Shapes: R rows of features, D features.
 """
 
-from typing import Any, ClassVar
+from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..backbones import i3d, panns, vggish
-from ..backbones.published import Loaded
+from ..distances import frechet_interval, frechet_warnings, small_sample_bias
 from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
 from ..frechet import frechet_distance
-from ..items import Item
-from ..needs import find_weights
-from .items import ItemSet, ValueSpec
-
-SILENT = 1e-4
-"""Largest absolute sample below which sound counts as none at all (about 3 steps of 16 bits)."""
+from ..statistics import generator
+from .i3d_features import CdFvdFeatures, PytorchI3DFeatures, StyleganVFeatures, VideoGPTFeatures
+from .items import Details, ItemSet, ValueSpec
+from .sound_features import PannsFeatures, VGGishFeatures
 
 
-class SoundExtractor(Extractor):
-    """What the networks that hear at 16 kHz share. `shortest` counts samples at 16 kHz."""
-
-    sample_rate: ClassVar[int] = 16000
-    shortest: ClassVar[int]
-    preprocessing = "mono by the channels' mean, 16 kHz by FFmpeg's resampler"
-    network: Any
-
-    def use(self, loaded: Loaded[Any]) -> None:
-        self.network = loaded.network.to(self.device)
-        self.variant = f"{loaded.variant}, 16 kHz by FFmpeg"
-        self.weights = {loaded.path.name: loaded.sha256}
-
-    def load(self, item: Item) -> Tensor:
-        wave_S = item.audio(self.sample_rate).wave_S
-        if not bool(torch.isfinite(wave_S).all()):
-            raise EvalError("its sound is not finite")
-        if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
-        if len(wave_S) < self.shortest:
-            raise EvalError(
-                f"its sound is too short for the network: {len(wave_S) / self.sample_rate:.3f} s of "
-                f"{self.shortest / self.sample_rate:.3f} s"
-            )
-        return wave_S
-
-
-class VGGishFeatures(SoundExtractor):
-    """128 features of each 0.96 s."""
-
-    name = "vggish"
-    needs = (vggish.FILE,)
-    shortest = vggish.SHORTEST
-
-    def __init__(self, device: torch.device = CPU) -> None:
-        super().__init__(device)
-        self.use(vggish.load_vggish(find_weights(vggish.FILE, self.name)))
-
-    def run(self, loaded: Tensor) -> Features:
-        return {"features": vggish.embed(self.network, loaded)}
-
-
-class PannsFeatures(SoundExtractor):
-    """2048 features and 527 logits of a clip."""
-
-    name = "panns"
-    needs = (panns.FILE,)
-    shortest = panns.SHORTEST
-
-    def __init__(self, device: torch.device = CPU) -> None:
-        super().__init__(device)
-        self.use(panns.load_cnn14(find_weights(panns.FILE, self.name)))
-
-    def run(self, loaded: Tensor) -> Features:
-        heard = panns.hear(self.network, loaded[None].to(self.device))
-        return {"features": heard.features, "logits": heard.logits}
+def compared_with(key: str, reference_RD: Tensor | None) -> Tensor:
+    """The reference features of a metric over sets. Raises EvalError for fewer than two rows of them."""
+    if reference_RD is None or len(reference_RD) < 2:
+        count = 0 if reference_RD is None else len(reference_RD)
+        raise EvalError(f"{key} compares with real clips and got {count} rows of features; give a reference")
+    return reference_RD
 
 
 class FrechetOfSets(ItemSet):
-    """The Fréchet distance of all scored clips' features to all reference clips'."""
+    """The Fréchet distance of all scored clips' features to all reference clips'. Its one value has its name."""
 
     feature = "features"
 
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
         key = self.values[0].key
-        count = 0 if reference_RD is None else len(reference_RD)
-        if reference_RD is None or count < 2:
-            raise EvalError(
-                f"{key} compares with real clips and got {count} rows of features; give a reference"
-            )
+        reference_RD = compared_with(key, reference_RD)
         return {key: frechet_distance(scored_RD, reference_RD) if len(scored_RD) > 1 else float("nan")}
+
+    def details(self, seed: int, resamples: int) -> dict[str, Details]:
+        """Interval over clips, dimension, small-sample bias, and a warning where rows are fewer than features."""
+        key = self.values[0].key
+        (scored_RD, clips_R), (reference_RD, others_R) = self.ordered(), self.ordered(reference=True)
+        if len(scored_RD) < 2:
+            return {key: Details(warnings=("a distance needs two rows of features or more",))}
+        dimension = scored_RD.shape[1]
+        return {
+            key: Details(
+                interval=frechet_interval(
+                    scored_RD, clips_R, reference_RD, others_R, generator(seed, key, "interval"), resamples
+                ),
+                dimension=dimension,
+                bias=small_sample_bias(
+                    scored_RD,
+                    reference_RD,
+                    generator(seed, key, "bias"),
+                    scored_clips_N=clips_R,
+                    reference_clips_M=others_R,
+                ),
+                warnings=frechet_warnings(len(scored_RD), dimension)
+                + frechet_warnings(len(reference_RD), dimension, "reference"),
+            )
+        }
 
 
 class FadVGGish(FrechetOfSets):
@@ -111,45 +78,6 @@ class FdPanns(FrechetOfSets):
     name = "fd_panns"
     values = (ValueSpec("fd_panns", "lower"),)
     extractor = PannsFeatures
-
-
-class I3DFeatures(Extractor):
-    """I3D's 400 logits of a clip. Sound plays no part, so a silent clip counts."""
-
-    needs = (i3d.FILE,)
-    choices: ClassVar[str]
-
-    def __init__(self, device: torch.device = CPU) -> None:
-        super().__init__(device)
-        loaded = i3d.load_i3d(find_weights(i3d.FILE, self.name), self.choices)
-        self.network = loaded.network.to(device)
-        self.variant = f"{self.choices}, {loaded.variant}"
-        self.weights = {loaded.path.name: loaded.sha256}
-
-    def load(self, item: Item) -> Tensor:
-        frames_THWC = item.video().frames_THWC
-        if len(frames_THWC) < i3d.SHORTEST:
-            raise EvalError(f"it has {len(frames_THWC)} frames, FVD needs {i3d.SHORTEST}")
-        return frames_THWC
-
-    def run(self, loaded: Tensor) -> Features:
-        return {"features": i3d.features(self.network, loaded[None], self.choices)}
-
-
-class StyleganVFeatures(I3DFeatures):
-    name, choices = "i3d_stylegan_v", "stylegan-v"
-
-
-class VideoGPTFeatures(I3DFeatures):
-    name, choices = "i3d_videogpt", "videogpt"
-
-
-class PytorchI3DFeatures(I3DFeatures):
-    name, choices = "i3d_pytorch_i3d", "pytorch-i3d"
-
-
-class CdFvdFeatures(I3DFeatures):
-    name, choices = "i3d_cd_fvd", "cd-fvd"
 
 
 class FvdStyleganV(FrechetOfSets):

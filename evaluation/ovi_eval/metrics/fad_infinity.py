@@ -1,0 +1,36 @@
+"""FAD-infinity: the Fréchet audio distance in VGGish, extrapolated to infinitely many rows of features.
+
+As fadtk has it (Gui et al. 2024, "Adapting Fréchet Audio Distance for generative music evaluation"), see
+`ovi_eval.distances.frechet_infinity`: 25 sizes from 500 rows to all, drawn by numpy's RandomState(0).
+
+Shapes: R rows of features, D features.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..distances import FEWEST, frechet_infinity
+from .items import Details, ItemSet, ValueSpec
+from .published_frechet import compared_with
+from .sound_features import VGGishFeatures
+
+
+class FadInfVGGish(ItemSet):
+    """FAD-infinity in VGGish's 128 features; NaN for 500 rows of them or fewer, about 8 minutes of sound."""
+
+    name = "fad_inf_vggish"
+    values = (ValueSpec("fad_inf_vggish", "lower"),)
+    extractor = VGGishFeatures
+    feature = "features"
+
+    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
+        reference_RD = compared_with(self.name, reference_RD)
+        enough = len(scored_RD) > FEWEST
+        return {self.name: frechet_infinity(scored_RD, reference_RD).value if enough else float("nan")}
+
+    def details(self, seed: int, resamples: int) -> dict[str, Details]:
+        """The dimension, and why there is no value. There is no interval: one would repeat every fit."""
+        rows, dimension = self.ordered()[0].shape
+        short = f"extrapolates from more than {FEWEST} rows of features and got {rows}; take fad_vggish"
+        return {self.name: Details(dimension=dimension, warnings=() if rows > FEWEST else (short,))}
