@@ -19,9 +19,16 @@ def markdown(board: Leaderboard) -> str:
         parts.append(_text(board.message))
     if board.findings:
         parts.append("\n".join(f"- **{words.KINDS[f.outcome]}**: {_text(f.text)}" for f in board.findings))
-    for name, columns in board.groups().items():
-        parts.append(f"## {_text(name)}")
-        parts.append(_table(board, columns))
+    benchmarks = list(dict.fromkeys(column.benchmark for column in board.columns))
+    if len(benchmarks) > 1:
+        for benchmark in benchmarks:
+            parts.append(f"## {_text(benchmark or words.NO_BENCHMARK)}")
+            parts += _groups(board, [c for c in board.columns if c.benchmark == benchmark], "###")
+    else:
+        parts += [f"Benchmark: {_text(benchmark)}." for benchmark in benchmarks if benchmark]
+        parts += _groups(board, board.columns, "##")
+    if not all(column.comparable for column in board.columns):
+        parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
     if board.problems:
         parts.append("## Missing\n\n" + "\n".join(f"- {_text(problem)}" for problem in board.problems))
     parts.append(
@@ -34,13 +41,35 @@ def markdown(board: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _groups(board: Leaderboard, columns: Sequence[Column], level: str) -> list[str]:
+    """A heading and a table for each metric group."""
+    grouped: dict[str, list[Column]] = {}
+    for column in columns:
+        grouped.setdefault(column.group, []).append(column)
+    return [part for name, own in grouped.items() for part in (f"{level} {_text(name)}", _table(board, own))]
+
+
 def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
-    heads = [f"{_text(words.short(c))} {c.arrow}{_text(words.unit(c))}" for c in columns]
-    lines = ["| arm | seeds | " + " | ".join(heads) + " |", "|---|--:|" + "--:|" * len(columns)]
-    lines += [_line(row, _text(row.name), columns) for row in board.arms]
+    lines = [
+        "| arm | seeds | " + " | ".join(_head(c) for c in columns) + " |",
+        "|---|--:|" + "--:|" * len(columns),
+    ]
+    # An arm that was not run on a benchmark has no line there; one that lacks a value has, and it shows.
+    arms = [row for row in board.arms if any(_tried(row, column) for column in columns)]
+    lines += [_line(row, _text(row.name), columns) for row in arms]
     shown = [row for row in board.references if any(c.id in row.cells for c in columns)]
     lines += [_line(row, f"*{_text(row.name)} (reference)*", columns) for row in shown]
     return "\n".join(lines)
+
+
+def _tried(row: Row, column: Column) -> bool:
+    return any(run.benchmark == column.benchmark for run in row.runs) or column.id in row.cells
+
+
+def _head(column: Column) -> str:
+    """The metric with its direction, below it what parts it from others of its name."""
+    told = "".join(f"<br>{_text(text)}" for text in words.apart(column))
+    return f"{_text(words.bare(column))} {column.arrow}{_text(words.unit(column))}{told}"
 
 
 def _line(row: Row, name: str, columns: Sequence[Column]) -> str:
