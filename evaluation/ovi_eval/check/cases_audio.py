@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..backbones import panns, vggish
 from ..media import resample
 from .cases import Cases, Setting
-from .compare import Line, at_most, close, same
+from .compare import Line, at_most, close, members, same
 from .rule_made import published_keys, wave
 
 CASES = Cases()
@@ -20,14 +20,12 @@ FAD, FD = "FAD (VGGish)", "FD, IS, KL (PANNs)"
 AV_BENCHMARK = "av-benchmark@050a5cdb"
 
 
-def architecture(setting: Setting, keys: str, build: Callable[[], nn.Module], what: str = "") -> Line:
+def architecture(setting: Setting, keys: str, build: Callable[[], nn.Module]) -> Line:
     """Whether a network has exactly the published file's names and shapes."""
     with torch.device("meta"):
-        own = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
-    published = {name: shape for name, shape, _ in published_keys(setting.goldens.path(keys))}
-    agree = sum(own.get(name) == shape for name, shape in published.items())
-    shown = f"tensors of the published file{what}, by name and shape"
-    return same(shown, f"{agree} of {len(own)}", f"{len(published)} of {len(published)}")
+        own = {(name, tuple(tensor.shape)) for name, tensor in build().state_dict().items()}
+    published = {(name, shape) for name, shape, _ in published_keys(setting.goldens.path(keys))}
+    return members("published file's names and shapes", own, published)
 
 
 def _golden_wave(setting: Setting) -> Tensor:
@@ -87,7 +85,7 @@ def vggish_resampling(setting: Setting) -> Iterator[Line]:
         ("largest", "logmel_maxabs", away.max()),
     ):
         bound = max(each[key] for each in spread.values())
-        quantity = f"FFmpeg's resampler against resampy, {what} difference of log-mel"
+        quantity = f"FFmpeg against resampy, {what} difference"
         yield at_most(quantity, float(value), bound, ffmpeg[key], why)
 
 

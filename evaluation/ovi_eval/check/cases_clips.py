@@ -25,9 +25,9 @@ ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
 def sound(setting: Setting) -> Iterator[Line]:
     for name, expected in setting.goldens.json(CLIPS_JSON, "dnsmos").items():
         pcm_S = decode_pcm16(setting.clip(name), dnsmos.SAMPLE_RATE)
-        yield same(f"{name}: samples at 16 kHz", len(pcm_S), expected["n16k"])
+        yield same(f"{Path(name).stem}: samples at 16 kHz", len(pcm_S), expected["n16k"])
         digest = hashlib.sha256(pcm_S.tobytes()).hexdigest()
-        yield same(f"{name}: their sha256", digest, expected["pcm16k_sha256"])
+        yield same(f"{Path(name).stem}: samples' sha256", digest, expected["pcm16k_sha256"])
 
 
 @CASES.case(
@@ -46,14 +46,16 @@ def scores(setting: Setting) -> Iterator[Line]:
     for name, expected in clips.items():
         wave_S = decode_pcm16(paths[name], dnsmos.SAMPLE_RATE) / 32768
         hops = len(list(dnsmos.segments(wave_S)))
-        yield same(f"{name}: segments", hops, int(expected["num_hops"]))
+        yield same(f"{Path(name).stem}: segments", hops, int(expected["num_hops"]))
         p808 = dnsmos.p808(overall, wave_S)
-        yield close(f"{name}: P808", p808, expected["P808_MOS"], rtol=0, atol=1e-5, why=why)
+        yield close(f"{Path(name).stem}: P808", p808, expected["P808_MOS"], rtol=0, atol=1e-5, why=why)
         mapped, raw = dnsmos.p835(parts, wave_S)
         for place, key in enumerate(("SIG", "BAK", "OVRL")):
-            yield close(f"{name}: {key}", float(mapped[place]), expected[key], rtol=0, atol=1e-5, why=why)
+            yield close(
+                f"{Path(name).stem}: {key}", float(mapped[place]), expected[key], rtol=0, atol=1e-5, why=why
+            )
             told = expected[f"{key}_raw"]
-            yield close(f"{name}: {key}, raw", float(raw[place]), told, rtol=0, atol=1e-5, why=why)
+            yield close(f"{Path(name).stem}: {key}, raw", float(raw[place]), told, rtol=0, atol=1e-5, why=why)
 
 
 def _av_align(name: str, slow: bool) -> None:

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distances import frechet_infinity, line_to_infinity
 from ..frechet import frechet_distance, frechet_from_statistics
+from ..kernel_distance import kernel_distance
 from ..metrics.isc_kl import inception_score, kl_divergences
 from .cases import Cases, Setting
-from .compare import Line, close
+from .compare import Line, close, same
 from .rule_made import gaussian
 
 CASES = Cases()
-STATS = "stats_golden.json"
+STATS, EXTRA_JSON = "stats_golden.json", "extra_golden.json"
 AV_BENCHMARK = "av-benchmark@050a5cdb"
 
 
@@ -52,14 +54,49 @@ def small_sample_bias(setting: Setting) -> Iterator[Line]:
         yield close(quantity, float(found.mean()), expected, rtol=0, atol=spread, why=why)
 
 
-for name, keys in (("reference_features", "cases"), ("fad_infinity", "fad_inf_fadtk_seed0")):
-    CASES.not_run(
-        f"frechet.{name}",
-        "the golden does not say how its features were made",
-        metric="Fréchet distance" if name == "reference_features" else "FAD-infinity",
-        reference=f"{AV_BENCHMARK}; JunyaoHu@5f751734; fadtk@ec74b1f9",
-        goldens=f"{STATS}: {keys}",
-    )
+CASES.not_run(
+    "frechet.reference_features",
+    "the golden does not say how its features were made",
+    metric="Fréchet distance",
+    reference=f"{AV_BENCHMARK}; JunyaoHu@5f751734; fadtk@ec74b1f9",
+    goldens=f"{STATS}: cases",
+)
+
+
+@CASES.case(
+    "frechet.fad_infinity",
+    metric="FAD-infinity",
+    reference="fadtk@ec74b1f9",
+    goldens=f"{STATS}: fad_inf_fadtk_seed0",
+)
+def fad_infinity(setting: Setting) -> Iterator[Line]:
+    # The golden does not say how its features were made: its distances are taken as they stand.
+    golden = setting.goldens.json(STATS, "fad_inf_fadtk_seed0")
+    points = golden["points"]
+    generator = torch.Generator().manual_seed(0)
+    of_any = frechet_infinity(*(torch.randn(n, 4, generator=generator) for n in (points[-1][0], 100)))
+    yield same("sizes of 25 samples", [size for size, _ in of_any.points], [size for size, _ in points])
+    line = line_to_infinity([(size, distance) for size, distance in points])
+    why = "float64 on both sides, a fit of 25 points"
+    for what, found, key in (
+        ("at infinity", line.value, "fad_inf"),
+        ("slope over 1 / n", line.slope, "slope"),
+        ("r²", line.r2, "r2"),
+    ):
+        yield close(f"line through them, {what}", found, golden[key], rtol=1e-9, why=why)
+
+
+@CASES.case("kid.features", metric="KID", reference=AV_BENCHMARK, goldens=f"{EXTRA_JSON}: kid_av_benchmark")
+def kid(setting: Setting) -> Iterator[Line]:
+    golden = setting.goldens.json(EXTRA_JSON, "kid_av_benchmark")
+    first = torch.from_numpy(gaussian("kid1", 300 * 64)).reshape(300, 64)
+    second = 1.1 * torch.from_numpy(gaussian("kid2", 280 * 64)).reshape(280, 64) + 0.1
+    found = kernel_distance(first, second, subsets=20, size=100, seed=2020)
+    why = "float64 on both sides, sums in another order"
+    for what, value in zip(("mean", "std"), found, strict=True):
+        expected = golden[f"kernel_inception_distance_{what}"]
+        shown = f"{what} of 20 subsets of 100, seed 2020"
+        yield close(shown, value, expected, rtol=1e-9, atol=1e-12, why=why)
 
 
 def _logits(key: str, rows: int, classes: int) -> Tensor:

@@ -147,7 +147,7 @@ def layers(setting: Setting) -> Iterator[Line]:
         pooled = network.pooled(prepared)
         per_time = network.logits(pooled).flatten(2)
     for name, (shape, mean, std) in endpoints.items():
-        yield same(f"{name}, shape", seen[name][0], shape)
+        yield same(f"{name}, shape", *("x".join(map(str, each)) for each in (seen[name][0], shape)))
         yield close(f"{name}, mean and spread", seen[name][1:], [mean, std])
     piergiaj = "i3d.piergiaj_eps1e-3"
     features = golden(I3D, f"{piergiaj}.feat1024_pertime")

@@ -3,8 +3,10 @@
 from . import (
     cases_anchors,
     cases_audio,
+    cases_clap,
     cases_clips,
     cases_distances,
+    cases_faces,
     cases_sync,
     cases_text,
     cases_video,
@@ -15,10 +17,12 @@ CASES = Cases()
 for part in (
     cases_distances,
     cases_audio,
+    cases_clap,
     cases_video,
     cases_sync,
     cases_text,
     cases_clips,
+    cases_faces,
     cases_anchors,
 ):
     CASES.add(part.CASES.values())

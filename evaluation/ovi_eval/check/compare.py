@@ -7,7 +7,7 @@ what its tolerance allows. A difference is allowed up to atol + rtol * |expected
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,8 @@ def close(
 ) -> Line:
     """Whether each number is as near to the expected one as |got - expected| <= atol + rtol * |expected|."""
     found, wanted = _array(got), _array(expected)
-    tolerance = " + ".join(
-        part for part in (f"{rtol:.2g} rel" if rtol else "", f"{atol:.2g} abs" if atol else "") if part
-    )
+    parts = [f"{part:.2g} {kind}" for part, kind in ((rtol, "rel"), (atol, "abs")) if part]
+    tolerance = " + ".join(parts) or "equal"
     if found.shape != wanted.shape:
         shapes = (f"{list(wanted.shape)} numbers", f"{list(found.shape)} numbers")
         return Line(quantity, *shapes, tolerance, False, max(1, wanted.size), why=why)
@@ -79,8 +78,14 @@ def close(
 
 def same(quantity: str, got: Any, expected: Any, why: str = "") -> Line:
     """Whether both are equal: counts, digests, texts, lists of them."""
-    passed = bool(got == expected)
-    return Line(quantity, _shown(expected), _shown(got), "equal", passed, why=why)
+    return Line(quantity, _shown(expected), _shown(got), "equal", bool(got == expected), why=why)
+
+
+def members(quantity: str, got: Iterable[Any], expected: Iterable[Any]) -> Line:
+    """Whether two collections hold the same, in any order; shown is how many of each are in both."""
+    found, wanted = set(got), set(expected)
+    shown = (f"{len(wanted)} of {len(wanted)}", f"{len(found & wanted)} of {len(found)}")
+    return Line(quantity, *shown, "equal", found == wanted, len(wanted))
 
 
 def at_most(quantity: str, got: float, bound: float, expected: float, why: str) -> Line:

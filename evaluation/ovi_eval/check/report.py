@@ -22,6 +22,8 @@ from .runner import FAILED, NOT_RUN, OK, Outcome
 
 SCHEMA = "ovi_eval.check/1"
 WIDTH = 120
+SHOWN = 3
+"""Quantities of a failed case that the summary names."""
 _STYLES = {OK: "green", FAILED: "bold red", NOT_RUN: "yellow"}
 _VERDICT_WIDTH = len(NOT_RUN)
 
@@ -75,7 +77,7 @@ class Report:
     def _grid(self, rows: Sequence[tuple[Text, ...]]) -> Table:
         """A table whose columns are as wide as every other's, so that cases stand below each other."""
         room = self.console.width - _VERDICT_WIDTH - 8
-        quantity, number, tolerance = (room * part // 100 for part in (40, 20, 20))
+        quantity, number, tolerance = (room * part // 100 for part in (45, 17, 21))
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=quantity, overflow="fold")
         table.add_column(width=number, justify="right", overflow="fold")
@@ -99,12 +101,14 @@ class Report:
         for outcome in self.outcomes:
             if outcome.verdict == FAILED:
                 bad = [line.quantity for line in outcome.lines if not line.passed]
-                what = "; ".join([*bad, *([outcome.reason] if outcome.reason else [])])
+                more = [f"{len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+                what = "; ".join([*bad[:SHOWN], *more, *([outcome.reason] if outcome.reason else [])])
                 self.console.print(Text(f"FAILED {outcome.case.name}: {what}", style=_STYLES[FAILED]))
 
 
 def _row(line: Line) -> tuple[Text, ...]:
-    quantity = f"{line.quantity} (worst of {line.count})" if line.count > 1 else line.quantity
+    several = line.count > 1 and isinstance(line.got, float)
+    quantity = f"{line.quantity} (worst of {line.count})" if several else line.quantity
     verdict = OK if line.passed else FAILED
     numbers = (Text(_number(line.expected)), Text(_number(line.got)))
     return Text(quantity), *numbers, Text(line.tolerance), Text(verdict, style=_STYLES[verdict])
@@ -114,7 +118,7 @@ def _number(value: float | str) -> str:
     """Nine digits of a number; the beginning of a digest."""
     if isinstance(value, float):
         return f"{value:.9g}"
-    return value if len(value) <= 40 else f"{value[:12]}…"
+    return value if len(value) <= 24 else f"{value[:12]}…"
 
 
 def write(path: Path, outcomes: Sequence[Outcome], goldens: Path) -> None:
