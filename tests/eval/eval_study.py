@@ -6,6 +6,7 @@ moments and a sound that hits at the same moments (or elsewhere, where the arm i
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,10 @@ def write_board(root: Path, playable: int = 0, n_clips: int = 8) -> list[Path]:
             if name == MODELS[1] and benchmark == BENCHMARKS[1]:
                 continue
             clips = root / "generated" / name.replace(" ", "_") / benchmark
-            write_clips(clips, playable, late=0.0)
+            if not paths:
+                write_clips(clips, playable, late=0.0)
+            elif playable:
+                shutil.copytree(root / "generated" / MODELS[0].replace(" ", "_") / BENCHMARKS[0], clips)
             kind = "reference" if name == "real" else "measured"
             results = root / "results" / f"{name.replace(' ', '_')}_{benchmark}.json"
             paths.append(scored(name, benchmark, clips, n_clips=n_clips, kind=kind).write(results))

@@ -177,21 +177,21 @@ def test_metrics_scored_one_after_the_other_are_one_run(tmp_path):
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
-    """640 x 360, 7 s at 25 fps, a tone that sets in after 3 s."""
+    """640 x 360, 7 s at 10 fps, a tone that sets in after 3 s."""
     path = tmp_path_factory.mktemp("big") / "big.mp4"
     draw = torch.Generator().manual_seed(0)
-    coarse = torch.randint(0, 255, (175, 9, 16, 3), dtype=torch.uint8, generator=draw)
+    coarse = torch.randint(0, 255, (70, 9, 16, 3), dtype=torch.uint8, generator=draw)
     frames = coarse.repeat_interleave(40, 1).repeat_interleave(40, 2)
     time = torch.arange(7 * 16000) / 16000
-    return write_mp4(path, frames, 25.0, 0.5 * torch.sin(2800 * time) * (time > 3), 16000)
+    return write_mp4(path, frames, 10.0, 0.5 * torch.sin(2800 * time) * (time > 3), 16000)
 
 
 def test_a_big_clip_is_made_small(big, tmp_path):
-    assert big.stat().st_size > 400_000
+    assert big.stat().st_size > 200_000
     clip = small_clip(big)
     assert len(clip.mp4) < 0.5 * big.stat().st_size
     video, audio = decode_video(clip.mp4, name="small"), decode_audio(clip.mp4, name="small")
-    assert tuple(video.frames_THWC.shape) == (150, 180, SIDE, 3)
+    assert tuple(video.frames_THWC.shape) == (60, 180, SIDE, 3)
     assert len(video.frames_THWC) / video.fps == pytest.approx(SECONDS)
     assert len(audio.wave_S) / audio.sample_rate == pytest.approx(SECONDS, abs=0.07)
     loud = audio.wave_S.abs() > 0.2
@@ -433,9 +433,10 @@ def test_twenty_models_and_dozens_of_columns(browser, tmp_path):
         }
         results.append(replace(run(f"model {number}", None, n_clips=2), metrics=metrics, clips=[], losses={}))
     paths = [result.write(tmp_path / str(number)) for number, result in enumerate(results)]
-    leaderboard.build(paths, tmp_path / "out")
+    file = tmp_path / "leaderboard.html"
+    file.write_text(page(leaderboard.build(paths, None)))
     for width in (1280, 390):
-        with opened(browser, tmp_path / "out" / "leaderboard.html", "", width) as sight:
+        with opened(browser, file, "", width) as sight:
             assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
             assert sight.page.locator(".plot").count() == 36
             assert sight.page.locator(".plot").first.locator(".name").count() == 16
