@@ -17,6 +17,7 @@ from .detectors import landings, seen
 from .errors import EvalError
 from .metrics.base import FrechetMetric, OviMetric
 from .registry import build, find_ball
+from .statistics import mean_interval
 
 BATCH = 32
 SHIFTS_MS = (50, 100, 150)
@@ -72,6 +73,7 @@ def score_clips(
     metrics: Iterable[str] | None = None,
     judges: Judges | None = None,
     progress: Progress | None = None,
+    intervals: bool = False,
 ) -> Scored:
     """Scores `clips` with the metrics of the ball world.
 
@@ -81,6 +83,7 @@ def score_clips(
         metrics: names of metrics or of values; None takes all, without a reference all that need none.
         judges: through which networks to look; None takes the committed ones.
         progress: told after every batch.
+        intervals: give means their bootstrap intervals over clips, a tenth of a second each.
 
     Raises EvalError for no clips, unknown names, or a Fréchet distance asked for by name without a reference.
     """
@@ -92,6 +95,7 @@ def score_clips(
         metrics=metrics,
         judges=judges,
         progress=progress,
+        intervals=intervals,
     )
 
 
@@ -104,6 +108,7 @@ def score_batches(
     metrics: Iterable[str] | None = None,
     judges: Judges | None = None,
     progress: Progress | None = None,
+    intervals: bool = False,
 ) -> Scored:
     """As `score_clips`, of `count` clips that come a few at a time and are looked at once."""
     if not count:
@@ -135,10 +140,12 @@ def score_batches(
         done += len(part)
         if progress:
             progress("reference", done, total)
-    return _scored(built, marked, judges)
+    return _scored(built, marked, judges, intervals)
 
 
-def _scored(metrics: list[OviMetric], marked: list[str | None], judges: Judges | None) -> Scored:
+def _scored(
+    metrics: list[OviMetric], marked: list[str | None], judges: Judges | None, intervals: bool
+) -> Scored:
     scores: dict[str, Score] = {}
     rows: list[dict[str, float | None]] = [{} for _ in marked]
     reasons: list[dict[str, str]] = [{} for _ in marked]
@@ -147,6 +154,9 @@ def _scored(metrics: list[OviMetric], marked: list[str | None], judges: Judges |
         values, coverage, per_clip = metric.compute(), metric.coverage(), metric.per_clip()
         for spec in metric.values:
             n, share = coverage[spec.key]
+            interval = None
+            if intervals and spec.key in per_clip:
+                interval = mean_interval(per_clip[spec.key].tolist(), spec.key)
             scores[spec.key] = Score(
                 value=_number(float(values[spec.key])),
                 n=n,
@@ -156,6 +166,7 @@ def _scored(metrics: list[OviMetric], marked: list[str | None], judges: Judges |
                 version=metric.version,
                 variant=metric.variant,
                 kind=metric.kind,
+                ci95=(interval.low, interval.high) if interval else None,
             )
             if spec.key in per_clip:
                 for row, value in zip(rows, per_clip[spec.key].tolist(), strict=True):

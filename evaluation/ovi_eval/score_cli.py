@@ -197,11 +197,15 @@ def _ball(
     from ovi_eval.score import score_batches, score_clips
     from ovi_eval.small import small_clips
 
-    names = [metric.name for metric in wanted.ball]
+    names, intervals = [metric.name for metric in wanted.ball], not options.no_intervals
     if all(isinstance(item, MemoryItem) for item in [*items, *(reference or ())]):
         sets = [ClipSet.load(_tensor_file(path)) for path in (options.clips, options.reference) if path]
         return score_clips(
-            sets[0][: len(items)], sets[1] if reference else None, names, progress=step_of(bar)
+            sets[0][: len(items)],
+            sets[1] if reference else None,
+            names,
+            progress=step_of(bar),
+            intervals=intervals,
         )
     return score_batches(
         small_clips(items, options.strict),
@@ -210,6 +214,7 @@ def _ball(
         len(reference or ()),
         metrics=names,
         progress=step_of(bar),
+        intervals=intervals,
     )
 
 

@@ -23,7 +23,6 @@ from ovi_eval.extractors import CPU, Extractor, Features
 from ovi_eval.items import Item, reason_of
 from ovi_eval.metrics.items import Details, ItemMean, ItemMetric, ItemSet
 from ovi_eval.score import Progress, Score, Scored
-from ovi_eval.statistics import RESAMPLES
 
 SET_RESAMPLES = 200
 NOT_FINITE = "its features are not finite"
@@ -41,7 +40,7 @@ class Options:
     cache: FeatureCache | None = None
     workers: int = 1
     resamples: bool = True
-    seed: int = 0
+    seed: int = statistics.SEED
     strict: bool = False
     comparable: bool = True
 
@@ -264,9 +263,7 @@ class _Run:
             beside = details.get(spec.key, Details())
             interval = beside.interval
             if interval is None and spec.key in columns and self.options.resamples:
-                kept = columns[spec.key][~columns[spec.key].isnan()].numpy()
-                drawn = statistics.generator(self.options.seed, spec.key)
-                interval = statistics.bootstrap_interval(kept, drawn, resamples=RESAMPLES)
+                interval = statistics.mean_interval(columns[spec.key].numpy(), spec.key, self.options.seed)
             told = beside.warnings
             if left_out:
                 told += (f"{left_out} reference clips could not be looked at and are left out",)

@@ -63,11 +63,11 @@ def missing_clips(results: RunResults, reasons: Sequence[Mapping[str, str]]) -> 
             parts.append(f"{count} as {results.clips[first].id}: {reasons[first][metric]}")
         if len(kinds) > REASONS:
             parts.append("others for other reasons")
-        count = f"{len(places)} of {results.n_clips} clips are missing"
+        lacking = f"{len(places)} of {results.n_clips} clips are missing"
         if len(parts) == 1:
-            text = f"{count}, as {parts[0].partition(' as ')[2]}"
+            text = f"{lacking}, as {parts[0].partition(' as ')[2]}"
         else:
-            text = f"{count}; {'; '.join(parts)}"
+            text = f"{lacking}; {'; '.join(parts)}"
         told.setdefault(text, []).append(metric)
     return [f"{', '.join(metrics)}: {text}" for text, metrics in told.items()]
 
