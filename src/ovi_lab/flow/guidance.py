@@ -2,7 +2,8 @@
 
 guided = negative + g (positive - negative) (Ho and Salimans, arXiv 2207.12598), g of its own for video and
 audio; skip-layer guidance leaves blocks out of the negative pass. Where the two passes need the same blocks
-they run as one batch of twice the size.
+they run as one batch of twice the size. What does not change from step to step is done once; each such saving
+can be switched off, so that its effect can be measured.
 
 Shapes: B batch, N text tokens, E text width; latents are [B, C, F, H, W] and [B, L, C].
 """
@@ -36,6 +37,12 @@ class Guidance:
     """Blocks left out in the negative pass."""
     batch_passes: bool = True
     """Run both passes as one batch where they need the same blocks (more memory, less time)."""
+    cache_text: bool = True
+    """Embed texts, and make every block's keys and values of them, once a clip and not in every pass (the kept
+    keys and values take 2 x blocks x text_len x dim numbers a text and tower)."""
+    merge_padding: bool = False
+    """Attend to a text's padding, whose tokens are all alike, as to two keys with its joint weight, not as to
+    text_len minus n (fewer keys in every block; rounding differs)."""
 
     def __post_init__(self) -> None:
         for modality in MODALITIES:
@@ -48,7 +55,7 @@ class Guidance:
 
 
 class GuidedVelocity:
-    """The guided velocity of a batch at any time: texts are embedded and projected once, here.
+    """The guided velocity of a batch at any time; `guidance` says what is done once, here.
 
     Args:
         model: whose velocity.
@@ -57,7 +64,7 @@ class GuidedVelocity:
         text: positive texts, for both towers.
         negatives: negative texts of each modality; needed where its guidance is not 1. A modality that needs
             none but shares the negative pass with one that does reads its positive text there.
-        guidance: strengths.
+        guidance: strengths, and the savings.
     """
 
     def __init__(
@@ -73,8 +80,8 @@ class GuidedVelocity:
         self.guidance = guidance
         self.guided = [m for m in modalities if guidance.scale(m) != 1.0]
         self.batched = bool(self.guided) and guidance.batch_passes and not guidance.skip_layers
-        self.positive: dict[Modality, TextContext] = {}
-        self.negative: dict[Modality, TextContext] = {}
+        self.positive: dict[Modality, list[Tensor] | TextContext] = {}
+        self.negative: dict[Modality, list[Tensor] | TextContext] = {}
         positives = _one_each(text, batch_size, "text")
         for modality in modalities:
             negative = negatives.get(modality)
@@ -87,11 +94,24 @@ class GuidedVelocity:
             if negative is not None:
                 low = _one_each(negative, batch_size, f"negative {modality} text")
             if self.batched:
-                self.positive[modality] = model.prepare_text([*positives, *low], modality)
+                self.positive[modality] = self._kept([*positives, *low], modality)
                 continue
-            self.positive[modality] = model.prepare_text(positives, modality)
+            self.positive[modality] = self._kept(positives, modality)
             if self.guided:
-                self.negative[modality] = model.prepare_text(low, modality)
+                self.negative[modality] = self._kept(low, modality)
+
+    def _kept(self, texts: list[Tensor], modality: Modality) -> list[Tensor] | TextContext:
+        """What is kept of the texts from pass to pass."""
+        if not self.guidance.cache_text:
+            return texts
+        return self.model.prepare_text(texts, modality, merge_padding=self.guidance.merge_padding)
+
+    def _read(self, texts: list[Tensor] | TextContext, modality: Modality) -> TextContext:
+        """The kept texts as a pass reads them; without the cache each block makes its own keys and values."""
+        if isinstance(texts, TextContext):
+            return texts
+        merge = self.guidance.merge_padding
+        return self.model.prepare_text(texts, modality, merge_padding=merge, key_values=False)
 
     def __call__(self, latents: Velocities, time: Tensor, first_frame_is_clean: bool) -> Velocities:
         """Float32 velocities in the shapes of `latents` at the scalar `time` (0 to 1000)."""
@@ -113,18 +133,19 @@ class GuidedVelocity:
     def _predict(
         self,
         latents: Velocities,
-        texts: dict[Modality, TextContext],
+        texts: dict[Modality, list[Tensor] | TextContext],
         time: Tensor,
         first_frame_is_clean: bool,
         skip_layers: Collection[int],
     ) -> Velocities:
+        read = {m: self._read(t, m) for m, t in texts.items()}
         out = self.model(
             latents.get("video"),
             latents.get("audio"),
             t_video=time,
             t_audio=time,
-            text_video=texts.get("video"),
-            text_audio=texts.get("audio"),
+            text_video=read.get("video"),
+            text_audio=read.get("audio"),
             first_frame_is_clean=first_frame_is_clean,
             skip_layers=skip_layers,
         )

@@ -42,6 +42,8 @@ def sample(
     audio_guidance: float = 1.0,
     skip_layers: Collection[int] = (),
     batch_passes: bool = True,
+    cache_text: bool = True,
+    merge_padding: bool = False,
     first_frame: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> SampledLatents:
@@ -53,10 +55,15 @@ def sample(
         text: for both towers: one text a clip (list of [n, E] or [B, n, E]), or a list of one for all.
         negative_text_video, negative_text_audio: likewise; needed where that guidance is not 1.
         solver, steps, shift: see `build_solver`; each modality has a solver of its own, at the same times.
-        video_guidance, audio_guidance, skip_layers, batch_passes: see `Guidance`.
+        video_guidance, audio_guidance, skip_layers: see `Guidance`.
+        batch_passes, cache_text, merge_padding: what is done once instead of again, see `Guidance`; the model's
+            own savings are set by `TwinDiT.set_savings`. None changes the latents by more than rounding.
         first_frame: first latent frame of every clip, given: it is put in before every step and after the
             last, and its tokens are told t = 0.
         on_step: called with the number of steps done and of all steps.
+
+    Inside `ovi_lab.models.sequence_parallel.sequence_parallel(model, group)` every process of the group calls this
+    with the same arguments, works on its share of the tokens, and gets the whole latents.
 
     The same noise, texts and settings give the same latents. Raises UserError for settings that do not fit.
     """
@@ -68,7 +75,9 @@ def sample(
     if not latents:
         raise UserError("neither video nor audio noise was given; give noise of what is to be sampled")
     _check_first_frame(first_frame, video_noise)
-    guidance = Guidance(video_guidance, audio_guidance, tuple(skip_layers), batch_passes)
+    guidance = Guidance(
+        video_guidance, audio_guidance, tuple(skip_layers), batch_passes, cache_text, merge_padding
+    )
     negatives: dict[Modality, Texts | None] = {"video": negative_text_video, "audio": negative_text_audio}
     first = next(iter(latents.values()))
     was_training = model.training

@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import ATTENTION_BACKENDS, check_choice
 from ovi_lab.models.norms import LayerNorm, RMSNorm
-from ovi_lab.models.rope import apply_rotation
+from ovi_lab.models.rope import Rotation, apply_rotation
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each [B, N, H, K]."""
 
 
 class AttentionFunction(Protocol):
-    """Softmax attention of q [B, L, H, K] over k, v [B, M, H, K]; `mask` [B, 1, 1, M]: True at real keys."""
+    """Softmax attention of q [B, L, H, K] over k, v [B, M, H, K].
+
+    `mask` [B, 1, 1, M] is True at real keys, or what is added to every query's product with a key.
+    """
 
     def __call__(self, q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor: ...
 
@@ -76,7 +79,7 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
-    def forward(self, x_BLD: Tensor, rope_BL1P: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, rope_BL1P: Rotation, mask: Tensor | None) -> Tensor:
         """[B, L, D]; `mask` [B, 1, 1, L] is True at real tokens, None where the batch has no padding."""
         heads = (self.num_heads, -1)
         q_BLHK = apply_rotation(self.norm_q(self.q(x_BLD)).unflatten(-1, heads), rope_BL1P)
@@ -99,6 +102,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attend = attend
+        self.attend_other = attend
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
@@ -121,20 +125,25 @@ class CrossAttention(nn.Module):
         self,
         x_BLD: Tensor,
         text: KeyValue,
-        rope_BL1P: Tensor | None = None,
+        rope_BL1P: Rotation | None = None,
         other_BMD: Tensor | None = None,
-        other_rope_BM1P: Tensor | None = None,
+        other_rope_BM1P: Rotation | None = None,
         other_mask: Tensor | None = None,
+        text_bias: Tensor | None = None,
     ) -> Tensor:
-        """[B, L, D]; `other_BMD` is the other tower's stream, None where the block reads the text alone."""
+        """[B, L, D]; `other_BMD` is the other tower's stream, None where the block reads the text alone.
+
+        `text_bias` [B, 1, 1, N] is added to the products with the text's keys.
+        """
         heads = (self.num_heads, -1)
         q_BLHK = self.norm_q(self.q(x_BLD)).unflatten(-1, heads)
-        out_BLHK = self.attend(q_BLHK, *text, None)
+        out_BLHK = self.attend(q_BLHK, *text, text_bias)
         if other_BMD is not None and rope_BL1P is not None and other_rope_BM1P is not None:
             z_BMD = self.pre_attn_norm_fusion(other_BMD)
             k_BMHK = apply_rotation(
                 self.norm_k_fusion(self.k_fusion(z_BMD)).unflatten(-1, heads), other_rope_BM1P
             )
             v_BMHK = self.v_fusion(z_BMD).unflatten(-1, heads)
-            out_BLHK = out_BLHK + self.attend(apply_rotation(q_BLHK, rope_BL1P), k_BMHK, v_BMHK, other_mask)
+            turned_BLHK = apply_rotation(q_BLHK, rope_BL1P)
+            out_BLHK = out_BLHK + self.attend_other(turned_BLHK, k_BMHK, v_BMHK, other_mask)
         return self.o(out_BLHK.flatten(2))

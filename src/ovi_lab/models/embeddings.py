@@ -6,6 +6,7 @@ D width, E text width, T distinct timesteps of a clip, P values of a patch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -179,6 +180,32 @@ def text_batch(text: Latents, text_len: int, text_dim: int) -> Tensor:
     else:
         padded = pad_sequence(list(text), batch_first=True)
     return F.pad(padded, (0, 0, 0, text_len - padded.shape[1]))
+
+
+def merged_text_batch(
+    text: Latents, text_len: int, text_dim: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """As `text_batch`, its padding merged: texts [B, N, E] and what is added to products with their keys.
+
+    Tokens of padding are zero before the text embedding and alike after it, so that softmax attention to c of
+    them is attention to one whose product is raised by log c. N is the longest text's tokens and two: one
+    number of type `dtype` is too coarse for log c, so a second key carries the rest of the weight. The second
+    result is [B, 1, 1, N] of `dtype`: 0 at a text's own tokens, minus infinity at what is not there.
+    """
+    tokens = [len(item) for item in text]
+    longest = max(tokens)
+    padded_BNE = text_batch(text, max(text_len, longest), text_dim)[:, :longest]
+    bias_BN = torch.full((len(tokens), longest + 2), -torch.inf, dtype=torch.float64)
+    for row, n in zip(bias_BN, tokens, strict=True):
+        count = text_len - n
+        row[:n] = 0
+        if count:
+            # A little less than log c, whatever the rounding to `dtype`; the second key has what is missing.
+            row[n] = (math.log(count) * (1 - 2**-7)) if count > 1 else 0.0
+            row[n] = row[n].to(dtype)
+            row[n + 1] = torch.log((count - row[n].exp()).clamp_min(0))
+    bias = bias_BN.to(dtype)[:, None, None].to(padded_BNE.device)
+    return F.pad(padded_BNE, (0, 0, 0, 2)), bias
 
 
 # --------------------------------------------------------------------------------------------- latents out

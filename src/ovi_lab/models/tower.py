@@ -24,11 +24,12 @@ from ovi_lab.models.embeddings import (
     VideoPatchEmbedding,
     audio_sequence,
     join_patches,
+    merged_text_batch,
     text_batch,
     video_patches,
 )
 from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
-from ovi_lab.models.rope import Grid, from_host
+from ovi_lab.models.rope import Grid, Rotation, from_host
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TextContext:
     modality: str
     embedded: Tensor
     per_block: tuple[KeyValue, ...] | None = None
+    bias: Tensor | None = None
+    """[B, 1, 1, N], added to the products with its keys; None where every token counts once."""
 
     @property
     def batch_size(self) -> int:
@@ -64,13 +67,13 @@ class Conditions:
     """What every block of one tower reads besides the stream; the same for all blocks of a pass."""
 
     e: Tensor
-    """[B, T, D], the embedding of each clip's distinct timesteps."""
+    """[B, T, D], the embedding of each clip's distinct timesteps (or of every token's, T = L)."""
     e0: Tensor
     """[B, T, 6, D], its projection."""
     clean: Tensor | None
-    """[B, L, 1], True at tokens of the first timestep of two; None where T = 1."""
-    rope: Tensor
-    """[1 or B, L, 1, K / 2] complex."""
+    """[1 or B, L, 1], True at tokens of the first timestep of two; None where T is not 2."""
+    rope: Rotation
+    """[1 or B, L, 1, K / 2] complex, or another way to turn (see `ModelSavings`)."""
     mask: Tensor | None
     """[B, 1, 1, L], True at real tokens; None without padding."""
     text: TextContext
@@ -105,8 +108,9 @@ class TowerBlock(nn.Module):
     ) -> Tensor:
         """x + CA(norm3(x)): to the text and, where this block reads it, to the other tower's stream."""
         if not self.cross_attn.reads_other or other is None:
-            return x_BLD + self.cross_attn(self.norm3(x_BLD), text)
-        return x_BLD + self.cross_attn(self.norm3(x_BLD), text, c.rope, other_BMD, other.rope, other.mask)
+            return x_BLD + self.cross_attn(self.norm3(x_BLD), text, text_bias=c.text.bias)
+        both = (c.rope, other_BMD, other.rope, other.mask, c.text.bias)
+        return x_BLD + self.cross_attn(self.norm3(x_BLD), text, *both)
 
     def feed_forward(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
         """x + FFN(LN(x) (1 + m4) + m3) m5."""
@@ -190,8 +194,11 @@ class Tower(nn.Module):
         e_BTD = self.time_embedding(t_BT)
         return e_BTD, self.time_projection(e_BTD).unflatten(-1, (6, -1))
 
-    def embed_text(self, text: Latents | TextContext) -> TextContext:
-        """The text embedded, without keys and values; a prepared one passes."""
+    def embed_text(self, text: Latents | TextContext, merge_padding: bool = False) -> TextContext:
+        """The text embedded, without keys and values; a prepared one passes.
+
+        With `merge_padding` the padding, whose tokens are all alike, stands as two keys with its joint weight.
+        """
         if isinstance(text, TextContext):
             if text.modality != self.config.modality:
                 raise UserError(
@@ -199,14 +206,18 @@ class Tower(nn.Module):
                     "prepare it for each tower"
                 )
             return text
-        batch_BNE = text_batch(text, self.config.text_len, self.config.text_dim)
-        return TextContext(self.config.modality, self.text_embedding(batch_BNE.to(self.dtype)))
+        bias = None
+        if merge_padding:
+            batch_BNE, bias = merged_text_batch(text, self.config.text_len, self.config.text_dim, self.dtype)
+        else:
+            batch_BNE = text_batch(text, self.config.text_len, self.config.text_dim)
+        return TextContext(self.config.modality, self.text_embedding(batch_BNE.to(self.dtype)), bias=bias)
 
-    def prepare_text(self, text: Latents) -> TextContext:
+    def prepare_text(self, text: Latents, merge_padding: bool = False) -> TextContext:
         """The text embedded and every block's keys and values of it."""
-        context = self.embed_text(text)
+        context = self.embed_text(text, merge_padding)
         kv = tuple(block.cross_attn.text_key_value(context.embedded) for block in self.each_block())
-        return TextContext(self.config.modality, context.embedded, kv)
+        return TextContext(self.config.modality, context.embedded, kv, context.bias)
 
     def read_out(self, x_BLD: Tensor, tokens: Tokens, c: Conditions) -> Tensor | list[Tensor]:
         """The prediction in the form of the latents that came in."""

@@ -29,7 +29,8 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
-from ovi_lab.models.rope import RopeTables, from_host
+from ovi_lab.models.rope import RopeTables, Rotation, from_host
+from ovi_lab.models.savings import LoopedTables, ModelSavings
 from ovi_lab.models.tower import Conditions, TextContext, Tokens, Tower, TowerBlock
 
 FirstFrameClean = bool | Tensor
@@ -115,7 +116,9 @@ class TwinDiT(nn.Module):
         self.checkpoint_blocks = checkpoint_blocks
         self.first_block_skippable = first_block_skippable
         self._rope_factor_override: float | None = None
-        self._rope_tables = RopeTables(first.head_dim, self.rope_config.theta)
+        self._rope_tables: RopeTables | LoopedTables = RopeTables(first.head_dim, self.rope_config.theta)
+        self._clean_masks: dict[tuple[Any, ...], Tensor] = {}
+        self.savings = ModelSavings()
 
         fused = self.fusion_config.block_indices(self.num_layers)
         attend = attention_function(attention)
@@ -181,13 +184,47 @@ class TwinDiT(nn.Module):
             check_positive_number("the audio RoPE factor", factor)
         self._rope_factor_override = factor
 
+    def set_savings(
+        self, *, shared_modulation: bool = True, cache_rope: bool = True, cache_masks: bool = True
+    ) -> None:
+        """From now on the model saves what is True (see `ModelSavings`); all is saved where this is not called.
+
+        It changes no parameter and is in no checkpoint: what it is for is measuring what a saving saves.
+        """
+        self.savings = ModelSavings(shared_modulation, cache_rope, cache_masks)
+        head_dim = next(iter(self.tower_configs.values())).head_dim
+        tables = RopeTables if cache_rope else LoopedTables
+        self._rope_tables = tables(head_dim, self.rope_config.theta)
+        self._clean_masks.clear()
+
+    def set_shared_modulation(self, shared: bool) -> None:
+        """Whether time is projected once per distinct timestep, or for every token; see `ModelSavings`."""
+        self.savings = dataclasses.replace(self.savings, shared_modulation=shared)
+
     # ------------------------------------------------------------------------------------------- forward
-    def prepare_text(self, text: Latents | TextContext, modality: Modality) -> TextContext:
+    def prepare_text(
+        self,
+        text: Latents | TextContext,
+        modality: Modality,
+        *,
+        merge_padding: bool = False,
+        key_values: bool = True,
+    ) -> TextContext:
         """Texts (list of [n, E], or [B, n, E]) embedded for one tower, and every block's keys and values.
 
         The result stands for the text in `forward`, as often as wanted, until parameters change.
+
+        Args:
+            text: the texts; a prepared one passes.
+            modality: of the tower.
+            merge_padding: attend to a text's padding, whose tokens are all alike, as to two keys with its joint
+                weight, not as to text_len minus n.
+            key_values: False leaves keys and values to the blocks, which then make them in every pass.
         """
-        return text if isinstance(text, TextContext) else self.tower(modality).prepare_text(text)
+        if isinstance(text, TextContext):
+            return text
+        tower = self.tower(modality)
+        return (tower.prepare_text if key_values else tower.embed_text)(text, merge_padding)
 
     def forward(
         self,
@@ -267,7 +304,7 @@ class TwinDiT(nn.Module):
         t: Tensor | None,
         text: Latents | TextContext | None,
         first_frame_is_clean: FirstFrameClean,
-        rope_BL1P: Tensor,
+        rope_BL1P: Rotation,
     ) -> Conditions:
         if t is None or text is None:
             what = f"t_{modality}" if t is None else f"text_{modality}"
@@ -279,8 +316,15 @@ class TwinDiT(nn.Module):
         if t.dim() > 1 or t.numel() not in (1, B):
             raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
         t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
-        clean_BL1 = _clean_tokens(tokens, first_frame_is_clean)
-        if clean_BL1 is not None:
+        clean_BL1 = self._clean_tokens(tokens, first_frame_is_clean)
+        mask = tokens.mask
+        if mask is None and not self.savings.cache_masks:
+            mask = torch.ones(B, 1, 1, tokens.x.shape[1], dtype=torch.bool, device=tokens.x.device)
+        if not self.savings.shared_modulation:
+            t_BT = t_BT.expand(tokens.x.shape[:2])
+            if clean_BL1 is not None:
+                t_BT, clean_BL1 = torch.where(clean_BL1[..., 0], torch.zeros_like(t_BT), t_BT), None
+        elif clean_BL1 is not None:
             t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
         e_BTD, e0_BT6D = tower.embed_time(t_BT)
         context = tower.embed_text(text)
@@ -288,10 +332,27 @@ class TwinDiT(nn.Module):
             raise UserError(
                 f"text_{modality} holds {context.batch_size} texts for {B} clips; give one a clip"
             )
-        return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, tokens.mask, context)
+        return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, mask, context)
 
-    def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
-        tables: dict[Modality, Tensor] = {}
+    def _clean_tokens(self, tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
+        """As `_clean_tokens`, kept where it depends on shapes alone."""
+        if (
+            isinstance(first_frame_is_clean, Tensor)
+            or not first_frame_is_clean
+            or not self.savings.cache_masks
+        ):
+            return _clean_tokens(tokens, first_frame_is_clean)
+        key = (tokens.grids, tokens.x.shape, tokens.x.device)
+        if key not in self._clean_masks:
+            self._clean_masks.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                mask = _clean_tokens(tokens, True)
+            if mask is not None:
+                self._clean_masks[key] = mask
+        return self._clean_masks[key]
+
+    def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Rotation]:
+        tables: dict[Modality, Rotation] = {}
         device = next(iter(tokens.values())).x.device
         if "video" in tokens:
             tables["video"] = self._rope_tables.video(tokens["video"].grids, device)
@@ -320,7 +381,7 @@ class TwinDiT(nn.Module):
 
 
 def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
-    """[B, L, 1], True at the tokens of given first frames; None where no frame is given."""
+    """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given."""
     if not isinstance(first_frame_is_clean, Tensor) and not first_frame_is_clean:
         return None
     x_BLD = tokens.x
