@@ -267,11 +267,14 @@ class _Run:
             told = beside.warnings
             if left_out:
                 told += (f"{left_out} reference clips could not be looked at and are left out",)
-            value = float(values[spec.key])
+            value, n = float(values[spec.key]), have[spec.key]
+            if n and not math.isfinite(value):
+                told += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
+                n = 0
             found[spec.key] = Score(
-                value=value if math.isfinite(value) else None,
-                n=have[spec.key],
-                coverage=have[spec.key] / len(rows),
+                value=value if n else None,
+                n=n,
+                coverage=n / len(rows),
                 direction=spec.direction,
                 unit=spec.unit,
                 version=metric.version,

@@ -126,6 +126,18 @@ def test_features_that_are_not_finite_are_no_features(made: Path) -> None:
     assert scored.reasons[0] == {"loudness": "its features are not finite"}
 
 
+def test_a_set_with_too_few_clips_has_no_value(made: Path, real: Path) -> None:
+    class Whole(Colours):
+        name = "whole"
+
+        def value(self, scored_RD, reference_RD):
+            return {"colours": float("nan") if len(scored_RD) < 9 else 1.0}
+
+    score = score_items(items_in(made)[:1], items_in(real), [Whole], QUICK).values["colours"]
+    assert (score.value, score.n, score.coverage) == (None, 0, 0.0)
+    assert score.warnings == ("1 clip is too few for a value",)
+
+
 def test_bad_wishes(made: Path, real: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="colours compares with real clips; give a reference"):
         score_items(items_in(made), None, [Colours])
