@@ -7,24 +7,22 @@ by one, so that a word on a cut may be lost. Nothing is fetched and no code of t
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import EvalError
 from ..needs import PublishedFolder
+from .hub_folder import model_from, quiet, reading
 from .published import file_sha256
 
 SAMPLE_RATE = 16000
 WEIGHTS = "model.safetensors"
+WHAT = "a Whisper model"
 CHOICE = "OVI_EVAL_WHISPER"
 """The environment variable that names the folder, below that of OVI_EVAL_WEIGHTS."""
 
@@ -55,40 +53,17 @@ class Whisper:
 
         self.device = device
         self.sha256 = file_sha256(folder / WEIGHTS)
-        try:
-            with _quiet():
-                built: Any = WhisperForConditionalGeneration.from_pretrained(
-                    folder,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # they are in the report, which is read below
-                )
-                self.tokenizer: Any = WhisperTokenizer.from_pretrained(folder, local_files_only=True)
-                self.hearing: Any = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        except (
-            *(OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError),
-            SafetensorError,
-        ) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EvalError(
-                f"{folder}: cannot be read as a Whisper model ({first}); fetch it again"
-            ) from error
-        network, report = built
-        listed = (report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        faults = [key if isinstance(key, str) else key[0] for keys in listed for key in keys]
-        if faults:
-            raise EvalError(
-                f"{folder / WEIGHTS}: holds other weights than its config.json describes, such as {faults[0]}; "
-                "fetch the folder again"
-            )
+        self.network: Any = model_from(
+            WhisperForConditionalGeneration, folder, WHAT, use_safetensors=True
+        ).to(device)
+        with reading(folder, WHAT):
+            self.tokenizer: Any = WhisperTokenizer.from_pretrained(folder, local_files_only=True)
+            self.hearing: Any = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         if self.hearing.sampling_rate != SAMPLE_RATE:
             raise EvalError(
                 f"{folder}: listens at {self.hearing.sampling_rate} Hz, Whisper does at {SAMPLE_RATE}; fetch it again"
             )
         self.window = int(self.hearing.n_samples)
-        self.network: Any = network.eval().requires_grad_(False).to(device)
 
     def prepare(self, wave_S: np.ndarray) -> list[Tensor]:
         """Log-mel pictures [1, B, M], one for each window of a 16 kHz wave [S] in [-1, 1]."""
@@ -106,24 +81,8 @@ class Whisper:
         if getattr(self.network.generation_config, "is_multilingual", False):
             options["task"] = "transcribe"
         texts = []
-        with _quiet():
+        with quiet():
             for picture in pictures:
                 tokens = self.network.generate(picture.to(self.device), **options)
                 texts += self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return " ".join(text.strip() for text in texts).strip()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice, which would come with every clip."""
-    from transformers.utils import logging as talk
-
-    level, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
-    talk.set_verbosity(logging.ERROR)
-    talk.disable_progress_bar()
-    try:
-        yield
-    finally:
-        talk.set_verbosity(level)
-        if bars:
-            talk.enable_progress_bar()
