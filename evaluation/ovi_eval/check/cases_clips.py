@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from ..backbones import dnsmos
 from ..items import FileItem
+from ..media import decode_audio, decode_video
 from ..metrics.av_align import AvAlignJavis, AvAlignMova, PeaksOfSoundAndMotion, motion_peaks
 from ..needs import Package
 from ..pcm import decode_pcm16
@@ -16,9 +19,31 @@ from .compare import Line, close, same
 
 CASES = Cases()
 CLIPS_JSON = "real_clips_open.json"
+METADATA = "fastvideo_reference_scores/ltx2.metadata.json"
 MOVA, JAVISDIT = "MOVA@595a9769", "JavisDiT@b505b37f"
 DECODERS = "OpenCV and decoders differ by version in the last digits"
 ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
+
+
+@CASES.case(
+    "media.ltx2",
+    metric="decoding",
+    reference="FastVideo@2f3d4074",
+    goldens=tuple(f"{METADATA}: {key}" for key in ("fps", "width", "height", "duration_seconds", "*audio*")),
+)
+def media(setting: Setting) -> Iterator[Line]:
+    path = setting.clip("ltx2/ltx2.mp4")
+    expected = setting.goldens.json(METADATA)
+    video = decode_video(path, transform=lambda frame_HWC: torch.tensor(frame_HWC.shape[:2]))
+    frames, (height, width) = len(video.frames_THWC), video.frames_THWC[0].tolist()
+    yield same("width", width, expected["width"])
+    yield same("height", height, expected["height"])
+    yield same("frames a second", video.fps, expected["fps"])
+    yield same("seconds", frames / video.fps, expected["duration_seconds"])
+    audio = decode_audio(path, mono=False)
+    yield same("has sound", bool(audio.wave_S.abs().max() > 0), expected["has_audio"])
+    yield same("samples a second", audio.sample_rate, expected["audio_sample_rate"])
+    yield same("channels", len(audio.wave_S), expected["audio_channels"])
 
 
 @CASES.case("dnsmos.sound", metric="DNSMOS", reference="FFmpeg 9.0.2", goldens=f"{CLIPS_JSON}: dnsmos")

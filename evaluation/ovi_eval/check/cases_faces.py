@@ -87,7 +87,6 @@ def s3fd_names(setting: Setting) -> Iterator[Line]:
     metric="temporal flickering",
     reference="VBench's rule; FastVideo@2f3d4074",
     goldens=f"{FACES_JSON}: {FLICKERING}",
-    slow=True,
 )
 def flickering(setting: Setting) -> Iterator[Line]:
     name = "ltx2/ltx2.mp4"
