@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ovi_eval.faces import crop, scenes, tracks
 from ovi_eval.faces.boxes import overlap, suppressed
 from ovi_eval.faces.detection import UltraFaceDetector, UltraFaceOnnxDetector
 from ovi_eval.faces.kept import Files, Pictures
-from ovi_eval.items import MemoryItem
+from ovi_eval.items import FileItem, MemoryItem
 from ovi_eval.media import Video
 
 ULTRAFACE = "weights/ultraface_rfb"
@@ -226,6 +227,39 @@ def test_kept_pictures_and_files() -> None:
     assert [files[n] for n in (0, 1, 149)] == [b"", b"\x01", bytes([149])]
     with pytest.raises(IndexError):
         pictures[150]
+
+
+def with_sound_from(path: Path, late: float) -> Path:
+    """24 grey frames at 24 fps, the sound a single click at its very beginning, `late` seconds after the picture's."""
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("mjpeg", rate=24)
+        video.width, video.height, video.pix_fmt = 160, 128, "yuvj420p"
+        audio: Any = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for number in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((128, 160, 3), 90, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number + 24, Fraction(1, 24)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        click = np.zeros((1, 16000), np.int16)
+        click[0, :4] = 20000
+        sound = av.AudioFrame.from_ndarray(click, format="s16", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = 16000, round(16000 * (1 + late)), Fraction(1, 16000)
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+    return path
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("late", [0.25, 0.0, -0.25])
+def test_sound_is_heard_when_the_file_says(tmp_path: Path, late: float) -> None:
+    item = FileItem(with_sound_from(tmp_path / "clip.mkv", late), "clip")
+    if late < 0:  # the click was before the picture
+        with pytest.raises(EvalError, match="silence"):
+            clips.prepare(item, UltraFaceDetector.found("sync"))
+        return
+    ready = clips.prepare(item, UltraFaceDetector.found("sync"))
+    assert len(ready.shown) == 25
+    assert int(np.argmax(ready.wave_S > 10000)) == round(16000 * late)
 
 
 @pytest.mark.usefixtures("weights")

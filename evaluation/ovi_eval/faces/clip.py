@@ -104,7 +104,8 @@ def _nearest(ticks: float) -> int:
 
 def _sound(item: Item, picture_start: float) -> np.ndarray:
     wave_S = item.pcm16(SAMPLE_RATE)
+    late = round((item.audio(SAMPLE_RATE).start - picture_start) * SAMPLE_RATE)
+    wave_S = wave_S[-late:] if late < 0 else np.pad(wave_S, (late, 0))
     if not len(wave_S) or int(np.abs(wave_S.astype(np.int32)).max()) < SILENT * 32768:
         raise EvalError(f"{item.name}: its sound is silence")
-    late = round((item.audio(SAMPLE_RATE).start - picture_start) * SAMPLE_RATE)
-    return wave_S[-late:] if late < 0 else np.pad(wave_S, (late, 0))
+    return wave_S
