@@ -29,6 +29,10 @@ def test_a_real_clip_gives_vbenchs_number(shared_dir: Path, goldens: Path) -> No
     assert item._video is None, "the frames of a file need not be kept"
     # FastVideo's own figure, of another decoder
     assert score(item) == pytest.approx(golden["fastvideo_reference"], abs=5e-5)
+    item.video()
+    assert score(item) == pytest.approx(golden["computed_here"], abs=1e-6), (
+        "frames that are there are looked at"
+    )
 
 
 def test_made_up_clips_give_the_definition() -> None:

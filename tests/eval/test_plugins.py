@@ -50,6 +50,16 @@ class Peak(Rms):
     values = (ValueSpec("peak", "lower"),)
 
 
+class Twin(Loudness):
+    name = "synchformer"
+
+
+class Cached(Rms):
+    name = "cached"
+    values = (ValueSpec("cached", "lower"),)
+    extractor = Twin
+
+
 class Nameless(ItemMean):
     values = (ValueSpec("x", "lower"),)
     extractor = Loudness
@@ -110,6 +120,7 @@ def test_a_faulty_package_is_named_and_costs_nothing_else(
 ) -> None:
     points = {
         "absent": "rainy_metrics:Absent",
+        "cached": "rainy_metrics:Cached",
         "good": "rainy_metrics:Rms",
         "late": "rainy_metrics:BOTH",
         "nameless": "rainy_metrics:Nameless",
@@ -125,6 +136,7 @@ def test_a_faulty_package_is_named_and_costs_nothing_else(
     assert list(metrics) == ["rms"]
     for name, why in (
         ("absent", "has no attribute 'Absent'"),
+        ("cached", "its extractor's name 'synchformer' is that of one of ovi-eval's"),
         ("late", "is the name of another metric or value"),
         ("nameless", "Nameless has no name"),
         ("other", "is no class of ItemMean or ItemSet"),
@@ -136,10 +148,6 @@ def test_a_faulty_package_is_named_and_costs_nothing_else(
         )
         assert why in faults[name]
         assert "\n" not in faults[name]
-
-
-def test_without_packages_there_are_none() -> None:
-    assert from_packages() == ({}, {})
 
 
 @pytest.mark.parametrize("metric", BUILT_IN, ids=lambda metric: metric.name)
@@ -160,7 +168,6 @@ def test_built_in_plug_ins_say_what_they_need(
 def test_names_of_built_in_plug_ins_are_their_own() -> None:
     keys = [spec.key for metric in BUILT_IN for spec in metric.values]
     assert len(set(keys)) == len(keys)
-    assert from_packages(taken=keys) == ({}, {})
 
 
 def test_desync_is_the_mean_size_of_the_likeliest_offsets(goldens: Path) -> None:

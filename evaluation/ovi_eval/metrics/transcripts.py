@@ -106,6 +106,8 @@ def words_to_say(caption: str, whole: bool = False) -> str:
 
     Raises EvalError where there is none, or a mark stands alone.
     """
+    if not caption.strip():
+        raise EvalError("it has no caption, so what it should say is not known")
     found = _SPEECH.findall(caption)
     rest = _SPEECH.sub(" ", caption)
     if "<S>" in rest or "<E>" in rest or any("<S>" in text for text in found):

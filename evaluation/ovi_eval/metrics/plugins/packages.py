@@ -11,6 +11,7 @@ from ..base import ValueSpec
 from ..items import ItemMean, ItemMetric, ItemSet
 
 GROUP = "ovi_eval.metrics"
+OWN = "ovi_eval."
 
 
 def from_packages(taken: Collection[str] = ()) -> tuple[dict[str, type[ItemMetric]], dict[str, str]]:
@@ -56,7 +57,21 @@ def _load(point: EntryPoint) -> tuple[type[ItemMetric], ...]:
         extractor = getattr(metric, "extractor", None)
         if not (isinstance(extractor, type) and issubclass(extractor, Extractor)):
             raise TypeError(f"{metric.__name__}.extractor is no class of Extractor")
+        if extractor.name in _own_extractors() and not extractor.__module__.startswith(OWN):
+            # Cached features go by the extractor's name.
+            raise TypeError(f"its extractor's name {extractor.name!r} is that of one of ovi-eval's")
     return classes
+
+
+def _own_extractors() -> set[str]:
+    """The names of ovi-eval's own extractors, as far as they are imported; the registry imports all."""
+    names, left = set(), [Extractor]
+    while left:
+        kind = left.pop()
+        left += kind.__subclasses__()
+        if kind.__module__.startswith(OWN) and isinstance(getattr(kind, "name", None), str):
+            names.add(kind.name)
+    return names
 
 
 def _package(point: EntryPoint) -> str:
