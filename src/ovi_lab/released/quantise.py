@@ -1,0 +1,78 @@
+"""8-bit weights of the towers' linear layers, by torchao: half the memory of bfloat16, a quarter of float32.
+
+Each row of a weight is stored as int8 times one float32 scale (symmetric, largest magnitude to 127); activations
+keep their type, and a weight is widened to it only while its product is computed. Only the blocks' linear layers,
+94 % of the released model's numbers, are converted: embeddings, modulation, norms and heads keep their type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ovi_lab.errors import UserError
+from ovi_lab.models import TwinDiT
+
+INSTALL = "pip install 'ovi-lab[quant]'"
+MAX_RELATIVE_CHANGE = 0.02
+"""Stated tolerance: how far, as a relative L2 distance, one forward pass may be from that of the same weights
+before (measured at random weights: 0.001 to 0.016, see docs/memory.md)."""
+
+
+def linear_names(model: TwinDiT) -> list[str]:
+    """Names of the layers that are converted: every linear layer of every block."""
+    return [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and ".blocks." in name
+    ]
+
+
+def quantise(model: TwinDiT, device: torch.device | str | None = None) -> TwinDiT:
+    """The model's blocks with 8-bit weights, in place; it can sample and be moved, but not train.
+
+    Args:
+        model: loaded, in the type that it computes in.
+        device: where each layer is converted, and stays; None leaves it where it is. One layer at a time is moved,
+            so that the device never holds the wide weights of the whole model.
+
+    Raises:
+        UserError: torchao is not installed.
+    """
+    convert, method = _torchao()
+    names = set(linear_names(model))
+    model.requires_grad_(False)
+    # torchao would otherwise change inductor's settings for the whole process
+    settings = method(set_inductor_config=False)
+    convert(model, settings, filter_fn=lambda _, name: name in names, device=device)
+    return model
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether some weights are stored in 8 bits."""
+    return any(getattr(p, "qdata", None) is not None for p in model.parameters())
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes that a module's parameters and buffers take, 8-bit ones with their scales; shared ones once."""
+    seen: dict[int, int] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        for inner in _inner(tensor):
+            seen[inner.data_ptr() or id(inner)] = inner.numel() * inner.element_size()
+    return sum(seen.values())
+
+
+def _inner(tensor: Any) -> list[torch.Tensor]:
+    """The plain tensors that a tensor of another library's type is made of."""
+    if getattr(tensor, "qdata", None) is None:
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
+
+
+def _torchao() -> tuple[Any, Any]:
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise UserError(f"weights_8bit=true needs the package torchao ({error}): {INSTALL}") from error
+    return quantize_, Int8WeightOnlyConfig
