@@ -65,12 +65,11 @@ def clips_section(
     rows: dict[str, list[str]] = {name: [] for name in names}
     left_out = len(plan)
     for _, benchmark, clip, columns in plan:
-        looked = []
-        for column in columns:
-            path = column.files.get(clip)
-            looked.append(shelf.look(path) if path else None)
-            done += 1
-            step(done, total)
+        files = [column.files[clip] for column in columns if clip in column.files]
+        read = dict(zip(files, shelf.look(files), strict=True))
+        looked = [read[column.files[clip]] if clip in column.files else None for column in columns]
+        done += len(columns)
+        step(done, total)
         if shelf.used + sum(shelf.cost(shown) for shown in looked if shown) > BUDGET:
             break
         for shown in looked:

@@ -11,7 +11,7 @@ from ovi_eval.report.filters import tags
 from ovi_eval.report.palette import breakable
 from ovi_eval.report.panels import strip
 from ovi_eval.results import MetricValue
-from ovi_eval.table import Cell, Column, Row
+from ovi_eval.table import Cell, Column, Making, Row
 
 if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
@@ -39,14 +39,17 @@ def measures(board: Leaderboard, row: Row, tint: str | None) -> str:
 
 
 def values_behind(row: Row, column: Column) -> list[MetricValue]:
-    """What the row's runs say of a column, those of its version, variant and benchmark only."""
-    made = (column.variant, column.version, column.benchmark, column.comparable)
+    """What the row's runs say of a column, those of its making only."""
     return [
         metric
         for run in row.runs
-        if (metric := run.metrics.get(column.key)) is not None
-        and (metric.variant, metric.version, run.benchmark, metric.comparable) == made
+        if (metric := run.metrics.get(column.key)) is not None and Making.of(run, metric) == making_of(column)
     ]
+
+
+def making_of(column: Column) -> Making:
+    """What a value's making must be to stand in a column."""
+    return Making(column.variant, column.version, column.benchmark, column.comparable)
 
 
 def _card(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from ovi_eval.report import words
 from ovi_eval.report.extremes import Extremes, Ranked, extremes, without_value
 from ovi_eval.report.filters import tags
-from ovi_eval.report.measures import measures
+from ovi_eval.report.measures import making_of, measures
 from ovi_eval.report.palette import breakable, dot
 from ovi_eval.report.players import Strand, clip_number, player, scores, strands_of, tint_of
 from ovi_eval.report.provenance import runs_of
-from ovi_eval.report.shelf import Shelf, Shown
+from ovi_eval.report.shelf import AT_ONCE, Shelf, Shown
 from ovi_eval.results import ClipScores
-from ovi_eval.table import Column, Row
+from ovi_eval.table import Column, Making, Row
 
 if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
@@ -117,8 +117,7 @@ def _clips(board: Leaderboard, own: Strand, title: str, shelf: Shelf, limit: int
 def _is_of(column: Column, own: Strand) -> bool:
     """Whether the run has values of just this column."""
     metric = own.run.metrics.get(column.key)
-    made = metric and (metric.variant, metric.version, own.run.benchmark)
-    return made == (column.variant, column.version, column.benchmark)
+    return metric is not None and Making.of(own.run, metric) == making_of(column)
 
 
 def _target(board: Leaderboard, column: Column) -> float | None:
@@ -139,16 +138,16 @@ def _chosen(
         for p in (e.worst, e.best)
         for ranked in p[k : k + 1]
     ]
-    order = [*first, *(clip.id for clip in lacking[:PLAYED]), *rest]
+    order = dict.fromkeys([*first, *(clip.id for clip in lacking[:PLAYED]), *rest])
+    wanted = [clip for clip in order if clip in own.files]
     shown: dict[str, Shown | str] = {}
-    for clip in dict.fromkeys(order):
-        if clip not in own.files:
-            continue
-        looked = shelf.look(own.files[clip])
-        if shelf.used + shelf.cost(looked) > limit:
-            break
-        shelf.take(looked)
-        shown[clip] = looked
+    for start in range(0, len(wanted), AT_ONCE):
+        part = wanted[start : start + AT_ONCE]
+        for clip, looked in zip(part, shelf.look([own.files[clip] for clip in part]), strict=True):
+            if shelf.used + shelf.cost(looked) > limit:
+                return shown
+            shelf.take(looked)
+            shown[clip] = looked
     return shown
 
 

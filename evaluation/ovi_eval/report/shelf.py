@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.errors import EvalError
 from ovi_eval.report.pictures import poster, timeline
 from ovi_eval.report.transcode import SECONDS, small_clip
+
+# Clips that are decoded side by side; FFmpeg works without holding Python up.
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class Shelf:
         self._read: dict[Path, Shown | str] = {}
         self._taken: dict[int, Shown] = {}
 
-    def look(self, path: Path) -> Shown | str:
-        """The clip of a file, read once; or why it cannot be shown."""
-        if path not in self._read:
-            self._read[path] = self._show(path)
-        return self._read[path]
+    def look(self, paths: Sequence[Path]) -> list[Shown | str]:
+        """The clips of these files, each read once and several at a time; or why one cannot be shown."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._read]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            read = pool.map(_show, new, range(len(self._read), len(self._read) + len(new)))
+            self._read.update(zip(new, read, strict=True))
+        return [self._read[path] for path in paths]
 
     def cost(self, shown: Shown | str) -> int:
         """What taking it would add: nothing for what is here already or cannot be shown."""
@@ -64,25 +71,26 @@ class Shelf:
             for shown in self._taken.values()
         )
 
-    def _show(self, path: Path) -> Shown | str:
-        try:
-            clip = small_clip(path)
-            pictures = {
-                "timeline": timeline(clip.frames_THWC, clip.wave_S, clip.sample_rate),
-                "poster": poster(clip.frames_THWC),
-            }
-        except EvalError as error:
-            return str(error)
-        except OSError as error:
-            return f"{path.name}: {error.strerror or error}"
-        data = {
-            "mp4": base64.b64encode(clip.mp4).decode(),
-            **{key: data_uri("image/jpeg", content) for key, content in pictures.items()},
+
+def _show(path: Path, number: int) -> Shown | str:
+    try:
+        clip = small_clip(path)
+        pictures = {
+            "timeline": timeline(clip.frames_THWC, clip.wave_S, clip.sample_rate),
+            "poster": poster(clip.frames_THWC),
         }
-        said = [f"the first {SECONDS:g} s"] * clip.cut + ["no sound"] * clip.silent
-        height, width = clip.frames_THWC.shape[1:3]
-        seconds = len(clip.frames_THWC) / clip.fps
-        return Shown(len(self._read), seconds, width, height, ", ".join(said), json.dumps(data))
+    except EvalError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path.name}: {error.strerror or error}"
+    data = {
+        "mp4": base64.b64encode(clip.mp4).decode(),
+        **{key: data_uri("image/jpeg", content) for key, content in pictures.items()},
+    }
+    said = [f"the first {SECONDS:g} s"] * clip.cut + ["no sound"] * clip.silent
+    height, width = clip.frames_THWC.shape[1:3]
+    seconds = len(clip.frames_THWC) / clip.fps
+    return Shown(number, seconds, width, height, ", ".join(said), json.dumps(data))
 
 
 def data_uri(kind: str, content: bytes) -> str:
