@@ -19,9 +19,10 @@ from ..needs import Package
 from .cases import Cases, Setting
 from .cases_audio import architecture
 from .compare import Line, close, same
+from .rule_made import clip
 
 CASES = Cases()
-FACES_JSON, S3FD_KEYS = "face_vbench_wer.json", "s3fd_keys.txt.gz"
+FACES_JSON, S3FD_JSON, S3FD_KEYS = "face_vbench_wer.json", "s3fd_golden.json", "s3fd_keys.txt.gz"
 SYNC_EXTRA = "pip install 'ovi-lab[sync]'"
 FLICKERING = "vbench_temporal_flickering_ltx2"
 
@@ -80,6 +81,26 @@ _ultraface("torch", ultraface.FILE, "torch", 1e-5)
 )
 def s3fd_names(setting: Setting) -> Iterator[Line]:
     yield architecture(setting, S3FD_KEYS, s3fd.S3FD)
+
+
+@CASES.case(
+    "faces.s3fd_network",
+    metric="face tracks (S3FD)",
+    reference="syncnet_python@907c0b57",
+    goldens=f"{S3FD_JSON}: frames",
+)
+def s3fd_network(setting: Setting) -> Iterator[Line]:
+    setting.need(Package("cv2", SYNC_EXTRA))
+    network = s3fd.load_s3fd(setting.rule_made(s3fd.FILE, S3FD_KEYS)).network
+    for seed, expected in setting.goldens.json(S3FD_JSON, "frames").items():
+        frame_HWC = clip(1, 300, 420, int(seed))[0]
+        with torch.no_grad():
+            scores_1P, boxes_1P4 = network(s3fd.prepared(s3fd.shrunk(frame_HWC)[None]))
+        yield same(f"frame {seed}: places", scores_1P.shape[1], expected["places"])
+        scores, boxes = expected["scores_every_5"], expected["boxes_every_25"]
+        why = "the golden has seven digits"
+        yield close(f"frame {seed}: scores", scores_1P[0, ::5], scores, atol=1e-6, why=why)
+        yield close(f"frame {seed}: boxes", boxes_1P4[0, ::25], boxes, atol=1e-5, why=why)
 
 
 @CASES.case(

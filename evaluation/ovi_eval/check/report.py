@@ -110,15 +110,15 @@ def _row(line: Line) -> tuple[Text, ...]:
     several = line.count > 1 and isinstance(line.got, float)
     quantity = f"{line.quantity} (worst of {line.count})" if several else line.quantity
     verdict = OK if line.passed else FAILED
-    numbers = (Text(_number(line.expected)), Text(_number(line.got)))
+    numbers = (Text(_number(each, line.passed)) for each in (line.expected, line.got))
     return Text(quantity), *numbers, Text(line.tolerance), Text(verdict, style=_STYLES[verdict])
 
 
-def _number(value: float | str) -> str:
-    """Nine digits of a number; the beginning of a digest."""
+def _number(value: float | str, passed: bool) -> str:
+    """Eight digits of a number and the beginning of a digest; all of it where the difference matters."""
     if isinstance(value, float):
-        return f"{value:.9g}"
-    return value if len(value) <= 24 else f"{value[:12]}…"
+        return f"{value:.8g}" if passed else repr(value)
+    return value if len(value) <= 24 or not passed else f"{value[:12]}…"
 
 
 def write(path: Path, outcomes: Sequence[Outcome], goldens: Path) -> None:
