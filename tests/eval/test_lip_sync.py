@@ -174,6 +174,7 @@ def test_the_most_confident_track_counts() -> None:
         "offset": torch.tensor([1.0, -3.0, 0.0]),
     }
     assert LipSync().measure(features) == [7.0, 8.0, 3.0]
+    assert lip_sync.LipSyncAllTracks().measure(features) == pytest.approx([4.0, 19 / 3])
 
 
 @pytest.mark.usefixtures("there")

@@ -171,6 +171,18 @@ class LipSync(_LipSync):
     extractor = SyncNetTracks
 
 
+class LipSyncAllTracks(ItemMean):
+    """Sync-C and Sync-D as the mean over a clip's tracks, the silent ones too, as LatentSync's script takes them."""
+
+    name = "sync_all_tracks"
+    version = "1"
+    values = _values("sync_all_tracks")[:2]
+    extractor = SyncNetTracks
+
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        return [float(features["confidence"].mean()), float(features["distance"].mean())]
+
+
 class LipSyncUltraFace(_LipSync):
     """The same with faces by UltraFace, whose weights are small and free."""
 
@@ -193,6 +205,7 @@ DETECTORS: dict[str, type[_LipSync]] = {"s3fd": LipSync, "ultraface": LipSyncUlt
 __all__ = [
     "DETECTORS",
     "LipSync",
+    "LipSyncAllTracks",
     "LipSyncCrops",
     "LipSyncUltraFace",
     "SyncNetCrops",
