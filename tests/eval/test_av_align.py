@@ -130,6 +130,8 @@ def test_clips_without_a_value_say_why(extractor: PeaksOfSoundAndMotion, tmp_pat
         load(frames_THWC, torch.zeros(RATE))
     with pytest.raises(EvalError, match="its sound is not finite"):
         load(frames_THWC, torch.full((RATE,), torch.nan))
+    with pytest.raises(EvalError, match="its sound has 1000 samples, onsets are found in 2048 or more"):
+        load(frames_THWC, torch.full((1000,), 0.5))
     with pytest.raises(EvalError, match="it has 2 frames, AV-Align needs at least 3"):
         load(frames_THWC[:2], wave_S)
     still = load(frames_THWC[:1].expand(9, -1, -1, -1), wave_S)

@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 
 LONGER_SIDE = 640
 SHORTEST_FRAMES = 3
+SHORTEST_SOUND = 2048
+"""Samples of librosa's window."""
 DIGITS = 6
 """Decimals of the flow that are kept: OpenCV's further ones vary from call to call with where its buffers lie, and
 in a picture that stands still the rules would take that for peaks."""
@@ -92,6 +94,8 @@ def heard(item: Item) -> tuple[NDArray[np.float32], int]:
     wave_S = whole_CS.mean(dim=0)[: len(item.pcm16(audio.sample_rate))]
     if float(wave_S.abs().max()) < SILENT:
         raise EvalError("its sound is silence")
+    if len(wave_S) < SHORTEST_SOUND:
+        raise EvalError(f"its sound has {len(wave_S)} samples, onsets are found in {SHORTEST_SOUND} or more")
     return wave_S.numpy().astype(np.float32), audio.sample_rate
 
 
