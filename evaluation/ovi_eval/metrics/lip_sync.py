@@ -17,7 +17,7 @@ from ..backbones.syncnet_crop import Crop, read_crop, through_jpeg
 from ..errors import EvalError
 from ..extractors import CPU, Extractor, Features
 from ..faces import clip, crop, tracks
-from ..faces.detection import Detector, S3FDDetector, UltraFaceDetector, UltraFaceOnnxDetector, faces_in
+from ..faces.detection import Detector, S3FDDetector, UltraFaceDetector, faces_in
 from ..items import FileItem, Item
 from ..needs import Need, Package
 from .items import ItemMean, ValueSpec
@@ -25,7 +25,6 @@ from .items import ItemMean, ValueSpec
 _INSTALL = "pip install 'ovi-lab[sync]'"
 CV2 = Package("cv2", _INSTALL, "to resize frames as SyncNet's release does")
 SCENEDETECT = Package("scenedetect", _INSTALL, "to find cuts")
-ONNXRUNTIME = Package("onnxruntime", _INSTALL, "to run the face detector")
 
 
 class _SyncNet(Extractor):
@@ -113,14 +112,6 @@ class SyncNetTracksUltraFace(SyncNetTracks):
     name = "syncnet_tracks_ultraface"
     needs = (syncnet.FILE, ultraface.FILE, CV2, SCENEDETECT)
     finder = UltraFaceDetector
-
-
-class SyncNetTracksUltraFaceOnnx(SyncNetTracks):
-    """SyncNet on each face track of a clip, found by UltraFace's ONNX file. Features as `SyncNetTracks`."""
-
-    name = "syncnet_tracks_ultraface_onnx"
-    needs = (syncnet.FILE, ultraface.ONNX_FILE, CV2, SCENEDETECT, ONNXRUNTIME)
-    finder = UltraFaceOnnxDetector
 
 
 class SyncNetCrops(_SyncNet):
@@ -211,5 +202,4 @@ __all__ = [
     "SyncNetCrops",
     "SyncNetTracks",
     "SyncNetTracksUltraFace",
-    "SyncNetTracksUltraFaceOnnx",
 ]
