@@ -80,6 +80,8 @@ def sample(
     )
     negatives: dict[Modality, Texts | None] = {"video": negative_text_video, "audio": negative_text_audio}
     first = next(iter(latents.values()))
+    if model.sharding is not None:
+        model.sharding.check_same([*latents.values(), *([] if first_frame is None else [first_frame])])
     was_training = model.training
     model.eval()
     try:

@@ -9,9 +9,9 @@ Shapes: B batch, C latent channels, F frames, H rows, W columns, L audio tokens,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,24 @@ class TwinOutput:
 
     video: Tensor | list[Tensor] | None
     audio: Tensor | list[Tensor] | None
+
+
+class Sharding(Protocol):
+    """How the streams are dealt out to several processes; see `ovi_lab.models.sequence_parallel`."""
+
+    def split(
+        self, streams: dict[Modality, Tensor], conditions: dict[Modality, Conditions]
+    ) -> tuple[dict[Modality, Tensor], dict[Modality, Conditions]]:
+        """This process's share of each stream and of what its tokens read."""
+        ...
+
+    def join(self, streams: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """The whole streams again."""
+        ...
+
+    def check_same(self, inputs: Sequence[Tensor]) -> None:
+        """Raises UserError unless all processes hold the same values."""
+        ...
 
 
 class TwinBlock(nn.Module):
@@ -119,6 +137,7 @@ class TwinDiT(nn.Module):
         self._rope_tables: RopeTables | LoopedTables = RopeTables(first.head_dim, self.rope_config.theta)
         self._clean_masks: dict[tuple[Any, ...], Tensor] = {}
         self.savings = ModelSavings()
+        self.sharding: Sharding | None = None
 
         fused = self.fusion_config.block_indices(self.num_layers)
         attend = attention_function(attention)
@@ -274,7 +293,12 @@ class TwinDiT(nn.Module):
             conditions[modality] = self._conditions(
                 modality, tokens[modality], t, text, clean, tables[modality]
             )
-        streams = self._run_blocks({m: t.x for m, t in tokens.items()}, conditions, skip)
+        streams = {m: t.x for m, t in tokens.items()}
+        if self.sharding is None:
+            streams = self._run_blocks(streams, conditions, skip)
+        else:
+            own, own_conditions = self.sharding.split(streams, conditions)
+            streams = self.sharding.join(self._run_blocks(own, own_conditions, skip))
         out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens}
         return TwinOutput(out.get("video"), out.get("audio"))
 
