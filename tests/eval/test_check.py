@@ -152,7 +152,7 @@ def test_bad_options_are_told_in_one_line(goldens: Path, tmp_path: Path) -> None
     for words, text in (
         (("--only", "vgish"), "no check is called 'vgish'; did you mean vggish"),
         (("--only", "frechet.diagonals"), "did you mean frechet.diagonal"),
-        (("--only", "qqq"), "there are anchors, av_align"),
+        (("--only", "qqq"), "there are anchors, audiobox, av_align"),
         (("--only", ","), "--only expects names with commas between, found ','"),
         (("--clips", tmp_path / "none"), "none: no such folder"),
         (("--weights", tmp_path / "none"), "none: no such folder"),

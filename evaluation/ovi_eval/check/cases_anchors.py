@@ -158,7 +158,6 @@ def whisper_ltx2(setting: Setting) -> Iterator[Line]:
     yield same("WER", rate, golden["score"])
 
 
-_OWN = "ovi-eval has no plug-in that runs it; needs"
 for _name, _metric, _reference, _golden, _reason in (
     (
         "cd_fvd_example",
@@ -173,41 +172,6 @@ for _name, _metric, _reference, _golden, _reason in (
         "fadtk@ec74b1f9",
         f"{EXTRA_JSON}: {ANCHORS}",
         "needs the statistics of fma_pop, which fadtk keeps outside its repository",
-    ),
-    (
-        "desync_grid",
-        "DeSync",
-        "av-benchmark@050a5cdb",
-        f"{EXTRA_JSON}: desync_*",
-        f"{_OWN} Synchformer's synchformer_state_dict.pth",
-    ),
-    (
-        "desync_ltx2",
-        "DeSync",
-        "FastVideo@2f3d4074",
-        f"{FASTVIDEO}/audio.desync.json: *",
-        f"{_OWN} Synchformer's synchformer_state_dict.pth",
-    ),
-    (
-        "imagebind_ltx2",
-        "ImageBind score",
-        "FastVideo@2f3d4074",
-        f"{FASTVIDEO}/audio.imagebind_score.json: *",
-        f"{_OWN} imagebind_huge.pth",
-    ),
-    (
-        "audiobox_ltx2",
-        "AudioBox aesthetics",
-        "FastVideo@2f3d4074",
-        f"{FASTVIDEO}/audio.audiobox_aesthetics.json: *",
-        f"{_OWN} facebook/audiobox-aesthetics",
-    ),
-    (
-        "videoscore2_ltx2",
-        "VideoScore2",
-        "FastVideo@2f3d4074",
-        f"{FASTVIDEO}/videoscore2.json: *",
-        f"{_OWN} TIGER-Lab/VideoScore2",
     ),
 ):
     CASES.not_run(f"anchors.{_name}", _reason, metric=_metric, reference=_reference, goldens=_golden)

@@ -7,6 +7,7 @@ from . import (
     cases_clips,
     cases_distances,
     cases_faces,
+    cases_plugins,
     cases_sync,
     cases_text,
     cases_video,
@@ -23,6 +24,7 @@ for part in (
     cases_text,
     cases_clips,
     cases_faces,
+    cases_plugins,
     cases_anchors,
 ):
     CASES.add(part.CASES.values())
