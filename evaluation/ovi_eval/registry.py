@@ -13,6 +13,7 @@ from typing import Any
 
 from .backbones.ball_judges import Judges
 from .errors import EvalError
+from .metrics import plugins
 from .metrics.agreement import Agreement
 from .metrics.av_align import AvAlignJavis, AvAlignMova
 from .metrics.ball_frechet import BallFrechetAudio, BallFrechetVideo
@@ -54,12 +55,9 @@ _PUBLISHED: tuple[type[ItemMetric], ...] = (
     *(ClapScore, Clap630kScore, ClapFloatScore, ClapAllCropsScore),
     # sound and pictures
     *(LipSync, LipSyncUltraFace, LipSyncCrops, AvAlignJavis, AvAlignMova),
+    *plugins.BUILT_IN,
 )
 PUBLISHED: dict[str, type[ItemMetric]] = {metric.name: metric for metric in _PUBLISHED}
-
-BALL_KEYS = {spec.key: metric for metric in BALL.values() for spec in metric.values} | BALL
-PUBLISHED_KEYS = {spec.key: metric for metric in PUBLISHED.values() for spec in metric.values} | PUBLISHED
-"""Metrics by their names and by the keys of their values."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "ball": tuple(BALL),
@@ -73,9 +71,21 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "kl": ("kl_panns",),
     "lse": ("sync",),
     "dnsmos": ("dnsmos_p808", "dnsmos_p835"),
+    "error_rates": ("wer", "wer_pooled", "cer", "cer_pooled"),
+    "imagebind": ("imagebind_score",),
+    "audiobox": ("audiobox_aesthetics",),
     "av_align": ("av_align_javis", "av_align_mova"),
 }
 """What the field calls a metric, and the names that stand for it here."""
+
+_taken = {spec.key for metric in (*BALL.values(), *_PUBLISHED) for spec in metric.values}
+_theirs, FAULTS = plugins.from_packages(_taken | {*BALL, *PUBLISHED, *ALIASES})
+PUBLISHED |= _theirs
+"""Those that other packages bring come last. FAULTS says of their entry points that give none, by name, why."""
+
+BALL_KEYS = {spec.key: metric for metric in BALL.values() for spec in metric.values} | BALL
+PUBLISHED_KEYS = {spec.key: metric for metric in PUBLISHED.values() for spec in metric.values} | PUBLISHED
+"""Metrics by their names and by the keys of their values."""
 
 
 def find(names: Iterable[str]) -> tuple[list[BallMetric], list[type[ItemMetric]]]:
@@ -98,6 +108,8 @@ def find(names: Iterable[str]) -> tuple[list[BallMetric], list[type[ItemMetric]]
             if metric not in published:
                 published.append(metric)
         else:
+            if name in FAULTS:
+                raise EvalError(FAULTS[name])
             near = difflib.get_close_matches(name, [*known, *ALIASES], n=3, cutoff=0.4)
             offer = f"did you mean {', '.join(near)}?" if near else "there are"
             listed = ", ".join([*PUBLISHED, *BALL])

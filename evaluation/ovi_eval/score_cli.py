@@ -38,6 +38,11 @@ def add_score(commands: Any) -> None:
     score.add_argument(
         "--captions", help="CSV, TSV or JSONL of id and caption (default: those in the folder)"
     )
+    score.add_argument(
+        "--transcripts",
+        metavar="FILE",
+        help="CSV, TSV or JSONL of id and text: error rates of these, not of Whisper's",
+    )
     score.add_argument("--name", help="of the model or arm (default: the clips' folder)")
     score.add_argument(
         "--seed", type=int, help="the training or sampling seed, where a model has several runs"
@@ -96,6 +101,10 @@ def run_score(options: argparse.Namespace) -> None:
         if given is not None and given < least:
             raise EvalError(f"--{name} must be {least} or more, got {given}")
     _use_weights(options.weights)
+    if options.transcripts:
+        if not Path(options.transcripts).is_file():
+            raise EvalError(f"--transcripts {options.transcripts}: no such file")
+        os.environ["OVI_EVAL_TRANSCRIPTS"] = str(Path(options.transcripts).resolve())
     with processes.together():
         _score_together(options)
 

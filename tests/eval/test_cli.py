@@ -114,6 +114,9 @@ def test_metrics_say_what_is_lacking_and_where_to_get_it(tmp_path, capsys, monke
     assert "need VGGish weights: vggish-10086976.pth from https://github.com/" in told
     assert f"put it into {tmp_path}" in told
     assert "no such folder" in refused(capsys, "metrics", "--weights", tmp_path / "gone")
+    for name in ("desync", "imagebind", "audiobox", "speaker_similarity", "face_similarity"):
+        assert f"{name}" in refused(capsys, "score", tmp_path, "--weights", tmp_path, "--metrics", name)
+    assert "desync needs " in refused(capsys, "score", tmp_path, "--weights", tmp_path, "--metrics", "desync")
     for name in ("fad", "fvd_cd_fvd", "fad_vggish"):
         line = refused(capsys, "score", tmp_path, "--weights", tmp_path, "--metrics", name)
         assert "holds no clips" in line or f"put it into {tmp_path}" in line

@@ -34,7 +34,7 @@ from ..items import Item
 from ..needs import Need, find_folder
 from ..statistics import RESAMPLES, Interval, generator
 from .base import SILENT
-from .items import Details, ItemMean, ItemSet, ValueSpec
+from .items import Compared, Details, ItemMean, ItemSet, Kind, ValueSpec
 from .wer import character_edits, plain, word_edits
 
 GIVEN = "OVI_EVAL_TRANSCRIPTS"
@@ -172,8 +172,8 @@ class _MeanRate(ItemMean):
 class _PooledRate(ItemSet):
     """All edits over all units of the reference texts."""
 
-    kind: ClassVar[Any] = "set"
-    compares: ClassVar[Any] = "alone"
+    kind: ClassVar[Kind] = "set"
+    compares: ClassVar[Compared] = "alone"
     extractor = Transcripts
 
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from ovi_eval.claims import format_number
 from ovi_eval.metrics.base import FrechetMetric
 from ovi_eval.needs import Need, missing
-from ovi_eval.registry import ALIASES, BALL, PUBLISHED
+from ovi_eval.registry import ALIASES, BALL, FAULTS, PUBLISHED
 from ovi_eval.report.terminal import new_console
 from ovi_eval.results import RunResults
 from ovi_eval.score import Scored
@@ -64,11 +64,8 @@ def missing_clips(results: RunResults, reasons: Sequence[Mapping[str, str]]) -> 
         if len(kinds) > REASONS:
             parts.append("others for other reasons")
         lacking = f"{len(places)} of {results.n_clips} clips are missing"
-        if len(parts) == 1:
-            text = f"{lacking}, as {parts[0].partition(' as ')[2]}"
-        else:
-            text = f"{lacking}; {'; '.join(parts)}"
-        told.setdefault(text, []).append(metric)
+        why = f", as {parts[0].partition(' as ')[2]}" if len(parts) == 1 else f"; {'; '.join(parts)}"
+        told.setdefault(lacking + why, []).append(metric)
     return [f"{', '.join(metrics)}: {text}" for text, metrics in told.items()]
 
 
@@ -98,6 +95,8 @@ def show_metrics() -> None:
     for need, names in lacks.items():
         line = missing(need, ", ".join(names)) or ""
         line = line.replace(" needs ", " need ", 1) if len(names) > 1 else line
+        console.print(Text.assemble(("! ", "yellow"), line))
+    for line in FAULTS.values():
         console.print(Text.assemble(("! ", "yellow"), line))
     short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
     console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
