@@ -48,7 +48,8 @@ def kernel_distance(
         )
     kernel = _Kernel(degree, 1 / x_ND.shape[1] if gamma is None else gamma, coef0)
     both = torch.cat([x_ND, y_MD])
-    whole = kernel(both, both) if len(both) ** 2 <= KEPT else None
+    # Where the subsets together hold more pairs than the sets have, all are computed once and looked up.
+    whole = kernel(both, both) if len(both) ** 2 <= min(KEPT, subsets * (2 * size) ** 2) else None
     rng = np.random.RandomState(seed)
     found = []
     for _ in range(subsets):

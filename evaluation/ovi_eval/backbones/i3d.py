@@ -207,7 +207,10 @@ def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None =
     Raises EvalError for an unknown variant, and as `load_published` does.
     """
     eps = find_variant(variant).eps
-    return load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
+    loaded = load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
+    # Channels innermost is the order that convolutions on a CPU work in; nothing else changes, to the last bit.
+    loaded.network.to(memory_format=torch.channels_last_3d)
+    return loaded
 
 
 def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") -> Tensor:
