@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ovi_eval.media import write_mp4
+from ovi_eval.references.published import PublishedTable
 from ovi_eval.results import ClipScores, MetricValue, RunResults
 
 FPS = 32 / 2.025
@@ -159,6 +160,10 @@ NO_FACE = "no face track of 50 frames or more"
 UNREADABLE = "cannot be decoded (Invalid data found); the file is damaged or of no known kind"
 LONG_NAME = "somebodys_model_named_after_all_its_settings_lr1e-4_bs64_ema_0.9999_seed_unknown"
 MODELS = ("Ovi 1.1", "MOVA-360p", LONG_NAME, "LTX-2")
+PUBLISHED = [
+    PublishedTable("Verse-Bench", "A table", "https://example.org/a", "a page", True, {"Ovi": {"FVD": 1.5}}),
+    PublishedTable("Other-Bench", "B table", "https://example.org/b", "a page", False, {"Ovi": {"FAD": 2.5}}),
+]
 I3D = "0f1e2d3c" * 8
 
 

@@ -1,0 +1,126 @@
+"""Which clips the page shows, where it finds them and how it makes them small."""
+
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from eval_study import BENCHMARKS, MODELS, NO_FACE, scored
+
+from ovi_eval.errors import EvalError
+from ovi_eval.media import decode_audio, decode_video, write_mp4
+from ovi_eval.report.extremes import extremes, without_value
+from ovi_eval.report.players import clip_files, strands_of
+from ovi_eval.report.transcode import SECONDS, SIDE, small_clip
+from ovi_eval.table import Column, Row
+
+OVI = MODELS[0]
+
+
+def test_extremes_go_by_the_direction(tmp_path):
+    result = scored(OVI, BENCHMARKS[0], tmp_path)
+    values = [0.5, 0.1, None, 0.9, 0.4, 0.1]
+    result = replace(
+        result, clips=[replace(c, values={"m": v}) for c, v in zip(result.clips, values, strict=False)]
+    )
+
+    def ends(direction, **options):
+        found = extremes(result, Column("m", "m", "m", direction), 2, **options)
+        return found and [[r.clip.id[-1] for r in part] for part in (found.worst, found.best)]
+
+    assert ends("higher") == [["5", "1"], ["3", "0"]]
+    assert ends("lower") == [["3", "0"], ["1", "5"]]
+    assert ends("closer_to_reference", target=0.45) == [["3", "5"], ["0", "4"]]
+    assert ends("closer_to_reference") is None
+    assert ends("higher", among={"clip_0000", "clip_0003", "clip_0004"}) == [["4"], ["3"]]
+    assert ends("higher", among={"clip_0001", "clip_0005"}) is None
+    assert [clip.id for clip in without_value(scored(OVI, BENCHMARKS[0], tmp_path))] == [
+        "clip_0002",
+        "clip_0001",
+    ]
+
+
+def test_clips_are_found_beside_the_results_or_where_they_were_scored(tmp_path):
+    elsewhere, beside = tmp_path / "elsewhere", tmp_path / "run" / "clips"
+    for folder in (elsewhere, beside):
+        folder.mkdir(parents=True)
+        for name in ("clip_0000.mp4", "clip_0001.webm", "other.mp4", "clip_0002.txt"):
+            (folder / name).write_bytes(b"")
+    result = scored(OVI, "", elsewhere)
+    assert set(clip_files(result)) == {"clip_0000", "clip_0001"}
+    assert clip_files(replace(result, provenance={"clips": str(tmp_path / "gone")})) == {}
+    assert clip_files(replace(result, provenance={"clips": ["no", "text"]})) == {}
+    found = clip_files(replace(result, folder=tmp_path / "run"))
+    assert {path.parent for path in found.values()} == {beside}
+
+
+def test_metrics_scored_one_after_the_other_are_one_run(tmp_path):
+    whole = scored(OVI, "", tmp_path)
+    first = replace(
+        whole,
+        metrics={"clap": whole.metrics["clap"]},
+        clips=[replace(c, values={"clap": c.values.get("clap")}, reasons={}) for c in whole.clips],
+    )
+    second = replace(
+        whole,
+        metrics={"sync_c": whole.metrics["sync_c"]},
+        clips=[replace(c, values={"sync_c": c.values.get("sync_c")}, caption=None) for c in whole.clips],
+    )
+    (strand,) = strands_of(Row(OVI, "measured", [first, second]), "", None)
+    assert set(strand.run.metrics) == {"clap", "sync_c"}
+    assert set(strand.run.clips[0].values) == {"clap", "sync_c"}
+    assert strand.run.clips[1].reasons == {"sync": NO_FACE}
+    assert strand.run.clips[1].caption == whole.clips[1].caption
+    apart = strands_of(Row(OVI, "measured", [first, replace(first)]), "", None)
+    assert len(apart) == 2
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """640 x 360, 7 s at 10 fps, a tone that sets in after 3 s."""
+    path = tmp_path_factory.mktemp("big") / "big.mp4"
+    draw = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 255, (70, 9, 16, 3), dtype=torch.uint8, generator=draw)
+    frames = coarse.repeat_interleave(40, 1).repeat_interleave(40, 2)
+    time = torch.arange(7 * 16000) / 16000
+    return write_mp4(path, frames, 10.0, 0.5 * torch.sin(2800 * time) * (time > 3), 16000)
+
+
+def test_a_big_clip_is_made_small(big, tmp_path):
+    assert big.stat().st_size > 200_000
+    clip = small_clip(big)
+    assert len(clip.mp4) < 0.5 * big.stat().st_size
+    video, audio = decode_video(clip.mp4, name="small"), decode_audio(clip.mp4, name="small")
+    assert tuple(video.frames_THWC.shape) == (60, 180, SIDE, 3)
+    assert len(video.frames_THWC) / video.fps == pytest.approx(SECONDS)
+    assert len(audio.wave_S) / audio.sample_rate == pytest.approx(SECONDS, abs=0.07)
+    loud = audio.wave_S.abs() > 0.2
+    assert int(loud.float().argmax()) / audio.sample_rate == pytest.approx(3.0, abs=0.03)
+    assert clip.cut
+    assert not clip.silent
+    original = decode_video(big).frames_THWC[::10, 4::8, 4::8].float()
+    shown = video.frames_THWC[::10, 2::4, 2::4].float()
+    assert float((original[: len(shown)] - shown).abs().mean()) < 12
+
+
+def test_small_clips_stay_as_they_are_and_silent_ones_are_shown(big, tmp_path):
+    frames = decode_video(big).frames_THWC[:10, ::8, ::8].contiguous()
+    little = write_mp4(tmp_path / "little.mp4", frames, 25.0, torch.zeros(6400), 16000)
+    assert small_clip(little).mp4 == little.read_bytes()
+    mute = tmp_path / "mute.mkv"
+    with av.open(str(mute), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(5):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 90, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    clip = small_clip(mute)
+    assert clip.silent
+    assert tuple(clip.frames_THWC.shape) == (5, 64, 96, 3)
+    assert decode_video(clip.mp4, name="mute").frames_THWC.float().mean() == pytest.approx(90, abs=3)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(big.read_bytes()[:3000])
+    with pytest.raises(EvalError, match=r"broken\.mp4: "):
+        small_clip(broken)
