@@ -191,7 +191,9 @@ def video() -> Iterator[Pair]:
     for network in (plain, ours):
         network.load_state_dict(weights(GOLDENS / "i3d_keys.txt.gz"))
         network.eval()
-    ours.to(memory_format=torch.channels_last_3d)
+    for weight in ours.parameters():
+        if weight.dim() == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     seen = i3d.preprocess(torch.from_numpy(clip(16, 224, 224))[None])
     yield Pair(
         "I3D, 16 frames",

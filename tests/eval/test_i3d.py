@@ -61,6 +61,17 @@ def test_preprocessing_is_the_published_one(golden: dict[str, Tensor], numbers: 
     torch.testing.assert_close(upright.transpose(2, 3), found, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_frames_are_resized_some_at_a_time_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, fit: Any
+) -> None:
+    two = torch.cat([frames(11, 60, 100), frames(11, 60, 100, 1)])
+    whole = i3d.preprocess(two, fit)
+    for at_once in (1, 4 * 60 * 100 + 1):
+        monkeypatch.setattr(i3d, "AT_ONCE", at_once)
+        assert i3d.preprocess(two, fit).equal(whole)
+
+
 def test_cd_fvd_stretches(goldens: Path) -> None:
     wanted = load_file(goldens / "cdfvd_golden.safetensors")["pre.cdfvd.sub"]
     found = i3d.preprocess(frames(16, 96, 160), "stretch")[0]

@@ -208,8 +208,10 @@ def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None =
     """
     eps = find_variant(variant).eps
     loaded = load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
-    # Channels innermost is the order that convolutions on a CPU work in; nothing else changes, to the last bit.
-    loaded.network.to(memory_format=torch.channels_last_3d)
+    # Channels innermost is the order that convolutions on a CPU work in; the sums stay the same.
+    for weight in loaded.network.parameters():
+        if weight.dim() == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     return loaded
 
 
