@@ -266,3 +266,27 @@ class RopeConfig:
         check_positive_number("rope.factor", config.factor)
         check_positive_number("rope.theta", config.theta)
         return config
+
+
+def check_towers(configs: Mapping[Modality, TowerConfig], fusion: FusionConfig) -> None:
+    """Raises UserError unless the towers and their fusion fit each other."""
+    if not configs:
+        raise UserError("the model has neither a video nor an audio tower; configure at least one")
+    if len(configs) == 1:
+        if fusion.direction != "none":
+            raise UserError(f"fusion.direction is {fusion.direction!r} with one tower; use fusion=none")
+        return
+    video, audio = configs["video"], configs["audio"]
+    for name in ("num_layers", "head_dim"):
+        if getattr(video, name) != getattr(audio, name):
+            raise UserError(
+                f"{name} is {getattr(video, name)} in the video, {getattr(audio, name)} in the audio tower; "
+                "make them equal: blocks are paired and share rotary positions"
+            )
+
+
+def plain_settings(config: TowerConfig | FusionConfig | RopeConfig) -> dict[str, Any]:
+    """The configuration in plain types, as `from_mapping` takes it."""
+    keys = [f.name for f in dataclasses.fields(config) if f.metadata.get("key", True)]
+    values = {key: getattr(config, key) for key in keys}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

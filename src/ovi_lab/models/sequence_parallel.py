@@ -13,42 +13,21 @@ What a caller does, on every process of `torchrun --nproc-per-node=8 …`:
             latents = sample(model, …)               # the same noise, texts and settings on all of the group
         if group.rank == 0:
             …                                        # decode and write; all of the group hold the whole latents
-
-Shapes: B batch, L tokens, S tokens of one process's share, H heads, h heads of one process, K head dim.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import AttentionFunction
 from ovi_lab.models.config import Modality
-from ovi_lab.models.tower import Conditions
+from ovi_lab.models.sharding import SequenceGroup, TokenSharding
 from ovi_lab.models.twin import TwinDiT
-
-
-@dataclass(frozen=True)
-class SequenceGroup:
-    """The processes that make one clip together, and their place among the others."""
-
-    rank: int
-    """Of this process in its group."""
-    size: int
-    """Processes of a group."""
-    index: int
-    """Of this group among all."""
-    count: int
-    """Groups."""
-    group: dist.ProcessGroup | None
-    """None where `size` is 1."""
 
 
 def sequence_group(size: int) -> SequenceGroup:
@@ -112,101 +91,3 @@ def sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Iterator[TwinDiT]
         model.sharding = None
         for module, name, attend in before:
             setattr(module, name, attend)
-
-
-class TokenSharding:
-    """Deals out tokens, exchanges them for heads around attention, and gathers them."""
-
-    def __init__(self, group: SequenceGroup) -> None:
-        self.group = group
-        self.lengths: dict[Modality, int] = {}
-        """Tokens of each stream in the pass that runs, without those added so that all shares are equal."""
-
-    def split(
-        self, streams: dict[Modality, Tensor], conditions: dict[Modality, Conditions]
-    ) -> tuple[dict[Modality, Tensor], dict[Modality, Conditions]]:
-        """This process's share [B, S, D] of each stream, and what its tokens read.
-
-        Shares are equal: zeros follow the last tokens where their number does not divide. Key masks stay
-        whole, since attention sees all tokens.
-        """
-        if torch.is_grad_enabled():
-            raise UserError("sequence parallelism passes no gradients; call the model under torch.no_grad()")
-        self.lengths = {m: x.shape[1] for m, x in streams.items()}
-        own = {}
-        for modality, c in conditions.items():
-            if not isinstance(c.rope, Tensor):
-                raise TypeError(f"tokens are dealt out with a rotary table, not with {type(c.rope).__name__}")
-            clean = None if c.clean is None else self._own(c.clean)
-            own[modality] = dataclasses.replace(c, clean=clean, rope=self._own(c.rope))
-        return {m: self._own(x) for m, x in streams.items()}, own
-
-    def join(self, streams: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """The whole streams [B, L, D] of all processes' shares, on every process."""
-        whole = {}
-        for modality, x_BSD in streams.items():
-            shares = [
-                torch.empty_like(x_BSD, memory_format=torch.contiguous_format) for _ in range(self.group.size)
-            ]
-            dist.all_gather(shares, x_BSD.contiguous(), group=self.group.group)
-            whole[modality] = torch.cat(shares, dim=1)[:, : self.lengths[modality]]
-        return whole
-
-    def exchanging(self, attend: AttentionFunction, queries: Modality, keys: Modality) -> AttentionFunction:
-        """`attend` for queries of one stream over keys of one, of which each process has its share of tokens."""
-
-        def attend_all(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
-            if queries == keys:
-                q, k, v = self._tokens_for_heads([q_BLHK, k_BMHK, v_BMHK], queries)
-            else:
-                (q,) = self._tokens_for_heads([q_BLHK], queries)
-                k, v = self._tokens_for_heads([k_BMHK, v_BMHK], keys)
-            return self._heads_for_tokens(attend(q, k, v, mask), q_BLHK.shape[1])
-
-        return attend_all
-
-    def check_same(self, inputs: Sequence[Tensor]) -> None:
-        """Raises UserError unless all processes of the group hold the same values (by their sums)."""
-        sums = [(x.numel(), x.double().sum(), x.double().abs().sum()) for x in inputs]
-        own = torch.tensor([[float(value) for value in row] for row in sums], dtype=torch.float64)
-        own = own.to(inputs[0].device)
-        everyone = [torch.empty_like(own) for _ in range(self.group.size)]
-        dist.all_gather(everyone, own, group=self.group.group)
-        if any(not torch.equal(one, everyone[0]) for one in everyone):
-            raise UserError(
-                "the processes that make one clip together were given different noise or first frames; give "
-                "all of a sequence group the same seeds and images"
-            )
-
-    def _own(self, x: Tensor) -> Tensor:
-        """This process's share of [B, L, ...], zeros where there are no tokens left."""
-        share = -(-x.shape[1] // self.group.size)
-        own = x[:, self.group.rank * share : (self.group.rank + 1) * share]
-        missing = share - own.shape[1]
-        return (
-            torch.cat([own, own.new_zeros(own.shape[0], missing, *own.shape[2:])], dim=1) if missing else own
-        )
-
-    def _tokens_for_heads(self, parts: Sequence[Tensor], modality: Modality) -> tuple[Tensor, ...]:
-        """Shares [B, S, H, K] of one stream to all its L tokens [B, L, h, K], for this process's heads."""
-        stacked = torch.stack([x.unflatten(2, (self.group.size, -1)) for x in parts])
-        # [part, B, S, process, h, K] to what goes to each process
-        received = self._exchange(stacked.movedim(3, 0))
-        # what came from each process, in the order of the tokens: [part, B, process, S, h, K]
-        whole = received.movedim(0, 2).flatten(2, 3)[:, :, : self.lengths[modality]]
-        return whole.unbind(0)
-
-    def _heads_for_tokens(self, out_BLhK: Tensor, share: int) -> Tensor:
-        """All tokens [B, L, h, K] of this process's heads to this process's share [B, S, H, K], all heads."""
-        missing = self.group.size * share - out_BLhK.shape[1]
-        padded = torch.nn.functional.pad(out_BLhK, (0, 0, 0, 0, 0, missing))
-        received = self._exchange(padded.unflatten(1, (self.group.size, share)).movedim(1, 0))
-        # what came from each process are its heads: [B, S, process, h, K]
-        return received.movedim(0, 2).flatten(2, 3)
-
-    def _exchange(self, sent: Tensor) -> Tensor:
-        """Row i of [process, ...] goes to process i; row i of the result came from it."""
-        sent = sent.contiguous()
-        received = torch.empty_like(sent)
-        dist.all_to_all_single(received, sent, group=self.group.group)
-        return received

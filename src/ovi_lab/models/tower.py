@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from ovi_lab.models.embeddings import (
 )
 from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
 from ovi_lab.models.rope import Grid, Rotation, from_host
+
+FirstFrameClean = bool | Tensor
+"""Whether the first latent frame is given: of all clips, or of each (bool [B])."""
 
 
 @dataclass(frozen=True)
@@ -241,3 +244,39 @@ def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
     if all(n == longest for n in lengths):
         return None
     return torch.arange(longest, device=like.device) < from_host(lengths, like.device)[:, None]
+
+
+class CleanMasks:
+    """Which tokens are of given first frames; the last mask that shapes alone decide is kept."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def of(self, tokens: Tokens, first_frame_is_clean: FirstFrameClean, keep: bool = True) -> Tensor | None:
+        """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given."""
+        if isinstance(first_frame_is_clean, Tensor):
+            return _clean_tokens(tokens, first_frame_is_clean)
+        if not first_frame_is_clean:
+            return None
+        key = (tokens.grids, tokens.x.shape, tokens.x.device)
+        if self._kept is None or self._kept[0] != key or not keep:
+            # A mask made while inference_mode is on could never be used in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = (key, _clean_tokens(tokens, True))
+        return self._kept[1]
+
+
+def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor:
+    """[1 or B, L, 1], True at the tokens of first frames, of all clips or of those marked."""
+    x_BLD = tokens.x
+    planes = [h * w for _, h, w in tokens.grids]
+    count_B1 = from_host(planes if len(set(planes)) > 1 else planes[:1], x_BLD.device)[:, None]
+    clean_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) < count_B1
+    if isinstance(first_frame_is_clean, Tensor):
+        if first_frame_is_clean.shape != (x_BLD.shape[0],) or first_frame_is_clean.dtype != torch.bool:
+            raise UserError(
+                f"first_frame_is_clean is {first_frame_is_clean.dtype} {list(first_frame_is_clean.shape)}; "
+                f"expected True, False or a bool tensor of [{x_BLD.shape[0]}]"
+            )
+        clean_BL = clean_BL & first_frame_is_clean.to(x_BLD.device)[:, None]
+    return clean_BL[..., None]

@@ -9,9 +9,9 @@ Shapes: B batch, C latent channels, F frames, H rows, W columns, L audio tokens,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,23 @@ from ovi_lab.models.config import (
     RopeConfig,
     TowerConfig,
     check_positive_number,
+    check_towers,
+    plain_settings,
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
-from ovi_lab.models.rope import RopeTables, Rotation, from_host
+from ovi_lab.models.rope import RopeTables, Rotation
 from ovi_lab.models.savings import LoopedTables, ModelSavings
-from ovi_lab.models.tower import Conditions, TextContext, Tokens, Tower, TowerBlock
-
-FirstFrameClean = bool | Tensor
+from ovi_lab.models.sharding import TokenSharding
+from ovi_lab.models.tower import (
+    CleanMasks,
+    Conditions,
+    FirstFrameClean,
+    TextContext,
+    Tokens,
+    Tower,
+    TowerBlock,
+)
 
 
 @dataclass(frozen=True)
@@ -43,24 +52,6 @@ class TwinOutput:
 
     video: Tensor | list[Tensor] | None
     audio: Tensor | list[Tensor] | None
-
-
-class Sharding(Protocol):
-    """How the streams are dealt out to several processes; see `ovi_lab.models.sequence_parallel`."""
-
-    def split(
-        self, streams: dict[Modality, Tensor], conditions: dict[Modality, Conditions]
-    ) -> tuple[dict[Modality, Tensor], dict[Modality, Conditions]]:
-        """This process's share of each stream and of what its tokens read."""
-        ...
-
-    def join(self, streams: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """The whole streams again."""
-        ...
-
-    def check_same(self, inputs: Sequence[Tensor]) -> None:
-        """Raises UserError unless all processes hold the same values."""
-        ...
 
 
 class TwinBlock(nn.Module):
@@ -127,7 +118,7 @@ class TwinDiT(nn.Module):
             fusion = {"direction": "bidirectional" if len(configs) == 2 else "none"}
         self.fusion_config = FusionConfig.from_mapping(fusion)
         self.rope_config = RopeConfig.from_mapping({} if rope is None else rope)
-        _check_towers(configs, self.fusion_config)
+        check_towers(configs, self.fusion_config)
         first = next(iter(configs.values()))
         self.num_layers = first.num_layers
         self.init_seed = init_seed
@@ -135,9 +126,9 @@ class TwinDiT(nn.Module):
         self.first_block_skippable = first_block_skippable
         self._rope_factor_override: float | None = None
         self._rope_tables: RopeTables | LoopedTables = RopeTables(first.head_dim, self.rope_config.theta)
-        self._clean_masks: dict[tuple[Any, ...], Tensor] = {}
+        self._clean_masks = CleanMasks()
         self.savings = ModelSavings()
-        self.sharding: Sharding | None = None
+        self.sharding: TokenSharding | None = None
 
         fused = self.fusion_config.block_indices(self.num_layers)
         attend = attention_function(attention)
@@ -171,11 +162,11 @@ class TwinDiT(nn.Module):
     def settings(self) -> dict[str, Any]:
         """The resolved configuration in plain types: `TwinDiT(**settings)` builds the same model."""
         built = self.tower_configs
-        towers: dict[str, Any] = {m: _plain(built[m]) if m in built else None for m in MODALITIES}
+        towers: dict[str, Any] = {m: plain_settings(built[m]) if m in built else None for m in MODALITIES}
         return {
             **towers,
-            "fusion": _plain(self.fusion_config),
-            "rope": _plain(self.rope_config),
+            "fusion": plain_settings(self.fusion_config),
+            "rope": plain_settings(self.rope_config),
             "first_block_skippable": self.first_block_skippable,
         }
 
@@ -214,7 +205,7 @@ class TwinDiT(nn.Module):
         head_dim = next(iter(self.tower_configs.values())).head_dim
         tables = RopeTables if cache_rope else LoopedTables
         self._rope_tables = tables(head_dim, self.rope_config.theta)
-        self._clean_masks.clear()
+        self._clean_masks = CleanMasks()
 
     def set_shared_modulation(self, shared: bool) -> None:
         """Whether time is projected once per distinct timestep, or for every token; see `ModelSavings`."""
@@ -340,7 +331,7 @@ class TwinDiT(nn.Module):
         if t.dim() > 1 or t.numel() not in (1, B):
             raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
         t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
-        clean_BL1 = self._clean_tokens(tokens, first_frame_is_clean)
+        clean_BL1 = self._clean_masks.of(tokens, first_frame_is_clean, keep=self.savings.cache_masks)
         mask = tokens.mask
         if mask is None and not self.savings.cache_masks:
             mask = torch.ones(B, 1, 1, tokens.x.shape[1], dtype=torch.bool, device=tokens.x.device)
@@ -357,23 +348,6 @@ class TwinDiT(nn.Module):
                 f"text_{modality} holds {context.batch_size} texts for {B} clips; give one a clip"
             )
         return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, mask, context)
-
-    def _clean_tokens(self, tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
-        """As `_clean_tokens`, kept where it depends on shapes alone."""
-        if (
-            isinstance(first_frame_is_clean, Tensor)
-            or not first_frame_is_clean
-            or not self.savings.cache_masks
-        ):
-            return _clean_tokens(tokens, first_frame_is_clean)
-        key = (tokens.grids, tokens.x.shape, tokens.x.device)
-        if key not in self._clean_masks:
-            self._clean_masks.clear()
-            with torch.inference_mode(False), torch.no_grad():
-                mask = _clean_tokens(tokens, True)
-            if mask is not None:
-                self._clean_masks[key] = mask
-        return self._clean_masks[key]
 
     def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Rotation]:
         tables: dict[Modality, Rotation] = {}
@@ -402,43 +376,3 @@ class TwinDiT(nn.Module):
                 )
         skip = frozenset(skip_layers)
         return skip if self.first_block_skippable else skip - {0}
-
-
-def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
-    """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given."""
-    if not isinstance(first_frame_is_clean, Tensor) and not first_frame_is_clean:
-        return None
-    x_BLD = tokens.x
-    planes = [h * w for _, h, w in tokens.grids]
-    count_B1 = from_host(planes if len(set(planes)) > 1 else planes[:1], x_BLD.device)[:, None]
-    clean_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) < count_B1
-    if isinstance(first_frame_is_clean, Tensor):
-        if first_frame_is_clean.shape != (x_BLD.shape[0],) or first_frame_is_clean.dtype != torch.bool:
-            raise UserError(
-                f"first_frame_is_clean is {first_frame_is_clean.dtype} {list(first_frame_is_clean.shape)}; "
-                f"expected True, False or a bool tensor of [{x_BLD.shape[0]}]"
-            )
-        clean_BL = clean_BL & first_frame_is_clean.to(x_BLD.device)[:, None]
-    return clean_BL[..., None]
-
-
-def _check_towers(configs: Mapping[Modality, TowerConfig], fusion: FusionConfig) -> None:
-    if not configs:
-        raise UserError("the model has neither a video nor an audio tower; configure at least one")
-    if len(configs) == 1:
-        if fusion.direction != "none":
-            raise UserError(f"fusion.direction is {fusion.direction!r} with one tower; use fusion=none")
-        return
-    video, audio = configs["video"], configs["audio"]
-    for name in ("num_layers", "head_dim"):
-        if getattr(video, name) != getattr(audio, name):
-            raise UserError(
-                f"{name} is {getattr(video, name)} in the video, {getattr(audio, name)} in the audio tower; "
-                "make them equal: blocks are paired and share rotary positions"
-            )
-
-
-def _plain(config: TowerConfig | FusionConfig | RopeConfig) -> dict[str, Any]:
-    keys = [f.name for f in dataclasses.fields(config) if f.metadata.get("key", True)]
-    values = {key: getattr(config, key) for key in keys}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
