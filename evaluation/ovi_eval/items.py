@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ovi_eval.backbones.published import file_sha256
 from ovi_eval.captions import read_captions
@@ -57,6 +58,16 @@ class Item(ABC):
         if self._video is None:
             self._video = self._decode_video()
         return self._video
+
+    def frames_through(self, look: Callable[[Tensor], Tensor]) -> Video:
+        """What `look` makes of each frame [H, W, 3] uint8, stacked as the frames of a Video.
+
+        Of a file only what `look` returns is kept, unless it was decoded whole and is kept already. Raises
+        EvalError as `video`.
+        """
+        video = self.video()
+        looked_at = torch.stack([look(frame_HWC) for frame_HWC in video.frames_THWC])
+        return Video(looked_at, video.fps, video.times_T)
 
     def audio(self, sample_rate: int | None = None, mono: bool = True) -> Audio:
         """All sound at `sample_rate` (None: its own), as `media.decode_audio`; EvalError where there is none."""
@@ -104,6 +115,11 @@ class FileItem(Item):
                     if not container.streams.audio:
                         self._heard = self._sound
         return self._heard
+
+    def frames_through(self, look: Callable[[Tensor], Tensor]) -> Video:
+        if self._video is not None:
+            return super().frames_through(look)
+        return decode_video(self.path, name=self.name, transform=look)
 
     def pcm16(self, sample_rate: int) -> np.ndarray:
         return decode_pcm16(self.sound_path, sample_rate, name=self.name)

@@ -26,7 +26,7 @@ from .metrics.event_sync import EventSync
 from .metrics.fad_infinity import FadInfVGGish
 from .metrics.items import ItemMetric
 from .metrics.kid import KidPanns
-from .metrics.lip_sync import LipSync, LipSyncCrops, LipSyncUltraFace
+from .metrics.lip_sync import DETECTORS, LipSync, LipSyncAllTracks, LipSyncCrops, LipSyncUltraFace
 from .metrics.published_frechet import (
     FadVGGish,
     FdPanns,
@@ -54,7 +54,7 @@ _PUBLISHED: tuple[type[ItemMetric], ...] = (
     # sound and what was asked for
     *(ClapScore, Clap630kScore, ClapFloatScore, ClapAllCropsScore),
     # sound and pictures
-    *(LipSync, LipSyncUltraFace, LipSyncCrops, AvAlignJavis, AvAlignMova),
+    *(LipSync, LipSyncAllTracks, LipSyncUltraFace, LipSyncCrops, AvAlignJavis, AvAlignMova),
     *plugins.BUILT_IN,
 )
 PUBLISHED: dict[str, type[ItemMetric]] = {metric.name: metric for metric in _PUBLISHED}
@@ -77,6 +77,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "av_align": ("av_align_javis", "av_align_mova"),
 }
 """What the field calls a metric, and the names that stand for it here."""
+
+SYNC_BY_DETECTOR = {name: metric.name for name, metric in DETECTORS.items()}
+"""The metric that stands for `sync` with each face detector."""
 
 _taken = {spec.key for metric in (*BALL.values(), *_PUBLISHED) for spec in metric.values}
 _theirs, FAULTS = plugins.from_packages(_taken | {*BALL, *PUBLISHED, *ALIASES})

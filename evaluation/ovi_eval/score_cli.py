@@ -57,6 +57,13 @@ def add_score(commands: Any) -> None:
         "--crops", action="store_true", help="the clips are face crops of 224x224 at 25 fps already"
     )
     score.add_argument(
+        "--detector",
+        default="s3fd",
+        metavar="NAME",
+        choices=["s3fd", "ultraface"],
+        help="what finds faces for sync: s3fd as published, or ultraface, a variant (default: s3fd)",
+    )
+    score.add_argument(
         "--limit", type=int, metavar="N", help="the first N clips only; not comparable, and marked so"
     )
     score.add_argument("--strict", action="store_true", help="stop at the first clip that cannot be scored")
@@ -116,7 +123,7 @@ def _score_together(options: argparse.Namespace) -> None:
 
     names = listed(options.metrics)
     wanted = (
-        _find(names, options.crops) if names else None
+        _find(names, options.crops, options.detector) if names else None
     )  # an unknown name is told before minutes of decoding
     device = processes.device_of(options.device)
     captions = read_caption_file(options.captions) if options.captions else None
@@ -138,11 +145,11 @@ def _score_together(options: argparse.Namespace) -> None:
         print(path)
 
 
-def _find(names: Sequence[str], crops: bool) -> _Wanted:
-    from ovi_eval.registry import find
+def _find(names: Sequence[str], crops: bool, detector: str) -> _Wanted:
+    from ovi_eval.registry import SYNC_BY_DETECTOR, find
 
-    if crops:
-        names = ["sync_crops" if name in ("sync", "sync_c", "sync_d") else name for name in names]
+    sync = "sync_crops" if crops else SYNC_BY_DETECTOR[detector]
+    names = [sync if name in ("sync", "lse") else name for name in names]
     ball, published = find(names)
     return _Wanted(ball, published)
 

@@ -119,3 +119,21 @@ def test_results_say_how_they_were_made(tmp_path: Path) -> None:
     assert len(results.config_hash) == 64
     assert {"versions", "decoder", "machine"} <= set(results.provenance)
     assert results.provenance["decoder"]["libavcodec"]
+
+
+def test_the_face_detector_and_ready_crops_choose_the_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OVI_EVAL_WEIGHTS", raising=False)
+    clips = write_clips(tmp_path / "clips", 1)
+    for options, named in (
+        ([], "sync needs S3FD weights: sfd_face.pth"),
+        (["--detector", "ultraface"], "sync_ultraface needs UltraFace RFB-320 weights: version-RFB-320.pth"),
+        (["--crops"], "sync_crops needs SyncNet weights: syncnet_v2.model"),
+    ):
+        assert (
+            main(["score", str(clips), "--metrics", "sync", *options, "--out", str(tmp_path / "r.json")]) == 2
+        )
+        assert named in capsys.readouterr().err
+    assert main(["score", str(clips), "--detector", "s3df"]) == 2
+    assert "did you mean s3fd?" in capsys.readouterr().err

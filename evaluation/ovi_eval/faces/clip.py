@@ -25,7 +25,6 @@ from ..errors import EvalError
 from ..items import Item
 from ..media import Video
 from ..metrics.base import SILENT
-from ..metrics.frames_in_turn import look_at_frames
 from . import scenes
 from .detection import Detector
 from .kept import Files, Pictures
@@ -73,7 +72,7 @@ def prepare(item: Item, detector: Detector) -> Prepared:
         thumbnails.append(scenes.shrunk(picture_HWC))
         return torch.empty(0)
 
-    video = look_at_frames(item, look)
+    video = item.frames_through(look)
     shown = at_25_fps(video)
     cuts = scenes.scenes([thumbnails[place] for place in shown], FPS)
     wave_S = _sound(item, float(video.times_T[0]))

@@ -31,7 +31,6 @@ from ..extractors import CPU, Extractor, Features
 from ..items import Item
 from ..needs import Package
 from .base import SILENT
-from .frames_in_turn import look_at_frames
 from .items import ItemMean, ValueSpec
 
 Array = NDArray[np.float64]
@@ -68,7 +67,7 @@ class PeaksOfSoundAndMotion(Extractor):
         """All of it: there is no network, and the flow is worth its own thread."""
         onsets_A = onsets(*heard(item))
         meter = _FlowMeter()
-        video = look_at_frames(item, meter)
+        video = item.frames_through(meter)
         flow_T = video.frames_THWC
         if len(flow_T) < SHORTEST_FRAMES:
             raise EvalError(f"it has {len(flow_T)} frames, AV-Align needs at least {SHORTEST_FRAMES}")

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..errors import EvalError
 from ..extractors import Extractor, Features
 from ..items import Item
-from .frames_in_turn import look_at_frames
 from .items import ItemMean, ValueSpec
 
 
@@ -27,7 +26,7 @@ class FrameDifferences(Extractor):
     preprocessing = "frames of full size, 8-bit RGB"
 
     def load(self, item: Item) -> Tensor:
-        return look_at_frames(item, _Difference()).frames_THWC
+        return item.frames_through(_Difference()).frames_THWC
 
     def run(self, loaded: Any) -> Features:
         if len(loaded) < 2:
