@@ -107,7 +107,8 @@ def find(names: Iterable[str]) -> tuple[list[BallMetric], list[type[ItemMetric]]
         elif name in PUBLISHED_KEYS:
             metric = PUBLISHED_KEYS[name]
             if lacks := lacking(metric.extractor.needs, metric.name):
-                raise EvalError(lacks[0])
+                more = f" ({len(lacks) - 1} more: ovi-eval metrics lists them)" if len(lacks) > 1 else ""
+                raise EvalError(lacks[0] + more)
             if metric not in published:
                 published.append(metric)
         else:

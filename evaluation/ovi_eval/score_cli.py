@@ -59,7 +59,7 @@ def add_score(commands: Any) -> None:
     score.add_argument(
         "--detector",
         default="s3fd",
-        metavar="NAME",
+        metavar="DETECTOR",
         choices=["s3fd", "ultraface"],
         help="what finds faces for sync: s3fd as published, or ultraface, a variant (default: s3fd)",
     )
