@@ -82,15 +82,17 @@ def test_filters_work_from_the_keyboard_and_from_a_written_address(browser, file
         sight.page.evaluate("location.hash = '#benchmark=nobody%20knows&variant=<b>'")
         sight.until("[role=status]", "e.textContent === ''")
         assert {benchmark for *_, benchmark in heads(sight)} == set(BENCHMARKS)
+        assert sight.values(".filters select", "e.selectedIndex") == [0, 0]
         assert sight.said == []
 
 
 def test_a_name_opens_the_models_page_and_back_leads_to_the_same_place(browser, file):
-    with opened(browser, file, "#benchmark=Verse-Bench") as sight:
+    with opened(browser, file, "#benchmark=Verse-Bench", height=300) as sight:
         page = sight.page
         link = page.locator("#table tbody.arms a", has_text=OVI).first
         link.scroll_into_view_if_needed()
         height = page.evaluate("scrollY")
+        assert height > 100
         link.click()
         sight.until(".model:target", "e.checkVisibility()")
         assert page.url.endswith("#model=Ovi-1.1")
