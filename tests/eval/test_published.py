@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ovi_eval.backbones.published import PublishedFile, load_published
+from ovi_eval.backbones.published import WEIGHTS_FOLDER, PublishedFile, find_weights, load_published
 from ovi_eval.errors import EvalError
 
 FILE = PublishedFile("Toy", "toy.pth", "its authors' page", inside="model")
@@ -141,3 +141,19 @@ def test_wrong_tensors_are_named(state: dict[str, Tensor], tmp_path: Path) -> No
     told(path, "epoch, state_dict is no tensor")
     torch.save({"model": {**state, "epoch": 3}}, path)
     told(path, "epoch is no tensor")
+
+
+def test_weights_are_found_in_the_folder_and_one_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PublishedFile("a network", "net_mAP=0.4[1].pth", "https://example.org")
+    monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
+    with pytest.raises(EvalError, match=rf"a metric needs a network weights: .*; put it into {tmp_path}"):
+        find_weights(file, "a metric")
+    (tmp_path / "sub").mkdir()
+    below = tmp_path / "sub" / "net_mAP=0.4[1].safetensors"
+    below.write_bytes(b"")
+    assert find_weights(file, "a metric") == below
+    own = tmp_path / file.name
+    own.write_bytes(b"")
+    assert find_weights(file, "a metric") == own

@@ -6,6 +6,7 @@ that every number can say which weights it was seen through. The counters `num_b
 files from before torch 0.4.1 lack and no result depends on, may be missing.
 """
 
+import glob
 import hashlib
 import os
 import pickle
@@ -69,16 +70,16 @@ class Loaded(Generic[Network]):
 
 
 def find_weights(file: PublishedFile, for_what: str) -> Path:
-    """Where the file lies: in the folder of OVI_EVAL_WEIGHTS, under its own name or as safetensors.
+    """Where the file lies: in the folder of OVI_EVAL_WEIGHTS or one below it, under its own name or as safetensors.
 
     Raises EvalError that says what `for_what` needs, where it comes from and where to put it.
     """
     folder = os.environ.get(WEIGHTS_FOLDER, "")
     if folder:
-        own = Path(folder) / file.name
-        for path in (own, own.with_suffix(".safetensors")):
-            if path.is_file():
-                return path
+        for name in (file.name, Path(file.name).with_suffix(".safetensors").name):
+            for path in (Path(folder) / name, *sorted(Path(folder).glob(f"*/{glob.escape(name)}"))):
+                if path.is_file():
+                    return path
     put = f"put it into {folder}" if folder else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
     raise EvalError(f"{for_what} needs {file.needs()}; {put}")
 
