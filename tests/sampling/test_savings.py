@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovi_lab.errors import UserError
 from ovi_lab.flow import SampledLatents, noise_batch, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.embeddings import merged_text_batch
@@ -16,7 +17,7 @@ from ovi_lab.models.rope import RopeTables, apply_rotation
 from ovi_lab.models.savings import LoopedTables
 from twin_goldens import golden_twin, read_golden, tiny_batch, tiny_twin
 
-PASSES = {"cache_text": True, "batch_passes": True, "merge_padding": True}
+PASSES = {"cache_text": True, "batch_passes": True, "merge_padding": True, "share_opening": True}
 MODEL = {"shared_modulation": True, "cache_rope": True, "cache_masks": True}
 
 
@@ -75,6 +76,62 @@ def test_what_is_saved_by_default_gives_the_same_bits_as_before(clips: Clips) ->
     default = clips.sampled(True, {})
     assert torch.equal(explicit.video, default.video)
     assert torch.equal(explicit.audio, default.audio)
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_one_modality_opens_once_too(clips: Clips, modality: str) -> None:
+    clips.model.set_savings()
+    both = {}
+    for share in (False, True):
+        both[share] = sample(
+            clips.model,
+            noise_batch([1, 2], (4, 3, 4, 4), "video") if modality == "video" else None,
+            noise_batch([1, 2], (9, 3), "audio") if modality == "audio" else None,
+            text=clips.text,
+            negative_text_video=clips.negative,
+            negative_text_audio=clips.negative,
+            video_guidance=4.0,
+            audio_guidance=3.0,
+            steps=3,
+            share_opening=share,
+        )
+    a, b = getattr(both[False], modality), getattr(both[True], modality)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_passes_of_clips_of_several_shapes(clips: Clips) -> None:
+    clips.model.set_savings()
+    g = torch.Generator().manual_seed(0)
+    video = [torch.randn(4, f, 4, 4, generator=g) for f in (3, 2)]
+    audio = [torch.randn(n, 3, generator=g) for n in (5, 9)]
+    times = {"t_video": torch.tensor([10.0, 500.0]), "t_audio": torch.tensor([900.0, 20.0])}
+    clean = torch.tensor([True, False])
+    texts = [*clips.text, *clips.negative]
+
+    def predicted(n: int) -> Any:
+        given = {k: torch.cat([v] * (2 // n)) for k, v in times.items()}
+        settings = {"text_video": texts, "text_audio": texts, "passes": n}
+        return clips.model(
+            video * (2 // n),
+            audio * (2 // n),
+            **given,
+            **settings,
+            first_frame_is_clean=torch.cat([clean] * (2 // n)),
+        )
+
+    with torch.no_grad():
+        together, apart = predicted(2), predicted(1)
+    for modality in ("video", "audio"):
+        a, b = getattr(together, modality), getattr(apart, modality)
+        assert len(a) == len(b) == 4
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+
+
+def test_texts_of_all_passes_are_asked_for(clips: Clips) -> None:
+    batch = tiny_batch()
+    with pytest.raises(UserError, match="text_video holds 2 texts for 2 clips and 2 passes"):
+        clips.model(**batch, passes=2)
 
 
 @pytest.mark.parametrize("mode", ["clip_ratio", "learned"])
@@ -150,6 +207,9 @@ class Counted:
         ("video_model.time_projection", "shared_modulation", [8] * 4, [48] * 4),
         ("audio_model.time_projection", "shared_modulation", [4] * 4, [36] * 4),
         ("video_model.blocks.0.ffn", "batch_passes", [48] * 4, [24] * 8),
+        ("video_model.blocks.0.self_attn.q", "share_opening", [24] * 4, [48] * 4),
+        ("audio_model.patch_embedding.0", "share_opening", [18] * 4, [36] * 4),
+        ("video_model.blocks.1.self_attn.q", "share_opening", [48] * 4, [48] * 4),
     ],
 )
 def test_what_runs_how_often(module: str, saving: str, with_it: list[int], without: list[int]) -> None:

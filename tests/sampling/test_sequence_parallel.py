@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "video alone": {"shapes": {"video": ODD["video"]}},
     "audio alone": {"shapes": {"audio": ODD["audio"]}},
     "merged padding, nothing cached": {"shapes": ODD, "merge_padding": True, "cache_text": False},
+    "i2av, odd, one opening": {"shapes": ODD, "first_frame": True, "share_opening": True},
     "one direction": {"shapes": ODD, "fusion": {"direction": "audio_to_video", "blocks": [0, 2]}},
     "key masks": {"shapes": ODD, "cache_masks": False},
     "bfloat16": {"shapes": ODD, "dtype": torch.bfloat16},

@@ -44,6 +44,10 @@ class Guidance:
     """Attend to a text's padding, whose tokens are all alike, as to two keys with its joint weight, not as to
     text_len minus n (fewer keys in every block; rounding differs)."""
 
+    share_opening: bool = False
+    """Where both passes run as one batch: embed the latents, and run the first block's self-attention, once for
+    both, since no text has reached them yet (rounding differs)."""
+
     def __post_init__(self) -> None:
         for modality in MODALITIES:
             if not math.isfinite(self.scale(modality)):
@@ -118,8 +122,10 @@ class GuidedVelocity:
         if not self.guided:
             return self._predict(latents, self.positive, time, first_frame_is_clean, ())
         if self.batched:
-            twice = {m: torch.cat([x, x]) for m, x in latents.items()}
-            both = self._predict(twice, self.positive, time, first_frame_is_clean, ())
+            passes = 2
+            if not self.guidance.share_opening:
+                latents, passes = {m: torch.cat([x, x]) for m, x in latents.items()}, 1
+            both = self._predict(latents, self.positive, time, first_frame_is_clean, (), passes)
             high, low = ({m: v.chunk(2)[i] for m, v in both.items()} for i in (0, 1))
         else:
             skip = self.guidance.skip_layers
@@ -137,6 +143,7 @@ class GuidedVelocity:
         time: Tensor,
         first_frame_is_clean: bool,
         skip_layers: Collection[int],
+        passes: int = 1,
     ) -> Velocities:
         read = {m: self._read(t, m) for m, t in texts.items()}
         out = self.model(
@@ -148,6 +155,7 @@ class GuidedVelocity:
             text_audio=read.get("audio"),
             first_frame_is_clean=first_frame_is_clean,
             skip_layers=skip_layers,
+            passes=passes,
         )
         return {m: getattr(out, m).float() for m in latents}
 

@@ -44,6 +44,7 @@ def sample(
     batch_passes: bool = True,
     cache_text: bool = True,
     merge_padding: bool = False,
+    share_opening: bool = False,
     first_frame: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> SampledLatents:
@@ -56,8 +57,9 @@ def sample(
         negative_text_video, negative_text_audio: likewise; needed where that guidance is not 1.
         solver, steps, shift: see `build_solver`; each modality has a solver of its own, at the same times.
         video_guidance, audio_guidance, skip_layers: see `Guidance`.
-        batch_passes, cache_text, merge_padding: what is done once instead of again, see `Guidance`; the model's
-            own savings are set by `TwinDiT.set_savings`. None changes the latents by more than rounding.
+        batch_passes, cache_text, merge_padding, share_opening: what is done once instead of again, see
+            `Guidance`; the model's own savings are set by `TwinDiT.set_savings`. None changes the latents by more
+            than rounding; those that are off by default round otherwise than the plain computation.
         first_frame: first latent frame of every clip, given: it is put in before every step and after the
             last, and its tokens are told t = 0.
         on_step: called with the number of steps done and of all steps.
@@ -76,7 +78,13 @@ def sample(
         raise UserError("neither video nor audio noise was given; give noise of what is to be sampled")
     _check_first_frame(first_frame, video_noise)
     guidance = Guidance(
-        video_guidance, audio_guidance, tuple(skip_layers), batch_passes, cache_text, merge_padding
+        video_guidance,
+        audio_guidance,
+        tuple(skip_layers),
+        batch_passes=batch_passes,
+        cache_text=cache_text,
+        merge_padding=merge_padding,
+        share_opening=share_opening,
     )
     negatives: dict[Modality, Texts | None] = {"video": negative_text_video, "audio": negative_text_audio}
     first = next(iter(latents.values()))

@@ -30,6 +30,10 @@ class Turning(Protocol):
         """The pairs of `x` turned, in the shape and type of `x`."""
         ...
 
+    def repeated(self, passes: int) -> Turning:
+        """The rotation of the same clips several times over."""
+        ...
+
 
 Rotation = Tensor | Turning
 """How queries and keys are turned: by a complex table [1 or B, L, 1, P], or in a way of its own."""

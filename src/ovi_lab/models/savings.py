@@ -60,6 +60,10 @@ class LoopedRotation:
             turned.append(torch.cat([real, x_LHK[own:]]))
         return torch.stack(turned).to(x_BLHK.dtype)
 
+    def repeated(self, passes: int) -> LoopedRotation:
+        """The rotation of the same clips `passes` times over."""
+        return LoopedRotation(list(self.axes) * passes, list(self.grids) * passes)
+
 
 class LoopedTables:
     """Stands in for `RopeTables` where rotations are not cached; single axes are kept, as they are there."""

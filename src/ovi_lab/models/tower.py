@@ -80,6 +80,18 @@ class Conditions:
     mask: Tensor | None
     """[B, 1, 1, L], True at real tokens; None without padding."""
     text: TextContext
+    """Of the clips; where `repeated` is yet to come, of all passes."""
+
+    def repeated(self, passes: int) -> Conditions:
+        """What the same clips read in several passes at once; their texts are those of all passes already."""
+
+        def repeat(x: Tensor) -> Tensor:
+            return x if x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
+
+        rope = repeat(self.rope) if isinstance(self.rope, Tensor) else self.rope.repeated(passes)
+        clean = None if self.clean is None else repeat(self.clean)
+        mask = None if self.mask is None else repeat(self.mask)
+        return Conditions(repeat(self.e), repeat(self.e0), clean, rope, mask, self.text)
 
 
 class TowerBlock(nn.Module):
@@ -126,10 +138,15 @@ class TowerBlock(nn.Module):
             return c.text.per_block[index]
         return self.cross_attn.text_key_value(c.text.embedded)
 
-    def forward(self, x_BLD: Tensor, c: Conditions, index: int) -> Tensor:
-        """The stream [B, L, D] after block `index` of a tower that runs alone."""
+    def open(self, x_BLD: Tensor, c: Conditions) -> Tensor:
+        """The stream after this block's self-attention, which no text has reached if the block is the first."""
+        return self.attend_self(x_BLD, self.modulation(c.e0), c)
+
+    def forward(self, x_BLD: Tensor, c: Conditions, index: int, opened: bool = False) -> Tensor:
+        """The stream [B, L, D] after block `index` of a tower that runs alone; `opened`: it comes after `open`."""
         m = self.modulation(c.e0)
-        x_BLD = self.attend_self(x_BLD, m, c)
+        if not opened:
+            x_BLD = self.attend_self(x_BLD, m, c)
         x_BLD = self.attend_across(x_BLD, self.text_key_value(c, index), c, None, None)
         return self.feed_forward(x_BLD, m, c)
 

@@ -66,11 +66,14 @@ class TwinBlock(nn.Module):
         self.audio = audio
         self.index = index
 
-    def forward(self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions) -> tuple[Tensor, Tensor]:
-        """The video stream and the audio stream after the block."""
+    def forward(
+        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The video stream and the audio stream after the block; `opened`: they come after self-attention."""
         mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
-        v_BLD = self.video.attend_self(v_BLD, mv, cv)
-        a_BLD = self.audio.attend_self(a_BLD, ma, ca)
+        if not opened:
+            v_BLD = self.video.attend_self(v_BLD, mv, cv)
+            a_BLD = self.audio.attend_self(a_BLD, ma, ca)
         # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
         video_text = self.video.text_key_value(cv, self.index)
         audio_text = self.audio.text_key_value(ca, self.index)
@@ -247,6 +250,7 @@ class TwinDiT(nn.Module):
         text_audio: Latents | TextContext | None = None,
         first_frame_is_clean: FirstFrameClean = False,
         skip_layers: Collection[int] = (),
+        passes: int = 1,
     ) -> TwinOutput:
         """Predicts the velocity of each modality given.
 
@@ -258,6 +262,9 @@ class TwinDiT(nn.Module):
             first_frame_is_clean: the first latent frame is given, not noised: its tokens get t = 0. For all
                 clips (bool) or for each (bool Tensor [B]).
             skip_layers: blocks left out in both towers (skip-layer guidance).
+            passes: predictions of each clip, each under a text of its own: texts hold passes x B, those of the
+                first pass first, and so do the predictions. What no text has reached, the embeddings and the
+                first block's self-attention, is worked out once.
 
         Raises UserError for shapes that do not fit and for a modality without its time or text.
         """
@@ -282,33 +289,46 @@ class TwinDiT(nn.Module):
             t, text = given[modality]
             clean = first_frame_is_clean if modality == "video" else False
             conditions[modality] = self._conditions(
-                modality, tokens[modality], t, text, clean, tables[modality]
+                modality, tokens[modality], t, text, clean, tables[modality], passes
             )
         streams = {m: t.x for m, t in tokens.items()}
         if self.sharding is None:
-            streams = self._run_blocks(streams, conditions, skip)
+            streams = self._run_blocks(streams, conditions, skip, passes)
         else:
             own, own_conditions = self.sharding.split(streams, conditions)
-            streams = self.sharding.join(self._run_blocks(own, own_conditions, skip))
+            streams = self.sharding.join(self._run_blocks(own, own_conditions, skip, passes))
+        if passes > 1:
+            conditions = {m: c.repeated(passes) for m, c in conditions.items()}
+            tokens = {m: dataclasses.replace(t, grids=t.grids * passes) for m, t in tokens.items()}
         out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens}
         return TwinOutput(out.get("video"), out.get("audio"))
 
     def _run_blocks(
-        self, streams: dict[Modality, Tensor], conditions: dict[Modality, Conditions], skip: frozenset[int]
+        self,
+        streams: dict[Modality, Tensor],
+        conditions: dict[Modality, Conditions],
+        skip: frozenset[int],
+        passes: int,
     ) -> dict[Modality, Tensor]:
         recompute = self.checkpoint_blocks and torch.is_grad_enabled()
         kept = [i for i in range(self.num_layers) if i not in skip]
+        opened = -1
+        if passes > 1 and kept:
+            opened = kept[0]
+            opening = {m: list(self.tower(m).each_block())[opened] for m in streams}
+            streams = {m: opening[m].open(x, conditions[m]).repeat(passes, 1, 1) for m, x in streams.items()}
+            conditions = {m: c.repeated(passes) for m, c in conditions.items()}
         if len(streams) == 2:
             v_BLD, a_BLD = streams["video"], streams["audio"]
             for i in kept:
-                args = (v_BLD, a_BLD, conditions["video"], conditions["audio"])
+                args = (v_BLD, a_BLD, conditions["video"], conditions["audio"], i == opened)
                 twin = self.twin_blocks[i]
                 v_BLD, a_BLD = checkpoint(twin, *args, use_reentrant=False) if recompute else twin(*args)
             return {"video": v_BLD, "audio": a_BLD}
         ((modality, x_BLD),) = streams.items()
         blocks = self.tower(modality).blocks
         for i in kept:
-            single = (x_BLD, conditions[modality], i)
+            single = (x_BLD, conditions[modality], i, i == opened)
             x_BLD = checkpoint(blocks[i], *single, use_reentrant=False) if recompute else blocks[i](*single)
         return {modality: x_BLD}
 
@@ -320,6 +340,7 @@ class TwinDiT(nn.Module):
         text: Latents | TextContext | None,
         first_frame_is_clean: FirstFrameClean,
         rope_BL1P: Rotation,
+        passes: int = 1,
     ) -> Conditions:
         if t is None or text is None:
             what = f"t_{modality}" if t is None else f"text_{modality}"
@@ -343,9 +364,10 @@ class TwinDiT(nn.Module):
             t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
         e_BTD, e0_BT6D = tower.embed_time(t_BT)
         context = tower.embed_text(text)
-        if context.batch_size != B:
+        if context.batch_size != B * passes:
+            each = ("", "a clip") if passes == 1 else (f" and {passes} passes", "a clip and pass")
             raise UserError(
-                f"text_{modality} holds {context.batch_size} texts for {B} clips; give one a clip"
+                f"text_{modality} holds {context.batch_size} texts for {B} clips{each[0]}; give one {each[1]}"
             )
         return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, mask, context)
 
