@@ -6,18 +6,23 @@ Facts of the presets: the released inference code and arXiv 2510.01284; `conf/re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, StoredTensor, TensorFiles
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.paths import config_dir
+
+PRESET_FILE = "preset.yaml"
+"""In a folder of weights: the preset that describes them, for a model that is none of the released."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,12 @@ class ReleasedModel:
     sample_rate: int
     audio_tag: str
     """How the description of the sound is written in a prompt; `{}` stands for it."""
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    """Sizes of umT5 (`UMT5Config`) that differ from the published ones."""
+    video_codec: dict[str, Any] = field(default_factory=dict)
+    """Likewise of the Wan2.2 VAE (`Wan22Config`)."""
+    audio_codec: dict[str, Any] = field(default_factory=dict)
+    """Likewise of MMAudio's VAE and vocoder (`MMAudioConfig`)."""
 
     def weights_file(self, folder: str | Path) -> Path:
         """The file below `folder` (where it may lie without its subfolder), or the index of its shards.
@@ -61,32 +72,66 @@ def released_names() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "released").glob("*.yaml"))
 
 
-def released_model(name: str) -> ReleasedModel:
-    """The preset of a name such as `ovi_960x960_10s`.
+def is_released(checkpoint: str | Path) -> bool:
+    """Whether `checkpoint=` names a released model, or a folder in its layout with a preset of its own."""
+    return str(checkpoint) in released_names() or _preset_file(checkpoint).is_file()
+
+
+def released_model(name: str | Path) -> ReleasedModel:
+    """The preset of a name such as `ovi_960x960_10s`, or the one that a folder of weights brings along.
 
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or a preset.yaml that is none.
     """
-    if name not in released_names():
-        raise UserError(f"{name!r} is no released model; there are {', '.join(released_names())}")
     folder = config_dir()
-    facts: Any = OmegaConf.load(folder / "released" / f"{name}.yaml")
-    parts = {
-        part: OmegaConf.load(folder / part / f"{facts[part]}.yaml") for part in ("model", "fusion", "rope")
-    }
-    # the same references as in a composed run: the model's file points at fusion, rope and seed
-    config = OmegaConf.create({**parts, "seed": 0})
-    return ReleasedModel(
-        name=name,
-        file=str(facts.file),
-        model_config=model_settings(config.model),
-        video_latent_frames=int(facts.video_latent_frames),
-        audio_latents=int(facts.audio_latents),
-        area=(int(facts.area[0]), int(facts.area[1])),
-        fps=float(facts.fps),
-        sample_rate=int(facts.sample_rate),
-        audio_tag=str(facts.audio_tag),
-    )
+    if str(name) in released_names():
+        return _preset(folder / "released" / f"{name}.yaml", folder)
+    if _preset_file(name).is_file():
+        return _preset(_preset_file(name), folder)
+    raise UserError(f"{str(name)!r} is no released model; there are {', '.join(released_names())}")
+
+
+def _preset_file(place: str | Path) -> Path:
+    place = Path(place)
+    return place if place.name == PRESET_FILE else place / PRESET_FILE
+
+
+def _preset(file: Path, folder: Path) -> ReleasedModel:
+    """A preset whose model is either a name in `folder`/model or written out."""
+    try:
+        facts: Any = OmegaConf.load(file)
+        model = facts.model
+        if isinstance(model, str):
+            parts = {
+                part: OmegaConf.load(folder / part / f"{facts[part]}.yaml")
+                for part in ("model", "fusion", "rope")
+            }
+            # the same references as in a composed run: the model's file points at fusion, rope and seed
+            model = OmegaConf.create({**parts, "seed": 0}).model
+        sizes: Any = {
+            part: OmegaConf.to_container(facts[part]) if part in facts else {}
+            for part in ("text_encoder", "video_codec", "audio_codec")
+        }
+        return ReleasedModel(
+            name=str(facts.get("name", file.stem)),
+            file=str(facts.file),
+            model_config=model_settings(model),
+            video_latent_frames=int(facts.video_latent_frames),
+            audio_latents=int(facts.audio_latents),
+            area=(int(facts.area[0]), int(facts.area[1])),
+            fps=float(facts.fps),
+            sample_rate=int(facts.sample_rate),
+            audio_tag=str(facts.audio_tag),
+            **sizes,
+        )
+    except (yaml.YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{file} is no preset ({_first_line(error)}): copy one of conf/released, or write it again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def model_settings(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
