@@ -191,7 +191,7 @@ def scored(name: str, benchmark: str, clips: Path, *, n_clips: int = 8, kind: An
         entries.append(ClipScores(f"clip_{index:04d}", values, caption, failed, reasons))
     made = {
         "fvd": MetricValue(
-            float(300 + 40 * rng.normal()),
+            float(300 + 30 * np.clip(rng.normal(), -2, 2)),
             n_clips,
             "lower",
             version="2",

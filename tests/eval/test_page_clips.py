@@ -1,5 +1,6 @@
 """Which clips the page shows, where it finds them and how it makes them small."""
 
+import wave
 from dataclasses import replace
 
 import av
@@ -12,6 +13,7 @@ from ovi_eval.errors import EvalError
 from ovi_eval.media import decode_audio, decode_video, write_mp4
 from ovi_eval.report.extremes import extremes, without_value
 from ovi_eval.report.players import clip_files, strands_of
+from ovi_eval.report.shelf import Shelf, Shown
 from ovi_eval.report.transcode import SECONDS, SIDE, small_clip
 from ovi_eval.table import Column, Row
 
@@ -124,3 +126,26 @@ def test_small_clips_stay_as_they_are_and_silent_ones_are_shown(big, tmp_path):
     broken.write_bytes(big.read_bytes()[:3000])
     with pytest.raises(EvalError, match=r"broken\.mp4: "):
         small_clip(broken)
+
+
+def test_sound_alone_is_shown_by_its_spectrogram(tmp_path):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(8 * 8000) / 8000)
+    with wave.open(str(tmp_path / "clip_0000.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes((tone * 9000).astype("<i2").tobytes())
+    clip = small_clip(tmp_path / "clip_0000.wav")
+    assert clip.blind
+    assert clip.cut
+    audio = decode_audio(clip.mp4, name="small")
+    assert len(audio.wave_S) / audio.sample_rate == pytest.approx(SECONDS, abs=0.07)
+    spectrum = torch.fft.rfft(audio.wave_S[: audio.sample_rate]).abs()
+    assert int(spectrum.argmax()) == pytest.approx(1000, abs=2)
+    assert int(decode_video(clip.mp4, name="small").frames_THWC.max()) < 20
+    (shown,) = Shelf(10**6).look([tmp_path / "clip_0000.wav"])
+    assert isinstance(shown, Shown)
+    assert shown.note == "the first 6 s, sound alone"
+    assert shown.seconds == pytest.approx(SECONDS)
+    result = scored(OVI, "", tmp_path)
+    assert clip_files(result)["clip_0000"].suffix == ".wav"
+    (tmp_path / "clip_0000.mp4").write_bytes(b"")
+    assert clip_files(result)["clip_0000"].suffix == ".mp4"

@@ -107,7 +107,7 @@ def _warnings(column: Column, made: Sequence[MetricValue]) -> str:
 
 def _behind(column: Column, cell: Cell, made: Sequence[MetricValue]) -> str:
     """How the value came about: intervals and tests, the features, preprocessing, the weights' sha256."""
-    facts = [("value", line) for line in words.explain(cell, column)]
+    facts = [("value", "\n".join(words.explain(cell, column)))]
     if len(cell.by_seed) > 1:
         seeds = ", ".join(f"{seed}: {words.number(v, column)}" for seed, v in cell.by_seed.items())
         facts.append(("by seed", seeds))

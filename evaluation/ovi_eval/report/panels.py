@@ -72,7 +72,7 @@ def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> str
     for tick in ticks(low, high):
         parts.append(f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{_TOP - 6}" y2="{bottom}"/>')
         parts.append(
-            f'<text class="tick" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
+            f'<text class="tick" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{_tick(tick)}</text>'
         )
     for number, row in enumerate(references):
         cell = row.cells.get(column.id)
@@ -102,6 +102,10 @@ def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> str
     return f'<svg class="panel" {size} role="img" aria-label="{title}">{"".join(parts)}</svg>'
 
 
+def _tick(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
 def _fitting(name: str) -> str:
     """A name as far as it fits above its line."""
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
@@ -120,7 +124,7 @@ def strip(row: Row, rows: Sequence[Row], column: Column, tint: str | None) -> st
     for tick in ticks(low, high):
         parts.append(f'<line class="axis" x1="{x(tick)}" x2="{x(tick)}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(
-            f'<text class="tick" x="{x(tick)}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>'
+            f'<text class="tick" x="{x(tick)}" y="{bottom + 17}" text-anchor="middle">{_tick(tick)}</text>'
         )
     for other in rows:
         there = other.cells.get(column.id)

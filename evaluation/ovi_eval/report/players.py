@@ -19,8 +19,8 @@ from ovi_eval.table import Column, Row
 if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
 
-# What may hold a picture; the same names as for scoring.
-KINDS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+# What may be a clip; of two files of one name the one with a picture is shown.
+KINDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".avi", ".webm", ".mkv", ".mov", ".mp4")
 # Of one transparent pixel: stands where a picture comes from the shelf.
 _BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
@@ -84,18 +84,19 @@ def clip_files(run: RunResults) -> dict[str, Path]:
     """
     beside = run.folder / "clips" if run.folder is not None else None
     if beside is not None and beside.is_dir():
-        found = _videos(beside)
+        found = _clips(beside)
         if found:
             return found
     scored = run.provenance.get("clips")
     if not isinstance(scored, str) or not scored or not Path(scored).is_dir():
         return {}
     known = {clip.id for clip in run.clips}
-    return {clip: path for clip, path in _videos(Path(scored)).items() if clip in known}
+    return {clip: path for clip, path in _clips(Path(scored)).items() if clip in known}
 
 
-def _videos(folder: Path) -> dict[str, Path]:
+def _clips(folder: Path) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.is_file())
+    files.sort(key=lambda path: KINDS.index(path.suffix.lower()))
     return {path.stem: path for path in files}
 
 

@@ -87,7 +87,7 @@ def _show(path: Path, number: int) -> Shown | str:
         "mp4": base64.b64encode(clip.mp4).decode(),
         **{key: data_uri("image/jpeg", content) for key, content in pictures.items()},
     }
-    said = [f"the first {SECONDS:g} s"] * clip.cut + ["no sound"] * clip.silent
+    said = [f"the first {SECONDS:g} s"] * clip.cut + ["no sound"] * clip.silent + ["sound alone"] * clip.blind
     height, width = clip.frames_THWC.shape[1:3]
     seconds = len(clip.frames_THWC) / clip.fps
     return Shown(number, seconds, width, height, ", ".join(said), json.dumps(data))

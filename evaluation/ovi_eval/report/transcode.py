@@ -6,6 +6,7 @@ Shapes: T frames, H rows, W columns, S samples.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,13 +25,16 @@ SECONDS = 6.0
 # A file up to this size that browsers play as it is goes into the page untouched.
 AS_IT_IS = 120_000
 _RATE = 32_000
+# The picture of a clip that has none: rows and columns.
+_BLIND_SIZE, _BLIND_FPS = (60, 240), 10.0
 
 
 @dataclass(frozen=True)
 class SmallClip:
     """The mp4 and what it shows: frames [T, H, W, 3] uint8, the sound [S] in [-1, 1] equally long.
 
-    `cut` is True where the file goes on after the part that is shown, `silent` where it has no sound at all.
+    `cut` is True where the file goes on after the part that is shown, `silent` where it has no sound at all,
+    `blind` where it has no picture: then the frames are black.
     """
 
     mp4: bytes
@@ -40,19 +44,26 @@ class SmallClip:
     sample_rate: int
     cut: bool = False
     silent: bool = False
+    blind: bool = False
 
 
 def small_clip(path: Path) -> SmallClip:
     """Reads a clip and makes it small where it is not.
 
-    Raises EvalError naming the file where it is unreadable or has no picture, OSError where it cannot be
-    opened at all.
+    Raises EvalError naming the file where it is unreadable or has neither picture nor sound, OSError where it
+    cannot be opened at all.
     """
-    playable, sounds = _kind(path)
+    with opened(path, path.name) as (container, shown):
+        sees, sounds = _moves(container), bool(container.streams.audio)
+        playable = sees and sounds and _plays_everywhere(container)
+    if not sees and not sounds:
+        raise EvalError(f"{shown}: has neither picture nor sound; a clip needs one of them")
     if playable and path.stat().st_size <= AS_IT_IS:
         content = path.read_bytes()
         clip = read_clip(content, name=path.name)
         return SmallClip(content, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate)
+    if not sees:
+        return _heard(path)
     frames_THWC, fps, start, cut = _first_frames(path)
     samples = round(len(frames_THWC) / fps * _RATE)
     wave_S = torch.zeros(samples)
@@ -66,16 +77,28 @@ def small_clip(path: Path) -> SmallClip:
     return SmallClip(mp4, frames_THWC, fps, wave_S, _RATE, cut, not sounds)
 
 
-def _kind(path: Path) -> tuple[bool, bool]:
-    """Whether every browser plays the file as it is (H.264 in 4:2:0 with AAC in mp4), and whether it sounds."""
-    with opened(path, path.name) as (container, shown):
-        if not container.streams.video:
-            raise EvalError(f"{shown}: has no picture stream; the page shows clips with a picture")
-        video, audio = container.streams.video[0], container.streams.audio
-        codec = video.codec_context
-        playable = "mp4" in container.format.name and codec.name == "h264" and codec.pix_fmt == "yuv420p"
-        playable = playable and bool(audio) and audio[0].codec_context.name == "aac"
-        return playable, bool(audio)
+def _heard(path: Path) -> SmallClip:
+    """A sound alone, below a black picture, as the page plays videos."""
+    sound = decode_audio(path, name=path.name)
+    whole_S = resample(sound.wave_S, sound.sample_rate, _RATE)
+    count = max(1, min(round(SECONDS * _BLIND_FPS), math.ceil(len(whole_S) / _RATE * _BLIND_FPS)))
+    frames_THWC = torch.zeros(count, *_BLIND_SIZE, 3, dtype=torch.uint8)
+    wave_S = fit_length(whole_S, round(count / _BLIND_FPS * _RATE)).clamp(-1, 1)
+    mp4 = _encoded(path.name, frames_THWC, _BLIND_FPS, wave_S)
+    return SmallClip(mp4, frames_THWC, _BLIND_FPS, wave_S, _RATE, len(whole_S) > len(wave_S), blind=True)
+
+
+def _moves(container: Any) -> bool:
+    """Whether there is a picture that is not just the cover of a sound file."""
+    cover = av.stream.Disposition.attached_pic
+    return bool(container.streams.video) and not container.streams.video[0].disposition & cover
+
+
+def _plays_everywhere(container: Any) -> bool:
+    """Whether every browser plays a file as it is: H.264 in 4:2:0 with AAC, in mp4."""
+    codec, sound = container.streams.video[0].codec_context, container.streams.audio[0].codec_context
+    picture = codec.name == "h264" and codec.pix_fmt == "yuv420p"
+    return picture and sound.name == "aac" and "mp4" in container.format.name
 
 
 def _first_frames(path: Path) -> tuple[Tensor, float, float, bool]:
