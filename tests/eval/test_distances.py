@@ -10,6 +10,7 @@ from rule_made import gaussian
 from torch import Tensor
 
 from ovi_eval.distances import (
+    affordable,
     frechet_infinity,
     frechet_interval,
     frechet_warnings,
@@ -109,6 +110,15 @@ def test_interval_is_seeded_ends_at_zero_and_tells_how_far_it_is() -> None:
     assert told_apart is not None
     assert mixed is not None
     assert mixed.high == pytest.approx(told_apart.high, rel=1e-9)
+
+
+def test_large_resamples_are_fewer() -> None:
+    assert affordable(200, 2048, 400) == 200
+    assert affordable(200, 512, 2048) == 200
+    assert affordable(200, 20_000, 128) == 200
+    assert affordable(200, 10_000, 2048) == 40
+    assert 40 < affordable(200, 2000, 1024) < 200
+    assert affordable(0, 10_000, 2048) == 0
 
 
 def test_sets_too_small_have_neither_interval_nor_bias() -> None:

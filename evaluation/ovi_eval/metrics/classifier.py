@@ -7,14 +7,14 @@ Shapes: R clips, C classes.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from ..extractors import Features
 from ..statistics import Interval
 from .isc_kl import inception_jackknife, inception_score, kl_divergences
-from .items import Details, ItemMean, ItemSet, ValueSpec
+from .items import Compared, Details, ItemMean, ItemSet, Kind, ValueSpec
 from .sound_features import PannsFeatures
 
 SPLITS = 10
@@ -26,8 +26,8 @@ class IsPanns(ItemSet):
     """Inception score over 10 parts, the clips put in order by RandomState(2020); NaN for fewer than 10 clips."""
 
     name = "is_panns"
-    kind: ClassVar[Any] = "set"
-    compares: ClassVar[Any] = "alone"
+    kind: ClassVar[Kind] = "set"
+    compares: ClassVar[Compared] = "alone"
     values = (ValueSpec("is_panns", "higher"),)
     extractor = PannsFeatures
     feature = "logits"
@@ -57,7 +57,7 @@ class KlPanns(ItemMean):
     """KL(real || generated) of the softmax over the classes, each clip beside the reference of the same id."""
 
     name = "kl_panns"
-    compares: ClassVar[Any] = "pairs"
+    compares: ClassVar[Compared] = "pairs"
     values = (ValueSpec("kl_panns", "lower", "nat"),)
     extractor = PannsFeatures
     over: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"

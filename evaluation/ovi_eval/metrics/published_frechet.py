@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..distances import frechet_interval, frechet_warnings, small_sample_bias
+from ..distances import affordable, frechet_interval, frechet_warnings, small_sample_bias
 from ..errors import EvalError
 from ..frechet import frechet_distance
 from ..statistics import generator
@@ -45,6 +45,7 @@ class FrechetOfSets(ItemSet):
         if len(scored_RD) < 2:
             return {key: Details(warnings=("a distance needs two rows of features or more",))}
         dimension = scored_RD.shape[1]
+        resamples = affordable(resamples, len(scored_RD) + len(reference_RD), dimension)
         return {
             key: Details(
                 interval=frechet_interval(
