@@ -81,6 +81,7 @@ def test_inception_score_equals_the_reference(goldens: Path) -> None:
 def test_inception_score_of_extremes() -> None:
     assert inception_score(torch.zeros(20, 7), 1)[0] == pytest.approx(1)
     assert inception_score(1e4 * torch.eye(7), 1)[0] == pytest.approx(7)
+    assert inception_score(1e4 * torch.eye(9)[:7], 1)[0] == pytest.approx(7)  # two classes are never heard
 
 
 def test_kl_equals_the_reference(goldens: Path) -> None:

@@ -70,7 +70,8 @@ def _parts(logits_NC: Tensor, splits: int, shuffle_seed: int | None) -> list[Ten
 def _entropy_gap(log_p_PC: Tensor) -> Tensor:
     """Mean KL(p(class | sound) || p(class)) of a part."""
     p_PC = log_p_PC.exp()
-    return (p_PC * (log_p_PC - p_PC.mean(dim=0).log())).sum(dim=1).mean()
+    mean_C = p_PC.mean(dim=0)
+    return (p_PC * log_p_PC).sum(dim=1).mean() - torch.xlogy(mean_C, mean_C).sum()
 
 
 def kl_divergences(predicted_NC: Tensor, real_NC: Tensor, over: str = "softmax") -> Tensor:
