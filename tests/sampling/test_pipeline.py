@@ -1,0 +1,297 @@
+"""From prompts to clips on the small Ovi: lengths, noise, first frames, options, what is read back from the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from PIL import Image
+
+from ovi_eval.media import decode_audio, decode_video, read_clip
+from ovi_lab.checkpoints.released import ReleasedModel, released_model
+from ovi_lab.errors import UserError
+from ovi_lab.flow import noise_batch, sample
+from ovi_lab.released.batch import record_of
+from ovi_lab.released.clip_files import read_record, write_clip, write_sheet
+from ovi_lab.released.images import read_image, scaled
+from ovi_lab.released.layout import find_layout
+from ovi_lab.released.pipeline import Clip, Options, OviPipeline, plan_request
+from ovi_lab.released.requests import Request
+from ovi_lab.sampling import SamplerSettings
+
+SETTINGS = SamplerSettings(
+    steps=2,
+    video_guidance=4.0,
+    audio_guidance=3.0,
+    negative_video="jitter",
+    negative_audio="echo",
+    skip_layers=[11],
+)
+
+
+def load(folder: Path, settings: SamplerSettings = SETTINGS, **options: object) -> OviPipeline:
+    preset = released_model(folder)
+    return OviPipeline.load(preset, find_layout(folder, preset), settings, Options(**options))  # type: ignore
+
+
+@pytest.fixture(scope="module")
+def pipeline(small_ovi: Path) -> OviPipeline:
+    return load(small_ovi)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quiet picture of 48 rows and 96 columns, its right half red."""
+    path = tmp_path_factory.mktemp("image") / "first.png"
+    picture = Image.new("RGB", (96, 48), (20, 60, 120))
+    picture.paste((200, 40, 30), (48, 0, 96, 48))
+    picture.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(pipeline: OviPipeline) -> Clip:
+    (made,) = pipeline.generate([Request("a", "a red ball <S>Hello.<E> Audio: rain", seed=3)])
+    return made
+
+
+def test_a_clip_has_the_released_lengths(clip: Clip) -> None:
+    assert clip.video_latents.shape == (48, 31, 4, 4)
+    assert clip.audio_latents.shape == (157, 20)
+    assert clip.frames_THWC.shape == (121, 64, 64, 3)
+    assert clip.frames_THWC.dtype == torch.uint8
+    assert len(clip.wave_S) == round(121 / 24 * 16000)
+    # noise, but neither flat nor clipped
+    assert 20 < float(clip.frames_THWC.float().std()) < 120
+    assert 60 < float(clip.frames_THWC.float().mean()) < 200
+    assert 0.01 < float(clip.wave_S.std()) < 0.6
+    assert float(clip.wave_S.abs().max()) <= 1
+
+
+def test_the_file_decodes_to_the_same_clip(clip: Clip, pipeline: OviPipeline, tmp_path: Path) -> None:
+    record = record_of(clip.plan, pipeline.parts.preset, SETTINGS, Options(), {"a.pth": "0f"})
+    path = write_clip(
+        tmp_path / "clip.mp4", clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, record
+    )
+    assert list(tmp_path.iterdir()) == [path]
+    video, audio = decode_video(path), decode_audio(path)
+    assert video.frames_THWC.shape == clip.frames_THWC.shape
+    assert video.fps == 24
+    assert float(video.times_T[-1]) == pytest.approx(5.0)
+    # colours are stored at half size: of noise, the brightness is what stays
+    light = torch.tensor([0.299, 0.587, 0.114])
+    seen, made = ((f.float() @ light).flatten() for f in (video.frames_THWC, clip.frames_THWC))
+    assert float(torch.corrcoef(torch.stack([seen, made]))[0, 1]) > 0.9
+    # AAC comes in blocks of 1024; what the file says is the clip's
+    assert 0 <= len(audio.wave_S) - len(clip.wave_S) < 1024
+    assert len(read_clip(path).wave_S) == 80667
+    with av.open(str(path)) as container:
+        kinds = {s.type: s for s in container.streams}
+        assert kinds["video"].codec_context.name == "h264"
+        assert kinds["video"].codec_context.pix_fmt == "yuv420p"
+        assert kinds["audio"].codec_context.name == "aac"
+        assert kinds["audio"].codec_context.sample_rate == 16000
+        lengths = [float(s.duration * s.time_base) for s in container.streams]
+        assert lengths == pytest.approx([121 / 24, 121 / 24], abs=2e-3)
+        tags = container.metadata
+    assert tags["prompt"] == "a red ball <S>Hello.<E> Audio: rain"
+    assert tags["seed"] == "3"
+    assert '"steps": 2' in tags["sampler"]
+    assert tags["weights"] == '{"a.pth": "0f"}'
+    assert read_record(path) == (record, True)
+
+
+def test_a_file_that_lost_its_end_is_not_whole(clip: Clip, pipeline: OviPipeline, tmp_path: Path) -> None:
+    record = record_of(clip.plan, pipeline.parts.preset, SETTINGS, Options(), {})
+    path = tmp_path / "clip.mp4"
+    write_clip(path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, record)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 9 // 10])
+    assert read_record(path) == (record, False)
+    for other in (b"", b"no clip", content[:200]):
+        path.write_bytes(other)
+        assert read_record(path) == (None, False)
+    assert read_record(tmp_path / "none.mp4") == (None, False)
+
+
+def test_the_latents_are_those_of_the_released_loop(pipeline: OviPipeline, clip: Clip) -> None:
+    """The pipeline adds texts, noise and shapes to `sample`, whose numbers are held elsewhere."""
+    text, video, audio = pipeline.parts.text(["a red ball <S>Hello.<E> Audio: rain", "jitter", "echo"])
+    generator = torch.Generator().manual_seed(3)
+    noise_v = torch.randn(48, 31, 4, 4, generator=generator)
+    noise_a = torch.randn(157, 20, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(noise_batch([3], (157, 20), "audio", convention="reference")[0], noise_a)
+    made = sample(
+        pipeline.parts.towers,
+        noise_v[None],
+        noise_a[None],
+        text=[text],
+        negative_text_video=[video],
+        negative_text_audio=[audio],
+        steps=2,
+        video_guidance=4.0,
+        audio_guidance=3.0,
+        skip_layers=[11],
+    )
+    assert made.video is not None
+    assert made.audio is not None
+    assert torch.equal(made.video[0], clip.video_latents)
+    assert torch.equal(made.audio[0], clip.audio_latents)
+
+
+def test_prompt_seed_negatives_and_size_each_make_another_clip(pipeline: OviPipeline, clip: Clip) -> None:
+    base = clip.plan.request
+    same, _ = pipeline.latents(pipeline.plan(base))
+    assert torch.equal(same[0], clip.video_latents)
+    for change in (
+        {"prompt": "a blue ball"},
+        {"seed": 4},
+        {"negative_video": "calm"},
+        {"negative_audio": "calm"},
+    ):
+        video, audio = pipeline.latents(pipeline.plan(dataclasses.replace(base, **change)))
+        assert not torch.allclose(video[0], clip.video_latents, atol=1e-4), change
+        assert not torch.allclose(audio[0], clip.audio_latents, atol=1e-5), change
+    wide = pipeline.plan(dataclasses.replace(base, shape=(90, 160)))
+    assert wide.size == (64, 96)
+    assert wide.video_shape == (48, 31, 4, 6)
+
+
+def test_the_first_frame_is_the_image(pipeline: OviPipeline, image: Path) -> None:
+    request = Request("i", "it moves", seed=1, image=image)
+    plan = pipeline.plan(request)
+    # the image's shape: nearest to the area of 64 x 64 with whole 32s, then aspect
+    assert plan.size == (32, 96)
+    given = pipeline.first_frame(plan)
+    assert given.shape == (1, 48, 1, 2, 6)
+    video, audio = pipeline.latents(plan)
+    assert torch.equal(video[:, :, :1], given)
+    assert float(video[:, :, 1:].std()) > 0.5
+    free, _ = pipeline.latents(pipeline.plan(dataclasses.replace(request, image=None, shape=plan.size)))
+    assert free.shape == video.shape
+    assert not torch.allclose(free[:, :, 1:], video[:, :, 1:], atol=1e-3)
+    # the decoder's first frame stands alone, so that it is the image as far as this VAE can tell
+    frames, _ = pipeline.decode(video, audio)
+    alone = pipeline.parts.video.decode(given)[0, 0]
+    assert (frames[0].float() - alone.float()).abs().max() <= 1
+
+
+def test_an_image_may_be_given_another_shape(pipeline: OviPipeline, image: Path) -> None:
+    plan = pipeline.plan(Request("i", "it moves", image=image, shape=(64, 64)))
+    assert plan.size == (64, 64)
+    assert pipeline.first_frame(plan).shape[-2:] == (4, 4)
+
+
+def test_images_are_turned_upright_and_flattened(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20), (0, 0, 255))
+    picture.paste((255, 0, 0), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter to the right
+    picture.save(tmp_path / "turned.png", exif=exif)
+    upright = read_image(tmp_path / "turned.png")
+    assert upright.size == (20, 40)
+    assert upright.getpixel((10, 5)) == (255, 0, 0)
+    assert upright.getpixel((10, 35)) == (0, 0, 255)
+    Image.new("RGBA", (32, 32), (255, 255, 255, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png").getpixel((3, 3)) == (0, 0, 0)
+    for mode in ("L", "P", "1", "CMYK", "I;16"):
+        kind = "tiff" if mode == "CMYK" else "png"
+        Image.new(mode, (32, 32)).save(tmp_path / f"a.{kind}")
+        assert scaled(read_image(tmp_path / f"a.{kind}"), (64, 32)).shape == (64, 32, 3)
+
+
+def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(name: str) -> str:
+        with pytest.raises(UserError) as error:
+            read_image(tmp_path / name)
+        assert "\n" not in str(error.value)
+        assert name in str(error.value)
+        return str(error.value)
+
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    assert "damaged" in refusal("cut.png")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    Image.new("RGB", (32, 32)).save(tmp_path / "old.pcx")
+    for name in ("text.png", "empty.jpg", "old.pcx"):
+        assert "expected PNG, JPEG" in refusal(name)
+    assert "no image" in refusal("none.png")
+    Image.new("RGB", (30, 600)).save(tmp_path / "long.png")
+    assert "20.0 times as long as wide" in refusal("long.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "dot.png")
+    assert "at least 16 pixels" in refusal("dot.png")
+    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
+    assert "pixels are read" in refusal("bomb.png")
+    monkeypatch.setattr("ovi_lab.released.images.MAX_BYTES", 10)
+    assert "at most 10 are read" in refusal("whole.png")
+
+
+def test_options_change_no_clip_beyond_rounding(small_ovi: Path, clip: Clip) -> None:
+    plain = {"batch_passes": False, "cache_text": False, "shared_modulation": False}
+    for options in (plain, {"offload": True}):
+        video, audio = load(small_ovi, **options).latents(clip.plan)
+        torch.testing.assert_close(video[0], clip.video_latents, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(audio[0], clip.audio_latents, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_is_near_and_the_sound_codec_stays_whole(small_ovi: Path, clip: Clip) -> None:
+    half = load(
+        small_ovi, dataclasses.replace(SETTINGS, video_guidance=1.0, audio_guidance=1.0), dtype="bf16"
+    )
+    whole = load(small_ovi, dataclasses.replace(SETTINGS, video_guidance=1.0, audio_guidance=1.0))
+    for found, wanted in zip(half.latents(clip.plan), whole.latents(clip.plan), strict=True):
+        assert float((found - wanted).norm() / wanted.norm()) < 5e-2
+    assert {p.dtype for p in half.parts.video.model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in half.parts.sound.vocoder.parameters()} == {torch.float32}
+
+
+def test_tiles_need_no_other_numbers_than_they_overlap(small_ovi: Path, clip: Clip) -> None:
+    tiled = load(small_ovi, vae_tiling=True)
+    frames, wave = tiled.decode(clip.video_latents[None], clip.audio_latents[None])
+    assert frames.shape == clip.frames_THWC.shape
+    assert (frames.float() - clip.frames_THWC.float()).abs().max() <= 1  # one tile holds 64 x 64
+    assert torch.equal(wave, clip.wave_S)
+
+
+def test_texts_are_embedded_once(small_ovi: Path) -> None:
+    pipeline = load(small_ovi, dataclasses.replace(SETTINGS, steps=1))
+    calls: list[int] = []
+    pipeline.parts.text.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    for seed in (0, 1):
+        pipeline.latents(pipeline.plan(Request("a", "rain", seed)))
+    pipeline.latents(pipeline.plan(Request("b", "snow")))
+    assert calls == [3, 1]
+
+
+def test_latents_that_are_no_numbers_are_refused(pipeline: OviPipeline, clip: Clip) -> None:
+    broken = clip.video_latents[None].clone()
+    broken[0, 0, 5] = float("nan")
+    with pytest.raises(UserError, match="video latents are not finite"):
+        pipeline.decode(broken, clip.audio_latents[None])
+
+
+@pytest.mark.parametrize("name", ["ovi_720x720_5s", "ovi_960x960_5s", "ovi_960x960_10s"])
+def test_plans_of_the_real_models(name: str) -> None:
+    preset: ReleasedModel = released_model(name)
+    plan = plan_request(Request("a", "rain. <AUDCAP>drops<ENDAUDCAP>", shape=(9, 16)), preset)
+    wanted = {"ovi_720x720_5s": (544, 960)}.get(name, (704, 1280))
+    assert plan.size == wanted
+    assert plan.frames == (241 if "10s" in name else 121)
+    assert plan.video_shape == (48, 61 if "10s" in name else 31, wanted[0] // 16, wanted[1] // 16)
+    assert plan.audio_shape == (314 if "10s" in name else 157, 20)
+    assert plan.prompt.startswith("rain. <AUDCAP>" if "720" in name else "rain. Audio: ")
+
+
+def test_a_sheet_shows_first_and_last(tmp_path: Path) -> None:
+    frames = torch.arange(121, dtype=torch.uint8)[:, None, None, None].expand(121, 400, 800, 3).contiguous()
+    with Image.open(write_sheet(tmp_path / "sheet.png", frames)) as sheet:
+        assert sheet.size == (4 * 320, 3 * 160)
+        assert sheet.getpixel((5, 5)) == (0, 0, 0)
+        assert sheet.getpixel((4 * 320 - 5, 3 * 160 - 5)) == (120, 120, 120)
+    with Image.open(write_sheet(tmp_path / "two.png", frames[:2, :40, :40])) as sheet:
+        assert sheet.size == (80, 40)
