@@ -141,6 +141,15 @@ def test_metrics_without_any_value_or_with_one_run_have_their_place(tmp_path):
     assert "the only one" in section(made, "one")
 
 
+def test_columns_are_shared_out_evenly_and_tables_keep_to_their_benchmark(html):
+    tables = re.findall(r'<figure class="board"><div.*?</figure>', html, re.DOTALL)
+    heads = [re.findall(r'<th scope="col"[^>]*data-benchmark="([^"]*)"', table) for table in tables]
+    assert heads == [["Verse-Bench"] * 4, ["Verse-Bench"] * 3, ["Harmony-Bench"] * 6]
+    rows = [re.findall(r'<th scope="row" data-value="([^"]*)"', table) for table in tables]
+    assert rows[0] == rows[1] == [*MODELS, "real"]
+    assert rows[2] == [MODELS[0], *MODELS[2:], "real"]
+
+
 def test_where_there_is_nothing_to_choose_there_are_no_filters(tmp_path):
     board = leaderboard.build([run("a", 0, n_clips=3).write(tmp_path / "a")], None)
     assert bar(board) == ""

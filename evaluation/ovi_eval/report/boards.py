@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -48,10 +49,13 @@ def _in_lines(board: Leaderboard, columns: Sequence[Column]) -> list[Groups]:
         grouped.setdefault(column.group, []).append(column)
     longest = max(len(row.name) for row in [*board.arms, *board.references])
     arm = _AROUND_NAME + min(_NAME_WIDE, 7.3 * longest)
+    fit = max(1, int((_PAGE_WIDE - arm) / _COLUMN_WIDE))
+    # As many columns in each table, rather than full ones and a rest.
+    most = math.ceil(len(columns) / math.ceil(len(columns) / fit))
     lines: list[Groups] = []
     for name, members in grouped.items():
         for line in lines:
-            if arm + _COLUMN_WIDE * (sum(map(len, line.values())) + len(members)) <= _PAGE_WIDE:
+            if sum(map(len, line.values())) + len(members) <= most:
                 line[name] = members
                 break
         else:

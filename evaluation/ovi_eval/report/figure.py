@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
 
 _ACROSS = 4
-# Characters of a title that fit above a panel.
-_TITLE = 38
+# Characters of a title that fit above a panel, and of a name that fit beside it.
+_TITLE, _NAME = 27, 30
 
 
 def write_figure(board: Leaderboard, path: Path) -> None:
@@ -33,7 +33,7 @@ def figure_png(board: Leaderboard) -> bytes:
 
     across = min(_ACROSS, len(board.columns))
     down = math.ceil(len(board.columns) / across)
-    names = [row.name for row in board.arms]
+    names = [_short(row.name) for row in board.arms]
     height = 0.62 + 0.3 * len(names)
     figure = Figure(figsize=(1.6 + 2.7 * across, (height + 0.45) * down + 0.7), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,20 +56,25 @@ def figure_png(board: Leaderboard) -> bytes:
                 continue
             if cell.interval is not None:
                 axis.plot([cell.interval.low, cell.interval.high], [place, place], color=colour(place), lw=2)
-            for value in cell.by_seed.values():
+            for value in cell.by_seed.values() if len(cell.by_seed) > 1 else ():
                 axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
             axis.plot(cell.value, place, "o", ms=6, color=colour(place))
-        title = f"{column.id} {column.arrow}{words.unit(column)}"
-        axis.set_title("\n".join(textwrap.wrap(title, _TITLE)), fontsize=8.5)
+        title = f"{column.id}\N{NO-BREAK SPACE}{column.arrow}{words.unit(column)}"
+        wrapped = textwrap.wrap(title, _TITLE, break_on_hyphens=False)
+        axis.set_title("\n".join(wrapped), fontsize=8.5)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.tick_params(axis="x", labelsize=7.5)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", lw=0.4, color="0.88")
         axis.set_axisbelow(True)
-    counted = ", ".join(sorted({words.seeds(row) or "no seed" for row in board.arms}))
-    note = f"filled: mean; open: each of {counted}; bars: 95 % interval; dashed: references"
-    figure.suptitle(f"{board.title}\n{note}" if board.references else board.title, fontsize=9)
+    counted = ", ".join(sorted({words.seeds(row) for row in board.arms if len(row.seeds) > 1}))
+    note = [
+        f"filled: mean; open: each of {counted}" if counted else "dot: value",
+        "bars: 95 % interval",
+        *(["dashed: references"] if handles else []),
+    ]
+    figure.suptitle(f"{board.title}\n{'; '.join(note)}", fontsize=9)
     if handles:
         lines, names = list(handles.values()), list(handles)
         figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -77,3 +82,8 @@ def figure_png(board: Leaderboard) -> bytes:
     # Without a date or version in it, equal numbers make equal files.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the panels beside it."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
