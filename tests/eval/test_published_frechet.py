@@ -225,14 +225,19 @@ def test_kid_and_extrapolation_have_values_where_clips_suffice() -> None:
     assert 0 < value < frechet_distance(normal(60, 1280, 1).reshape(600, 128)[:500], normal(600, 128, 2))
 
 
-def test_too_few_clips_have_no_distance_and_no_reference_is_told() -> None:
-    metric = _Rows()
-    metric.update(0, {"features": normal(1, 4, 1)})
-    with pytest.raises(EvalError, match="fad_vggish compares with real clips and got 0 rows of features"):
-        metric.compute()
-    value, beside = details(_Rows(), normal(1, 4, 1), normal(5, 4, 2))
+def test_too_few_clips_have_no_distance_and_say_so() -> None:
+    for scored, reference, which in ((1, 5, "scored"), (5, 1, "reference")):
+        value, beside = details(_Rows(), normal(scored, 4, 1), normal(reference, 4, 2))
+        assert value != value
+        assert beside.warnings == (f"a distance needs two rows of features or more, the {which} set has 1",)
+    value, beside = details(FadInfVGGish(), normal(600, 4, 1), normal(1, 4, 2))
     assert value != value
-    assert beside.warnings == ("a distance needs two rows of features or more",)
+    assert "the reference set has 1" in beside.warnings[0]
+    value, beside = details(KidPanns(), normal(600, 4, 1), normal(0, 4, 2))
+    assert value != value
+    assert "the smaller set has 0" in beside.warnings[0]
+    with pytest.raises(EvalError, match="fad_vggish compares with real clips; give a reference"):
+        FadVGGish().value(normal(4, 4, 1), None)
 
 
 def test_without_weights_each_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..distances import FEWEST, frechet_infinity
 from .items import Details, ItemSet, ValueSpec
-from .published_frechet import compared_with
+from .published_frechet import compared_with, too_few
 from .sound_features import VGGishFeatures
 
 
@@ -26,11 +26,14 @@ class FadInfVGGish(ItemSet):
 
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
         reference_RD = compared_with(self.name, reference_RD)
-        enough = len(scored_RD) > FEWEST
+        enough = len(scored_RD) > FEWEST and not too_few(scored_RD, reference_RD)
         return {self.name: frechet_infinity(scored_RD, reference_RD).value if enough else float("nan")}
 
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
         """The dimension, and why there is no value. There is no interval: one would repeat every fit."""
-        rows, dimension = self.ordered()[0].shape
-        short = f"extrapolates from more than {FEWEST} rows of features and got {rows}; take fad_vggish"
-        return {self.name: Details(dimension=dimension, warnings=() if rows > FEWEST else (short,))}
+        scored_RD, reference_RD = self.ordered()[0], self.ordered(reference=True)[0]
+        rows, dimension = scored_RD.shape
+        none = too_few(scored_RD, reference_RD)
+        if rows <= FEWEST:
+            none = f"extrapolates from more than {FEWEST} rows of features and got {rows}; take fad_vggish"
+        return {self.name: Details(dimension=dimension, warnings=(none,) if none else ())}

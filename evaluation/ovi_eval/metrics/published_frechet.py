@@ -20,11 +20,18 @@ from .items import Details, ItemSet, ValueSpec
 from .sound_features import PannsFeatures, VGGishFeatures
 
 
+def too_few(scored_RD: Tensor, reference_RD: Tensor) -> str:
+    """Why two sets have no distance, "" where they have one."""
+    for which, rows_RD in (("scored", scored_RD), ("reference", reference_RD)):
+        if len(rows_RD) < 2:
+            return f"a distance needs two rows of features or more, the {which} set has {len(rows_RD)}"
+    return ""
+
+
 def compared_with(key: str, reference_RD: Tensor | None) -> Tensor:
-    """The reference features of a metric over sets. Raises EvalError for fewer than two rows of them."""
-    if reference_RD is None or len(reference_RD) < 2:
-        count = 0 if reference_RD is None else len(reference_RD)
-        raise EvalError(f"{key} compares with real clips and got {count} rows of features; give a reference")
+    """The reference features of a metric over sets. Raises EvalError where there is no reference at all."""
+    if reference_RD is None:
+        raise EvalError(f"{key} compares with real clips; give a reference")
     return reference_RD
 
 
@@ -36,14 +43,15 @@ class FrechetOfSets(ItemSet):
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
         key = self.values[0].key
         reference_RD = compared_with(key, reference_RD)
-        return {key: frechet_distance(scored_RD, reference_RD) if len(scored_RD) > 1 else float("nan")}
+        none = too_few(scored_RD, reference_RD)
+        return {key: float("nan") if none else frechet_distance(scored_RD, reference_RD)}
 
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
         """Interval over clips, dimension, small-sample bias, and a warning where rows are fewer than features."""
         key = self.values[0].key
         (scored_RD, clips_R), (reference_RD, others_R) = self.ordered(), self.ordered(reference=True)
-        if len(scored_RD) < 2:
-            return {key: Details(warnings=("a distance needs two rows of features or more",))}
+        if none := too_few(scored_RD, reference_RD):
+            return {key: Details(warnings=(none,))}
         dimension = scored_RD.shape[1]
         resamples = affordable(resamples, len(scored_RD) + len(reference_RD), dimension)
         return {
