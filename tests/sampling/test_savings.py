@@ -253,6 +253,14 @@ def test_merged_keys_weigh_as_much_as_the_padding(tokens: int, dtype: torch.dtyp
     assert float(weights[1].sum()) == 512
 
 
+def test_texts_that_do_not_fit_are_refused_with_merged_padding_too() -> None:
+    model = tiny_twin()
+    with pytest.raises(UserError, match="a text has 7 tokens, this tower takes at most 6"):
+        model.prepare_text([torch.zeros(2, 10), torch.zeros(7, 10)], "audio", merge_padding=True)
+    with pytest.raises(UserError, match="text embeddings have 9 channels"):
+        model.prepare_text([torch.zeros(2, 9)], "video", merge_padding=True)
+
+
 def test_a_saving_may_be_switched_alone() -> None:
     model = tiny_twin()
     assert model.savings.shared_modulation

@@ -192,9 +192,10 @@ def merged_text_batch(
     number of type `dtype` is too coarse for log c, so a second key carries the rest of the weight. The second
     result is [B, 1, 1, N] of `dtype`: 0 at a text's own tokens, minus infinity at what is not there.
     """
+    padded_BNE = text_batch(text, text_len, text_dim)
     tokens = [len(item) for item in text]
     longest = max(tokens)
-    padded_BNE = text_batch(text, max(text_len, longest), text_dim)[:, :longest]
+    padded_BNE = padded_BNE[:, :longest]
     bias_BN = torch.full((len(tokens), longest + 2), -torch.inf, dtype=torch.float64)
     for row, n in zip(bias_BN, tokens, strict=True):
         count = text_len - n
