@@ -10,29 +10,33 @@ from typing import Any
 import yaml
 
 from ovi_eval.results import MetricValue, RunResults, read
-from ovi_lab.checkpoints.folder import Checkpoint
 
 # Where a run was made and how fast it read says nothing of its model.
 _NOT_TOLD = ("root", "num_workers", "quiet")
+_LAYOUTS = {"ovi": "the released Ovi layout", "comfyui": "the layout of ComfyUI's Ovi loader"}
 _BETTER = {"higher": "higher", "lower": "lower", "closer_to_reference": "closer to the reference row"}
 
 
-def results_of(checkpoint: Checkpoint) -> tuple[RunResults | None, str | None]:
+def results_of(checkpoint: Path, step: int | None) -> tuple[RunResults | None, str | None]:
     """The scores of a checkpoint's run, or why there are none to tell.
+
+    Args:
+        checkpoint: its folder or file, as in `<run>/checkpoints/<checkpoint>`.
+        step: of its weights; None where it does not say.
 
     Raises:
         EvalError: results.json is there and cannot be read.
     """
-    if checkpoint.path.parent.name != "checkpoints":
+    if checkpoint.parent.name != "checkpoints":
         return None, "The checkpoint was not exported from its run's folder, so no scores are known."
-    run = checkpoint.path.parent.parent
+    run = checkpoint.parent.parent
     if not (run / "results.json").is_file():
         return None, "The run was not evaluated."
     done = run / "done.json"
     steps = json.loads(done.read_text()).get("steps") if done.is_file() else None
-    if steps != checkpoint.step:
+    if steps is None or steps != step:
         at = "another step" if steps is None else f"step {steps}"
-        return None, f"The run was evaluated at {at}; these weights are of step {checkpoint.step}."
+        return None, f"The run was evaluated at {at}; these weights are of step {step}."
     return read(run), None
 
 
@@ -54,13 +58,14 @@ def model_card(
         notes: what a reader must know besides.
         files: the exported files' names.
     """
-    task = config.get("task", {})
+    task = config.get("task") or {}
     training = {
-        "task": str(task.get("_target_", "unknown")).rpartition(".")[2],
+        "weights taken from": facts["source"],
+        "task": str(task.get("_target_", "")).rpartition(".")[2],
         "steps": facts["step"],
         "seed": config.get("seed"),
         "weights": "averaged over training (EMA)" if facts["weights"] == "ema" else "raw, not averaged",
-        "started from": _started_from(config.get("init_from") or {}),
+        "started from": _started_from(config["init_from"] or {}) if "init_from" in config else None,
         "text encoder": _named(config.get("text") or {}),
         "optimiser": _named(config.get("optim") or {}),
         "schedule": config.get("schedule"),
@@ -73,11 +78,11 @@ def model_card(
     parts = [
         "---\nlibrary_name: ovi-lab\ntags:\n- video-generation\n- audio-generation\n---",
         f"# {title}",
-        f"A twin diffusion transformer in the released Ovi layout: {facts['parameters']:,} parameters, "
+        f"A twin diffusion transformer in {_LAYOUTS[facts['layout']]}: {facts['parameters']:,} parameters, "
         f"{facts['dtype']}. Written by ovi-export of ovi-lab {facts['ovi_lab']}.",
         *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Data",
-        _listed(_plain_data(config.get("data") or {})) or "The run had no data of its own.",
+        _listed(_plain_data(config.get("data") or {})) or _no_data(config),
         "## Training",
         _listed(training),
         "## Configuration",
@@ -85,7 +90,7 @@ def model_card(
         "## Metrics",
         _metrics(results) if results is not None else "None; see the notes.",
         "## Use",
-        _usage(next(name for name in files if name.endswith((".safetensors", ".json")))),
+        _usage(next(name for name in files if name.endswith((".safetensors", ".json"))), facts["layout"]),
         "## Files",
         "\n".join(f"- {name}" for name in files) + "\n\n`sha256sum -c SHA256SUMS` checks them.",
     ]
@@ -155,8 +160,18 @@ def _variant(metric: MetricValue) -> str:
     return f"version {metric.version}" + (f", {metric.variant}" if metric.variant else "")
 
 
-def _usage(weights: str) -> str:
+def _no_data(config: Mapping[str, Any]) -> str:
+    return "The run had no data of its own." if "data" in config else "The configuration names no data."
+
+
+def _usage(weights: str, layout: str) -> str:
     name = Path(weights).name
+    if layout == "comfyui":
+        return (
+            f"Put {name} into ComfyUI/models/diffusion_models and choose it in the node WanVideo Model Loader "
+            "of ComfyUI-WanVideoWrapper. It is not in the released layout, which ovi-sample and the reference "
+            "code read: `ovi-export --to ovi` writes that."
+        )
     return (
         "```python\nimport json\nfrom pathlib import Path\n"
         "from ovi_lab.checkpoints.released import load_released\n\n"

@@ -1,4 +1,4 @@
-"""`ovi-export`: a checkpoint of ours as weights in the released layout, with what a stranger needs to use them.
+"""`ovi-export`: a checkpoint as weights in the released layout or ComfyUI's, with what a stranger needs to use them.
 
 model.safetensors (or model-00001-of-0000N.safetensors … and their index), config.json, README.md and
 SHA256SUMS, which is written last: a folder without it is not finished.
@@ -12,27 +12,28 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.card import model_card, results_of
-from ovi_lab.checkpoints.folder import Checkpoint, file_digest, resolve_checkpoint
+from ovi_lab.checkpoints.comfyui import comfyui_name, comfyui_obstacles
+from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.released import check_fit, model_settings
-from ovi_lab.checkpoints.tensor_files import StoredTensor, TensorFiles
+from ovi_lab.checkpoints.sources import Source, Weights, open_source
+from ovi_lab.checkpoints.tensor_files import StoredTensor
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 
 FORMAT = "ovi_lab.export/1"
-TARGETS = ("ovi",)
+TARGETS = ("ovi", "comfyui")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SUMS = "SHA256SUMS"
 _LEARNED_SCALE = "audio_model.rope_scale"
@@ -57,17 +58,20 @@ def export_run(
     dtype: torch.dtype | None = None,
     max_shard_size: int | None = None,
     overwrite: bool = False,
+    config: str | Path | None = None,
 ) -> Export:
     """Write a checkpoint's model in the released layout.
 
     Args:
-        source: a run, its `last`, or a checkpoint folder.
+        source: a run, its `last`, or a checkpoint: a folder of ours or of DeepSpeed's, a Lightning .ckpt, …
+            (see `open_source`).
         out: the .safetensors file to write; the other files go beside it. Or a folder for model.safetensors.
-        target: `ovi`, the names of the released file.
+        target: `ovi`, the names of the released file; `comfyui`, those of ComfyUI's loader.
         ema: averaged weights, or raw; None takes averaged ones where there are some.
         dtype: of the floating-point tensors; None keeps the checkpoint's.
         max_shard_size: bytes a file may hold; None writes one file, as the released models have.
         overwrite: replace an earlier export there. Files of anything else are never replaced.
+        config: of a checkpoint that brings none: the run's config.yaml, or a released model's name.
 
     Raises:
         UserError: no such checkpoint, damaged, not a TwinDiT, or the place cannot be written.
@@ -75,14 +79,16 @@ def export_run(
     """
     if target not in TARGETS:
         raise UserError(f"--to is {target!r}; expected {' or '.join(TARGETS)}")
-    checkpoint = Checkpoint.open(resolve_checkpoint(source))
-    averaged = checkpoint.has("ema/model.safetensors") if ema is None else ema
-    weights = _whole_weights(checkpoint, averaged)
-    config = _configuration(checkpoint)
-    settings, held, notes = _as_released(config, weights)
+    if target == "comfyui" and max_shard_size is not None:
+        raise UserError("ComfyUI reads no shards: leave out --max-shard-size")
+    opened = open_source(source, ema, config)
+    weights = opened.weights
+    settings, held, notes = _as_released(opened.config, weights)
     with torch.device("meta"):
         model = TwinDiT(**settings)
     check_fit(held, model.state_dict(), str(weights.path))
+    if target == "comfyui":
+        notes = [f"ComfyUI's loader expects otherwise: {fact}." for fact in comfyui_obstacles(model.settings)]
 
     out = Path(out)
     file = out if out.suffix == ".safetensors" else out / "model.safetensors"
@@ -91,29 +97,29 @@ def export_run(
     names = [*([index] if len(shards) > 1 else []), *shards, "config.json", "README.md"]
     _check_place(file.parent, [*names, SUMS], overwrite)
 
-    if checkpoint.has("text_encoder.safetensors"):
-        notes.append(
-            "The trained text encoder stays in the checkpoint: the released layout has the towers only."
-        )
-    results, reason = results_of(checkpoint)
-    notes += _notes_on_scores(results is not None, reason, averaged, checkpoint, dtype)
+    notes += opened.notes
+    results, reason = results_of(opened.path, opened.step)
+    notes += _notes_on_scores(results is not None, reason, opened, dtype)
     stored = sorted({_word(tensor, dtype) for tensor in held.values()})
     facts = {
         "format": FORMAT,
+        "layout": target,
         "architecture": "TwinDiT",
         "ovi_lab": version("ovi-lab"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": ", ".join(stored),
-        "weights": "ema" if averaged else "raw",
-        "step": checkpoint.step,
+        "weights": "ema" if opened.averaged else "raw",
+        "source": opened.origin,
+        "step": opened.step,
         "config_hash": results.config_hash if results is not None else None,
-        "latent_shapes": config.get("latent_shapes"),
+        "latent_shapes": opened.config.get("latent_shapes"),
         "model": model.settings,
     }
-    title = str(config.get("arm_name") or config.get("name") or file.stem)
-    card = model_card(title, facts, config, results, notes, names)
+    title = str(opened.config.get("arm_name") or opened.config.get("name") or file.stem)
+    card = model_card(title, facts, opened.config, results, notes, names)
+    rename = comfyui_name if target == "comfyui" else str
     try:
-        _write(file.parent, weights, shards, dtype, index, json.dumps(facts, indent=1) + "\n", card)
+        _write(file.parent, weights, shards, dtype, rename, index, json.dumps(facts, indent=1) + "\n", card)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{file.parent} cannot be written ({error}): free space or choose another --out"
@@ -121,27 +127,8 @@ def export_run(
     return Export(file.parent, (*names, SUMS), tuple(notes))
 
 
-def _whole_weights(checkpoint: Checkpoint, averaged: bool) -> TensorFiles:
-    name = "ema/model.safetensors" if averaged else "model.safetensors"
-    if not checkpoint.has(name):
-        hint = "use --raw" if averaged else "it holds no model"
-        raise UserError(f"checkpoint {checkpoint.path} holds no {name}: {hint}")
-    path = checkpoint.path / name
-    if file_digest(path) != checkpoint.files[name]["sha256"]:
-        raise UserError(f"{path} is damaged (its sha256 is not the one listed): export another checkpoint")
-    return TensorFiles.open(path)
-
-
-def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
-    loaded = OmegaConf.create(checkpoint.config_text())
-    config = OmegaConf.to_container(loaded, resolve=True) if isinstance(loaded, DictConfig) else None
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise UserError(f"{checkpoint.path / 'config.yaml'} configures no model: use another checkpoint")
-    return {str(key): value for key, value in config.items()}
-
-
 def _as_released(
-    config: dict[str, Any], weights: TensorFiles
+    config: dict[str, Any], weights: Weights
 ) -> tuple[dict[str, Any], dict[str, StoredTensor], list[str]]:
     """Arguments of TwinDiT, the tensors to write, and what the reference code would not take."""
     settings = model_settings(config["model"])
@@ -179,12 +166,12 @@ def _as_released(
 
 
 def _notes_on_scores(
-    scored: bool, reason: str | None, averaged: bool, checkpoint: Checkpoint, dtype: torch.dtype | None
+    scored: bool, reason: str | None, source: Source, dtype: torch.dtype | None
 ) -> list[str]:
     if not scored:
         return [reason] if reason else []
     notes = []
-    if not averaged and checkpoint.has("ema/model.safetensors"):
+    if not source.averaged and source.has_averaged:
         notes.append("The metrics were measured with the averaged weights; these are the raw ones.")
     if dtype == torch.bfloat16:
         notes.append("The metrics were measured before the weights were rounded to bf16.")
@@ -239,9 +226,10 @@ def _is_export(folder: Path) -> bool:
 
 def _write(
     folder: Path,
-    weights: TensorFiles,
+    weights: Weights,
     shards: dict[str, list[str]],
     dtype: torch.dtype | None,
+    rename: Callable[[str], str],
     index: str,
     config: str,
     card: str,
@@ -249,6 +237,7 @@ def _write(
     """All files under a temporary name first; then each takes its place, the sums last."""
     from ovi_lab.data.progress import progress
 
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".export.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -256,14 +245,14 @@ def _write(
     try:
         for name, tensors in progress(shards.items(), "writing", len(shards), shown=len(shards) > 1):
             content = {
-                n: t.to(dtype) if dtype is not None and t.is_floating_point() else t
+                rename(n): t.to(dtype) if dtype is not None and t.is_floating_point() else t
                 for n, t in weights.stream(tensors)
             }
             save_file(content, temporary / name, metadata={"format": "pt"})
         written = [*shards, "config.json", "README.md"]
         if len(shards) > 1:
             size = sum((temporary / name).stat().st_size for name in shards)
-            places = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+            places = {rename(tensor): name for name, tensors in shards.items() for tensor in tensors}
             (temporary / index).write_text(
                 json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=1) + "\n"
             )
@@ -281,6 +270,8 @@ def _write(
         (temporary / SUMS).replace(folder / SUMS)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _listed(sums: Path) -> set[str]:
@@ -311,7 +302,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ovi-export", description="A checkpoint as weights in the released layout.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run, its `last`, or a checkpoint folder")
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run, its `last`, a checkpoint folder (ours, DeepSpeed's), a Lightning .ckpt or a .safetensors",
+    )
     parser.add_argument("--to", choices=TARGETS, default="ovi", help="layout of the weights (ovi)")
     parser.add_argument("--out", type=Path, required=True, help="file (.safetensors) or folder to write")
     which = parser.add_mutually_exclusive_group()
@@ -321,6 +317,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as stored)")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="such as 5GB (default: one file)")
+    parser.add_argument(
+        "--config", help="config.yaml of a checkpoint that brings none, or a released model's name"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     return parser
 
@@ -338,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dtype=DTYPES.get(arguments.dtype),
             max_shard_size=None if size is None else parse_size(size),
             overwrite=arguments.overwrite,
+            config=arguments.config,
         )
     except (UserError, EvalError) as error:
         print(f"ovi-export: {error}", file=sys.stderr)
