@@ -53,7 +53,7 @@ def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
         assert page.get_by_text("Nothing published of this benchmark is kept here.").is_visible()
         page.get_by_label("benchmark").select_option("Other-Bench")
         assert heads(sight) == []
-        assert page.get_by_text("Nothing was measured of this benchmark").is_visible()
+        assert page.get_by_text("Nothing was measured of what is chosen").is_visible()
         assert sight.values("#published .board:visible figcaption", "e.innerText") == ["B table"]
         page.get_by_label("benchmark").select_option("Verse-Bench")
         page.get_by_label("variant").select_option("videogpt")
@@ -151,7 +151,7 @@ def test_twenty_models_and_dozens_of_columns(browser, tmp_path):
     results = []
     for number in range(20):
         metrics = {
-            f"metric{column}": MetricValue(
+            (f"metric{column}" if column > 2 else f"fvd_{column}"): MetricValue(
                 float(rng.normal(10 ** (column % 7 - 2), 0.01)),
                 50,
                 "higher" if column % 2 else "lower",
@@ -178,3 +178,11 @@ def test_twenty_models_and_dozens_of_columns(browser, tmp_path):
             )
             assert all(a[1] <= b[0] + 4 for a, b in pairwise(overlap) if b[0] > a[0])
             assert sight.said == []
+            select = sight.page.locator("select[name=metric]")
+            select.select_option("fvd*")
+            shown = sight.values(".plot:visible", "e.dataset.metric")
+            assert sorted(shown) == ["fvd_0", "fvd_1", "fvd_2"]
+            assert sorted(head[0] for head in heads(sight)) == sorted(shown)
+            assert sight.page.url.endswith("#metric=fvd*")
+            select.select_option("metric7")
+            assert sight.values(".plot:visible", "e.dataset.metric") == ["metric7"]

@@ -1,4 +1,4 @@
-"""Filters of the page: by benchmark and by variant, kept in the page's address."""
+"""Filters of the page: by benchmark, by variant and by metric, kept in the page's address."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
 
 
+# More metrics than this can be chosen from: fewer are seen at once.
+FEW = 6
+
+
 def tags(column: Column) -> str:
     """The attributes by which the page's script knows what a column is of."""
-    benchmark, variant = escape(column.benchmark, quote=True), escape(column.variant, quote=True)
-    return f' data-benchmark="{benchmark}" data-variant="{variant}"'
+    told = {
+        "benchmark": column.benchmark,
+        "variant": column.variant,
+        "metric": column.key,
+        "group": column.group,
+    }
+    return "".join(f' data-{name}="{escape(value, quote=True)}"' for name, value in told.items())
 
 
 def bar(board: Leaderboard) -> str:
@@ -34,6 +43,8 @@ def bar(board: Leaderboard) -> str:
     if len(variants) > 1:
         options = [(name, f"{name} ({_some(keys)})") for name, keys in variants.items()]
         selects.append(_select("variant", "all variants", options))
+    if len({column.key for column in board.columns}) > FEW:
+        selects.append(_metrics(board))
     if not selects:
         return ""
     return (
@@ -42,10 +53,29 @@ def bar(board: Leaderboard) -> str:
     )
 
 
+def _metrics(board: Leaderboard) -> str:
+    """Metrics by their group: a group as a whole is its name with a star, as FVD's variants are metrics each."""
+    groups: dict[str, list[str]] = {}
+    for column in board.columns:
+        if column.key not in groups.setdefault(column.group, []):
+            groups[column.group].append(column.key)
+    items = ""
+    for group, keys in groups.items():
+        own = [(f"{group}*", f"{group}: all {len(keys)}")] if len(keys) > 1 else []
+        listed = _options([*own, *((key, key) for key in keys)])
+        items += f'<optgroup label="{escape(group, quote=True)}">{listed}</optgroup>' if own else listed
+    return _labelled("metric", "all metrics", items)
+
+
 def _select(name: str, everything: str, options: Sequence[tuple[str, str]]) -> str:
-    items = "".join(
-        f'<option value="{escape(value, quote=True)}">{escape(text)}</option>' for value, text in options
-    )
+    return _labelled(name, everything, _options(options))
+
+
+def _options(options: Sequence[tuple[str, str]]) -> str:
+    return "".join(f'<option value="{escape(v, quote=True)}">{escape(text)}</option>' for v, text in options)
+
+
+def _labelled(name: str, everything: str, items: str) -> str:
     items = f'<option value="">{everything}</option>{items}'
     return f'<label>{name}<select name="{name}" autocomplete="off">{items}</select></label>'
 

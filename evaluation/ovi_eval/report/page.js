@@ -45,12 +45,17 @@ addEventListener("scroll", () => {
 }, { passive: true, capture: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
-// Filters: columns, plots, prompts and published tables of one benchmark or variant. The address holds the choice.
+// Filters: columns, plots, prompts and published tables of one benchmark, variant or metric. The address holds the choice.
 const form = document.querySelector(".filters");
-const KEYS = ["benchmark", "variant"];
+const KEYS = ["benchmark", "variant", "metric"];
 const chosen = () => (form ? KEYS.map((key) => [key, form.elements[key]?.value ?? ""]) : []);
 function passes(element, keys = KEYS) {
-  return chosen().every(([key, value]) => !value || !keys.includes(key) || element.dataset[key] === value);
+  return chosen().every(([key, value]) => {
+    if (!value || !keys.includes(key)) return true;
+    // A metric's name with a star is all of its group.
+    if (key === "metric" && value.endsWith("*")) return element.dataset.group === value.slice(0, -1);
+    return element.dataset[key] === value;
+  });
 }
 function filterTable(table) {
   const heads = [...table.querySelectorAll("thead tr:last-child th")];
@@ -97,7 +102,7 @@ function applyFilters() {
   form.querySelector("[type=reset]").hidden = !some;
 }
 
-// The address: #model=NAME is that model's page, by CSS alone; #benchmark=…&variant=… are the filters.
+// The address: #model=NAME is that model's page, by CSS alone; #benchmark=…&variant=…&metric=… are the filters.
 const title = document.title;
 let home = "#table", height = 0;
 function address() {
