@@ -51,6 +51,7 @@ def shard(folder, pattern):
 
 def refused(folder, tmp_path, capsys, *words, options=()):
     """The command fails with one line that has these words, and leaves nothing."""
+    capsys.readouterr()
     assert main([str(folder), "--out", str(tmp_path / "out"), *options]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

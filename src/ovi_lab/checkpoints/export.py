@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from torch import Tensor
 
 from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.card import model_card, results_of
@@ -29,6 +28,7 @@ from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.released import check_fit, model_settings
 from ovi_lab.checkpoints.sources import Source, Weights, open_source
 from ovi_lab.checkpoints.tensor_files import StoredTensor
+from ovi_lab.checkpoints.writing import save_file
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 
@@ -119,8 +119,10 @@ def export_run(
     card = model_card(title, facts, opened.config, results, notes, names)
     rename = comfyui_name if target == "comfyui" else str
     try:
-        _write(file.parent, weights, shards, dtype, rename, index, json.dumps(facts, indent=1) + "\n", card)
-    except (OSError, SafetensorError) as error:
+        _write(
+            file.parent, weights, held, shards, dtype, rename, index, json.dumps(facts, indent=1) + "\n", card
+        )
+    except OSError as error:
         raise UserError(
             f"{file.parent} cannot be written ({error}): free space or choose another --out"
         ) from error
@@ -183,6 +185,10 @@ def _word(tensor: StoredTensor, dtype: torch.dtype | None) -> str:
     return tensor.dtype if dtype is None else words[dtype]
 
 
+def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None else tensor.to(dtype)
+
+
 def _shards(
     stem: str, held: dict[str, StoredTensor], dtype: torch.dtype | None, limit: int | None
 ) -> dict[str, list[str]]:
@@ -227,6 +233,7 @@ def _is_export(folder: Path) -> bool:
 def _write(
     folder: Path,
     weights: Weights,
+    held: dict[str, StoredTensor],
     shards: dict[str, list[str]],
     dtype: torch.dtype | None,
     rename: Callable[[str], str],
@@ -244,11 +251,12 @@ def _write(
     temporary.mkdir()
     try:
         for name, tensors in progress(shards.items(), "writing", len(shards), shown=len(shards) > 1):
-            content = {
-                rename(n): t.to(dtype) if dtype is not None and t.is_floating_point() else t
-                for n, t in weights.stream(tensors)
-            }
-            save_file(content, temporary / name, metadata={"format": "pt"})
+            listing = {n: (_word(held[n], dtype), held[n].shape) for n in tensors}
+            save_file(
+                temporary / name,
+                {rename(n): entry for n, entry in listing.items()},
+                ((rename(n), _converted(t, dtype)) for n, t in weights.stream(tensors)),
+            )
         written = [*shards, "config.json", "README.md"]
         if len(shards) > 1:
             size = sum((temporary / name).stat().st_size for name in shards)
