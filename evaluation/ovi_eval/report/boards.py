@@ -69,7 +69,7 @@ def _table(board: Leaderboard, groups: Groups, addresses: Addresses) -> str:
     spans = {c.id: domain(rows, c) for c in columns if any(c.id in row.cells for row in rows)}
     heads = "".join(_head(column) for column in columns)
     arms = "".join(
-        _line(row, columns, spans, colour(i), addresses)
+        _line(row, columns, spans, colour(i), addresses, len(board.arms) > 1)
         for i, row in enumerate(board.arms)
         if any(column.id in row.cells for column in columns)
     )
@@ -115,18 +115,27 @@ def _button(label: str, about: str) -> str:
     return f'<button type="button" title="{about}">{label}{mark}</button>'
 
 
-def _line(row: Row, columns: Sequence[Column], spans: Spans, tint: str | None, addresses: Addresses) -> str:
-    cells = "".join(_cell(row.cells.get(c.id), c, spans.get(c.id), tint) for c in columns)
+def _line(
+    row: Row,
+    columns: Sequence[Column],
+    spans: Spans,
+    tint: str | None,
+    addresses: Addresses,
+    ranks: bool = False,
+) -> str:
+    cells = "".join(_cell(row.cells.get(c.id), c, spans.get(c.id), tint, ranks) for c in columns)
     link = f'<a href="#model={addresses[row.name, row.kind]}">{breakable(row.name)}</a>'
     name = f'<span class="arm">{dot(tint)}{link}</span>'
     seeds = f"<small>{words.seeds(row)}</small>" if words.seeds(row) else ""
     return f'<tr><th scope="row" data-value="{escape(row.name, quote=True)}">{name}{seeds}</th>{cells}</tr>'
 
 
-def _cell(cell: Cell | None, column: Column, span: tuple[float, float] | None, tint: str | None) -> str:
+def _cell(
+    cell: Cell | None, column: Column, span: tuple[float, float] | None, tint: str | None, ranks: bool
+) -> str:
     if cell is None or span is None:
         return '<td class="none" data-value="">–</td>'
-    best = " best" if cell.rank == 1 else "" if column.comparable else " apart"
+    best = " best" if ranks and cell.rank == 1 else "" if column.comparable else " apart"
     about = escape("\n".join(words.explain(cell, column)), quote=True)
     versus = ""
     if cell.versus_first is not None:

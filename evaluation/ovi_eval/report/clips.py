@@ -87,10 +87,11 @@ def _row(benchmark: str, named: bool, clip: str, columns: Sequence[Strand], card
     captions = (entry.caption for column in columns for entry in column.run.clips if entry.id == clip)
     caption = next((text for text in captions if text), None)
     title = f"“{escape(caption)}”" if caption else escape(clip)
+    name = f'<span class="id">{escape(clip)}</span>' if caption else ""
     of = f'<span class="id">{escape(benchmark)}</span>' if named and benchmark else ""
     return (
         f'<article class="prompt" data-benchmark="{escape(benchmark, quote=True)}">'
-        f'<header><h3>{title}</h3><span class="id">{escape(clip)}</span>{of}'
+        f"<header><h3>{title}</h3>{name}{of}"
         '<button type="button" class="in-turn">Play in turn</button></header>'
         f'<div class="cards">{"".join(cards)}</div></article>'
     )

@@ -66,10 +66,12 @@ def _facts(board: Leaderboard) -> str:
     counts = sorted({len([seed for seed in row.seeds if seed is not None]) for row in board.arms})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     clips = sorted({run.n_clips for row in board.arms for run in row.runs})
+    benchmarks = {column.benchmark for column in board.columns}
     shown = [
         f"{len(board.arms)} {'model' if len(board.arms) == 1 else 'models'}",
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} each" if counts != [0] else "",
         f"{' or '.join(str(n) for n in clips)} clips a run",
+        *(benchmarks if len(benchmarks) == 1 else ()),
         board.created[:10],
     ]
     return "".join(f"<li>{escape(text)}</li>" for text in shown if text)
@@ -87,7 +89,7 @@ def _about(board: Leaderboard) -> str:
     said.append(
         "Point at, tap or tab to a number for what it rests on; a heading sorts, a name opens its page."
     )
-    if any(cell.rank == 1 for cell in cells):
+    if len(board.arms) > 1 and any(cell.rank == 1 for cell in cells):
         said.append("The best is in bold type.")
     if not all(column.comparable for column in board.columns):
         said.append(
