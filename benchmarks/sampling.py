@@ -271,6 +271,11 @@ def main() -> None:
             raise SystemExit(f"--only has {', '.join(unknown)}; expected some of: {', '.join(wanted)}")
         needed = {wanted[name].against for name in args.only} | {"off", *args.only}
         wanted = {name: case for name, case in wanted.items() if name in needed}
+    command = f"python benchmarks/sampling.py --size {args.size} --device {args.device}"
+    if (args.size, args.device) == ("mid", "cpu"):
+        command = "python benchmarks/sampling.py"
+    out = args.out or (HERE / "sampling.md" if args.size != "tiny" and not args.only else None)
+    section = ""
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring", total=args.repeats * len(wanted))
         # What the first call does beside its work, such as loading kernels, is in no case's time.
@@ -279,17 +284,16 @@ def main() -> None:
             for case in wanted.values():
                 clip.run(case, clip.steps)
                 progress.advance(task)
-    command = f"python benchmarks/sampling.py --size {args.size} --device {args.device}"
-    if (args.size, args.device) == ("mid", "cpu"):
-        command = "python benchmarks/sampling.py"
-    section = report(args.size, clip, wanted, command)
+            wrong = [n for n, c in wanted.items() if difference(c, wanted[c.against])[0] > TOLERANCE]
+            if dtype == torch.float32 and wrong:
+                raise SystemExit(
+                    f"latents are more than {TOLERANCE} apart: {', '.join(wrong)}; nothing is written"
+                )
+            # After every turn, so that a long run that is stopped has not been for nothing.
+            section = report(args.size, clip, wanted, command)
+            if out is not None:
+                write_section(out, section)
     print(section)
-    wrong = [n for n, c in wanted.items() if difference(c, wanted[c.against])[0] > TOLERANCE]
-    if dtype == torch.float32 and wrong:
-        raise SystemExit(f"latents are more than {TOLERANCE} apart: {', '.join(wrong)}; nothing is written")
-    out = args.out or (HERE / "sampling.md" if args.size != "tiny" and not args.only else None)
-    if out is not None:
-        write_section(out, section)
 
 
 if __name__ == "__main__":
