@@ -274,7 +274,11 @@ def _results(
         scored,
         name=options.name or (clips.parent.name if clips.is_file() else clips.name),
         seed=options.seed,
-        provenance={"clips": options.clips, "reference": options.reference or "none"},
+        # In full, so that a leaderboard finds the clips from wherever it is made.
+        provenance={
+            "clips": str(clips),
+            "reference": str(Path(options.reference).resolve()) if options.reference else "none",
+        },
         config_hash=configuration_hash(_choices(options, scored)),
         notes=notes,
         benchmark=options.benchmark,
