@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from ovi_lab.callbacks.ema import EMA
+from ovi_lab.checkpoints import FolderCheckpointIO
 from ovi_lab.checkpoints.export import export_run, main
 from ovi_lab.checkpoints.released import load_released
 from ovi_lab.models import TwinDiT
@@ -198,3 +199,18 @@ def test_the_teacher_beside_the_model_is_left_out(tmp_path):
     done = export_run(tmp_path / "last.ckpt", tmp_path / "out")
     assert same(load_file(tmp_path / "out" / "model.safetensors"), model.state_dict())
     assert any("are not the model's, as teacher." in note for note in done.notes)
+
+
+def test_our_own_checkpoint_brings_its_configuration(tmp_path, capsys):
+    model = TwinDiT(**MODEL)
+    run = tmp_path / "run" / "checkpoints" / "step_000004"
+    state = {f"model.{n}": t for n, t in model.state_dict().items()}
+    text = yaml.safe_dump({"model": MODEL})
+    FolderCheckpointIO(text).save_checkpoint({"global_step": 4, "state_dict": state}, run)
+    (tmp_path / "config.yaml").write_text(text)
+    options = ["--config", str(tmp_path / "config.yaml")]
+    refused(capsys, tmp_path, tmp_path / "run" / "last", "brings its own configuration", options=options)
+    export_run(tmp_path / "run" / "last", tmp_path / "out")
+    told = "a checkpoint of ovi-lab, step 4, raw weights"
+    assert back(tmp_path / "out")[1]["source"] == told
+    assert f"weights taken from: {told}\n" in (tmp_path / "out" / "README.md").read_text()

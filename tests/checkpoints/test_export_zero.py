@@ -72,7 +72,7 @@ def test_master_weights_come_back_to_the_bit(goldens, tmp_path, stage):
     assert config["source"] == told
     assert f"weights taken from: {told}\n" in card
     assert (config["step"], config["weights"], config["dtype"]) == (3, "raw", "F32")
-    assert "8 of 101 weights are stored in bfloat16 (not trained)." in done.notes
+    assert "The checkpoint keeps 8 of 101 weights in bfloat16 (not trained)." in done.notes
     # the trained ones carry more than bf16 holds, so these are the master weights and not the working copy
     rounded = [n for n, t in state.items() if torch.equal(t, t.bfloat16().float())]
     assert sorted(rounded) == sorted(n for n in state if ".ffn." in n)
@@ -117,9 +117,30 @@ def test_under_lightning_the_model_has_a_prefix_and_an_average(checkpoint, tmp_p
     assert config["source"].endswith("step 7, averaged weights")
     raw, config, done = exported(folder, tmp_path / "raw", ema=False)
     assert any("text encoder stays" in note for note in done.notes)
-    assert any(note.startswith("8 of 101 weights") for note in done.notes)
+    assert any("keeps 8 of 101 weights" in note for note in done.notes)
     assert same(raw, engine)
     assert (config["weights"], config["step"]) == ("raw", 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stage_zero_holds_the_networks_own_weights(goldens, tmp_path, dtype):
+    engine = load_file(goldens / "zero" / "stage1" / "weights.safetensors")
+    content = {
+        "module": {n: t.to(dtype) for n, t in engine.items()},
+        "param_shapes": None,
+        "global_steps": 4,
+        "ds_config": {"zero_optimization": {"stage": 0}},
+    }
+    folder = tmp_path / "stage0"
+    (folder / "global_step4").mkdir(parents=True)
+    torch.save(content, folder / "global_step4" / "mp_rank_00_model_states.pt")
+    shutil.copy(goldens / "zero" / "stage1" / "config.yaml", folder)
+    state, config, done = exported(folder, tmp_path / "out")
+    assert same(state, {n: t.to(dtype).float() for n, t in engine.items()})
+    assert config["source"] == "a DeepSpeed checkpoint of ZeRO-0, 1 process, step 4, raw weights"
+    assert any("keeps 101 of 101 weights in bfloat16" in note for note in done.notes) == (
+        dtype != torch.float32
+    )
 
 
 def test_the_runs_scores_are_told(checkpoint, tmp_path):
@@ -132,10 +153,25 @@ def test_the_runs_scores_are_told(checkpoint, tmp_path):
     metrics = {"ball/onset_f1": MetricValue(0.8125, 12, "higher")}
     RunResults("arm", metrics, 12, seed=4, config_hash="c0ffee").write(run)
     (run / "done.json").write_text(json.dumps({"steps": 3}))
-    export_run(run / "checkpoints" / "step_000003.ckpt", tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "| ball/onset_f1 | 0.8125 | higher | 12 | version 1 |" in card
-    assert "# zero_3\n" in card
+    for index, place in enumerate((run / "checkpoints" / "step_000003.ckpt", run, run / "last")):
+        export_run(place, tmp_path / f"out{index}")
+        card = (tmp_path / f"out{index}" / "README.md").read_text()
+        assert "| ball/onset_f1 | 0.8125 | higher | 12 | version 1 |" in card
+        assert "# zero_3\n" in card
+
+
+def test_the_newest_checkpoint_of_a_run_counts(goldens, tmp_path):
+    run = tmp_path / "run"
+    for step, stage in ((2, 1), (10, 3)):
+        shutil.copytree(goldens / "zero" / f"stage{stage}", run / "checkpoints" / f"step_{step:06d}")
+    _, config, _ = exported(run / "last", tmp_path / "out")
+    assert "ZeRO-3" in config["source"]
+    weights = load_file(goldens / "zero" / "stage1" / "weights.safetensors")
+    torch.save({"state_dict": weights, "global_step": 11}, run / "checkpoints" / "step_000011.ckpt")
+    shutil.copy(goldens / "zero" / "stage1" / "config.yaml", run)
+    state, config, _ = exported(run, tmp_path / "later")
+    assert config["source"] == "a Lightning checkpoint, step 11, raw weights"
+    assert same(state, weights)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -88,7 +88,8 @@ def export_run(
         model = TwinDiT(**settings)
     check_fit(held, model.state_dict(), str(weights.path))
     if target == "comfyui":
-        notes = [f"ComfyUI's loader expects otherwise: {fact}." for fact in comfyui_obstacles(model.settings)]
+        obstacles = comfyui_obstacles(model.settings)
+        notes = [f"ComfyUI's loader expects otherwise: {'; '.join(obstacles)}."] if obstacles else []
 
     out = Path(out)
     file = out if out.suffix == ".safetensors" else out / "model.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ovi_lab.checkpoints.folder import Checkpoint, file_digest, resolve_checkpoint
+from ovi_lab.checkpoints.folder import Checkpoint, file_digest, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.pickled import PickledTensors, Pieces, load_plain, model_tensors, state_of
 from ovi_lab.checkpoints.released import released_model, released_names
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, StoredTensor, TensorFiles
@@ -22,6 +23,7 @@ from ovi_lab.errors import UserError
 
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 _CONFIG = "config.yaml"
+_STEP = re.compile(r"step_(\d+)(\.ckpt)?$")
 _NO_TEXT_ENCODER = (
     "The trained text encoder stays in the checkpoint: the released layout has the towers only."
 )
@@ -60,8 +62,9 @@ def open_source(path: str | Path, ema: bool | None = None, config: str | Path | 
     """Find out what `path` is, and open it.
 
     Args:
-        path: a run, its `last` or a checkpoint folder of ours; a Lightning .ckpt or another file of torch.save
-            with a state dict; a checkpoint folder of DeepSpeed; a .safetensors file in the released layout.
+        path: a run or its `last` (the newest of its checkpoints/step_*); a checkpoint folder of ours or of
+            DeepSpeed's; a Lightning .ckpt or another file of torch.save with a state dict; a .safetensors file
+            in the released layout.
         ema: averaged weights, or raw; None takes averaged ones where there are some.
         config: the run's configuration (a YAML file with `model:`), or a released model's name. None looks for
             config.yaml beside the checkpoint and in the two folders above. Our own checkpoints bring theirs.
@@ -69,7 +72,7 @@ def open_source(path: str | Path, ema: bool | None = None, config: str | Path | 
     Raises:
         UserError: nothing there, not whole, holding code, of another model, or without a configuration.
     """
-    path = Path(path)
+    path = _of_run(Path(path))
     if path.is_file() and path.suffix in _PICKLED:
         return _lightning(path, ema, config)
     if path.is_file() and path.name.endswith((".safetensors", INDEX_SUFFIX)):
@@ -83,6 +86,20 @@ def open_source(path: str | Path, ema: bool | None = None, config: str | Path | 
     if config is not None:
         raise UserError(f"--config is for checkpoints of other trainers; {path} brings its own configuration")
     return _own(path, ema)
+
+
+def _of_run(path: Path) -> Path:
+    """The newest checkpoint of a run (or its `last`) if DeepSpeed or Lightning wrote it by itself; else `path`."""
+    run = path.parent if path.name == "last" and not path.exists() else path
+    theirs = {
+        int(match[1]): place
+        for place in (run / "checkpoints").glob("step_*")
+        if (match := _STEP.search(place.name)) and (is_zero(place) or (place.is_file() and match[2]))
+    }
+    ours = latest_checkpoint(run)
+    match = _STEP.search(ours.name) if ours is not None else None
+    newest = max(theirs, default=-1)
+    return theirs[newest] if newest > (int(match[1]) if match else -1) else path
 
 
 def _own(path: Path, ema: bool | None) -> Source:
@@ -161,7 +178,9 @@ def _lesser(weights: PickledTensors, stage: int) -> list[str]:
     if not lesser:
         return []
     why = "not trained" if stage else "stage 0 keeps its master weights without names"
-    return [f"{len(lesser)} of {len(stored)} weights are stored in {', '.join(sorted(set(lesser)))} ({why})."]
+    return [
+        f"The checkpoint keeps {len(lesser)} of {len(stored)} weights in {', '.join(sorted(set(lesser)))} ({why})."
+    ]
 
 
 def _released(path: Path, ema: bool | None, config: str | Path | None) -> Source:
