@@ -165,8 +165,8 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "# ovi-eval: speed beside other packages, and what many clips take",
         "",
-        f"`python benchmarks/evaluation.py`: {os.cpu_count()} cores ({platform.machine()}), one thread, no GPU; "
-        f"{versions}.",
+        f"`python benchmarks/evaluation.py`: {os.cpu_count()} cores ({platform.machine()}), one thread, no GPU, "
+        f"load average {os.getloadavg()[2]:.0f}; {versions}.",
         "",
     ]
     compared = [row for section in PAIRS for row in found.get(section, [])]
@@ -192,7 +192,8 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
         lines += [
             "",
             "FVD and FAD of 6 clips of 24 frames, 1280x704, and 2 of reference: wall seconds of the quickest of three, "
-            "the networks on one thread, with decoding threads beside it:",
+            "the networks on one thread, with decoding threads beside it. A busy machine stretches both, and gives "
+            "two threads more of itself than one:",
             "",
             "| decoding threads | s | ratio |",
             "|---|---|---|",

@@ -45,7 +45,7 @@ class Pair:
 
 def _relative(ours: Any, theirs: Any) -> str:
     """Largest difference over the largest value."""
-    a, b = (torch.as_tensor(x).double() for x in (ours, theirs))
+    a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (ours, theirs))
     return f"{float((a - b).abs().max() / b.abs().max()):.1e}"
 
 

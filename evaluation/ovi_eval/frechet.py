@@ -75,7 +75,8 @@ def gaussian_of(features_ND: Tensor, which: str) -> Gaussian:
 def weighted_gaussian(x_ND: Tensor, times_N: Tensor) -> Gaussian:
     """The Gaussian of float64 rows that each occur `times_N` times, two or more in all, as a resample has them."""
     occur = times_N > 0
-    x_ND, times_N = x_ND[occur], times_N[occur]
+    if not bool(occur.all()):
+        x_ND, times_N = x_ND[occur], times_N[occur]
     total = float(times_N.sum())
     mean_D = times_N @ x_ND / total
     centred_ND = (x_ND - mean_D) * (times_N / (total - 1)).sqrt()[:, None]
