@@ -1,9 +1,10 @@
-"""`ovi-sample`, also `python -m ovi_lab.sample`: clips with sound from a checkpoint of our own."""
+"""`ovi-sample`, also `python -m ovi_lab.sample`: clips with sound from a released model or a run of our own."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
 from ovi_lab.runs.command_line import check, fail
+
+TEXTS = (
+    "checkpoint", "prompt", "prompts", "weights", "image", "out", "aspect", "sampler.negative_video",
+    "sampler.negative_audio",
+)  # fmt: skip
+"""Keys whose values are taken as they are typed."""
+RELEASED_ONLY = ("weights", "aspect", "image", "prompts")
 
 
 def load_model(path: str | Path, ema: bool = True, device: str = "cpu") -> tuple[Any, Any, Any, DictConfig]:
@@ -53,29 +61,27 @@ def load_model(path: str | Path, ema: bool = True, device: str = "cpu") -> tuple
     return model.to(device).eval(), text.to(device).eval(), codec, config
 
 
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device={name} cannot be used here ({str(error).splitlines()[0]}): try device=cpu"
-        ) from error
-    return name
-
-
 def sample_clips(config: DictConfig) -> list[Path]:
-    """Write the clips that the configuration asks for; returns their paths."""
+    """Write the clips that the configuration asks for, from a run of our own; returns their paths."""
     from ovi_eval.media import write_mp4
     from ovi_lab.callbacks.samples import decode_present
+    from ovi_lab.released.command import usable_device
     from ovi_lab.runs.evaluate import scaled_shapes
     from ovi_lab.runs.progress import ConsoleReporter
     from ovi_lab.sampling import SamplerSettings, generate_latents
 
     if config.count < 1:
         raise UserError(f"count is {config.count}, expected at least 1")
-    model, text, codec, trained = load_model(config.checkpoint, config.ema, _device(config.device))
+    for name in RELEASED_ONLY:
+        if config[name] is not None:
+            raise UserError(
+                f"{name}= is for released models, and {config.checkpoint} is none of them: leave it out"
+            )
+    side = 256 if config.size is None else config.size
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+        raise UserError(f"size is {side!r}: expected the longer side of the clips in pixels")
+    device = usable_device("cpu" if config.device == "auto" else config.device)
+    model, text, codec, trained = load_model(config.checkpoint, config.ema, device)
     model.set_audio_rope_factor(config.rope_factor)
     shapes = {m: tuple(s) for m, s in trained.latent_shapes.items()}
     shapes = {m: s for m, s in scaled_shapes(shapes, config.length).items() if m in model.tower_configs}
@@ -97,9 +103,7 @@ def sample_clips(config: DictConfig) -> list[Path]:
     paths = []
     for i in range(config.count):
         path = Path(config.out) / f"{name}_seed{config.seed + i}.mp4"
-        paths.append(
-            write_mp4(path, frames[i], codec.fps, waves[i], codec.sample_rate, enlarge_to=config.size)
-        )
+        paths.append(write_mp4(path, frames[i], codec.fps, waves[i], codec.sample_rate, enlarge_to=side))
     return paths
 
 
@@ -107,12 +111,19 @@ def sample_clips(config: DictConfig) -> list[Path]:
 def run(config: DictConfig) -> None:
     """Sample and say where the clips are."""
     from ovi_eval.errors import EvalError
+    from ovi_lab.checkpoints.released import is_released
 
     try:
-        missing = [k for k in ("checkpoint", "prompt") if OmegaConf.is_missing(config, k)]
-        if missing:
+        if OmegaConf.is_missing(config, "checkpoint"):
             raise UserError(
-                f'{missing[0]} is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
+                'checkpoint is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
+            )
+        if is_released(config.checkpoint):
+            _run_released(config)
+            return
+        if OmegaConf.is_missing(config, "prompt"):
+            raise UserError(
+                'prompt is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
             )
         for path in sample_clips(config):
             print(path)
@@ -120,10 +131,55 @@ def run(config: DictConfig) -> None:
         fail(error)
 
 
+def _run_released(config: DictConfig) -> None:
+    from ovi_lab.released.command import sample_released
+
+    outcome = sample_released(config)
+    for path in outcome.kept:
+        print(f"{path} (finished before)")
+    for path in outcome.made:
+        print(path)
+    if outcome.bad:
+        made = len(outcome.made) + len(outcome.kept)
+        raise UserError(f"{len(outcome.bad)} of {made + len(outcome.bad)} rows were left out, named above")
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra is to see it.
+
+    Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model
+    gets the released sampler where none is named.
+    """
+    from ovi_lab.checkpoints.released import is_released
+
+    ready = [_quoted(argument) for argument in arguments]
+    given = dict(a.split("=", 1) for a in arguments if "=" in a and not a.startswith("-"))
+    if "sampler" not in given and is_released(given.get("checkpoint", "").strip("'\"")):
+        ready.append("sampler=ovi")
+    return ready
+
+
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or key not in TEXTS or not value or value == "null":
+        return argument
+    if re.fullmatch(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", value, re.DOTALL):
+        return argument  # quoted for Hydra already
+    # as Hydra unquotes: backslashes double where a quote follows them, and no ${…} is looked up
+    value = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    value = value.replace("${", "\\${")
+    return f"{key}='{value}'"
+
+
 def main() -> None:
     """Check the command line, then sample; a user's mistake is one line and exit code 2."""
     with suppress(BrokenPipeError):
         try:
+            if "--plan" in sys.argv[1:]:
+                from ovi_lab.released.planning import plan_command
+
+                raise SystemExit(plan_command(sys.argv[1:]))
+            sys.argv[1:] = prepared(sys.argv[1:])
             check(sys.argv[1:], config_dir(), "sample")
             run()
         except UserError as error:

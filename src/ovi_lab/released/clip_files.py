@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def _with_metadata(source: Path, out: Path, tags: Mapping[str, str]) -> None:
 
 
 def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
-    """The record of a clip, and whether the clip is there to its last packet; (None, False) for other files."""
+    """The record of a clip, and whether the clip is there to its last byte; (None, False) for other files."""
     record = None
     try:
         with av.open(str(path)) as container:
@@ -76,18 +75,26 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
             if not isinstance(found, dict) or not (container.streams.video and container.streams.audio):
                 return None, False
             record = found
-            video = container.streams.video[0]
-            packets, sound_end = 0, Fraction(0)
-            for packet in container.demux():
-                if packet.size and packet.stream.index == video.index:
-                    packets += 1
-                elif packet.size and packet.pts is not None and packet.time_base is not None:
-                    sound_end = max(sound_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-            seconds = Fraction(record["frames"]) / Fraction(record["fps"]).limit_denominator(100_000)
-            # containers count in thousandths of a second
-            return record, packets == record["frames"] and sound_end + Fraction(1, 100) >= seconds
-    except (av.FFmpegError, OSError, ValueError, KeyError, TypeError):
+            frames = container.streams.video[0].frames
+        return record, frames == record.get("frames") and _boxes_end_with(path)
+    except (av.FFmpegError, OSError, ValueError):
         return record, False
+
+
+def _boxes_end_with(path: Path) -> bool:
+    """Whether the last of the mp4's top-level boxes (ISO 14496-12, 4.2) ends where the file ends."""
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:  # a long one
+                length = int.from_bytes(head[8:], "big")
+            if length < 8:
+                return False
+            at += length
+    return at == size
 
 
 def write_sheet(path: Path, frames_THWC: Tensor, columns: int = 4, count: int = 12, side: int = 320) -> Path:

@@ -235,7 +235,9 @@ class OviPipeline:
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if missing:
             with self.placement.working(self.parts.text):
-                found = dict(zip(missing, self.parts.text(missing), strict=True))
+                # one by one: beside a longer text a shorter one is padded, which rounds it otherwise in bf16,
+                # and a clip is to be the same whatever was made before it
+                found = {text: self.parts.text([text])[0] for text in missing}
             known = {text: vectors for text, vectors in self._vectors.items() if text in texts}
             self._vectors = {**known, **{t: v.to(self.options.device) for t, v in found.items()}}
         return [self._vectors[text] for text in texts]
