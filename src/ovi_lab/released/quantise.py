@@ -7,7 +7,7 @@ keep their type, and a weight is widened to it only while its product is compute
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -33,18 +33,21 @@ def quantise(model: TwinDiT, device: torch.device | str | None = None) -> TwinDi
 
     Args:
         model: loaded, in the type that it computes in.
-        device: where each layer is converted, and stays; None leaves it where it is. One layer at a time is moved,
-            so that the device never holds the wide weights of the whole model.
+        device: where each layer is converted, such as a GPU for speed; it then goes back to where it was. One layer
+            at a time is there, never the wide weights of the whole model. None converts where the layer is.
 
     Raises:
         UserError: torchao is not installed.
     """
     convert, method = _torchao()
-    names = set(linear_names(model))
     model.requires_grad_(False)
     # torchao would otherwise change inductor's settings for the whole process
     settings = method(set_inductor_config=False)
-    convert(model, settings, filter_fn=lambda _, name: name in names, device=device)
+    for name in linear_names(model):
+        layer = cast(nn.Linear, model.get_submodule(name))
+        home = layer.weight.device
+        convert(layer, settings, filter_fn=lambda *_: True, device=device)
+        layer.to(home)
     return model
 
 

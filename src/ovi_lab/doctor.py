@@ -1,0 +1,317 @@
+"""`python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]`: what is here, and which weights are whole.
+
+Exit code 0 where what was asked for can be used, else 1; 2 for an argument that is none.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ovi_lab.errors import UserError
+
+DISTRIBUTION = "ovi-lab"
+USAGE = "python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]"
+GIB = 2**30
+_EXTRAS_LEFT_OUT = ("dev",)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a table."""
+
+    name: str
+    state: str
+    """Version, size or device; what there is."""
+    fault: str = ""
+    """What is wrong and what to do, in one line; empty where nothing is."""
+    needed: bool = True
+    """Whether a fault makes what was asked for unusable."""
+
+
+# --------------------------------------------------------------------------------------------- installation
+def packages(distribution: str = DISTRIBUTION) -> list[Finding]:
+    """The packages that the project needs, then its extras.
+
+    Raises:
+        UserError: the project itself is not installed.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        lines = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"{distribution} is not installed in this Python: pip install -e . in its checkout"
+        ) from error
+    required = [Requirement(line) for line in lines]
+    found = [_core(r) for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    extras = importlib.metadata.metadata(distribution).get_all("Provides-Extra") or []
+    for extra in sorted(set(extras) - set(_EXTRAS_LEFT_OUT)):
+        own = [
+            r
+            for r in required
+            if r.marker is not None
+            and r.marker.evaluate({"extra": extra})
+            and not r.marker.evaluate({"extra": ""})
+        ]
+        lacking = [r.name for r in own if not _satisfied(r)]
+        present = ", ".join(f"{r.name} {_version(r.name)}" for r in own if r.name not in lacking)
+        fault = f"lacks {', '.join(lacking)}: pip install '{distribution}[{extra}]'" if lacking else ""
+        found.append(Finding(f"[{extra}]", present or "-", fault, needed=False))
+    return found
+
+
+def _core(requirement: Any) -> Finding:
+    version = _version(requirement.name)
+    if version is None:
+        return Finding(requirement.name, "-", f"missing: pip install '{requirement}'")
+    if not _satisfied(requirement):
+        return Finding(
+            requirement.name, version, f"needs {requirement.specifier}: pip install '{requirement}'"
+        )
+    return Finding(requirement.name, version)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _satisfied(requirement: Any) -> bool:
+    version = _version(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def devices() -> list[Finding]:
+    """The CPU and every GPU that PyTorch sees."""
+    import torch
+
+    from ovi_lab.released.planning import available_host_memory
+
+    free = available_host_memory()
+    memory = "" if free is None else f", {free / GIB:.1f} GiB free"
+    found = [Finding("cpu", f"{platform.machine()}, {torch.get_num_threads()} threads{memory}")]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = (
+            f"PyTorch is built for CUDA {built}, no usable GPU or driver"
+            if built
+            else "PyTorch is built for CPUs"
+        )
+        return [*found, Finding("cuda", f"none: {why}")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        left, total = torch.cuda.mem_get_info(index)
+        found.append(
+            Finding(
+                f"cuda:{index}",
+                f"{properties.name}, {left / GIB:.1f} of {total / GIB:.1f} GiB free, "
+                f"sm_{properties.major}{properties.minor}, CUDA {torch.version.cuda}",
+            )
+        )
+    return found
+
+
+def ffmpeg() -> list[Finding]:
+    """The FFmpeg libraries inside PyAV, and the encoders that clips are written with."""
+    try:
+        import av
+    except ImportError as error:
+        return [Finding("PyAV", "-", f"cannot be imported ({error}): pip install av")]
+    libraries = ("libavcodec", "libavformat", "libswscale", "libswresample")
+    versions: Any = av.library_versions
+    state = ", ".join(f"{n} {'.'.join(map(str, versions[n]))}" for n in libraries if n in versions)
+    found = [Finding("libraries", state)]
+    for name, use in (("libx264", "H.264"), ("aac", "AAC")):
+        try:
+            av.codec.Codec(name, "w")
+        except ValueError:
+            found.append(Finding(name, "-", f"this PyAV writes no {use}: pip install --force-reinstall av"))
+        else:
+            found.append(Finding(name, f"writes {use}"))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- weights
+def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -> Iterator[Finding]:
+    """Each part of the released layout: found, its size, and whole by its names and shapes.
+
+    Args:
+        folder: of all weights.
+        checkpoint: one preset; None takes the folder's own, or all whose towers are there.
+        sha256: read every file for its digest.
+
+    Raises:
+        UserError: no such folder, or no such preset.
+    """
+    from ovi_lab.checkpoints.released import PRESET_FILE, released_model, released_names
+    from ovi_lab.released.layout import PARTS, place
+
+    if not folder.is_dir():
+        raise UserError(
+            f"weights={folder} is no folder: name the one that holds Ovi, Wan2.2-TI2V-5B and MMAudio"
+        )
+    if checkpoint is not None:
+        presets = [released_model(checkpoint)]
+    elif (folder / PRESET_FILE).is_file():
+        presets = [released_model(folder)]
+    else:
+        every = [released_model(name) for name in released_names()]
+        presets = [p for p in every if place(folder, "model", p) is not None] or every[:1]
+    for preset in presets:
+        yield _part(folder, "model", preset, sha256)
+    for part in PARTS:
+        if part != "model":
+            yield _part(folder, part, presets[0], sha256)
+
+
+def _part(folder: Path, part: str, preset: Any, sha256: bool) -> Finding:
+    from ovi_lab.released.layout import PARTS, fault, place
+
+    name = f"{PARTS[part][0]} ({preset.name})" if part == "model" else PARTS[part][0]
+    wrong = fault(folder, part, preset)
+    path = place(folder, part, preset)
+    if wrong or path is None:
+        return Finding(name, "-" if path is None else _size(path), wrong or "missing")
+    try:
+        _check_content(path, part, preset)
+    except UserError as error:
+        return Finding(name, _size(path), str(error))
+    state = f"{path.relative_to(folder).as_posix()}, {_size(path)}"
+    if sha256:
+        state += "".join(f"\n{digest} {file}" for file, digest in _digests(path))
+    return Finding(name, state)
+
+
+def _check_content(path: Path, part: str, preset: Any) -> None:
+    """Raises UserError where names and shapes are not the preset's. Weights are mapped, not copied."""
+    import torch
+
+    from ovi_lab.checkpoints.released import check_fit
+    from ovi_lab.checkpoints.tensor_files import TensorFiles
+    from ovi_lab.codecs import mmaudio, wan22
+    from ovi_lab.models import TwinDiT
+    from ovi_lab.text import umt5
+
+    if part == "model":
+        with torch.device("meta"):
+            model = TwinDiT(**preset.model_config)
+        check_fit(TensorFiles.open(path, "Ovi towers").tensors, model.state_dict(), str(path))
+    elif part == "video_vae":
+        wan22.Wan22VAE.from_file(path, preset.video_codec, dtype=None)
+    elif part == "text_encoder":
+        umt5.load_encoder(path, preset.text_encoder)
+    elif part == "tokenizer":
+        tokens = len(umt5.load_tokenizer(path))
+        vocabulary = umt5.UMT5Config.of(preset.text_encoder).vocabulary
+        if tokens > vocabulary:
+            raise UserError(
+                f"{path} has {tokens} tokens, the encoder {vocabulary}: they do not belong together"
+            )
+    elif part == "audio_vae":
+        mmaudio.load_vae(path, mmaudio.MMAudioConfig.of(preset.audio_codec), None, "cpu")
+    else:
+        mmaudio.load_vocoder(path, mmaudio.MMAudioConfig.of(preset.audio_codec), None, "cpu")
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a part consists of: itself, a folder's, or an index and its shards."""
+    from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
+
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.is_file())
+    if path.name.endswith(INDEX_SUFFIX):
+        return [path, *sorted({t.file for t in TensorFiles.open(path).tensors.values()})]
+    return [path]
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() and path.suffix == ".json" else _files(path)
+    size = sum(p.stat().st_size for p in files)
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 1024:.0f} KiB"
+
+
+def _digests(path: Path) -> Iterator[tuple[str, str]]:
+    from ovi_lab.checkpoints.folder import file_digest
+
+    for file in _files(path):
+        yield file.name, file_digest(file)
+
+
+# ------------------------------------------------------------------------------------------------- printing
+def _print(console: Console, title: str, columns: tuple[str, str], findings: Sequence[Finding]) -> None:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_lines=False, width=console.width
+    )
+    table.add_column("", width=2)
+    table.add_column(columns[0], no_wrap=False, ratio=3, overflow="fold")
+    table.add_column(columns[1], ratio=7, overflow="fold")
+    for finding in findings:
+        mark = "[green]ok[/]"
+        if finding.fault:
+            mark = "[red]!![/]" if finding.needed else "[yellow]--[/]"
+        state = "" if finding.fault and finding.state == "-" else finding.state
+        text = "\n".join(filter(None, (state, finding.fault)))
+        table.add_row(mark, escape(finding.name), escape(text))
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Print what was found; returns the exit code."""
+    console = console or Console()
+    try:
+        folder, checkpoint, sha256 = _parsed(sys.argv[1:] if arguments is None else arguments)
+        findings = [Finding("Python", platform.python_version()), *packages()]
+        _print(console, "Packages", ("Package", "Version"), findings)
+        machine = devices()
+        _print(console, "Devices", ("Device", "What it is"), machine)
+        clips = ffmpeg()
+        _print(console, "FFmpeg, through PyAV", ("Part", "What it is"), clips)
+        findings += machine + clips
+        if folder is not None:
+            found = list(weights(folder, checkpoint, sha256))
+            _print(console, f"Weights in {folder}", ("Part", "File"), found)
+            findings += found
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    wrong = [finding for finding in findings if finding.fault and finding.needed]
+    if wrong:
+        console.print(f"[red]{len(wrong)} of what is needed is missing or not whole[/], marked !! above.")
+        return 1
+    asked = "The weights and all that is needed are" if folder is not None else "All that is needed is"
+    console.print(f"{asked} here. Extras marked -- are for single uses; install those that you want.")
+    return 0
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[Path | None, str | None, bool]:
+    values: dict[str, str] = {}
+    sha256 = False
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument == "--sha256":
+            sha256 = True
+        elif equals and key in ("weights", "checkpoint") and value:
+            values[key] = value
+        else:
+            raise UserError(f"{argument!r} is not understood: {USAGE}")
+    if "weights" not in values and (sha256 or "checkpoint" in values):
+        raise UserError(f"weights=DIR is not given: {USAGE}")
+    folder = Path(values["weights"]).expanduser() if "weights" in values else None
+    return folder, values.get("checkpoint"), sha256
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
