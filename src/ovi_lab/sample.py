@@ -134,7 +134,11 @@ def run(config: DictConfig) -> None:
 def _run_released(config: DictConfig) -> None:
     from ovi_lab.released.command import sample_released
 
-    outcome = sample_released(config)
+    try:
+        outcome = sample_released(config)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on with what is missing", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
     for path in outcome.kept:
         print(f"{path} (finished before)")
     for path in outcome.made:

@@ -175,6 +175,20 @@ def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Pat
     assert not (tmp_path / "clips").exists()
 
 
+def test_a_stopped_batch_says_how_to_go_on(
+    typed, small_ovi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ovi_lab.released.clip_files.write_mp4", stopped)
+    code, out, err = typed(f"checkpoint={small_ovi}", "prompt=rain", *QUICK)
+    assert code == 130
+    assert "the same command goes on" in err
+    assert not out
+    assert [p.name for p in (tmp_path / "clips").iterdir()] == []
+
+
 def test_mistakes_are_one_line_and_leave_nothing(typed, small_ovi: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 900)).save(tmp_path / "long.png")
     (tmp_path / "text.png").write_text("no picture")
@@ -257,7 +271,7 @@ def test_released_models_take_the_released_sampler_unless_another_is_named(small
 
 @pytest.mark.slow
 def test_processes_share_the_rows_and_may_share_a_clip(small_ovi: Path, tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("text_prompt\nrain\nsnow\n<S>open\nsun\n")
+    (tmp_path / "p.csv").write_text("text_prompt\nrain\nsnow\n<S>open\nsun\nwind\n")
 
     def launch(out: str, *more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -268,11 +282,12 @@ def test_processes_share_the_rows_and_may_share_a_clip(small_ovi: Path, tmp_path
         )  # fmt: skip
 
     spread = launch("spread")
+    assert spread.returncode != 0  # a row was left out
     assert spread.stderr.count("left out: 0003") == 1, spread.stderr
-    names = ["0001_seed0.mp4", "0002_seed0.mp4", "0004_seed0.mp4"]
+    names = [f"000{row}_seed0.mp4" for row in (1, 2, 4, 5)]
     assert sorted(p.name for p in (tmp_path / "spread").glob("*.mp4")) == names
     logs = {p.name: p.read_text().count("\n") for p in (tmp_path / "spread").glob("*.jsonl")}
-    assert logs == {"clips.jsonl": 2, "clips.rank1.jsonl": 1}
+    assert logs == {"clips.jsonl": 2, "clips.rank1.jsonl": 2}
     shared = launch("shared", "sequence_parallel=2")
     assert sorted(p.name for p in (tmp_path / "shared").glob("*.mp4")) == names, shared.stderr
     for name in names:

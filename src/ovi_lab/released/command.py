@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -240,9 +241,13 @@ def processes(config: DictConfig, device: str) -> Iterator[SequenceGroup]:
     if begun:
         if device.startswith("cuda"):
             torch.cuda.set_device(torch.device(device))
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        # one process may have much more to do than another before they meet again
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=30))
     try:
         yield sequence_group(config.sequence_parallel)
+        if world > 1:
+            # torchrun ends all processes when one leaves with an error, such as a row that was left out
+            dist.barrier()
     finally:
         if begun:
             dist.destroy_process_group()
