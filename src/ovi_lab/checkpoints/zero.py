@@ -9,8 +9,8 @@
 
 Stages 1 and 2 lay all trained weights of an optimiser's group behind one another and cut that line into one part
 per process. Stage 3 cuts every weight by itself, padded to a multiple of the processes. Nothing in the shards
-says which values are whose: the order of `param_shapes` does. (DeepSpeed 0.16 to 0.19: runtime/engine.py and
-runtime/zero/*.py; checked against the engine's own weights in tests/checkpoints/test_export_zero.py.)
+says which values are whose: the order of `param_shapes` does. (Facts: DeepSpeed's runtime/engine.py and
+runtime/zero; checked against running engines of 0.16.9 and 0.19.8 by tests/checkpoints/test_export_zero.py.)
 
 DeepSpeed need not be installed, and no code of the pickles runs: torch.load(weights_only=True), with inert
 stand-ins for the three classes that DeepSpeed stores.
