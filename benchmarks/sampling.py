@@ -102,6 +102,8 @@ class Case:
     prompt: int = PROMPT
     clip: list[float] = field(default_factory=list)
     """Seconds of a whole call."""
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of the processor for it: on a busy machine more telling than those of the clock."""
     step: list[float] = field(default_factory=list)
     """Seconds of a step, the median of a call's steps but the first."""
     peak_gib: float = 0.0
@@ -151,7 +153,7 @@ class Clip:
         cuda = self.device.startswith("cuda")
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        times = [self._now()]
+        cpu, times = time.process_time(), [self._now()]
         out = sample(
             self.model,
             self.video,
@@ -166,6 +168,7 @@ class Clip:
             **{name: on for name, on in case.savings.items() if name not in MODEL_SAVINGS},
         )
         case.clip.append(self._now() - times[0])
+        case.cpu.append(time.process_time() - cpu)
         each = [b - a for a, b in itertools.pairwise(times)]
         case.step.append(statistics.median(each[1:] or each))
         if cuda:
@@ -193,6 +196,7 @@ def report(size: str, clip: Clip, done: dict[str, Case], command: str) -> str:
     c = clip.model.tower_configs["video"]
     _, rows, columns = c.patch_size or (1, 2, 2)
     f, h, w = SIZES[size]["video"]
+    more = "peak GiB" if cuda else "CPU s | times off"
     latents = done["off"].latents or (torch.zeros(1), torch.zeros(1))
     lines = [
         f"## {size}, {'GPU' if cuda else 'CPU'}",
@@ -202,20 +206,23 @@ def report(size: str, clip: Clip, done: dict[str, Case], command: str) -> str:
         f"{f * h * w // (rows * columns)} video + {SIZES[size]['audio']} audio tokens, text length {c.text_len} x "
         f"{c.text_dim}, of which the prompt fills {done['off'].prompt} and each negative prompt "
         f"{min(NEGATIVE, done['off'].prompt)}; one clip, {clip.steps} UniPC steps, guidance 4 and 3, "
-        f"{len(done['off'].clip)} runs of each. The latents reach {max(float(x.abs().max()) for x in latents):.1f}.",
+        f"{len(done['off'].clip)} runs of each, load average "
+        f"{os.getloadavg()[0]:.1f} at the end. The latents reach {max(float(x.abs().max()) for x in latents):.1f}.",
         "",
-        f"| | instead of | s a clip | s a step | times off |{' peak GiB |' if cuda else ''} largest difference | L2 |",
-        f"|---|---|---|---|---|{'---|' if cuda else ''}---|---|",
+        f"| | instead of | s a clip | s a step | times off | {more} | largest difference | L2 |",
+        f"|---|---|---|---|---|{'---|' if cuda else '---|---|'}---|---|",
     ]
     for name, case in done.items():
         other = done[case.against]
         ratio = statistics.median(b / a for a, b in zip(case.clip, other.clip, strict=True))
+        cpu = statistics.median(b / a for a, b in zip(case.cpu, other.cpu, strict=True))
+        more = f"{case.peak_gib:.2f}" if cuda else f"{statistics.median(case.cpu):.2f} | {1 / cpu:.2f}"
         largest, relative = difference(case, other)
         apart = "| | |" if name == case.against else f"| {largest:.1e} | {relative:.1e} |"
         lines.append(
             f"| {case.title} | {case.instead} | {statistics.median(case.clip):.2f} "
             f"| {statistics.median(case.step):.3f} | {1 / ratio:.2f} "
-            f"{f'| {case.peak_gib:.2f} ' if cuda else ''}{apart}"
+            f"| {more} {apart}"
         )
     return "\n".join(lines) + "\n"
 
@@ -224,7 +231,8 @@ INTRODUCTION = """# Sampling: what each saving saves
 
 Each row is the same clip, sampled with every saving off but the one named (off is what the released inference code
 does), times as medians of runs in turn; "times off" is the median of the ratios to the run with every saving off of
-the same turn, so 0.50 is half the time. "Largest difference" is between latents, over video and sound; L2 is relative.
+the same turn, so 0.50 is half the time; on the CPU once more for the processor's own seconds. "Largest difference"
+is between latents, over video and sound; L2 is relative.
 """
 
 
