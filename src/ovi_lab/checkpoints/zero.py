@@ -13,7 +13,7 @@ says which values are whose: the order of `param_shapes` does. (Facts: DeepSpeed
 runtime/zero; checked against running engines of 0.16.9 and 0.19.8 by tests/checkpoints/test_export_zero.py.)
 
 DeepSpeed need not be installed, and no code of the pickles runs: torch.load(weights_only=True), with inert
-stand-ins for the three classes that DeepSpeed stores.
+stand-ins for the few classes that DeepSpeed stores.
 """
 
 from __future__ import annotations
