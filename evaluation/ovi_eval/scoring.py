@@ -268,9 +268,9 @@ class _Run:
             if left_out:
                 told += (f"{left_out} reference clips could not be looked at and are left out",)
             value, n = float(values[spec.key]), have[spec.key]
-            if n and not math.isfinite(value):
+            if n and not math.isfinite(value) and not told:
                 told += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
-                n = 0
+            n = n if math.isfinite(value) else 0
             found[spec.key] = Score(
                 value=value if n else None,
                 n=n,

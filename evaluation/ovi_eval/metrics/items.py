@@ -160,7 +160,7 @@ class ItemSet(ItemMetric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
-        """The values by key; NaN where there are too few clips. Raises EvalError for too few reference clips."""
+        """The values by key; NaN where there are too few clips of either kind."""
         raise TypeError(f"{type(self).__name__} has no value()")
 
     def update(self, place: int, features: Features, reference: bool = False) -> None:
