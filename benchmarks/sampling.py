@@ -279,9 +279,9 @@ def main() -> None:
             raise SystemExit(f"--only has {', '.join(unknown)}; expected some of: {', '.join(wanted)}")
         needed = {wanted[name].against for name in args.only} | {"off", *args.only}
         wanted = {name: case for name, case in wanted.items() if name in needed}
-    command = f"python benchmarks/sampling.py --size {args.size} --device {args.device}"
-    if (args.size, args.device) == ("mid", "cpu"):
-        command = "python benchmarks/sampling.py"
+    given = {f"--{n}": v for n, v in vars(args).items() if n != "out" and v != parser.get_default(n)}
+    told = [" ".join([n, *(v if isinstance(v, list) else [str(v)])]) for n, v in given.items()]
+    command = " ".join(["python benchmarks/sampling.py", *told])
     out = args.out or (HERE / "sampling.md" if args.size != "tiny" and not args.only else None)
     section = ""
     with Progress(transient=True) as progress:
