@@ -230,9 +230,9 @@ class _FusedAttention(TorchFunctionMode):
 class _RepeatedFrames:
     """Stands in for a VAE's decoder once it has seen the like: one latent frame after the other, tile after tile.
 
-    The decoder's memory during a call depends on the tile's shape and on how many frames went before, up to the few
-    whose activations it keeps. What it was the first time is counted again, and outputs and kept activations of
-    the same shapes are handed on.
+    The decoder's memory during a call depends on how many frames went before, up to the few whose activations it
+    keeps, and is in proportion to the tile's area. What it was the first time is counted again; outputs and kept
+    activations of the fitting shapes are handed on.
     """
 
     DISTINCT = 4
@@ -240,7 +240,7 @@ class _RepeatedFrames:
 
     def __init__(self, model: Any, live: LiveMemory) -> None:
         self.decoder, self.live = model.decoder.forward, live
-        self.known: dict[tuple[Any, ...], tuple[int, Tensor, list[Any]]] = {}
+        self.known: dict[int, tuple[torch.Size, int, Tensor, list[Any]]] = {}
         self.calls = 0
         model.decoder.forward = self
 
@@ -248,24 +248,28 @@ class _RepeatedFrames:
         self, x: Tensor, feat_cache: list[Any], feat_idx: list[int], first_chunk: bool = False
     ) -> Tensor:
         self.calls = 0 if all(kept is None for kept in feat_cache) else self.calls + 1
-        key = (x.shape, min(self.calls, self.DISTINCT - 1))
-        if key not in self.known:
+        known = self.known.get(min(self.calls, self.DISTINCT - 1))
+        if known is None:
             before, peak = self.live.now, self.live.peak
             self.live.peak = before
             out = self.decoder(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
             extra = self.live.peak - before
             self.live.peak = max(peak, self.live.peak)
-            if self.calls < self.DISTINCT:
-                kept = [_shell(value) for value in feat_cache]
-                self.known[key] = (extra, _shell(out), kept)
+            self.known[self.calls] = (x.shape, extra, _shell(out), [_shell(value) for value in feat_cache])
             return out
-        extra, shell, kept = self.known[key]
-        self.live.reach(extra)
+        shape, extra, shell, kept = known
+        # the first tile is the largest; those at the far edges are parts of one
+        here, there = x.shape[-2:], shape[-2:]
+        self.live.reach(extra * here.numel() // there.numel())
         for index, value in enumerate(kept):
             held = feat_cache[index]
-            if not isinstance(held, Tensor) or not isinstance(value, Tensor) or held.shape != value.shape:
-                feat_cache[index] = _filled(value)
-        return _filled(shell)
+            if isinstance(value, Tensor) and not (
+                isinstance(held, Tensor) and held.shape[2] == value.shape[2]
+            ):
+                feat_cache[index] = _filled(value, here, there)
+            elif not isinstance(value, Tensor):
+                feat_cache[index] = value
+        return _filled(shell, here, there)
 
 
 def _shell(value: Any) -> Any:
@@ -273,9 +277,7 @@ def _shell(value: Any) -> Any:
     return value.new_empty(()).expand(value.shape) if isinstance(value, Tensor) else value
 
 
-def _filled(value: Any) -> Any:
-    return (
-        torch.empty(value.shape, dtype=value.dtype, device=value.device)
-        if isinstance(value, Tensor)
-        else value
-    )
+def _filled(value: Tensor, here: torch.Size, there: torch.Size) -> Tensor:
+    """A tensor such as `value`, made of a tile of `here` rows and columns, not of `there`."""
+    sides = [n * a // b for n, a, b in zip(value.shape[-2:], here, there, strict=True)]
+    return torch.empty(*value.shape[:-2], *sides, dtype=value.dtype, device=value.device)
