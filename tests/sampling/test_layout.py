@@ -144,3 +144,8 @@ def test_digests_are_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyte
     kept.write_text("no JSON")
     assert Digests({"a": file}, kept).result() == {"a": "three"}
     assert len(read) == 3
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="weights cannot be read"):
+        Digests({"a": tmp_path / "gone"}, tmp_path / "kept.json").result()

@@ -94,6 +94,7 @@ def test_an_image_becomes_a_clips_first_frame(typed, small_ovi: Path, tmp_path: 
     assert (first[0] - first[1]).abs().mean() < 12  # the same image, as far as the codecs keep it
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_where_it_stopped(typed, small_ovi: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
     table = tmp_path / "prompts.csv"
@@ -267,6 +268,24 @@ def test_released_models_take_the_released_sampler_unless_another_is_named(small
     assert "sampler=ovi" not in prepared(["checkpoint=ovi_720x720_5s", "sampler=euler"])
     assert "sampler=ovi" not in prepared(["checkpoint=runs/fusion/last"])
     assert "sampler=ovi" not in prepared([])
+
+
+def test_too_little_memory_is_told_before_loading(
+    typed, small_ovi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovi_lab.released.command.LARGE", 0)
+    monkeypatch.setattr("ovi_lab.released.planning.available_host_memory", lambda: 2**20)
+    monkeypatch.setattr("ovi_lab.released.command.OviPipeline", None)  # nothing is to be loaded
+    code, _, err = typed(f"checkpoint={small_ovi}", "prompt=rain", *QUICK)
+    assert code == 2
+    assert "small at 64x64 needs about" in only_line(err)
+    assert not (tmp_path / "clips").exists()
+
+
+def test_a_plan_is_printed_instead(typed, small_ovi: Path) -> None:
+    code, out, _ = typed("--plan", f"checkpoint={small_ovi}", "gpu=24GB")
+    assert code == 0
+    assert "twin towers" in out
 
 
 @pytest.mark.slow

@@ -47,11 +47,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to make: its plan, its file and the record that goes into it."""
+    """One clip to make, and its file."""
 
     plan: Plan
     path: Path
-    record: dict[str, Any]
 
 
 def plan_rows(
@@ -120,8 +119,8 @@ def find_jobs(
     outcome = Outcome()
     for plan in plans:
         path = out / f"{plan.request.name}.mp4"
-        wanted = record(plan)
         if path.exists():
+            wanted = record(plan)
             found, whole = read_record(path)
             changed = [k for k in DECIDES if found is not None and found.get(k) != wanted[k]]
             if found is not None and not changed and whole:
@@ -136,7 +135,7 @@ def find_jobs(
                     )
                 )
                 continue
-        jobs.append(Job(plan, path, wanted))
+        jobs.append(Job(plan, path))
     return jobs, outcome
 
 
@@ -160,6 +159,7 @@ def run_jobs(
     jobs: Sequence[Job],
     outcome: Outcome,
     *,
+    record: Callable[[Plan], dict[str, Any]],
     log: Path,
     group: SequenceGroup = ALONE,
     preview: bool = False,
@@ -173,6 +173,7 @@ def run_jobs(
         pipeline: loaded.
         jobs: of this process.
         outcome: to add to.
+        record: what goes into a clip's metadata; asked for when the clip is made, since weights are hashed meanwhile.
         log: gets one line a clip.
         group: processes that share each clip; the first of them writes it.
         preview: write a contact sheet beside each clip.
@@ -200,7 +201,8 @@ def run_jobs(
             clip = pipeline.make(job.plan, step, group)
             if preview:
                 write_sheet(job.path.with_suffix(".png"), clip.frames_THWC)
-            write_clip(job.path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, job.record)
+            facts = record(job.plan)
+            write_clip(job.path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, facts)
         except (UserError, EvalError) as error:
             if strict:
                 raise
@@ -209,7 +211,7 @@ def run_jobs(
                 on_bad(outcome.bad[-1])
             continue
         outcome.made.append(job.path)
-        add_line(log, {"file": job.path.name, **job.record, "seconds": round(time.monotonic() - begun, 2)})
+        add_line(log, {"file": job.path.name, **facts, "seconds": round(time.monotonic() - begun, 2)})
     return outcome
 
 

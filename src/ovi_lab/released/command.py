@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
 from ovi_lab.released import batch
 from ovi_lab.released.layout import Layout, find_layout
 from ovi_lab.released.parts import Digests
-from ovi_lab.released.pipeline import Options, OviPipeline
+from ovi_lab.released.pipeline import Options, OviPipeline, Plan
 from ovi_lab.released.placement import Placement
 from ovi_lab.released.requests import (
     BadRow,
@@ -57,12 +57,11 @@ def sample_released(config: DictConfig) -> batch.Outcome:
     with processes(config, options.device) as group:
         mine = plans[group.index :: group.count]
         digests = Digests(layout.weight_files())
-        jobs, outcome = batch.find_jobs(
-            mine,
-            Path(config.out),
-            lambda plan: batch.record_of(plan, preset, settings, options, digests.result()),
-            config.overwrite,
-        )
+
+        def record(plan: Plan) -> dict[str, Any]:
+            return batch.record_of(plan, preset, settings, options, digests.result())
+
+        jobs, outcome = batch.find_jobs(mine, Path(config.out), record, config.overwrite)
         if group.index == 0:
             outcome.bad = [*bad, *unplanned, *outcome.bad]
         if strict and outcome.bad:
@@ -72,7 +71,7 @@ def sample_released(config: DictConfig) -> batch.Outcome:
             for row in outcome.bad:
                 _warn(row)
         if jobs:
-            _make(config, preset, layout, settings, options, group, jobs, outcome)
+            _make(config, preset, layout, settings, options, group, jobs, outcome, record)
     return outcome
 
 
@@ -85,6 +84,7 @@ def _make(
     group: SequenceGroup,
     jobs: list[batch.Job],
     outcome: batch.Outcome,
+    record: Callable[[Plan], dict[str, Any]],
 ) -> None:
     # the prediction takes seconds, and megabytes of weights fit wherever torch does
     if sum(file.stat().st_size for file in layout.weight_files().values()) > LARGE:
@@ -106,6 +106,7 @@ def _make(
             pipeline,
             jobs,
             outcome,
+            record=record,
             log=Path(config.out) / ("clips.jsonl" if group.index == 0 else f"clips.rank{group.index}.jsonl"),
             group=group,
             preview=config.preview,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -94,15 +95,23 @@ class Digests:
     def __init__(self, files: Mapping[str, Path], kept: Path | None = None) -> None:
         self._kept = kept or default_cache() / "sha256.json"
         self._known = _read_kept(self._kept)
-        self._pool = ThreadPoolExecutor(1, "sha256")
-        self._found: dict[str, Future[str]] = {
-            name: self._pool.submit(self._digest, path) for name, path in files.items()
-        }
-        self._pool.shutdown(wait=False)
+        self._found: dict[str, Future[str]] = {name: Future() for name in files}
+        # a daemon: who leaves because of a mistake does not wait for forty gigabytes to be hashed
+        Thread(target=self._work, args=(dict(files),), name="sha256", daemon=True).start()
+
+    def _work(self, files: dict[str, Path]) -> None:
+        for name, path in files.items():
+            try:
+                self._found[name].set_result(self._digest(path))
+            except OSError as error:
+                self._found[name].set_exception(error)
 
     def result(self) -> dict[str, str]:
-        """Hex digests by name; waits for what is not finished. Raises OSError where a file cannot be read."""
-        return {name: future.result() for name, future in self._found.items()}
+        """Hex digests by name; waits for what is not finished. Raises UserError where a file cannot be read."""
+        try:
+            return {name: future.result() for name, future in self._found.items()}
+        except OSError as error:
+            raise UserError(f"weights cannot be read ({error}): make the file readable") from error
 
     def _digest(self, path: Path) -> str:
         facts = path.stat()
