@@ -40,6 +40,10 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
         table.add_row(Text(key), *cells, Text(m.unit))
     console = new_console()
     console.print(table)
+    for key, m in results.metrics.items():
+        if m.value is not None and m.dimension is not None:
+            bias = "" if m.bias is None else f", of it a small-sample bias of about {format_number(m.bias)}"
+            console.print(Text(f"{key}: {m.n} clips in {m.dimension} dimensions{bias}", style="dim"))
     warnings = dict.fromkeys(
         f"{key}: {text}" for key, metric in results.metrics.items() for text in metric.warnings
     )
