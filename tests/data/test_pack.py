@@ -61,7 +61,7 @@ def test_clips_are_cut_scaled_cropped_and_resampled(folder: Path, tmp_path: Path
     assert dict(report.resampled) == {44100: 2, 16000: 1}
     reasons = {bad.key: bad.reason for bad in report.skipped}
     assert set(reasons) == {"broken.mp4", "short.mp4", "silentless.mp4"}
-    assert "cannot be decoded" in reasons["broken.mp4"]
+    assert "is cut off or damaged: 30 of its 96 frames" in reasons["broken.mp4"]
     assert reasons["short.mp4"] == "it lasts 1.00 s, 2.00 s are wanted"
     assert reasons["silentless.mp4"] == "it has no caption"
 
@@ -88,7 +88,7 @@ def test_clips_are_cut_scaled_cropped_and_resampled(folder: Path, tmp_path: Path
 
 
 def test_stop_at_the_first_bad_file(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^broken.mp4: its sound: cannot be decoded"):
+    with pytest.raises(UserError, match=r"^broken.mp4: its picture: is cut off or damaged"):
         pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS, on_error="raise"), quiet=True)
     assert not list(tmp_path.glob("a*"))
     with pytest.raises(UserError, match="audio has 16000 Hz, this codec takes 8000"):
