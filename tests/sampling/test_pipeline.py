@@ -136,6 +136,7 @@ def test_the_latents_are_those_of_the_released_loop(pipeline: OviPipeline, clip:
         video_guidance=4.0,
         audio_guidance=3.0,
         skip_layers=[11],
+        merge_padding=True,
     )
     assert made.video is not None
     assert made.audio is not None
@@ -233,7 +234,8 @@ def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_options_change_no_clip_beyond_rounding(small_ovi: Path, clip: Clip) -> None:
-    plain = {"batch_passes": False, "cache_text": False, "shared_modulation": False}
+    savings = ("batch_passes", "cache_text", "merge_padding", "share_opening", "shared_modulation")
+    plain = dict.fromkeys(savings, False)
     for options in (plain, {"offload": True}):
         video, audio = load(small_ovi, **options).latents(clip.plan)
         torch.testing.assert_close(video[0], clip.video_latents, atol=1e-4, rtol=1e-4)

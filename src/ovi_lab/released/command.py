@@ -201,7 +201,8 @@ def pipeline_options(config: DictConfig) -> Options:
     dtype = str(config.dtype)
     if dtype == "auto":
         dtype = "fp32" if device == "cpu" else "bf16"
-    for name in ("weights_8bit", "vae_tiling", "batch_passes", "cache_text", "shared_modulation", "preview"):
+    savings = ("batch_passes", "cache_text", "merge_padding", "share_opening", "shared_modulation")
+    for name in ("weights_8bit", "vae_tiling", "preview", *savings):
         if not isinstance(config[name], bool):
             raise UserError(f"{name} is {config[name]!r}: expected true or false")
     Placement(device, config.offload)  # says what is wrong with it
@@ -211,9 +212,7 @@ def pipeline_options(config: DictConfig) -> Options:
         offload=config.offload,
         weights_8bit=config.weights_8bit,
         vae_tiling=config.vae_tiling,
-        batch_passes=config.batch_passes,
-        cache_text=config.cache_text,
-        shared_modulation=config.shared_modulation,
+        **{name: config[name] for name in savings},
     )
 
 

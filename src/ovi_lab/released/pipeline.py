@@ -43,6 +43,10 @@ class Options:
     """Decode the picture in overlapping tiles: less memory, more time."""
     batch_passes: bool = True
     cache_text: bool = True
+    merge_padding: bool = True
+    """Attend to a text's padding, whose tokens are all alike, as two weighted keys."""
+    share_opening: bool = True
+    """Both passes share what no text has reached, where they run as one batch."""
     shared_modulation: bool = True
 
     def __post_init__(self) -> None:
@@ -223,6 +227,8 @@ class OviPipeline:
                 skip_layers=settings.skip_layers,
                 batch_passes=options.batch_passes,
                 cache_text=options.cache_text,
+                merge_padding=options.merge_padding,
+                share_opening=options.share_opening,
                 first_frame=first_frame,
                 on_step=on_step,
             )
