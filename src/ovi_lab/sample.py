@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
+from ovi_lab.released.asked import prepared
 from ovi_lab.runs.command_line import check, fail
 
-TEXTS = (
-    "checkpoint", "prompt", "prompts", "weights", "image", "out", "aspect", "sampler.negative_video",
-    "sampler.negative_audio",
-)  # fmt: skip
-"""Keys whose values are taken as they are typed."""
 RELEASED_ONLY = ("weights", "aspect", "image", "prompts")
 
 
@@ -146,33 +141,6 @@ def _run_released(config: DictConfig) -> None:
     if outcome.bad:
         made = len(outcome.made) + len(outcome.kept)
         raise UserError(f"{len(outcome.bad)} of {made + len(outcome.bad)} rows were left out, named above")
-
-
-def prepared(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra is to see it.
-
-    Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model
-    gets the released sampler where none is named.
-    """
-    from ovi_lab.checkpoints.released import is_released
-
-    ready = [_quoted(argument) for argument in arguments]
-    given = dict(a.split("=", 1) for a in arguments if "=" in a and not a.startswith("-"))
-    if "sampler" not in given and is_released(given.get("checkpoint", "").strip("'\"")):
-        ready.append("sampler=ovi")
-    return ready
-
-
-def _quoted(argument: str) -> str:
-    key, equals, value = argument.partition("=")
-    if not equals or key not in TEXTS or not value or value == "null":
-        return argument
-    if re.fullmatch(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", value, re.DOTALL):
-        return argument  # quoted for Hydra already
-    # as Hydra unquotes: backslashes double where a quote follows them, and no ${…} is looked up
-    value = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    value = value.replace("${", "\\${")
-    return f"{key}='{value}'"
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from PIL import Image
 from ovi_eval.media import decode_video, read_clip
 from ovi_lab import sample
 from ovi_lab.paths import config_dir
+from ovi_lab.released.asked import prepared
 from ovi_lab.released.clip_files import read_record
 from ovi_lab.runs.command_line import check
-from ovi_lab.sample import prepared
 
 QUICK = ["sampler.steps=1", "sampler.video_guidance=1", "sampler.audio_guidance=1"]
 

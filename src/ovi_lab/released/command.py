@@ -19,6 +19,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.flow import Guidance, build_solver
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
 from ovi_lab.released import batch
+from ovi_lab.released.asked import asked_shape, sampler_settings
 from ovi_lab.released.layout import Layout, find_layout
 from ovi_lab.released.parts import Digests
 from ovi_lab.released.pipeline import Options, OviPipeline, Plan
@@ -32,7 +33,6 @@ from ovi_lab.released.requests import (
     read_requests,
     variants,
 )
-from ovi_lab.released.sizes import Size, parse_aspect, parse_size
 from ovi_lab.runs.progress import ConsoleReporter, Reporter, SilentReporter
 from ovi_lab.sampling import SamplerSettings
 
@@ -146,15 +146,6 @@ def asked(config: DictConfig) -> tuple[list[Request], list[BadRow]]:
     return variants([request], config.variants), []
 
 
-def asked_shape(config: DictConfig) -> Size | None:
-    """Height and width of `size=` or of `aspect=`; None where neither is given."""
-    if config.size is not None and config.aspect is not None:
-        raise UserError("size= and aspect= are both given: give one")
-    if config.aspect is not None:
-        return parse_aspect(str(config.aspect))
-    return parse_size(str(config.size)) if config.size is not None else None
-
-
 def weights_folder(config: DictConfig, preset: ReleasedModel) -> Path:
     """The folder of all weights: `weights=`, or the folder whose preset `checkpoint=` names.
 
@@ -170,12 +161,6 @@ def weights_folder(config: DictConfig, preset: ReleasedModel) -> Path:
     raise UserError(
         f"weights= is not given: name the folder with {preset.file}, Wan2.2-TI2V-5B and MMAudio below it"
     )
-
-
-def sampler_settings(config: DictConfig) -> SamplerSettings:
-    """The configuration's sampler."""
-    chosen: Any = OmegaConf.to_container(config.sampler, resolve=True)
-    return SamplerSettings(**chosen)
 
 
 def check_settings(settings: SamplerSettings, preset: ReleasedModel) -> None:

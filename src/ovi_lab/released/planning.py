@@ -108,7 +108,7 @@ def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
     """`ovi-sample --plan …`: print the plan; a user's mistake is one line. Returns the exit code."""
     import sys
 
-    from ovi_lab.sample import prepared
+    from ovi_lab.released.asked import prepared
 
     try:
         return main(prepared([a for a in argv if a != "--plan"]), console)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     from hydra import compose, initialize_config_dir
 
     from ovi_lab.paths import config_dir
-    from ovi_lab.released.command import asked_shape, sampler_settings
+    from ovi_lab.released.asked import asked_shape, sampler_settings
     from ovi_lab.runs.command_line import check
 
     check(arguments, config_dir(), "sample")
