@@ -293,8 +293,9 @@ def report(
         *table("picture | | s | CPU s | peak MB | predicted MB | largest difference | mean", pictures),
         f"**8-bit weights** (`weights_8bit`): one forward pass of the towers of the size {size}, dim {tower.dim}, "
         f"{tower.num_layers} blocks. The last columns are "
-        f"relative L2 distances; the tolerance that tests hold at fresh weights is {MAX_RELATIVE_CHANGE}. Here every "
-        "matrix is as wide as keeps an output's size, the modulation's too, which rounding of any kind shows most.",
+        f"relative L2 distances; the tolerance that tests hold at fresh weights is {MAX_RELATIVE_CHANGE}. The random "
+        "matrices here keep their input's size, as those of benchmarks/sampling.py; fresh ones change less "
+        "([docs/memory.md](../docs/memory.md)).",
         "",
     ]
     if isinstance(weights, str):
@@ -307,7 +308,8 @@ def report(
         f"**Offload** (`offload`): weights that are on the device at a time, and copied there for one clip of {STEPS} "
         "steps with both guidance passes in one batch. Counted by shapes (the device is torch's meta device, where a "
         "pass fails if a weight is missing). On a GPU, `blocks` has two blocks there, not one, since the next is "
-        "copied while one works. Results are those of a CPU under another name, to which every weight is copied. How "
+        "copied while one works. The small Ovi's largest part is its sound codec. "
+        "Results are those of a CPU under another name, to which every weight is copied. How "
         "much of the copies' time hides behind the work only a GPU can show.",
         "",
         *table("| offload | MB at a time | MB copied a clip | of all weights | bit-identical", offloads),
