@@ -167,3 +167,18 @@ def test_bad_words_and_too_little_memory_are_one_line() -> None:
         raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB\nmore lines")
     assert "\n" not in str(caught.value)
     assert devices(part) == {"cpu"}
+
+
+@torch.no_grad()
+def test_streamed_blocks_wait_where_they_were() -> None:
+    model = make_model()
+    assert networks(model) == [model]  # its pairs of blocks are in it already
+    there = []
+    with Placement("meta", "blocks").working(model):
+        assert [devices(block) for block in model.twin_blocks] == [{"cpu"}] * 3
+        for block in model.twin_blocks:  # after the hooks that bring it
+            block.register_forward_pre_hook(
+                lambda *_: there.append([devices(b) == {"meta"} for b in model.twin_blocks])
+            )
+        model(**inputs("meta"))
+    assert there == [[index == at for index in range(3)] for at in range(3)]

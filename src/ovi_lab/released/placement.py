@@ -78,14 +78,20 @@ class Placement:
 def networks(part: Any) -> list[nn.Module]:
     """The modules that a part consists of, with those that it keeps outside of torch's books.
 
+    What only gathers tensors of the others is left out, such as twin towers' pairs of blocks: moved as networks of
+    their own, they would all be on the device at once.
+
     Raises:
         TypeError: there is none.
     """
     found: list[nn.Module] = [part] if isinstance(part, nn.Module) else []
     for value in vars(part).values():
         for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, nn.Module) and all(item is not known for known in found):
-                found.append(item)
+            if isinstance(item, nn.Module) and all(item is not other for other in found):
+                known = {id(t) for network in found for t in (*network.parameters(), *network.buffers())}
+                own = [*item.parameters(), *item.buffers()]
+                if not own or any(id(t) not in known for t in own):
+                    found.append(item)
     if not found:
         raise TypeError(f"{type(part).__name__} is no module and keeps none")
     return found
