@@ -25,6 +25,8 @@ from ovi_eval.statistics import Difference, Pairs, holm, paired_clips
 from ovi_eval.table import Row, clip_values, difference, rows_of, values_of
 
 COMPARISON_SCHEMA = "ovi_eval.comparison/1"
+TOLD = 2
+"""Metrics whose reasons are told where none can be compared."""
 Verdict = Literal["a_better", "b_better", "differ", "no_difference", "not_tested"]
 """`differ`: clearly apart where neither high nor low is better; `not_tested`: nothing says how sure it is."""
 Paths = str | Path | Sequence[str | Path]
@@ -113,7 +115,9 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
             else:
                 refusals.append(found)
     if not entries:
-        reasons = "; ".join(f"{refusal.metric}: {refusal.reason}" for refusal in refusals)
+        reasons = "; ".join(f"{refusal.metric}: {refusal.reason}" for refusal in refusals[:TOLD])
+        if len(refusals) > TOLD:
+            reasons += f"; and {len(refusals) - TOLD} more metrics"
         raise EvalError(
             f"{a.label} and {b.label}: nothing can be compared: {reasons or 'neither has a metric'}"
         )
