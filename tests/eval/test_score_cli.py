@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from small_metrics import write_clips
 
 from ovi_eval.cli import main
@@ -52,10 +53,11 @@ def test_a_killed_run_goes_on_from_what_it_has(tmp_path: Path, environment: dict
             time.sleep(0.002)
         running.send_signal(signal.SIGKILL)
         killed += running.wait() == -signal.SIGKILL
-        assert killed == 0 or not out.exists() or running.returncode == 0
     assert killed
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(kept) >= 3
+    for path in kept:  # a kill may leave a temporary file, never half an entry
+        assert load_file(path)
     subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=120)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was computed twice
     whole = tmp_path / "whole.json"
@@ -63,7 +65,6 @@ def test_a_killed_run_goes_on_from_what_it_has(tmp_path: Path, environment: dict
     subprocess.run(anew, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=120)
     mine, fresh = numbers(out), numbers(whole)
     assert mine == fresh
-    assert not list(cache.rglob("*.tmp")) or killed  # a kill may leave a temporary file, never half an entry
 
 
 @pytest.mark.slow
