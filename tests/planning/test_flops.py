@@ -1,0 +1,81 @@
+"""Counted FLOPs against PyTorch's own counter on the real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ovi_lab.freezing import FreezeRule
+from ovi_lab.models import TwinDiT
+from ovi_lab.planning.flops import count_flops
+from ovi_lab.planning.shapes import ClipShape
+
+VIDEO = {"dim": 48, "num_heads": 4, "num_layers": 3, "ffn_dim": 96, "in_dim": 6, "text_len": 7, "text_dim": 20}
+AUDIO = VIDEO | {"dim": 36, "num_heads": 3, "in_dim": 5, "patch_hidden_dim": 40}
+CLIP = ClipShape(video=(3, 4, 6), audio=17)
+
+
+def measured(model: TwinDiT, clips: int = 2, first_frame: bool = False, text: bool = False) -> tuple[int, int]:
+    """FLOPs of forward and backward by PyTorch's counter; attention as plain products."""
+    given: dict[str, Any] = {}
+    for modality in model.tower_configs:
+        shape = (6, 3, 4, 6) if modality == "video" else (17, 5)
+        given[modality] = torch.randn(clips, *shape)
+        given[f"t_{modality}"] = torch.full((clips,), 500.0)
+        given[f"text_{modality}"] = torch.randn(clips, 4, 20, requires_grad=text)
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as forward:
+            out = model(**given, first_frame_is_clean=first_frame)
+            loss = sum(x.square().mean() for x in (out.video, out.audio) if x is not None)
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+CASES = {
+    "all": {},
+    "ffn frozen": {"frozen": [r"\.ffn\."]},
+    "attention only": {"trained": [r"\.self_attn\.", r"\.cross_attn\."]},
+    "fusion only": {"trained": [r"_fusion\."]},
+    "last block": {"trained": [r"\.blocks\.2\.ffn\.2\."]},
+    "video frozen": {"frozen": ["^video_model"]},
+    "biases": {"trained": [r"\.cross_attn\.q\.bias"]},
+}
+
+
+@pytest.mark.parametrize("rule", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "fusion",
+    [{}, {"direction": "none"}, {"direction": "audio_to_video", "blocks": [1]}, {"blocks": {"every": 2}}],
+    ids=str,
+)
+def test_counts_what_pytorch_counts(fusion: dict[str, Any], rule: dict[str, Any]) -> None:
+    model = TwinDiT(VIDEO, AUDIO, fusion=fusion)
+    if any("_fusion" in p for p in rule.get("trained", ())) and fusion.get("direction") == "none":
+        pytest.skip("without fusion there is nothing to train")
+    FreezeRule(**rule).apply(model)
+    counted = count_flops(model, CLIP, clips=2)
+    assert (sum(counted.forward.values()), sum(counted.backward.values())) == measured(model)
+
+
+def test_one_tower_learned_positions_trained_text_and_a_given_first_frame() -> None:
+    audio = TwinDiT(None, AUDIO | {"patch_hidden_dim": 0}, rope={"mode": "learned"})
+    FreezeRule(trained=("rope_scale",)).apply(audio)
+    counted = count_flops(audio, CLIP, clips=2)
+    assert counted.forward["video"] == 0
+    assert (counted.forward["audio"], counted.backward["audio"]) == measured(audio)
+
+    both = TwinDiT(VIDEO, AUDIO, rope={"mode": "learned"})
+    FreezeRule(trained=("rope_scale",)).apply(both)
+    counted = count_flops(both, CLIP, clips=2, first_frame_clean=True, text_is_trained=True)
+    assert counted.model == sum(measured(both, first_frame=True, text=True))
+
+
+def test_without_shared_modulation_time_is_projected_for_every_token() -> None:
+    model = TwinDiT(VIDEO, AUDIO)
+    model.set_shared_modulation(False)
+    assert count_flops(model, CLIP, clips=2).model == sum(measured(model))
