@@ -17,7 +17,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "every_2": {"fusion": {"blocks": {"every": 2}}},
     "learned": {"rope": {"mode": "learned"}},
     "unscaled": {"rope": {"factor": 1.0}},
-    "recomputed": {"checkpoint_blocks": True},
+    "recomputed": {"activation_checkpointing": "full"},
 }
 
 

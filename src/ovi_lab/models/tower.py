@@ -63,6 +63,8 @@ class Tokens:
     """[B, 1, 1, L], True at real tokens; None where no clip is padded."""
     as_list: bool
     """Whether the latents came as a list, and go back as one."""
+    rope_scale: Tensor | None = None
+    """[1] in float64, the learned factor of these tokens' positions; None where nothing is learned."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,12 @@ class Tower(nn.Module):
         """The blocks in order."""
         yield from cast("Iterator[TowerBlock]", iter(self.blocks))
 
-    def embed(self, latents: Latents) -> Tokens:
-        """Latents of this modality as tokens; UserError for a wrong shape."""
+    def forward(self, latents: Latents) -> Tokens:
+        """Latents of this modality as tokens; UserError for a wrong shape.
+
+        Of a tower this is what is called as a module, since ZeRO gathers a module's own parameters, here the
+        learned factor of positions, while its `forward` runs and at no other time.
+        """
         as_list = not isinstance(latents, Tensor)
         if len(latents) == 0:
             raise UserError(f"the batch of {self.config.modality} latents is empty; give at least one clip")
@@ -207,7 +213,8 @@ class Tower(nn.Module):
             real_BL1 = None if real_BL is None else real_BL[..., None]
             x_BLD = self.patch_embedding(latents_BLC.to(self.dtype), real_BL1)
         mask = None if real_BL is None else real_BL[:, None, None]
-        return Tokens(x_BLD, tuple(grids), mask, as_list)
+        scale = None if self.rope_scale is None else self.rope_scale.to(torch.float64)
+        return Tokens(x_BLD, tuple(grids), mask, as_list, scale)
 
     def embed_time(self, t_BT: Tensor) -> tuple[Tensor, Tensor]:
         """e [B, T, D] and its projection e0 [B, T, 6, D] of each clip's distinct timesteps, 0 to 1000."""

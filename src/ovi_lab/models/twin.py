@@ -9,13 +9,12 @@ Shapes: B batch, C latent channels, F frames, H rows, W columns, L audio tokens,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import attention_function
@@ -31,6 +30,7 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
+from ovi_lab.models.recomputation import Recomputation
 from ovi_lab.models.rope import RopeTables, Rotation
 from ovi_lab.models.savings import LoopedTables, ModelSavings
 from ovi_lab.models.sharding import TokenSharding
@@ -41,8 +41,8 @@ from ovi_lab.models.tower import (
     TextContext,
     Tokens,
     Tower,
-    TowerBlock,
 )
+from ovi_lab.models.twin_block import TwinBlock
 
 
 @dataclass(frozen=True)
@@ -54,34 +54,6 @@ class TwinOutput:
     audio: Tensor | list[Tensor] | None
 
 
-class TwinBlock(nn.Module):
-    """Block `index` of both towers, with the exchange between them.
-
-    It owns no parameters: the two towers do, under the released checkpoint's names.
-    """
-
-    def __init__(self, video: TowerBlock, audio: TowerBlock, index: int) -> None:
-        super().__init__()
-        self.video = video
-        self.audio = audio
-        self.index = index
-
-    def forward(
-        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """The video stream and the audio stream after the block; `opened`: they come after self-attention."""
-        mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
-        if not opened:
-            v_BLD = self.video.attend_self(v_BLD, mv, cv)
-            a_BLD = self.audio.attend_self(a_BLD, ma, ca)
-        # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
-        video_text = self.video.text_key_value(cv, self.index)
-        audio_text = self.audio.text_key_value(ca, self.index)
-        v_new_BLD = self.video.attend_across(v_BLD, video_text, cv, a_BLD, ca)
-        a_new_BLD = self.audio.attend_across(a_BLD, audio_text, ca, v_BLD, cv)
-        return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
-
-
 class TwinDiT(nn.Module):
     """The twin model of any size, or one tower of it.
 
@@ -91,7 +63,9 @@ class TwinDiT(nn.Module):
         rope: see `RopeConfig`; None means the paper's constant.
         init_seed: seed of the initial values (see `initialise_parameters`).
         attention: `sdpa`, or `flash` with the package flash-attn.
-        checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
+        activation_checkpointing: what blocks keep for the backward pass: `none`, `full`, `attention` or `matmul`
+            (see `Recomputation`).
+        checkpoint_every: every how many blocks that is done; the others keep all.
         first_block_skippable: False repeats the reference, which ignores a request to skip block 0.
 
     Built inside `torch.device("meta")` it holds no memory. `twin_blocks` are the joint blocks, `video_model`
@@ -107,7 +81,8 @@ class TwinDiT(nn.Module):
         rope: Mapping[str, Any] | None = None,
         init_seed: int = 0,
         attention: str = "sdpa",
-        checkpoint_blocks: bool = False,
+        activation_checkpointing: str = "none",
+        checkpoint_every: int = 1,
         first_block_skippable: bool = True,
     ) -> None:
         super().__init__()
@@ -125,7 +100,7 @@ class TwinDiT(nn.Module):
         first = next(iter(configs.values()))
         self.num_layers = first.num_layers
         self.init_seed = init_seed
-        self.checkpoint_blocks = checkpoint_blocks
+        self.recomputation = Recomputation(activation_checkpointing, checkpoint_every)
         self.first_block_skippable = first_block_skippable
         self._rope_factor_override: float | None = None
         self._rope_tables: RopeTables | LoopedTables = RopeTables(first.head_dim, self.rope_config.theta)
@@ -181,6 +156,29 @@ class TwinDiT(nn.Module):
         if not isinstance(tower, Tower):
             raise TypeError(f"{modality}_model is a {type(tower).__name__}")
         return tower
+
+    def sharding_units(self) -> list[nn.Module]:
+        """The modules to shard one by one (FSDP), in order of use; all other parameters belong to the whole.
+
+        They are the pairs of blocks, or one tower's blocks. Pairs are not among `children()`, where their
+        parameters would get second names: who shards the whole leaves the units' parameters out by name.
+        """
+        if self.twin_blocks:
+            return list(self.twin_blocks)
+        (modality,) = self.tower_configs
+        return list(self.tower(modality).each_block())
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """All modules with their names, the pairs of blocks too: FSDP finds here what it has sharded."""
+        memo = set() if memo is None else memo
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        for twin in self.twin_blocks:
+            if twin not in memo:
+                if remove_duplicate:
+                    memo.add(twin)
+                yield f"{prefix}{'.' if prefix else ''}twin_blocks.{twin.index}", twin
 
     def initialise(self, seed: int) -> None:
         """Sets every parameter to its initial value of `seed`."""
@@ -271,9 +269,9 @@ class TwinDiT(nn.Module):
         skip = self._skipped(skip_layers)
         tokens: dict[Modality, Tokens] = {}
         if video is not None:
-            tokens["video"] = self.tower("video").embed(video)
+            tokens["video"] = self.tower("video")(video)
         if audio is not None:
-            tokens["audio"] = self.tower("audio").embed(audio)
+            tokens["audio"] = self.tower("audio")(audio)
         if not tokens:
             raise UserError("neither video nor audio latents were given; give at least one")
         if len({t.x.shape[0] for t in tokens.values()}) > 1:
@@ -310,7 +308,6 @@ class TwinDiT(nn.Module):
         skip: frozenset[int],
         passes: int,
     ) -> dict[Modality, Tensor]:
-        recompute = self.checkpoint_blocks and torch.is_grad_enabled()
         kept = [i for i in range(self.num_layers) if i not in skip]
         opened = -1
         if passes > 1 and kept:
@@ -322,14 +319,12 @@ class TwinDiT(nn.Module):
             v_BLD, a_BLD = streams["video"], streams["audio"]
             for i in kept:
                 args = (v_BLD, a_BLD, conditions["video"], conditions["audio"], i == opened)
-                twin = self.twin_blocks[i]
-                v_BLD, a_BLD = checkpoint(twin, *args, use_reentrant=False) if recompute else twin(*args)
+                v_BLD, a_BLD = self.recomputation.run(i, self.twin_blocks[i], *args)
             return {"video": v_BLD, "audio": a_BLD}
         ((modality, x_BLD),) = streams.items()
         blocks = self.tower(modality).blocks
         for i in kept:
-            single = (x_BLD, conditions[modality], i, i == opened)
-            x_BLD = checkpoint(blocks[i], *single, use_reentrant=False) if recompute else blocks[i](*single)
+            x_BLD = self.recomputation.run(i, blocks[i], x_BLD, conditions[modality], i, i == opened)
         return {modality: x_BLD}
 
     def _conditions(
@@ -381,8 +376,8 @@ class TwinDiT(nn.Module):
             factors: list[float] | Tensor
             if self._rope_factor_override is not None:
                 factors = [self._rope_factor_override] * len(lengths)
-            elif self.rope_config.mode == "learned":
-                factors = self.get_parameter("audio_model.rope_scale")
+            elif (learned := tokens["audio"].rope_scale) is not None:
+                factors = learned
             elif self.rope_config.mode == "clip_ratio" and "video" in tokens:
                 factors = [f / n for (f, _, _), n in zip(tokens["video"].grids, lengths, strict=True)]
             else:
