@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.loading import ClipDataset, ClipLoader
+from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.index import index_path, scan_shard
+from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.samples import MediaFormat, array_members, latent_members
-from ovi_lab.data.shards import ShardWriter, index_path, scan_shard
+from ovi_lab.data.shards import ShardWriter
 from ovi_lab.errors import UserError
 
 BAD = {
@@ -22,7 +24,7 @@ BAD = {
     "k05": "its .json .or .txt. with the caption is missing",
     "k06": "its latents cannot be read",
     "k09": "its .json or .txt cannot be read",
-    "k10": "expected .C,F,h,w. and .L,C.",
+    "k10": "have the shape .3., expected .C,F,h,w.",
 }
 
 
@@ -183,7 +185,7 @@ def test_media_that_cannot_be_used(tmp_path: Path, codec: LatentCodec) -> None:
         "cut": ({**good, "wave.npy": good["wave.npy"][:-10]}, "not a whole, plain array"),
         "text": ({**good, "wave.npy": b"hello"}, "is no .npy file"),
         "half": ({k: v for k, v in good.items() if k != "wave.npy"}, "its .wave.npy is missing"),
-        "rates": ({**good, "json": b'{"caption": "x"}'}, 'lacks "fps" or "sample_rate"'),
+        "rates": ({**good, "json": b'{"caption": "x"}'}, 'lacks "sample_rate" in numbers'),
         "short": (media(frames=16), "it lasts 1.01 s, 2.0[23] s are wanted"),
         "mp4": ({"json": b'{"caption": "x"}', "mp4": b"not a video"}, "its video: cannot be decoded"),
         "wordless": ({"json": b'{"caption": 3}', "mp4": b"x"}, 'no "caption" in words'),

@@ -8,7 +8,7 @@ from PIL import Image
 from ovi_eval.media import write_mp4
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.cli import main
-from ovi_lab.data.loading import ClipDataset
+from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.data.worlds import get_world
 

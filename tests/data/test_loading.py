@@ -8,7 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.loading import ClipDataset, ClipLoader, EpochSampler, collate
+from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.loading import ClipLoader, collate
+from ovi_lab.data.order import Buckets, EpochSampler
 from ovi_lab.errors import UserError
 
 
@@ -98,21 +100,20 @@ def test_a_resumed_loader_goes_on_where_it_was(
 
 
 def test_every_rank_has_its_own_clips_in_equal_steps() -> None:
-    ranks = [list(EpochSampler(50, 4, seed=1, rank=r, world_size=3)) for r in range(3)]
-    assert [len(r) for r in ranks] == [16, 16, 16]
-    together = [n for r in ranks for n in r]
+    ranks = [list(EpochSampler(Buckets([None] * 50, 4), 1, rank, world_size=3)) for rank in range(3)]
+    assert [[len(batch) for batch in batches] for batches in ranks] == [[4] * 4] * 3
+    together = [n for batches in ranks for batch in batches for n in batch]
     assert len(set(together)) == len(together)
     # A step's batches of all ranks are what one rank with a batch as large as theirs together would have had.
-    alone = list(EpochSampler(50, 12, seed=1))
-    for step in range(4):
-        assert [n for r in ranks for n in r[4 * step : 4 * step + 4]] == alone[12 * step : 12 * step + 12]
+    alone = list(EpochSampler(Buckets([None] * 50, 12), seed=1))
+    assert [[n for batches in ranks for n in batches[step]] for step in range(4)] == alone
 
 
 def test_a_batch_larger_than_the_data_is_refused(latents_shard: Path) -> None:
     with pytest.raises(
         UserError, match="a batch of 32 on each of 2 ranks needs more than the 48 clips there are"
     ):
-        EpochSampler(48, 32, world_size=2)
+        EpochSampler(Buckets([None] * 48, 32), world_size=2)
     with pytest.raises(UserError, match="batch_size is 0"):
         ClipLoader(ClipDataset(latents_shard), 0)
 

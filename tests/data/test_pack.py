@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ovi_eval.media import read_clip, write_mp4
-from ovi_lab.data.loading import ClipDataset
+from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.index import read_index
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.data.pack import PackOptions, pack_folder
-from ovi_lab.data.shards import read_index
 from ovi_lab.errors import UserError
 
 

@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from ovi_lab.data.shards import (
-    BadSampleError,
-    ShardReader,
-    ShardWriter,
-    expand_shards,
-    index_path,
-    read_index,
-    scan_shard,
-    split_name,
-    write_shards,
-)
+from ovi_lab.data.index import BadSampleError, index_path, read_index, scan_shard, split_name
+from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, write_shards
 from ovi_lab.errors import UserError
 
 

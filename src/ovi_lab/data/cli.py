@@ -172,8 +172,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    from ovi_lab.data.dataset import ClipDataset
     from ovi_lab.data.fitting import fit_codec, quality
-    from ovi_lab.data.loading import ClipDataset
 
     dataset = ClipDataset(arguments.shards)
     codec = fit_codec(dataset, arguments.clips)
@@ -183,7 +183,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 def _encode(arguments: argparse.Namespace) -> None:
     from ovi_lab.codecs import LatentCodec
-    from ovi_lab.data.loading import ClipDataset
+    from ovi_lab.data.dataset import ClipDataset
     from ovi_lab.data.prepare import encoded
     from ovi_lab.data.progress import progress
     from ovi_lab.data.shards import write_shards

@@ -10,9 +10,9 @@ from typing import Any
 
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
-from ovi_lab.data.loading import ClipDataset, media_runs
+from ovi_lab.data.dataset import ClipDataset, media_runs
+from ovi_lab.data.index import file_sha256
 from ovi_lab.data.prepare import media_batches
-from ovi_lab.data.shards import file_sha256
 from ovi_lab.errors import UserError
 
 

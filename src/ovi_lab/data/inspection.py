@@ -15,10 +15,20 @@ import torch
 from torch import Tensor
 
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.loading import ClipDataset
+from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, file_sha256, read_index
 from ovi_lab.data.progress import progress
-from ovi_lab.data.samples import MediaClip, kind_of, read_latents, read_media
-from ovi_lab.data.shards import BadSample, BadSampleError, ShardReader, file_sha256, read_index, total_bytes
+from ovi_lab.data.samples import (
+    BOTH,
+    FRAMES,
+    LATENTS,
+    VIDEO_EXTENSIONS,
+    MediaClip,
+    kind_of,
+    read_latents,
+    read_media,
+)
+from ovi_lab.data.shards import ShardReader, total_bytes
 from ovi_lab.errors import UserError
 
 
@@ -61,11 +71,15 @@ def inspect_shards(
     for entry in progress(iter(entries), "reading", len(entries), not quiet):
         try:
             members = reader.read(entry)
-            if kind_of(members) == "latents":
+            pictures = any(name in members for name in (LATENTS, FRAMES, *VIDEO_EXTENSIONS))
+            modalities = BOTH if pictures else ("audio",)
+            clip: MediaClip | None
+            if kind_of(members, modalities) == "latents":
                 clip = _latents(members, found, codec if len(found.first) < keep else None)
             else:
-                clip = read_media(members)
+                clip = read_media(members, modalities=modalities)
                 _count_media(clip, found)
+                clip = clip if pictures else None
         except BadSampleError as error:
             found.bad.append(BadSample(entry.shard.name, entry.key, str(error)))
             continue
@@ -78,20 +92,22 @@ def inspect_shards(
 
 def _count_media(clip: MediaClip, found: Inspection) -> None:
     T, H, W, _ = clip.frames_THWC.shape
-    found.kinds["media"] += 1
-    found.shapes[f"{T} frames of {H}x{W} at {clip.fps:.4g}/s, sound at {clip.sample_rate} Hz"] += 1
-    found.seconds.append(T / clip.fps)
+    picture = f"{T} frames of {H}x{W} at {clip.fps:.4g}/s, " if T else ""
+    found.kinds["media" if T else "sound"] += 1
+    found.shapes[f"{picture}sound at {clip.sample_rate} Hz"] += 1
+    found.seconds.append(T / clip.fps if T else len(clip.wave_S) / clip.sample_rate)
     found.captions[clip.caption] += 1
 
 
 def _latents(members: dict[str, bytes], found: Inspection, codec: LatentCodec | None) -> MediaClip | None:
-    sample = read_latents(members)
-    video_CFhw, audio_LC = sample["video"], sample["audio"]
+    sample = read_latents(members, None)
     found.kinds["latents"] += 1
-    found.shapes[f"video latents {list(video_CFhw.shape)}, audio latents {list(audio_LC.shape)}"] += 1
+    there = [part for part in LATENT_PARTS if part in sample]
+    found.shapes[", ".join(f"{part} latents {list(sample[part].shape)}" for part in there)] += 1
     found.captions[sample["caption"]] += 1
-    if codec is None:
+    if codec is None or not set(BOTH) <= set(there):
         return None
+    video_CFhw, audio_LC = sample["video"], sample["audio"]
     frames_NTHWC, waves_NS = codec.decode(video_CFhw[None], audio_LC[None])
     rate = codec.sample_rate
     return MediaClip(sample["caption"], frames_NTHWC[0], codec.fps, waves_NS[0], rate, rate, sample["meta"])

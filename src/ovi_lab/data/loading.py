@@ -6,263 +6,106 @@ so the loader's state is two numbers, and a run resumed in the middle of an epoc
 be, sees the batches it would have seen. (torchdata's StatefulDataLoader ties its state to the number of
 workers.)
 
-Shape suffixes: B clips, C channels, F h w latent frames, rows, columns, L tokens.
+Shape suffixes: B clips, C channels, F h w latent frames, rows, columns, L tokens, n words, E text channels.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
-from ovi_eval.media import resample
-from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.samples import (
-    MediaClip,
-    MediaFormat,
-    OnResample,
-    kind_of,
-    read_latents,
-    read_media,
-    refuse_other_rate,
-)
-from ovi_lab.data.shards import (
-    BadSample,
-    BadSampleError,
-    Entry,
-    ShardReader,
-    expand_shards,
-    read_index,
-)
+from ovi_lab.data.dataset import NO_CODEC, RATES, SKIPPED, ClipDataset, Sample
+from ovi_lab.data.index import LATENT_PARTS, BadSample
+from ovi_lab.data.order import Buckets, EpochSampler, Pick
+from ovi_lab.data.prefetch import Prefetcher
 from ovi_lab.errors import UserError
-from ovi_lab.seeding import generator_for
 
 log = logging.getLogger("ovi_lab.data")
 
-OnError = Literal["skip", "raise"]
-Sample = dict[str, Any]
-_NO_CODEC = (
-    "{} holds media, and no codec was given to encode them: name one, or fit one with `ovi-data fit-codec`"
-)
-SKIPPED, RATES = "_skipped", "_rates"
 ERROR = "_error"
-
-
-class ClipDataset(Dataset[Sample]):
-    """The samples of some shards by number, each {"id", "caption", "video" [C,F,h,w], "audio" [L,C], "meta"}.
-
-    Args:
-        shards: a pattern (`train-{000..003}.tar`) or several.
-        codec: encodes media to latents; not needed where the shards hold latents.
-        wanted: what media are brought to before they are encoded; as stored where None.
-        on_error: "skip" puts the next good sample in a bad one's place; "raise" stops at the first bad one.
-        on_resample: whether sound of another rate is resampled or refused.
-
-    Raises:
-        UserError: a shard does not exist or is no tar, or nothing usable is in them; with on_error="raise"
-            also the first bad sample.
-    """
-
-    def __init__(
-        self,
-        shards: str | Path | Sequence[str | Path],
-        codec: LatentCodec | None = None,
-        wanted: MediaFormat | None = None,
-        on_error: OnError = "skip",
-        on_resample: OnResample = "resample",
-    ) -> None:
-        self.paths = expand_shards(shards)
-        self.codec, self.wanted = codec, wanted
-        self.on_error, self.on_resample = on_error, on_resample
-        self.entries: list[Entry] = []
-        self.known_bad: list[BadSample] = []
-        kinds = set()
-        for path in self.paths:
-            index = read_index(path)
-            self.known_bad += index.bad
-            for entry in index.entries:
-                try:
-                    kinds.add(kind_of(entry.members))
-                    self.entries.append(entry)
-                except BadSampleError as error:
-                    self.known_bad.append(BadSample(path.name, entry.key, str(error)))
-        if self.known_bad and on_error == "raise":
-            raise UserError(f"{self.known_bad[0]} (data.on_error=raise)")
-        if not self.entries:
-            reason = f"; {self.known_bad[0]}" if self.known_bad else ""
-            raise UserError(
-                f"no usable clip in {len(self.paths)} shard(s), the first {self.paths[0]}{reason}"
-            )
-        self.kinds = kinds
-        self._reader = ShardReader()
-        self._found_bad: dict[int, BadSample] = {}
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample of that number, or, where it is bad, the next good one; the bad ones met are under
-        "_skipped".
-        """
-        skipped: list[BadSample] = []
-        for step in range(len(self.entries)):
-            number = (index + step) % len(self.entries)
-            try:
-                if number not in self._found_bad:
-                    return {**self.read(number), **({SKIPPED: skipped} if skipped else {})}
-            except BadSampleError as error:
-                entry = self.entries[number]
-                self._found_bad[number] = BadSample(entry.shard.name, entry.key, str(error))
-            bad = self._found_bad[number]
-            if self.on_error == "raise":
-                raise UserError(f"{bad} (data.on_error=raise)")
-            skipped.append(bad)
-        raise UserError(f"none of {len(self.entries)} clips can be used; {skipped[0]}")
-
-    def read(self, number: int) -> Sample:
-        """The sample of that number itself. Raises BadSampleError where it is bad."""
-        entry = self.entries[number]
-        members = self._reader.read(entry)
-        if kind_of(members) == "latents":
-            return {"id": entry.key, **read_latents(members)}
-        clip = self._media(members)
-        if self.codec is None:
-            raise UserError(_NO_CODEC.format(entry.shard))
-        try:
-            video, audio = self.codec.encode(clip.frames_THWC[None], clip.wave_S[None])
-        except UserError as error:
-            raise BadSampleError(str(error)) from error
-        if not bool(torch.isfinite(video).all() and torch.isfinite(audio).all()):
-            raise BadSampleError("its latents hold NaN or infinity")
-        return {
-            "id": entry.key,
-            "caption": clip.caption,
-            "video": video[0],
-            "audio": audio[0],
-            "meta": clip.meta,
-            RATES: (clip.source_rate, clip.sample_rate),
-        }
-
-    def media(self, number: int) -> MediaClip:
-        """The decoded clip of that number. Raises BadSampleError where it is bad or holds latents alone."""
-        members = self._reader.read(self.entries[number])
-        if kind_of(members) != "media":
-            raise BadSampleError("it holds latents, no media")
-        return self._media(members)
-
-    def _media(self, members: Mapping[str, bytes]) -> MediaClip:
-        """The clip in the wanted format, its sound at the codec's rate."""
-        clip = read_media(members, self.wanted, self.on_resample)
-        if self.codec is None:
-            return clip
-        if abs(clip.fps - self.codec.fps) > 1e-3 * self.codec.fps:
-            raise UserError(
-                f"clips have {clip.fps:g} frames/s, this codec was fitted at {self.codec.fps:g}; "
-                "set data.fps (with num_frames, height, width and sample_rate), or fit a codec on these clips"
-            )
-        rate = self.codec.sample_rate
-        if clip.sample_rate != rate:
-            refuse_other_rate(clip.sample_rate, rate, self.on_resample)
-            clip.wave_S = resample(clip.wave_S, clip.sample_rate, rate)
-            clip.sample_rate = rate
-        return clip
-
-
-class EpochSampler(DistributedSampler[int]):
-    """One rank's numbers of an epoch: a seeded shuffle, dealt out in whole batches, the same number to every
-    rank.
-
-    Batch s of rank r is the r-th part of the s-th run of (batch size x ranks) numbers of the shuffle. What is
-    left over at the end is dropped; another epoch drops others. A DistributedSampler by type, so that
-    Lightning sets the epoch and puts no other in its place.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.num_replicas = rank, world_size
-        self.epoch, self.first_batch = 0, 0
-        self.num_batches = size // (batch_size * world_size)
-        if not self.num_batches:
-            ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
-            raise UserError(f"a batch of {batch_size}{ranks} needs more than the {size} clips there are")
-
-    def __len__(self) -> int:
-        return self.num_batches * self.batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Another epoch starts at its beginning; the same one keeps the place that was loaded."""
-        if epoch != self.epoch:
-            self.epoch, self.first_batch = epoch, 0
-
-    def __iter__(self) -> Iterator[int]:
-        generator = generator_for("order", self.seed, self.epoch)
-        order = torch.randperm(self.size, generator=generator).tolist()
-        first, self.first_batch = self.first_batch, 0
-        for batch in range(first, self.num_batches):
-            start = (batch * self.num_replicas + self.rank) * self.batch_size
-            yield from order[start : start + self.batch_size]
+BAD_BEFORE_STOPPING = 20  # fewer bad samples than this stop nothing, whatever their share
 
 
 class ClipLoader(DataLoader[Sample]):
-    """Batches {"id", "caption", "video" [B,C,F,h,w], "audio" [B,L,C], "meta"}; lists where the shapes differ.
+    """Batches {"id", "caption", "meta"} and of what the data set gives "video" [B,C,F,h,w], "audio" [B,L,C] (lists
+    where the shapes differ) and "text" (a list of [n,E]).
 
-    Bad samples are counted and named: each warned of once, all in one line at the end of an epoch.
+    Bad samples are counted and named: each warned of once, all in one line at the end of an epoch; too many of them
+    stop the run.
 
     Args:
         dataset: the clips.
-        batch_size: clips a batch on this rank.
+        batch_size: clips a batch on this rank, where `buckets` are not given.
         shuffle: in a seeded order without the remainder (training); else in order and all of them.
         seed, rank, world_size: of the order.
         name: what messages call it.
+        buckets: which clips share a batch and how many; None: those of like shape, `batch_size` of them.
+        prefetch: batches made ready while the one before is used.
+        device: a GPU that batches are copied to meanwhile.
+        max_bad_share: of the clips met, this many may be bad.
     """
 
     def __init__(
         self,
         dataset: ClipDataset,
-        batch_size: int,
+        batch_size: int = 16,
         shuffle: bool = True,
         seed: int = 0,
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
         name: str = "train",
+        buckets: Buckets | None = None,
+        prefetch: int = 0,
+        device: torch.device | None = None,
+        max_bad_share: float = 1.0,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        if buckets is None:
+            buckets = Buckets(dataset.shapes, batch_size)
         if "media" in dataset.kinds and dataset.codec is None:
-            raise UserError(_NO_CODEC.format(dataset.paths[0]))
+            raise UserError(NO_CODEC.format(dataset.paths[0]))
         self.clips, self.name = dataset, name
-        self.order = EpochSampler(len(dataset), batch_size, seed, rank, world_size) if shuffle else None
+        self.order = EpochSampler(buckets, seed, rank, world_size) if shuffle else None
+        self.prefetch, self.device, self.max_bad_share = prefetch, device, max_bad_share
         self.bad: dict[tuple[str, str], BadSample] = {}
+        self.waited_s = 0.0
+        """Seconds that training has waited for batches."""
+        self._met = 0
         self._stated: set[tuple[int, int]] = set()
         self._position = 0
         super().__init__(
             _Guarded(dataset),
-            batch_size=batch_size,
-            sampler=self.order,
+            batch_sampler=self.order if shuffle else buckets.in_order(),
             num_workers=num_workers,
             collate_fn=collate,
-            drop_last=shuffle,
             # The loader draws from its generator at every epoch; the global one stays as training left it.
             generator=torch.Generator(),
         )
         self._note(dataset.known_bad)
+        self._known_bad = len(self.bad)
+        self._refuse_too_many(self._known_bad, len(dataset) + self._known_bad)
 
     def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
         # A generator: what was loaded takes effect at the first batch, whoever asked for an iterator before.
         self._position = self.order.first_batch if self.order else 0
-        for batch in super().__iter__():
-            if ERROR in batch:
-                raise UserError(batch[ERROR])
-            self._note(batch.pop(SKIPPED))
-            self._state_rates(batch.pop(RATES))
-            self._position += 1
-            yield batch
+        waited_before = self.waited_s
+        with Prefetcher(super().__iter__(), self.prefetch, self.device) as batches:
+            for batch in batches:
+                self.waited_s = waited_before + batches.waited_s
+                if ERROR in batch:
+                    raise UserError(batch[ERROR])
+                self._note(batch.pop(SKIPPED))
+                self._met += len(batch["id"])
+                found = len(self.bad) - self._known_bad
+                self._refuse_too_many(found, self._met + found)
+                self._state_rates(batch.pop(RATES))
+                # What was read ahead does not count: the state is of what was handed out.
+                self._position += 1
+                yield batch
         self._position = 0
         if self.order is not None:
             self.order.set_epoch(self.order.epoch + 1)
@@ -304,6 +147,16 @@ class ClipLoader(DataLoader[Sample]):
                 self.bad[one.shard, one.key] = one
                 log.warning("%s data: skipped %s", self.name, one)
 
+    def _refuse_too_many(self, bad: int, met: int) -> None:
+        if bad < BAD_BEFORE_STOPPING or bad <= self.max_bad_share * met:
+            return
+        reasons = list(dict.fromkeys(one.reason for one in self.bad.values()))
+        raise UserError(
+            f"{self.name} data: {bad} of {met} clips met so far are bad, more than the share of "
+            f"{self.max_bad_share:g} that data.max_bad_share allows ({'; '.join(reasons[:3])}; the first is "
+            f"{next(iter(self.bad.values())).key}): see `ovi-data inspect`"
+        )
+
 
 class _Guarded(Dataset[Sample]):
     """Hands a user's error on as a value: raised in a worker it would arrive wrapped in a traceback."""
@@ -314,7 +167,7 @@ class _Guarded(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int | Pick) -> Sample:
         try:
             return self.clips[index]
         except UserError as error:
@@ -322,15 +175,15 @@ class _Guarded(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """A batch of samples: tensors stacked where they have one shape, lists of them where not."""
+    """A batch of samples: tensors stacked where they have one shape, lists of them where not; texts are a list."""
     for sample in samples:
         if ERROR in sample:
             return {ERROR: sample[ERROR]}
+    parts = {part: [sample[part] for sample in samples] for part in LATENT_PARTS if part in samples[0]}
     return {
         "id": [sample["id"] for sample in samples],
         "caption": [sample["caption"] for sample in samples],
-        "video": _stack([sample["video"] for sample in samples]),
-        "audio": _stack([sample["audio"] for sample in samples]),
+        **{part: tensors if part == "text" else _stack(tensors) for part, tensors in parts.items()},
         "meta": [sample["meta"] for sample in samples],
         SKIPPED: [bad for sample in samples for bad in sample.get(SKIPPED, ())],
         RATES: {sample[RATES] for sample in samples if RATES in sample},
@@ -339,36 +192,3 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 def _stack(tensors: list[Tensor]) -> Tensor | list[Tensor]:
     return torch.stack(tensors) if len({t.shape for t in tensors}) == 1 else tensors
-
-
-def media_runs(
-    dataset: ClipDataset, size: int, limit: int | None = None
-) -> Iterator[list[tuple[int, MediaClip]]]:
-    """The first `limit` good clips in order, in runs of at most `size` of one shape, each with its number.
-
-    Bad ones are left out and warned of, or raised as a UserError, as the data set was told.
-    """
-    run: list[tuple[int, MediaClip]] = []
-    taken = 0
-    for number, entry in enumerate(dataset.entries):
-        if taken == limit:
-            break
-        try:
-            clip = dataset.media(number)
-        except BadSampleError as error:
-            bad = BadSample(entry.shard.name, entry.key, str(error))
-            if dataset.on_error == "raise":
-                raise UserError(f"{bad} (data.on_error=raise)") from error
-            log.warning("skipped %s", bad)
-            continue
-        taken += 1
-        if run and (len(run) == size or _shape(clip) != _shape(run[0][1])):
-            yield run
-            run = []
-        run.append((number, clip))
-    if run:
-        yield run
-
-
-def _shape(clip: MediaClip) -> tuple[torch.Size, torch.Size]:
-    return clip.frames_THWC.shape, clip.wave_S.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,10 +19,12 @@ from lightning.pytorch import LightningDataModule
 
 from ovi_eval.clipset import ClipSet
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.fitting import fit_codec, learned_from
-from ovi_lab.data.loading import ClipDataset, ClipLoader, OnError, media_runs
+from ovi_lab.data.loading import ClipLoader
+from ovi_lab.data.order import AudioTokens, Buckets
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
-from ovi_lab.data.samples import MediaFormat, OnResample
+from ovi_lab.data.samples import BOTH, MediaFormat, OnResample
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
 
@@ -32,19 +34,28 @@ Shards = str | Sequence[str]
 
 
 class OviDataModule(LightningDataModule):
-    """Batches {"id", "caption", "video" [B,C,F,h,w], "audio" [B,L,C], "meta"} for training and validation.
+    """Batches {"id", "caption", "meta", "video" [B,C,F,h,w], "audio" [B,L,C], "text"} for training and validation.
 
-    Either a world is named, and its clips are made once under `root`; or shards are (`train`, and `val` where
+    Either a world is named, and its clips are made once under `root`; or shards are (`shards`, and `val` where
     there is any), of latents or of media. Media are encoded as they are read, by the codec at `codec`, or by
     one fitted on the training clips and kept under `root`.
 
     Args:
         world: name of a world, or None for shards.
         root: folder for what is made.
-        train, val: shard patterns (`clips/train-{000..003}.tar`) or lists of them.
+        shards, val: shard patterns (`clips/train-{000..003}.tar`) or lists of them. train: another name of `shards`.
         codec: path of a saved codec; None: the world's own, or one fitted on the training media.
-        batch_size: clips a batch and rank. num_workers: processes that read ahead. seed: of the order.
+        batch_size: clips a batch and rank, where there is no `tokens_per_batch`.
+        tokens_per_batch: of a batch on a rank with its padding (see `Buckets`).
+        patch_size: of the video tower, by which tokens are counted.
+        audio_edges: longest sound of each bucket, in tokens; None: eight an octave.
+        audio_tokens: {min, max, crop} of stored sound (see `AudioTokens`).
+        modalities: what a sample must have and batches bring: "video", "audio" or both.
+        stored_text: whether batches bring text embeddings; None: where the first shard's latents have them.
+        num_workers: processes that read ahead. prefetch: batches made ready (and moved to a GPU) ahead of use.
+        seed: of the order.
         on_error: "skip" bad samples, counted and named, or "raise" at the first.
+        max_bad_share: more bad samples than this share stop the run, when there are 20 or more.
         on_resample: "resample" sound of another rate, or "raise".
         num_train, num_eval, train_seed, eval_seed: the world's clips.
         num_frames, height, width, fps, sample_rate: what media in shards are brought to; as stored where
@@ -74,6 +85,15 @@ class OviDataModule(LightningDataModule):
         fps: float | None = None,
         sample_rate: int | None = None,
         quiet: bool = False,
+        shards: Shards | None = None,
+        tokens_per_batch: int | None = None,
+        patch_size: Sequence[int] = (1, 1, 1),
+        audio_edges: Sequence[int] | None = None,
+        audio_tokens: Mapping[str, Any] | None = None,
+        modalities: Sequence[str] = BOTH,
+        stored_text: bool | None = None,
+        prefetch: int = 0,
+        max_bad_share: float = 0.05,
     ) -> None:
         super().__init__()
         for name, value, allowed in (
@@ -82,13 +102,30 @@ class OviDataModule(LightningDataModule):
         ):
             if value not in get_args(allowed):
                 raise UserError(f"data.{name} is {value!r}; it is one of {', '.join(get_args(allowed))}")
+        if train is not None and shards is not None:
+            raise UserError("data.train and data.shards are two names for the shards to train on: set one")
+        train = shards if train is None else train
         if (world is None) == (train is None):
             raise UserError(
-                "name either a world (data.world=bouncing_ball) or shards to train on (data.train=…)"
+                "name either a world (data.world=bouncing_ball) or shards to train on (data.shards=…)"
             )
+        for name, count in (("num_workers", num_workers), ("prefetch", prefetch)):
+            if count < 0:
+                raise UserError(f"data.{name} is {count}; it must be 0 or more")
+        if not 0 <= max_bad_share <= 1:
+            raise UserError(f"data.max_bad_share is {max_bad_share}; expected a share between 0 and 1")
         self.root, self.codec_path = Path(root).expanduser(), codec
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.num_workers, self.prefetch, self.seed = num_workers, prefetch, seed
         self.on_error, self.on_resample, self.quiet = on_error, on_resample, quiet
+        self.max_bad_share = max_bad_share
+        self.modalities, self.stored_text = tuple(modalities), stored_text
+        self.audio_tokens = _audio_tokens(audio_tokens)
+        self._batches: dict[str, Any] = {
+            "batch_size": batch_size,
+            "tokens_per_batch": tokens_per_batch,
+            "audio_edges": None if audio_edges is None else list(audio_edges),
+            "patch_size": list(patch_size),
+        }
         self.settings: WorldSettings | None = None
         self.world: World | None = None
         if world is not None:
@@ -123,6 +160,7 @@ class OviDataModule(LightningDataModule):
             self._datasets["train"] = self._dataset("train")
             if self.has_eval:
                 self._datasets["eval"] = self._dataset("eval")
+                self._datasets["train"].made_of.refuse_other(self._datasets["eval"].made_of)
 
     @property
     def codec(self) -> LatentCodec:
@@ -157,9 +195,31 @@ class OviDataModule(LightningDataModule):
 
     @property
     def latent_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of one clip's latents: {"video": (C,F,h,w), "audio": (L,C)}."""
+        """The shapes of one clip's latents, of the modalities there are: {"video": (C,F,h,w), "audio": (L,C)}.
+
+        Those of the first good training clip; its sound as long as `audio_tokens.max` allows.
+        """
         sample = self.train_dataset[0]
-        return {name: tuple(sample[name].shape) for name in ("video", "audio")}
+        shapes = {name: tuple(sample[name].shape) for name in self.train_dataset.modalities}
+        if self.audio_tokens is not None and self.audio_tokens.max is not None:
+            length, channels = shapes["audio"]
+            shapes["audio"] = (min(length, self.audio_tokens.max), channels)
+        return shapes
+
+    def fingerprint(self) -> str:
+        """A short hash of what decides the batches: shards (names, sizes, samples), seed and settings.
+
+        Not the number of ranks or of workers: a run may go on with others.
+        """
+        content = {
+            "shards": self.train_dataset.shard_facts,
+            "seed": self.seed,
+            "batches": self._batches,
+            "parts": self.train_dataset.parts,
+            "audio_tokens": None if self.audio_tokens is None else vars(self.audio_tokens),
+            "media": None if self._wanted is None else vars(self._wanted),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def eval_clips(self, count: int | None = None) -> ClipSet:
         """The first `count` (None: all) real clips to evaluate on: their own media, or latents decoded.
@@ -206,20 +266,36 @@ class OviDataModule(LightningDataModule):
     def _loader(
         self, dataset: ClipDataset, shuffle: bool, name: str, rank: int = 0, world_size: int = 1
     ) -> ClipLoader:
+        buckets = Buckets(dataset.shapes, **self._batches, audio_tokens=self.audio_tokens, seed=self.seed)
+        strategy = getattr(getattr(self, "trainer", None), "strategy", None)
         loader = ClipLoader(
-            dataset, self.batch_size, shuffle, self.seed, self.num_workers, rank, world_size, name=name
+            dataset,
+            shuffle=shuffle,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            rank=rank,
+            world_size=world_size,
+            name=name,
+            buckets=buckets,
+            prefetch=self.prefetch,
+            device=getattr(strategy, "root_device", None),
+            max_bad_share=self.max_bad_share,
         )
         self._loaders.append(loader)
         return loader
 
     def _place(self) -> tuple[int, int]:
+        """Which of how many parts of every step is this rank's; the ranks of a sequence-parallel group share one."""
         trainer = getattr(self, "trainer", None)
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        if trainer is None:
+            return 0, 1
+        place = getattr(trainer.strategy, "data_place", None)
+        return (trainer.global_rank, trainer.world_size) if place is None else place
 
     def _dataset(self, split: str) -> ClipDataset:
         if self.settings is not None:
             folder = prepare_world(self.settings, self.root, self.quiet)
-            return ClipDataset(shards_of(folder, split, "latents"), on_error=self.on_error)
+            return self._clips(shards_of(folder, split, "latents"))
         dataset = self._raw(split)
         if "media" in dataset.kinds:
             dataset.codec = self.codec
@@ -231,7 +307,19 @@ class OviDataModule(LightningDataModule):
             raise UserError(
                 f"no shards were named for {split}; set data.{'train' if split == 'train' else 'val'}"
             )
-        return ClipDataset(shards, None, self._wanted, self.on_error, self.on_resample)
+        return self._clips(shards)
+
+    def _clips(self, shards: Shards | list[Path]) -> ClipDataset:
+        return ClipDataset(
+            shards,
+            None,
+            self._wanted,
+            self.on_error,
+            self.on_resample,
+            self.modalities,
+            self.stored_text,
+            self.audio_tokens,
+        )
 
     def codec_file(self) -> Path | None:
         """Where the codec of the latents is; None where the shards hold latents and no codec was named."""
@@ -278,6 +366,15 @@ def _wanted(parts: dict[str, Any]) -> MediaFormat | None:
         missing = [f"data.{name}" for name in parts if name not in given]
         raise UserError(f"data.{given[0]} is set, so {', '.join(missing)} must be too")
     return MediaFormat(**parts)
+
+
+def _audio_tokens(given: Mapping[str, Any] | None) -> AudioTokens | None:
+    if given is None:
+        return None
+    unknown = set(given) - {"min", "max", "crop"}
+    if unknown:
+        raise UserError(f"data.audio_tokens has {', '.join(sorted(unknown))}; it takes min, max and crop")
+    return AudioTokens(**given)
 
 
 __all__ = ["OviDataModule"]

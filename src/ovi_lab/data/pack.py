@@ -23,6 +23,7 @@ from torch import Tensor
 from ovi_eval.errors import EvalError
 from ovi_eval.media import Audio, Video, decode_audio, decode_video, fit_length, resample, write_mp4
 from ovi_lab.data.captions import Captions
+from ovi_lab.data.index import BadSample, BadSampleError
 from ovi_lab.data.progress import progress
 from ovi_lab.data.samples import (
     VIDEO_EXTENSIONS,
@@ -35,7 +36,7 @@ from ovi_lab.data.samples import (
     refuse_other_rate,
     retime,
 )
-from ovi_lab.data.shards import BadSample, BadSampleError, write_shards
+from ovi_lab.data.shards import write_shards
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")

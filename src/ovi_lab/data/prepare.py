@@ -25,10 +25,11 @@ from torch import Tensor
 
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
-from ovi_lab.data.loading import ClipDataset, media_runs
+from ovi_lab.data.dataset import ClipDataset, media_runs
+from ovi_lab.data.index import file_sha256, index_path, write_atomically
 from ovi_lab.data.progress import progress
 from ovi_lab.data.samples import array_members, latent_members
-from ovi_lab.data.shards import file_sha256, index_path, write_atomically, write_shards
+from ovi_lab.data.shards import write_shards
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
 

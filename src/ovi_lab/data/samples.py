@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,13 +24,15 @@ from torch import Tensor
 
 from ovi_eval.errors import EvalError
 from ovi_eval.media import decode_audio, decode_video, fit_length, resample
-from ovi_lab.data.shards import BadSampleError
+from ovi_lab.data.index import LATENTS, BadSampleError
 from ovi_lab.errors import UserError
 
 INT16_SCALE = 32767.0
 VIDEO_EXTENSIONS = ("mp4", "mov", "mkv", "webm", "m4v", "avi")
 SOUND_EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "m4a")
-LATENTS, FRAMES, WAVE = "latents.safetensors", "frames.npy", "wave.npy"
+FRAMES, WAVE = "frames.npy", "wave.npy"
+BOTH = ("video", "audio")
+_FORMS = {"video": (4, "[C,F,h,w]"), "audio": (2, "[L,C]"), "text": (2, "[n,E]")}
 
 OnResample = Literal["resample", "raise"]
 
@@ -57,7 +59,10 @@ class MediaFormat:
 
 @dataclass
 class MediaClip:
-    """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it."""
+    """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it.
+
+    Where the sound alone was read, there are no frames, and `fps` is 0.
+    """
 
     caption: str
     frames_THWC: Tensor
@@ -68,20 +73,26 @@ class MediaClip:
     meta: dict[str, Any]
 
 
-def kind_of(members: Collection[str]) -> Literal["latents", "media"]:
-    """What a sample with these members holds. Raises BadSampleError naming the member that is missing."""
+def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Literal["latents", "media"]:
+    """What a sample with these members holds. Raises BadSampleError naming the member that is missing.
+
+    Where only "audio" is wanted, media need no picture.
+    """
     if LATENTS in members:
         if "json" not in members and "txt" not in members:
             raise BadSampleError("its .json (or .txt) with the caption is missing")
         return "latents"
-    if FRAMES in members or WAVE in members:
-        for needed in (FRAMES, WAVE, "json"):
+    picture = "video" in modalities
+    if (FRAMES in members and picture) or WAVE in members:
+        for needed in (FRAMES, WAVE, "json") if picture else (WAVE, "json"):
             if needed not in members:
                 raise BadSampleError(f"its .{needed} is missing")
         return "media"
-    if not any(extension in members for extension in VIDEO_EXTENSIONS):
+    files = VIDEO_EXTENSIONS if picture else SOUND_EXTENSIONS + VIDEO_EXTENSIONS
+    if not any(extension in members for extension in files):
+        arrays = FRAMES if picture else WAVE
         raise BadSampleError(
-            f"it has no .{VIDEO_EXTENSIONS[0]}, .{FRAMES} or .{LATENTS}, only .{', .'.join(sorted(members))}"
+            f"it has no .{files[0]}, .{arrays} or .{LATENTS}, only .{', .'.join(sorted(members))}"
         )
     if "json" not in members and "txt" not in members:
         raise BadSampleError("its .json (or .txt) with the caption is missing")
@@ -110,30 +121,51 @@ def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def latent_members(
-    caption: str, meta: Mapping[str, Any], video_CFhw: Tensor, audio_LC: Tensor
+    caption: str,
+    meta: Mapping[str, Any],
+    video_CFhw: Tensor | None,
+    audio_LC: Tensor | None,
+    text_nE: Tensor | None = None,
+    encoded_by: Mapping[str, str] | None = None,
 ) -> dict[str, bytes]:
-    """The members of one sample of latents."""
-    tensors = {"video": video_CFhw.contiguous(), "audio": audio_LC.contiguous()}
-    return {"json": json_bytes({"caption": caption, "meta": dict(meta)}), LATENTS: save_tensors(tensors)}
+    """The members of one sample of latents, of those that are given; `encoded_by` names what made each."""
+    given = {"video": video_CFhw, "audio": audio_LC, "text": text_nE}
+    tensors = {part: tensor.contiguous() for part, tensor in given.items() if tensor is not None}
+    about = {"caption": caption, "meta": dict(meta)}
+    if encoded_by:
+        about["encoded_by"] = {part: encoded_by[part] for part in tensors if part in encoded_by}
+    return {"json": json_bytes(about), LATENTS: save_tensors(tensors)}
 
 
-def read_latents(members: Mapping[str, bytes]) -> dict[str, Any]:
-    """{"caption", "meta", "video" [C,F,h,w], "audio" [L,C]}. Raises BadSampleError, also for NaN."""
+def read_latents(members: Mapping[str, bytes], parts: Sequence[str] | None = BOTH) -> dict[str, Any]:
+    """{"caption", "meta"} and of `parts` (None: all there are) "video" [C,F,h,w], "audio" [L,C], "text" [n,E].
+
+    All in float32, whatever they were stored in. Raises BadSampleError, also for a part that is absent and for NaN.
+    """
     about = read_about(members)
     try:
         tensors = load_tensors(members[LATENTS])
-        video_CFhw, audio_LC = tensors["video"].float(), tensors["audio"].float()
-    except (SafetensorError, KeyError) as error:
+    except SafetensorError as error:
         raise BadSampleError(f"its latents cannot be read ({error})") from error
-    if video_CFhw.ndim != 4 or audio_LC.ndim != 2:
-        raise BadSampleError(
-            f"its latents have the shapes {list(video_CFhw.shape)} and {list(audio_LC.shape)}, "
-            "expected [C,F,h,w] and [L,C]"
-        )
-    for name, tensor in (("video", video_CFhw), ("audio", audio_LC)):
+    sample = {"caption": about["caption"], "meta": about["meta"]}
+    for part, (ndim, form) in _FORMS.items():
+        if part not in (tensors if parts is None else parts):
+            continue
+        if part not in tensors:
+            raise BadSampleError(missing_part(part, tensors))
+        tensor = tensors[part].float()
+        if tensor.ndim != ndim:
+            raise BadSampleError(f"its {part} latents have the shape {list(tensor.shape)}, expected {form}")
         if not bool(torch.isfinite(tensor).all()):
-            raise BadSampleError(f"its {name} latents hold NaN or infinity")
-    return {"caption": about["caption"], "meta": about["meta"], "video": video_CFhw, "audio": audio_LC}
+            raise BadSampleError(f"its {part} latents hold NaN or infinity")
+        sample[part] = tensor
+    return sample
+
+
+def missing_part(part: str, there: Collection[str]) -> str:
+    """Why latents without a part that is wanted cannot be used."""
+    what = "text embedding" if part == "text" else f"{part} latents"
+    return f"it has no {what}, only {' and '.join(sorted(there)) or 'nothing'}"
 
 
 # Media
@@ -149,21 +181,44 @@ def array_members(
 
 
 def read_media(
-    members: Mapping[str, bytes], wanted: MediaFormat | None = None, on_resample: OnResample = "resample"
+    members: Mapping[str, bytes],
+    wanted: MediaFormat | None = None,
+    on_resample: OnResample = "resample",
+    modalities: Sequence[str] = BOTH,
 ) -> MediaClip:
     """A sample's clip, brought to the wanted format; as it is stored where none is wanted.
+
+    Where only "audio" is wanted, the sound alone is read, at its own length and rate.
 
     Raises:
         BadSampleError: it cannot be decoded, is too short or silent of any track.
         UserError: its sound has another rate than wanted and `on_resample` is "raise".
     """
     about = read_about(members)
+    if "video" not in modalities:
+        return _read_sound(members, about)
     if FRAMES in members:
         clip = _read_arrays(members, about)
         return clip if wanted is None else conform(clip, wanted, on_resample)
     video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
     sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
     return decode_clip(video, sound, about, wanted, on_resample)
+
+
+def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
+    nothing = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+    if WAVE in members:
+        wave_S, rate = _read_wave(members, about)
+    else:
+        files = SOUND_EXTENSIONS + VIDEO_EXTENSIONS
+        try:
+            audio = decode_audio(
+                next(members[extension] for extension in files if extension in members), name="its sound"
+            )
+        except EvalError as error:
+            raise BadSampleError(str(error)) from error
+        wave_S, rate = audio.wave_S, audio.sample_rate
+    return MediaClip(about["caption"], nothing, 0.0, wave_S, rate, rate, dict(about["meta"]))
 
 
 def decode_clip(
@@ -254,11 +309,18 @@ def fit_frame(frame_HWC: Tensor, height: int, width: int) -> Tensor:
 
 
 def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
-    frames, wave = _load_npy(members[FRAMES], FRAMES), _load_npy(members[WAVE], WAVE)
+    frames = _load_npy(members[FRAMES], FRAMES)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise BadSampleError(
             f"its .{FRAMES} holds {frames.dtype} {list(frames.shape)}, expected uint8 [T,H,W,3]"
         )
+    wave_S, rate = _read_wave(members, about)
+    fps = _positive(about, "fps")
+    return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))
+
+
+def _read_wave(members: Mapping[str, bytes], about: Mapping[str, Any]) -> tuple[Tensor, int]:
+    wave = _load_npy(members[WAVE], WAVE)
     if wave.ndim != 1 or not wave.size or wave.dtype not in (np.int16, np.float32):
         raise BadSampleError(
             f"its .{WAVE} holds {wave.dtype} {list(wave.shape)}, expected int16 or float32 [S]"
@@ -266,13 +328,17 @@ def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> Medi
     wave_S = torch.from_numpy(wave.astype(np.float32) / (INT16_SCALE if wave.dtype == np.int16 else 1.0))
     if not bool(torch.isfinite(wave_S).all()):
         raise BadSampleError(f"its .{WAVE} holds NaN or infinity")
+    return wave_S, int(_positive(about, "sample_rate"))
+
+
+def _positive(about: Mapping[str, Any], name: str) -> float:
     try:
-        fps, rate = float(about["fps"]), int(about["sample_rate"])
+        value = float(about[name])
     except (KeyError, TypeError, ValueError) as error:
-        raise BadSampleError('its .json lacks "fps" or "sample_rate" in numbers') from error
-    if fps <= 0 or rate <= 0:
-        raise BadSampleError(f"its .json gives {fps} frames/s and {rate} Hz: both must be above 0")
-    return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))
+        raise BadSampleError(f'its .json lacks "{name}" in numbers') from error
+    if not 0 < value < math.inf:
+        raise BadSampleError(f"its .json gives {value} as {name}: it must be above 0")
+    return value
 
 
 def _load_npy(data: bytes, name: str) -> np.ndarray[Any, Any]:

@@ -1,0 +1,292 @@
+"""Which clips make which batch: a function of the seed, the epoch and the number of ranks, worked out without reading
+a sample.
+
+Clips of like shape share a bucket (the same latent frames, rows and columns; sound of like length), so that little is
+padded; a bucket's batches are as large as a budget of tokens allows. Everything is arithmetic on whole arrays: to
+begin at batch 1,000,000 costs what beginning at the first does.
+
+Shape suffixes: N samples, B buckets, S steps of an epoch (one batch on every rank).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ovi_lab.data.index import Shapes
+from ovi_lab.errors import UserError
+from ovi_lab.seeding import generator_for
+
+log = logging.getLogger("ovi_lab.data")
+
+Crop = Literal["longer", "random"]
+PER_OCTAVE = 8  # default edges of audio lengths: at most 2^(1/8) - 1 = 9 % of a bucket's tokens are padding
+
+
+class Pick(NamedTuple):
+    """A sample by number, and which tokens of its sound are taken; all of them where `length` is 0."""
+
+    number: int
+    start: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class AudioTokens:
+    """How long stored sound is made.
+
+    Args:
+        min: shorter clips are left out, and cuts are no shorter.
+        max: longer clips are cut to it; None: however long.
+        crop: "longer" cuts only what is longer than `max`; "random" cuts every clip to a length drawn between `min`
+            and `max` (or its own), which gives data of one length the variable one of pretraining.
+
+    Where a cut begins and how long it is depends on the seed, the epoch and the sample's number alone.
+    """
+
+    min: int = 1
+    max: int | None = None
+    crop: Crop = "longer"
+
+    def __post_init__(self) -> None:
+        if self.crop not in get_args(Crop):
+            raise UserError(
+                f"data.audio_tokens.crop is {self.crop!r}; it is one of {', '.join(get_args(Crop))}"
+            )
+        if self.min < 1 or (self.max is not None and self.max < self.min):
+            raise UserError(
+                f"data.audio_tokens has min {self.min} and max {self.max}: expected 1 <= min <= max"
+            )
+
+    def longest(self, stored_N: Tensor) -> Tensor:
+        """The most tokens [N] that clips of so many may have."""
+        return stored_N if self.max is None else stored_N.clamp(max=self.max)
+
+    def cuts(self, stored_N: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """First token and length [N] of what is taken of each clip in an epoch."""
+        # Row n is drawn as the n-th pair whatever comes after it: a longer list of shards cuts these clips alike.
+        draws_N2 = torch.rand(
+            len(stored_N), 2, generator=generator_for("audio cut", seed, epoch), dtype=torch.float64
+        )
+        length_N = self.longest(stored_N)
+        if self.crop == "random":
+            length_N = self.min + (draws_N2[:, 0] * (length_N - self.min + 1)).long()
+        return (draws_N2[:, 1] * (stored_N - length_N + 1)).long(), length_N
+
+
+class Buckets:
+    """Samples by shape, and how many of a bucket make a batch.
+
+    Args:
+        shapes: of each sample's latents; a sample whose shapes are not known (None) counts as the commonest ones.
+        batch_size: clips a batch, where `tokens_per_batch` is None.
+        tokens_per_batch: of a batch with its padding: as many clips as fit. Tokens are the towers':
+            latent positions by `patch_size`, and tokens of sound.
+        audio_edges: longest sound of each bucket, in tokens; None: eight an octave.
+        patch_size: of the video tower, in latent frames, rows and columns.
+        audio_tokens: cuts sound.
+        seed: of the cuts.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[Shapes | None],
+        batch_size: int = 16,
+        tokens_per_batch: int | None = None,
+        audio_edges: Sequence[int] | None = None,
+        patch_size: Sequence[int] = (1, 1, 1),
+        audio_tokens: AudioTokens | None = None,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        if tokens_per_batch is not None and tokens_per_batch < 1:
+            raise UserError(f"data.tokens_per_batch is {tokens_per_batch}; it must be at least 1, or null")
+        self.size, self.cut, self.seed = len(shapes), audio_tokens, seed
+        pictures, self.picture_N, self.stored_N = _shapes_by_number(shapes)
+        if tokens_per_batch is not None and not pictures and not int(self.stored_N.max()):
+            raise UserError(
+                "data.tokens_per_batch counts tokens of stored latents, and these shards hold media: "
+                "encode them with `ovi-data latents`, or set data.batch_size"
+            )
+        longest_N = self.stored_N if self.cut is None else self.cut.longest(self.stored_N)
+        self.edges_E = _edges(audio_edges, int(longest_N.max()))
+        count = len(self.edges_E)
+        picture_tokens = torch.tensor([_picture_tokens(shape, patch_size) for shape in pictures] or [0])
+        video_B = picture_tokens.repeat_interleave(count)
+        if self.cut is not None and self.cut.crop == "random":
+            audio_B = self.edges_E.clamp(max=int(longest_N.max())).repeat(len(picture_tokens))
+        else:  # the lengths stay, and so does the longest of each bucket
+            audio_B = torch.zeros(len(video_B), dtype=torch.long)
+            audio_B.scatter_reduce_(0, self._bucket(longest_N), longest_N, "amax")
+        self.tokens_B = video_B + audio_B
+        if tokens_per_batch is None:
+            self.batch_B = torch.full_like(self.tokens_B, batch_size)
+        else:
+            largest = int(self.tokens_B[self._bucket(longest_N).unique()].max())
+            if largest > tokens_per_batch:
+                raise UserError(
+                    f"data.tokens_per_batch is {tokens_per_batch}, less than the {largest} tokens of one clip: "
+                    "raise it, or cut clips with data.audio_tokens.max"
+                )
+            self.batch_B = (tokens_per_batch // self.tokens_B.clamp(min=1)).clamp(min=1)
+
+    def _bucket(self, length_N: Tensor) -> Tensor:
+        return self.picture_N * len(self.edges_E) + torch.searchsorted(self.edges_E, length_N)
+
+    def of_epoch(self, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The bucket of each sample [N], and the cuts of their sound (first token and length, [N] each)."""
+        if self.cut is None:
+            return self._bucket(self.stored_N), None
+        cuts = self.cut.cuts(self.stored_N, self.seed, epoch)
+        return self._bucket(cuts[1]), cuts
+
+    def in_order(self) -> list[list[Any]]:
+        """Batches of all samples by number, as for validation: small enough for the largest bucket, and cut as in
+        the first epoch.
+        """
+        bucket_N, cuts = self.of_epoch(0)
+        size = int(self.batch_B[bucket_N.unique()].min())
+        picks = _picks(torch.arange(self.size), cuts)
+        return [picks[start : start + size] for start in range(0, self.size, size)]
+
+
+class EpochSampler(Sampler[list[Any]]):
+    """One rank's batches of an epoch, each a list of sample numbers (or `Pick`s where sound is cut).
+
+    A seeded shuffle of all samples is dealt to the buckets; whenever one holds a batch for every rank, that is a step.
+    So in a step all ranks have batches of one bucket, and a step of one rank with batches as large as those of all
+    together has the same clips. What is left over at the end is dropped; another epoch drops others.
+
+    Every epoch has the same number of steps, that of the first: where random cuts would give more, the last are left
+    out, and where fewer, the epoch's first come once more.
+
+    Args:
+        buckets: which samples go together.
+        seed, rank, world_size: of the order; ranks that share a batch give the same rank.
+
+    Raises:
+        UserError: no bucket fills one batch on each rank.
+    """
+
+    def __init__(self, buckets: Buckets, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.buckets, self.seed = buckets, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.first_batch = 0, 0
+        bucket_N = buckets.of_epoch(0)[0]
+        count_B = torch.bincount(bucket_N, minlength=len(buckets.batch_B))
+        steps_B = count_B // (buckets.batch_B * world_size)
+        self.num_batches = int(steps_B.sum())
+        self.batch_size = int(buckets.batch_B[count_B.argmax()])  # what others show as the loader's
+        ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
+        if not self.num_batches:
+            alike = (
+                "" if int((count_B > 0).sum()) == 1 else f", of {int(count_B.max())} of like shape at most"
+            )
+            raise UserError(
+                f"a batch of {self.batch_size}{ranks} needs more than the {buckets.size} clips there are{alike}"
+            )
+        unseen = int(count_B[steps_B == 0].sum())
+        if unseen and buckets.cut is None:
+            log.warning(
+                "%d of %d clips are never trained on: too few are of their shape to fill a batch%s "
+                "(fewer data.audio_edges, or a smaller batch, would take them in)",
+                unseen,
+                buckets.size,
+                ranks,
+            )
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch starts at its beginning; the same one keeps the place that was loaded."""
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """Itself: where Lightning looks for what to tell the epoch, beside the loader."""
+        return self
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        first, self.first_batch = self.first_batch, 0
+        numbers_N, start_S, bucket_S, cuts = self._steps(self.epoch)
+        for batch in range(first, self.num_batches):
+            step = batch % len(start_S)
+            size = int(self.buckets.batch_B[bucket_S[step]])
+            start = int(start_S[step]) + self.rank * size
+            yield _picks(numbers_N[start : start + size], cuts)
+
+    def _steps(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Sample numbers [N] bucket by bucket; where in them each step begins, and its bucket [S]; the cuts."""
+        bucket_N, cuts = self.buckets.of_epoch(epoch)
+        order_N = torch.randperm(self.buckets.size, generator=generator_for("order", self.seed, epoch))
+        # Positions in the shuffle, bucket after bucket, each bucket in the shuffle's order.
+        position_N = torch.argsort(bucket_N[order_N], stable=True)
+        count_B = torch.bincount(bucket_N, minlength=len(self.buckets.batch_B))
+        needed_B = self.buckets.batch_B * self.world_size
+        steps_B = count_B // needed_B
+        bucket_S = torch.arange(len(count_B)).repeat_interleave(steps_B)
+        if not len(bucket_S):
+            raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
+        within_S = torch.arange(len(bucket_S)) - (steps_B.cumsum(0) - steps_B)[bucket_S]
+        start_S = (count_B.cumsum(0) - count_B)[bucket_S] + within_S * needed_B[bucket_S]
+        # A step comes when the shuffle has dealt its last sample.
+        when_S = torch.argsort(position_N[start_S + needed_B[bucket_S] - 1])
+        return order_N[position_N], start_S[when_S], bucket_S[when_S], cuts
+
+
+def _picks(numbers: Tensor, cuts: tuple[Tensor, Tensor] | None) -> list[Any]:
+    if cuts is None:
+        return numbers.tolist()
+    starts, lengths = cuts[0][numbers].tolist(), cuts[1][numbers].tolist()
+    return [Pick(*pick) for pick in zip(numbers.tolist(), starts, lengths, strict=True)]
+
+
+def _shapes_by_number(
+    shapes: Sequence[Shapes | None],
+) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
+    """The different pictures' shapes, each sample's among them [N], and its tokens of sound [N] (0: none)."""
+    if not shapes:
+        return [], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    number: dict[tuple[int, ...], int] = {}
+    known = [(s.get("video", ()), s.get("audio", (0,))[0]) for s in shapes if s is not None]
+    common = Counter(known).most_common(1)[0][0] if len(known) < len(shapes) and known else ((), 0)
+    picture_N, stored_N = [], []
+    for shape in shapes:
+        video, audio = common if shape is None else (shape.get("video", ()), shape.get("audio", (0,))[0])
+        picture_N.append(number.setdefault(video, len(number)))
+        stored_N.append(audio)
+    pictures = [] if set(number) == {()} else list(number)
+    return pictures, torch.tensor(picture_N), torch.tensor(stored_N)
+
+
+def _picture_tokens(shape_CFhw: tuple[int, ...], patch_size: Sequence[int]) -> int:
+    if len(shape_CFhw) != 4:
+        return 0
+    return math.prod(math.ceil(size / patch) for size, patch in zip(shape_CFhw[1:], patch_size, strict=True))
+
+
+def _edges(given: Sequence[int] | None, longest: int) -> Tensor:
+    """Ascending edges [E] of audio lengths, the last of which no clip passes."""
+    if given is not None:
+        if not given or any(b <= a for a, b in zip([0, *given], given, strict=False)):
+            raise UserError(
+                f"data.audio_edges is {list(given)}; expected ascending numbers of tokens above 0"
+            )
+        edges = list(given)
+    else:
+        steps = math.ceil(PER_OCTAVE * math.log2(max(longest, 1)))
+        edges = sorted({round(2 ** (step / PER_OCTAVE)) for step in range(steps + 1)})
+    if edges[-1] < longest:
+        edges.append(longest)
+    return torch.tensor(edges)
