@@ -1,0 +1,272 @@
+"""Steps that are not finite, or out of all proportion: left out within a limit, or stopped with the batch kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
+from torch import Tensor, distributed, nn
+
+from ovi_lab.callbacks.gradients import gradient_norms, loss_scale, total_norm, zero_optimizer
+from ovi_lab.callbacks.inspected import Seen, save_for_inspection
+from ovi_lab.errors import UserError
+from ovi_lab.strategies.parallel import everyone, started
+
+log = logging.getLogger("ovi_lab.guard")
+
+OnBadStep = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What is wrong with a step, in words; nothing where `reason` is empty. `bad_losses` are this rank's."""
+
+    reason: str
+    bad_losses: tuple[str, ...] = ()
+
+
+class Guard(Callback):
+    """Looks at every step's losses and gradient norm before the optimiser does, and keeps a bad one from the weights.
+
+    A step is bad where a loss of any rank or the norm of the gradients over all ranks is not finite, or where the norm
+    lies above `spike_factor` times the median of the last `window` good ones. All ranks decide alike, from values
+    reduced over them. A step that is left out changes no weight and no state of the optimiser (its gradients are
+    cleared; DeepSpeed, which steps by itself, is made to discard it as an overflow); step counter and schedule go on,
+    and `skipped_at` tells others, such as an average of weights, that nothing has changed.
+
+    What it costs: one norm over the gradients, a sum of a few numbers over the ranks, and one read of the device per
+    optimiser step, at the end of the backward pass. Later would be too late to leave a step out, and a poisoned
+    checkpoint could be written in between; `torch.amp.GradScaler` and Megatron-LM wait at the same place.
+
+    Losses reach it through `observe`, which it adds to the task's `observers`; of a task without such, the norm alone
+    is looked at. With fp16 the loss scaler leaves steps out by itself, so norms that are not finite pass here.
+
+    Args:
+        run_dir: the run's folder; what stops a run is saved under `inspect/`.
+        on_bad_step: "stop" with an error, or "skip".
+        spike_factor: how many times the median a norm may be; None lets spikes pass.
+        window: so many norms make the median; nothing is a spike before there are as many.
+        max_skips_in_a_row, max_skips: with "skip", more than so many, in a row or in the whole run, stop it.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        on_bad_step: OnBadStep = "stop",
+        spike_factor: float | None = None,
+        window: int = 100,
+        max_skips_in_a_row: int = 5,
+        max_skips: int = 100,
+    ) -> None:
+        if on_bad_step not in get_args(OnBadStep):
+            raise UserError(
+                f"guard.on_bad_step is {on_bad_step!r}; it is one of {', '.join(get_args(OnBadStep))}"
+            )
+        if spike_factor is not None and not spike_factor > 1:
+            raise UserError(
+                f"guard.spike_factor is {spike_factor}: expected a number above 1, or null to let spikes pass"
+            )
+        for name, value, least in (
+            ("window", window, 2), ("max_skips_in_a_row", max_skips_in_a_row, 0), ("max_skips", max_skips, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise UserError(f"guard.{name} is {value}: expected a whole number of at least {least}")
+        self.run_dir = Path(run_dir)
+        self.on_bad_step, self.spike_factor = on_bad_step, spike_factor
+        self.max_skips_in_a_row, self.max_skips = max_skips_in_a_row, max_skips
+        self.skipped = self.in_a_row = 0
+        self.skipped_at = -1
+        self._norms: deque[float] = deque(maxlen=window)
+        self._seen: list[Seen] = []
+
+    # ---- what is looked at
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to the task's losses."""
+        observers = getattr(pl_module, "observers", None)
+        if stage == "fit" and observers is not None and self.observe not in observers:
+            observers.append(self.observe)
+
+    def observe(
+        self, batch: Mapping[str, Any], sigmas: Mapping[str, Tensor], losses: Mapping[str, Tensor]
+    ) -> None:
+        """One batch of the step under way, and its loss by modality; called by the task."""
+        self._seen.append(Seen(batch, dict(sigmas), {name: value.detach() for name, value in losses.items()}))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask DeepSpeed to look for overflows in every precision; otherwise it applies a bf16 or fp32 NaN."""
+        optimizer = zero_optimizer(trainer)
+        if hasattr(optimizer, "check_grad_overflow"):
+            optimizer.check_grad_overflow = True  # type: ignore[union-attr]
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Judge the step. Raises UserError where it stops the run."""
+        if trainer.fit_loop._should_accumulate():
+            return  # DeepSpeed counts micro-batches itself and is asked to step after each
+        seen, self._seen = self._seen, []
+        verdict = self._judge(trainer, pl_module, seen)
+        if not verdict.reason:
+            self.in_a_row = 0
+            return
+        self._report(trainer, verdict, seen)
+        self._leave_out(trainer, pl_module)
+
+    @torch.no_grad()
+    def _judge(self, trainer: Trainer, module: LightningModule, seen: Sequence[Seen]) -> _Verdict:
+        device = module.device
+        norm = total_norm(gradient_norms(module, device, loss_scale(trainer)))
+        names = sorted({name for one in seen for name in one.losses})
+        losses = (
+            torch.stack([one.losses[name].to(device) for one in seen for name in names]) if names else None
+        )
+        unsound = torch.zeros((), device=device) if losses is None else (~losses.isfinite()).any().float()
+        # a maximum over ranks may lose a NaN: whether there is one stands beside
+        looked = torch.stack([norm.nan_to_num(0.0, 0.0), (~norm.isfinite()).float(), unsound])
+        if started():
+            distributed.all_reduce(looked, op=distributed.ReduceOp.MAX)
+        value, norm_is_bad, losses_are_bad = looked.tolist()
+        if losses_are_bad:
+            bad = {
+                name for one in seen for name, loss in one.losses.items() if not math.isfinite(float(loss))
+            }
+            everywhere = sorted({name for rank in everyone(sorted(bad)) for name in rank})
+            return _Verdict(f"{' and '.join(everywhere)} loss is not finite", tuple(sorted(bad)))
+        if norm_is_bad:
+            return _Verdict("" if _scales_fp16(trainer) else "gradient norm is not finite")
+        return self._judge_size(value)
+
+    def _judge_size(self, norm: float) -> _Verdict:
+        if self.spike_factor is None:
+            return _Verdict("")
+        if len(self._norms) == self._norms.maxlen:
+            median = statistics.median(self._norms)
+            if norm > self.spike_factor * median:
+                return _Verdict(
+                    f"gradient norm {norm:.4g} is {norm / median if median else math.inf:.3g} times the median "
+                    f"{median:.4g} of the last {len(self._norms)} (guard.spike_factor={self.spike_factor:g})"
+                )
+        # A spike does not enter: a row of them would become the measure of itself.
+        self._norms.append(norm)
+        return _Verdict("")
+
+    # ---- what is done about it
+
+    def _report(self, trainer: Trainer, verdict: _Verdict, seen: Sequence[Seen]) -> None:
+        """One line of what was bad and where. Raises UserError where the run is to stop."""
+        rank = trainer.global_rank
+        own = [str(id) for one in seen for id in one.batch.get("id", ())]
+        told = everyone({"rank": rank, "ids": own, "bad": list(verdict.bad_losses)})
+        step = trainer.global_step
+        # where no loss tells which rank it was, it may have been any
+        guilty = [one for one in told if one["bad"]] or told
+        ids = [id for one in guilty for id in one["ids"]]
+        self.skipped += 1
+        self.in_a_row += 1
+        limit = self._limit_passed()
+        if self.on_bad_step == "skip" and not limit:
+            if rank == 0:
+                log.warning(
+                    "step %d was left out (%d so far): the %s; clips %s",
+                    step, self.skipped, verdict.reason, ", ".join(ids) or "not known",
+                )  # fmt: skip
+            return
+        place = ""
+        if any(one["ids"] for one in guilty):
+            ranks = [one["rank"] for one in guilty]
+            folder = self.run_dir / "inspect"
+            place = (
+                f", saved as {folder}/step_{step:06d}_rank_{ranks[0] if len(ranks) == 1 else '*'}.safetensors"
+            )
+            if rank in ranks:
+                try:
+                    save_for_inspection(folder / f"step_{step:06d}_rank_{rank}", seen, verdict.reason)
+                except (OSError, SafetensorError) as error:
+                    place = f" (it could not be saved under {folder}: {error})"
+        first = f" (first clip {ids[0]})" if ids else ""
+        raise UserError(
+            f"the {verdict.reason} at step {step}{first}{limit}: lower the learning rate or look at that batch{place}; "
+            + self._last_good()
+        )
+
+    def _limit_passed(self) -> str:
+        if self.on_bad_step != "skip":
+            return ""
+        if self.in_a_row > self.max_skips_in_a_row:
+            return f", after {self.in_a_row - 1} steps left out in a row (guard.max_skips_in_a_row)"
+        if self.skipped > self.max_skips:
+            return f", after {self.skipped - 1} steps left out in all (guard.max_skips)"
+        return ""
+
+    def _last_good(self) -> str:
+        last = self.run_dir / "last"
+        return f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+
+    def _leave_out(self, trainer: Trainer, module: LightningModule) -> None:
+        self.skipped_at = trainer.global_step + 1
+        zero = zero_optimizer(trainer)
+        if zero is not None:
+            _poison(module)
+            return
+        for parameter in module.parameters():
+            parameter.grad = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Count what was left out, in the log; make sure that it was."""
+        zero = zero_optimizer(trainer)
+        if (
+            self.skipped_at == trainer.global_step
+            and zero is not None
+            and not getattr(zero, "overflow", False)
+        ):
+            raise UserError(
+                f"this version of DeepSpeed took step {self.skipped_at - 1}, which was to be left out: use "
+                f"guard.on_bad_step=stop, or deepspeed>=0.19; {self._last_good()}"
+            )
+        if self.on_bad_step == "skip":
+            pl_module.log("guard/skipped", float(self.skipped))
+
+    # ---- exact resume
+
+    def state_dict(self) -> dict[str, Any]:
+        """Skips so far and the norms that the median is taken of."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "norms": list(self._norms)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as if nothing had come between."""
+        self.skipped, self.in_a_row = int(state_dict["skipped"]), int(state_dict["in_a_row"])
+        self._norms.clear()
+        self._norms.extend(float(norm) for norm in state_dict["norms"])
+
+
+def _poison(module: nn.Module) -> None:
+    """Spoil the smallest gradient, so that DeepSpeed takes the step for an overflow and discards it."""
+    from deepspeed.utils import safe_get_local_grad, safe_set_full_grad, safe_set_local_grad
+
+    trained: list[Any] = [p for p in module.parameters() if p.requires_grad]
+    smallest = min(trained, key=lambda p: getattr(p, "ds_numel", p.numel()))
+    if hasattr(smallest, "ds_id"):
+        # the first element only: a NaN in what fills up the last rank's piece would never be overwritten
+        piece = safe_get_local_grad(smallest).clone()
+        if distributed.get_rank(smallest.ds_process_group) == 0:
+            piece[0] = math.nan
+        safe_set_local_grad(smallest, piece)
+    else:
+        safe_set_full_grad(smallest, torch.full_like(smallest, math.nan, dtype=torch.float32))
+
+
+def _scales_fp16(trainer: Trainer) -> bool:
+    zero = zero_optimizer(trainer)
+    if zero is not None:
+        return getattr(zero, "dtype", None) == torch.float16
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
