@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ovi_eval.media import resample
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.index import BadSample, BadSampleError, Entry, Shapes, ShardIndex, read_index
+from ovi_lab.data.index import BadSample, BadSampleError, Entry, Shapes, ShardIndex, file_sha256, read_index
 from ovi_lab.data.order import AudioTokens, Pick
 from ovi_lab.data.samples import (
     BOTH,
@@ -56,7 +56,8 @@ class ClipDataset(Dataset[Sample]):
         on_resample: whether sound of another rate is resampled or refused.
         modalities: of "video" and "audio", those that a sample must have; others are not read.
         stored_text: whether samples must have text embeddings; None: where the first latents have them.
-        audio_tokens: which latents of sound are too short; cutting is up to who asks for a `Pick`.
+        audio_tokens: which latents of sound are too short, and beside a picture too long, to be taken; cutting is up to
+            who asks for a `Pick`.
 
     Raises:
         UserError: a shard does not exist or is no tar, nothing usable is in them, or their latents are of different
@@ -84,7 +85,7 @@ class ClipDataset(Dataset[Sample]):
         self.entries: list[Entry] = []
         self.known_bad: list[BadSample] = []
         self.kinds: set[str] = set()
-        self.too_short = 0
+        self.left_out = 0
         self.shard_facts: list[tuple[str, int, int]] = []
         expected = {}
         for path in self.paths:
@@ -101,13 +102,22 @@ class ClipDataset(Dataset[Sample]):
             raise UserError(f"{self.known_bad[0]} (data.on_error=raise)")
         if not self.entries:
             reason = f"; {self.known_bad[0]}" if self.known_bad else ""
-            if self.too_short:
-                reason = f"; {self.too_short} are shorter than data.audio_tokens.min"
+            if self.left_out:
+                reason = f"; data.audio_tokens leaves {self.left_out} out for their length"
             raise UserError(
                 f"no usable clip in {len(self.paths)} shard(s), the first {self.paths[0]}{reason}"
             )
-        if audio_tokens is not None:
-            self._check_cuts()
+        if audio_tokens is not None and "media" in self.kinds:
+            raise UserError(
+                "data.audio_tokens is of stored latents, and these shards hold media: "
+                "encode them with `ovi-data latents`"
+            )
+        if self.left_out:
+            log.warning(
+                "%d of %d clips are left out for the length of their sound (data.audio_tokens)",
+                self.left_out,
+                self.left_out + len(self.entries),
+            )
         self._reader = ShardReader(expected)
         self._found_bad: dict[int, BadSample] = {}
 
@@ -121,8 +131,8 @@ class ClipDataset(Dataset[Sample]):
                     for part in (*self.modalities, *(("text",) if text else ())):
                         if part not in entry.shapes:
                             raise BadSampleError(missing_part(part, entry.shapes))
-                    if audio_tokens is not None and entry.shapes.get("audio", (0,))[0] < audio_tokens.min:
-                        self.too_short += 1
+                    if audio_tokens is not None and not audio_tokens.takes(entry.shapes, self.modalities):
+                        self.left_out += 1
                         continue
                     entry = replace(entry, shapes=self._wanted_shapes(entry.shapes))
             except BadSampleError as error:
@@ -135,20 +145,6 @@ class ClipDataset(Dataset[Sample]):
         """Those of the modalities wanted; None where one is no such shape at all, which reading the sample tells."""
         wanted = {m: shapes[m] for m in self.modalities}
         return wanted if all(_is_whole(m, shape) for m, shape in wanted.items()) else None
-
-    def _check_cuts(self) -> None:
-        if self.modalities != ("audio",):
-            raise UserError(
-                "data.audio_tokens cuts sound alone, which would part it from its picture: "
-                "set data.modalities=[audio]"
-            )
-        if "media" in self.kinds:
-            raise UserError(
-                "data.audio_tokens cuts stored latents, and these shards hold media: "
-                "encode them with `ovi-data latents`"
-            )
-        if self.too_short:
-            log.warning("%d clips shorter than data.audio_tokens.min are left out", self.too_short)
 
     @property
     def shapes(self) -> list[Shapes | None]:
@@ -277,6 +273,16 @@ class MadeOf:
                         f"the {part} latents of {shard} {how} {fact}, those of {first} {how} {known}: "
                         "use latents of one encoder"
                     )
+
+    def refuse_codec(self, codec: Path) -> None:
+        """Raises UserError where the latents say that another codec than that file made them."""
+        digest = file_sha256(codec) if self.encoders and codec.is_file() else ""
+        for part, (encoder, shard) in self.encoders.items():
+            if digest and part != "text" and digest not in encoder:
+                raise UserError(
+                    f"data.codec={codec} (sha256:{digest}) did not make the {part} latents of {shard}, "
+                    f"{encoder} did: name the codec that they were made by"
+                )
 
 
 def _is_whole(part: str, shape: tuple[int, ...]) -> bool:

@@ -22,7 +22,7 @@ from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.fitting import fit_codec, learned_from
 from ovi_lab.data.loading import ClipLoader
-from ovi_lab.data.order import AudioTokens, Buckets
+from ovi_lab.data.order import AudioTokens, Buckets, EpochSampler
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
 from ovi_lab.data.samples import BOTH, MediaFormat, OnResample
 from ovi_lab.data.worlds import World, get_world
@@ -119,7 +119,7 @@ class OviDataModule(LightningDataModule):
         self.on_error, self.on_resample, self.quiet = on_error, on_resample, quiet
         self.max_bad_share = max_bad_share
         self.modalities, self.stored_text = tuple(modalities), stored_text
-        self.audio_tokens = _audio_tokens(audio_tokens)
+        self.audio_tokens = _audio_tokens(audio_tokens, modalities)
         self._batches: dict[str, Any] = {
             "batch_size": batch_size,
             "tokens_per_batch": tokens_per_batch,
@@ -161,6 +161,8 @@ class OviDataModule(LightningDataModule):
             if self.has_eval:
                 self._datasets["eval"] = self._dataset("eval")
                 self._datasets["train"].made_of.refuse_other(self._datasets["eval"].made_of)
+            if self.codec_path is not None:
+                self._datasets["train"].made_of.refuse_codec(Path(self.codec_path).expanduser())
 
     @property
     def codec(self) -> LatentCodec:
@@ -201,10 +203,14 @@ class OviDataModule(LightningDataModule):
         """
         sample = self.train_dataset[0]
         shapes = {name: tuple(sample[name].shape) for name in self.train_dataset.modalities}
-        if self.audio_tokens is not None and self.audio_tokens.max is not None:
+        if self.audio_tokens is not None and self.audio_tokens.max is not None and "audio" in shapes:
             length, channels = shapes["audio"]
             shapes["audio"] = (min(length, self.audio_tokens.max), channels)
         return shapes
+
+    def clips_per_batch(self, world_size: int = 1) -> float:
+        """Clips in a training batch of one of so many ranks, in the mean: what a batch of equal tokens comes to."""
+        return EpochSampler(self._buckets(self.train_dataset), self.seed, 0, world_size).clips_per_batch
 
     def fingerprint(self) -> str:
         """A short hash of what decides the batches: shards (names, sizes, samples), seed and settings.
@@ -266,7 +272,6 @@ class OviDataModule(LightningDataModule):
     def _loader(
         self, dataset: ClipDataset, shuffle: bool, name: str, rank: int = 0, world_size: int = 1
     ) -> ClipLoader:
-        buckets = Buckets(dataset.shapes, **self._batches, audio_tokens=self.audio_tokens, seed=self.seed)
         strategy = getattr(getattr(self, "trainer", None), "strategy", None)
         loader = ClipLoader(
             dataset,
@@ -276,13 +281,18 @@ class OviDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             name=name,
-            buckets=buckets,
+            buckets=self._buckets(dataset),
             prefetch=self.prefetch,
             device=getattr(strategy, "root_device", None),
             max_bad_share=self.max_bad_share,
         )
         self._loaders.append(loader)
         return loader
+
+    def _buckets(self, dataset: ClipDataset) -> Buckets:
+        tokens = self.audio_tokens
+        cut = tokens if tokens is not None and tokens.cuts_any and self.modalities == ("audio",) else None
+        return Buckets(dataset.shapes, **self._batches, audio_tokens=cut, seed=self.seed)
 
     def _place(self) -> tuple[int, int]:
         """Which of how many parts of every step is this rank's; the ranks of a sequence-parallel group share one."""
@@ -368,13 +378,19 @@ def _wanted(parts: dict[str, Any]) -> MediaFormat | None:
     return MediaFormat(**parts)
 
 
-def _audio_tokens(given: Mapping[str, Any] | None) -> AudioTokens | None:
+def _audio_tokens(given: Mapping[str, Any] | None, modalities: Sequence[str]) -> AudioTokens | None:
     if given is None:
         return None
     unknown = set(given) - {"min", "max", "crop"}
     if unknown:
         raise UserError(f"data.audio_tokens has {', '.join(sorted(unknown))}; it takes min, max and crop")
-    return AudioTokens(**given)
+    tokens = AudioTokens(**given)
+    if tokens.crop == "random" and "video" in modalities:
+        raise UserError(
+            "data.audio_tokens.crop=random cuts sound and would part it from its picture: "
+            "set data.modalities=[audio], or crop=longer"
+        )
+    return tokens if tokens.cuts_any or tokens.min > 1 else None
 
 
 __all__ = ["OviDataModule"]

@@ -41,11 +41,11 @@ class Pick(NamedTuple):
 
 @dataclass(frozen=True)
 class AudioTokens:
-    """How long stored sound is made.
+    """How long stored sound is, and is made.
 
     Args:
         min: shorter clips are left out, and cuts are no shorter.
-        max: longer clips are cut to it; None: however long.
+        max: longer clips are cut to it; beside a picture, which would not be cut, they are left out. None: any length.
         crop: "longer" cuts only what is longer than `max`; "random" cuts every clip to a length drawn between `min`
             and `max` (or its own), which gives data of one length the variable one of pretraining.
 
@@ -65,6 +65,18 @@ class AudioTokens:
             raise UserError(
                 f"data.audio_tokens has min {self.min} and max {self.max}: expected 1 <= min <= max"
             )
+
+    def takes(self, shapes: Shapes, modalities: Sequence[str]) -> bool:
+        """Whether a clip with latents of these shapes is used at all."""
+        if "audio" not in modalities:
+            return True
+        length = shapes["audio"][0]
+        return length >= self.min and (self.max is None or length <= self.max or "video" not in modalities)
+
+    @property
+    def cuts_any(self) -> bool:
+        """Whether there is anything to cut."""
+        return self.max is not None or self.crop == "random"
 
     def longest(self, stored_N: Tensor) -> Tensor:
         """The most tokens [N] that clips of so many may have."""
@@ -185,6 +197,8 @@ class EpochSampler(Sampler[list[Any]]):
         count_B = torch.bincount(bucket_N, minlength=len(buckets.batch_B))
         steps_B = count_B // (buckets.batch_B * world_size)
         self.num_batches = int(steps_B.sum())
+        self.clips_per_batch = float((steps_B * buckets.batch_B).sum()) / max(self.num_batches, 1)
+        """Mean over the first epoch."""
         self.batch_size = int(buckets.batch_B[count_B.argmax()])  # what others show as the loader's
         ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
         if not self.num_batches:
