@@ -17,8 +17,13 @@ from ovi_lab.paths import config_dir
 from ovi_lab.runs.progress import SilentReporter
 from ovi_lab.runs.run import execute
 
-# real_clips needs shards of real clips (tests/data); the rest must run from nothing
-EXPERIMENTS = sorted(p.stem for p in (config_dir() / "experiment").glob("*.yaml") if p.stem != "real_clips")
+# real_clips needs shards of real clips (tests/data), the full-size ones a cluster (tests/train/test_stage_configs.py,
+# tests/adapters); the rest must run from nothing
+EXPERIMENTS = sorted(
+    p.stem
+    for p in (config_dir() / "experiment").glob("*.yaml")
+    if p.stem != "real_clips" and not p.stem.startswith("ovi_")
+)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

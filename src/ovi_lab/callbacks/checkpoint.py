@@ -1,4 +1,4 @@
-"""When checkpoints are written, how many are kept, and which one is `last`."""
+"""When checkpoints are written, which are kept, and which one is `last`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from ovi_lab.checkpoints.folder import checkpoints_of, step_of
 from ovi_lab.errors import UserError
 
 
@@ -19,35 +20,55 @@ class RunCheckpoint(Checkpoint):
         run_dir: the run's folder.
         every_n_steps: optimiser steps between checkpoints; 0 writes only the last.
         keep_last: older ones are deleted; -1 keeps all.
+        keep_every_n_steps: those of these steps are never deleted; null: none are spared.
     """
 
-    def __init__(self, run_dir: str | Path, every_n_steps: int = 100, keep_last: int = 1) -> None:
+    def __init__(
+        self,
+        run_dir: str | Path,
+        every_n_steps: int = 100,
+        keep_last: int = 1,
+        keep_every_n_steps: int | None = None,
+    ) -> None:
         if keep_last == 0 or keep_last < -1 or every_n_steps < 0:
             raise UserError(
                 f"checkpoint.every_n_steps={every_n_steps} and keep_last={keep_last}: expected steps >= 0, "
                 "and how many to keep (-1 for all)"
             )
+        if keep_every_n_steps is not None and keep_every_n_steps < 1:
+            raise UserError(
+                f"checkpoint.keep_every_n_steps is {keep_every_n_steps}: expected at least 1, or null"
+            )
         self.run_dir = Path(run_dir)
         self.every_n_steps = every_n_steps
-        self.keep_last = keep_last
+        self.keep_last, self.keep_every_n_steps = keep_last, keep_every_n_steps
         self._saved_at = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The checkpoint resumed from is there already."""
+        self._saved_at = trainer.global_step if trainer.global_step else -1
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save on the interval."""
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step not in (0, self._saved_at):
-            self._save(trainer)
+        if self.every_n_steps and step and step % self.every_n_steps == 0:
+            self.save_now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
-        if trainer.global_step != self._saved_at:
-            self._save(trainer)
+        self.save_now(trainer)
 
-    def _save(self, trainer: Trainer) -> None:
+    def save_now(self, trainer: Trainer) -> None:
+        """Save this step, if it is not saved; every process calls it."""
         step = trainer.global_step
+        if step == self._saved_at:
+            return
         path = self.run_dir / "checkpoints" / f"step_{step:06d}"
-        self._saved_at = step
+        # what is logged up to here must be on the disk first: a kill after this never makes it again
+        for logger in trainer.loggers:
+            logger.save()
         trainer.save_checkpoint(path)
+        self._saved_at = step
         if trainer.is_global_zero:
             self._point_last(path)
             self._delete_old(trainer)
@@ -61,6 +82,6 @@ class RunCheckpoint(Checkpoint):
     def _delete_old(self, trainer: Trainer) -> None:
         if self.keep_last < 0:
             return
-        kept = sorted((self.run_dir / "checkpoints").glob("step_*"))
-        for outdated in kept[: -self.keep_last]:
-            trainer.strategy.remove_checkpoint(outdated)
+        for outdated in checkpoints_of(self.run_dir)[self.keep_last :]:
+            if self.keep_every_n_steps is None or step_of(outdated) % self.keep_every_n_steps:
+                trainer.strategy.remove_checkpoint(outdated)

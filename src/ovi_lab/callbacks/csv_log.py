@@ -1,41 +1,114 @@
-"""Lightning's CSV log, kept when a run is resumed."""
+"""The run's metrics as a CSV file that no kill can tear, and that a resumed run goes on with."""
 
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 
-class ResumableCSVLogger(CSVLogger):
+class ResumableCSVLogger(Logger):
     """Writes `<run>/metrics.csv`; rows that an earlier part of the run wrote stay, up to where it resumes.
+
+    Rows go to the file when the run saves a checkpoint (`save`), every `flush_every` rows, and at the end: after a
+    kill, all rows up to the last checkpoint are there. The file is only ever appended to, or replaced whole.
 
     Args:
         save_dir: the run's folder.
         resumed_at: optimiser step from which the run goes on; later rows are dropped, for they are made again.
+        flush_every: rows kept in memory at most.
     """
 
-    def __init__(self, save_dir: str, resumed_at: int = 0, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
-        self._earlier: list[dict[str, Any]] = []
-        existing = Path(save_dir) / "metrics.csv"
-        if existing.is_file():
-            if resumed_at:
-                with existing.open(newline="") as stream:
-                    rows = list(csv.DictReader(stream))
-                self._earlier = [row for row in rows if int(row["step"]) < resumed_at]
-            # Lightning deletes a log that it finds, with a warning meant for those who did not intend to resume
-            existing.unlink()
+    def __init__(self, save_dir: str, resumed_at: int = 0, flush_every: int = 100) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.resumed_at, self.flush_every = resumed_at, flush_every
+        self._columns: list[str] = []
+        self._waiting: list[dict[str, Any]] = []
+        self._ready = False
 
     @property
-    def experiment(self) -> Any:
-        """The writer; the first access puts the earlier rows back."""
-        fresh = self._experiment is None
-        writer = super().experiment
-        if fresh and self._earlier:
-            for row in self._earlier:
-                writer.metrics.append({k: v for k, v in row.items() if v != ""})
-            writer.save()
-        return writer
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ResumableCSVLogger:
+        """This logger; the first access brings the file to where the run resumes."""
+        if not self._ready:
+            self._ready = True
+            earlier = [row for row in self._rows() if int(row["step"]) < self.resumed_at]
+            self._replace(earlier)
+        return self
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """One row."""
+        values = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
+        self.experiment._waiting.append({"step": step, **values})
+        if len(self._waiting) >= self.flush_every:
+            self.save()
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration lies beside the file already."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Bring all rows to the file."""
+        waiting = self.experiment._waiting
+        if not waiting:
+            return
+        names = dict.fromkeys(self._columns)
+        for row in waiting:
+            names.update(dict.fromkeys(row))
+        if list(names) != self._columns:
+            self._replace([*self._rows(), *waiting], list(names))
+        else:
+            # one write call: a reader, and a kill, see whole rows
+            with self.path.open("a", newline="") as file:
+                file.write(self._text(waiting))
+        self._waiting = []
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """The run is over, well or not."""
+        self.save()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Whole rows of the file; a last one that was torn is left out."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            text = file.read()
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+        return [row for row in rows if str(row.get("step") or "").isdigit()]
+
+    def _text(self, rows: list[dict[str, Any]], header: bool = False) -> str:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return out.getvalue()
+
+    def _replace(self, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
+        """The file anew, whole or not at all."""
+        self._columns = columns if columns is not None else list(dict.fromkeys(k for r in rows for k in r))
+        if not self._columns:
+            self.path.unlink(missing_ok=True)
+            return
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text(self._text(rows, header=True))
+        temporary.replace(self.path)

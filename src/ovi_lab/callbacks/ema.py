@@ -1,4 +1,4 @@
-"""An exponential moving average of the trained weights."""
+"""An exponential moving average of the trained weights, under every strategy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ovi_lab.errors import UserError
+from ovi_lab.strategies.shards import Shards, TorchShards
 
 
 class EMA(Callback):
     """Averages every trained parameter after each optimiser step; validation and samples use the average.
 
-    The decay is warmed up as min(decay, (1 + s) / (10 + s)) at step s, so that the first steps do not linger.
+    Each process averages what it holds: where the optimiser steps a part of a parameter in float32, that part. The
+    decay is warmed up as min(decay, (1 + s) / (10 + s)) at step s, so that the first steps do not linger.
 
     Args:
         decay: of the average, in [0, 1); 0 keeps no history.
@@ -27,52 +29,54 @@ class EMA(Callback):
             raise UserError(f"ema.decay is {decay}, expected a number from 0 up to, not including, 1")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
+        """This process's values of each trained parameter, flat, in float32."""
+        self.shards: Shards | None = None
         self._restored: dict[str, Tensor] | None = None
         self._steps_seen = 0
         self._swapped = False
         self._validation: AbstractContextManager[None] | None = None
 
-    def _trained(self, module: LightningModule) -> dict[str, Tensor]:
-        return {n: p for n, p in module.named_parameters() if p.requires_grad}
-
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights at hand, or from the average that a checkpoint held."""
-        trained = self._trained(pl_module)
-        source = self._restored or {}
-        self.average = {
-            n: source.get(n, p).to(device=p.device, copy=True).detach() for n, p in trained.items()
-        }
-        self._restored = None
+        strategy: Any = trainer.strategy
+        shards = strategy.shards() if hasattr(strategy, "shards") else TorchShards(pl_module, None)
+        restored = strategy.load_averages() if hasattr(strategy, "load_averages") else {}
+        restored.update({n: t.reshape(-1) for n, t in (self._restored or {}).items()})
+        self.average = {}
+        for name in shards.trained():
+            own = shards.read(name)
+            source = restored.get(name, own)
+            self.average[name] = source.to(device=own.device, dtype=torch.float32, copy=True).detach()
+        self.shards, self._restored = shards, None
         self._steps_seen = trainer.global_step
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Average once per optimiser step, not per accumulated batch."""
         step = trainer.global_step
-        if step == self._steps_seen:
+        if step == self._steps_seen or self.shards is None:
             return
         self._steps_seen = step
         decay = min(self.decay, (1 + step) / (10 + step))
-        trained = self._trained(pl_module)
-        torch._foreach_lerp_(list(self.average.values()), [trained[n].data for n in self.average], 1 - decay)
+        held = [name for name, average in self.average.items() if average.numel()]
+        own = [self.shards.read(name).to(self.average[name]) for name in held]
+        torch._foreach_lerp_([self.average[name] for name in held], own, 1 - decay)
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:
-        """Within the block the module computes with averaged weights."""
-        if self._swapped or not self.average:
+        """Within the block the module computes with averaged weights; where they are dealt out, on all processes."""
+        if self._swapped or not self.average or self.shards is None:
             yield
             return
-        trained = self._trained(module)
-        raw = {n: p.data for n, p in trained.items()}
         self._swapped = True
         try:
-            for name, parameter in trained.items():
-                parameter.data = self.average[name]
+            with torch.no_grad():
+                self.shards.show(self.average)
             yield
         finally:
-            for name, parameter in trained.items():
-                parameter.data = raw[name]
+            with torch.no_grad():
+                self.shards.hide()
             self._swapped = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,10 +100,15 @@ class EMA(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the whole averaged state dict, frozen weights included, so that it loads strictly."""
-        checkpoint["ema_state_dict"] = {
-            n: self.average.get(n, t).detach() for n, t in checkpoint["state_dict"].items()
-        }
+        """Store the whole averaged state dict, frozen weights included, so that it loads strictly.
+
+        Strategies that deal out the weights give no state dict; they write each process's part themselves.
+        """
+        if checkpoint["state_dict"]:
+            checkpoint["ema_state_dict"] = {
+                n: self.average[n].view(t.shape) if n in self.average else t.detach()
+                for n, t in checkpoint["state_dict"].items()
+            }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -8,6 +8,9 @@ step_000500/
   ema/…                      the same files, averaged
   trainer_state.pt           optimiser, schedule, loops, callbacks (tensors and plain values only)
   codec.safetensors          what turns latents into picture and sound, where the data has its own
+
+Strategies that deal out the weights (ZeRO, FSDP2) write, in the place of the weights and the optimiser's state,
+  shards/rank_00000.safetensors …   each process's part of weights, averages and optimiser state (see `pieces`)
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ovi_lab.checkpoints.pieces import FOLDER, PieceReader, PieceTensors, part_of
+from ovi_lab.checkpoints.tensor_files import TensorFiles
 from ovi_lab.errors import UserError
 
 FORMAT = "ovi_lab.checkpoint/1"
@@ -79,34 +84,90 @@ class Checkpoint:
         """The run's resolved configuration, YAML."""
         return (self.path / "config.yaml").read_text()
 
-    def has(self, name: str) -> bool:
-        """Whether the checkpoint holds this file."""
-        return name in self.files
+    @property
+    def sharded(self) -> bool:
+        """Whether each process wrote its part."""
+        return any(name.startswith(f"{FOLDER}/") for name in self.files)
 
-    def weights(self, part: str = "model", ema: bool = False) -> dict[str, Tensor]:
-        """State dict of one part: "model", "text_encoder", …; averaged weights with `ema`.
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds this file, or, sharded, what the file would hold."""
+        if name in self.files or not self.sharded or not name.endswith(".safetensors"):
+            return name in self.files
+        folder, _, part = name.removesuffix(".safetensors").rpartition("/")
+        return part in self.parts(averaged=folder == "ema")
+
+    def parts(self, averaged: bool = False) -> list[str]:
+        """What of the LightningModule is stored: `model`, `text_encoder`, …; with `averaged` where averages are."""
+        if self.sharded:
+            reader = self.pieces()
+            kinds = ("ema",) if averaged else ("weight", "buffer")
+            return sorted({n.partition(".")[0] for kind in kinds for n in reader.names(kind)})
+        prefix = "ema/" if averaged else ""
+        found = [
+            n.removeprefix(prefix) for n in self.files if n.startswith(prefix) and n.endswith(".safetensors")
+        ]
+        return sorted(
+            n.removesuffix(".safetensors") for n in found if "/" not in n and n != "codec.safetensors"
+        )
+
+    def pieces(self) -> PieceReader:
+        """The tables of a sharded checkpoint. UserError where they do not make up whole parameters."""
+        return PieceReader.open(self.path, [n for n in sorted(self.files) if n.startswith(f"{FOLDER}/")])
+
+    def stored(self, part: str = "model", ema: bool = False) -> TensorFiles | PieceTensors:
+        """The tensors of one part on disk, none of them read.
 
         Raises:
-            UserError: the checkpoint does not hold it, or its file is not safetensors.
+            UserError: the checkpoint does not hold it, or it cannot be read.
         """
         name = f"ema/{part}.safetensors" if ema else f"{part}.safetensors"
         if not self.has(name):
-            parts = ", ".join(sorted(n for n in self.files if n.endswith(".safetensors")))
+            parts = ", ".join(f"{p}.safetensors" for p in self.parts())
             raise UserError(f"checkpoint {self.path} holds no {name}; it holds {parts}")
-        try:
-            return load_file(self.path / name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.path / name} cannot be read ({error}): use another checkpoint") from error
+        if not self.sharded:
+            return TensorFiles.open(self.path / name)
+        found = part_of(self.pieces(), part, ema)
+        if found is None:
+            raise UserError(f"checkpoint {self.path} holds no {part}")
+        return found
+
+    def weights(self, part: str = "model", ema: bool = False) -> dict[str, Tensor]:
+        """State dict of one part: "model", "text_encoder", …; averaged weights with `ema`. Raises as `stored`."""
+        return dict(self.stored(part, ema).stream())
+
+    def verify(self, names: Iterable[str] | None = None, threads: int = 8) -> None:
+        """Compare the files' sha256 with the listing's; of all files unless `names` are given.
+
+        Raises:
+            UserError: a file is not as it was written.
+        """
+        with ThreadPoolExecutor(threads) as pool:
+            listed = list(self.files if names is None else names)
+            for name, digest in zip(
+                listed, pool.map(lambda n: file_digest(self.path / n), listed), strict=True
+            ):
+                if digest != self.files[name]["sha256"]:
+                    raise UserError(
+                        f"checkpoint {self.path} is damaged: {name} is not as it was written (another sha256); "
+                        "use another checkpoint"
+                    )
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint folder's name; -1 where it has none."""
+    match = _STEP.search(path.name)
+    return int(match[1]) if match else -1
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints under `folder/checkpoints`, the newest first."""
+    found = [p for p in (folder / "checkpoints").glob("step_*") if (p / "checkpoint.json").is_file()]
+    return sorted((p for p in found if step_of(p) >= 0), key=step_of, reverse=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint of the highest step under `folder/checkpoints`, or None."""
-    found = []
-    for path in (folder / "checkpoints").glob("step_*"):
-        match = _STEP.search(path.name)
-        if match and (path / "checkpoint.json").is_file():
-            found.append((int(match.group(1)), path))
-    return max(found)[1] if found else None
+    return next(iter(checkpoints_of(folder)), None)
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

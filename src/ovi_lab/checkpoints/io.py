@@ -1,4 +1,4 @@
-"""How Lightning writes and reads a checkpoint folder."""
+"""How Lightning writes and reads a checkpoint folder: whole, by one process, or each process its part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ovi_lab.checkpoints.folder import FORMAT, Checkpoint, file_digest
+from ovi_lab.checkpoints.state import plain_content
 from ovi_lab.errors import UserError
 
 
@@ -27,6 +28,16 @@ def _by_part(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor.detach().cpu().contiguous()
     return parts
+
+
+def facts_of(file: Path) -> dict[str, Any]:
+    """What the listing says of a file, which is on the disk, not only on its way there, when this returns."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return {"size": file.stat().st_size, "sha256": file_digest(file)}
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -50,73 +61,129 @@ class FolderCheckpointIO(CheckpointIO):
             UserError: the disk is full or the place cannot be written; the checkpoint before is untouched.
         """
         path = Path(path)
-        checkpoint = dict(checkpoint)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        content = dict(checkpoint)
+
+        def write() -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            self._write(checkpoint, temporary)
-            if path.exists():
-                outdated = path.with_name(f".{path.name}.{os.getpid()}.old")
-                path.replace(outdated)
-                temporary.replace(path)
-                shutil.rmtree(outdated)
-            else:
-                temporary.replace(path)
-        # torch and safetensors wrap the system's error in their own
-        except Exception as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if _is_full_or_forbidden(error):
-                raise UserError(
-                    f"checkpoint {path} could not be written ({error}): free space or set run_dir elsewhere; "
-                    "earlier checkpoints are untouched, resume=last goes on from there"
-                ) from error
-            raise
+            self._write_weights(content, temporary)
+            self.complete(temporary, path, content, {})
 
-    def _write(self, checkpoint: dict[str, Any], folder: Path) -> None:
-        step = int(checkpoint["global_step"])
-        for part, tensors in _by_part(checkpoint.pop("state_dict")).items():
+        written_or_gone(write, temporary, path)
+
+    def _write_weights(self, content: dict[str, Any], folder: Path) -> None:
+        for part, tensors in _by_part(content.pop("state_dict")).items():
             save_file(tensors, folder / f"{part}.safetensors", metadata={"format": "pt"})
-        averaged = checkpoint.pop("ema_state_dict", None)
+        averaged = content.pop("ema_state_dict", None)
         if averaged:
             (folder / "ema").mkdir()
             for part, tensors in _by_part(averaged).items():
                 save_file(tensors, folder / "ema" / f"{part}.safetensors", metadata={"format": "pt"})
-        torch.save(checkpoint, folder / "trainer_state.pt")
-        (folder / "config.yaml").write_text(self.config_text)
+
+    def complete(
+        self, temporary: Path, path: Path, content: Mapping[str, Any], known: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Add what one process writes to the weights in `temporary`, list it all, and give it its name.
+
+        Args:
+            temporary: the folder so far.
+            path: its name from now on; a checkpoint that is there is replaced.
+            content: the rest of Lightning's checkpoint: tensors and plain values.
+            known: size and sha256 of files that other processes wrote.
+        """
+        torch.save(dict(content), temporary / "trainer_state.pt")
+        (temporary / "config.yaml").write_text(self.config_text)
         for name, source in self.extra_files.items():
-            shutil.copyfile(source, folder / name)
+            shutil.copyfile(source, temporary / name)
         files = {
-            str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": file_digest(file)}
-            for file in sorted(folder.rglob("*"))
+            str(file.relative_to(temporary)): known.get(str(file.relative_to(temporary))) or facts_of(file)
+            for file in sorted(temporary.rglob("*"))
             if file.is_file()
         }
-        (folder / "checkpoint.json").write_text(
-            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1)
+        listing = temporary / "checkpoint.json"
+        listing.write_text(
+            json.dumps({"format": FORMAT, "step": int(content["global_step"]), "files": files}, indent=1)
         )
+        facts_of(listing)
+        if path.exists():
+            outdated = path.with_name(f".{path.name}.old")
+            shutil.rmtree(outdated, ignore_errors=True)
+            path.replace(outdated)
+            temporary.replace(path)
+            shutil.rmtree(outdated)
+        else:
+            temporary.replace(path)
+        _sync_folder(path.parent)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Lightning's checkpoint dictionary from the folder `path`; nothing but tensors and plain values is read."""
+        """Lightning's checkpoint dictionary from the folder `path`; nothing but tensors and plain values is read.
+
+        Weights are whole, whoever wrote them; the optimiser's state is left to the strategy (see `state`).
+        """
         opened = Checkpoint.open(path)
-        content = torch.load(opened.path / "trainer_state.pt", map_location="cpu", weights_only=True)
-        for key, prefix in (("state_dict", ""), ("ema_state_dict", "ema/")):
-            state: dict[str, Tensor] = {}
-            for name in opened.files:
-                part = Path(name)
-                if part.suffix == ".safetensors" and str(part.parent) == (prefix.rstrip("/") or "."):
-                    if part.stem == "codec":
-                        continue
-                    weights = opened.weights(part.stem, ema=bool(prefix))
-                    state.update({f"{part.stem}.{k}": v for k, v in weights.items()})
+        content = plain_content(opened)
+        for key, averaged in (("state_dict", False), ("ema_state_dict", True)):
+            state = {
+                f"{part}.{name}": tensor
+                for part in opened.parts(averaged)
+                for name, tensor in opened.weights(part, ema=averaged).items()
+            }
             if state:
                 content[key] = state
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint folder."""
-        shutil.rmtree(path)
+        """Delete a checkpoint folder: no longer listed as one from the first moment."""
+        path = Path(path)
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        path.replace(doomed)
+        shutil.rmtree(doomed)
+
+
+def written_or_gone(write: Callable[[], None], temporary: Path, path: Path) -> None:
+    """Do the writing; where it fails, nothing of it is left.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    try:
+        write()
+    # torch and safetensors wrap the system's error in their own
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if _is_full_or_forbidden(error):
+            raise UserError(
+                f"checkpoint {path} could not be written ({error}): free space or set run_dir elsewhere; "
+                "earlier checkpoints are untouched, resume=last goes on from there"
+            ) from error
+        raise
+
+
+def recover(checkpoints: Path) -> None:
+    """After a kill: put back a checkpoint that was being replaced, and delete what was only begun.
+
+    Args:
+        checkpoints: the folder of a run that no process is writing to now.
+    """
+    for outdated in checkpoints.glob(".step_*.old"):
+        path = outdated.with_name(outdated.name.removeprefix(".").removesuffix(".old"))
+        if path.exists():
+            shutil.rmtree(outdated)
+        else:
+            outdated.replace(path)
+    for begun in checkpoints.glob(".step_*.tmp"):
+        shutil.rmtree(begun)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_full_or_forbidden(error: BaseException) -> bool:

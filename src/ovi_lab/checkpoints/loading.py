@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ovi_lab.checkpoints.folder import Checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.pieces import PieceTensors
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
 from ovi_lab.errors import UserError
 
@@ -23,56 +26,70 @@ def is_fusion_parameter(name: str) -> bool:
     return any(part in name for part in _FUSION)
 
 
-def _read(source: str | Path, use_ema: bool) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+Stored = TensorFiles | PieceTensors
+
+
+@dataclass
+class Beginning:
+    """Where a model's parameters begin other than at their initial values; none of them read yet."""
+
+    weights: dict[str, tuple[Stored, str]] = field(default_factory=dict)
+    """By parameter: the file, and the name in it."""
+    text: Stored | None = None
+    """Of the text encoder, where a source holds one."""
+    left: list[str] = field(default_factory=list)
+    """Parameters that no source gives (fusion parameters, as a rule)."""
+
+    def value(self, name: str) -> Tensor:
+        """The whole tensor of a parameter."""
+        stored, key = self.weights[name]
+        return next(iter(stored.stream([key])))[1]
+
+
+def _open(source: str | Path, use_ema: bool) -> tuple[Stored, Stored | None]:
     """Weights of the model, and of the text encoder where there is one."""
     source = Path(source)
     if source.is_file() or (source.is_dir() and list(source.glob(f"*{INDEX_SUFFIX}"))):
         if source.is_file() and not source.name.endswith((".safetensors", INDEX_SUFFIX)):
             raise UserError(f"init_from takes a checkpoint folder or a .safetensors file, got {source}")
-        return dict(TensorFiles.open(source).stream()), None
+        return TensorFiles.open(source), None
     checkpoint = Checkpoint.open(resolve_checkpoint(source))
     ema = use_ema and checkpoint.has("ema/model.safetensors")
     text = "ema/text_encoder.safetensors" if ema else "text_encoder.safetensors"
     return (
-        checkpoint.weights("model", ema=ema),
-        checkpoint.weights("text_encoder", ema=ema) if checkpoint.has(text) else None,
+        checkpoint.stored("model", ema=ema),
+        checkpoint.stored("text_encoder", ema=ema) if checkpoint.has(text) else None,
     )
 
 
-def _named_as_ours(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """A video tower published by itself (Wan2.2) under its names in the twin model; other weights unchanged."""
-    if prefix != _TOWERS["video"] or "patch_embedding.weight" not in weights:
-        return weights
-    return {prefix + _BARE_MODULATION.sub(r"\1.modulation", name): w for name, w in weights.items()}
+def _named_as_ours(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """Stored name by our name; a video tower published by itself (Wan2.2) has names of its own."""
+    names = list(names)
+    if prefix != _TOWERS["video"] or "patch_embedding.weight" not in names:
+        return {name: name for name in names}
+    return {prefix + _BARE_MODULATION.sub(r"\1.modulation", name): name for name in names}
 
 
-def _check_shapes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-    wrong = [n for n, w in weights.items() if n in own and own[n].shape != w.shape]
+def _check_shapes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Tensor], source: str) -> None:
+    wrong = [n for n, shape in stored.items() if n in own and tuple(own[n].shape) != tuple(shape)]
     if wrong:
         name = wrong[0]
         raise UserError(
-            f"init_from {source} does not fit this model: {name} is {list(weights[name].shape)} there and "
+            f"init_from {source} does not fit this model: {name} is {list(stored[name])} there and "
             f"{list(own[name].shape)} here ({len(wrong)} tensors differ): choose the model it was trained with"
         )
 
 
-def initialise_from(
-    model: nn.Module,
-    text_encoder: nn.Module | None,
-    sources: str | Path | Mapping[str, str | Path],
-    use_ema: bool = True,
-) -> list[str]:
-    """Load pretrained weights in place.
+def find_beginning(
+    model: nn.Module, sources: str | Path | Mapping[str, str | Path], use_ema: bool = True
+) -> Beginning:
+    """Where each parameter begins, by the names and shapes that the sources' tables tell.
 
     Args:
-        model: a TwinDiT.
-        text_encoder: loaded too where the source holds one; with several sources, the last one that does.
+        model: a TwinDiT, on the meta device or not.
         sources: one checkpoint for everything, or one each under "video" and "audio" for its tower. The
             video's may be the published Wan2.2 tower: its .safetensors file, or the folder or index of its shards.
         use_ema: prefer averaged weights.
-
-    Returns:
-        Names of the parameters that no source gave (fusion parameters, as a rule).
 
     Raises:
         UserError: a source is unreadable, does not fit, or leaves other than fusion parameters unset.
@@ -88,32 +105,31 @@ def initialise_from(
             f"init_from.{sorted(unknown)[0]} is unknown: give one path, or init_from.video / init_from.audio"
         )
     own = model.state_dict()
-    given: set[str] = set()
+    found = Beginning()
     for tower, source in named.items():
-        weights, text = _read(source, use_ema)
+        stored, text = _open(source, use_ema)
         prefix = _TOWERS.get(tower, "")
-        if not prefix and not weights.keys() & own.keys():
+        tensors = stored.tensors
+        if not prefix and not tensors.keys() & own.keys():
             raise UserError(
                 f"init_from.all {source} has no weight of this model's names: give a tower published by itself "
                 "as init_from.video"
             )
-        weights = {n: w for n, w in _named_as_ours(weights, prefix).items() if n.startswith(prefix)}
-        if not weights:
+        names = {ours: n for ours, n in _named_as_ours(tensors, prefix).items() if ours.startswith(prefix)}
+        if not names:
             raise UserError(
                 f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower"
             )
-        _check_shapes(weights, own, str(source))
-        surplus = [n for n in weights if n not in own and not is_fusion_parameter(n) and prefix]
+        _check_shapes({ours: tensors[n].shape for ours, n in names.items()}, own, str(source))
+        surplus = [n for n in names if n not in own and not is_fusion_parameter(n) and prefix]
         if surplus:
             raise UserError(
                 f"init_from {source} has {surplus[0]}, which this model lacks: choose its own model size"
             )
-        model.load_state_dict({n: w for n, w in weights.items() if n in own}, strict=False)
-        given.update(n for n in weights if n in own)
-        if text is not None and text_encoder is not None:
-            _check_shapes(text, text_encoder.state_dict(), str(source))
-            text_encoder.load_state_dict(text)
-    left = [n for n in own if n not in given]
+        found.weights.update({ours: (stored, n) for ours, n in names.items() if ours in own})
+        found.text = text if text is not None else found.text
+    given = found.weights
+    found.left = left = [n for n in own if n not in given]
     towers = [p for t, p in _TOWERS.items() if t in named or "" in named]
     unexplained = [n for n in left if not is_fusion_parameter(n) and n.startswith(tuple(towers))]
     if "" in named:
@@ -125,4 +141,42 @@ def initialise_from(
             f"init_from gives no {unexplained[0]} ({len(unexplained)} parameters missing): "
             "the checkpoint is of another configuration"
         )
-    return left
+    return found
+
+
+@torch.no_grad()
+def load_text_encoder(text_encoder: nn.Module, beginning: Beginning) -> None:
+    """The text encoder's weights, where a source holds them. UserError where they do not fit."""
+    if beginning.text is not None:
+        tensors = beginning.text.tensors
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        _check_shapes(shapes, text_encoder.state_dict(), str(beginning.text.path))
+        text_encoder.load_state_dict(dict(beginning.text.stream()))
+
+
+@torch.no_grad()
+def initialise_from(
+    model: nn.Module,
+    text_encoder: nn.Module | None,
+    sources: str | Path | Mapping[str, str | Path],
+    use_ema: bool = True,
+) -> list[str]:
+    """Load pretrained weights in place, into a model whose parameters have memory already.
+
+    Args:
+        model, sources, use_ema: see `find_beginning`.
+        text_encoder: loaded too where a source holds one; with several sources, the last one that does.
+
+    Returns:
+        Names of the parameters that no source gave.
+
+    Raises:
+        UserError: as `find_beginning`.
+    """
+    beginning = find_beginning(model, sources, use_ema)
+    own = model.state_dict()
+    for name in beginning.weights:
+        own[name].copy_(beginning.value(name))
+    if text_encoder is not None:
+        load_text_encoder(text_encoder, beginning)
+    return beginning.left

@@ -14,10 +14,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.io import recover
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import check_same_run, config_hash, run_config
+from ovi_lab.runs.processes import RankAgreement, died, is_first_process
 from ovi_lab.runs.progress import Reporter
+
+log = logging.getLogger("ovi_lab.runs")
 
 
 def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
@@ -25,20 +29,50 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
     if word is None:
         return None
     if word in ("last", "auto"):
-        path = latest_checkpoint(run_dir)
+        path = _newest_whole(run_dir)
         if path is None and word == "last":
             raise UserError(f"resume=last, but {run_dir} has no checkpoint: leave resume out to start afresh")
     else:
         path = resolve_checkpoint(str(word))
+        _verified(path)
     if path is not None:
         stored = OmegaConf.create(Checkpoint.open(path).config_text())
         check_same_run(plain, run_config(stored), f"checkpoint {path}")  # type: ignore[arg-type]
     return path
 
 
+def _verified(path: Path) -> None:
+    """Raises UserError unless the checkpoint's files are as they were written."""
+    opened = Checkpoint.open(path)
+    if is_first_process():
+        # reading all of a large checkpoint is one process's work, not everyone's
+        opened.verify()
+
+
+def _newest_whole(run_dir: Path) -> Path | None:
+    """The newest checkpoint that is as it was written; each that is not is named.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
+    """
+    problem: UserError | None = None
+    for path in checkpoints_of(run_dir):
+        try:
+            _verified(path)
+            return path
+        except UserError as error:
+            problem = error
+            log.warning("%s; trying the one before", error)
+    if problem is not None:
+        raise problem
+    return None
+
+
 def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], text: str) -> bool:
     """Make the run's folder ours; True where all is done there already."""
     stored = run_dir / "config.yaml"
+    if not is_first_process():
+        return _claimed(config, run_dir, plain)
     if config.overwrite and stored.is_file():
         if run_dir.resolve() == Path.cwd() or (run_dir / ".git").exists():
             raise UserError(
@@ -54,6 +88,7 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
                 f"{run_dir} holds an unfinished run: resume=last goes on with it, overwrite=true deletes it"
             )
     try:
+        recover(run_dir / "checkpoints")
         run_dir.mkdir(parents=True, exist_ok=True)
         temporary = run_dir / ".config.yaml.tmp"
         temporary.write_text(text)
@@ -63,6 +98,12 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
             f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place"
         ) from error
     return False
+
+
+def _claimed(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> bool:
+    """The same question on the other processes, which leave the folder to the first."""
+    done = run_dir / "done.json"
+    return done.is_file() and not config.overwrite
 
 
 def _loggers(config: DictConfig, run_dir: Path, resumed_at: int) -> list[Any]:
@@ -114,6 +155,13 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
     """
     try:
         return _execute(config, reporter)
+    except RuntimeError as error:
+        lost = died(error)
+        if lost is None:
+            raise
+        raise UserError(
+            f"{lost}; resume=last goes on from the last checkpoint of {config.run_dir}"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -136,6 +184,8 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
 
     import lightning.pytorch as pl
 
+    from ovi_lab.callbacks import FinalValidation
+
     reporter.at("data", 0, 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = None
@@ -153,18 +203,28 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
         )
-    trainer, ema = _trainer(config, run_dir, text, data, task, resumed, reporter)
+    trainer, ema = _trainer(config, plain, run_dir, text, data, task, resumed, reporter)
+    final = FinalValidation() if data is None or data.has_eval else None
+    dealt_out = hasattr(trainer.strategy, "torch_optimizer")
+    if dealt_out and final is not None:
+        trainer.callbacks.insert(0, final)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
-    losses = _validate(trainer, task, data) if data is None or data.has_eval else {}
+    if dealt_out:
+        losses = {} if final is None else final.losses
+    else:
+        losses = {} if final is None else _validate(trainer, task, data)
     outcome: dict[str, Any] = {
         "steps": trainer.global_step,
         "losses": losses,
         "config_hash": config_hash(plain),
-        "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
-        "parameters": sum(p.numel() for p in task.parameters()),
+        "trained_parameters": getattr(task, "trained_parameters", None)
+        or sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "parameters": getattr(task, "total_parameters", None) or sum(p.numel() for p in task.parameters()),
     }
     first = trainer.is_global_zero
     _part_ways()
+    if config.evaluation.enabled and first and dealt_out:
+        task, ema = _whole_again(run_dir), None
     if config.evaluation.enabled and first:
         from ovi_eval.errors import EvalError
         from ovi_lab.runs.evaluate import evaluate_run
@@ -178,6 +238,16 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         temporary.write_text(json.dumps(outcome, indent=1))
         temporary.replace(run_dir / "done.json")
     return "done"
+
+
+def _whole_again(run_dir: Path) -> Any:
+    """The averaged model of a run whose processes each hold a part, put together from its last checkpoint."""
+    from types import SimpleNamespace
+
+    from ovi_lab.sample import load_model
+
+    model, text, _, _ = load_model(run_dir / "last")
+    return SimpleNamespace(model=model, text_encoder=text, eval=model.eval)
 
 
 def _part_ways() -> None:
@@ -208,6 +278,7 @@ def _build(node: DictConfig, what: str) -> Any:
 
 def _trainer(
     config: DictConfig,
+    plain: Mapping[str, Any],
     run_dir: Path,
     text: str,
     data: Any,
@@ -220,6 +291,7 @@ def _trainer(
 
     from ovi_lab.callbacks import EMA, RunCheckpoint, SampleLogger, TrainingProgress
     from ovi_lab.checkpoints import FolderCheckpointIO
+    from ovi_lab.strategies import build_strategy
 
     ema = EMA(**config.ema) if config.ema.decay else None
     callbacks: list[Any] = [c for c in (ema,) if c is not None]
@@ -227,9 +299,10 @@ def _trainer(
     if config.samples.every_n_steps and data is not None:
         callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
     callbacks.append(RunCheckpoint(run_dir, **config.checkpoint))
+    callbacks.append(RankAgreement(config_hash(plain), data))
     codec = None if data is None else data.codec_file()
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
-    settings = dict(config.trainer)
+    settings = plain_trainer(config)
     if data is not None and not data.has_eval:
         settings["limit_val_batches"] = 0
     if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
@@ -238,7 +311,7 @@ def _trainer(
         trainer = pl.Trainer(
             **settings,
             max_epochs=-1,
-            strategy=config.strategy.name,
+            strategy=build_strategy(OmegaConf.to_container(config.strategy, resolve=True), settings),  # type: ignore[arg-type]
             logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
             callbacks=callbacks,
             plugins=[io],
@@ -251,7 +324,39 @@ def _trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
+    _accumulate(config, trainer, data)
+    _check_optimizer(config, trainer)
     return trainer, ema
+
+
+def plain_trainer(config: DictConfig) -> dict[str, Any]:
+    """The Trainer's settings as plain values."""
+    plain = OmegaConf.to_container(config.trainer, resolve=True)
+    return {str(k): v for k, v in plain.items()}  # type: ignore[union-attr]
+
+
+def _accumulate(config: DictConfig, trainer: Any, data: Any) -> None:
+    """Batches accumulated so that an optimiser step sees `global_batch_size` clips, on however many processes."""
+    wanted = config.global_batch_size
+    if wanted is None:
+        return
+    places = trainer.strategy.data_place[1] if hasattr(trainer.strategy, "data_place") else trainer.world_size
+    at_once = places * int(config.data.batch_size)
+    if wanted < 1 or wanted % at_once:
+        fitting = [n for n in range(1, wanted + 1) if wanted % (n * places) == 0]
+        raise UserError(
+            f"global_batch_size is {wanted}, which {places} processes with data.batch_size={config.data.batch_size} "
+            f"do not divide: choose data.batch_size from {', '.join(map(str, fitting[:12])) or 'none that fits'}, "
+            "or another number of GPUs"
+        )
+    trainer.accumulate_grad_batches = wanted // at_once
+
+
+def _check_optimizer(config: DictConfig, trainer: Any) -> None:
+    if "optim" in config and config.optim.get("muon") and hasattr(trainer.strategy, "torch_optimizer"):
+        raise UserError(
+            f"strategy={config.strategy.name} deals out the matrices that optim=muon needs whole: use optim=adamw"
+        )
 
 
 def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:

@@ -10,13 +10,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ovi_lab.checkpoints.loading import initialise_from
+from ovi_lab.checkpoints.loading import find_beginning, load_text_encoder
 from ovi_lab.errors import UserError
 from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
 from ovi_lab.seeding import generator_for
+from ovi_lab.strategies.placement import ParameterValues, place_whole
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep
 
 Latents = Tensor | list[Tensor]
@@ -90,19 +91,50 @@ class FlowMatchingTask(LightningModule):
     # ---- building
 
     def configure_model(self) -> None:
-        """Build the towers, load pretrained ones, and say what is trained."""
+        """Build the towers, say what is trained, and have the strategy place every parameter with its value.
+
+        Only shapes exist until then, so no process ever holds more of a large model than its share.
+        """
         if self.model is not None:
             return
-        if tuple(self.modalities) == ("video", "audio"):
-            self.model = self._make_model()
+        with torch.device("meta"):
+            if tuple(self.modalities) == ("video", "audio"):
+                model = self._make_model()
+            else:
+                absent = {"video", "audio"} - set(self.modalities)
+                model = self._make_model(**dict.fromkeys(absent), fusion={"direction": "none"})
+        sources = self.init_from.get("all") or self.init_from
+        beginning = find_beginning(model, sources) if sources else None
+        self.trained_parameters, self.total_parameters = self.freeze_rule.apply(model)
+        values = ParameterValues(model, beginning)
+        strategy: Any = self._strategy()
+        if strategy is None:
+            place_whole(model, values, torch.get_default_device())
         else:
-            absent = {"video", "audio"} - set(self.modalities)
-            self.model = self._make_model(**dict.fromkeys(absent), fusion={"direction": "none"})
+            strategy.place(model, values)
+            strategy.share_sequences(model)
+        self.model = model
         self.text_encoder = self._make_text() if self._make_text is not None else None
-        if self.init_from:
-            sources = self.init_from.get("all") or self.init_from
-            initialise_from(self.model, self.text_encoder, sources)
-        self.trained_parameters, self.total_parameters = self.freeze_rule.apply(self.model)
+        if self.text_encoder is not None:
+            if beginning is not None:
+                load_text_encoder(self.text_encoder, beginning)
+            own = list(self.text_encoder.parameters())
+            self.trained_parameters += sum(p.numel() for p in own if p.requires_grad)
+            self.total_parameters += sum(p.numel() for p in own)
+            if strategy is not None:
+                strategy.place_other(self.text_encoder)
+
+    def _strategy(self) -> Any:
+        """Ours, which places models; None without a trainer or with a strategy of Lightning's own."""
+        trainer = self._trainer
+        strategy = None if trainer is None else trainer.strategy
+        return strategy if hasattr(strategy, "place") else None
+
+    @property
+    def data_rank(self) -> int:
+        """Processes that compute a clip together share its data and its draws."""
+        place = getattr(self._strategy(), "data_place", None)
+        return self.global_rank if place is None else int(place[0])
 
     def configure_optimizers(self) -> Any:
         """The configured optimiser over what is trained, with its schedule per step."""
@@ -180,7 +212,7 @@ class FlowMatchingTask(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch; its draws depend on the number of the batch in the whole run."""
         number = self.trainer.fit_loop.total_batch_idx
-        purpose = (self.seed, "training", self.global_rank, number)
+        purpose = (self.seed, "training", self.data_rank, number)
         sigma_video, sigma_audio = self.timesteps.sample(
             len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
         )
@@ -222,7 +254,7 @@ class FlowMatchingTask(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Fixed noise and evenly spread timesteps, so that the loss of two models is of the same questions."""
         size = len(batch["id"])
-        purpose = (self.seed, "validation", self.global_rank, batch_idx)
+        purpose = (self.seed, "validation", self.data_rank, batch_idx)
         order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
         sigma = ((order + 0.5) / size).to(self.device)
         loss, by_modality = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)

@@ -1,0 +1,157 @@
+"""What resuming reads from a checkpoint, run by run of each parameter's values, whichever strategy wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ovi_lab.checkpoints.folder import Checkpoint
+from ovi_lab.checkpoints.pieces import AVERAGE, BUFFER, WEIGHT, PieceReader
+from ovi_lab.errors import UserError
+
+OPTIMIZER_NAMES = "optimizer_names"
+"""In trainer_state.pt: the parameters behind the numbers of a torch optimiser's state."""
+OPTIMIZER_SCALARS = "optimizer_scalars"
+
+
+class TrainingState(Protocol):
+    """Weights, averages and optimiser slots of a checkpoint, by the parameters' names in the LightningModule."""
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
+        """Of the whole parameter; None where the checkpoint has no such value of it."""
+        ...
+
+    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
+        """A run of its values, flat."""
+        ...
+
+    def slots(self) -> tuple[str, ...]:
+        """Of the optimiser."""
+        ...
+
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """Single numbers of the optimiser (`step`), by parameter."""
+        ...
+
+    def names(self, kind: str) -> list[str]:
+        """Parameters that have values of this kind."""
+        ...
+
+
+class ShardedState:
+    """Of a checkpoint in pieces."""
+
+    def __init__(self, checkpoint: Checkpoint, content: Mapping[str, Any]) -> None:
+        self.reader: PieceReader = checkpoint.pieces()
+        self._scalars = dict(content.get(OPTIMIZER_SCALARS) or {})
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
+        return self.reader.shapes.get(f"{kind}/{name}")
+
+    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
+        return self.reader.read(kind, name, start, count)
+
+    def slots(self) -> tuple[str, ...]:
+        return tuple(sorted(self.reader.kinds() - {WEIGHT, AVERAGE, BUFFER}))
+
+    def scalars(self) -> dict[str, dict[str, float]]:
+        return self._scalars
+
+    def names(self, kind: str) -> list[str]:
+        return self.reader.names(kind)
+
+
+class WholeState:
+    """Of a checkpoint that one process wrote: weights by part, the optimiser's state by number."""
+
+    def __init__(self, checkpoint: Checkpoint, content: Mapping[str, Any]) -> None:
+        self._places: dict[tuple[str, str], tuple[Any, str]] = {}
+        for kind, folder in ((WEIGHT, ""), (AVERAGE, "ema/")):
+            for part in checkpoint.parts(averaged=bool(folder)):
+                file = safe_open(checkpoint.path / f"{folder}{part}.safetensors", framework="pt").__enter__()
+                for name in file.keys():  # noqa: SIM118
+                    self._places[kind, f"{part}.{name}"] = (file, name)
+        states = content.get("optimizer_states") or [{}]
+        names = content.get(OPTIMIZER_NAMES)
+        state = states[0].get("state") or {}
+        if state and names is None:
+            raise UserError(
+                f"checkpoint {checkpoint.path} was written before checkpoints told their optimiser's parameters: "
+                "resume it with the version that wrote it, or begin from its weights with init_from.all"
+            )
+        self._state = {names[number]: values for number, values in state.items()} if names else {}
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
+        if (kind, name) in self._places:
+            file, key = self._places[kind, name]
+            return tuple(file.get_slice(key).get_shape())
+        value = self._state.get(name, {}).get(kind)
+        return tuple(value.shape) if isinstance(value, Tensor) and value.dim() else None
+
+    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
+        if (kind, name) in self._places:
+            file, key = self._places[kind, name]
+            whole = file.get_tensor(key).reshape(-1)
+        else:
+            whole = self._state[name][kind].reshape(-1)
+        return whole if count is None else whole[start : start + count]
+
+    def slots(self) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for values in self._state.values():
+            found.update({k: None for k, v in values.items() if isinstance(v, Tensor) and v.dim()})
+        return tuple(found)
+
+    def scalars(self) -> dict[str, dict[str, float]]:
+        return {
+            name: {k: float(v) for k, v in values.items() if not (isinstance(v, Tensor) and v.dim())}
+            for name, values in self._state.items()
+        }
+
+    def names(self, kind: str) -> list[str]:
+        placed = [name for k, name in self._places if k == kind]
+        return placed or [name for name, values in self._state.items() if kind in values]
+
+
+def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is in trainer_state.pt: tensors and plain values, mapped from the file.
+
+    Raises:
+        UserError: it is broken or holds anything else.
+    """
+    from ovi_lab.checkpoints.pickled import load_plain
+
+    return load_plain(checkpoint.path / "trainer_state.pt")
+
+
+def training_state(checkpoint: Checkpoint, content: Mapping[str, Any]) -> TrainingState:
+    """The state of a checkpoint, of whichever layout."""
+    return ShardedState(checkpoint, content) if checkpoint.sharded else WholeState(checkpoint, content)
+
+
+def ready_optimizer_state(
+    state: TrainingState, names: list[str], groups: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A torch optimiser's state dict for parameters of these names, in this order.
+
+    Args:
+        state: of the checkpoint.
+        names: of the optimiser's parameters, through its groups.
+        groups: the checkpoint's hyperparameters, one dictionary a group, with the numbers of its parameters or without.
+    """
+    slots, scalars = state.slots(), state.scalars()
+    by_number: dict[int, dict[str, Any]] = {}
+    for number, name in enumerate(names):
+        values: dict[str, Any] = {}
+        for slot in slots:
+            shape = state.shape(slot, name)
+            if shape is not None:
+                values[slot] = state.read(slot, name).reshape(shape).clone()
+        if values:
+            numbers = scalars.get(name, {})
+            by_number[number] = values | {k: torch.tensor(v) for k, v in numbers.items()}
+    return {"state": by_number, "param_groups": groups}

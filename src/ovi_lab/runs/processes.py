@@ -1,0 +1,69 @@
+"""Which process this is before any can talk, what they must agree on, and how it looks when one is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ovi_lab.errors import UserError
+from ovi_lab.strategies.parallel import everyone, started
+
+_LOST = re.compile(
+    r"connection (closed|reset|refused)|peer|timed? ?out|socket|abort|unhandled system error", re.I
+)
+_SECONDS_APART = 30.0
+
+
+def is_first_process() -> bool:
+    """By what torchrun, SLURM or Lightning's own launcher put into the environment."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name]) == 0
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def died(error: RuntimeError) -> str | None:
+    """What to say where an error means that another process is gone; None where it means something else."""
+    text = str(error).strip()
+    if not started() or not _LOST.search(text) or ("gloo" not in text.lower() and "nccl" not in text.lower()):
+        return None
+    return f"another process of this run died or cannot be reached ({text.splitlines()[-1][:120]})"
+
+
+class RankAgreement(Callback):
+    """At the start, all processes compare what must be the same on all of them.
+
+    Args:
+        config_hash: of the run's configuration.
+        data: the data module, whose `fingerprint()` tells its shards and settings; None: there is none.
+    """
+
+    def __init__(self, config_hash: str, data: Any) -> None:
+        self.config_hash, self.data = config_hash, data
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises UserError on every process, which names the first one that differs and in what."""
+        if trainer.world_size == 1:
+            return
+        fingerprint = self.data.fingerprint() if hasattr(self.data, "fingerprint") else ""
+        trainer.strategy.barrier()
+        facts = {
+            "configuration": self.config_hash,
+            "list of shards or data settings": fingerprint,
+            "clock": time.time(),
+        }
+        all_facts = everyone(facts)
+        for what, own in all_facts[0].items():
+            for rank, others in enumerate(all_facts):
+                other = others[what]
+                apart = abs(other - own) > _SECONDS_APART if what == "clock" else other != own
+                if apart:
+                    shown = f"{other - own:+.0f} s" if what == "clock" else f"{other} against {own}"
+                    raise UserError(
+                        f"process {rank} has another {what} than process 0 ({shown}): "
+                        "start all processes with the same files and command, and synchronised clocks"
+                    )

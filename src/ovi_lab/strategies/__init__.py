@@ -1,0 +1,105 @@
+"""How a run is spread over processes: one, DDP, DeepSpeed ZeRO 1 to 3 with offload, FSDP2, sequence parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ovi_lab.errors import UserError
+
+NAMES = ("auto", "ddp", "zero", "fsdp2")
+_OFFLOADS = (None, "cpu", "nvme")
+
+
+def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> Any:
+    """Lightning's strategy object for a `strategy` configuration.
+
+    Args:
+        settings: `name` and what the strategy takes (see conf/strategy).
+        trainer: the Trainer's settings: accelerator, devices and num_nodes.
+
+    Raises:
+        UserError: an unknown name or value, options that exclude each other, or a package that is missing.
+    """
+    values = dict(settings)
+    name = values.pop("name", None)
+    sequence = values.pop("sequence_parallel", 1)
+    if name not in NAMES:
+        raise UserError(f"strategy.name is {name!r}; expected one of {', '.join(NAMES)}")
+    if isinstance(sequence, bool) or not isinstance(sequence, int) or sequence < 1:
+        raise UserError(f"strategy.sequence_parallel is {sequence!r}; expected a whole number of at least 1")
+    accelerator = _accelerator(trainer)
+    several = _processes(trainer, accelerator) > 1
+    try:
+        if name == "zero":
+            strategy = _zero(values, accelerator)
+        elif name == "fsdp2":
+            from ovi_lab.strategies.fsdp2 import FSDP2Strategy
+
+            strategy = FSDP2Strategy(**values)
+        elif name == "ddp" or several:
+            from ovi_lab.strategies.whole import ReplicatedProcesses
+
+            # fused variants leave the other direction's parameters without use; all others take part in every step
+            strategy = ReplicatedProcesses(gradient_as_bucket_view=True, broadcast_buffers=False, **values)
+        else:
+            from ovi_lab.strategies.whole import SingleProcess
+
+            strategy = SingleProcess(device=_device(trainer, accelerator), **values)
+    except TypeError as error:
+        raise UserError(f"strategy {name}: {str(error).split('() ')[-1]}; see conf/strategy") from error
+    if sequence > 1 and not several:
+        raise UserError(
+            f"strategy.sequence_parallel is {sequence} with one process; set trainer.devices to a multiple of it"
+        )
+    strategy.sequence_parallel = sequence
+    return strategy
+
+
+def _zero(values: dict[str, Any], accelerator: str) -> Any:
+    stage = values.get("stage")
+    if stage not in (1, 2, 3):
+        raise UserError(f"strategy.stage is {stage!r}; expected 1, 2 or 3")
+    for key in ("offload_optimizer", "offload_parameters"):
+        if values.get(key) not in _OFFLOADS:
+            raise UserError(f"strategy.{key} is {values[key]!r}; expected cpu, nvme or null")
+    if values.get("offload_parameters") and stage != 3:
+        raise UserError(f"strategy.offload_parameters needs strategy.stage=3, and it is {stage}")
+    if "nvme" in (values.get("offload_optimizer"), values.get("offload_parameters")):
+        if not values.get("nvme_path"):
+            raise UserError("offload to nvme needs strategy.nvme_path: a folder on a fast local disk")
+        if stage != 3:
+            raise UserError(f"offload to nvme needs strategy.stage=3, and it is {stage}")
+    from ovi_lab.strategies.zero import ZeroStrategy
+
+    return ZeroStrategy(**values, accelerator=accelerator)
+
+
+def _accelerator(trainer: Mapping[str, Any]) -> str:
+    import torch
+
+    asked = str(trainer.get("accelerator", "cpu"))
+    if asked == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return "gpu" if asked in ("gpu", "cuda") else "cpu"
+
+
+def _device(trainer: Mapping[str, Any], accelerator: str) -> str:
+    """The one device: by its number where `devices` is a list of one."""
+    devices = trainer.get("devices", 1)
+    named = devices if isinstance(devices, list | tuple) else str(devices).rstrip(",").split(",")
+    is_list = isinstance(devices, list | tuple) or "," in str(devices)
+    return f"cuda:{named[0] if is_list else 0}" if accelerator == "gpu" else "cpu"
+
+
+def _processes(trainer: Mapping[str, Any], accelerator: str) -> int:
+    import torch
+
+    devices = trainer.get("devices", 1)
+    if devices in ("auto", -1, "-1"):
+        count = torch.cuda.device_count() if accelerator == "gpu" else 1
+    elif isinstance(devices, int | str):
+        count = int(devices) if str(devices).isdigit() else len(str(devices).split(","))
+    else:
+        count = len(devices)
+    return max(1, count) * int(trainer.get("num_nodes", 1))

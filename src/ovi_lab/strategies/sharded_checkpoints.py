@@ -1,0 +1,210 @@
+"""Checkpoints of strategies that deal out the weights: every process writes its part, and reads what it needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovi_lab.checkpoints.folder import Checkpoint
+from ovi_lab.checkpoints.io import FolderCheckpointIO, facts_of, written_or_gone
+from ovi_lab.checkpoints.pieces import AVERAGE, BUFFER, WEIGHT, Piece, shard_name, write_pieces
+from ovi_lab.checkpoints.state import OPTIMIZER_SCALARS, TrainingState, plain_content, training_state
+from ovi_lab.errors import UserError
+from ovi_lab.strategies.parallel import everyone, from_first
+from ovi_lab.strategies.shards import Shards
+
+# Lightning's bound methods are those of a Strategy; this mixin comes before one.
+
+
+class ShardedCheckpoints:
+    """Mixin for a Lightning strategy: `shards()` says what this process holds, the rest follows.
+
+    A checkpoint of this strategy loads in any other, on any number of processes, and the other way round.
+    """
+
+    # what the strategy gives
+    lightning_module: Any
+    checkpoint_io: Any
+    is_global_zero: bool
+    global_rank: int
+
+    def shards(self) -> Shards:
+        """This process's shares, of the model as it is set up."""
+        raise NotImplementedError
+
+    def torch_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimiser whose groups hold the hyperparameters."""
+        raise NotImplementedError
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return True
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    # ---- saving
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Nothing: what Lightning would gather stays where it is until it is written."""
+        return {}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """The groups' hyperparameters; the rest is in the shards."""
+        own = self.torch_optimizer()
+        groups = [] if own is None else own.param_groups
+        return {"state": {}, "param_groups": [{k: v for k, v in g.items() if k != "params"} for g in groups]}
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        """Every process writes its part, then the first one lists them all; all or nothing, on every process."""
+        io: FolderCheckpointIO = self.checkpoint_io
+        path = Path(from_first(str(filepath)))
+        temporary = path.with_name(f".{path.name}.shared.tmp")
+        content = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "ema_state_dict")}
+        # read on every process: some strategies gather for it
+        shards = self.shards()
+        content[OPTIMIZER_SCALARS] = {n: v for each in everyone(shards.scalars()) for n, v in each.items()}
+
+        def begin() -> None:
+            if self.is_global_zero:
+                shutil.rmtree(temporary, ignore_errors=True)
+                (temporary / "shards").mkdir(parents=True)
+
+        def own() -> dict[str, Any]:
+            name = shard_name(self.global_rank)
+            write_pieces(temporary / name, self._pieces(shards))
+            return {name: facts_of(temporary / name)}
+
+        _together(begin, temporary, path)
+        listed = _together(own, temporary, path)
+        known = {name: facts for each in listed for name, facts in each.items()}
+
+        def finish() -> None:
+            if self.is_global_zero:
+                io.complete(temporary, path, content, known)
+
+        _together(finish, temporary, path)
+
+    def _pieces(self, shards: Shards) -> Iterator[Piece]:
+        averages = self._averages()
+        slots = shards.slots()
+        for name, share in shards.shares.items():
+            if not share.written:
+                continue
+            yield Piece(WEIGHT, name, share.shape, share.start, shards.read(name))
+            if name in averages:
+                yield Piece(AVERAGE, name, share.shape, share.start, averages[name])
+            if share.trained and share.count:
+                for slot in slots:
+                    yield Piece(slot, name, share.shape, share.start, shards.read(name, slot))
+        if self.is_global_zero:
+            held = self.lightning_module.state_dict(keep_vars=True)
+            for name, tensor in held.items():
+                if name not in shards.shares:
+                    yield Piece(BUFFER, name, tuple(tensor.shape), 0, tensor.detach().reshape(-1))
+
+    def _averages(self) -> Mapping[str, torch.Tensor]:
+        from ovi_lab.callbacks.ema import EMA
+
+        callbacks = self.lightning_module.trainer.callbacks
+        return next((c.average for c in callbacks if isinstance(c, EMA)), {})
+
+    # ---- loading
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Everything but tensors of weights and optimiser; those are read where they are needed."""
+        opened = Checkpoint.open(from_first(str(checkpoint_path)))
+        content = plain_content(opened)
+        self._resumed = training_state(opened, content)
+        self._resumed_from = opened.path
+        return content
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """This process's shares of weights, read from whatever layout they are in; averages go to the EMA."""
+        shards, state = self.shards(), self._resumed
+        for name, share in shards.shares.items():
+            self._check(state.shape(WEIGHT, name), share.shape, name)
+            if share.count:
+                shards.write(name, state.read(WEIGHT, name, share.start, share.count))
+        shards.publish()
+        held = self.lightning_module.state_dict(keep_vars=True)
+        for name, tensor in held.items():
+            if name not in shards.shares:
+                kind = BUFFER if state.shape(BUFFER, name) is not None else WEIGHT
+                self._check(state.shape(kind, name), tuple(tensor.shape), name)
+                tensor.detach().copy_(state.read(kind, name).reshape(tensor.shape))
+
+    def load_averages(self) -> dict[str, torch.Tensor]:
+        """This process's shares of the averages that the checkpoint holds; empty where it has none."""
+        state: TrainingState | None = getattr(self, "_resumed", None)
+        if state is None:
+            return {}
+        shards = self.shards()
+        found = {}
+        for name in shards.trained():
+            share = shards.shares[name]
+            if state.shape(AVERAGE, name) is not None:
+                found[name] = state.read(AVERAGE, name, share.start, share.count).clone()
+        return found
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """This process's shares of the optimiser's state, and its hyperparameters."""
+        shards, state = self.shards(), self._resumed
+        slots = state.slots()
+        if slots:
+            shards.make_slots(slots, state.scalars())
+            for name in shards.trained():
+                share = shards.shares[name]
+                for slot in slots:
+                    if share.count and state.shape(slot, name) is not None:
+                        shards.write(name, state.read(slot, name, share.start, share.count), slot)
+        optimizer = self.torch_optimizer()
+        saved = checkpoint["optimizer_states"][0]["param_groups"]
+        if optimizer is not None:
+            if len(saved) != len(optimizer.param_groups):
+                raise UserError(
+                    f"checkpoint {self._resumed_from} has {len(saved)} groups of parameters, this run has "
+                    f"{len(optimizer.param_groups)}: it is of another optimiser or freeze rule"
+                )
+            for group, values in zip(optimizer.param_groups, saved, strict=True):
+                group.update({k: v for k, v in values.items() if k != "params"})
+
+    def _check(self, stored: tuple[int, ...] | None, own: tuple[int, ...], name: str) -> None:
+        if stored != own:
+            state = "lacks it" if stored is None else f"has it as {list(stored)}"
+            raise UserError(
+                f"checkpoint {self._resumed_from} is of another model or stage: {name} is {list(own)} here, and the "
+                f"checkpoint {state}; begin from its weights with init_from, or name its own experiment"
+            )
+
+
+def _together(work: Any, temporary: Path, path: Path) -> list[Any]:
+    """Do it on every process; where one fails, all fail with its reason, and nothing is left.
+
+    Returns:
+        Every process's result.
+    """
+    result, problem = None, None
+    try:
+        result = work()
+    except Exception as error:
+        problem = error
+    outcomes = everyone((result, None if problem is None else str(problem)))
+    failed = [(rank, text) for rank, (_, text) in enumerate(outcomes) if text is not None]
+    if failed:
+        rank, text = failed[0]
+
+        def refuse() -> None:
+            if problem is not None:
+                raise problem
+            raise UserError(f"checkpoint {path} was not written: process {rank} failed ({text})")
+
+        written_or_gone(refuse, temporary, path)
+    return [result for result, _ in outcomes]

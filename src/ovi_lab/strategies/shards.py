@@ -1,0 +1,186 @@
+"""What one process holds of every parameter, whatever strategy dealt it out.
+
+Under every strategy a process's share of a parameter is a run of its flattened values: all of them (one process, DDP,
+what ZeRO 1 and 2 do not partition), a part of a group's long line (ZeRO 1 and 2), an equal part of each parameter
+(ZeRO 3), or some of its rows (FSDP2). So one description, a start and a count, serves to average, save and load
+weights and optimiser state, and what one strategy saved another can load on any number of processes.
+
+A slot is a tensor that the optimiser keeps for a parameter, by its own name for it (`exp_avg`, `exp_avg_sq`, …).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's run of a parameter's flattened values."""
+
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    start: int
+    count: int
+    trained: bool
+    written: bool = True
+    """Whether this process saves it: of what several hold alike, the first one does."""
+
+    @property
+    def numel(self) -> int:
+        """Values of the whole parameter."""
+        return torch.Size(self.shape).numel()
+
+
+class Shards(ABC):
+    """This process's shares of a LightningModule's parameters, by the names that they have in it."""
+
+    shares: Mapping[str, Share]
+    partitioned: bool
+    """Whether a process holds less than the whole network, so that all must compute together."""
+
+    @abstractmethod
+    def read(self, name: str, slot: str | None = None) -> Tensor:
+        """[count], the values that the optimiser steps (in full precision), or a slot of it. May be a view."""
+
+    @abstractmethod
+    def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
+        """Overwrite this process's values; `publish` afterwards where they are weights."""
+
+    @abstractmethod
+    def slots(self) -> tuple[str, ...]:
+        """Of the optimiser; none before its first step."""
+
+    @abstractmethod
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """Single numbers that the optimiser keeps for a trained parameter of this process (`step`), by parameter."""
+
+    @abstractmethod
+    def make_slots(self, slots: tuple[str, ...], scalars: Mapping[str, Mapping[str, float]]) -> None:
+        """Have slots of zeros, and the numbers given, as if the optimiser had stepped: what a load then fills."""
+
+    def publish(self) -> None:
+        """Let the network compute with what was written; every process calls it. Nothing to do where it does."""
+        return
+
+    @abstractmethod
+    def show(self, values: Mapping[str, Tensor]) -> None:
+        """Let the network compute with other values of the trained parameters until `hide`; all processes call it."""
+
+    @abstractmethod
+    def hide(self) -> None:
+        """Compute with the optimiser's own values again; every process calls it."""
+
+    def trained(self) -> Iterator[str]:
+        """Names of what is trained."""
+        return (name for name, share in self.shares.items() if share.trained)
+
+
+class TorchShards(Shards):
+    """Parameters that are stepped as they are: whole ones, or FSDP2's, of which a process holds some rows.
+
+    Args:
+        module: whose parameters.
+        optimizer: None where nothing is trained.
+        first: whether this process saves what all hold alike.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer | None, first: bool = True
+    ) -> None:
+        self._parameters = dict(module.named_parameters())
+        self._optimizer = optimizer
+        self.shares = {name: _share(p, first) for name, p in self._parameters.items()}
+        self.partitioned = any(s.count != s.numel for s in self.shares.values()) or any(
+            _is_dtensor(p) for p in self._parameters.values()
+        )
+        self._hidden: dict[str, Tensor] = {}
+
+    def read(self, name: str, slot: str | None = None) -> Tensor:
+        held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
+        return _local(held).detach().reshape(-1)
+
+    def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
+        held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
+        local = _local(held).detach()
+        local.copy_(values.view(local.shape))
+
+    def _state(self, name: str) -> dict[str, Any]:
+        if self._optimizer is None:
+            return {}
+        return self._optimizer.state[self._parameters[name]]
+
+    def slots(self) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        for name in self.trained():
+            held = self._parameters[name]
+            names.update({k: None for k, v in self._kept(name).items() if _fits(v, held)})
+        return tuple(names)
+
+    def _kept(self, name: str) -> Mapping[str, Any]:
+        state = {} if self._optimizer is None else self._optimizer.state
+        return state.get(self._parameters[name], {})
+
+    def scalars(self) -> dict[str, dict[str, float]]:
+        found = {}
+        for name in self.trained():
+            held = self._parameters[name]
+            found[name] = {k: float(v) for k, v in self._kept(name).items() if not _fits(v, held)}
+        return {name: numbers for name, numbers in found.items() if numbers}
+
+    def make_slots(self, slots: tuple[str, ...], scalars: Mapping[str, Mapping[str, float]]) -> None:
+        if self._optimizer is None:
+            return
+        for name in self.trained():
+            state = self._optimizer.state[self._parameters[name]]
+            state.update({slot: torch.zeros_like(self._parameters[name]) for slot in slots})
+            state.update({key: torch.tensor(value) for key, value in scalars.get(name, {}).items()})
+
+    def show(self, values: Mapping[str, Tensor]) -> None:
+        for name in self.trained():
+            local = _local(self._parameters[name])
+            self._hidden[name] = local.data
+            other = values[name].to(local.dtype).view(local.shape)
+            if _is_dtensor(self._parameters[name]):
+                # the sharded tensor's storage is known to FSDP: its values change, not its place
+                self._hidden[name] = local.detach().clone()
+                local.detach().copy_(other)
+            else:
+                self._parameters[name].data = other
+
+    def hide(self) -> None:
+        for name, own in self._hidden.items():
+            if _is_dtensor(self._parameters[name]):
+                _local(self._parameters[name]).detach().copy_(own)
+            else:
+                self._parameters[name].data = own
+        self._hidden = {}
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    return hasattr(tensor, "to_local")
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
+
+
+def _fits(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+
+
+def _share(parameter: Tensor, first: bool) -> Share:
+    shape, trained = tuple(parameter.shape), bool(parameter.requires_grad)
+    if not _is_dtensor(parameter):
+        return Share(shape, 0, parameter.numel(), trained, first)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+    local, offset = compute_local_shape_and_global_offset(parameter.shape, mesh, placements)
+    row = torch.Size(shape[1:]).numel()
+    return Share(shape, int(offset[0]) * row, torch.Size(local).numel(), trained)

@@ -1,0 +1,218 @@
+"""DeepSpeed ZeRO (Rajbhandari et al., arXiv 1910.02054) under Lightning, on GPUs and on processes of a CPU alike.
+
+Stage 1 deals out the optimiser's state, stage 2 also gradients, stage 3 also parameters. Frozen parameters have neither
+gradient nor optimiser state, so only stage 3 touches them: it deals them out and gathers them where they are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from ovi_lab.errors import UserError
+from ovi_lab.models import TwinDiT
+from ovi_lab.strategies.parallel import DataPlaces
+from ovi_lab.strategies.placement import Values, owned_parameters, place_whole
+from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
+from ovi_lab.strategies.shards import Shards
+from ovi_lab.strategies.zero_shards import PartitionedZeroShards, ReplicatedZeroShards
+
+
+class ZeroPrecision(DeepSpeedPrecision):
+    """DeepSpeed's precision, less what harms here."""
+
+    def convert_input(self, data: Any) -> Any:
+        """As it is: noise and targets are made in float32, and the towers convert what they take."""
+        return data
+
+    def backward(  # type: ignore[override]
+        self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Lightning has divided the loss by the accumulated batches already; DeepSpeed would do so again."""
+        model.trainer.model.backward(tensor, *args, scale_wrt_gas=False, **kwargs)
+
+
+class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):  # type: ignore[misc]
+    """ZeRO of any stage.
+
+    Args:
+        stage: 1, 2 or 3.
+        offload_optimizer: `cpu` or `nvme`: where the optimiser's state lives; None: on the device.
+        offload_parameters: the same for the parameters, stage 3 only.
+        nvme_path: folder on a fast disk, for `nvme`.
+        bucket: values that are reduced or gathered at once.
+        communication_dtype: of gradients while they are reduced: `fp32`, `bf16`; None: the network's.
+        accelerator: `gpu`, or `cpu` for processes without one.
+    """
+
+    def __init__(
+        self,
+        stage: int,
+        offload_optimizer: str | None = None,
+        offload_parameters: str | None = None,
+        nvme_path: str | None = None,
+        bucket: int = 200_000_000,
+        communication_dtype: str | None = None,
+        accelerator: str = "gpu",
+    ) -> None:
+        on_cpu = accelerator == "cpu"
+        if on_cpu:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        _import_deepspeed()
+        zero: dict[str, Any] = {
+            "stage": stage,
+            "reduce_bucket_size": min(bucket, 5_000_000) if on_cpu else bucket,
+            "allgather_bucket_size": min(bucket, 5_000_000) if on_cpu else bucket,
+            "overlap_comm": not on_cpu,
+            "contiguous_gradients": True,
+        }
+        if stage == 3:
+            zero["stage3_prefetch_bucket_size"] = zero["reduce_bucket_size"] // 4
+            zero["stage3_max_live_parameters"] = 1_000_000_000
+        places = {"offload_optimizer": offload_optimizer, "offload_param": offload_parameters}
+        for key, device in places.items():
+            if device is not None:
+                zero[key] = {"device": device, "pin_memory": not on_cpu}
+                if device == "nvme":
+                    zero[key]["nvme_path"] = nvme_path
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own throughput lines read it
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+        }
+        if communication_dtype is not None:
+            config["communication_data_type"] = communication_dtype
+        super().__init__(config=config, logging_level=logging.ERROR)
+        self.stage, self._on_cpu = stage, on_cpu
+        self._engine: Any = None
+        self._shards: Shards | None = None
+
+    # ---- processes
+
+    def setup_environment(self) -> None:
+        """Lightning refuses DeepSpeed without CUDA; on a CPU it works all the same."""
+        self.precision_plugin = ZeroPrecision(self.precision_plugin.precision)  # type: ignore[arg-type]
+        if isinstance(self.accelerator, CUDAAccelerator):
+            super().setup_environment()
+        else:
+            DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        """Ranks first: without a GPU there is no device index to check."""
+        if not self._on_cpu:
+            super().setup_distributed()
+            return
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def _setup_model_and_optimizer(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None, lr_scheduler: Any = None
+    ) -> tuple[Any, Any]:
+        import deepspeed
+
+        engine, zero, _, _ = deepspeed.initialize(
+            args=argparse.Namespace(device_rank=self.local_rank),
+            config=self.config,
+            model=model,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            dist_init_required=False,
+        )
+        self._engine, self._shards = engine, None
+        return engine, zero
+
+    def setup(self, trainer: Any) -> None:
+        """Set up training; what comes after it in the same process goes on with the same engine."""
+        if trainer.state.fn != TrainerFn.FITTING and self._engine is not None:
+            self.model = self._engine
+            return
+        super().setup(trainer)
+
+    def teardown(self) -> None:
+        """Parameters stay where DeepSpeed has them: moving the module would tear them from its optimiser."""
+        if self.cluster_environment is not None:
+            self.cluster_environment.teardown()
+
+    # ---- the model
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Nothing: `place` deals out parameters one module after the other."""
+        yield
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """Of the parameters that the network computes with; the optimiser steps float32."""
+        return torch.bfloat16 if self.precision_plugin.precision.startswith("bf16") else torch.float32
+
+    @torch.no_grad()
+    def place(self, model: TwinDiT, values: Values) -> None:
+        """Parameters with values: whole on the device (stages 1 and 2), or dealt out as soon as they are made."""
+        if self.stage < 3:
+            place_whole(model, values, self.root_device, self.network_dtype)
+            return
+        import deepspeed
+
+        self._init_config_if_needed()
+        dealer: Any = None
+        by_owner: dict[int, tuple[nn.Module, list[tuple[str, str, nn.Parameter]]]] = {}
+        for name, owner, leaf, parameter in owned_parameters(model):
+            by_owner.setdefault(id(owner), (owner, []))[1].append((name, leaf, parameter))
+        for owner, held in by_owner.values():
+            fresh = []
+            for name, leaf, parameter in held:
+                # DeepSpeed broadcasts the first process's values: the others need not read or draw them
+                value = torch.zeros(parameter.shape, dtype=self.network_dtype, device=self.root_device)
+                if self.is_global_zero:
+                    value.copy_(values(name, owner, leaf))
+                new = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                setattr(owner, leaf, new)
+                fresh.append(new)
+                del value
+            if dealer is None:
+                alone = nn.ParameterList(fresh)
+                deepspeed.zero.Init(module=alone, config_dict_or_path=self.config)
+                dealer = fresh[0]
+            else:
+                dealer.convert_to_zero_parameters(param_list=fresh)
+
+    def place_other(self, module: nn.Module) -> None:
+        """Another trained module, such as a text encoder: small, so DeepSpeed deals it out when it sets up."""
+        module.to(self.root_device, self.network_dtype)
+
+    def shards(self) -> Shards:
+        """This process's shares, from the engine."""
+        if self._shards is None:
+            if self.stage == 3:
+                self._shards = PartitionedZeroShards(self.lightning_module, self._engine)
+            else:
+                self._shards = ReplicatedZeroShards(self.lightning_module, self._engine, self.is_global_zero)
+        return self._shards
+
+    def torch_optimizer(self) -> torch.optim.Optimizer | None:
+        """The one that DeepSpeed wraps."""
+        return cast("torch.optim.Optimizer", self._engine.optimizer.optimizer)
+
+
+def _import_deepspeed() -> None:
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError("strategy=zero… needs DeepSpeed: pip install 'ovi-lab[deepspeed]'") from error
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # its shared-memory collectives would be compiled first; gloo does the same
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
