@@ -190,7 +190,10 @@ class _Counter:
 
 def checkpointing(model: TwinDiT, index: int) -> tuple[bool, bool]:
     """Whether the backward pass computes the linear maps, and the attention, of block `index` anew."""
-    return (model.checkpoint_blocks,) * 2
+    choice, every = model.recomputation.choice, model.recomputation.every
+    if choice == "none" or index % every:
+        return False, False
+    return choice in ("full", "attention"), choice == "full"
 
 
 def _pairs(towers: Mapping[Modality, Tower], count: int) -> Iterator[dict[Modality, TowerBlock]]:

@@ -1,0 +1,194 @@
+"""What a forward and backward pass has alive beside weights and optimiser, measured on the meta device.
+
+The real model runs, forward and backward, on shapes alone while `LiveMemory` counts. Of many like blocks a few are run
+and the rest follow, since each adds the same: to what is kept for the backward pass, and to the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovi_lab.flow import flow_matching_loss, interpolate
+from ovi_lab.models import TwinDiT
+from ovi_lab.planning.flops import checkpointing
+from ovi_lab.planning.on_meta import TrainingMemory, as_trained
+from ovi_lab.planning.shapes import ClipShape
+
+META = torch.device("meta")
+LONGEST_PERIOD = 6
+"""Of blocks that repeat, as every second fused; where none is found, every block is run."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes of one micro batch's pass, most at any moment."""
+
+    activations: int
+    """Where every gradient is handed on as it is made."""
+    with_gradients: int
+    """Where gradients stay: the first of a step, which finds none before it."""
+    outside: int
+    """`activations` of the model without its blocks."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a micro batch is computed.
+
+    Args:
+        clip: the shape of each clip.
+        clips: of a micro batch.
+        device: whose attention kernel, "cuda" or "cpu".
+        autocast: type of the products, None for that of the weights.
+        text_tokens: of each caption; None: as many as the towers take.
+        text_is_trained: captions get a gradient.
+        first_frame_clean: the first video frame is given.
+    """
+
+    clip: ClipShape
+    clips: int = 1
+    device: str = "cuda"
+    autocast: torch.dtype | None = None
+    text_tokens: int | None = None
+    text_is_trained: bool = False
+    first_frame_clean: bool = False
+
+
+def measure(model: TwinDiT, work: Pass) -> Work:
+    """The work of one micro batch; `model` is on the meta device, in the type it trains in, and frozen as it is."""
+
+    def handed_on() -> int:
+        return _peaks(model, work, keep=False)[0]
+
+    activations = _over_blocks(model, handed_on)
+    late = _over_blocks(model, lambda: _peaks(model, work, keep=True)[1])
+    return Work(activations, max(activations, late), _of_blocks(model, 0, handed_on))
+
+
+def _over_blocks(model: TwinDiT, peak: Callable[[], int]) -> int:
+    """`peak` of the whole model, of which as many blocks are run as tell it."""
+    count = model.num_layers
+    kinds = [_kind(model, index) for index in range(count)]
+    period = _period(kinds)
+    few = None if period is None else count % period + 2 * period
+    if period is None or few is None or few + period >= count:
+        return peak()
+    less, more = _of_blocks(model, few, peak), _of_blocks(model, few + period, peak)
+    return less + (more - less) * ((count - few) // period)
+
+
+def _of_blocks(model: TwinDiT, count: int, peak: Callable[[], int]) -> int:
+    """`peak` of the model's first `count` blocks."""
+    whole, model.num_layers = model.num_layers, count
+    try:
+        return peak()
+    finally:
+        model.num_layers = whole
+
+
+def _kind(model: TwinDiT, index: int) -> Any:
+    """What tells a block from others in what it takes."""
+    blocks = [list(model.tower(m).each_block())[index] for m in model.tower_configs]
+    parameters = [(n, p.shape, p.requires_grad) for block in blocks for n, p in block.named_parameters()]
+    return checkpointing(model, index), parameters
+
+
+def _period(kinds: Sequence[Any]) -> int | None:
+    """The shortest distance at which blocks are alike."""
+    for period in range(1, LONGEST_PERIOD + 1):
+        if all(a == b for a, b in zip(kinds, kinds[period:], strict=False)):
+            return period
+    return None
+
+
+def _peaks(model: TwinDiT, work: Pass, keep: bool) -> tuple[int, int]:
+    """Most that is alive in a pass, and most since the gradients of its second block began to come.
+
+    With `keep` gradients stay. At the first moment none is there yet, later all of the other blocks'.
+    """
+    model.set_savings(
+        shared_modulation=model.savings.shared_modulation, cache_masks=model.savings.cache_masks
+    )  # forgets rotation tables, so that each pass makes and counts its own
+    late: list[int] = []
+    hooks = []
+    first = {id(p) for m in model.tower_configs for b in list(model.tower(m).each_block())[:2] for p in b.parameters()}
+    with TrainingMemory(META, model) as live:
+
+        def arrived(parameter: Tensor) -> None:
+            if not keep:
+                parameter.grad = None
+            elif not late and id(parameter) in first:
+                late.append(live.peak)
+                live.peak = live.now
+
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                hooks.append(parameter.register_post_accumulate_grad_hook(arrived))
+        try:
+            _step(model, work)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            model.zero_grad(set_to_none=True)
+    return max([live.peak, *late]), live.peak
+
+
+def _step(model: TwinDiT, work: Pass) -> None:
+    """Forward, loss and backward of a batch, as `FlowMatchingTask` has them."""
+    towers = model.tower_configs
+    sigma = torch.empty(work.clips, device=META)
+    shapes = {}
+    if "video" in towers and work.clip.video is not None:
+        shapes["video"] = (work.clips, towers["video"].in_dim, *work.clip.video)
+    if "audio" in towers and work.clip.audio is not None:
+        shapes["audio"] = (work.clips, work.clip.audio, towers["audio"].in_dim)
+    first = next(iter(towers.values()))
+    tokens = min(work.text_tokens or first.text_len, first.text_len)
+    text = [
+        torch.empty(tokens, first.text_dim, device=META, requires_grad=work.text_is_trained)
+        for _ in range(work.clips)
+    ]
+    given: dict[str, Any] = {}
+    targets = {}
+    for modality, shape in shapes.items():
+        latents = torch.empty(shape, device=META)
+        given[modality], targets[modality] = interpolate(latents, torch.randn_like(latents), sigma)
+        given[f"t_{modality}"], given[f"text_{modality}"] = 1000.0 * sigma, text
+    clean = work.first_frame_clean and "video" in shapes
+    # still there in the backward pass, where checkpointing runs blocks again
+    with as_trained(work.device, work.autocast) as kernels:
+        out = model(**given, first_frame_is_clean=clean)
+        losses = [
+            flow_matching_loss(getattr(out, m), target, skip_first_frame=clean and m == "video").mean
+            for m, target in targets.items()
+        ]
+        loss = torch.stack(losses).sum()
+        kernels.forget()
+        if loss.requires_grad:
+            loss.backward()
+
+
+def optimiser_step(
+    parameters: Sequence[nn.Parameter], make: Callable[[], torch.optim.Optimizer]
+) -> tuple[int, int]:
+    """Bytes that an optimiser keeps for these parameters (on meta), and takes for a moment while it steps."""
+    held = nn.ParameterList(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    grads = nn.ParameterList([nn.Parameter(p.grad, requires_grad=False) for p in parameters if p.grad is not None])
+    try:
+        optimizer = make()
+        with TrainingMemory(META, held, grads) as live:
+            optimizer.step()
+            state = live.now
+            live.peak = live.now
+            optimizer.step()
+        return state, live.peak - state
+    finally:
+        for parameter in parameters:
+            parameter.grad = None

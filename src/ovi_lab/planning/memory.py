@@ -1,0 +1,163 @@
+"""Memory of each GPU in training, by part and at the two moments where it may be largest.
+
+Weights, gradients and optimiser state follow from the counts of parameters and from what the strategy deals out
+(Rajbhandari et al., arXiv 1910.02054, section 5; arXiv 2104.07857 for offload); activations and what the optimiser takes
+while it steps are measured on the meta device. P are all parameters, T the trained ones, N GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ovi_lab.planning.activations import Work
+from ovi_lab.planning.strategy import CPU_BUCKET, MAX_LIVE, Sharding, Types
+from ovi_lab.released.peaks import DRIVER, MARGIN
+
+Parts = Mapping[str, int]
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters that memory depends on."""
+
+    total: int
+    trained: int
+    small: int
+    """In parameters so small that ZeRO 3 leaves them gathered."""
+    largest_unit: int
+    """Of the largest block, or pair of blocks, that FSDP2 gathers at once."""
+    outside: int
+    """In no such block."""
+    encoder_bytes: int = 0
+    """Of a frozen text encoder that runs in the training process."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one GPU, and what it keeps elsewhere."""
+
+    backward: Parts
+    """At the largest moment of forward and backward."""
+    step: Parts
+    """While the optimiser steps."""
+    elsewhere: Parts = field(default_factory=dict)
+    """This GPU's share in its host's memory, or on its disk."""
+
+    @property
+    def total(self) -> int:
+        """The most at any moment, without driver and margin."""
+        return max(sum(self.backward.values()), sum(self.step.values()))
+
+    def fits(self, memory: int) -> bool:
+        """Whether a GPU of so many bytes has room for it, driver, kernels and allocator included."""
+        return self.total * MARGIN + DRIVER <= memory
+
+
+def memory_of(
+    counts: Counts,
+    work: Work,
+    optimiser: tuple[float, float],
+    sharding: Sharding,
+    types: Types,
+    gpus: int,
+    *,
+    accumulate: int = 1,
+    averaged: bool = True,
+    on_cpu: bool = False,
+    encoder_work: int = 0,
+) -> Memory:
+    """The memory of one GPU.
+
+    Args:
+        counts: of parameters.
+        work: of a micro batch, on one GPU of a sequence-parallel group.
+        optimiser: bytes of state, and bytes taken while it steps, all parameters together and not dealt out.
+        sharding: the strategy.
+        types: of weights and gradients.
+        gpus: N.
+        accumulate: micro batches of a step.
+        averaged: whether there is an EMA.
+        on_cpu: training on a CPU, whose buckets are smaller.
+        encoder_work: what the text encoder takes while it reads a micro batch's captions.
+    """
+    n = gpus if sharding.stage else 1
+    share = -(-counts.trained // n)
+    weights, gathered = _weights(counts, sharding, types, gpus)
+    state, stepping = (int(x / n) for x in optimiser)
+    state += FP32 * share if types.master else 0
+    average = FP32 * share if averaged else 0
+    held: dict[str, int] = {"weights": weights}
+    elsewhere: dict[str, int] = {}
+    where = {"device": "", "cpu": "host memory", "nvme": "disk"}
+    if sharding.parameters_at != "device":
+        elsewhere[f"weights, {where[sharding.parameters_at]}"] = held.pop("weights")
+        held["weights"] = types.weights.itemsize * counts.small
+    off = sharding.optimiser_at != "device"
+    if off:
+        elsewhere[f"optimiser state, {where[sharding.optimiser_at]}"] = state
+        elsewhere["gradients, host memory"] = FP32 * share
+        elsewhere["EMA, host memory"] = average
+    else:
+        held |= {"optimiser state": state, "EMA": average}
+    if counts.encoder_bytes:
+        held["text encoder"] = counts.encoder_bytes // (n if sharding.stage == 3 else 1)
+    buffers = _buffers(counts, sharding, types, gpus, on_cpu)
+    gradients = _gradients(counts, sharding, types, gpus, off)
+    activations = max(work.activations, encoder_work)
+    at_backward = gradients
+    if sharding.stage < 2 and accumulate == 1 and not (sharding.stage == 0 and gpus > 1):
+        # the first gradients come when activations go; DDP's buckets are there from the start
+        at_backward = max(0, work.with_gradients - work.activations)
+    backward = {
+        **held,
+        "gradients": at_backward,
+        "activations": activations,
+        "gathered parameters": gathered,
+        "communication buffers": buffers,
+    }
+    step = {
+        **held,
+        "gradients": gradients + (FP32 * share if types.master and not off else 0),
+        "optimiser at work": 0 if off else stepping,
+        "communication buffers": buffers if sharding.name == "zero" else 0,
+    }
+    return Memory(_some(backward), _some(step), _some(elsewhere))
+
+
+def _some(parts: Parts) -> Parts:
+    return {name: size for name, size in parts.items() if size}
+
+
+def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int) -> tuple[int, int]:
+    """Bytes between passes, and of what is gathered during one."""
+    size, network = types.weights.itemsize, types.network.itemsize
+    if sharding.stage < 3:
+        return size * counts.total, 0
+    own = size * -(-counts.total // gpus)
+    if sharding.name == "zero":
+        return own + size * counts.small, network * min(counts.total - counts.small, MAX_LIVE)
+    if not sharding.reshard:
+        return own, network * counts.total
+    # the root unit stays gathered; of the others the next comes while one works
+    return own, network * (counts.outside + 2 * counts.largest_unit)
+
+
+def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off: bool) -> int:
+    """Bytes from the end of the backward pass to the step."""
+    if sharding.stage < 2:
+        return types.gradients.itemsize * counts.trained
+    return 0 if off else types.gradients.itemsize * -(-counts.trained // gpus)
+
+
+def _buffers(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu: bool) -> int:
+    """Bytes through which gradients are reduced."""
+    if sharding.name == "fsdp2":
+        # gradients of a unit before, and in float32 while they are reduced
+        return (types.network.itemsize + FP32) * counts.largest_unit
+    if sharding.name != "zero":
+        return 0  # DDP's buckets are the gradients (gradient_as_bucket_view)
+    bucket = min(sharding.bucket, CPU_BUCKET) if on_cpu else sharding.bucket
+    # two, so that one is filled while the other is reduced (overlap_comm)
+    return types.gradients.itemsize * bucket * (1 if on_cpu else 2)

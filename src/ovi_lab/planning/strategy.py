@@ -1,0 +1,115 @@
+"""What a strategy's configuration means for memory and communication."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ovi_lab.errors import UserError
+
+Place = Literal["device", "cpu", "nvme"]
+
+MAX_LIVE = 1_000_000_000
+"""Values that ZeRO 3 gathers at once at most (its stage3_max_live_parameters, as `ZeroStrategy` sets it)."""
+PERSISTENT = 100_000
+"""Smaller parameters stay gathered (stage3_param_persistence_threshold, DeepSpeed's default)."""
+CPU_BUCKET = 5_000_000
+"""On a CPU `ZeroStrategy` takes no larger buckets."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a run is spread over its processes.
+
+    `stage` counts as DeepSpeed's: what is dealt out is nothing (0: one process, DDP), optimiser state (1), gradients
+    too (2), parameters too (3: ZeRO 3, FSDP2).
+    """
+
+    name: str = "auto"
+    """auto, ddp, zero or fsdp2."""
+    stage: int = 0
+    optimiser_at: Place = "device"
+    parameters_at: Place = "device"
+    bucket: int = 200_000_000
+    reshard: bool = True
+    """Whether gathered parameters are let go between forward and backward (stage 3)."""
+    sequence_parallel: int = 1
+
+    @property
+    def file(self) -> str:
+        """Of conf/strategy, as on the command line."""
+        if self.name != "zero":
+            return self.name
+        places = (self.optimiser_at, self.parameters_at)
+        suffix = "_nvme" if "nvme" in places else "_offload" if "cpu" in places else ""
+        return f"zero{self.stage}{suffix}"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Sharding:
+        """From a `strategy` configuration; UserError for a name that planning does not know."""
+        name = str(settings.get("name"))
+        sequence = int(settings.get("sequence_parallel") or 1)
+        if name in ("auto", "ddp"):
+            return cls(name, sequence_parallel=sequence)
+        if name == "fsdp2":
+            place: Place = "cpu" if settings.get("offload") else "device"
+            reshard = bool(settings.get("reshard_after_forward", True))
+            return cls(name, 3, place, place, 0, reshard, sequence)
+        if name != "zero":
+            raise UserError(f"strategy.name is {name!r}; expected one of auto, ddp, zero, fsdp2")
+        return cls(
+            name,
+            int(settings["stage"]),
+            settings.get("offload_optimizer") or "device",
+            settings.get("offload_parameters") or "device",
+            int(settings.get("bucket") or 0),
+            True,
+            sequence,
+        )
+
+    def check(self, gpus: int) -> None:
+        """Raises UserError where the processes cannot be divided as asked."""
+        if gpus % self.sequence_parallel:
+            raise UserError(
+                f"strategy.sequence_parallel is {self.sequence_parallel} with {gpus} GPUs; "
+                "expected a divisor of their number"
+            )
+
+    def data_parallel(self, gpus: int) -> int:
+        """Groups of processes that see different clips."""
+        return gpus // self.sequence_parallel
+
+
+@dataclass(frozen=True)
+class Types:
+    """Of what a strategy keeps and computes with under a Trainer's `precision`."""
+
+    weights: torch.dtype
+    """Of the parameters on the device between passes."""
+    network: torch.dtype
+    """Of the parameters that the network computes with."""
+    autocast: torch.dtype | None
+    master: bool
+    """Whether the optimiser steps a float32 copy."""
+    gradients: torch.dtype
+
+    @classmethod
+    def of(cls, precision: str, sharding: Sharding) -> Types:
+        """UserError for a precision that planning does not know."""
+        precision = str(precision)
+        known = ("32", "32-true", "bf16", "bf16-mixed", "bf16-true")
+        if precision not in known:
+            raise UserError(f"trainer.precision is {precision!r}; planning knows {', '.join(known)}")
+        full, half = torch.float32, torch.bfloat16
+        lower = precision.startswith("bf16")
+        if sharding.name == "zero":
+            own = half if lower else full
+            return cls(own, own, None, True, own)
+        if precision == "bf16-true":
+            return cls(half, half, None, False, half)
+        if sharding.name == "fsdp2":
+            return cls(full, half if lower else full, None, False, full)
+        return cls(full, full, half if lower else None, False, full)
