@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ovi_lab.callbacks.ema import EMA
+from ovi_lab.callbacks.sampling import sample_together, set_aside
 from ovi_lab.errors import UserError
+from ovi_lab.sampling import SamplerSettings
 
 
 class SampleLogger(Callback):
@@ -49,29 +50,28 @@ class SampleLogger(Callback):
         self._at = -1
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Sample on the interval, on the first rank."""
+        """Sample on the interval, on all ranks; the first one writes."""
         step = trainer.global_step
-        if step == 0 or step % self.every_n_steps or step == self._at or not trainer.is_global_zero:
+        if step == 0 or step % self.every_n_steps or step == self._at:
             return
         self._at = step
-        pl_module.eval()
-        with torch.no_grad(), self.ema.applied(pl_module) if self.ema is not None else nullcontext():
+        with set_aside(trainer, pl_module, self.ema):
             self._sample(trainer, pl_module, step)
-        pl_module.train()
 
     def _sample(self, trainer: Trainer, task: Any, step: int) -> None:
         from ovi_eval.media import write_mp4
-        from ovi_lab.sampling import SamplerSettings, generate_latents
 
-        video, audio = generate_latents(
-            task.model,
-            task.text_encoder,
+        made = sample_together(
+            trainer,
+            task,
             self.prompts,
             seeds=[self.seed + i for i in range(len(self.prompts))],
             shapes={m: s for m, s in self.data.latent_shapes.items() if m in task.modalities},
             settings=SamplerSettings(steps=self.steps),
         )
-        frames, waves = decode_present(self.data.codec, video, audio)
+        if made is None:
+            return
+        frames, waves = decode_present(self.data.codec, *made)
         folder = self.run_dir / "samples" / f"step_{step:06d}"
         for i, prompt in enumerate(self.prompts):
             clip, wave = frames[i], waves[i]

@@ -1,0 +1,238 @@
+"""A run that is told to leave saves first: SIGTERM, and the signal that SLURM sends before it takes the nodes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
+
+from ovi_lab.errors import UserError
+from ovi_lab.strategies.parallel import started
+
+_KILLED_BY_SIGTERM = 128 + signal.SIGTERM
+
+
+class Preempted(SystemExit):
+    """The run has saved what it has and leaves. Not an error: nothing on the way out may catch it as one."""
+
+
+class Saves(Protocol):
+    """What `Preemption` needs of the run's checkpoints."""
+
+    def save_now(self, trainer: Trainer) -> Any:
+        """Save this step, unless it is saved already; called by all ranks."""
+
+
+class Preemption(Callback):
+    """On a signal: save at the next step boundary, have SLURM queue the job again, and leave.
+
+    All ranks leave at the same step, also where one alone got the signal: at each boundary they begin to exchange
+    whether they were told to, on the CPU, and look at what came of it one boundary later. So nobody waits for it, no
+    GPU is touched, and it costs one step of delay.
+
+    Under SLURM (SLURM_JOB_ID is set) the first rank calls `scontrol requeue`, and the job ends with exit code 0; it
+    goes on with `resume=auto`. A job that was cancelled cannot be requeued, which SLURM says itself. Under submitit,
+    which requeues by itself, its own handler is called once all is saved. Elsewhere the first rank ends with exit
+    code 143, as a process does that SIGTERM ends, and the others with 0: a launcher that sees one of its processes
+    fail would kill the rest. Outside training, `at_once` does the same without saving.
+
+    It must stand behind the run's checkpoints, averages and other callbacks that change state in a step.
+
+    Args:
+        checkpoint: the callback that saves.
+        signals: names of signals, as in `SIGUSR1`.
+    """
+
+    def __init__(self, checkpoint: Saves, signals: Sequence[str] = ("SIGTERM", "SIGUSR1")) -> None:
+        known = {s.name for s in signal.Signals} - {"SIGKILL", "SIGSTOP"}
+        unknown = [name for name in signals if name not in known]
+        if unknown:
+            raise UserError(
+                f"preemption.signals names {', '.join(map(str, unknown))}: expected signals such as SIGTERM, SIGUSR1"
+            )
+        self.checkpoint = checkpoint
+        self.signals = [signal.Signals[name] for name in signals]
+        self._told = 0
+        self._heard: Callable[[int], None] | None = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._owner = 0
+        self._at = -1
+        self._group: Any = None
+        self._exchange: tuple[Any, torch.Tensor] | None = None
+
+    # ---- being told
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen from now on: data workers that are started hereafter must not be ended by a notice to save."""
+        self._told, self._at, self._exchange = 0, trainer.global_step, None
+        self._listen(self._note)
+        if started() and distributed.get_world_size() > 1:
+            self._group = distributed.new_group(backend="gloo")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen in place of Lightning, which has begun to since, and would leave without saving."""
+        self._listen(self._note)
+
+    def _note(self, number: int) -> None:
+        self._told = number
+
+    def _listen(self, heard: Callable[[int], None]) -> None:
+        self._heard = heard
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        self._owner = os.getpid()
+        for number in _submitit_signals() or self.signals:
+            before = signal.signal(number, self._handle)
+            self._before.setdefault(number, before)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._owner and number != signal.SIGTERM:
+            return  # a data worker: SLURM tells every process of a step, and only the first of them has to save
+        if os.getpid() == self._owner and self._heard is not None:
+            self._heard(number)
+            return
+        # nobody listens any more, though Lightning may have put this handler back: what was before applies
+        signal.signal(number, self._before.get(signal.Signals(number)) or signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _stop_listening(self) -> None:
+        self._heard = None
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave signals as they were."""
+        self._stop_listening()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave signals as they were."""
+        self._stop_listening()
+
+    # ---- leaving together
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """At a step boundary: leave where all ranks know of it."""
+        if trainer.global_step == self._at:
+            return
+        self._at = trainer.global_step
+        number = self._finish_exchange() if self._group is not None else self._told
+        if number:
+            self._leave(trainer, number)
+        if self._group is not None:
+            self._begin_exchange()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last step is saved by now; what comes after training is for another time."""
+        if self._group is not None:
+            self._finish_exchange()
+            self._begin_exchange()
+        number = self._finish_exchange() if self._group is not None else self._told
+        if number:
+            self._leave(trainer, number)
+
+    def _begin_exchange(self) -> None:
+        told = torch.tensor([self._told], dtype=torch.int32)
+        work = distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._exchange = (work, told)
+
+    def _finish_exchange(self) -> int:
+        if self._exchange is None:
+            return 0
+        work, told = self._exchange
+        self._exchange = None
+        work.wait()
+        return int(told.item())
+
+    def _leave(self, trainer: Trainer, number: int) -> None:
+        self.checkpoint.save_now(trainer)
+        if self._group is not None:
+            distributed.barrier(group=self._group)
+        self._end(number, f"step {trainer.global_step} is saved", first=trainer.is_global_zero)
+
+    def _end(self, number: int, saved: str, first: bool) -> None:
+        before = self._before.get(signal.Signals(number))
+        self._stop_listening()
+        if number in _submitit_signals() and callable(before):
+            before(number, None)
+            raise Preempted(0)
+        if not first:
+            raise Preempted(0)
+        name = signal.Signals(number).name
+        job = slurm_job()
+        trouble = _requeue(job) if job else None
+        if job and trouble is None:
+            print(
+                f"{name}: {saved}; job {job} is queued again, resume=auto goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise Preempted(0)
+        print(
+            f"{name}: {saved}; resume=last goes on from there{f' ({trouble})' if trouble else ''}",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise Preempted(_KILLED_BY_SIGTERM)
+
+    @contextmanager
+    def at_once(self, first: bool) -> Iterator[None]:
+        """Within the block, after training, a signal ends the run where it stands: the weights are saved.
+
+        Args:
+            first: whether this is the first rank.
+        """
+        self._listen(lambda number: self._end(number, "training is done and saved", first))
+        try:
+            yield
+        finally:
+            self._stop_listening()
+
+
+def slurm_job() -> str | None:
+    """The SLURM job of this process, one of an array by its own number; None where there is none."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def was_requeued() -> bool:
+    """Whether SLURM has begun this job before, so that it goes on rather than starts."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+
+
+def cluster_environment() -> SLURMEnvironment | None:
+    """For the Trainer's plugins under srun: Lightning must not save and requeue on its own beside `Preemption`."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return None
+    return SLURMEnvironment(auto_requeue=False)
+
+
+def _submitit_signals() -> list[signal.Signals]:
+    """What submitit's own handler waits for in a SLURM job of its; nothing outside one."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return []
+    return [signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2').removeprefix('SIG')}"]]
+
+
+def _requeue(job: str) -> str | None:
+    """Queue the job again; what went wrong, or None."""
+    try:
+        done = subprocess.run(
+            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=120, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"scontrol requeue {job} failed: {error}"
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        return f"scontrol requeue {job} failed: {said or f'exit code {done.returncode}'}"
+    return None
