@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import ATTENTION_BACKENDS, check_choice
 from ovi_lab.models.norms import LayerNorm, RMSNorm
+from ovi_lab.models.recomputation import Linear, attention_kernel
 from ovi_lab.models.rope import Rotation, apply_rotation
 
 KeyValue = tuple[Tensor, Tensor]
@@ -33,7 +34,9 @@ class AttentionFunction(Protocol):
 def sdpa_attention(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
     """PyTorch's scaled dot product attention, [B, L, H, K]."""
     q_BHLK, k_BHMK, v_BHMK = q_BLHK.transpose(1, 2), k_BMHK.transpose(1, 2), v_BMHK.transpose(1, 2)
-    return F.scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, attn_mask=mask).transpose(1, 2)
+    with attention_kernel():
+        out_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, attn_mask=mask)
+    return out_BHLK.transpose(1, 2)
 
 
 def attention_function(backend: str) -> AttentionFunction:
@@ -60,7 +63,8 @@ def attention_function(backend: str) -> AttentionFunction:
                 f"attention is 'flash', which takes bfloat16 or float16 on CUDA, not {q_BLHK.dtype} on "
                 f"{q_BLHK.device.type}; use attention=sdpa"
             )
-        return kernel(q_BLHK, k_BMHK, v_BMHK)
+        with attention_kernel():
+            return kernel(q_BLHK, k_BMHK, v_BMHK)
 
     return flash_attention
 
@@ -72,10 +76,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attend = attend
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.o = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
+        self.o = Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
@@ -103,17 +107,17 @@ class CrossAttention(nn.Module):
         self.num_heads = num_heads
         self.attend = attend
         self.attend_other = attend
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.o = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
+        self.o = Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
         self.reads_other = other_dim is not None
         if other_dim is not None:
             self.pre_attn_norm_fusion = LayerNorm(other_dim, eps, affine=True)
-            self.k_fusion = nn.Linear(other_dim, dim)
-            self.v_fusion = nn.Linear(other_dim, dim)
+            self.k_fusion = Linear(other_dim, dim)
+            self.v_fusion = Linear(other_dim, dim)
             self.norm_k_fusion = RMSNorm(dim, eps)
 
     def text_key_value(self, text_BND: Tensor) -> KeyValue:

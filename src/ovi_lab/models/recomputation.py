@@ -5,31 +5,40 @@ Chen et al., arXiv 1604.06174; with a choice of what is kept, Korthikanti et al.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ovi_lab.models.config import check_choice, check_positive_int
 
 ACTIVATION_CHECKPOINTING = ("none", "full", "attention", "matmul")
 
+Kind = Literal["attention", "matmul"]
+
+_KEPT: dict[str, frozenset[Kind]] = {
+    "attention": frozenset({"attention"}),
+    "matmul": frozenset({"attention", "matmul"}),
+}
+
 # By name, since which of them exist depends on how PyTorch was built and on what else is imported.
-_ATTENTION = frozenset(
-    {
-        "aten::_scaled_dot_product_cudnn_attention",
-        "aten::_scaled_dot_product_efficient_attention",
-        "aten::_scaled_dot_product_flash_attention",
-        "aten::_scaled_dot_product_flash_attention_for_cpu",
-        "aten::_scaled_dot_product_fused_attention_overrideable",
-        "flash_attn::_flash_attn_forward",
-    }
-)
-_MATMUL = _ATTENTION | {"aten::addmm", "aten::baddbmm", "aten::bmm", "aten::linear", "aten::mm"}
-_KEPT = {"attention": _ATTENTION, "matmul": _MATMUL}
+_OPERATIONS: dict[Kind, frozenset[str]] = {
+    "attention": frozenset(
+        {
+            "aten::_scaled_dot_product_cudnn_attention",
+            "aten::_scaled_dot_product_efficient_attention",
+            "aten::_scaled_dot_product_flash_attention",
+            "aten::_scaled_dot_product_flash_attention_for_cpu",
+            "aten::_scaled_dot_product_fused_attention_overrideable",
+            "flash_attn::_flash_attn_forward",
+        }
+    ),
+    "matmul": frozenset({"aten::addmm", "aten::bmm", "aten::mm"}),
+}
 
 
 class Recomputation:
@@ -37,8 +46,8 @@ class Recomputation:
 
     Args:
         choice: `none` keeps every activation; `full` keeps a block's inputs alone; `attention` also what the
-            attention kernels give; `matmul` that and every matrix product, which leaves the cheap pointwise
-            operations to compute again.
+            attention kernels give; `matmul` that and what the linear layers give, which leaves the cheap
+            pointwise operations to compute again.
         every: blocks 0, every, 2 every, … are recomputed, the others keep all.
 
     The gradients are those of `none`. Raises UserError for another choice or number.
@@ -49,27 +58,89 @@ class Recomputation:
         check_positive_int("checkpoint_every", every)
         self.choice = choice
         self.every = every
-        self._contexts: dict[str, Any] = {}
-        if choice in _KEPT:
-            self._contexts["context_fn"] = partial(_selective_contexts, _KEPT[choice])
 
     def run(self, index: int, block: Callable[..., Any], *args: Any) -> Any:
         """`block(*args)`, the block `index`, keeping what is chosen."""
         if self.choice == "none" or index % self.every or not torch.is_grad_enabled():
             return block(*args)
-        return checkpoint(block, *args, use_reentrant=False, **self._contexts)
+        # Not checked for equal shapes: ZeRO-3 has let go of frozen parameters by then, whose shape is then [0], and
+        # gathers them again before a gradient needs them.
+        settings: dict[str, Any] = {"use_reentrant": False, "determinism_check": "none"}
+        if self.choice in _KEPT:
+            settings["context_fn"] = self._contexts
+        return checkpoint(block, *args, **settings)
+
+    def _contexts(self) -> tuple[_Pass, _Pass]:
+        """Of one block: around its forward pass, and around its recomputation."""
+        pairs: list[tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] = []
+        return _Pass(_KEPT[self.choice], pairs, again=False), _Pass(_KEPT[self.choice], pairs, again=True)
 
 
-def _selective_contexts(
-    kept: frozenset[str],
-) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """The contexts of a block's forward pass and of its recomputation: results of operations in `kept` stay."""
+class _Pass:
+    """One pass over a block: which results of its kernels are kept, or handed out again.
 
+    PyTorch's selective checkpointing watches every operation in its context. Here that context is put around the
+    kernels alone, one at a time, as between them run the hooks that gather sharded parameters: their operations
+    differ from pass to pass, and are none of the block's.
+    """
+
+    def __init__(self, kinds: frozenset[Kind], pairs: list[Any], again: bool) -> None:
+        self._kinds = kinds
+        self._pairs = pairs
+        self._again = again
+        self._done = 0
+        self._before: _Pass | None = None
+
+    def __enter__(self) -> None:
+        self._done = 0
+        self._before, _running.now = _running.now, self
+
+    def __exit__(self, *_: object) -> None:
+        _running.now = self._before
+
+    def around(self, kind: Kind) -> AbstractContextManager[Any] | None:
+        if kind not in self._kinds:
+            return None
+        if not self._again:
+            self._pairs.append(create_selective_checkpoint_contexts(_POLICIES[kind]))
+            return self._pairs[-1][0]
+        self._done += 1
+        return self._pairs[self._done - 1][1]
+
+
+class _Running(threading.local):
+    """The pass that runs in this thread: on GPUs, autograd recomputes in a thread of its own."""
+
+    now: _Pass | None = None
+
+
+_running = _Running()
+
+
+def _policy(kind: Kind) -> Callable[..., CheckpointPolicy]:
     def policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        return (
-            CheckpointPolicy.MUST_SAVE
-            if operation.name().split(".")[0] in kept
-            else CheckpointPolicy.PREFER_RECOMPUTE
-        )
+        kept = operation.name().split(".")[0] in _OPERATIONS[kind]
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)
+    return policy
+
+
+_POLICIES: dict[Kind, Callable[..., CheckpointPolicy]] = {kind: _policy(kind) for kind in _OPERATIONS}
+
+
+def attention_kernel() -> AbstractContextManager[Any]:
+    """To be put around an attention kernel, whose result is then kept where the choice says so."""
+    return (_running.now.around("attention") if _running.now is not None else None) or nullcontext()
+
+
+class Linear(nn.Linear):
+    """A linear layer of a block, whose result is kept where the choice says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        context = _running.now.around("matmul") if _running.now is not None else None
+        if context is None:
+            return super().forward(x)
+        # Not F.linear, which DeepSpeed replaces by a product whose result it then changes in place.
+        with context:
+            return torch.ops.aten.linear(x, self.weight, self.bias)

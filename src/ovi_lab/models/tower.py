@@ -29,6 +29,7 @@ from ovi_lab.models.embeddings import (
     video_patches,
 )
 from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
+from ovi_lab.models.recomputation import Linear
 from ovi_lab.models.rope import Grid, Rotation, from_host
 
 FirstFrameClean = bool | Tensor
@@ -111,7 +112,7 @@ class TowerBlock(nn.Module):
         self.cross_attn = CrossAttention(dim, config.num_heads, eps, attend, other_dim)
         self.norm2 = LayerNorm(dim, eps, affine=False)
         self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+            Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), Linear(config.ffn_dim, dim)
         )
         self.modulation = Modulation(dim)
 
