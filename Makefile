@@ -1,11 +1,12 @@
-# Two commands: `make ablation` and `make test`. Both make .venv and install what they need.
-# Options: ARGS="trainer.max_steps=100 name=short" for the ablation, PYTEST="-k rope" for the tests.
+# Three commands: `make ablation`, `make stages` and `make test`. All make .venv and install what they need.
+# Options: ARGS="trainer.max_steps=100 name=short" for the ablation, ARGS="seed=0,1,2" for the stages,
+# PYTEST="-k rope" for the tests.
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST ?=
 
-.PHONY: ablation test install clean
+.PHONY: ablation stages test install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -22,6 +23,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 ablation: install
 	$(BIN)/python -m ovi_lab.train experiment=fusion_ablation $(ARGS)
+
+stages: install
+	$(BIN)/python -m ovi_lab.stages $(ARGS)
 
 test: install
 	$(BIN)/ruff check .

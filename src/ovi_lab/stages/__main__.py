@@ -1,0 +1,38 @@
+"""`python -m ovi_lab.stages`, also `make stages`: the paper's three stages one after the other on the ball world.
+
+Audio pretraining, audio finetuning, a video tower in the place of Wan2.2's, then fusion from these towers beside fusion
+from scratch; scores, export and sampled clips. Runs that are done are skipped and others go on where they stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ovi_eval.errors import EvalError
+from ovi_lab.errors import UserError
+from ovi_lab.runs.command_line import fail
+from ovi_lab.runs.launcher import LocalPoolLauncher
+from ovi_lab.stages.chain import parse, run_chain
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the chain; a user's mistake is one line and exit code 2."""
+    try:
+        settings, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        scored = run_chain(settings, overrides, LocalPoolLauncher(settings.workers)._run)
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        from ovi_lab.stages.outcome import report
+
+        Console().print(Markdown(report(settings, scored)))
+        print(f"\n{settings.folder / 'report' / 'stages.md'}")
+    except (UserError, EvalError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail(UserError("interrupted; the same command goes on with what is missing"))
+
+
+if __name__ == "__main__":
+    main()
