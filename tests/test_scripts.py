@@ -1,0 +1,131 @@
+"""What runs training elsewhere: the torchrun script for real on two processes, SLURM's and Docker's files as read."""
+
+import csv
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ovi_lab.callbacks.preemption import Preemption
+from ovi_lab.checkpoints import Checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+SMALL = ["debug=fast", "logger.tensorboard=false", "optim=adamw"]
+
+
+@pytest.mark.parametrize("script", ["train_torchrun.sh", "train_slurm.sbatch"])
+def test_scripts_are_good_bash_and_executable(script):
+    subprocess.run(["bash", "-n", str(SCRIPTS / script)], check=True)
+    assert os.access(SCRIPTS / script, os.X_OK)
+
+
+def test_torchrun_trains_on_two_processes_and_samples_with_both(tmp_path):
+    pytest.importorskip("deepspeed")
+    environment = {**os.environ, "NPROC_PER_NODE": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    # under ZeRO 3 no process has the whole model: one that sampled alone would wait for ever
+    done = subprocess.run(
+        [
+            str(SCRIPTS / "train_torchrun.sh"), *SMALL, "strategy=zero3", f"run_dir={tmp_path / 'run'}",
+            f"data.root={tmp_path / 'data'}",
+        ],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert Checkpoint.open(tmp_path / "run" / "last").step == 2
+    rows = [row for row in csv.DictReader((tmp_path / "run" / "metrics.csv").open()) if row.get("train/loss")]
+    assert len(rows) == 2
+    assert len(list((tmp_path / "run" / "samples" / "step_000002").glob("*.mp4"))) == 3
+
+
+def test_several_machines_need_a_place_to_meet(tmp_path):
+    environment = {**os.environ, "NPROC_PER_NODE": "2", "NNODES": "2", "PYTHON": "false"}
+    environment.pop("MASTER_ADDR", None)
+    done = subprocess.run(
+        [str(SCRIPTS / "train_torchrun.sh")], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "MASTER_ADDR: name the first machine" in done.stderr
+
+
+def directives() -> dict[str, str]:
+    lines = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", (SCRIPTS / "train_slurm.sbatch").read_text(), re.M)
+    return dict(lines)
+
+
+def test_slurm_warns_in_time_with_a_signal_that_the_run_listens_to():
+    found = directives()
+    name, seconds = found["signal"].split("@")
+    # to the tasks: with B: only the batch script would hear of it
+    assert f"SIG{name}" in {s.name for s in Preemption(None).signals}
+    assert int(seconds) >= 120
+    assert "requeue" in found
+    assert found["open-mode"] == "append"
+    assert found["ntasks-per-node"] == found["gpus-per-node"]
+
+
+def test_the_slurm_job_starts_one_task_a_gpu_and_goes_on_after_requeueing(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NUM_NODES": "4", "SLURM_NTASKS_PER_NODE": "8(x4)",
+    }  # fmt: skip
+    done = subprocess.run(
+        [str(SCRIPTS / "train_slurm.sbatch"), "experiment=fusion", "seed=3"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split("-m ovi_lab.train ")[1].split() == [
+        "trainer.num_nodes=4", "trainer.devices=8", "resume=auto", "experiment=fusion", "seed=3",
+    ]  # fmt: skip
+
+
+def test_what_the_image_copies_is_there_and_its_extras_are_ours():
+    text = DOCKERFILE.read_text()
+    let_in = [
+        line[1:] for line in (DOCKERFILE.with_suffix(".dockerignore")).read_text().split() if line[0] == "!"
+    ]
+    copied = [words.split()[:-1] for words in re.findall(r"^COPY (.+)$", text, re.M)]
+    assert len(copied) >= 5
+    for source in (path for paths in copied for path in paths):
+        assert (ROOT / source).exists(), source
+        assert any(source == kept or source.startswith(f"{kept}/") for kept in let_in), source
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.M)
+    assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys()
+    # whatever the wheel is made of must be in the image's sources
+    sources = [*project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]]
+    flat = [path for paths in copied for path in paths]
+    assert all(any(source == path or source.startswith(f"{path}/") for path in flat) for source in sources)
+    assert re.search(r"^USER (?!root)", text, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None,
+    reason="no hydra-submitit-launcher",
+)
+def test_a_sweep_through_submitit_ends_in_a_leaderboard(tmp_path):
+    arguments = [
+        "experiment=fusion_ablation", "hydra/launcher=submitit_local", "arm=bidirectional_scaled,none", "seed=0",
+        "trainer.max_steps=2", "data.num_train=32", "data.num_eval=24", "data.batch_size=4", "evaluation.num_clips=6",
+        "evaluation.num_mp4=1", "sampler.steps=2", "samples.every_n_steps=0", "logger.tensorboard=false",
+        f"data.root={tmp_path / 'data'}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ovi_lab.train", "-m", *arguments],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    study = tmp_path / "runs" / "fusion_ablation"
+    assert (study / "leaderboard.html").is_file()
+    assert sorted(p.parent.parent.name for p in study.glob("*/seed_0/done.json")) == [
+        "bidirectional_scaled",
+        "none",
+    ]
