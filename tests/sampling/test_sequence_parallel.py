@@ -125,12 +125,16 @@ def work(rank: int, folder: str, goldens: str) -> None:
         with sequence_parallel(model, group):
             sample(model, video, text=text, steps=1)
 
-    def with_gradients() -> None:
-        with sequence_parallel(model, group):
-            model(video, t_video=torch.tensor(1.0), text_video=text)
+    def twice() -> None:
+        with sequence_parallel(model, group), sequence_parallel(model, group):
+            pass
 
     results["different noise"] = refused(different_noise)
-    results["gradients"] = refused(with_gradients)
+    results["twice"] = refused(twice)
+    # See tests/models/test_sequence_training.py for their values.
+    with sequence_parallel(model, group):
+        out = model(noise_batch([7], EVEN["video"], "video"), t_video=torch.tensor(1.0), text_video=text)
+    results["passes gradients"] = out.video.requires_grad
     # Outside, the model predicts by itself again: the other process takes no part in this.
     if rank == 0:
         with torch.no_grad():
@@ -182,7 +186,12 @@ def test_groups_of_processes(together: list[dict[str, Any]]) -> None:
 def test_what_two_processes_refuse(together: list[dict[str, Any]]) -> None:
     for rank in (0, 1):
         assert "were given different noise" in together[rank]["different noise"]
-        assert "passes no gradients" in together[rank]["gradients"]
+        assert "already on, over 2 processes" in together[rank]["twice"]
+
+
+def test_gradients_pass(together: list[dict[str, Any]]) -> None:
+    assert together[0]["passes gradients"]
+    assert together[1]["passes gradients"]
 
 
 def test_the_model_is_left_as_it_was(together: list[dict[str, Any]]) -> None:

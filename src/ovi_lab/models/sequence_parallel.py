@@ -13,11 +13,14 @@ What a caller does, on every process of `torchrun --nproc-per-node=8 …`:
             latents = sample(model, …)               # the same noise, texts and settings on all of the group
         if group.rank == 0:
             …                                        # decode and write; all of the group hold the whole latents
+
+A training run calls `enable_sequence_parallel(model, group)` once. All processes of a group then train on the same
+batches, with the same noise and times, and the plain mean of gradients over all processes is that over groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -52,17 +55,21 @@ def sequence_group(size: int) -> SequenceGroup:
     return SequenceGroup(rank % size, size, rank // size, world // size, own)
 
 
-@contextmanager
-def sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Iterator[TwinDiT]:
-    """Inside it, `model` predicts together with the same model on the other processes of `group`.
+def enable_sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Callable[[], None]:
+    """From now on `model` predicts together with the same model on the other processes of `group`.
 
-    Every process calls the model with the same inputs and gets the whole prediction; for sampling alone, no
-    gradient passes. A group of one leaves the model as it is. UserError for heads that do not divide by the
-    group's size and for savings that are switched off in the model.
+    Every process calls the model with the same inputs, gets the whole prediction and computes the same loss of it.
+    A group of one leaves the model as it is. What is returned ends it.
+
+    UserError for heads that do not divide by the group's size, for savings that are switched off in the model, and
+    where the model is shared already.
     """
     if group.size == 1:
-        yield model
-        return
+        return lambda: None
+    if model.sharding is not None:
+        raise UserError(
+            f"sequence_parallel is already on, over {model.sharding.group.size} processes; end it before another"
+        )
     for modality, config in model.tower_configs.items():
         if config.num_heads % group.size:
             raise UserError(
@@ -85,9 +92,20 @@ def sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Iterator[TwinDiT]
             before.append((across, "attend_other", across.attend_other))
             across.attend_other = sharding.exchanging(across.attend_other, modality, other)
     model.sharding = sharding
-    try:
-        yield model
-    finally:
+
+    def disable() -> None:
         model.sharding = None
         for module, name, attend in before:
             setattr(module, name, attend)
+
+    return disable
+
+
+@contextmanager
+def sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Iterator[TwinDiT]:
+    """`enable_sequence_parallel` for a while."""
+    disable = enable_sequence_parallel(model, group)
+    try:
+        yield model
+    finally:
+        disable()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,8 +53,6 @@ class TokenSharding:
         Shares are equal: zeros follow the last tokens where their number does not divide. Key masks stay
         whole, since attention sees all tokens.
         """
-        if torch.is_grad_enabled():
-            raise UserError("sequence parallelism passes no gradients; call the model under torch.no_grad()")
         self.lengths = {m: x.shape[1] for m, x in streams.items()}
         own = {}
         for modality, c in conditions.items():
@@ -65,14 +64,7 @@ class TokenSharding:
 
     def join(self, streams: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
         """The whole streams [B, L, D] of all processes' shares, on every process."""
-        whole = {}
-        for modality, x_BSD in streams.items():
-            shares = [
-                torch.empty_like(x_BSD, memory_format=torch.contiguous_format) for _ in range(self.group.size)
-            ]
-            dist.all_gather(shares, x_BSD.contiguous(), group=self.group.group)
-            whole[modality] = torch.cat(shares, dim=1)[:, : self.lengths[modality]]
-        return whole
+        return {m: _Gather.apply(x, self.group)[:, : self.lengths[m]] for m, x in streams.items()}
 
     def exchanging(self, attend: AttentionFunction, queries: Modality, keys: Modality) -> AttentionFunction:
         """`attend` for queries of one stream over keys of one, of which each process has its share of tokens."""
@@ -113,7 +105,7 @@ class TokenSharding:
         """Shares [B, S, H, K] of one stream to all its L tokens [B, L, h, K], for this process's heads."""
         stacked = torch.stack([x.unflatten(2, (self.group.size, -1)) for x in parts])
         # [part, B, S, process, h, K] to what goes to each process
-        received = self._exchange(stacked.movedim(3, 0))
+        received = _Exchange.apply(stacked.movedim(3, 0), self.group)
         # what came from each process, in the order of the tokens: [part, B, process, S, h, K]
         whole = received.movedim(0, 2).flatten(2, 3)[:, :, : self.lengths[modality]]
         return whole.unbind(0)
@@ -122,13 +114,51 @@ class TokenSharding:
         """All tokens [B, L, h, K] of this process's heads to this process's share [B, S, H, K], all heads."""
         missing = self.group.size * share - out_BLhK.shape[1]
         padded = torch.nn.functional.pad(out_BLhK, (0, 0, 0, 0, 0, missing))
-        received = self._exchange(padded.unflatten(1, (self.group.size, share)).movedim(1, 0))
+        received = _Exchange.apply(padded.unflatten(1, (self.group.size, share)).movedim(1, 0), self.group)
         # what came from each process are its heads: [B, S, process, h, K]
         return received.movedim(0, 2).flatten(2, 3)
 
-    def _exchange(self, sent: Tensor) -> Tensor:
-        """Row i of [process, ...] goes to process i; row i of the result came from it."""
+
+# Gradients. Of a world of G groups of n processes, the processes of group g hold the same whole output and compute
+# the same loss L_g of it. Wanted is that the plain mean of gradients over all G n processes, which DDP, ZeRO and FSDP
+# take, is the mean of the groups' gradients: (1 / (G n)) sum_g sum_r grad_gr = (1 / G) sum_g dL_g, so in each group
+# (1 / n) sum_r grad_gr = dL_g.
+# - After the joining, every process computes all of dL_g itself: the mean of n equal ones is right as it is.
+# - Between dealing out and joining, process r sees the part p_gr of dL_g that goes through its tokens, and their sum
+#   is dL_g: each must be n p_gr, so the joining hands back n times the own share of its gradient. Exchanges hand
+#   gradients to whoever sent the values, and the factor stays.
+# - Before the dealing out, the own tokens' gradient is n times its value, the others' is 0: the mean is right.
+#
+# Under activation checkpointing the forward pass of a block, exchanges included, runs again. That is safe: autograd
+# takes nodes in the reverse order of their making, the processes of a group make the same nodes (shares are of one
+# shape, what is trained and recomputed is the same), so all of them come to the same exchange next.
+class _Exchange(torch.autograd.Function):
+    """Row i of [process, ...] goes to process i; row i of the result came from it."""
+
+    @staticmethod
+    def forward(ctx: Any, sent: Tensor, group: SequenceGroup) -> Tensor:
+        ctx.group = group
         sent = sent.contiguous()
         received = torch.empty_like(sent)
-        dist.all_to_all_single(received, sent, group=self.group.group)
+        dist.all_to_all_single(received, sent, group=group.group)
         return received
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Exchange.apply(gradients[0], ctx.group), None
+
+
+class _Gather(torch.autograd.Function):
+    """The shares [B, S, D] of all processes as one [B, size S, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BSD: Tensor, group: SequenceGroup) -> Tensor:
+        ctx.group = group
+        shares = [torch.empty_like(x_BSD, memory_format=torch.contiguous_format) for _ in range(group.size)]
+        dist.all_gather(shares, x_BSD.contiguous(), group=group.group)
+        return torch.cat(shares, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        group: SequenceGroup = ctx.group
+        return group.size * gradients[0].chunk(group.size, dim=1)[group.rank], None
