@@ -1,7 +1,6 @@
 """What runs training elsewhere: the torchrun script for real on two processes, SLURM's and Docker's files as read."""
 
 import csv
-import importlib.util
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from ovi_lab.callbacks.preemption import Preemption
 from ovi_lab.checkpoints import Checkpoint
+from ovi_lab.runs.submitted import SubmititLauncher, Submitted
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -106,26 +106,45 @@ def test_what_the_image_copies_is_there_and_its_extras_are_ours():
     assert re.search(r"^USER (?!root)", text, re.M)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None,
-    reason="no hydra-submitit-launcher",
-)
-def test_a_sweep_through_submitit_ends_in_a_leaderboard(tmp_path):
+def test_a_sweep_through_submitit_ranks_what_succeeded_and_tells_what_did_not(tmp_path):
+    pytest.importorskip("submitit")
     arguments = [
-        "experiment=fusion_ablation", "hydra/launcher=submitit_local", "arm=bidirectional_scaled,none", "seed=0",
-        "trainer.max_steps=2", "data.num_train=32", "data.num_eval=24", "data.batch_size=4", "evaluation.num_clips=6",
-        "evaluation.num_mp4=1", "sampler.steps=2", "samples.every_n_steps=0", "logger.tensorboard=false",
-        f"data.root={tmp_path / 'data'}",
+        "experiment=fusion_ablation", "hydra/launcher=submitit_local", "arm=none", "seed=0",
+        "freeze.frozen=[],[nothing_here]", "trainer.max_steps=2", "data.num_train=32", "data.num_eval=24",
+        "data.batch_size=4", "evaluation.num_clips=8", "evaluation.num_mp4=1", "sampler.steps=2",
+        "samples.every_n_steps=0", "logger.tensorboard=false", f"data.root={tmp_path / 'data'}",
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "ovi_lab.train", "-m", *arguments],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "error: 1 of 2 runs failed; the same command goes on with them. none,freeze.frozen="
+    )
+    assert "'nothing_here' matches no parameter" in line
     study = tmp_path / "runs" / "fusion_ablation"
     assert (study / "leaderboard.html").is_file()
-    assert sorted(p.parent.parent.name for p in study.glob("*/seed_0/done.json")) == [
-        "bidirectional_scaled",
-        "none",
-    ]
+    assert [p.parent.parent.name for p in study.glob("*/seed_0/done.json")] == ["none,freeze.frozen=[]"]
+
+
+def test_without_submitit_or_slurm_one_line_says_what_to_do(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    launcher = SubmititLauncher(str(tmp_path / "%j"), timeout_min=5, partition=None)
+    with pytest.raises(SystemExit) as ended:
+        launcher._submit([])
+    assert ended.value.code == 2
+    assert "slurm does not take the jobs: Could not detect" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(SystemExit) as ended:
+        launcher._submit([])
+    assert ended.value.code == 2
+    assert "pip install 'ovi-lab[slurm]'" in capsys.readouterr().err
+
+
+def test_a_job_that_is_queued_again_goes_on():
+    pytest.importorskip("submitit")
+    again = Submitted(threads=1).checkpoint({"seed": 3, "resume": None})
+    assert again.args == ({"seed": 3, "resume": "auto"},)

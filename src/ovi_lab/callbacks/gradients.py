@@ -65,7 +65,8 @@ def _held(parameter: Any) -> tuple[Tensor | None, tuple[Any, ...]]:
     if isinstance(parameter, DTensor):
         mesh, placements = parameter.device_mesh, parameter.placements
         groups = tuple(mesh.get_group(i) for i, place in enumerate(placements) if place.is_shard())
-        return None if parameter.grad is None else parameter.grad.to_local(), groups
+        gradient: Any = parameter.grad
+        return None if gradient is None else gradient.to_local(), groups
     return parameter.grad, ()
 
 
