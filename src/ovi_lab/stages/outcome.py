@@ -57,6 +57,14 @@ def sample_run(run: Path, out: Path) -> list[Path]:
     return sample_clips(OmegaConf.merge(config, chosen))  # type: ignore[arg-type]
 
 
+def onset_f1(run: Path) -> float:
+    """Of a scored run. Raises UserError where no clip of it could be scored."""
+    value = read(run).metrics[METRIC].value
+    if value is None:
+        raise UserError(f"{run / 'results.json'} has no {METRIC}: score more clips (evaluation.num_clips)")
+    return value
+
+
 @dataclass(frozen=True)
 class Curve:
     """Onset F1 of one way to train, by number of steps and seed."""
@@ -74,7 +82,7 @@ def curves(settings: Settings) -> list[Curve]:
 
     def scores(arms: Mapping[int, str]) -> dict[int, list[float]]:
         return {
-            steps: [read(settings.run(arm, seed)).metrics[METRIC].value for seed in settings.seed]
+            steps: [onset_f1(settings.run(arm, seed)) for seed in settings.seed]
             for steps, arm in sorted(arms.items())
         }
 
@@ -141,7 +149,7 @@ def _row(settings: Settings, arm: str, begins: str) -> str:
 
     f1 = ""
     if (settings.run(arm, settings.seed[0]) / "results.json").is_file():
-        f1 = f"{mean(read(settings.run(arm, seed)).metrics[METRIC].value for seed in settings.seed):.3f}"
+        f1 = f"{mean(onset_f1(settings.run(arm, seed)) for seed in settings.seed):.3f}"
     trained = f"{done[0]['trained_parameters']:,} of {done[0]['parameters']:,}"
     return f"| {arm} | {begins} | {done[0]['steps']} | {trained} | {loss('video')} | {loss('audio')} | {f1} |"
 
@@ -186,7 +194,7 @@ def report(settings: Settings, scored: Sequence[Job]) -> str:
         order=sorted(arms, key=lambda arm: arm != settings.main_arm),
         progress=True,
     )
-    draw(found, settings.goal, read(references / "real").metrics[METRIC].value, folder / "steps.png")
+    draw(found, settings.goal, onset_f1(references / "real"), folder / "steps.png")
     text = "\n\n".join(
         [
             f"# {title}",
