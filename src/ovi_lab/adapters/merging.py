@@ -1,0 +1,84 @@
+"""An adapter's product added to the weights that it adapts: in memory, or while a checkpoint is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ovi_lab.adapters.settings import LoraSettings, adapted_layer, base_name
+from ovi_lab.checkpoints.tensor_files import StoredTensor
+from ovi_lab.errors import UserError
+
+
+class Stored(Protocol):
+    """Tensors on disk, none of them read."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]: ...
+
+
+def merged(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """weight + scaling B A, [out, in], summed in float32 and rounded once to the weight's type.
+
+    UserError where the result is not finite.
+    """
+    total = (weight.float() + scaling * (B.float() @ A.float())).to(weight.dtype)
+    if not bool(total.isfinite().all()):
+        raise UserError(
+            "merging the adapter gives weights that are not finite: it is broken, or of another model"
+        )
+    return total
+
+
+class MergedWeights:
+    """A checkpoint of a model with an adapter, as weights without one under the released names.
+
+    Args:
+        weights: of the checkpoint; names as the model with the adapter has them.
+        adapter: the settings of the run (its `adapter`).
+
+    Tensors are merged one at a time, as they are streamed. Raises UserError for an adapter without its weights.
+    """
+
+    def __init__(self, weights: Stored, adapter: LoraSettings | Mapping[str, Any]) -> None:
+        self._weights = weights
+        self._settings = adapter if isinstance(adapter, LoraSettings) else LoraSettings.from_mapping(adapter)
+        self._base: dict[str, str] = {}
+        self._sides: dict[str, dict[str, str]] = {}
+        for name in weights.tensors:
+            found = adapted_layer(name)
+            if found is None:
+                self._base[base_name(name)] = name
+            else:
+                self._sides.setdefault(f"{found[0]}.weight", {})[found[1]] = name
+        for layer, sides in self._sides.items():
+            if layer not in self._base or len(sides) != 2:
+                raise UserError(f"{weights.path} holds a part of an adapter of {layer} only: it is not whole")
+
+    @property
+    def path(self) -> Path:
+        """Of the checkpoint."""
+        return self._weights.path
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """What will be streamed, by released name."""
+        return {name: self._weights.tensors[stored] for name, stored in self._base.items()}
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Name and merged tensor; all of them unless `names` are given."""
+        for name in self._base if names is None else names:
+            sides = self._sides.get(name)
+            read = dict(self._weights.stream([self._base[name], *(sides or {}).values()]))
+            weight = read[self._base[name]]
+            if sides is not None:
+                weight = merged(weight, read[sides["A"]], read[sides["B"]], self._settings.scaling)
+            yield name, weight

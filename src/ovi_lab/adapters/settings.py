@@ -1,0 +1,103 @@
+"""What a LoRA adapter is: settings, the linear layers that they name, and the names of its parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.config import check_choice, check_positive_int, check_positive_number, checked_fields
+
+TARGETS: dict[str, str] = {
+    "attention": r"\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]$",
+    "fusion": r"\.blocks\.\d+\.cross_attn\.[kv]_fusion$",
+    "ffn": r"\.blocks\.\d+\.ffn\.\d+$",
+    "all_linear": r"\.blocks\.\d+\.",
+}
+"""Sets of linear layers by name, each a regular expression searched in a layer's name."""
+
+BASE_DTYPES = ("float32", "bfloat16", "float16")
+ADAPTER = "default"
+"""PEFT's own name of a model's only adapter, which stands in the names of its parameters."""
+_ADAPTED = re.compile(rf"^(?P<layer>.+)\.lora_(?P<side>[AB])(\.{ADAPTER})?\.weight$")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adaptation, y = W x + (alpha / rank) B A x (Hu et al., arXiv 2106.09685)."""
+
+    rank: int
+    """Of B A: A is [rank, in], B [out, rank]."""
+    alpha: float | None = None
+    """None means `rank`: the product counts as it is."""
+    targets: Sequence[str] = ("attention",)
+    """Which linear layers: names of sets (`TARGETS`), or regular expressions searched in the layers' names."""
+    dropout: float = 0.0
+    """Of what A reads, in training."""
+    base_dtype: str | None = None
+    """Type of the model's own weights, which are not trained; None leaves it. The adapter stays float32."""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> LoraSettings:
+        """The checked settings; UserError names a wrong key or value and the valid ones."""
+        values = checked_fields(cls, mapping, "adapter")
+        targets = values.get("targets", cls.targets)
+        values["targets"] = (targets,) if isinstance(targets, str) else tuple(targets or ())
+        settings = cls(**values)
+        check_positive_int("adapter.rank", settings.rank)
+        if settings.alpha is not None:
+            check_positive_number("adapter.alpha", settings.alpha)
+        dropout = settings.dropout
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise UserError(f"adapter.dropout is {dropout!r}; expected a share from 0 to below 1")
+        if settings.base_dtype is not None:
+            check_choice("adapter.base_dtype", settings.base_dtype, BASE_DTYPES)
+        if not settings.targets or not all(isinstance(t, str) for t in settings.targets):
+            raise UserError(
+                f"adapter.targets is {targets!r}; expected some of {', '.join(TARGETS)}, or regular expressions"
+            )
+        return settings
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """`base_dtype` as PyTorch's."""
+        return None if self.base_dtype is None else getattr(torch, self.base_dtype)
+
+    def layers(self, linear: Iterable[str]) -> list[str]:
+        """Those of the linear layers' names that the targets mean; UserError for one that means none."""
+        names, found = list(linear), set()
+        for target in self.targets:
+            try:
+                pattern = re.compile(TARGETS.get(target, target))
+            except re.error as error:
+                raise UserError(
+                    f"adapter.targets: {target!r} is none of {', '.join(TARGETS)} and no regular expression ({error})"
+                ) from error
+            matched = {name for name in names if pattern.search(name)}
+            if not matched:
+                raise UserError(
+                    f"adapter.targets: {target!r} matches no linear layer of this model, e.g. {names[-1]}; expected "
+                    f"some of {', '.join(TARGETS)}, or regular expressions"
+                )
+            found |= matched
+        return [name for name in names if name in found]
+
+
+def base_name(name: str) -> str:
+    """The name that a weight had before the adapter was added: the released one."""
+    return name.replace(".base_layer.", ".")
+
+
+def adapted_layer(name: str) -> tuple[str, str] | None:
+    """The adapted layer and the side, A or B, of an adapter's parameter; None for any other parameter."""
+    match = _ADAPTED.match(name)
+    return None if match is None else (match["layer"], match["side"])
