@@ -28,10 +28,12 @@ LONGEST_PERIOD = 6
 class Work:
     """Bytes of one micro batch's pass, most at any moment."""
 
+    forward: int
+    """Until the backward pass begins."""
     activations: int
-    """Where every gradient is handed on as it is made."""
+    """In all, where every gradient of a parameter is handed on as it is made."""
     with_gradients: int
-    """Where gradients stay: the first of a step, which finds none before it."""
+    """In all, where gradients stay, and there were none before."""
     outside: int
     """`activations` of the model without its blocks."""
 
@@ -61,32 +63,31 @@ class Pass:
 
 def measure(model: TwinDiT, work: Pass) -> Work:
     """The work of one micro batch; `model` is on the meta device, in the type it trains in, and frozen as it is."""
-
-    def handed_on() -> int:
-        return _peaks(model, work, keep=False)[0]
-
-    activations = _over_blocks(model, handed_on)
-    late = _over_blocks(model, lambda: _peaks(model, work, keep=True)[1])
-    return Work(activations, max(activations, late), _of_blocks(model, 0, handed_on))
+    forward, activations, _ = _over_blocks(model, lambda: _peaks(model, work, keep=False))
+    _, _, late = _over_blocks(model, lambda: _peaks(model, work, keep=True))
+    _, outside, _ = _of_blocks(model, 0, lambda: _peaks(model, work, keep=False))
+    return Work(forward, activations, max(activations, late), outside)
 
 
-def _over_blocks(model: TwinDiT, peak: Callable[[], int]) -> int:
-    """`peak` of the whole model, of which as many blocks are run as tell it."""
+_Peaks = tuple[int, ...]
+
+
+def _over_blocks(model: TwinDiT, run: Callable[[], _Peaks]) -> _Peaks:
+    """The peaks of the whole model, of which as many blocks are run as tell them."""
     count = model.num_layers
-    kinds = [_kind(model, index) for index in range(count)]
-    period = _period(kinds)
-    few = None if period is None else count % period + 2 * period
-    if period is None or few is None or few + period >= count:
-        return peak()
-    less, more = _of_blocks(model, few, peak), _of_blocks(model, few + period, peak)
-    return less + (more - less) * ((count - few) // period)
+    period = _period([_kind(model, index) for index in range(count)])
+    if period is None or count < 4 * period:
+        return run()
+    few = count % period + 2 * period
+    less, more = _of_blocks(model, few, run), _of_blocks(model, few + period, run)
+    return tuple(a + (b - a) * ((count - few) // period) for a, b in zip(less, more, strict=True))
 
 
-def _of_blocks(model: TwinDiT, count: int, peak: Callable[[], int]) -> int:
-    """`peak` of the model's first `count` blocks."""
+def _of_blocks(model: TwinDiT, count: int, run: Callable[[], _Peaks]) -> _Peaks:
+    """The peaks of the model's first `count` blocks."""
     whole, model.num_layers = model.num_layers, count
     try:
-        return peak()
+        return run()
     finally:
         model.num_layers = whole
 
@@ -106,40 +107,40 @@ def _period(kinds: Sequence[Any]) -> int | None:
     return None
 
 
-def _peaks(model: TwinDiT, work: Pass, keep: bool) -> tuple[int, int]:
-    """Most that is alive in a pass, and most since the gradients of its second block began to come.
+def _peaks(model: TwinDiT, work: Pass, keep: bool) -> _Peaks:
+    """Most that is alive in the forward pass, in all, and since the gradients of the second block began to come.
 
-    With `keep` gradients stay. At the first moment none is there yet, later all of the other blocks'.
+    With `keep` gradients stay. In the backward pass what is alive is largest at its beginning, when no gradient is
+    there yet, or at its end, with those of all blocks but the first.
     """
     model.set_savings(
         shared_modulation=model.savings.shared_modulation, cache_masks=model.savings.cache_masks
     )  # forgets rotation tables, so that each pass makes and counts its own
-    late: list[int] = []
-    hooks = []
-    first = {id(p) for m in model.tower_configs for b in list(model.tower(m).each_block())[:2] for p in b.parameters()}
+    before: list[int] = []
+    first = [block for m in model.tower_configs for block in list(model.tower(m).each_block())[:2]]
+    early = {id(p) for block in first for p in block.parameters()}
+
     with TrainingMemory(META, model) as live:
 
         def arrived(parameter: Tensor) -> None:
             if not keep:
                 parameter.grad = None
-            elif not late and id(parameter) in first:
-                late.append(live.peak)
+            elif not before and id(parameter) in early:
+                before.append(live.peak)
                 live.peak = live.now
 
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                hooks.append(parameter.register_post_accumulate_grad_hook(arrived))
+        hooks = [p.register_post_accumulate_grad_hook(arrived) for p in model.parameters() if p.requires_grad]
         try:
-            _step(model, work)
+            forward = _step(model, work, live)
         finally:
             for hook in hooks:
                 hook.remove()
             model.zero_grad(set_to_none=True)
-    return max([live.peak, *late]), live.peak
+    return forward, max([live.peak, *before]), live.peak
 
 
-def _step(model: TwinDiT, work: Pass) -> None:
-    """Forward, loss and backward of a batch, as `FlowMatchingTask` has them."""
+def _step(model: TwinDiT, work: Pass, live: TrainingMemory) -> int:
+    """Forward, loss and backward of a batch, as `FlowMatchingTask` has them; most that was alive before backward."""
     towers = model.tower_configs
     sigma = torch.empty(work.clips, device=META)
     shapes = {}
@@ -169,8 +170,10 @@ def _step(model: TwinDiT, work: Pass) -> None:
         ]
         loss = torch.stack(losses).sum()
         kernels.forget()
+        forward = live.peak
         if loss.requires_grad:
             loss.backward()
+    return forward
 
 
 def optimiser_step(
@@ -180,7 +183,9 @@ def optimiser_step(
     held = nn.ParameterList(parameters)
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
-    grads = nn.ParameterList([nn.Parameter(p.grad, requires_grad=False) for p in parameters if p.grad is not None])
+    grads = nn.ParameterList(
+        [nn.Parameter(p.grad, requires_grad=False) for p in parameters if p.grad is not None]
+    )
     try:
         optimizer = make()
         with TrainingMemory(META, held, grads) as live:

@@ -67,7 +67,9 @@ class Cluster:
         match = re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\S.*?)\s*", text, re.IGNORECASE)
         count = 0 if match is None else int(match[1] or 1)
         if match is None or not count:
-            raise UserError(f"gpus={text} is not understood: give number and memory or kind, gpus=64x80GB or 8xH100")
+            raise UserError(
+                f"gpus={text} is not understood: give number and memory or kind, gpus=64x80GB or 8xH100"
+            )
         word = match[2]
         size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*gi?b?", word, re.IGNORECASE)
         if size is not None and float(size[1]):
@@ -76,7 +78,9 @@ class Cluster:
         kinds = {_plain(g.name): g for g in known_gpus()}
         if _plain(word) not in kinds:
             names = [g.name for g in known_gpus()]
-            raise UserError(f"gpus={text}: unknown GPU {word!r}{nearest(word, names)}; or memory, such as 8x80GB")
+            raise UserError(
+                f"gpus={text}: unknown GPU {word!r}{nearest(word, names)}; or memory, such as 8x80GB"
+            )
         gpu = kinds[_plain(word)]
         return cls(count, gpu.memory, gpu, True)
 

@@ -109,7 +109,7 @@ class _Counter:
     def _linear(self, layer: nn.Module, rows: int, needs: bool) -> bool:
         """A linear map or convolution (with its adapters) of so many tokens a clip."""
         for weight, upstream in _products(layer, needs):
-            product = 2 * self.clips * rows * weight.numel()
+            product = 2 * self.clips * rows * _size(weight)
             self.flops.forward[self.at] += product
             self._linears[self.at] += product
             self.flops.backward[self.at] += product * (int(upstream) + int(weight.requires_grad))
@@ -216,7 +216,13 @@ def _products(layer: nn.Module, needs: bool) -> Iterator[tuple[nn.Parameter, boo
 
 def _width(layer: nn.Module) -> int:
     """Channels that a linear map makes."""
-    return int(getattr(layer, "base_layer", layer).weight.shape[0])
+    weight: Any = getattr(layer, "base_layer", layer).weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])
+
+
+def _size(weight: nn.Parameter) -> int:
+    """Values of a whole parameter, of which this process may hold a part (ZeRO 3)."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def _is_trained(parameter: nn.Parameter | None) -> bool:

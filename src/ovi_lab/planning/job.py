@@ -140,7 +140,10 @@ class Job:
     def units(self) -> list[int]:
         """Parameters of each block, or pair of blocks, that is gathered at a time."""
         model = self.model(self.checkpointing)
-        towers = [[sum(p.numel() for p in b.parameters()) for b in model.tower(m).each_block()] for m in self.modalities]
+        towers = [
+            [sum(p.numel() for p in b.parameters()) for b in model.tower(m).each_block()]
+            for m in self.modalities
+        ]
         return [sum(sizes) for sizes in zip(*towers, strict=True)]
 
     def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -192,7 +195,9 @@ class Job:
         micro = self.micro if micro is None else micro
         wanted = self.config.get("global_batch_size")
         if wanted is None:
-            return Batch(self.clip, micro, int(self.config.trainer.get("accumulate_grad_batches") or 1), places)
+            return Batch(
+                self.clip, micro, int(self.config.trainer.get("accumulate_grad_batches") or 1), places
+            )
         if int(wanted) % (places * micro):
             fitting = [n for n in range(1, int(wanted) + 1) if wanted % (n * places) == 0]
             hint = (

@@ -105,15 +105,15 @@ def memory_of(
         held["text encoder"] = counts.encoder_bytes // (n if sharding.stage == 3 else 1)
     buffers = _buffers(counts, sharding, types, gpus, on_cpu)
     gradients = _gradients(counts, sharding, types, gpus, off)
-    activations = max(work.activations, encoder_work)
-    at_backward = gradients
+    at_backward, activations = gradients, work.activations
     if sharding.stage < 2 and accumulate == 1 and not (sharding.stage == 0 and gpus > 1):
-        # the first gradients come when activations go; DDP's buckets are there from the start
-        at_backward = max(0, work.with_gradients - work.activations)
+        # Lightning lets go of the last step's gradients between forward and backward; DDP's buckets stay
+        coming = (work.with_gradients - work.activations, work.activations)
+        at_backward, activations = max((gradients, work.forward), coming, key=sum)
     backward = {
         **held,
         "gradients": at_backward,
-        "activations": activations,
+        "activations": max(activations, encoder_work),
         "gathered parameters": gathered,
         "communication buffers": buffers,
     }
@@ -145,7 +145,7 @@ def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int) -> tup
 
 
 def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off: bool) -> int:
-    """Bytes from the end of the backward pass to the step."""
+    """Bytes from the end of the backward pass on."""
     if sharding.stage < 2:
         return types.gradients.itemsize * counts.trained
     return 0 if off else types.gradients.itemsize * -(-counts.trained // gpus)

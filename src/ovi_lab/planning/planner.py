@@ -66,7 +66,9 @@ class Planner:
         text = self.job.text
         return memory_of(
             self.counts,
-            self._share(self._work(choice.checkpointing, choice.micro, types.network, types.autocast), sharding),
+            self._share(
+                self._work(choice.checkpointing, choice.micro, types.network, types.autocast), sharding
+            ),
             self._optimiser(types.master, types.weights, bool(sharding.stage)),
             sharding,
             types,
@@ -117,7 +119,7 @@ class Planner:
         parts = sharding.sequence_parallel
         inside = work.activations - work.outside
         saved = inside - inside // parts
-        return Work(work.activations - saved, work.with_gradients - saved, work.outside)
+        return Work(work.forward - saved, work.activations - saved, work.with_gradients - saved, work.outside)
 
     def _stepped(self, master: bool, dtype: torch.dtype, flat: bool) -> tuple[int, int]:
         """Bytes that the optimiser keeps and takes for a moment, of all parameters."""
@@ -125,7 +127,11 @@ class Planner:
         trained = self.job.trained
         # element by element it makes no difference which tensors the values lie in, and one is quick
         one = flat or (not self.on_cpu and not self.job.config.optim.muon)
-        sizes = {"all": (sum(p.numel() for p in trained.values()),)} if one else {n: p.shape for n, p in trained.items()}
+        sizes = (
+            {"all": (sum(p.numel() for p in trained.values()),)}
+            if one
+            else {n: p.shape for n, p in trained.items()}
+        )
         held = {n: nn.Parameter(torch.empty(s, dtype=own, device=META)) for n, s in sizes.items()}
 
         def make() -> torch.optim.Optimizer:
@@ -219,7 +225,12 @@ class Planner:
         if not self.job.config.optim.muon:  # which needs whole matrices
             before = _STRATEGY_COSTS.get(own.file, 0.0)
             for name, cost in _STRATEGY_COSTS.items():
-                if cost > before and own.name != "fsdp2" or own.name == "fsdp2" and cost > _STRATEGY_COSTS["zero3"]:
+                if (
+                    cost > before
+                    and own.name != "fsdp2"
+                    or own.name == "fsdp2"
+                    and cost > _STRATEGY_COSTS["zero3"]
+                ):
                     settings = OmegaConf.load(config_dir() / "strategy" / f"{name}.yaml")
                     other = Sharding.of(OmegaConf.to_container(settings))  # type: ignore[arg-type]
                     found.append((replace(other, sequence_parallel=own.sequence_parallel), cost - before))

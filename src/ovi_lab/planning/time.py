@@ -98,7 +98,9 @@ def step_time(
     elif n > 1:
         once = 2 * ring * gradient * counts.trained
     exposed = (batch.accumulate - 1) * max(0.0, each - micro) + max(0.0, each + once - micro) + after
-    exposed += batch.accumulate * _exchanges(batch.micro, tokens, towers, parts, network, gpu.link, recomputes)
+    exposed += batch.accumulate * _exchanges(
+        batch.micro, tokens, towers, parts, network, gpu.link, recomputes
+    )
     share = counts.trained / (n if sharding.stage else 1)
     optimiser = OPTIMISER_BYTES * share / (gpu.bandwidth * 1e9)
     offload = 0.0

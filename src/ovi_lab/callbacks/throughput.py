@@ -1,0 +1,161 @@
+"""How fast a run is, how well it uses its GPUs, and how long it waits for data."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.config import MODALITIES
+from ovi_lab.planning.cluster import gpu_of_device
+from ovi_lab.planning.flops import count_flops
+from ovi_lab.planning.shapes import ClipShape, clips_of
+
+GIB = 2**30
+_FETCH = "train_dataloader_next"
+"""How Lightning calls, to its profiler, the moment in which it has asked for a batch and not got it."""
+
+
+class Throughput(Callback):
+    """Logs tokens and clips a second, MFU, peak memory, step time and the share of it spent waiting for data.
+
+    Time is that of training alone: of each batch from asking for it to its end; validation,
+    samples and checkpoints are left out. All is summed over the processes that see different data, and means over the
+    steps since the last log. Tokens and FLOPs are those of each clip by itself: padding counts as time, not as work.
+    FLOPs are counted from the configuration (`planning.flops`), recomputation not included.
+
+    The GPU is waited for when something is logged, and before validation, not in between. A wait for data is the
+    host's: of it a GPU with work in its queue may feel nothing.
+
+    Args:
+        every_n_steps: optimiser steps between logs, a multiple of the Trainer's log_every_n_steps; None: that.
+        peak_tflops: of one device, for MFU; None: from the table of GPUs, and no MFU for what is not in it.
+
+    Logged are `speed/tokens_per_s`, `speed/clips_per_s`, `speed/tflops` (of the model, all devices), `speed/mfu`,
+    `speed/step_ms`, `speed/data_wait` (share of the step) and `memory/peak_gib` (of this process so far; on a CPU all
+    that it has had resident). Raises UserError for values that do not fit.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, peak_tflops: float | None = None) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("peak_tflops", peak_tflops)):
+            if value is not None and value <= 0:
+                raise UserError(f"throughput.{name} is {value}; expected a number above 0, or null")
+        self.every_n_steps, self.peak_tflops = every_n_steps, peak_tflops
+        self.latest: dict[str, float] = {}
+        """What was logged last."""
+        self._interval = 1
+        self._costs: dict[ClipShape, tuple[int, int]] = {}
+        self._seen: Counter[ClipShape] = Counter()
+        self._busy = self._waited = 0.0
+        self._began = self._asked = 0.0
+        self._last_step = self._logged_step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the peak of the device and begin to time what Lightning fetches."""
+        usual = max(1, int(trainer.log_every_n_steps))
+        self._interval = self.every_n_steps or usual
+        if self._interval % usual:
+            raise UserError(
+                f"throughput.every_n_steps is {self._interval}; expected a multiple of "
+                f"trainer.log_every_n_steps={usual}, since nothing is logged in between"
+            )
+        device = pl_module.device
+        if self.peak_tflops is None and device.type == "cuda":
+            gpu = gpu_of_device(torch.cuda.get_device_name(device))
+            self.peak_tflops = None if gpu is None else gpu.tflops
+        self._last_step = self._logged_step = trainer.global_step
+        self._time_fetches(trainer.profiler)
+
+    def _time_fetches(self, profiler: Any) -> None:
+        """Lightning tells its profiler, whichever that is, when it begins and ends to wait for a batch."""
+        start, stop = profiler.start, profiler.stop
+
+        def timed_start(action: str) -> None:
+            if action.endswith(_FETCH):
+                self._asked = time.perf_counter()
+            start(action)
+
+        def timed_stop(action: str) -> None:
+            stop(action)
+            if action.endswith(_FETCH):
+                self._waited += time.perf_counter() - self._asked
+
+        profiler.start, profiler.stop = timed_start, timed_stop
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """The batch is here."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count it, and log at intervals."""
+        self._seen.update(clips_of({m: batch.get(m) for m in getattr(pl_module, "modalities", MODALITIES)}))
+        step = trainer.global_step
+        due = step != self._last_step and step % self._interval == 0
+        self._last_step = step
+        if due and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._busy += time.perf_counter() - self._began
+        if due:
+            self.latest = self._measured(trainer, pl_module, step - self._logged_step)
+            pl_module.log_dict(self.latest)
+            self._logged_step = step
+            self._seen.clear()
+            self._busy = self._waited = 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What the GPU still has to train belongs to training."""
+        if trainer.training and pl_module.device.type == "cuda":
+            begun = time.perf_counter()
+            torch.cuda.synchronize(pl_module.device)
+            self._busy += time.perf_counter() - begun
+
+    def _measured(self, trainer: Trainer, pl_module: LightningModule, steps: int) -> dict[str, float]:
+        tokens, flops = self._work(pl_module)
+        own = [tokens, flops, self._seen.total(), self._busy + self._waited, self._waited]
+        values = torch.tensor(own, dtype=torch.float64, device=pl_module.device)
+        total: Any = trainer.strategy.reduce(values, reduce_op="sum")
+        all_tokens, all_flops, clips, seconds, waited = total.tolist()
+        world = trainer.world_size
+        copies = int(getattr(trainer.strategy, "sequence_parallel", 1))  # processes with the same clips
+        each = seconds / world
+        found = {
+            "speed/tokens_per_s": all_tokens / copies / each,
+            "speed/clips_per_s": clips / copies / each,
+            "speed/tflops": all_flops / copies / each / 1e12,
+            "speed/step_ms": 1e3 * each / max(1, steps),
+            "speed/data_wait": waited / seconds,
+            "memory/peak_gib": _peak_memory(pl_module) / GIB,
+        }
+        if self.peak_tflops is not None:
+            found["speed/mfu"] = found["speed/tflops"] / (self.peak_tflops * world)
+        return found
+
+    def _work(self, pl_module: LightningModule) -> tuple[int, int]:
+        """Tokens and FLOPs of the clips since the last log, on this process."""
+        tokens = flops = 0
+        model: Any = pl_module.model
+        text = getattr(pl_module, "text_encoder", None)
+        trained = text is not None and any(p.requires_grad for p in text.parameters())
+        for clip, count in self._seen.items():
+            if clip not in self._costs:
+                work = count_flops(model, clip, text_is_trained=trained)
+                self._costs[clip] = (sum(clip.tokens(model.tower_configs).values()), work.model)
+            tokens += count * self._costs[clip][0]
+            flops += count * self._costs[clip][1]
+        return tokens, flops
+
+
+def _peak_memory(pl_module: LightningModule) -> int:
+    """Bytes: the allocator's on CUDA, else all that the process has had resident."""
+    if pl_module.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(pl_module.device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,0 +1,115 @@
+"""`python -m ovi_lab.plan`: what a run of `ovi_lab.train` takes on a cluster, before it is launched.
+
+    python -m ovi_lab.plan experiment=ovi_11b_stage3 strategy=zero3 gpus=64x80GB
+    python -m ovi_lab.plan experiment=ovi_11b_stage1 gpus=8xH100 price=2.5 efficiency=0.45
+
+Takes what `ovi_lab.train` takes, and five words of its own: `gpus` (number and memory or kind), `price` of a GPU hour,
+`efficiency` (share of the GPU's peak that is reached), `video=FxHxW` and `audio=L` (latents of a clip). Leaves with 0 where
+the run fits, 1 where it does not, 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ovi_lab.errors import UserError
+from ovi_lab.paths import config_dir
+
+WORDS = ("gpus", "price", "efficiency", "video", "audio")
+
+
+def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """The command; a user's mistake is one line. Returns the exit code."""
+    try:
+        return plan(sys.argv[1:] if arguments is None else arguments, console or Console())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+def plan(arguments: Sequence[str], console: Console) -> int:
+    """Print the plan; 0 where it fits, else 1. Raises UserError for bad input."""
+    from ovi_lab.planning.cluster import Cluster
+    from ovi_lab.planning.job import Job
+    from ovi_lab.planning.planner import Planner
+    from ovi_lab.planning.report import print_plan
+    from ovi_lab.planning.time import EFFICIENCY
+
+    own, rest = _own_words(arguments)
+    if "gpus" not in own:
+        raise UserError("gpus is not given: number and memory or kind, such as gpus=64x80GB or gpus=8xH100")
+    cluster = Cluster.parse(own["gpus"])
+    efficiency = _number("efficiency", own.get("efficiency", str(EFFICIENCY)))
+    if efficiency > 1:
+        raise UserError(f"efficiency={efficiency:g} is a share of the GPU's peak; expected 1 at most")
+    price = _number("price", own["price"]) if "price" in own else None
+    planner = Planner(Job(_composed(rest), **_shape(own)))
+    return print_plan(console, planner, cluster, efficiency, price)
+
+
+def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """What plan takes for itself, and what the configuration takes."""
+    own: dict[str, str] = {}
+    rest = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key in WORDS and equals:
+            own[key] = value
+        else:
+            rest.append(argument)
+    return own, rest
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    from ovi_lab.runs.command_line import check
+
+    flags = [o for o in overrides if o.startswith("-")]
+    if flags:
+        raise UserError(f"{flags[0]} is not for plan: give overrides, such as experiment=ovi_11b_stage3")
+    check(overrides, config_dir(), "train")
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name}={text} is not understood: expected a number above 0")
+    return value
+
+
+def _shape(own: dict[str, str]) -> dict[str, Any]:
+    """The clip that `video=` and `audio=` describe; what only one of them says is not the configuration's."""
+    from ovi_lab.planning.shapes import ClipShape
+
+    if "video" not in own and "audio" not in own:
+        return {}
+    video = audio = None
+    if "video" in own:
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", own["video"])
+        if match is None or "0" in match.groups():
+            raise UserError(
+                f"video={own['video']} is not understood: latent frames, rows, columns, as 31x44x46"
+            )
+        frames, rows, columns = map(int, match.groups())
+        video = (frames, rows, columns)
+    if "audio" in own:
+        if not own["audio"].isdigit() or not int(own["audio"]):
+            raise UserError(f"audio={own['audio']} is not understood: a number of latents, as 157")
+        audio = int(own["audio"])
+    return {"clip": ClipShape(video, audio)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
