@@ -63,6 +63,7 @@ class Preemption(Callback):
         self.checkpoint = checkpoint
         self.signals = [signal.Signals[name] for name in signals]
         self._told = 0
+        self._leaving: int | None = None
         self._heard: Callable[[int], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._owner = 0
@@ -74,7 +75,7 @@ class Preemption(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen from now on: data workers that are started hereafter must not be ended by a notice to save."""
-        self._told, self._at, self._exchange = 0, trainer.global_step, None
+        self._told, self._at, self._exchange, self._leaving = 0, trainer.global_step, None, None
         self._listen(self._note)
         if started() and distributed.get_world_size() > 1:
             self._group = distributed.new_group(backend="gloo")
@@ -122,24 +123,34 @@ class Preemption(Callback):
     # ---- leaving together
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """At a step boundary: leave where all ranks know of it."""
+        """At a step boundary: save where all ranks know that they are to leave."""
         if trainer.global_step == self._at:
             return
         self._at = trainer.global_step
         number = self._finish_exchange() if self._group is not None else self._told
         if number:
-            self._leave(trainer, number)
-        if self._group is not None:
+            self._save(trainer, number)
+        elif self._group is not None:
             self._begin_exchange()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Leave now that the loggers have the last step too, which they get after its end."""
+        self._leave(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave rather than begin something long."""
+        self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last step is saved by now; what comes after training is for another time."""
-        if self._group is not None:
-            self._finish_exchange()
-            self._begin_exchange()
-        number = self._finish_exchange() if self._group is not None else self._told
-        if number:
-            self._leave(trainer, number)
+        if self._leaving is None:
+            if self._group is not None:
+                self._finish_exchange()
+                self._begin_exchange()
+            number = self._finish_exchange() if self._group is not None else self._told
+            if number:
+                self._save(trainer, number)
+        self._leave(trainer)
 
     def _begin_exchange(self) -> None:
         told = torch.tensor([self._told], dtype=torch.int32)
@@ -154,11 +165,15 @@ class Preemption(Callback):
         work.wait()
         return int(told.item())
 
-    def _leave(self, trainer: Trainer, number: int) -> None:
+    def _save(self, trainer: Trainer, number: int) -> None:
         self.checkpoint.save_now(trainer)
         if self._group is not None:
             distributed.barrier(group=self._group)
-        self._end(number, f"step {trainer.global_step} is saved", first=trainer.is_global_zero)
+        self._leaving = number
+
+    def _leave(self, trainer: Trainer) -> None:
+        if self._leaving is not None:
+            self._end(self._leaving, f"step {trainer.global_step} is saved", first=trainer.is_global_zero)
 
     def _end(self, number: int, saved: str, first: bool) -> None:
         before = self._before.get(signal.Signals(number))

@@ -10,16 +10,20 @@ from ovi_lab.runs.progress import Reporter
 
 
 class TrainingProgress(Callback):
-    """Reports the step, and the last loss once it is known anyway."""
+    """Reports the step, and the last loss that was logged."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
+        self._loss: Any = None
+        self._note = ""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """One step further."""
         loss = trainer.logged_metrics.get("train/loss")
-        note = "" if loss is None else f"loss {float(loss):.3f}"
-        self.reporter.at("training", trainer.global_step, trainer.max_steps, note)
+        if loss is not self._loss:
+            # read once for each time it is logged: reading waits for the device
+            self._loss, self._note = loss, f"loss {float(loss):.3f}"
+        self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """One batch further."""
