@@ -126,13 +126,11 @@ class Guard(Callback):
     def _judge(self, trainer: Trainer, module: LightningModule, seen: Sequence[Seen]) -> _Verdict:
         device = module.device
         norm = total_norm(gradient_norms(module, device, loss_scale(trainer)))
-        names = sorted({name for one in seen for name in one.losses})
-        losses = (
-            torch.stack([one.losses[name].to(device) for one in seen for name in names]) if names else None
-        )
-        unsound = torch.zeros((), device=device) if losses is None else (~losses.isfinite()).any().float()
+        # micro-batches need not hold the same modalities
+        losses = [loss.to(device) for one in seen for loss in one.losses.values()]
+        unsound = (~torch.stack(losses).isfinite()).any() if losses else torch.zeros((), device=device)
         # a maximum over ranks may lose a NaN: whether there is one stands beside
-        looked = torch.stack([norm.nan_to_num(0.0, 0.0), (~norm.isfinite()).float(), unsound])
+        looked = torch.stack([norm.nan_to_num(0.0, 0.0), (~norm.isfinite()).float(), unsound.float()])
         if started():
             distributed.all_reduce(looked, op=distributed.ReduceOp.MAX)
         value, norm_is_bad, losses_are_bad = looked.tolist()
