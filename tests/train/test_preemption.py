@@ -24,7 +24,6 @@ STEPS = 60
 SETTINGS = [
     f"trainer.max_steps={STEPS}",
     "checkpoint.every_n_steps=4",
-    "samples.every_n_steps=0",
     "task.text_dropout=0.2",
     "optim=adamw",
 ]
@@ -36,7 +35,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
 
 
-def start(run: Path, data_root: Path, extra: list[str] = (), **environment: str) -> subprocess.Popen:
+def start(run: Path, data_root: Path, extra: list[str], **environment: str) -> subprocess.Popen:
     small = [
         "debug=fast",
         "logger.tensorboard=false",
@@ -72,10 +71,10 @@ def left(tmp_path_factory, data_root):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    alone = start(folder / "alone", data_root)
+    alone = start(folder / "alone", data_root, ["samples.every_n_steps=0"])
     ranks = [
         start(
-            folder / "ranks", data_root, ["strategy=ddp", "trainer.devices=2"],
+            folder / "ranks", data_root, ["strategy=ddp", "trainer.devices=2", "samples.every_n_steps=4"],
             PATH=f"{folder / 'bin'}:{os.environ['PATH']}", SLURM_JOB_ID="4711",
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0",
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
@@ -96,8 +95,10 @@ def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, tr
     assert 0 < step < STEPS
     assert f"SIGTERM: step {step} is saved; resume=last goes on from there" in output
     assert "Traceback" not in output
-    execute(composed([*SETTINGS, "resume=last"], folder / "alone"), SilentReporter())
-    whole = trained(SETTINGS, tmp_path / "whole")
+    execute(
+        composed([*SETTINGS, "samples.every_n_steps=0", "resume=last"], folder / "alone"), SilentReporter()
+    )
+    whole = trained([*SETTINGS, "samples.every_n_steps=0"], tmp_path / "whole")
     expected, found = weights(whole), weights(folder / "alone")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -116,6 +117,12 @@ def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_agai
     step = Checkpoint.open(resolve_checkpoint(folder / "ranks")).step
     assert f"SIGUSR1: step {step} is saved; job 4711 is queued again, resume=auto goes on" in ranks[0][0]
     assert "SIGUSR1" not in ranks[1][0]
+    # three prompts dealt out over two ranks, written by the first
+    assert [p.name for p in sorted((folder / "ranks" / "samples" / "step_000004").iterdir())] == [
+        "0.mp4",
+        "1.mp4",
+        "2.mp4",
+    ]
     assert 0 < step < STEPS
 
 
