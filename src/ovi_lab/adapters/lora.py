@@ -147,7 +147,8 @@ def save_adapter(
         raise UserError("there is no adapter that could be saved: the model's own weights were trained")
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
-    header = {"format": "pt", _METADATA: json.dumps(dataclasses.asdict(settings))}
+    # One entry: safetensors writes several in no fixed order, and the same adapter should be the same bytes.
+    header = {_METADATA: json.dumps(dataclasses.asdict(settings))}
     try:
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, header)
         temporary.replace(path)

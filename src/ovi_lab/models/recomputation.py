@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -141,6 +142,8 @@ class Linear(nn.Linear):
         context = _running.now.around("matmul") if _running.now is not None else None
         if context is None:
             return super().forward(x)
-        # Not F.linear, which DeepSpeed replaces by a product whose result it then changes in place.
+        # As rows: of more dimensions, what DeepSpeed has in the place of F.linear adds the bias to the kept product.
+        rows = x.flatten(0, -2)
         with context:
-            return torch.ops.aten.linear(x, self.weight, self.bias)
+            out = F.linear(rows, self.weight, self.bias)
+        return out.unflatten(0, x.shape[:-1])
