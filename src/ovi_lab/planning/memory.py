@@ -1,8 +1,8 @@
 """Memory of each GPU in training, by part and at the two moments where it may be largest.
 
 Weights, gradients and optimiser state follow from the counts of parameters and from what the strategy deals out
-(Rajbhandari et al., arXiv 1910.02054, section 5; arXiv 2104.07857 for offload); activations and what the optimiser takes
-while it steps are measured on the meta device. P are all parameters, T the trained ones, N GPUs.
+(Rajbhandari et al., arXiv 1910.02054, section 5; arXiv 2104.07857 for offload); activations and what the optimiser
+takes while it steps are measured on the meta device. P are all parameters, T the trained ones, N GPUs.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from omegaconf import OmegaConf
@@ -25,7 +25,14 @@ from ovi_lab.planning.time import EFFICIENCY, StepTime, step_time
 # How much each change costs, in time, money or trouble: the least drastic set has the smallest sum.
 _CHECKPOINTING_COSTS = {"none": 0.0, "matmul": 1.0, "attention": 2.0, "full": 3.0}
 _MICRO_COST = 1.5
-_STRATEGY_COSTS = {"zero1": 4.0, "zero2": 5.0, "zero3": 7.0, "zero2_offload": 12.0, "zero3_offload": 16.0}
+_STRATEGY_COSTS = {
+    "zero1": 4.0,
+    "zero2": 5.0,
+    "zero3": 7.0,
+    "zero2_offload": 12.0,
+    "zero3_offload": 16.0,
+    "zero3_nvme": 25.0,
+}
 _SEQUENCE_COSTS = {2: 20.0, 4: 21.0, 8: 22.0}
 _GPU_COSTS = {2: 30.0, 4: 32.0, 8: 34.0}
 
@@ -59,27 +66,29 @@ class Planner:
 
     def memory(self, choice: Choice) -> Memory:
         """Of one GPU; UserError where the choice cannot be run at all."""
-        sharding = choice.sharding
+        types = Types.of(self.job.precision, choice.sharding)
+        work = self._work(choice.checkpointing, choice.micro, types.network, types.autocast)
+        return self._with(choice, self._share(work, choice.sharding))
+
+    def _with(self, choice: Choice, work: Work) -> Memory:
+        """Of one GPU whose passes take so much."""
+        sharding, text = choice.sharding, self.job.text
         sharding.check(choice.gpus)
-        batch = self.batch(choice)
         types = Types.of(self.job.precision, sharding)
-        text = self.job.text
         return memory_of(
             self.counts,
-            self._share(
-                self._work(choice.checkpointing, choice.micro, types.network, types.autocast), sharding
-            ),
+            work,
             self._optimiser(types.master, types.weights, bool(sharding.stage)),
             sharding,
             types,
             choice.gpus,
-            accumulate=batch.accumulate,
+            accumulate=self.batch(choice).accumulate,
             averaged=self.job.averaged,
             on_cpu=self.on_cpu,
             encoder_work=0 if text is None else text.work(choice.micro),
         )
 
-    @property
+    @cached_property
     def counts(self) -> Counts:
         """Parameters of the job."""
         job = self.job
@@ -184,8 +193,11 @@ class Planner:
         """The least drastic change that fits, or None."""
         for choice in self.changes(asked):
             try:
+                # what is held between passes is known without running one
+                if not self._with(choice, Work(0, 0, 0, 0)).fits(memory):
+                    continue
                 predicted = self.memory(choice)
-            except UserError:  # the batch or the heads do not divide so
+            except UserError:  # the batch does not divide so
                 continue
             if predicted.fits(memory):
                 return choice, predicted
@@ -223,14 +235,9 @@ class Planner:
         own = asked.sharding
         found = [(own, 0.0)]
         if not self.job.config.optim.muon:  # which needs whole matrices
-            before = _STRATEGY_COSTS.get(own.file, 0.0)
+            before = _STRATEGY_COSTS["zero3" if own.name == "fsdp2" else own.file] if own.stage else 0.0
             for name, cost in _STRATEGY_COSTS.items():
-                if (
-                    cost > before
-                    and own.name != "fsdp2"
-                    or own.name == "fsdp2"
-                    and cost > _STRATEGY_COSTS["zero3"]
-                ):
+                if cost > before:
                     settings = OmegaConf.load(config_dir() / "strategy" / f"{name}.yaml")
                     other = Sharding.of(OmegaConf.to_container(settings))  # type: ignore[arg-type]
                     found.append((replace(other, sequence_parallel=own.sequence_parallel), cost - before))
@@ -258,6 +265,8 @@ class Planner:
             words += self.job.typed_micro(choice.micro)
         if choice.sharding.file != asked.sharding.file:
             words.append(f"strategy={choice.sharding.file}")
+            if "nvme" in choice.sharding.file:
+                words.append("strategy.nvme_path=…")
         if choice.sharding.sequence_parallel != asked.sharding.sequence_parallel:
             words.append(f"strategy.sequence_parallel={choice.sharding.sequence_parallel}")
         if choice.gpus != asked.gpus:

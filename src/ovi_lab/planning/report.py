@@ -35,8 +35,8 @@ def check_fits(config: DictConfig, gpus: int, memory: int, clip: ClipShape | Non
         return
     cluster = Cluster(gpus, memory, None, False)
     need = (
-        f"strategy={asked.sharding.file} on {gpus} GPU{'s' * (gpus > 1)} needs about {gib(_needed(predicted))} of each, "
-        f"and they have {gib(memory)}"
+        f"strategy={asked.sharding.file} on {gpus} GPU{'s' * (gpus > 1)} needs about {gib(_needed(predicted))} of "
+        f"each, and they have {gib(memory)}"
     )
     found = planner.what_fits(asked, memory)
     if found is None:

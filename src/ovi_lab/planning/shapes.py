@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import Modality, TowerConfig
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ def _umt5(settings: DictConfig) -> TextEncoder:
     tokens = int(settings.max_tokens)
     inside = sum(p.numel() for p in encoder.parameters()) - encoder.shared.weight.numel()
 
+    @cache
     def work(clips: int) -> int:
         ids_BN = torch.zeros(clips, tokens, dtype=torch.long, device=META)
         with torch.no_grad(), as_trained("cuda"), TrainingMemory(META, encoder) as live:

@@ -1,0 +1,115 @@
+"""Predicted memory against that of real training, and against the arithmetic of the strategies."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from ovi_lab.models import TwinDiT
+from ovi_lab.planning import activations
+from ovi_lab.planning.activations import META, Pass, measure
+from ovi_lab.planning.memory import Counts, Memory, Work, memory_of
+from ovi_lab.planning.shapes import ClipShape
+from ovi_lab.planning.strategy import Sharding, Types
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "planning.py"
+HELD = ("FFNs frozen", "products kept", "audio tower", "bf16 autocast", "8 clips")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """The benchmark, which trains and measures."""
+    spec = importlib.util.spec_from_file_location("planning_benchmark", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_predicted_is_what_training_takes(script: ModuleType, name: str) -> None:
+    case = next(case for case in script.cases("tiny") if case.name == name)
+    config = script.composed(case.overrides)
+    measured = script.alive(config, case)
+    assert script.predicted(config, case) == pytest.approx(measured, rel=0.05)
+
+
+def test_the_allocator_agrees(script: ModuleType) -> None:
+    case = next(case for case in script.cases("tiny") if case.name == "blocks recomputed")
+    row = script.row(case)
+    assert row.allocated == pytest.approx(row.alive, rel=0.02)
+    assert abs(row.error) < 0.05
+    assert "| blocks recomputed |" in script.table([row], "tiny")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "fusion", "checkpointing"),
+    [(5, {}, ("none", 1)), (8, {"blocks": {"every": 2}}, ("attention", 2))],
+    ids=["alike", "by twos"],
+)
+def test_a_few_blocks_tell_what_all_take(
+    blocks: int, fusion: dict[str, object], checkpointing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = {"dim": 32, "num_heads": 2, "num_layers": blocks, "ffn_dim": 64, "text_len": 5, "text_dim": 8}
+    with META:
+        choice, every = checkpointing
+        model = TwinDiT(
+            tower | {"in_dim": 4},
+            tower | {"in_dim": 3, "patch_hidden_dim": 0},
+            fusion=fusion,
+            activation_checkpointing=choice,
+            checkpoint_every=every,
+        )
+    work = Pass(ClipShape((3, 4, 6), 20), clips=2)
+    few = measure(model, work)
+    monkeypatch.setattr(activations, "LONGEST_PERIOD", 0)
+    assert few == measure(model, work)
+
+
+def parts(strategy: Sharding, gpus: int, **counts: int) -> Memory:
+    held = Counts(**{"total": 1000, "trained": 600, "small": 0, "largest_unit": 50, "outside": 100, **counts})
+    work = Work(forward=5000, activations=6000, with_gradients=6500, outside=1000)
+    types = Types.of("bf16-mixed", strategy)
+    return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus)
+
+
+def test_what_each_stage_deals_out() -> None:
+    # in bytes: 2 a weight in bf16; 4 + 8 a trained one for the float32 copy and two moments; 4 for the average
+    one = parts(Sharding("zero", 1, bucket=0), 4).backward
+    assert one["weights"] == 2000
+    assert one["optimiser state"] == 12 * 150
+    assert one["EMA"] == 4 * 150
+    two, three = (parts(Sharding("zero", stage, bucket=0), 4) for stage in (2, 3))
+    assert two.backward["weights"] == 2000
+    assert two.backward["gradients"] == 2 * 150
+    assert three.backward["weights"] == 500
+    assert three.backward["gathered parameters"] == 2000
+    assert three.step["gradients"] == (2 + 4) * 150
+    off = parts(Sharding("zero", 3, "cpu", "cpu", bucket=0), 4)
+    assert "optimiser state" not in off.backward
+    assert off.elsewhere["optimiser state, host memory"] == 12 * 150
+    assert off.elsewhere["weights, host memory"] == 500
+    sharded = parts(Sharding("fsdp2", 3), 4).backward
+    assert sharded["weights"] == 4 * 250
+    assert sharded["gathered parameters"] == 2 * (100 + 2 * 50)
+    whole = parts(Sharding("ddp"), 4).backward
+    assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
+
+
+def test_gradients_come_as_activations_go_on_one_process() -> None:
+    alone = parts(Sharding("auto"), 1).backward
+    # 5,000 at the end of the forward pass beside last step's gradients is more than 6,500 in the backward pass
+    assert alone["gradients"] + alone["activations"] == 2400 + 5000
+
+
+def test_types_follow_precision_and_strategy() -> None:
+    assert Types.of("bf16-mixed", Sharding("ddp")).autocast == torch.bfloat16
+    assert Types.of("bf16-mixed", Sharding("zero", 2)).weights == torch.bfloat16
+    assert not Types.of("32-true", Sharding("ddp")).master
