@@ -85,7 +85,13 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     rest: list[str] = []
     for override in overrides:
         key = override.key_or_group
+        if key in ("experiment", "run_dir"):
+            raise UserError(f"{key} differs from run to run of the chain: leave {override.input_line} out")
         if key not in known:
+            if override.is_sweep_override():
+                raise UserError(
+                    f"{override.input_line} is several values, and every run takes the same: give one"
+                )
             rest.append(str(override.input_line))
             continue
         before = getattr(defaults, key)
@@ -94,7 +100,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         words = list(override.sweep_string_iterator()) if override.is_sweep_override() else value
         words = words if isinstance(words, list) else [words]
         try:
-            values = tuple(kind(word) for word in words)
+            values = tuple(dict.fromkeys(kind(word) for word in words))
         except (TypeError, ValueError) as error:
             raise UserError(f"{key} is {value!r}: expected {kind.__name__} values, e.g. {before}") from error
         if not values or (len(values) > 1 and not isinstance(before, tuple)):
