@@ -58,7 +58,8 @@ class Throughput(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak of the device and begin to time what Lightning fetches."""
-        usual = max(1, int(trainer.log_every_n_steps))
+        lightning: Any = trainer  # whose attributes these are, though it does not declare them
+        usual = max(1, int(lightning.log_every_n_steps))
         self._interval = self.every_n_steps or usual
         if self._interval % usual:
             raise UserError(
@@ -70,7 +71,7 @@ class Throughput(Callback):
             gpu = gpu_of_device(torch.cuda.get_device_name(device))
             self.peak_tflops = None if gpu is None else gpu.tflops
         self._last_step = self._logged_step = trainer.global_step
-        self._time_fetches(trainer.profiler)
+        self._time_fetches(lightning.profiler)
 
     def _time_fetches(self, profiler: Any) -> None:
         """Lightning tells its profiler, whichever that is, when it begins and ends to wait for a batch."""

@@ -19,6 +19,7 @@ from torch import nn
 
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
+from ovi_lab.models.embeddings import GatedConv
 from ovi_lab.models.tower import Tower, TowerBlock
 from ovi_lab.planning.shapes import ClipShape
 
@@ -140,7 +141,7 @@ class _Counter:
             return self._linear(patch, rows, False)
         needs = False
         for layer in patch.children():
-            if hasattr(layer, "w1"):
+            if isinstance(layer, GatedConv):
                 hidden = [self._linear(layer.w1, rows, needs), self._linear(layer.w3, rows, needs)]
                 needs = self._linear(layer.w2, rows, any(hidden))
             elif any(True for _ in layer.parameters()):

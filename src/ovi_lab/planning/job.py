@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -13,6 +13,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ovi_lab.adapters import add_lora
 from ovi_lab.errors import UserError
 from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
@@ -96,7 +97,9 @@ class Job:
         """On the meta device, frozen as configured. Each is made once."""
         key = (checkpointing, dtype)
         if key not in self._models:
-            self._models[key] = self._made(checkpointing).to(dtype)
+            made = self._made(checkpointing)
+            # an adapter's base has a type of its own, which training in float32 leaves
+            self._models[key] = made if dtype == torch.float32 else made.to(dtype)
         return self._models[key]
 
     def _made(self, checkpointing: Checkpointing) -> TwinDiT:
@@ -114,7 +117,15 @@ class Job:
         except InstantiationException as error:
             raise UserError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
         FreezeRule(**(OmegaConf.to_container(self.config.freeze, resolve=True) or {})).apply(model)  # type: ignore[arg-type]
+        if self.config.get("adapter"):
+            add_lora(model, OmegaConf.to_container(self.config.adapter, resolve=True))  # type: ignore[arg-type]
         return model
+
+    @property
+    def frozen_size(self) -> int:
+        """Bytes of a frozen value in a model that trains in float32."""
+        frozen = (p for p in self.model(self.checkpointing).parameters() if not p.requires_grad)
+        return max((p.element_size() for p in frozen), default=4)
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -150,7 +161,7 @@ class Job:
         """The configured one over these parameters."""
         settings: Any = self.config.optim
         groups = parameter_groups(parameters.items(), settings.weight_decay, settings.muon)
-        return instantiate(settings.factory)(groups)  # type: ignore[no-any-return]
+        return cast("torch.optim.Optimizer", instantiate(settings.factory)(groups))
 
     # ---- the batch
 

@@ -30,6 +30,8 @@ class Counts:
     """Of the largest block, or pair of blocks, that FSDP2 gathers at once."""
     outside: int
     """In no such block."""
+    frozen_size: int = 4
+    """Bytes of a frozen value where what is trained has 4."""
     encoder_bytes: int = 0
     """Of a frozen text encoder that runs in the training process."""
 
@@ -134,7 +136,7 @@ def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int) -> tup
     """Bytes between passes, and of what is gathered during one."""
     size, network = types.weights.itemsize, types.network.itemsize
     if sharding.stage < 3:
-        return size * counts.total, 0
+        return size * counts.trained + min(size, counts.frozen_size) * (counts.total - counts.trained), 0
     own = size * -(-counts.total // gpus)
     if sharding.name == "zero":
         return own + size * counts.small, network * min(counts.total - counts.small, MAX_LIVE)

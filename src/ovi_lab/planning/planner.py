@@ -99,6 +99,7 @@ class Planner:
             job.small,
             max(units),
             job.total - sum(units),
+            job.frozen_size,
             0 if job.text is None else job.text.weights,
         )
 

@@ -49,7 +49,8 @@ def _umt5(settings: DictConfig) -> TextEncoder:
     from ovi_lab.text import umt5
 
     sizes: Any = settings.get("configuration")
-    encoder = umt5.build(umt5.UMT5Config.of(None if sizes is None else OmegaConf.to_container(sizes)))
+    sizes = OmegaConf.to_container(sizes) if sizes is not None else None
+    encoder = umt5.build(umt5.UMT5Config.of(sizes))
     dtype = torch.float32 if settings.get("dtype") == "float32" else torch.bfloat16
     nn.Module.to(encoder, dtype=dtype)
     tokens = int(settings.max_tokens)
