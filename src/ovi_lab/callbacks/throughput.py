@@ -50,6 +50,7 @@ class Throughput(Callback):
         self.latest: dict[str, float] = {}
         """What was logged last."""
         self._interval = 1
+        self._timed: Any = None
         self._costs: dict[ClipShape, tuple[int, int]] = {}
         self._seen: Counter[ClipShape] = Counter()
         self._busy = self._waited = 0.0
@@ -75,7 +76,9 @@ class Throughput(Callback):
 
     def _time_fetches(self, profiler: Any) -> None:
         """Lightning tells its profiler, whichever that is, when it begins and ends to wait for a batch."""
-        start, stop = profiler.start, profiler.stop
+        if self._timed is profiler:
+            return  # fitted before
+        self._timed, start, stop = profiler, profiler.start, profiler.stop
 
         def timed_start(action: str) -> None:
             if action.endswith(_FETCH):
