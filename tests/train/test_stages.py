@@ -96,7 +96,7 @@ def test_the_whole_chain_stopped_and_gone_on_with(data_root, tmp_path, monkeypat
     assert (folder / "steps.png").stat().st_size > 5_000
     assert "pretrained towers, freeze=ffn: more than 3 steps; from scratch: more than 4 steps" in text
     trained = json.loads((stopped / "done.json").read_text())["trained_parameters"]
-    assert f"| stage3_ffn_3 | stage2 and video | 3 | {trained:,} of" in text
+    assert f"| stage3_ffn_3 | stage2, video | 3 | {trained:,} |" in text
     exported = load_file("runs/stages/export/model.safetensors")
     assert exported.keys() == end.keys()
     assert all(torch.equal(exported[n], w) for n, w in end.items())

@@ -21,12 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings, overrides = parse(sys.argv[1:] if arguments is None else arguments)
         scored = run_chain(settings, overrides, LocalPoolLauncher(settings.workers)._run)
-        from rich.console import Console
         from rich.markdown import Markdown
 
+        from ovi_eval.report.terminal import new_console
         from ovi_lab.stages.outcome import report
 
-        Console().print(Markdown(report(settings, scored)))
+        new_console().print(Markdown(report(settings, scored)))
         print(f"\n{settings.folder / 'report' / 'stages.md'}")
     except (UserError, EvalError) as error:
         fail(error)

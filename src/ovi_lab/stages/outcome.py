@@ -150,18 +150,26 @@ def _row(settings: Settings, arm: str, begins: str) -> str:
     f1 = ""
     if (settings.run(arm, settings.seed[0]) / "results.json").is_file():
         f1 = f"{mean(onset_f1(settings.run(arm, seed)) for seed in settings.seed):.3f}"
-    trained = f"{done[0]['trained_parameters']:,} of {done[0]['parameters']:,}"
-    return f"| {arm} | {begins} | {done[0]['steps']} | {trained} | {loss('video')} | {loss('audio')} | {f1} |"
+    facts = (
+        arm,
+        begins,
+        done[0]["steps"],
+        f"{done[0]['trained_parameters']:,}",
+        loss("video"),
+        loss("audio"),
+        f1,
+    )
+    return f"| {' | '.join(map(str, facts))} |"
 
 
 def _table(settings: Settings) -> str:
     """Every run of the chain: where it begins, its length, what it trains; mean losses and scores."""
     fused = [fused_arm(rule, steps) for rule in settings.freeze for steps in settings.steps]
     rows = [("stage1", "nothing"), ("stage2", "stage1"), ("video", "nothing")]
-    rows += [(arm, "stage2 and video") for arm in fused]
+    rows += [(arm, "stage2, video") for arm in fused]
     rows += [(scratch_arm(steps), "nothing") for steps in settings.scratch_steps]
     head = (
-        "| run | begins from | steps | trained parameters | loss video | loss audio | onset F1 |\n"
+        "| run | begins from | steps | trained | video loss | audio loss | onset F1 |\n"
         "|---|---|--:|--:|--:|--:|--:|"
     )
     return "\n".join([head, *(_row(settings, arm, begins) for arm, begins in rows)])
