@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,12 +90,30 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--clips", type=int, default=1024, help="learn from the first clips (1024)")
     fit.set_defaults(run=_fit)
 
-    encode = commands.add_parser("encode", help="shards of media -> shards of latents")
-    encode.add_argument("shards", nargs="+", metavar="SHARDS")
-    encode.add_argument("--codec", type=Path, required=True)
-    encode.add_argument("--out", type=Path, required=True, help="prefix of the shards to write")
-    encode.add_argument("--clips-per-shard", type=int, default=512)
-    encode.set_defaults(run=_encode)
+    latents = commands.add_parser(
+        "latents", aliases=["encode"], help="shards of media -> shards of latents and text embeddings"
+    )
+    latents.add_argument(
+        "shards", nargs="+", metavar="SHARDS", help="a pattern, or several; or a folder of sounds"
+    )
+    latents.add_argument("--out", type=Path, required=True, help="prefix: one shard for each, OUT-000.tar, …")
+    latents.add_argument("--codec", type=Path, help="a saved codec")
+    latents.add_argument(
+        "--weights", type=Path, help="folder of the released weights, whose encoders are taken"
+    )
+    latents.add_argument("--text", action="store_true", help="also embed captions, by umT5 of --weights")
+    latents.add_argument("--audio-only", action="store_true", help="sound alone; pictures are not needed")
+    latents.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of what is stored (fp32)")
+    latents.add_argument("--batch-size", type=int, default=8, help="clips of one size encoded at once (8)")
+    latents.add_argument(
+        "--shard", metavar="I/N", help="this process's part, such as 0/8; under torchrun its rank's"
+    )
+    latents.add_argument("--device", help="cpu or cuda:N; else a GPU where there is one")
+    latents.add_argument("--captions", type=Path, help="of a folder: .csv or .jsonl; else a .txt beside each")
+    latents.add_argument("--clips-per-shard", type=int, default=512, help="of a folder's sounds (512)")
+    latents.add_argument("--on-error", choices=("skip", "raise"), default="skip")
+    latents.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
+    latents.set_defaults(run=_latents)
     return parser
 
 
@@ -181,20 +200,57 @@ def _fit(arguments: argparse.Namespace) -> None:
     _table("codec", [("file", str(arguments.out)), *quality(codec, dataset)])
 
 
-def _encode(arguments: argparse.Namespace) -> None:
-    from ovi_lab.codecs import LatentCodec
-    from ovi_lab.data.dataset import ClipDataset
-    from ovi_lab.data.prepare import encoded
-    from ovi_lab.data.progress import progress
-    from ovi_lab.data.shards import write_shards
+def _latents(arguments: argparse.Namespace) -> None:
+    import torch
 
-    codec = LatentCodec.load(arguments.codec)
-    dataset = ClipDataset(arguments.shards, codec)
-    if dataset.kinds != {"media"}:
-        raise UserError(f"{dataset.paths[0]} holds latents already; encode shards of media")
-    samples = progress(encoded(dataset, codec), "encoding", len(dataset))
-    shards = write_shards(arguments.out, samples, arguments.clips_per_shard)
-    _table("encoded", [("shards", ", ".join(map(str, shards)))])
+    from ovi_lab.data.encoders import published_encoders, saved_encoders, with_published_text
+    from ovi_lab.data.encoding import encode_sources, sources_of
+
+    if arguments.codec is None and arguments.weights is None:
+        raise UserError("nothing to encode with: name a saved --codec, or a folder of released --weights")
+    if arguments.text and arguments.weights is None:
+        raise UserError("--text needs --weights, the folder that umT5 is in")
+    for name in ("batch_size", "clips_per_shard"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; at least 1")
+    part = _part(arguments.shard)
+    only = arguments.audio_only
+    sources = sources_of(arguments.shards, only, arguments.captions, arguments.clips_per_shard)
+    device = arguments.device or (
+        f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    )
+    if arguments.codec is None:
+        encoders = published_encoders(arguments.weights, only, arguments.text, device)
+    else:
+        encoders = saved_encoders(arguments.codec, only)
+        if arguments.text:
+            encoders = with_published_text(encoders, arguments.weights, device)
+    report = encode_sources(
+        sources,
+        arguments.out,
+        encoders,
+        {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype],
+        arguments.batch_size,
+        part,
+        arguments.on_error,
+        arguments.on_resample,
+    )
+    rows = [("clips", f"{report.clips}, {len(report.bad)} skipped")]
+    rows += [("shards", f"{len(report.made)} made, {len(report.there)} were there")]
+    rows += [("", ", ".join(map(str, report.made)))] if report.made else []
+    rows += [(part, name) for part, name in sorted(encoders.names.items())]
+    rows += [("skipped", f"{bad.key}: {bad.reason}") for bad in report.bad[:50]]
+    _table("latents", rows)
+
+
+def _part(text: str | None) -> tuple[int, int]:
+    """I/N, or what torchrun says."""
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N - 1, such as 0/8")
+    return int(index), int(count)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -6,10 +6,11 @@ Shape suffixes: C channels, F h w latent frames, rows, columns, L tokens, n word
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.utils.data import Dataset
@@ -307,24 +308,33 @@ def media_runs(
 
     Bad ones are left out and warned of, or raised as a UserError, as the data set was told.
     """
-    run: list[tuple[int, MediaClip]] = []
-    taken = 0
+    return of_one_shape(islice(_good_media(dataset), limit), size)
+
+
+def _good_media(dataset: ClipDataset) -> Iterator[tuple[int, MediaClip]]:
     for number, entry in enumerate(dataset.entries):
-        if taken == limit:
-            break
         try:
-            clip = dataset.media(number)
+            yield number, dataset.media(number)
         except BadSampleError as error:
             bad = BadSample(entry.shard.name, entry.key, str(error))
             if dataset.on_error == "raise":
                 raise UserError(f"{bad} (data.on_error=raise)") from error
             log.warning("skipped %s", bad)
-            continue
-        taken += 1
+
+
+Name = TypeVar("Name", int, str)
+
+
+def of_one_shape(
+    clips: Iterable[tuple[Name, MediaClip]], size: int
+) -> Iterator[list[tuple[Name, MediaClip]]]:
+    """Named clips in order, in runs of at most `size` of one shape."""
+    run: list[tuple[Name, MediaClip]] = []
+    for name, clip in clips:
         if run and (len(run) == size or _shape(clip) != _shape(run[0][1])):
             yield run
             run = []
-        run.append((number, clip))
+        run.append((name, clip))
     if run:
         yield run
 

@@ -171,12 +171,23 @@ class Buckets:
         return [picks[start : start + size] for start in range(0, self.size, size)]
 
 
+class _Deal(NamedTuple):
+    """What becomes of a bucket's clips: whole steps of its own, and one of its rest with clips of shorter sound."""
+
+    bucket: int
+    steps: int
+    rest: int
+    borrowed: list[tuple[int, int, int]]  # bucket, and from which to which of its clips
+
+
 class EpochSampler(Sampler[list[Any]]):
     """One rank's batches of an epoch, each a list of sample numbers (or `Pick`s where sound is cut).
 
     A seeded shuffle of all samples is dealt to the buckets; whenever one holds a batch for every rank, that is a step.
     So in a step all ranks have batches of one bucket, and a step of one rank with batches as large as those of all
-    together has the same clips. What is left over at the end is dropped; another epoch drops others.
+    together has the same clips. A bucket too small for one step joins the next longer one of its picture; what is left
+    in one at the end is filled up with clips of shorter sound. What is left of the shortest is dropped, and another
+    epoch drops others.
 
     Every epoch has the same number of steps, that of the first: where random cuts would give more, the last are left
     out, and where fewer, the epoch's first come once more.
@@ -193,11 +204,11 @@ class EpochSampler(Sampler[list[Any]]):
         self.buckets, self.seed = buckets, seed
         self.rank, self.world_size = rank, world_size
         self.epoch, self.first_batch = 0, 0
-        bucket_N = buckets.of_epoch(0)[0]
-        count_B = torch.bincount(bucket_N, minlength=len(buckets.batch_B))
-        steps_B = count_B // (buckets.batch_B * world_size)
-        self.num_batches = int(steps_B.sum())
-        self.clips_per_batch = float((steps_B * buckets.batch_B).sum()) / max(self.num_batches, 1)
+        count_B = self._joined(buckets.of_epoch(0)[0]).bincount(minlength=len(buckets.batch_B))
+        deals = self._deals(count_B)
+        clips = sum((d.steps + bool(d.rest)) * int(buckets.batch_B[d.bucket]) for d in deals)
+        self.num_batches = sum(d.steps + bool(d.rest) for d in deals)
+        self.clips_per_batch = clips / max(self.num_batches, 1)
         """Mean over the first epoch."""
         self.batch_size = int(buckets.batch_B[count_B.argmax()])  # what others show as the loader's
         ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
@@ -208,11 +219,12 @@ class EpochSampler(Sampler[list[Any]]):
             raise UserError(
                 f"a batch of {self.batch_size}{ranks} needs more than the {buckets.size} clips there are{alike}"
             )
-        unseen = int(count_B[steps_B == 0].sum())
+        seen = {d.bucket for d in deals} | {bucket for d in deals for bucket, _, _ in d.borrowed}
+        unseen = buckets.size - int(count_B[sorted(seen)].sum())
         if unseen and buckets.cut is None:
             log.warning(
-                "%d of %d clips are never trained on: too few are of their shape to fill a batch%s "
-                "(fewer data.audio_edges, or a smaller batch, would take them in)",
+                "%d of %d clips are never trained on: too few are of their shape to fill a batch%s; "
+                "a smaller batch would take them in",
                 unseen,
                 buckets.size,
                 ranks,
@@ -233,30 +245,82 @@ class EpochSampler(Sampler[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         first, self.first_batch = self.first_batch, 0
-        numbers_N, start_S, bucket_S, cuts = self._steps(self.epoch)
+        numbers_N, start_S, size_S, cuts = self._steps(self.epoch)
         for batch in range(first, self.num_batches):
             step = batch % len(start_S)
-            size = int(self.buckets.batch_B[bucket_S[step]])
+            size = int(size_S[step])
             start = int(start_S[step]) + self.rank * size
             yield _picks(numbers_N[start : start + size], cuts)
 
     def _steps(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Sample numbers [N] bucket by bucket; where in them each step begins, and its bucket [S]; the cuts."""
+        """Sample numbers, step after step; where in them each step begins and how many a rank has [S]; the cuts."""
         bucket_N, cuts = self.buckets.of_epoch(epoch)
+        bucket_N = self._joined(bucket_N)
         order_N = torch.randperm(self.buckets.size, generator=generator_for("order", self.seed, epoch))
         # Positions in the shuffle, bucket after bucket, each bucket in the shuffle's order.
         position_N = torch.argsort(bucket_N[order_N], stable=True)
         count_B = torch.bincount(bucket_N, minlength=len(self.buckets.batch_B))
-        needed_B = self.buckets.batch_B * self.world_size
-        steps_B = count_B // needed_B
-        bucket_S = torch.arange(len(count_B)).repeat_interleave(steps_B)
-        if not len(bucket_S):
+        offset_B = (count_B.cumsum(0) - count_B).tolist()
+        parts, lasts, sizes = [], [], []
+        for bucket, steps, rest, borrowed in self._deals(count_B):
+            size = int(self.buckets.batch_B[bucket])
+            whole = steps * size * self.world_size
+            own = position_N[offset_B[bucket] : offset_B[bucket] + whole + rest]
+            groups = [own[:whole].view(steps, -1)] if steps else []
+            if rest:
+                others = [position_N[offset_B[b] + start : offset_B[b] + end] for b, start, end in borrowed]
+                groups.append(torch.cat([own[whole:], *others]).sort().values[None])
+            for group in groups:
+                parts.append(group.flatten())
+                lasts.append(group[:, -1])
+                sizes.append(torch.full((len(group),), size))
+        if not parts:
             raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
-        within_S = torch.arange(len(bucket_S)) - (steps_B.cumsum(0) - steps_B)[bucket_S]
-        start_S = (count_B.cumsum(0) - count_B)[bucket_S] + within_S * needed_B[bucket_S]
+        size_S = torch.cat(sizes)
+        start_S = (size_S.cumsum(0) - size_S) * self.world_size
         # A step comes when the shuffle has dealt its last sample.
-        when_S = torch.argsort(position_N[start_S + needed_B[bucket_S] - 1])
-        return order_N[position_N], start_S[when_S], bucket_S[when_S], cuts
+        when_S = torch.argsort(torch.cat(lasts))
+        return order_N[torch.cat(parts)], start_S[when_S], size_S[when_S], cuts
+
+    def _joined(self, bucket_N: Tensor) -> Tensor:
+        """The buckets after small ones have joined the next longer of their picture."""
+        count = bucket_N.bincount(minlength=len(self.buckets.batch_B)).tolist()
+        needed, edges = (self.buckets.batch_B * self.world_size).tolist(), len(self.buckets.edges_E)
+        into_B = torch.arange(len(count))
+        waiting: list[int] = []
+        for bucket, own in enumerate(count):
+            if bucket % edges == 0:
+                waiting = []  # another picture
+            if not own:
+                continue
+            into_B[waiting] = bucket
+            count[bucket] += sum(count[b] for b in waiting)
+            waiting = [*waiting, bucket] if count[bucket] < needed[bucket] else []
+            for b in waiting[:-1]:
+                count[b] = 0
+        return into_B[bucket_N]
+
+    def _deals(self, count_B: Tensor) -> list[_Deal]:
+        """How so many clips in each bucket become steps; of each picture, the longest sound first."""
+        left, edges = count_B.tolist(), len(self.buckets.edges_E)
+        needed = (self.buckets.batch_B * self.world_size).tolist()
+        deals = []
+        for bucket in reversed([b for b, count in enumerate(left) if count]):
+            steps, rest = divmod(left[bucket], needed[bucket])
+            shorter = [b for b in range(bucket - 1, bucket // edges * edges - 1, -1) if left[b]]
+            short, borrowed = needed[bucket] - rest, []
+            if rest and sum(left[b] for b in shorter) < short:
+                rest = 0
+            for b in shorter if rest else ():
+                taken = min(short, left[b])
+                borrowed.append((b, left[b] - taken, left[b]))
+                left[b] -= taken
+                short -= taken
+                if not short:
+                    break
+            if steps or rest:
+                deals.append(_Deal(bucket, steps, rest, borrowed))
+        return deals
 
 
 def _picks(numbers: Tensor, cuts: tuple[Tensor, Tensor] | None) -> list[Any]:

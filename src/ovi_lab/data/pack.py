@@ -149,7 +149,7 @@ def _samples(
                 raise BadSampleError("it has no caption")
             clips = _original(file) if options.store == "original" else _clips(file, options, report)
             for number, clip in enumerate(clips):
-                key = _key(name, number if options.seconds is not None else None, keys)
+                key = sample_key(name, number if options.seconds is not None else None, keys)
                 about = {"file": name, **clip.meta}
                 if options.store == "original":
                     extension = file.suffix.lower().lstrip(".")
@@ -259,7 +259,7 @@ def _members(caption: str, meta: dict[str, Any], clip: MediaClip, options: PackO
         return {"json": json_bytes({"caption": caption, "meta": meta}), "mp4": path.read_bytes()}
 
 
-def _key(name: str, number: int | None, taken: set[str]) -> str:
+def sample_key(name: str, number: int | None, taken: set[str]) -> str:
     """A sample's key from its file's name: no dots, and used once."""
     stem = re.sub(r"[^A-Za-z0-9_/-]", "_", name.rpartition(".")[0])
     base = stem if number is None else f"{stem}-{number:03d}"

@@ -26,9 +26,11 @@ from torch import Tensor
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.data.dataset import ClipDataset, media_runs
+from ovi_lab.data.encoders import Encoders
+from ovi_lab.data.encoding import encode_run
 from ovi_lab.data.index import file_sha256, index_path, write_atomically
 from ovi_lab.data.progress import progress
-from ovi_lab.data.samples import array_members, latent_members
+from ovi_lab.data.samples import array_members
 from ovi_lab.data.shards import write_shards
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
@@ -167,14 +169,9 @@ def _rendered(world: World, count: int, seed: int) -> Iterator[tuple[str, dict[s
 
 def encoded(dataset: ClipDataset, codec: LatentCodec) -> Iterator[tuple[str, dict[str, bytes]]]:
     """A media data set's clips as samples of latents, encoded a few at a time."""
+    encoders = Encoders(codec.fps, codec.sample_rate, codec.audio, codec.video)
     for run in media_runs(dataset, _AT_ONCE):
-        clips = [clip for _, clip in run]
-        video_NCFhw, audio_NLC = codec.encode(
-            torch.stack([clip.frames_THWC for clip in clips]), torch.stack([clip.wave_S for clip in clips])
-        )
-        for n, (number, clip) in enumerate(run):
-            key = dataset.entries[number].key
-            yield key, latent_members(clip.caption, clip.meta, video_NCFhw[n], audio_NLC[n])
+        yield from encode_run([(dataset.entries[number].key, clip) for number, clip in run], encoders)
 
 
 def media_batches(dataset: ClipDataset, limit: int) -> Iterator[tuple[Tensor, Tensor]]:

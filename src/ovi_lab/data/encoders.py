@@ -1,0 +1,133 @@
+"""What turns clips and captions into latents and embeddings once and for all, and what each is called.
+
+A name is the kind and the sha256 of the weights ("wan22 sha256:…"): samples carry it, so that latents of two encoders
+are never mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovi_lab.codecs import AudioCodec, LatentCodec, VideoCodec
+from ovi_lab.data.index import file_sha256
+from ovi_lab.data.samples import BOTH
+from ovi_lab.errors import UserError
+
+PUBLISHED = "ovi_720x720_5s"
+"""The preset whose encoders are taken where the folder of weights brings none: all released models share them."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What makes latents.
+
+    Args:
+        fps, sample_rate: of the clips that they take, in 1/s and Hz.
+        audio: mono waves to latents.
+        video: frames to latents; None: sound alone.
+        text: captions to embeddings [n,E]; None: none are stored.
+        names: by part, what its weights are.
+    """
+
+    fps: float
+    sample_rate: int
+    audio: AudioCodec
+    video: VideoCodec | None = None
+    text: Callable[[Sequence[str]], list[Tensor]] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a clip must have."""
+        return BOTH if self.video is not None else ("audio",)
+
+
+def saved_encoders(codec: Path, audio_only: bool = False) -> Encoders:
+    """Those of a saved `LatentCodec`. Raises UserError as its `load`."""
+    pair = LatentCodec.load(codec)
+    digest = file_sha256(codec)
+    names = {"video": f"{pair.video.kind} sha256:{digest}", "audio": f"{pair.audio.kind} sha256:{digest}"}
+    if audio_only:
+        del names["video"]
+    return Encoders(pair.fps, pair.sample_rate, pair.audio, None if audio_only else pair.video, names=names)
+
+
+def published_encoders(
+    weights: Path, audio_only: bool = False, text: bool = False, device: torch.device | str = "cpu"
+) -> Encoders:
+    """Those of the released models: the Wan2.2 VAE, MMAudio's VAE and umT5, from a folder in their layout.
+
+    The vocoder is not needed and not looked for.
+
+    Raises:
+        UserError: a file is missing, damaged, or another model.
+    """
+    from ovi_lab.codecs import mmaudio, wan22
+    from ovi_lab.released.layout import place
+    from ovi_lab.released.parts import Digests
+
+    preset = _preset(weights)
+    parts = ["audio_vae", *([] if audio_only else ["video_vae"])]
+    _refuse_faults(weights, parts)
+    files = {part: place(weights, part, preset) for part in parts}
+    digests = Digests({part: path for part, path in files.items() if path is not None})
+    sizes = mmaudio.MMAudioConfig.of(preset.audio_codec)
+    vae = mmaudio.load_vae(_there(files["audio_vae"]), sizes, torch.float32, device)
+    # without weights: what turns latents into sound is never run here
+    audio = mmaudio.MMAudioCodec(vae, mmaudio.build_vocoder(sizes), sizes)
+    video = None
+    if not audio_only:
+        video = wan22.Wan22VAE.from_file(
+            _there(files["video_vae"]), preset.video_codec, torch.float32, device
+        )
+    found = digests.result()
+    names = {"audio": f"{audio.kind} sha256:{found['audio_vae']}"}
+    if video is not None:
+        names["video"] = f"{video.kind} sha256:{found['video_vae']}"
+    encoders = Encoders(preset.fps, preset.sample_rate, audio, video, names=names)
+    return with_published_text(encoders, weights, device) if text else encoders
+
+
+def with_published_text(encoders: Encoders, weights: Path, device: torch.device | str = "cpu") -> Encoders:
+    """The same, with umT5 of a folder in the released layout. Raises UserError as `published_encoders`."""
+    from ovi_lab.released.layout import place
+    from ovi_lab.released.parts import Digests
+    from ovi_lab.text import UMT5Text
+
+    preset = _preset(weights)
+    _refuse_faults(weights, ["text_encoder", "tokenizer"])
+    file = _there(place(weights, "text_encoder", preset))
+    digests = Digests({"text": file})
+    text = UMT5Text(file, _there(place(weights, "tokenizer", preset)), configuration=preset.text_encoder).to(
+        device
+    )
+    names = {**encoders.names, "text": f"umt5 sha256:{digests.result()['text']}"}
+    return replace(encoders, text=text.eval(), names=names)
+
+
+def _preset(weights: Path):  # type: ignore[no-untyped-def]
+    from ovi_lab.checkpoints.released import PRESET_FILE, released_model
+
+    return released_model(weights if (weights / PRESET_FILE).is_file() else PUBLISHED)
+
+
+def _refuse_faults(weights: Path, parts: Sequence[str]) -> None:
+    from ovi_lab.released.layout import fault
+
+    if not weights.is_dir():
+        raise UserError(
+            f"--weights {weights} is no folder: name the one that holds Wan2.2-TI2V-5B and MMAudio"
+        )
+    wrong = [line for part in parts if (line := fault(weights, part, _preset(weights)))]
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def _there(path: Path | None) -> Path:
+    assert path is not None  # _refuse_faults has seen it
+    return path

@@ -1,0 +1,268 @@
+"""Shards of media (or a folder of sounds) -> shards of latents, once: one shard for each, resumed where it stopped.
+
+Shape suffixes: N clips, T frames, H rows, W columns, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovi_lab.data.captions import Captions
+from ovi_lab.data.dataset import OnError, at_rates, of_one_shape
+from ovi_lab.data.encoders import Encoders
+from ovi_lab.data.index import BadSample, BadSampleError, read_index, stored_index, write_index
+from ovi_lab.data.progress import progress
+from ovi_lab.data.samples import (
+    SOUND_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    MediaClip,
+    OnResample,
+    kind_of,
+    latent_members,
+    read_media,
+)
+from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards
+from ovi_lab.errors import UserError
+
+log = logging.getLogger("ovi_lab.data")
+
+Members = Mapping[str, bytes]
+
+
+class Source:
+    """What one shard of latents is made of: a shard of media."""
+
+    def __init__(self, shard: Path) -> None:
+        self.shard = shard
+        self.name = shard.name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells it from others, in plain values."""
+        return {"shard": self.name, "size": self.shard.stat().st_size}
+
+    def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
+        """(key, members) in order; what its index calls bad is added to `bad`."""
+        index = read_index(self.shard)
+        bad += index.bad
+        reader = ShardReader()
+        for entry in index.entries:
+            try:
+                yield entry.key, reader.read(entry)
+            except BadSampleError as error:
+                bad.append(BadSample(self.name, entry.key, str(error)))
+        reader.close()
+
+
+class SoundFiles(Source):
+    """Files of a folder, with their captions."""
+
+    def __init__(self, folder: Path, files: Sequence[tuple[str, Path]], captions: Captions) -> None:
+        self.folder, self.files, self.captions = folder, files, captions
+        self.name = folder.name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        listed = [[key, path.stat().st_size] for key, path in self.files]
+        return {
+            "folder": self.name,
+            "files": len(listed),
+            "sha256": hashlib.sha256(repr(listed).encode()).hexdigest(),
+        }
+
+    def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
+        for key, path in self.files:
+            caption = self.captions.of(path)
+            if caption:
+                yield key, {"txt": caption.encode(), path.suffix.lower().lstrip("."): path.read_bytes()}
+            else:
+                bad.append(BadSample(self.name, str(path.relative_to(self.folder)), "it has no caption"))
+
+
+def sources_of(
+    given: Sequence[str], audio_only: bool, captions: Path | None, clips_per_shard: int
+) -> list[Source]:
+    """The shards named, or with `audio_only` the sounds of a folder, so many to a shard.
+
+    Raises:
+        UserError: something is not there, or a folder was named without `audio_only`.
+    """
+    folders = [Path(name).expanduser() for name in given if Path(name).expanduser().is_dir()]
+    if not folders:
+        if captions is not None:
+            raise UserError("--captions is for a folder of sounds; the captions of shards are in them")
+        return [Source(path) for path in expand_shards(given)]
+    if len(given) > 1 or not audio_only:
+        raise UserError(
+            f"{folders[0]} is a folder: name it alone with --audio-only to encode its sounds, "
+            "or make shards of it with `ovi-data pack`"
+        )
+    from ovi_lab.data.pack import sample_key
+
+    folder, wanted = folders[0], SOUND_EXTENSIONS + VIDEO_EXTENSIONS
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower().lstrip(".") in wanted and f.is_file())
+    if not files:
+        raise UserError(f"no sound is in {folder}: expected .{', .'.join(wanted)} files")
+    keys: set[str] = set()
+    keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in files]
+    looked_up = Captions(folder, captions)
+    starts = range(0, len(keyed), clips_per_shard)
+    return [SoundFiles(folder, keyed[start : start + clips_per_shard], looked_up) for start in starts]
+
+
+@dataclass
+class EncodeReport:
+    """What became of the shards."""
+
+    made: list[Path] = field(default_factory=list)
+    there: list[Path] = field(default_factory=list)
+    clips: int = 0
+    bad: list[BadSample] = field(default_factory=list)
+
+
+def encode_sources(
+    sources: Sequence[Source],
+    prefix: Path,
+    encoders: Encoders,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 8,
+    part: tuple[int, int] = (0, 1),
+    on_error: OnError = "skip",
+    on_resample: OnResample = "resample",
+    quiet: bool = False,
+) -> EncodeReport:
+    """Encode every source into the shard of its number, `<prefix>-000.tar`, …; those there whole stay.
+
+    Args:
+        sources: in the order of their numbers, all of them, also for one of several processes.
+        prefix: of the shards.
+        dtype: of what is stored.
+        batch_size: clips of one size encoded at once.
+        part: (i, n): the sources i, i + n, … are this process's.
+        on_error: "skip" clips that cannot be encoded, counted and named, or "raise" at the first.
+
+    Raises:
+        UserError: a shard of that name is there and was made otherwise; no clip can be encoded; a full disk.
+    """
+    width = max(3, len(str(len(sources) - 1)))
+    report = EncodeReport()
+    mine = list(enumerate(sources))[part[0] :: part[1]]
+    for number, source in progress(iter(mine), "encoding shards", len(mine), not quiet):
+        path = prefix.with_name(f"{prefix.name}-{number:0{width}d}.tar")
+        made = {"from": source.facts, "by": dict(encoders.names), "dtype": str(dtype).removeprefix("torch.")}
+        if _is_there(path, made, encoders):
+            report.there.append(path)
+            continue
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+        bad: list[BadSample] = []
+        samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad)
+        first = next(samples, None)
+        if first is not None:
+            with ShardWriter(path, made) as shard:
+                for key, members in chain([first], samples):
+                    if bad and on_error == "raise":
+                        raise UserError(str(bad[0]))
+                    shard.write(key, members)
+            report.made.append(path)
+            report.clips += shard.count
+        if bad and on_error == "raise":
+            raise UserError(str(bad[0]))
+        report.bad += bad
+    if mine and not report.made and not report.there:
+        raise UserError(f"none of the clips of {len(mine)} shard(s) can be encoded; {report.bad[0]}")
+    return report
+
+
+def _is_there(path: Path, made: Mapping[str, Any], encoders: Encoders) -> bool:
+    """Whether the shard is there, whole and made so. Raises UserError where it was made otherwise."""
+    if not path.is_file():
+        return False
+    index = stored_index(path)
+    if index is None:
+        # A tar appears whole; a process killed at that moment may have left it without its index.
+        found = read_index(path)
+        ours = {part: [name] for part, name in sorted(encoders.names.items())}
+        index = write_index(path, made) if not found.bad and found.encoders == ours else None
+    if index is None or index.made != made:
+        raise UserError(
+            f"{path} is there, made of other clips, by other encoders or in another --dtype: "
+            "delete it, or choose another --out"
+        )
+    return True
+
+
+def _encoded(
+    source: Source,
+    encoders: Encoders,
+    dtype: torch.dtype,
+    batch_size: int,
+    on_resample: OnResample,
+    bad: list[BadSample],
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, members) of each clip that can be encoded, in order; the others go to `bad`."""
+    for run in of_one_shape(_clips(source, encoders, on_resample, bad), batch_size):
+        try:
+            yield from encode_run(run, encoders, dtype)
+        except BadSampleError as error:
+            if len(run) == 1:
+                bad.append(BadSample(source.name, run[0][0], str(error)))
+                continue
+            for one in run:  # which of them it is shows alone
+                try:
+                    yield from encode_run([one], encoders, dtype)
+                except BadSampleError as alone:
+                    bad.append(BadSample(source.name, one[0], str(alone)))
+
+
+def _clips(
+    source: Source, encoders: Encoders, on_resample: OnResample, bad: list[BadSample]
+) -> Iterator[tuple[str, MediaClip]]:
+    for key, members in source.samples(bad):
+        try:
+            if kind_of(members, encoders.modalities) == "latents":
+                raise UserError(f"{source.name} holds latents already; encode shards of media")
+            clip = read_media(members, None, on_resample, encoders.modalities)
+            yield key, at_rates(clip, encoders.fps, encoders.sample_rate, on_resample)
+        except BadSampleError as error:
+            bad.append(BadSample(source.name, key, str(error)))
+
+
+def encode_run(
+    run: Sequence[tuple[str, MediaClip]], encoders: Encoders, dtype: torch.dtype = torch.float32
+) -> list[tuple[str, dict[str, bytes]]]:
+    """(key, members) of clips of one shape. Raises BadSampleError where they do not fit, or latents are not finite."""
+    clips = [clip for _, clip in run]
+    parts: dict[str, torch.Tensor | list[torch.Tensor]] = {}
+    try:
+        if encoders.video is not None:
+            parts["video"] = encoders.video.encode(torch.stack([clip.frames_THWC for clip in clips]))
+        parts["audio"] = encoders.audio.encode(torch.stack([clip.wave_S for clip in clips]))
+    except UserError as error:
+        raise BadSampleError(str(error)) from error
+    if encoders.text is not None:
+        parts["text"] = encoders.text([clip.caption for clip in clips])
+    encoded = []
+    for n, (key, clip) in enumerate(run):
+        tensors = {part: tensors[n].to("cpu", dtype) for part, tensors in parts.items()}
+        for part, tensor in tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise BadSampleError(f"its {part} latents hold NaN or infinity")
+        members = latent_members(
+            clip.caption,
+            clip.meta,
+            tensors.get("video"),
+            tensors["audio"],
+            tensors.get("text"),
+            encoders.names,
+        )
+        encoded.append((key, members))
+    return encoded
