@@ -225,3 +225,83 @@ def test_a_shard_without_an_index_loads_the_same(latents_shard: Path, tmp_path: 
     assert [e.key for e in a.entries] == [e.key for e in b.entries]
     assert json.dumps(a[5]["meta"]) == json.dumps(b[5]["meta"])
     assert torch.equal(a[5]["video"], b[5]["video"])
+
+
+@pytest.fixture
+def two_shards(tmp_path: Path) -> list[Path]:
+    for s in range(2):
+        with ShardWriter(tmp_path / f"a-{s:03d}.tar") as shard:
+            for n in range(8):
+                shard.write(f"s{s}-{n}", latents(n))
+    return sorted(tmp_path.glob("a-*.tar"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("what", ["gone", "replaced", "changed"])
+def test_a_shard_that_vanishes_or_changes_stops_the_run_in_one_line(
+    two_shards: list[Path], what: str, workers: int
+) -> None:
+    dataset = ClipDataset(two_shards)
+    loader = ClipLoader(dataset, 2, seed=1, num_workers=workers, prefetch=1)
+    assert len(list(loader)) == 8
+    lost = two_shards[1]
+    if what == "gone":
+        lost.unlink()
+        dataset._reader.close()  # as another process, or one that has closed it since, meets it
+    elif what == "replaced":
+        with ShardWriter(lost) as shard:
+            for n in range(8):
+                shard.write(f"s1-{n}", latents(n + 1))
+        dataset._reader.close()
+    else:
+        with lost.open("r+b") as file:
+            file.truncate(4096)
+    expected = {
+        "gone": r"^shard .*a-001.tar can no longer be read \(No such file or directory\): bring it back .*resume=last",
+        "replaced": r"^shard .*a-001.tar was changed or replaced after this run had read its index",
+        "changed": r"^shard .*a-001.tar was changed or replaced after this run had read its index",
+    }
+    with pytest.raises(UserError, match=expected[what]) as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+    assert not loader.bad
+
+
+def test_too_many_bad_clips_stop_the_run_with_the_reasons(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.tar") as shard:
+        for n in range(120):
+            members = latents(n)
+            if n % 4 == 0:
+                audio = torch.full((5, 3), float("nan"))
+                members = latent_members("x", {}, torch.zeros(2, 3, 1, 1), audio)
+            shard.write(f"k{n:03d}", members)
+    dataset = ClipDataset(tmp_path / "a.tar")
+    assert len(list(ClipLoader(dataset, 4, max_bad_share=0.3))) == 30
+    loader = ClipLoader(ClipDataset(tmp_path / "a.tar"), 4, seed=1, max_bad_share=0.05)
+    with pytest.raises(
+        UserError, match=r"^train data: 2\d of \d+ clips met so far are bad, .*0.05.*hold NaN"
+    ) as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+    with ShardWriter(tmp_path / "b.tar") as shard:
+        for n in range(60):
+            members = latents(n)
+            if n < 30:
+                del members["json"]
+            shard.write(f"k{n:03d}", members)
+    with pytest.raises(UserError, match="30 of 60 clips met so far are bad.*caption is missing"):
+        ClipLoader(ClipDataset(tmp_path / "b.tar"), 4, max_bad_share=0.05)
+
+
+def test_shards_of_text_in_some_clips_only(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.tar") as shard:
+        for n in range(4):
+            text = torch.ones(2, 6) if n != 2 else None
+            video, audio = torch.zeros(2, 3, 1, 1), torch.zeros(5, 3)
+            shard.write(f"k{n}", latent_members("x", {}, video, audio, text))
+    dataset = ClipDataset(tmp_path / "a.tar")
+    assert [str(bad) for bad in dataset.known_bad] == [
+        "a.tar: k2: it has no text embedding, only audio and video"
+    ]
+    assert [len(batch["text"]) for batch in ClipLoader(dataset, 3, shuffle=False)] == [3]
+    assert len(ClipDataset(tmp_path / "a.tar", stored_text=False)) == 4

@@ -240,3 +240,27 @@ def test_a_star_stands_for_the_shards_that_are_there(tmp_path):
     assert [p.name for p in expand_shards(str(tmp_path / "a-*.tar"))] == ["a-000.tar", "a-001.tar"]
     with pytest.raises(UserError, match=r"c-\*.tar does not exist"):
         expand_shards(str(tmp_path / "c-*.tar"))
+
+
+def test_a_shell_and_hydra_leave_shard_patterns_whole() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    def read(arguments: list[str]) -> list:
+        return [o.value() for o in OverridesParser.create().parse_overrides(joined_shards(arguments))]
+
+    expanded = [f"data.shards=/d/{n:03d}.tar" for n in range(3)]
+    assert read(["seed=1", *expanded, "name=x"]) == [1, ["/d/000.tar", "/d/001.tar", "/d/002.tar"], "x"]
+    assert read(["data.shards=/d/{000..002}.tar"]) == ["/d/{000..002}.tar"]
+    for untouched in (["seed=1"], ["data.shards=a.tar"], ["data.shards=[a.tar,b.tar]"]):
+        assert joined_shards(untouched) == untouched
+
+
+def test_a_reader_keeps_few_shards_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ovi_lab.data import shards
+
+    monkeypatch.setattr(shards, "MAX_OPEN", 2)
+    entries = [read_index(write(tmp_path / f"a-{n}.tar", 1)).entries[0] for n in range(4)]
+    reader = ShardReader()
+    for entry in (*entries, *reversed(entries)):
+        assert reader.read(entry)["json"] == b'{"caption": "x"}'
+        assert len(reader._files) <= 2
