@@ -289,7 +289,7 @@ def test_too_many_bad_clips_stop_the_run_with_the_reasons(tmp_path: Path) -> Non
             if n < 30:
                 del members["json"]
             shard.write(f"k{n:03d}", members)
-    with pytest.raises(UserError, match="30 of 60 clips met so far are bad.*caption is missing"):
+    with pytest.raises(UserError, match=r"30 of 60 clips met so far are bad.*caption is missing"):
         ClipLoader(ClipDataset(tmp_path / "b.tar"), 4, max_bad_share=0.05)
 
 

@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from ovi_lab.data.index import BadSampleError, index_path, read_index, scan_shard, split_name
-from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, write_shards
+from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, joined_shards, write_shards
 from ovi_lab.errors import UserError
 
 
