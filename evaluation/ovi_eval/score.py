@@ -242,5 +242,6 @@ def _alike(clips: ClipSet) -> list[list[int]]:
         else:
             groups.append(members)
     if len(groups) > 1 and len(groups[-1]) < 2:
-        groups[-2] += groups.pop()
+        last = groups.pop()
+        groups[-1] += last
     return groups

@@ -3,7 +3,21 @@
 from ovi_lab.callbacks.checkpoint import RunCheckpoint
 from ovi_lab.callbacks.csv_log import ResumableCSVLogger
 from ovi_lab.callbacks.ema import EMA
+from ovi_lab.callbacks.final_validation import FinalValidation
+from ovi_lab.callbacks.gradients import GradientNorms
+from ovi_lab.callbacks.guard import Guard
 from ovi_lab.callbacks.progress import TrainingProgress
 from ovi_lab.callbacks.samples import SampleLogger
+from ovi_lab.callbacks.spread import Spread
 
-__all__ = ["EMA", "ResumableCSVLogger", "RunCheckpoint", "SampleLogger", "TrainingProgress"]
+__all__ = [
+    "EMA",
+    "FinalValidation",
+    "GradientNorms",
+    "Guard",
+    "ResumableCSVLogger",
+    "RunCheckpoint",
+    "SampleLogger",
+    "Spread",
+    "TrainingProgress",
+]

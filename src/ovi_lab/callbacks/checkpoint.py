@@ -64,9 +64,10 @@ class RunCheckpoint(Checkpoint):
         if step == self._saved_at:
             return
         path = self.run_dir / "checkpoints" / f"step_{step:06d}"
-        # what is logged up to here must be on the disk first: a kill after this never makes it again
-        for logger in trainer.loggers:
-            logger.save()
+        connector = trainer._logger_connector
+        if connector._first_loop_iter is not None and not trainer.fit_loop._should_accumulate():
+            # this step's row must be on the disk first: a kill after the checkpoint would never make it again
+            connector.update_train_step_metrics()
         trainer.save_checkpoint(path)
         self._saved_at = step
         if trainer.is_global_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,20 @@ from torch import Tensor
 class ResumableCSVLogger(Logger):
     """Writes `<run>/metrics.csv`; rows that an earlier part of the run wrote stay, up to where it resumes.
 
-    Rows go to the file when the run saves a checkpoint (`save`), every `flush_every` rows, and at the end: after a
-    kill, all rows up to the last checkpoint are there. The file is only ever appended to, or replaced whole.
+    Each row is on its way to the disk when `log_metrics` returns; the file is only ever appended to, or replaced whole.
+    A row that is logged again word for word, as happens beside a checkpoint, is written once.
 
     Args:
         save_dir: the run's folder.
         resumed_at: optimiser step from which the run goes on; later rows are dropped, for they are made again.
-        flush_every: rows kept in memory at most.
     """
 
-    def __init__(self, save_dir: str, resumed_at: int = 0, flush_every: int = 100) -> None:
+    def __init__(self, save_dir: str, resumed_at: int = 0) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.resumed_at, self.flush_every = resumed_at, flush_every
+        self.resumed_at = resumed_at
         self._columns: list[str] = []
-        self._waiting: list[dict[str, Any]] = []
+        self._last: deque[dict[str, str]] = deque(maxlen=3)
         self._ready = False
 
     @property
@@ -49,42 +49,29 @@ class ResumableCSVLogger(Logger):
         if not self._ready:
             self._ready = True
             earlier = [row for row in self._rows() if int(row["step"]) < self.resumed_at]
+            self._last.extend({k: v for k, v in row.items() if v != ""} for row in earlier[-3:])
             self._replace(earlier)
         return self
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """One row."""
+        self.experiment  # noqa: B018 - brings the file up to date
         values = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
-        self.experiment._waiting.append({"step": step, **values})
-        if len(self._waiting) >= self.flush_every:
-            self.save()
+        row = {k: str(v) for k, v in {"step": step, **values}.items()}
+        if row in self._last:
+            return
+        self._last.append(row)
+        if row.keys() <= set(self._columns):
+            # one write call: a reader, and a kill, see whole rows
+            with self.path.open("a", newline="") as file:
+                file.write(self._text([row]))
+        else:
+            self._replace([*self._rows(), row], list(dict.fromkeys([*self._columns, *row])))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The configuration lies beside the file already."""
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Bring all rows to the file."""
-        waiting = self.experiment._waiting
-        if not waiting:
-            return
-        names = dict.fromkeys(self._columns)
-        for row in waiting:
-            names.update(dict.fromkeys(row))
-        if list(names) != self._columns:
-            self._replace([*self._rows(), *waiting], list(names))
-        else:
-            # one write call: a reader, and a kill, see whole rows
-            with self.path.open("a", newline="") as file:
-                file.write(self._text(waiting))
-        self._waiting = []
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """The run is over, well or not."""
-        self.save()
 
     def _rows(self) -> list[dict[str, Any]]:
         """Whole rows of the file; a last one that was torn is left out."""

@@ -181,10 +181,12 @@ class ClipDataset(Dataset[Sample]):
         """That number, those after it of the same shape (or of one not known), then all others."""
         yield number
         shapes = self.entries[number].shapes
-        others = [(number + step) % len(self.entries) for step in range(1, len(self.entries))]
-        alike = [shapes is None or self.entries[n].shapes in (None, shapes) for n in others]
-        yield from (n for n, same in zip(others, alike, strict=True) if same)
-        yield from (n for n, same in zip(others, alike, strict=True) if not same)
+        for wanted in (True, False):
+            for step in range(1, len(self.entries)):
+                other = (number + step) % len(self.entries)
+                alike = shapes is None or self.entries[other].shapes in (None, shapes)
+                if alike == wanted:
+                    yield other
 
     def read(self, number: int) -> Sample:
         """The sample of that number itself. Raises BadSampleError where it is bad, UserError where its shard is."""

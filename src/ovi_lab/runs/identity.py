@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +21,13 @@ _VOLATILE = (
     "checkpoint",
     "logger",
     "samples",
+    "guard",
     "latent_shapes",
+    "strategy",
+    "trainer.accelerator",
 )
+# And where the clips of an optimiser step are given as a number, how they are dealt out.
+_SPREAD = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
 
 
 def run_config(config: DictConfig) -> dict[str, Any]:
@@ -33,14 +38,20 @@ def run_config(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items()}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that must be the same, each under its whole name."""
+    spread = _SPREAD if config.get("global_batch_size") is not None else ()
+    return _flat(config, {*_VOLATILE, *spread})
+
+
+def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if name in _VOLATILE:
+        if name in left_out:
             continue
         if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{name}."))
+            flat.update(_flat(value, left_out, f"{name}."))
         else:
             flat[name] = value
     return flat
@@ -48,7 +59,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """12 hex digits of what determines a run's numbers."""
-    return hashlib.sha256(json.dumps(_flat(config), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_compared(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
@@ -57,7 +68,7 @@ def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str
     Raises:
         UserError: names the first fields that differ.
     """
-    new, old = _flat(now), _flat(before)
+    new, old = _compared(now), _compared(before)
     # task, model and the rest repeat what other keys say; the shortest names say it best
     different = sorted(
         (k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k)

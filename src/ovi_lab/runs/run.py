@@ -140,6 +140,8 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*Checkpoint directory.*",
         ".*is smaller than the logging interval.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # ours are means over the processes already
+        ".*all_gather_into_tensor. is deprecated.*",  # in DeepSpeed
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -289,17 +291,28 @@ def _trainer(
     import lightning.pytorch as pl
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from ovi_lab.callbacks import EMA, RunCheckpoint, SampleLogger, TrainingProgress
+    from ovi_lab.callbacks import (
+        EMA,
+        GradientNorms,
+        Guard,
+        RunCheckpoint,
+        SampleLogger,
+        Spread,
+        TrainingProgress,
+    )
     from ovi_lab.checkpoints import FolderCheckpointIO
     from ovi_lab.strategies import build_strategy
 
     ema = EMA(**config.ema) if config.ema.decay else None
     callbacks: list[Any] = [c for c in (ema,) if c is not None]
-    callbacks.append(TrainingProgress(reporter))
+    # norms before the guard, which may clear the gradients
+    callbacks += [GradientNorms(), Guard(run_dir, **config.guard), TrainingProgress(reporter)]
     if config.samples.every_n_steps and data is not None:
         callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
     callbacks.append(RunCheckpoint(run_dir, **config.checkpoint))
     callbacks.append(RankAgreement(config_hash(plain), data))
+    if data is not None:
+        callbacks.append(Spread(int(config.data.batch_size), bool(config.data.get("tokens_per_batch"))))
     codec = None if data is None else data.codec_file()
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
     settings = plain_trainer(config)

@@ -59,11 +59,10 @@ class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):  # t
         from torch.distributed.fsdp import fully_shard
 
         units = model.sharding_units()
-        # pairs of blocks are not children of the model, which would take their parameters for its own
-        of_units = {p for unit in units for p in unit.parameters()}
         for unit in units:
             fully_shard(unit, **self._settings())
-        of_units |= {p for unit in units for p in unit.parameters()}
+        # pairs of blocks are not children of the model, which would take their parameters for its own
+        of_units = {p for unit in units for p in unit.parameters()}
         fully_shard(model, **self._settings(), ignored_params=of_units)
         device = torch.device("cpu") if self.offload else self.root_device
         model.to_empty(device=device)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ovi_lab.checkpoints.loading import find_beginning, load_text_encoder
 from ovi_lab.errors import UserError
@@ -17,6 +16,7 @@ from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
 from ovi_lab.seeding import generator_for
+from ovi_lab.strategies.parallel import started
 from ovi_lab.strategies.placement import ParameterValues, place_whole
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep
 
@@ -87,6 +87,12 @@ class FlowMatchingTask(LightningModule):
         self.model: TwinDiT | None = None
         self.text_encoder: nn.Module | None = None
         self.trained_parameters = self.total_parameters = 0
+        self._within_step = (-1, 0)
+        self._step_losses: dict[str, list[Tensor]] = {}
+        self.observers: list[
+            Callable[[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]], None]
+        ] = []
+        """Told of every training batch: the batch, its sigmas and its loss by modality."""
 
     # ---- building
 
@@ -211,50 +217,59 @@ class FlowMatchingTask(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch; its draws depend on the number of the batch in the whole run."""
-        number = self.trainer.fit_loop.total_batch_idx
-        purpose = (self.seed, "training", self.data_rank, number)
+        purpose = (self.seed, "training", 0, self._batch_number())
         sigma_video, sigma_audio = self.timesteps.sample(
             len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
         )
-        loss, by_modality = self.losses(
-            batch, {"video": sigma_video, "audio": sigma_audio}, purpose, train=True
-        )
-        if self.device.type == "cpu" or self.global_step % self._log_interval() == 0:
-            self._stop_if_not_finite(by_modality, batch)
-        size = len(batch["id"])
-        self.log("train/loss", loss, batch_size=size)
-        self.log_dict({f"train/loss_{m}": value for m, value in by_modality.items()}, batch_size=size)
+        sigmas = {"video": sigma_video, "audio": sigma_audio}
+        loss, by_modality = self.losses(batch, sigmas, purpose, train=True)
+        for observe in self.observers:
+            observe(batch, sigmas, by_modality)
+        self._log_losses({"train/loss": loss, **{f"train/loss_{m}": v for m, v in by_modality.items()}})
         return loss
+
+    def _log_losses(self, losses: Mapping[str, Tensor]) -> None:
+        """Losses of the whole step: means over its batches and, where it is logged, over all processes."""
+        if self._within_step[1] == 0:
+            self._step_losses = {}
+        for name, value in losses.items():
+            self._step_losses.setdefault(name, []).append(value.detach())
+        means = {n: v[0] if len(v) == 1 else torch.stack(v).mean() for n, v in self._step_losses.items()}
+        accumulating = self.trainer.fit_loop._should_accumulate()
+        if started() and not accumulating and self.trainer._logger_connector.should_update_logs:
+            whole = torch.stack(list(means.values()))
+            distributed.all_reduce(whole)
+            whole /= distributed.get_world_size()
+            means = dict(zip(means, whole.unbind(), strict=True))
+        self.log_dict(means, batch_size=1)
+        interval = 5 * self._log_interval()
+        if not accumulating and (self.trainer.global_step + 1) % interval == 0:
+            # five times less often than the losses
+            self.log_dict({f"train/{name}": value for name, value in self.train_bins.collect().items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Losses by timestep since their last report, so that a resumed run reports them whole."""
+        checkpoint["loss_by_timestep"] = self.train_bins.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        self.train_bins.restore(checkpoint.get("loss_by_timestep") or {}, self.device)
+
+    def _batch_number(self) -> int:
+        """Counts the batches of all processes, so that a step has the same draws however it is dealt out."""
+        step, accumulated = self.trainer.global_step, int(self.trainer.accumulate_grad_batches)
+        at, number = self._within_step
+        self._within_step = (step, number + 1 if at == step else 0)
+        rank, places = getattr(self._strategy(), "data_place", (self.global_rank, self.trainer.world_size))
+        return int((step * accumulated + self._within_step[1]) * places + rank)
 
     def _log_interval(self) -> int:
         return int(getattr(self.trainer, "log_every_n_steps", 1))
 
-    def _stop_if_not_finite(self, by_modality: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        bad = [m for m, value in by_modality.items() if not bool(torch.isfinite(value))]
-        if not bad:
-            return
-        callbacks: Any = getattr(self.trainer, "callbacks", ())
-        last = next((Path(c.run_dir) / "last" for c in callbacks if hasattr(c, "run_dir")), None)
-        kept = (
-            f"the last good checkpoint is {last}"
-            if last and last.exists()
-            else "no checkpoint was written yet"
-        )
-        raise UserError(
-            f"the {' and '.join(bad)} loss is not finite at step {self.global_step} "
-            f"(first clip {batch['id'][0]}): lower the learning rate or look at that batch; {kept}"
-        )
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Report the losses by timestep ten times less often than the losses."""
-        interval = 5 * self._log_interval()
-        if self.global_step and self.global_step % interval == 0:
-            self.log_dict({f"train/{name}": value for name, value in self.train_bins.collect().items()})
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Fixed noise and evenly spread timesteps, so that the loss of two models is of the same questions."""
         size = len(batch["id"])
-        purpose = (self.seed, "validation", self.data_rank, batch_idx)
+        purpose = (self.seed, "validation", 0, batch_idx)
         order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
         sigma = ((order + 0.5) / size).to(self.device)
         loss, by_modality = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+from ovi_lab.strategies.parallel import started
 
 
 class LossByTimestep:
@@ -24,13 +28,38 @@ class LossByTimestep:
             self._sums[modality] = torch.zeros(2, self.bins, device=loss_B.device)
         where = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
         sums = self._sums[modality]
-        sums[0].index_add_(0, where, loss_B.detach().float())
-        sums[1].index_add_(0, where, torch.ones_like(loss_B, dtype=torch.float32))
+        loss_B = loss_B.detach().float()
+        # a loss that is not finite is the guard's business: here it would spoil its bin for good
+        finite_B = loss_B.isfinite()
+        sums[0].index_add_(0, where, loss_B.where(finite_B, 0.0))
+        sums[1].index_add_(0, where, finite_B.float())
+
+    def state(self) -> dict[str, list[list[float]]]:
+        """The sums of all processes, in plain values; all must ask at the same time."""
+        found = {}
+        for modality, sums in self._sums.items():
+            whole = sums.clone()
+            if started():
+                distributed.all_reduce(whole)
+            found[modality] = whole.tolist()
+        return found
+
+    def restore(self, state: Mapping[str, list[list[float]]], device: torch.device) -> None:
+        """Go on from a `state`; one process holds the sums of all."""
+        first = not started() or distributed.get_rank() == 0
+        for modality, values in state.items():
+            sums = torch.tensor(values, device=device)
+            self._sums[modality] = sums if first else torch.zeros_like(sums)
 
     def collect(self) -> dict[str, float]:
-        """Mean loss by `<modality>_t<from>-<to>` (in thousandths of sigma) for bins that were met; starts anew."""
+        """Mean loss by `<modality>_t<from>-<to>` (in thousandths of sigma) for bins that were met; starts anew.
+
+        Of all processes, which must all ask at the same time.
+        """
         report = {}
         for modality, sums in self._sums.items():
+            if started():
+                distributed.all_reduce(sums)
             for index, (total, count) in enumerate(sums.T.tolist()):
                 if count:
                     low, high = (round(1000 * edge / self.bins) for edge in (index, index + 1))
