@@ -137,13 +137,31 @@ def test_a_run_of_another_configuration_is_refused_by_field(trained, tmp_path):
     trained(["seed=1", "overwrite=true"], tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_refused_by_file(trained, composed, tmp_path):
-    run = trained(["checkpoint.every_n_steps=1"], tmp_path / "run")
+def test_a_damaged_checkpoint_is_refused_by_file_where_there_is_no_other(trained, composed, tmp_path):
+    settings = ["checkpoint.every_n_steps=1", "checkpoint.keep_last=1"]
+    run = trained(settings, tmp_path / "run")
     (run / "done.json").unlink()
     file = resolve_checkpoint(run) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"damaged: model\.safetensors has 100 of"):
-        execute(composed(["checkpoint.every_n_steps=1", "resume=last"], run), SilentReporter())
+        execute(composed([*settings, "resume=last"], run), SilentReporter())
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(trained, composed, tmp_path, caplog):
+    settings = ["checkpoint.every_n_steps=1", "trainer.max_steps=3"]
+    whole = trained(settings, tmp_path / "whole")
+    run = trained(settings, tmp_path / "run")
+    (run / "done.json").unlink()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
+    file = resolve_checkpoint(run) / "ema" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # of the right size, and wrong
+    file.write_bytes(content)
+    execute(composed([*settings, "resume=last"], run), SilentReporter())
+    assert "ema/model.safetensors is not as it was written" in caplog.text
+    assert "trying the one before" in caplog.text
+    assert same(weights(whole), weights(run))
+    assert (whole / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
 
 
 def test_a_loss_that_is_not_finite_names_step_modality_and_checkpoint(trained, tmp_path):

@@ -82,7 +82,11 @@ def export_run(
     if target == "comfyui" and max_shard_size is not None:
         raise UserError("ComfyUI reads no shards: leave out --max-shard-size")
     opened = open_source(source, ema, config)
-    weights = opened.weights
+    weights: Weights = opened.weights
+    if opened.config.get("adapter"):
+        from ovi_lab.adapters import MergedWeights
+
+        weights = MergedWeights(weights, opened.config["adapter"])
     settings, held, notes = _as_released(opened.config, weights)
     with torch.device("meta"):
         model = TwinDiT(**settings)

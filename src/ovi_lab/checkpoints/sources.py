@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ovi_lab.checkpoints.folder import Checkpoint, file_digest, latest_checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.pickled import PickledTensors, Pieces, load_plain, model_tensors, state_of
 from ovi_lab.checkpoints.released import released_model, released_names
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, StoredTensor, TensorFiles
@@ -110,12 +110,11 @@ def _own(path: Path, ema: bool | None) -> Source:
     if not checkpoint.has(name):
         hint = "use --raw" if averaged else "it holds no model"
         raise UserError(f"checkpoint {checkpoint.path} holds no {name}: {hint}")
-    file = checkpoint.path / name
-    if file_digest(file) != checkpoint.files[name]["sha256"]:
-        raise UserError(f"{file} is damaged (its sha256 is not the one listed): export another checkpoint")
+    needed = [n for n in checkpoint.files if n == name or n.startswith("shards/")]
+    checkpoint.verify(needed)
     return Source(
         path=checkpoint.path,
-        weights=TensorFiles.open(file),
+        weights=checkpoint.stored("model", ema=averaged),
         config=_configuration(checkpoint.path / _CONFIG),
         step=checkpoint.step,
         origin=f"a checkpoint of ovi-lab, step {checkpoint.step}, {_kind(averaged)} weights",

@@ -292,6 +292,8 @@ class LocalPoolLauncher(Launcher):
     def _result(future: Future[tuple[str, str]], job: Job) -> tuple[str, str]:
         try:
             return future.result()
+        except SystemExit:
+            return "failed", f"told to leave; {job.run_dir} goes on from its last checkpoint"
         except BrokenProcessPool:
             return (
                 "failed",

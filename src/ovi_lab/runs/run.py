@@ -14,6 +14,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ovi_lab.callbacks.preemption import was_requeued
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.io import recover
 from ovi_lab.errors import UserError
@@ -25,7 +26,8 @@ log = logging.getLogger("ovi_lab.runs")
 
 
 def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
-    word = config.resume
+    # a job that SLURM queued again goes on, whatever its command said when it was first typed
+    word = config.resume or ("auto" if was_requeued() else None)
     if word is None:
         return None
     if word in ("last", "auto"):
@@ -83,7 +85,7 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
         check_same_run(plain, run_config(OmegaConf.load(stored)), f"the run in {run_dir}")  # type: ignore[arg-type]
         if (run_dir / "done.json").is_file():
             return True
-        if config.resume is None and latest_checkpoint(run_dir) is not None:
+        if config.resume is None and not was_requeued() and latest_checkpoint(run_dir) is not None:
             raise UserError(
                 f"{run_dir} holds an unfinished run: resume=last goes on with it, overwrite=true deletes it"
             )
@@ -205,7 +207,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
         )
-    trainer, ema = _trainer(config, plain, run_dir, text, data, task, resumed, reporter)
+    trainer, ema, preemption = _trainer(config, plain, run_dir, text, data, task, resumed, reporter)
     final = FinalValidation() if data is None or data.has_eval else None
     dealt_out = hasattr(trainer.strategy, "torch_optimizer")
     if dealt_out and final is not None:
@@ -214,7 +216,8 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     if dealt_out:
         losses = {} if final is None else final.losses
     else:
-        losses = {} if final is None else _validate(trainer, task, data)
+        with preemption.at_once(trainer.is_global_zero):
+            losses = {} if final is None else _validate(trainer, task, data)
     outcome: dict[str, Any] = {
         "steps": trainer.global_step,
         "losses": losses,
@@ -232,7 +235,8 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         from ovi_lab.runs.evaluate import evaluate_run
 
         try:
-            evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
+            with preemption.at_once(first):
+                evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
         except EvalError as error:
             raise UserError(str(error)) from error
     if first:
@@ -287,7 +291,7 @@ def _trainer(
     task: Any,
     resumed: Path | None,
     reporter: Reporter,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
     import lightning.pytorch as pl
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -295,13 +299,18 @@ def _trainer(
         EMA,
         GradientNorms,
         Guard,
+        MetricsInLoop,
+        Preemption,
         RunCheckpoint,
         SampleLogger,
         Spread,
+        Throughput,
         TrainingProgress,
     )
+    from ovi_lab.callbacks.preemption import cluster_environment
     from ovi_lab.checkpoints import FolderCheckpointIO
     from ovi_lab.strategies import build_strategy
+    from ovi_lab.tasks.base import FlowMatchingTask
 
     ema = EMA(**config.ema) if config.ema.decay else None
     callbacks: list[Any] = [c for c in (ema,) if c is not None]
@@ -309,10 +318,18 @@ def _trainer(
     callbacks += [GradientNorms(), Guard(run_dir, **config.guard), TrainingProgress(reporter)]
     if config.samples.every_n_steps and data is not None:
         callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
-    callbacks.append(RunCheckpoint(run_dir, **config.checkpoint))
+    metrics: Any = OmegaConf.to_container(config.val_metrics, resolve=True)
+    if metrics["every_n_steps"] and data is not None:
+        callbacks.append(MetricsInLoop(run_dir, data, ema, **metrics, reporter=reporter))
+    if isinstance(task, FlowMatchingTask):
+        callbacks.append(Throughput(**config.throughput))
     callbacks.append(RankAgreement(config_hash(plain), data))
     if data is not None:
         callbacks.append(Spread(int(config.data.batch_size), bool(config.data.get("tokens_per_batch"))))
+    checkpoint = RunCheckpoint(run_dir, **config.checkpoint)
+    # last: they save what all others have done in a step
+    preemption = Preemption(checkpoint, **config.preemption)
+    callbacks += [checkpoint, preemption]
     codec = None if data is None else data.codec_file()
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
     settings = plain_trainer(config)
@@ -327,7 +344,7 @@ def _trainer(
             strategy=build_strategy(OmegaConf.to_container(config.strategy, resolve=True), settings),  # type: ignore[arg-type]
             logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
             callbacks=callbacks,
-            plugins=[io],
+            plugins=[io, *filter(None, [cluster_environment()])],
             default_root_dir=str(run_dir),
             use_distributed_sampler=False,  # our sampler knows the ranks; Lightning would shuffle on top
             enable_progress_bar=False,
@@ -339,7 +356,7 @@ def _trainer(
         raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
     _accumulate(config, trainer, data)
     _check_optimizer(config, trainer)
-    return trainer, ema
+    return trainer, ema, preemption
 
 
 def plain_trainer(config: DictConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
 from ovi_lab.seeding import generator_for
 from ovi_lab.strategies.parallel import started
-from ovi_lab.strategies.placement import ParameterValues, place_whole
+from ovi_lab.strategies.placement import ParameterValues, Values, place_whole
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep
 
 Latents = Tensor | list[Tensor]
@@ -45,6 +45,7 @@ class FlowMatchingTask(LightningModule):
         schedule: arguments of `warmup_flat_decay`.
         freeze: arguments of `FreezeRule`.
         init_from: `all`, or `video` and `audio`: checkpoints to begin from.
+        adapter: settings of low-rank adapters, which alone are trained then (see `adapters`).
         text_dropout: share of clips whose caption is left out.
         first_frame_clean: share of batches whose first video frame is clean and not scored.
         timestep_bins: losses are logged in so many bins of sigma.
@@ -63,6 +64,7 @@ class FlowMatchingTask(LightningModule):
         schedule: Mapping[str, Any],
         freeze: Mapping[str, Any] | None = None,
         init_from: Mapping[str, Any] | None = None,
+        adapter: Mapping[str, Any] | None = None,
         text_dropout: float = 0.0,
         first_frame_clean: float = 0.0,
         timestep_bins: int = 10,
@@ -80,6 +82,7 @@ class FlowMatchingTask(LightningModule):
         self.loss_weights = dict(loss_weights)
         self.optimizer_settings, self.schedule = dict(optimizer), dict(schedule)
         self.freeze_rule = FreezeRule(**(freeze or {}))
+        self.adapter = adapter or None
         self.init_from = {k: v for k, v in (init_from or {}).items() if v is not None}
         self.text_dropout, self.first_frame_clean = text_dropout, first_frame_clean
         self.seed = seed
@@ -112,7 +115,14 @@ class FlowMatchingTask(LightningModule):
         sources = self.init_from.get("all") or self.init_from
         beginning = find_beginning(model, sources) if sources else None
         self.trained_parameters, self.total_parameters = self.freeze_rule.apply(model)
-        values = ParameterValues(model, beginning)
+        values: Values = ParameterValues(model, beginning)
+        if self.adapter is not None:
+            from ovi_lab.adapters import LoraValues, add_lora
+
+            if self.freeze_rule.frozen or self.freeze_rule.trained:
+                raise UserError("an adapter freezes all the model's own weights: use freeze=nothing with it")
+            self.trained_parameters, self.total_parameters = add_lora(model, self.adapter, self.seed)
+            values = LoraValues(values, self.seed)
         strategy: Any = self._strategy()
         if strategy is None:
             place_whole(model, values, torch.get_default_device())
