@@ -20,7 +20,7 @@ class TrainingProgress(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """One step further."""
         loss = trainer.logged_metrics.get("train/loss")
-        if loss is not self._loss:
+        if loss is not None and loss is not self._loss:
             # read once for each time it is logged: reading waits for the device
             self._loss, self._note = loss, f"loss {float(loss):.3f}"
         self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)

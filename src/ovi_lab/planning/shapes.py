@@ -49,7 +49,8 @@ def clips_of(batch: Mapping[str, Any]) -> list[ClipShape]:
     """The shape of every clip in a batch of latents: `video` [B, C, F, H, W], `audio` [B, L, C], or lists of clips."""
     shapes: list[ClipShape] = []
     video, audio = batch.get("video"), batch.get("audio")
-    for index in range(len(video if video is not None else audio or ())):
+    first = video if video is not None else audio
+    for index in range(0 if first is None else len(first)):
         planes = length = None
         if video is not None:
             _, frames, rows, columns = video[index].shape

@@ -5,7 +5,7 @@ A unit is a pair of blocks of both towers (or a block of a lone one); what surro
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -18,7 +18,7 @@ from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
 from ovi_lab.strategies.shards import TorchShards
 
 
-class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):  # type: ignore[misc]
+class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):
     """Fully sharded data parallel over all processes.
 
     Args:
@@ -100,4 +100,4 @@ class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):  # t
 
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
         """The run's one optimiser."""
-        return cast("torch.optim.Optimizer", self.optimizers[0]) if self.optimizers else None
+        return self.optimizers[0] if self.optimizers else None

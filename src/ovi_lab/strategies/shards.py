@@ -167,7 +167,7 @@ def _is_dtensor(tensor: Tensor) -> bool:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _fits(value: Any, parameter: Tensor) -> bool:

@@ -53,7 +53,7 @@ class WholeModel(DataPlaces):
         """The first process's choice of a checkpoint, on all of them."""
         path = from_first(str(checkpoint_path))
         self._resumed_from = path
-        return super().load_checkpoint(path, weights_only)  # type: ignore[misc, no-any-return]
+        return super().load_checkpoint(path, weights_only)  # type: ignore[misc]
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Whatever strategy wrote it; parameters are found by name."""

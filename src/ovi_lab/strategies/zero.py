@@ -36,14 +36,12 @@ class ZeroPrecision(DeepSpeedPrecision):
         """As it is: noise and targets are made in float32, and the towers convert what they take."""
         return data
 
-    def backward(  # type: ignore[override]
-        self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Lightning has divided the loss by the accumulated batches already; DeepSpeed would do so again."""
         model.trainer.model.backward(tensor, *args, scale_wrt_gas=False, **kwargs)
 
 
-class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):  # type: ignore[misc]
+class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
     """ZeRO of any stage.
 
     Args:
