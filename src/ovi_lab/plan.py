@@ -69,11 +69,12 @@ def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def _composed(overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
-    from ovi_lab.runs.command_line import check
+    from ovi_lab.runs.command_line import check, prepared
 
     flags = [o for o in overrides if o.startswith("-")]
     if flags:
         raise UserError(f"{flags[0]} is not for plan: give overrides, such as experiment=ovi_11b_stage3")
+    overrides = prepared(overrides)
     check(overrides, config_dir(), "train")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return compose("train", overrides=list(overrides))

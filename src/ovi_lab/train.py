@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
-from ovi_lab.runs.command_line import check, fail
+from ovi_lab.runs.command_line import check, fail, prepared
 from ovi_lab.runs.study import finish
 
 
@@ -38,6 +38,7 @@ def run(config: DictConfig) -> str:
 def main() -> None:
     """Check the command line, then run; a user's mistake is one line and exit code 2."""
     try:
+        sys.argv[1:] = prepared(sys.argv[1:])
         check(sys.argv[1:], config_dir(), "train")
         run()
         finish()

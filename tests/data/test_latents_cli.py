@@ -151,6 +151,12 @@ def test_a_clip_that_does_not_fit_is_named_or_stops_it(
     assert main(other) == 2
     assert "s1-1: 6 frames" in capsys.readouterr().err
     assert not list(tmp_path.glob("raised*"))
+    with ShardWriter(tmp_path / "last.tar") as shard:
+        shard.write("good", clip(0))
+        shard.write("bad", clip(1, 6))
+    assert main(["latents", str(tmp_path / "last.tar"), *other[2:]]) == 2
+    assert "last.tar: bad: 6 frames" in capsys.readouterr().err
+    assert not list(tmp_path.glob("raised*"))
 
 
 def test_a_folder_of_sounds_becomes_batches_of_sound(weights: Path, tmp_path: Path) -> None:

@@ -169,17 +169,21 @@ def encode_sources(
         if first is not None:
             with ShardWriter(path, made) as shard:
                 for key, members in chain([first], samples):
-                    if bad and on_error == "raise":
-                        raise UserError(str(bad[0]))
+                    _refuse(bad, on_error)
                     shard.write(key, members)
+                _refuse(bad, on_error)  # here, where leaving leaves no shard
             report.made.append(path)
             report.clips += shard.count
-        if bad and on_error == "raise":
-            raise UserError(str(bad[0]))
+        _refuse(bad, on_error)
         report.bad += bad
     if mine and not report.made and not report.there:
         raise UserError(f"none of the clips of {len(mine)} shard(s) can be encoded; {report.bad[0]}")
     return report
+
+
+def _refuse(bad: Sequence[BadSample], on_error: OnError) -> None:
+    if bad and on_error == "raise":
+        raise UserError(f"{bad[0]} (--on-error raise)")
 
 
 def _is_there(path: Path, made: Mapping[str, Any], encoders: Encoders) -> bool:

@@ -70,6 +70,20 @@ def _explain(override: Override, text: str, folder: Path, base: DictConfig, erro
     return f"{override.input_line!r} is not accepted: {reason}"
 
 
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra is to see it: shard patterns as lists, and one path after init_from= for everything."""
+    from ovi_lab.data.shards import joined_shards
+
+    ready = list(arguments)
+    for key in ("data.shards", "data.train", "data.val"):
+        ready = joined_shards(ready, key)
+    whole = "init_from="
+    return [
+        f"init_from.all={a.removeprefix(whole)}" if a.startswith(whole) and a[len(whole) :][:1] != "{" else a
+        for a in ready
+    ]
+
+
 def check(arguments: Sequence[str], config_folder: Path, config_name: str) -> None:
     """Compose the configuration once per override and value.
 
