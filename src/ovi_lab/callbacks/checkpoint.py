@@ -44,7 +44,7 @@ class RunCheckpoint(Checkpoint):
         self.keep_last, self.keep_every_n_steps = keep_last, keep_every_n_steps
         self._saved_at = -1
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The checkpoint resumed from is there already."""
         self._saved_at = trainer.global_step if trainer.global_step else -1
 

@@ -37,8 +37,8 @@ class EMA(Callback):
         self._validation: AbstractContextManager[None] | None = None
 
     @torch.no_grad()
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from the weights at hand, or from the average that a checkpoint held."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the weights at hand, or from the average that a checkpoint held: all is restored by now."""
         strategy: Any = trainer.strategy
         shards = strategy.shards() if hasattr(strategy, "shards") else TorchShards(pl_module, None)
         restored = strategy.load_averages() if hasattr(strategy, "load_averages") else {}

@@ -82,6 +82,7 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen in place of Lightning, which has begun to since, and would leave without saving."""
+        self._at = trainer.global_step  # of a resumed run, which was not known before
         self._listen(self._note)
 
     def _note(self, number: int) -> None:

@@ -63,7 +63,9 @@ class Spread(Callback):
                 state["position"] = self._position(state["position"], then, here)
         progress = loop["epoch_loop.batch_progress"]
         for span in ("total", "current"):
-            progress[span] = {k: v * then // here for k, v in progress[span].items()}
+            # Lightning tells by their differences where in a batch the checkpoint was taken
+            ready = progress[span]["ready"]
+            progress[span] = {k: ready * then // here - (ready - v) for k, v in progress[span].items()}
 
     def _position(self, batches: int, then: int, here: int) -> int:
         clips = batches * then
