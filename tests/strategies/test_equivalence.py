@@ -1,0 +1,117 @@
+"""Every strategy trains what one process trains; a checkpoint of one goes on under another, on other processes."""
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from several import start
+
+from ovi_lab.checkpoints import Checkpoint
+from ovi_lab.checkpoints.export import export_run
+from ovi_lab.checkpoints.tensor_files import TensorFiles
+
+pytest.importorskip("deepspeed")
+
+HALFWAY = "checkpoints/step_000010"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """All runs: one process, then two, then what goes on from their checkpoints."""
+    folder = tmp_path_factory.mktemp("spread")
+    port = random.Random(str(folder)).randrange(20000, 50000)
+    start({"one": []}, folder, 1, port)
+    two = {
+        "ddp": ["strategy=ddp"],
+        "zero1": ["strategy=zero1"],
+        "zero2": ["strategy=zero2"],
+        "zero3": ["strategy=zero3"],
+        "fsdp2": ["strategy=fsdp2"],
+        "zero3_again": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}"],
+        "zero2_of_fsdp2": ["strategy=zero2", f"resume={folder}/fsdp2/{HALFWAY}"],
+        "fsdp2_of_one": ["strategy=fsdp2", f"resume={folder}/one/{HALFWAY}"],
+    }
+    start(two, folder, 2, port + 100)
+    one = {
+        "one_of_zero3": [f"resume={folder}/zero3/{HALFWAY}"],
+        "zero1_of_zero2": ["strategy=zero1", f"resume={folder}/zero2/{HALFWAY}"],
+    }
+    start(one, folder, 1, port + 200)
+    return folder
+
+
+def column(run: Path, name: str) -> dict[int, float]:
+    rows = csv.DictReader((run / "metrics.csv").open())
+    return {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
+
+
+def weights(run: Path, ema: bool) -> dict[str, torch.Tensor]:
+    checkpoint = Checkpoint.open(run / "last")
+    parts = ("model", "text_encoder")
+    return {f"{part}.{n}": t for part in parts for n, t in checkpoint.weights(part, ema=ema).items()}
+
+
+FROM_THE_START = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+FROM_HALFWAY = ("zero3_again", "zero2_of_fsdp2", "fsdp2_of_one", "one_of_zero3", "zero1_of_zero2")
+
+
+@pytest.mark.parametrize("name", FROM_THE_START + FROM_HALFWAY)
+def test_losses_norms_and_weights_are_those_of_one_process(runs, name):
+    first = 10 if name in FROM_HALFWAY else 0
+    for what in ("train/loss", "train/loss_audio", "grad_norm/total", "grad_norm/fusion"):
+        expected = {step: value for step, value in column(runs / "one", what).items() if step >= first}
+        found = column(runs / name, what)
+        assert found.keys() == expected.keys() == set(range(first, 20))
+        assert max(abs(found[step] - value) for step, value in expected.items()) < 1e-5
+    assert list(column(runs / name, "val/loss").values())[-1] == pytest.approx(
+        list(column(runs / "one", "val/loss").values())[-1], abs=1e-5
+    )
+    for ema in (False, True):
+        expected_weights, found_weights = weights(runs / "one", ema), weights(runs / name, ema)
+        assert found_weights.keys() == expected_weights.keys()
+        assert all((found_weights[n] - w).abs().max() < 1e-5 for n, w in expected_weights.items())
+
+
+def test_a_run_resumed_under_zero_3_ends_with_the_same_bits(runs):
+    for ema in (False, True):
+        whole, resumed = weights(runs / "zero3", ema), weights(runs / "zero3_again", ema)
+        assert all(torch.equal(resumed[n], w) for n, w in whole.items())
+    losses = column(runs / "zero3", "train/loss")
+    assert all(losses[step] == value for step, value in column(runs / "zero3_again", "train/loss").items())
+
+
+def test_frozen_weights_stay_and_are_no_part_of_the_optimiser(runs):
+    start_weights = Checkpoint.open(runs / "one" / HALFWAY).weights("model")
+    for name in FROM_THE_START:
+        end = weights(runs / name, False)
+        assert all(torch.equal(end[f"model.{n}"], w) for n, w in start_weights.items() if ".ffn." in n)
+    for name in ("zero2", "zero3", "fsdp2"):
+        pieces = Checkpoint.open(runs / name / "last").pieces()
+        assert {"exp_avg", "exp_avg_sq"} <= pieces.kinds()
+        assert not any(".ffn." in n for kind in ("exp_avg", "ema") for n in pieces.names(kind))
+        assert any(".ffn." in n for n in pieces.names("weight"))
+        counted = json.loads((runs / name / "done.json").read_text())
+        assert counted["trained_parameters"] < counted["parameters"]
+    assert (
+        len({(runs / n / "done.json").read_text().split('"trained_parameters"')[1] for n in FROM_THE_START})
+        == 1
+    )
+
+
+def test_no_process_writes_what_another_holds(runs):
+    pieces = Checkpoint.open(runs / "zero3" / "last").pieces()
+    files = {part.file.name for parts in pieces.parts.values() for part in parts}
+    assert files == {"rank_00000.safetensors", "rank_00001.safetensors"}
+    for key, parts in pieces.parts.items():
+        assert sum(part.count for part in parts) == torch.Size(pieces.shapes[key]).numel()
+
+
+def test_a_sharded_checkpoint_is_exported_and_begun_from(runs, tmp_path):
+    export_run(runs / "zero3", tmp_path / "export", dtype=torch.float32)
+    exported = dict(TensorFiles.open(tmp_path / "export" / "model.safetensors").stream())
+    averaged = Checkpoint.open(runs / "zero3" / "last").weights("model", ema=True)
+    assert exported.keys() == averaged.keys()
+    assert all(torch.equal(exported[n], w) for n, w in averaged.items())
