@@ -254,8 +254,10 @@ class FlowMatchingTask(LightningModule):
         self.log_dict(means, batch_size=1)
         interval = 5 * self._log_interval()
         if not accumulating and (self.trainer.global_step + 1) % interval == 0:
-            # five times less often than the losses
-            self.log_dict({f"train/{name}": value for name, value in self.train_bins.collect().items()})
+            # five times less often than the losses, and past Lightning, which would repeat them until the epoch ends
+            report = {f"train/{name}": value for name, value in self.train_bins.collect().items()}
+            for logger in self.loggers:
+                logger.log_metrics(report, step=self.trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Losses by timestep since their last report, so that a resumed run reports them whole."""
