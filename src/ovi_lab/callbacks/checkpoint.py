@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
-from ovi_lab.callbacks.final_validation import validate_now
 from ovi_lab.checkpoints.folder import checkpoints_of, step_of
 from ovi_lab.errors import UserError
 
@@ -44,30 +44,25 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep_last, self.keep_every_n_steps = keep_last, keep_every_n_steps
         self._saved_at = -1
-        self._validation_due: int | None = None
+        self._postponed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The checkpoint resumed from is there already; the validation that was to follow it may not be."""
+        """The checkpoint resumed from is there already."""
         self._saved_at = trainer.global_step if trainer.global_step else -1
-        if self._validation_due is not None:
-            # on resuming, Lightning counts an epoch that was only to be validated as over
-            progress = trainer.fit_loop.epoch_progress.current
-            counted, progress.processed = progress.processed, self._validation_due
-            validate_now(trainer)
-            progress.processed, self._validation_due = counted, None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The epoch where validation follows this step."""
-        return {"validation_due": self._validation_due}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of the step resumed from."""
-        self._validation_due = state_dict.get("validation_due")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save on the interval."""
         step = trainer.global_step
-        if self.every_n_steps and step and step % self.every_n_steps == 0:
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved_at:
+            # where validation follows, the checkpoint comes after it: between them a kill would lose its row
+            loop: Any = trainer.fit_loop
+            self._postponed = bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+            if not self._postponed:
+                self.save_now(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what waited for it."""
+        if self._postponed and trainer.state.fn == TrainerFn.FITTING:
             self.save_now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,15 +75,12 @@ class RunCheckpoint(Checkpoint):
         if step == self._saved_at:
             return
         path = self.run_dir / "checkpoints" / f"step_{step:06d}"
+        self._postponed = False
         connector = trainer._logger_connector
-        if connector._first_loop_iter is not None and not trainer.fit_loop._should_accumulate():
+        if trainer.training and connector._first_loop_iter is not None:
             # this step's row must be on the disk first: a kill after the checkpoint would never make it again
             connector.update_train_step_metrics()
-            loop: Any = trainer.fit_loop
-            if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
-                self._validation_due = trainer.current_epoch
         trainer.save_checkpoint(path)
-        self._validation_due = None
         self._saved_at = step
         if trainer.is_global_zero:
             self._point_last(path)

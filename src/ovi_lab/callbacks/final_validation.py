@@ -1,21 +1,10 @@
-"""Validation at moments of our own: at the end of training, and where a kill came before it."""
+"""The whole validation set at the end of training, before the processes part."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-
-def validate_now(trainer: Trainer) -> None:
-    """One pass over the validation set within the fit; every process calls it. Nothing where there is no set."""
-    loop: Any = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False
-    trainer.validating = True
-    try:
-        loop.run()
-    finally:
-        trainer.training = True
 
 
 class FinalValidation(Callback):
@@ -26,7 +15,12 @@ class FinalValidation(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Losses of the averaged weights over all validation batches."""
-        validate_now(trainer)
+        loop: Any = trainer.fit_loop.epoch_loop.val_loop
+        trainer.validating = True
+        try:
+            loop.run()
+        finally:
+            trainer.training = True
         self.losses = {
             name.removeprefix("val/"): float(value)
             for name, value in trainer.callback_metrics.items()
