@@ -30,6 +30,12 @@ def runs(tmp_path_factory) -> Path:
         "zero2": ["strategy=zero2"],
         "zero3": ["strategy=zero3"],
         "fsdp2": ["strategy=fsdp2"],
+        "ddp_sequence": ["strategy=ddp", "strategy.sequence_parallel=2"],
+        "zero3_sequence": [
+            "strategy=zero3",
+            "strategy.sequence_parallel=2",
+            "model.activation_checkpointing=full",
+        ],
         "zero3_again": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}"],
         "zero2_of_fsdp2": ["strategy=zero2", f"resume={folder}/fsdp2/{HALFWAY}"],
         "fsdp2_of_one": ["strategy=fsdp2", f"resume={folder}/one/{HALFWAY}"],
@@ -54,7 +60,7 @@ def weights(run: Path, ema: bool) -> dict[str, torch.Tensor]:
     return {f"{part}.{n}": t for part in parts for n, t in checkpoint.weights(part, ema=ema).items()}
 
 
-FROM_THE_START = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+FROM_THE_START = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "ddp_sequence", "zero3_sequence")
 FROM_HALFWAY = ("zero3_again", "zero2_of_fsdp2", "fsdp2_of_one", "one_of_zero3", "zero1_of_zero2")
 
 

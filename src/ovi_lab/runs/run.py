@@ -356,6 +356,8 @@ def _trainer(
         raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
     _accumulate(config, trainer, data)
     _check_optimizer(config, trainer)
+    if isinstance(task, FlowMatchingTask):
+        _check_memory(config, trainer, data)
     return trainer, ema, preemption
 
 
@@ -370,7 +372,11 @@ def _accumulate(config: DictConfig, trainer: Any, data: Any) -> None:
     wanted = config.global_batch_size
     if wanted is None:
         return
-    places = trainer.strategy.data_place[1] if hasattr(trainer.strategy, "data_place") else trainer.world_size
+    places = trainer.strategy.data_place[1]
+    if config.data.get("tokens_per_batch"):
+        # batches of equal tokens hold more or fewer clips: the number is met in the mean
+        trainer.accumulate_grad_batches = max(1, round(wanted / (places * data.clips_per_batch(places))))
+        return
     at_once = places * int(config.data.batch_size)
     if wanted < 1 or wanted % at_once:
         fitting = [n for n in range(1, wanted + 1) if wanted % (n * places) == 0]
@@ -380,6 +386,24 @@ def _accumulate(config: DictConfig, trainer: Any, data: Any) -> None:
             "or another number of GPUs"
         )
     trainer.accumulate_grad_batches = wanted // at_once
+
+
+def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
+    """Refuse what the GPUs have no memory for, before anything is built. UserError says what would fit."""
+    import torch
+
+    device = trainer.strategy.root_device
+    if device.type != "cuda" or data is None or not is_first_process():
+        return
+    from ovi_lab.planning.report import check_fits
+    from ovi_lab.planning.shapes import ClipShape
+
+    shapes = data.latent_shapes
+    clip = ClipShape(
+        video=tuple(shapes["video"][1:]) if "video" in shapes else None,  # type: ignore[arg-type]
+        audio=shapes["audio"][0] if "audio" in shapes else None,
+    )
+    check_fits(config, trainer.world_size, torch.cuda.mem_get_info(device)[1], clip)
 
 
 def _check_optimizer(config: DictConfig, trainer: Any) -> None:
