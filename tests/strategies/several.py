@@ -2,7 +2,7 @@
 
     python tests/strategies/several.py RUNS.json --rank 0 --world 2 --port 29600
 
-RUNS.json lists each run's overrides. It is started once per process (see `start`): importing costs more than training.
+RUNS.json lists each run's overrides; It is started once per process (see `start`): importing costs more than training.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,11 @@ COMMON = (
 
 
 def start(runs: Mapping[str, Sequence[str]], folder: Path, world: int, port: int) -> None:
-    """Do the runs, each in `folder/<name>`, in `world` processes; raises with their output if one fails."""
+    """Do the runs, each in `folder/<name>`, in `world` processes; raises with their output if one crashes.
+
+    What a run is refused with is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that process
+    only; `@files:200000` lets no file grow past so many bytes, as if the disk were full.
+    """
     listing = folder / f"runs_{world}.json"
     listing.write_text(json.dumps({name: list(overrides) for name, overrides in runs.items()}))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
@@ -88,6 +93,7 @@ def main() -> None:
     import torch
     from hydra import compose, initialize_config_dir
 
+    from ovi_lab.errors import UserError
     from ovi_lab.paths import config_dir
     from ovi_lab.runs import run
     from ovi_lab.runs.progress import SilentReporter
@@ -98,11 +104,21 @@ def main() -> None:
     run._part_ways = lambda: torch.distributed.barrier() if a.world > 1 else None
     folder = a.listing.parent
     for name, overrides in json.loads(a.listing.read_text()).items():
+        own = [o.removeprefix(f"@{a.rank}:") for o in overrides if o[0] != "@" or o.startswith(f"@{a.rank}:")]
+        limit = next((int(o.partition(":")[2]) for o in overrides if o.startswith("@files:")), None)
         place = [f"run_dir={folder / name}", f"data.root={folder / 'data'}", f"trainer.devices={a.world}"]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("train", overrides=[*COMMON, *place, *overrides])
-        execute(config, SilentReporter())
-        print(f"{name} is done", flush=True)
+            config = compose("train", overrides=[*COMMON, *place, *own])
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            execute(config, SilentReporter())
+        except UserError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            (folder / f"{name}.{a.rank}.told").write_text(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 if __name__ == "__main__":

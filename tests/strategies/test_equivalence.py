@@ -39,8 +39,20 @@ def runs(tmp_path_factory) -> Path:
         "zero3_again": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}"],
         "zero2_of_fsdp2": ["strategy=zero2", f"resume={folder}/fsdp2/{HALFWAY}"],
         "fsdp2_of_one": ["strategy=fsdp2", f"resume={folder}/one/{HALFWAY}"],
+        # what must be refused, on every process, with nothing lost
+        "disagree": ["strategy=ddp", "@1:data.seed=7"],
+        "full": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}", "@files:150000"],
+        "other_freezing": ["strategy=zero2", "freeze=nothing", f"init_from.all={folder}/zero3/{HALFWAY}"],
+        "other_model": [
+            "strategy=zero3",
+            "model.audio.ffn_dim=64",
+            f"init_from.all={folder}/zero3/{HALFWAY}",
+        ],
+        "muon": ["strategy=zero3", "optim=muon", "~optim.factory.lr"],
     }
     start(two, folder, 2, port + 100)
+    told = {path.name.partition(".")[0] for path in folder.glob("*.told")}
+    assert told == REFUSED, [path.read_text() for path in folder.glob("*.told")]
     one = {
         "one_of_zero3": [f"resume={folder}/zero3/{HALFWAY}"],
         "zero1_of_zero2": ["strategy=zero1", f"resume={folder}/zero2/{HALFWAY}"],
@@ -60,6 +72,7 @@ def weights(run: Path, ema: bool) -> dict[str, torch.Tensor]:
     return {f"{part}.{n}": t for part in parts for n, t in checkpoint.weights(part, ema=ema).items()}
 
 
+REFUSED = {"disagree", "full", "other_model", "muon"}
 FROM_THE_START = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "ddp_sequence", "zero3_sequence")
 FROM_HALFWAY = ("zero3_again", "zero2_of_fsdp2", "fsdp2_of_one", "one_of_zero3", "zero1_of_zero2")
 
@@ -113,6 +126,25 @@ def test_no_process_writes_what_another_holds(runs):
     assert files == {"rank_00000.safetensors", "rank_00001.safetensors"}
     for key, parts in pieces.parts.items():
         assert sum(part.count for part in parts) == torch.Size(pieces.shapes[key]).numel()
+
+
+def test_what_cannot_go_on_is_refused_in_one_line_on_every_process(runs):
+    def told(name: str) -> list[str]:
+        return [(runs / f"{name}.{rank}.told").read_text() for rank in (0, 1)]
+
+    for line in told("disagree"):
+        assert "process 1 has another configuration than process 0" in line
+    for line in told("full"):
+        assert "step_000020" in line
+        assert "not written" in line or "could not be written" in line
+    assert not [p.name for p in (runs / "full").glob("checkpoints/*") if not p.name.startswith("step_")]
+    assert not (runs / "full" / "checkpoints" / "step_000020").exists()
+    for line in told("other_model"):
+        assert "does not fit this model: audio_model.blocks" in line
+    for line in told("muon"):
+        assert "use optim=adamw" in line
+    for name in REFUSED:
+        assert all("\n" not in line for line in told(name))
 
 
 def test_a_sharded_checkpoint_is_exported_and_begun_from(runs, tmp_path):

@@ -31,7 +31,9 @@ def died(error: RuntimeError) -> str | None:
     text = str(error).strip()
     if not started() or not _LOST.search(text) or ("gloo" not in text.lower() and "nccl" not in text.lower()):
         return None
-    return f"another process of this run died or cannot be reached ({text.splitlines()[-1][:120]})"
+    found = _LOST.search(text)
+    reason = text[found.start() :].splitlines()[0] if found else text
+    return f"another process of this run died or cannot be reached ({reason[:80].strip(' .')})"
 
 
 class RankAgreement(Callback):
