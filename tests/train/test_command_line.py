@@ -232,3 +232,34 @@ def test_two_processes_train_and_the_first_scores(data_root, tmp_path):
     run = tmp_path / "runs" / "fusion"
     assert json.loads((run / "done.json").read_text())["steps"] == 2
     assert json.loads((run / "results.json").read_text())["n_clips"] == 4
+
+
+def test_a_command_line_as_a_shell_leaves_it_is_what_was_meant():
+    from ovi_lab.runs.command_line import prepared
+
+    expanded = [f"data.shards=/data/audio/{n:03d}.tar" for n in range(3)]
+    assert prepared(["experiment=ovi_11b_stage1", *expanded, "seed=1"]) == [
+        "experiment=ovi_11b_stage1",
+        "data.shards=['/data/audio/000.tar','/data/audio/001.tar','/data/audio/002.tar']",
+        "seed=1",
+    ]
+    assert prepared(["data.train=a-{000..511}.tar"]) == ["data.train='a-{000..511}.tar'"]
+    assert prepared(["init_from=runs/stage1/last"]) == ["init_from.all=runs/stage1/last"]
+    assert prepared(["init_from.audio=runs/stage2/last"]) == ["init_from.audio=runs/stage2/last"]
+
+
+def test_global_batch_size_is_reached_whatever_the_number_of_processes(composed):
+    from types import SimpleNamespace
+
+    from ovi_lab.errors import UserError
+    from ovi_lab.runs.run import _accumulate
+
+    config = composed(["global_batch_size=2880"])
+    config.data.batch_size = 45
+    for places, accumulated in ((1, 64), (8, 8), (64, 1)):
+        trainer = SimpleNamespace(strategy=SimpleNamespace(data_place=(0, places)), accumulate_grad_batches=0)
+        _accumulate(config, trainer, None)
+        assert trainer.accumulate_grad_batches == accumulated
+    with pytest.raises(UserError, match=r"which 7 processes with data.batch_size=45 do not divide"):
+        trainer.strategy.data_place = (0, 7)
+        _accumulate(config, trainer, None)
