@@ -251,7 +251,6 @@ def test_a_command_line_as_a_shell_leaves_it_is_what_was_meant():
 def test_global_batch_size_is_reached_whatever_the_number_of_processes(composed):
     from types import SimpleNamespace
 
-    from ovi_lab.errors import UserError
     from ovi_lab.runs.run import _accumulate
 
     config = composed(["global_batch_size=2880"])
@@ -260,6 +259,6 @@ def test_global_batch_size_is_reached_whatever_the_number_of_processes(composed)
         trainer = SimpleNamespace(strategy=SimpleNamespace(data_place=(0, places)), accumulate_grad_batches=0)
         _accumulate(config, trainer, None)
         assert trainer.accumulate_grad_batches == accumulated
-    with pytest.raises(UserError, match=r"which 7 processes with data.batch_size=45 do not divide"):
-        trainer.strategy.data_place = (0, 7)
+    trainer.strategy.data_place = (0, 7)
+    with pytest.raises(UserError, match=r"which 7 processes with data\.batch_size=45 do not divide"):
         _accumulate(config, trainer, None)
