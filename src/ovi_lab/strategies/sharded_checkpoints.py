@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ from ovi_lab.errors import UserError
 from ovi_lab.strategies.parallel import everyone, from_first
 from ovi_lab.strategies.shards import Shards
 
-# Lightning's bound methods are those of a Strategy; this mixin comes before one.
-
 
 class ShardedCheckpoints:
     """Mixin for a Lightning strategy: `shards()` says what this process holds, the rest follows.
@@ -32,13 +31,13 @@ class ShardedCheckpoints:
     is_global_zero: bool
     global_rank: int
 
+    @abstractmethod
     def shards(self) -> Shards:
         """This process's shares, of the model as it is set up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
         """The optimiser whose groups hold the hyperparameters."""
-        raise NotImplementedError
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
