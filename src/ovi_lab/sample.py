@@ -32,6 +32,7 @@ def load_model(path: str | Path, ema: bool = True, device: str = "cpu") -> tuple
     """
     from hydra.utils import instantiate
 
+    from ovi_lab.adapters import model_weights
     from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
     from ovi_lab.codecs import LatentCodec
 
@@ -45,7 +46,7 @@ def load_model(path: str | Path, ema: bool = True, device: str = "cpu") -> tuple
                 f"checkpoint {checkpoint.path} has no {part}.safetensors: it cannot be sampled by itself"
             )
     averaged = ema and checkpoint.has("ema/model.safetensors")
-    weights = checkpoint.weights("model", ema=averaged)
+    weights = dict(model_weights(checkpoint, ema=averaged).stream())
     towers = {m: f"{m}_model." for m in ("video", "audio")}
     absent = [m for m, prefix in towers.items() if not any(n.startswith(prefix) for n in weights)]
     model = instantiate(config.model)(**dict.fromkeys(absent))

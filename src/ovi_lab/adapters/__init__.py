@@ -2,6 +2,7 @@
 
 from ovi_lab.adapters.lora import LoraSettings, LoraValues, add_lora, load_adapter, merge_lora, save_adapter
 from ovi_lab.adapters.merging import MergedWeights
+from ovi_lab.adapters.reading import model_weights
 
 __all__ = [
     "LoraSettings",
@@ -10,5 +11,6 @@ __all__ = [
     "add_lora",
     "load_adapter",
     "merge_lora",
+    "model_weights",
     "save_adapter",
 ]

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from ovi_lab.adapters.settings import LoraSettings, adapted_layer, base_name
-from ovi_lab.checkpoints.tensor_files import StoredTensor
+from ovi_lab.checkpoints.tensor_files import Stored, StoredTensor
 from ovi_lab.errors import UserError
-
-
-class Stored(Protocol):
-    """Tensors on disk, none of them read."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def tensors(self) -> Mapping[str, StoredTensor]: ...
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]: ...
 
 
 def merged(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:

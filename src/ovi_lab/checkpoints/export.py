@@ -26,8 +26,8 @@ from ovi_lab.checkpoints.card import model_card, results_of
 from ovi_lab.checkpoints.comfyui import comfyui_name, comfyui_obstacles
 from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.released import check_fit, model_settings
-from ovi_lab.checkpoints.sources import Source, Weights, open_source
-from ovi_lab.checkpoints.tensor_files import StoredTensor
+from ovi_lab.checkpoints.sources import Source, open_source
+from ovi_lab.checkpoints.tensor_files import Stored, StoredTensor
 from ovi_lab.checkpoints.writing import save_file
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
@@ -82,7 +82,7 @@ def export_run(
     if target == "comfyui" and max_shard_size is not None:
         raise UserError("ComfyUI reads no shards: leave out --max-shard-size")
     opened = open_source(source, ema, config)
-    weights: Weights = opened.weights
+    weights: Stored = opened.weights
     if opened.config.get("adapter"):
         from ovi_lab.adapters import MergedWeights
 
@@ -135,7 +135,7 @@ def export_run(
 
 
 def _as_released(
-    config: dict[str, Any], weights: Weights
+    config: dict[str, Any], weights: Stored
 ) -> tuple[dict[str, Any], dict[str, StoredTensor], list[str]]:
     """Arguments of TwinDiT, the tensors to write, and what the reference code would not take."""
     settings = model_settings(config["model"])
@@ -237,7 +237,7 @@ def _is_export(folder: Path) -> bool:
 
 def _write(
     folder: Path,
-    weights: Weights,
+    weights: Stored,
     held: dict[str, StoredTensor],
     shards: dict[str, list[str]],
     dtype: torch.dtype | None,

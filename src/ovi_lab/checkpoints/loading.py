@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.checkpoints.folder import Checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.pieces import PieceTensors
-from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
+from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
 from ovi_lab.errors import UserError
 
 _TOWERS = {"video": "video_model.", "audio": "audio_model."}
@@ -24,9 +23,6 @@ _BARE_MODULATION = re.compile(r"(blocks\.\d+\.modulation)$")
 def is_fusion_parameter(name: str) -> bool:
     """Whether the parameter exists only for the exchange between the towers."""
     return any(part in name for part in _FUSION)
-
-
-Stored = TensorFiles | PieceTensors
 
 
 @dataclass
@@ -56,8 +52,10 @@ def _open(source: str | Path, use_ema: bool) -> tuple[Stored, Stored | None]:
     checkpoint = Checkpoint.open(resolve_checkpoint(source))
     ema = use_ema and checkpoint.has("ema/model.safetensors")
     text = "ema/text_encoder.safetensors" if ema else "text_encoder.safetensors"
+    from ovi_lab.adapters import model_weights
+
     return (
-        checkpoint.stored("model", ema=ema),
+        model_weights(checkpoint, ema=ema),
         checkpoint.stored("text_encoder", ema=ema) if checkpoint.has(text) else None,
     )
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -17,7 +16,7 @@ from torch import Tensor
 from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.pickled import PickledTensors, Pieces, load_plain, model_tensors, state_of
 from ovi_lab.checkpoints.released import released_model, released_names
-from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, StoredTensor, TensorFiles
+from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
 from ovi_lab.checkpoints.zero import is_zero, open_zero
 from ovi_lab.errors import UserError
 
@@ -29,25 +28,13 @@ _NO_TEXT_ENCODER = (
 )
 
 
-class Weights(Protocol):
-    """A model's tensors on disk, by released name, none of them read."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def tensors(self) -> Mapping[str, StoredTensor]: ...
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]: ...
-
-
 @dataclass(frozen=True)
 class Source:
     """A checkpoint, opened: everything of it that an export tells."""
 
     path: Path
     """The checkpoint itself, as it lies in its run."""
-    weights: Weights
+    weights: Stored
     config: dict[str, Any]
     """The run's whole configuration; at least its `model`."""
     step: int | None

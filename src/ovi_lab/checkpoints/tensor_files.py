@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -28,6 +29,18 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     file: Path
+
+
+class Stored(Protocol):
+    """Tensors on disk by name, none of them read: files, pieces of a sharded checkpoint, or a merge of such."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]: ...
 
 
 @dataclass(frozen=True)

@@ -400,7 +400,7 @@ def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
 
     shapes = data.latent_shapes
     clip = ClipShape(
-        video=tuple(shapes["video"][1:]) if "video" in shapes else None,  # type: ignore[arg-type]
+        video=tuple(shapes["video"][1:]) if "video" in shapes else None,
         audio=shapes["audio"][0] if "audio" in shapes else None,
     )
     check_fits(config, trainer.world_size, torch.cuda.mem_get_info(device)[1], clip)

@@ -1,0 +1,24 @@
+"""A run's weights as a model without an adapter takes them, whether the run had one or not."""
+
+from __future__ import annotations
+
+import yaml
+
+from ovi_lab.adapters.merging import MergedWeights
+from ovi_lab.checkpoints.folder import Checkpoint
+from ovi_lab.checkpoints.tensor_files import Stored
+
+
+def model_weights(checkpoint: Checkpoint, ema: bool = False) -> Stored:
+    """The model of a checkpoint on disk, under the released names; an adapter is merged as it is read.
+
+    Args:
+        checkpoint: of ours, of any strategy.
+        ema: averaged weights; what is frozen has none, and is read as it is.
+
+    Raises:
+        UserError: the checkpoint holds no such weights, or a part of an adapter only.
+    """
+    stored = checkpoint.stored("model", ema=ema)
+    adapter = (yaml.safe_load(checkpoint.config_text()) or {}).get("adapter")
+    return MergedWeights(stored, adapter) if adapter else stored
