@@ -251,7 +251,7 @@ def test_a_command_line_as_a_shell_leaves_it_is_what_was_meant():
 def test_global_batch_size_is_reached_whatever_the_number_of_processes(composed):
     from types import SimpleNamespace
 
-    from ovi_lab.runs.run import _accumulate
+    from ovi_lab.runs.trainer import _accumulate
 
     config = composed(["global_batch_size=2880"])
     config.data.batch_size = 45

@@ -19,8 +19,9 @@ from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkp
 from ovi_lab.checkpoints.io import recover
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import check_same_run, config_hash, run_config
-from ovi_lab.runs.processes import RankAgreement, died, is_first_process
+from ovi_lab.runs.processes import died, is_first_process
 from ovi_lab.runs.progress import Reporter
+from ovi_lab.runs.trainer import make_trainer
 
 log = logging.getLogger("ovi_lab.runs")
 
@@ -108,29 +109,6 @@ def _claimed(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> boo
     return done.is_file() and not config.overwrite
 
 
-def _loggers(config: DictConfig, run_dir: Path, resumed_at: int) -> list[Any]:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from ovi_lab.callbacks import ResumableCSVLogger
-
-    found: list[Any] = []
-    if config.logger.csv:
-        found.append(ResumableCSVLogger(str(run_dir), resumed_at))
-    if config.logger.tensorboard:
-        found.append(TensorBoardLogger(str(run_dir), name="", version="tensorboard", default_hp_metric=False))
-    if config.logger.wandb:
-        try:
-            import wandb  # noqa: F401
-        except ImportError as error:
-            raise UserError("logger.wandb=true needs wandb: pip install 'ovi-lab[wandb]'") from error
-        from lightning.pytorch.loggers import WandbLogger
-
-        found.append(
-            WandbLogger(project=config.logger.wandb_project, name=config.name, save_dir=str(run_dir))
-        )
-    return found
-
-
 def _quiet() -> None:
     """Lightning's banners and advice are for its newcomers; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -207,7 +185,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
         )
-    trainer, ema, preemption = _trainer(config, plain, run_dir, text, data, task, resumed, reporter)
+    trainer, ema, preemption = make_trainer(config, plain, run_dir, text, data, task, resumed, reporter)
     final = FinalValidation() if data is None or data.has_eval else None
     dealt_out = hasattr(trainer.strategy, "torch_optimizer")
     if dealt_out and final is not None:
@@ -280,137 +258,6 @@ def _build(node: DictConfig, what: str) -> Any:
                 raise UserError(f"{what}: {cause}; see conf/{what} for the valid keys") from error
             cause = cause.__cause__
         raise
-
-
-def _trainer(
-    config: DictConfig,
-    plain: Mapping[str, Any],
-    run_dir: Path,
-    text: str,
-    data: Any,
-    task: Any,
-    resumed: Path | None,
-    reporter: Reporter,
-) -> tuple[Any, Any, Any]:
-    import lightning.pytorch as pl
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from ovi_lab.callbacks import (
-        EMA,
-        GradientNorms,
-        Guard,
-        MetricsInLoop,
-        Preemption,
-        RunCheckpoint,
-        SampleLogger,
-        Spread,
-        Throughput,
-        TrainingProgress,
-    )
-    from ovi_lab.callbacks.preemption import cluster_environment
-    from ovi_lab.checkpoints import FolderCheckpointIO
-    from ovi_lab.strategies import build_strategy
-    from ovi_lab.tasks.base import FlowMatchingTask
-
-    ema = EMA(**config.ema) if config.ema.decay else None
-    callbacks: list[Any] = [c for c in (ema,) if c is not None]
-    # norms before the guard, which may clear the gradients
-    callbacks += [GradientNorms(), Guard(run_dir, **config.guard), TrainingProgress(reporter)]
-    if config.samples.every_n_steps and data is not None:
-        callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
-    metrics: Any = OmegaConf.to_container(config.val_metrics, resolve=True)
-    if metrics["every_n_steps"] and data is not None:
-        callbacks.append(MetricsInLoop(run_dir, data, ema, **metrics, reporter=reporter))
-    if isinstance(task, FlowMatchingTask):
-        callbacks.append(Throughput(**config.throughput))
-    callbacks.append(RankAgreement(config_hash(plain), data))
-    if data is not None:
-        callbacks.append(Spread(int(config.data.batch_size), bool(config.data.get("tokens_per_batch"))))
-    checkpoint = RunCheckpoint(run_dir, **config.checkpoint)
-    # last: they save what all others have done in a step
-    preemption = Preemption(checkpoint, **config.preemption)
-    callbacks += [checkpoint, preemption]
-    codec = None if data is None else data.codec_file()
-    io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
-    settings = plain_trainer(config)
-    if data is not None and not data.has_eval:
-        settings["limit_val_batches"] = 0
-    if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
-        settings["max_steps"] = Checkpoint.open(resumed).step
-    try:
-        trainer = pl.Trainer(
-            **settings,
-            max_epochs=-1,
-            strategy=build_strategy(OmegaConf.to_container(config.strategy, resolve=True), settings),  # type: ignore[arg-type]
-            logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
-            callbacks=callbacks,
-            plugins=[io, *filter(None, [cluster_environment()])],
-            default_root_dir=str(run_dir),
-            use_distributed_sampler=False,  # our sampler knows the ranks; Lightning would shuffle on top
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=True,
-            num_sanity_val_steps=0,
-        )
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
-    _accumulate(config, trainer, data)
-    _check_optimizer(config, trainer)
-    if isinstance(task, FlowMatchingTask):
-        _check_memory(config, trainer, data)
-    return trainer, ema, preemption
-
-
-def plain_trainer(config: DictConfig) -> dict[str, Any]:
-    """The Trainer's settings as plain values."""
-    plain = OmegaConf.to_container(config.trainer, resolve=True)
-    return {str(k): v for k, v in plain.items()}  # type: ignore[union-attr]
-
-
-def _accumulate(config: DictConfig, trainer: Any, data: Any) -> None:
-    """Batches accumulated so that an optimiser step sees `global_batch_size` clips, on however many processes."""
-    wanted = config.global_batch_size
-    if wanted is None:
-        return
-    places = trainer.strategy.data_place[1]
-    if config.data.get("tokens_per_batch"):
-        # batches of equal tokens hold more or fewer clips: the number is met in the mean
-        trainer.accumulate_grad_batches = max(1, round(wanted / (places * data.clips_per_batch(places))))
-        return
-    at_once = places * int(config.data.batch_size)
-    if wanted < 1 or wanted % at_once:
-        fitting = [n for n in range(1, wanted + 1) if wanted % (n * places) == 0]
-        raise UserError(
-            f"global_batch_size is {wanted}, which {places} processes with data.batch_size={config.data.batch_size} "
-            f"do not divide: choose data.batch_size from {', '.join(map(str, fitting[:12])) or 'none that fits'}, "
-            "or another number of GPUs"
-        )
-    trainer.accumulate_grad_batches = wanted // at_once
-
-
-def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
-    """Refuse what the GPUs have no memory for, before anything is built. UserError says what would fit."""
-    import torch
-
-    device = trainer.strategy.root_device
-    if device.type != "cuda" or data is None or not is_first_process():
-        return
-    from ovi_lab.planning.report import check_fits
-    from ovi_lab.planning.shapes import ClipShape
-
-    shapes = data.latent_shapes
-    clip = ClipShape(
-        video=tuple(shapes["video"][1:]) if "video" in shapes else None,
-        audio=shapes["audio"][0] if "audio" in shapes else None,
-    )
-    check_fits(config, trainer.world_size, torch.cuda.mem_get_info(device)[1], clip)
-
-
-def _check_optimizer(config: DictConfig, trainer: Any) -> None:
-    if "optim" in config and config.optim.get("muon") and hasattr(trainer.strategy, "torch_optimizer"):
-        raise UserError(
-            f"strategy={config.strategy.name} deals out the matrices that optim=muon needs whole: use optim=adamw"
-        )
 
 
 def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:
