@@ -334,9 +334,9 @@ def report(
             f"`python benchmarks/training.py`, PyTorch {torch.__version__}, {platform.machine()}, one thread; load "
             f"average {load:.1f} at the end. Nothing here was measured on a GPU.",
             "",
-            "A run of `ovi-train` (Lightning, average of weights, guard, gradient norms, throughput, log) beside a plain "
-            f"loop of the same arithmetic and the same losses. Medians over {rounds} processes of each kind, which take "
-            "turns; the ratio is the median of the pairs, with the least and the largest. Memory is the growth of a "
+            "A run of `ovi-train` (Lightning, average of weights, guard, gradient norms, log) beside a plain "
+            f"loop of the same arithmetic and the same losses. Medians over {rounds} processes of each kind, which "
+            "take turns; the ratio is the median of the pairs, with the least and the largest. Memory is the growth of a "
             "process's largest resident size.",
             "",
             "| model and batch | plain, ms | ours, ms | ours / plain | tokens a second | memory, ours / plain |",
@@ -350,8 +350,8 @@ def report(
             "|---|--:|--:|",
             *options,
             "",
-            "Seconds from the start of a resumed run (libraries loaded) to the end of its first step, by the step it goes "
-            "on from; the place in the data by itself is in [loader.md](loader.md):",
+            "Seconds from the start of a resumed run (libraries loaded) to the end of its first step, by the step it "
+            "goes on from; the place in the data by itself is in [loader.md](loader.md):",
             "",
             "| resumed at step | seconds | checkpoint, MB |",
             "|--:|--:|--:|",
