@@ -62,7 +62,12 @@ class EMA(Callback):
             return  # the guard left the step out: nothing has changed
         decay = min(self.decay, (1 + step) / (10 + step))
         held = [name for name, average in self.average.items() if average.numel()]
-        own = [self.shards.read(name).to(self.average[name]) for name in held]
+        own = [self.shards.read(name) for name in held]
+        if any(
+            o.dtype != torch.float32 or o.device != self.average[n].device
+            for n, o in zip(held, own, strict=True)
+        ):
+            own = [o.to(self.average[n]) for n, o in zip(held, own, strict=True)]
         torch._foreach_lerp_([self.average[name] for name in held], own, 1 - decay)
 
     @contextmanager

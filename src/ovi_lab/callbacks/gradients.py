@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,14 +36,23 @@ def part_of(name: str) -> str:
     return next((tower for tower in ("video_model", "audio_model") if tower in name), name.partition(".")[0])
 
 
+_trained: WeakKeyDictionary[nn.Module, list[tuple[str, nn.Parameter]]] = WeakKeyDictionary()
+
+
+def trained_by_part(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What is trained, with its part of the model; looked up once, for walking through a model costs milliseconds."""
+    if module not in _trained:
+        _trained[module] = [(part_of(n), p) for n, p in module.named_parameters() if p.requires_grad]
+    return _trained[module]
+
+
 def pieces_of(module: nn.Module) -> Iterator[Piece]:
     """This rank's gradients, between the backward pass and the optimiser's step.
 
     The same parts and groups come in the same order on every rank, also where a rank holds nothing of them.
     """
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            yield Piece(part_of(name), *_held(parameter))
+    for part, parameter in trained_by_part(module):
+        yield Piece(part, *_held(parameter))
 
 
 def _held(parameter: Any) -> tuple[Tensor | None, tuple[Any, ...]]:

@@ -231,7 +231,7 @@ class Guard(Callback):
                 f"this version of DeepSpeed took step {self.skipped_at - 1}, which was to be left out: use "
                 f"guard.on_bad_step=stop, or deepspeed>=0.19; {self._last_good()}"
             )
-        if self.on_bad_step == "skip":
+        if self.on_bad_step == "skip" and trainer._logger_connector.should_update_logs:
             pl_module.log("guard/skipped", float(self.skipped))
 
     # ---- exact resume

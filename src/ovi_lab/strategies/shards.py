@@ -100,10 +100,17 @@ class TorchShards(Shards):
             _is_dtensor(p) for p in self._parameters.values()
         )
         self._hidden: dict[str, Tensor] = {}
+        self._views: dict[str, Tensor] = {}
+        """Flat views, kept: an average reads every parameter in every step."""
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
         held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
-        return _local(held).detach().reshape(-1)
+        if slot is not None or _is_dtensor(held):
+            return _local(held).detach().reshape(-1)
+        view = self._views.get(name)
+        if view is None or view.data_ptr() != held.data_ptr():
+            view = self._views[name] = held.detach().reshape(-1)
+        return view
 
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
         held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
