@@ -1,402 +1,299 @@
 """Training as a user runs it beside a plain loop of the same arithmetic; what options save; what resuming costs.
 
-    python benchmarks/training.py                      # this machine, without a GPU: writes training.md
-    python benchmarks/training.py --device cuda --size ovi_11b --blocks 4      # full width, few blocks, bf16: prints
+    python benchmarks/training.py                                               this machine's CPU, one thread
+    python benchmarks/training.py --device cuda --size ovi_11b --blocks 4 8     a GPU: full width, few blocks, bf16
 
 The plain loop has no Lightning, no callbacks and no log: towers, batches, noise, loss, clipping, AdamW, schedule and
-average are those of the run, and the script stops where the two do not have the same losses. Each measurement is a
-process of its own; processes of both kinds take turns, and medians over all their steps are compared.
+average of weights are those of the run. Both train in one process and take turns step by step, so that what else the
+machine does falls on both, and the script stops where their losses differ. Each call writes its section of training.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
+import gc
 import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from rich.progress import Progress
+from training_loops import (
+    BALL,
+    COMMON,
+    LOGGED,
+    SIZES,
+    Clock,
+    Plain,
+    Turns,
+    compose_train,
+    composed,
+    peak_of_plain,
+    peak_of_run,
+    run_until,
+)
 
-HERE = Path(__file__).resolve().parent
-WIDTH = "model.{0}.dim={1} model.{0}.num_heads={2} model.{0}.ffn_dim={3} model.{0}.num_layers={4}"
-SIZES: dict[str, list[str]] = {
-    "tiny": ["model=tiny", "data.batch_size=16"],
-    "dim 128, 4 blocks": [
-        "model=tiny", "data.batch_size=16",
-        *WIDTH.format("video", 128, 4, 512, 4).split(), *WIDTH.format("audio", 128, 4, 512, 4).split(),
-    ],
-    "small": ["model=small", "data.batch_size=4"],
-}  # fmt: skip
-COMMON = [
-    "optim=adamw", "optim.factory.lr=1e-3", "evaluation=none", "samples.every_n_steps=0", "checkpoint.every_n_steps=0",
-    "data.num_train=2048", "data.num_eval=16",
-]  # fmt: skip
-WARM = 5
+from ovi_lab.planning.cluster import gpu_of_device
+from ovi_lab.planning.flops import count_flops
+from ovi_lab.planning.job import RELEASED_CLIP
+from ovi_lab.planning.shapes import ClipShape
+from ovi_lab.runs.run import execute
+from sampling import HERE, write_section  # beside this file
 
-
-def composed(overrides: Sequence[str]) -> Any:
-    """The configuration of `ovi_lab.train` with these overrides."""
-    from hydra import compose, initialize_config_dir
-
-    from ovi_lab.paths import config_dir
-
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", overrides=[*COMMON, *overrides])
+CHECKPOINTING = [f"model.activation_checkpointing={c}" for c in ("none", "matmul", "attention", "full")]
+OPTIONS = [*CHECKPOINTING, "freeze=ffn", "freeze=attention_only", "freeze=all_but_fusion"]
 
 
-class Clock:
-    """A reporter that notes when each step of training ended."""
-
-    def __init__(self) -> None:
-        self.ends: dict[int, float] = {}
-
-    def at(self, stage: str, done: int, total: int, note: str = "") -> None:
-        if stage == "training":
-            self.ends.setdefault(done, time.perf_counter())
-
-    def close(self) -> None:
-        """Nothing to close."""
+def stretches(seconds: Sequence[float]) -> list[float]:
+    """Sums over `LOGGED` steps each; the first, in which all is new, is left out."""
+    return [sum(seconds[i : i + LOGGED]) for i in range(LOGGED, len(seconds) - LOGGED + 1, LOGGED)]
 
 
-def train_ours(config: Any) -> tuple[list[float], list[float]]:
-    """Seconds of each step, and the losses that were logged."""
-    from ovi_lab.runs.run import execute
-
-    clock = Clock()
-    execute(config, clock)
-    ends = [clock.ends[step] for step in sorted(clock.ends)]
-    with (Path(config.run_dir) / "metrics.csv").open() as file:
-        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
-    return [b - a for a, b in pairwise(ends)], losses
-
-
-def train_plain(config: Any) -> tuple[list[float], list[float]]:
-    """The same by a loop of our own."""
-    from hydra.utils import instantiate
-
-    from ovi_lab.optim import parameter_groups, warmup_flat_decay
-    from ovi_lab.seeding import generator_for
-
-    data, task = instantiate(config.data), instantiate(config.task)
-    data.prepare_data()
-    data.setup("fit")
-    task.configure_model()
-    settings, steps = task.optimizer_settings, int(config.trainer.max_steps)
-    groups = parameter_groups(task.named_parameters(), settings["weight_decay"], settings["muon"])
-    optimizer = settings["factory"](groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_flat_decay(steps, **task.schedule))
-    trained = [p for p in task.parameters() if p.requires_grad]
-    average = [p.detach().clone() for p in trained]
-    seconds, losses = [], []
-    batches = iter(data.train_dataloader())
-    for step in range(steps):
-        began = time.perf_counter()
-        batch = next(batches)
-        purpose = (task.seed, "training", 0, step)
-        sigma_video, sigma_audio = task.timesteps.sample(
-            len(batch["id"]), generator_for(*purpose, "timesteps")
-        )
-        loss, _ = task.losses(batch, {"video": sigma_video, "audio": sigma_audio}, purpose, train=True)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, config.trainer.gradient_clip_val)
-        optimizer.step()
-        schedule.step()
-        decay = min(config.ema.decay, (2 + step) / (11 + step))
-        torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - decay)
-        losses.append(float(loss.detach()))
-        seconds.append(time.perf_counter() - began)
-    return seconds[1:], losses
-
-
-def one(kind: str, overrides: Sequence[str], steps: int, folder: Path) -> dict[str, Any]:
-    """One measurement, in this process."""
-    config = composed(
-        [
-            *overrides,
-            f"trainer.max_steps={steps}",
-            f"run_dir={folder / 'run'}",
-            f"data.root={folder.parent / 'data'}",
-        ]
+def beside_a_plain_loop(root: Path, size: str, steps: int) -> str:
+    """A row of the first table."""
+    config = composed(root / size, size, steps)
+    turns = Turns(Plain(config))
+    execute(config, turns)
+    with (root / size / "run" / "metrics.csv").open() as file:
+        logged = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
+    worst = max(abs(a - b) for a, b in zip(logged, turns.losses[LOGGED - 1 :: LOGGED], strict=True))
+    if worst > 1e-6:
+        raise SystemExit(f"{size}: the losses of the two loops differ by {worst}: it is not the same work")
+    ours, plain = (stretches(turns.seconds[who]) for who in ("ours", "plain"))
+    ratios = [a / b for a, b in zip(ours, plain, strict=False)]
+    cpu = [a / b for a, b in zip(*(stretches(turns.cpu[who]) for who in ("ours", "plain")), strict=False)]
+    memory = peak_of_run(composed(root / f"{size}_memory", size, LOGGED + 1)) / peak_of_plain(
+        composed(root / f"{size}_memory", size, LOGGED + 1), LOGGED + 1
     )
-    torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, losses = (train_ours if kind == "ours" else train_plain)(config)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": seconds[WARM:], "losses": losses, "mb": grown / 1024}
+    model, batch = turns.plain.model, SIZES[size][0]
+    tower = model.tower_configs["video"]
+    step = statistics.median(ours) / LOGGED
+    return (
+        f"| {size}: dim {tower.dim}, {tower.num_layers} blocks, {batch} clips "
+        f"| {1e3 * statistics.median(plain) / LOGGED:.1f} | {1e3 * step:.1f} "
+        f"| {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) "
+        f"| {statistics.median(cpu):.3f} | {batch * sum(BALL.tokens(model.tower_configs).values()) / step:,.0f} "
+        f"| {memory:.3f} | {worst:.0e} |"
+    )
 
 
-def apart(kind: str, overrides: Sequence[str], steps: int, folder: Path) -> dict[str, Any]:
-    """The same in a process of its own."""
-    folder.mkdir(parents=True)
-    words = ["--one", kind, "--steps", str(steps), "--folder", str(folder), *overrides]
-    done = subprocess.run(
-        [sys.executable, __file__, *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def beside_a_plain_loop(rounds: int, steps: dict[str, int], root: Path, tick: Any) -> list[str]:
-    """Rows of the first table."""
-    rows = []
-    for size, overrides in SIZES.items():
-        found: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
-        for number in range(rounds):
-            for kind, measured in found.items():
-                measured.append(apart(kind, overrides, steps[size], root / f"{kind}_{size[:4]}_{number}"))
-                tick(f"{size}: {kind}")
-        logged = found["ours"][0]["losses"]
-        expected = found["plain"][0]["losses"][9::10]
-        worst = max(abs(a - b) for a, b in zip(logged, expected, strict=True))
-        if worst > 1e-6:
-            raise SystemExit(f"{size}: the two loops differ by {worst} in their losses: not the same work")
-        middle = {k: statistics.median(s for m in v for s in m["seconds"]) for k, v in found.items()}
-        paired = [
-            statistics.median(a["seconds"]) / statistics.median(b["seconds"])
-            for a, b in zip(found["ours"], found["plain"], strict=True)
-        ]
-        memory = {k: statistics.median(m["mb"] for m in v) for k, v in found.items()}
-        batch = next(int(o.partition("=")[2]) for o in overrides if o.startswith("data.batch_size"))
-        tokens = batch * (16 * 2 * 2 + 81)
-        rows.append(
-            f"| {size}, {batch} clips | {1e3 * middle['plain']:.1f} | {1e3 * middle['ours']:.1f} | "
-            f"{statistics.median(paired):.3f} ({min(paired):.3f} to {max(paired):.3f}) | "
-            f"{tokens / middle['ours']:,.0f} | {memory['ours'] / memory['plain']:.2f} |"
-        )
-    return rows
-
-
-def of_options(rounds: int) -> list[str]:
-    """Rows of the second table: a step's time and largest memory by what is kept and what is trained."""
-    from hydra.utils import instantiate
-
-    from ovi_lab.released.live_memory import LiveMemory
-
-    options = [
-        *(f"model.activation_checkpointing={c}" for c in ("none", "matmul", "attention", "full")),
-        "freeze=ffn", "freeze=attention_only", "freeze=all_but_fusion",
-    ]  # fmt: skip
-    tasks = {}
-    for option in options:
-        config = composed([*SIZES["dim 128, 4 blocks"], option])
-        task = instantiate(config.task)
-        task.configure_model()
-        tasks[option] = task
-    draws = torch.Generator().manual_seed(0)
-    batch = {
-        "id": [str(i) for i in range(16)],
-        "caption": ["a red ball bounces three times low drum"] * 16,
-        "video": torch.randn(16, 24, 16, 2, 2, generator=draws),
-        "audio": torch.randn(16, 81, 12, generator=draws),
-    }
-    sigma = torch.linspace(0.1, 0.9, 16)
-
-    def step(task: Any) -> None:
-        loss, _ = task.losses(batch, {"video": sigma, "audio": sigma}, (0, "benchmark"), train=True)
-        loss.backward()
-        task.zero_grad()
-
-    seconds: dict[str, list[float]] = {option: [] for option in options}
-    for _ in range(rounds):
-        for option, task in tasks.items():
+def of_options(root: Path, size: str, rounds: int) -> Iterator[str]:
+    """Rows of the second table: whole steps by what is kept and what is trained."""
+    configs = {o: composed(root / "options", size, rounds + 1, o) for o in OPTIONS}
+    peaks = {o: peak_of_plain(config, 3) for o, config in configs.items()}
+    loops = {o: Plain(config) for o, config in configs.items()}
+    seconds: dict[str, list[float]] = {o: [] for o in OPTIONS}
+    for _ in range(rounds + 1):
+        for option, loop in loops.items():
             began = time.perf_counter()
-            step(task)
+            loop.step()
             seconds[option].append(time.perf_counter() - began)
-    rows, first = [], None
-    for option, task in tasks.items():
-        with LiveMemory("cpu", task) as live:
-            step(task)
-        middle = statistics.median(seconds[option][1:])
-        first = first or (middle, live.peak)
-        rows.append(f"| `{option}` | {middle / first[0]:.2f} | {live.peak / first[1]:.2f} |")
-    return rows
+            loop.optimizer.zero_grad()
+    for option in OPTIONS:
+        ratios = [a / b for a, b in zip(seconds[option][1:], seconds[OPTIONS[0]][1:], strict=True)]
+        peak = peaks[option] / peaks[OPTIONS[0]]
+        yield f"| `{option}` | {statistics.median(ratios):.2f} | {peak:.2f} | {peaks[option] / 1e6:.0f} |"
 
 
-def of_checkpoints(root: Path, positions: Sequence[int]) -> list[str]:
-    """Rows of the third table: seconds from the start of a resumed run to the end of its first step, by position."""
-    from ovi_lab.runs.run import execute
-
-    rows = []
-    for position in positions:
-        place = [f"run_dir={root / f'at_{position}'}", f"data.root={root / 'data'}", *SIZES["tiny"]]
-        execute(composed([*place, f"trainer.max_steps={position}"]), Clock())
-        on = [f"run_dir={root / f'on_{position}'}", f"data.root={root / 'data'}", *SIZES["tiny"]]
-        source = root / f"at_{position}" / "last"
-        stored = json.loads((source / "checkpoint.json").read_text())
-        clock, began = Clock(), time.perf_counter()
-        config = composed([*on, f"trainer.max_steps={position + 1}"])
-        _continue_as(config, source, root / f"on_{position}")
-        execute(config, clock)
-        first = clock.ends[position + 1] - began
-        rows.append(
-            f"| {position:,} | {first:.2f} | {sum(f['size'] for f in stored['files'].values()) / 1e6:.1f} |"
+def of_checkpoints(root: Path, size: str, every: int, last: int, rounds: int) -> Iterator[str]:
+    """Rows of the third table: one run saves every so many steps; others begin from its first and its last."""
+    folder = root / f"{size}_checkpoints"
+    more = [f"checkpoint.every_n_steps={every}", "checkpoint.keep_last=-1"]
+    # the run that is resumed has further to go, and is the same run
+    config = composed(folder, size, last + every, *more, f"data.num_train={16 * SIZES[size][0]}")
+    clock = Clock(last=last + 1)
+    run_until(config, clock)
+    lasted = {n: clock.ends[n] - clock.ends[n - 1] for n in sorted(clock.ends)[1:]}
+    after = [n for n in lasted if n % every == 1]
+    usual = statistics.median(s for n, s in lasted.items() if n not in after)
+    saving = statistics.median(lasted[n] - usual for n in after)
+    taken: dict[int, list[float]] = {every: [], last: []}
+    for number in range(rounds):
+        for position, seconds in taken.items():
+            config.run_dir = str(folder / f"on_{position}_{number}")
+            config.resume = str(folder / "run" / "checkpoints" / f"step_{position:06d}")
+            began = time.perf_counter()
+            clock = Clock(last=position + 1)
+            run_until(config, clock)
+            seconds.append(clock.ends[position + 1] - began)
+    stored = folder / "run" / "checkpoints" / f"step_{every:06d}"
+    size_mb = sum(file.stat().st_size for file in stored.rglob("*") if file.is_file()) / 1e6
+    for position, seconds in taken.items():
+        yield (
+            f"| {size} | {size_mb:,.1f} | {1e3 * usual:,.0f} | {1e3 * saving:,.0f} | {position} "
+            f"| {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) |"
         )
-    return rows
 
 
-def _continue_as(config: Any, source: Path, run_dir: Path) -> None:
-    """Have the longer run `config` go on from a checkpoint of the shorter one, which gets its configuration."""
-    import hashlib
-    import shutil
+def on_this_cpu(names: Sequence[str], stretches_each: int, load: float) -> str:
+    """The section of a CPU."""
+    rounds, options = min(3, stretches_each), "small" if "small" in names else names[-1]
+    with TemporaryDirectory() as name, Progress(transient=True) as bar:
+        root, work = Path(name), bar.add_task("", total=2 * len(names) + 1)
+        plain = []
+        for size in names:
+            bar.update(work, description=f"{size}: beside a plain loop")
+            fewer = 1 if size == "tiny" else 2
+            steps = LOGGED * (2 + max(1, stretches_each // fewer))
+            plain.append(beside_a_plain_loop(root, size, steps))
+            bar.advance(work)
+        bar.update(work, description="options")
+        by_option = list(of_options(root, options, 2 * rounds + 1))
+        bar.advance(work)
+        resumed: list[str] = []
+        for size in names:
+            bar.update(work, description=f"{size}: checkpoints")
+            every, last = (20, 40 * stretches_each) if size == "tiny" else (5, 20)
+            resumed += of_checkpoints(root, size, every, last, rounds)
+            bar.advance(work)
+    return f"""## CPU
 
-    from omegaconf import OmegaConf
+`python benchmarks/training.py`: {os.cpu_count()} cores ({platform.machine()}), no GPU, one thread, float32, \
+PyTorch {torch.__version__.split("+")[0]}; load average {load:.1f} before, {os.getloadavg()[0]:.1f} at the end (other \
+work ran beside it, and falls on both sides alike).
 
-    from ovi_lab.runs.identity import run_config
+A run as a user has it (strategy `auto`; average of weights, gradient norms, guard, throughput, progress, CSV and \
+TensorBoard every {LOGGED} steps) beside the plain loop, in turn step by step: medians of stretches of {LOGGED} steps, \
+each with one log, in brackets the least and the largest. CPU is the same ratio of the processor's own seconds. Memory \
+is of all tensors alive at the largest moment of a step. The last column is the largest difference of the losses.
 
-    config.resume = "last"
-    target = run_dir / "checkpoints" / source.resolve().name
-    shutil.copytree(source.resolve(), target)
-    text = OmegaConf.to_yaml(OmegaConf.create(run_config(config)))
-    (target / "config.yaml").write_text(text)
-    listing = json.loads((target / "checkpoint.json").read_text())
-    listing["files"]["config.yaml"] = {
-        "size": len(text.encode()),
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-    }
-    (target / "checkpoint.json").write_text(json.dumps(listing))
+| model and batch | plain, ms | ours, ms | ours / plain | CPU | tokens/s | memory, ours / plain | losses |
+|---|--:|--:|--:|--:|--:|--:|--:|
+{chr(10).join(plain)}
+
+Whole steps of the plain loop at size {options}, against keeping and training everything; most bytes alive (weights, \
+gradients, AdamW's state and the average included):
+
+| option | time | memory | MB |
+|---|--:|--:|--:|
+{chr(10).join(by_option)}
+
+A checkpoint (weights, average, optimiser, every state that the next step depends on; written and then renamed) and the\
+ start of a run that goes on from it: data, model, check of the checkpoint's digests, loading, to the end of the first \
+step, libraries loaded. The loader's throughput and its own time to resume, at up to 1,000,000 batches, are in \
+[loader.md](loader.md).
+
+| model | checkpoint, MB | a step, ms | saving, ms | resumed at step | seconds to the end of the next step |
+|---|--:|--:|--:|--:|--:|
+{chr(10).join(resumed)}
+"""
 
 
-def on_a_gpu(size: str, blocks: int, steps: int) -> None:
-    """Prints step time, memory and MFU of fusion training with frozen FFNs at full width and fewer blocks."""
-    from hydra.utils import instantiate
+def _clip(size: str) -> ClipShape:
+    return RELEASED_CLIP if size == "ovi_11b" else BALL
 
-    from ovi_lab.planning.flops import count_flops
-    from ovi_lab.planning.shapes import ClipShape
 
-    shape = ClipShape(video=(31, 44, 46), audio=157)
+def few_blocks(size: str, blocks: int, option: str, device: str, steps: int) -> str:
+    """A row of a GPU's table: fusion training with frozen FFNs at full width and fewer blocks, one clip a step."""
+    clip = _clip(size)
+    text = ["~text", "task.text_encoder=null"]
     few = [f"model.{m}.num_layers={blocks}" for m in ("video", "audio")]
-    for choice in ("none", "matmul", "attention", "full"):
-        config = composed(
-            ["task=fusion", f"model={size}", *few, "freeze=ffn", "loss=paper", "text=null", "task.text_encoder=null",
-             f"model.activation_checkpointing={choice}"]
-        )  # fmt: skip
-        task = instantiate(config.task)
-        with torch.device("cuda"):
-            task.configure_model()
-        task.to("cuda", torch.bfloat16)
-        batch = {
-            "id": ["0"],
-            "caption": [""],
-            "text": [torch.randn(120, 4096, device="cuda")],
-            "video": torch.randn(1, 48, *shape.video, device="cuda"),
-            "audio": torch.randn(1, shape.audio, 20, device="cuda"),
-        }
-        sigma = torch.tensor([0.5], device="cuda")
-        optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-5, fused=True)
-        seconds = []
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            for _ in range(steps):
-                torch.cuda.synchronize()
-                began = time.perf_counter()
-                loss, _ = task.losses(batch, {"video": sigma, "audio": sigma}, (0, "benchmark"), train=True)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - began)
-        except torch.cuda.OutOfMemoryError:
-            print(f"{choice}: does not fit")
-            continue
-        flops = count_flops(task.model, shape)
-        middle = statistics.median(seconds[2:])
-        print(
-            f"{choice}: {1e3 * middle:.0f} ms, {flops.model / middle / 1e12:.0f} TFLOP/s of the model, "
-            f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, {torch.cuda.get_device_name()}"
-        )
-        del task, optimizer
+    frozen = [] if option.startswith("freeze=") else ["freeze=ffn"]
+    config = compose_train([*COMMON, "loss=paper", f"model={size}", *text, *few, *frozen, option])
+    video, audio = config.model.video, config.model.audio
+    batch = {
+        "id": ["0"],
+        "text": [torch.randn(min(120, video.text_len), video.text_dim, device=device)],
+        "video": torch.randn(1, video.in_dim, *(clip.video or ()), device=device),
+        "audio": torch.randn(1, clip.audio or 0, audio.in_dim, device=device),
+    }
+    cuda = device.startswith("cuda")
+    if cuda:
+        gc.collect()
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    head = f"| {blocks} | `{option}` "
+    seconds = []
+    try:
+        loop = Plain(config, repeat(batch), device, torch.bfloat16)
+        for _ in range(steps):
+            began = time.perf_counter()
+            loop.step()  # reads the loss, which waits for the device
+            if cuda:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+    except torch.cuda.OutOfMemoryError:
+        return f"{head}| does not fit | | | | |"
+    middle = statistics.median(seconds[2:] or seconds)
+    flops = count_flops(loop.model, clip).model / middle / 1e12
+    gpu = gpu_of_device(torch.cuda.get_device_name(device)) if cuda else None
+    mfu = "" if gpu is None else f"{flops / gpu.tflops:.1%}"
+    peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}" if cuda else ""
+    tokens = sum(clip.tokens(loop.model.tower_configs).values()) / middle
+    return f"{head}| {1e3 * middle:,.0f} | {tokens:,.0f} | {flops:,.1f} | {mfu} | {peak} |"
 
 
-def report(
-    rounds: int, plain: Sequence[str], options: Sequence[str], resumed: Sequence[str], load: float
-) -> str:
-    """The tables as Markdown."""
-    return "\n".join(
-        [
-            "# Training: beside a plain loop, by option, resumed",
-            "",
-            f"`python benchmarks/training.py`, PyTorch {torch.__version__}, {platform.machine()}, one thread; load "
-            f"average {load:.1f} at the end. Nothing here was measured on a GPU.",
-            "",
-            "A run of `ovi-train` (Lightning, average of weights, guard, gradient norms, log) beside a plain "
-            f"loop of the same arithmetic and the same losses. Medians over {rounds} processes of each kind, which "
-            "take turns; the ratio is the median of the pairs, with the least and the largest. Memory is the growth of a "
-            "process's largest resident size.",
-            "",
-            "| model and batch | plain, ms | ours, ms | ours / plain | tokens a second | memory, ours / plain |",
-            "|---|--:|--:|--:|--:|--:|",
-            *plain,
-            "",
-            "What the options change, on `dim 128, 4 blocks` (forward and backward pass, against keeping and training "
-            "everything; memory is of tensors alive beside the weights):",
-            "",
-            "| option | time | memory |",
-            "|---|--:|--:|",
-            *options,
-            "",
-            "Seconds from the start of a resumed run (libraries loaded) to the end of its first step, by the step it "
-            "goes on from; the place in the data by itself is in [loader.md](loader.md):",
-            "",
-            "| resumed at step | seconds | checkpoint, MB |",
-            "|--:|--:|--:|",
-            *resumed,
-            "",
-        ]
-    )
+def with_few_blocks(size: str, blocks: Sequence[int], device: str, steps: int) -> str:
+    """The section of a GPU."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "no GPU"
+    cases = [(count, option) for count in blocks for option in [*CHECKPOINTING, "freeze=attention_only"]]
+    with Progress(transient=True) as bar:
+        rows = [few_blocks(size, *case, device, steps) for case in bar.track(cases, description="measuring")]
+    config = compose_train([f"model={size}"])
+    tower = config.model.video
+    with torch.device("meta"):
+        tokens = _clip(size).tokens(instantiate(config.model)().tower_configs)
+    return f"""## {size}, few blocks, {"GPU" if device.startswith("cuda") else "CPU"}
+
+{name}, PyTorch {torch.__version__.split("+")[0]}: fusion training at width {tower.dim} with frozen FFNs (unless \
+another `freeze` is named), one clip a step, bf16 autocast over float32 weights, AdamW and average of weights, random \
+latents of {" + ".join(f"{n:,} {m}" for m, n in tokens.items())} tokens. TFLOP/s and MFU are of the model's own \
+operations (`planning.flops`), recomputation not included.
+
+| blocks | option | a step, ms | tokens/s | TFLOP/s | MFU | peak GiB |
+|--:|---|--:|--:|--:|--:|--:|
+{chr(10).join(rows)}
+"""
+
+
+INTRODUCTION = """# Training: beside a plain loop, by option, resumed
+
+Each section is of one machine, measured in one run of `benchmarks/training.py`. Where there is no section of a GPU \
+below, nothing was measured on one: `--device cuda --size ovi_11b --blocks 4` adds it (towers at full width with few \
+blocks, bf16, frozen FFNs: step time, MFU and memory by option); that part has run on a CPU alone so far.
+"""
 
 
 def main() -> None:
-    """Measures, and writes the tables."""
+    """Measures what the command line names, and writes its section."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60, help="of the tiny model; larger ones do fewer")
-    parser.add_argument("--out", type=Path, default=HERE / "training.md")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--size", default="ovi_11b", help="with --device cuda")
-    parser.add_argument("--blocks", type=int, default=4, help="with --device cuda")
-    parser.add_argument("--one", choices=("ours", "plain"), help="internal: be one measurement")
-    parser.add_argument("--folder", type=Path)
-    a, overrides = parser.parse_known_args()
-    if a.one:
-        print(json.dumps(one(a.one, overrides, a.steps, a.folder)))
-        return
-    if a.device == "cuda":
-        on_a_gpu(a.size, a.blocks, max(a.steps // 6, 3))
-        return
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="of the CPU's tables")
+    parser.add_argument(
+        "--stretches", type=int, default=9, help="of ten steps; larger models do half as many"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--size", help="model of the table of few blocks: ovi_11b (as by default on a GPU), small or tiny"
+    )
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4], help="so many in each tower")
+    parser.add_argument("--steps", type=int, default=10, help="of each case with few blocks")
+    parser.add_argument(
+        "--out", type=Path, help="default: training.md beside this file, if nothing is left out"
+    )
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    steps = {"tiny": a.steps, "dim 128, 4 blocks": max(a.steps // 2, 10), "small": max(a.steps // 3, 10)}
-    with TemporaryDirectory() as name, Progress(transient=True) as bar:
-        work = bar.add_task("", total=2 * a.rounds * len(SIZES))
-
-        def tick(what: str) -> None:
-            bar.update(work, advance=1, description=what)
-
-        plain = beside_a_plain_loop(a.rounds, steps, Path(name), tick)
-        options = of_options(max(a.rounds, 3) * 2)
-        resumed = of_checkpoints(Path(name), (20, 8 * a.steps))
-    text = report(a.rounds, plain, options, resumed, os.getloadavg()[0])
-    print(text)
-    temporary = a.out.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(a.out)
+    cuda = args.device.startswith("cuda")
+    if cuda or args.size:
+        section = with_few_blocks(args.size or "ovi_11b", args.blocks, args.device, args.steps)
+    else:
+        section = on_this_cpu(args.sizes, args.stretches, os.getloadavg()[0])
+    print(section)
+    out = args.out or (
+        HERE / "training.md" if cuda or (not args.size and args.sizes == list(SIZES)) else None
+    )
+    if out is not None:
+        if not out.is_file():
+            out.write_text(INTRODUCTION)
+        write_section(out, section)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""The benchmark of training runs at the tiny size: its two loops do the same work, and other machines' tables stay."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training.py"
+
+Ran = Callable[..., None]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, which finds what lies beside it."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("training_benchmark", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def ran(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Runs it in this process: a fresh one would take longer than all it measures."""
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        script.main()
+
+    return run
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of all tables' rows, heads left out."""
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    heads = {i + d for i, row in enumerate(cells) if set("".join(row)) <= set(":-") for d in (-1, 0)}
+    return [row for i, row in enumerate(cells) if i not in heads]
+
+
+def test_the_loops_do_the_same_work(tmp_path: Path, ran: Ran) -> None:
+    out = tmp_path / "training.md"
+    out.write_text(
+        "# Training\n\n## CPU\n\nan old table\n\n## ovi_11b, few blocks, GPU\n\n| another machine's |\n"
+    )
+    ran("--sizes", "tiny", "--stretches", "1", "--out", str(out))
+    text = out.read_text()
+    assert "an old table" not in text
+    assert "## ovi_11b, few blocks, GPU\n\n| another machine's |" in text
+    plain, *options, first, last = rows(text.split("## ovi_11b")[0])
+    assert float(plain[7]) <= 1e-6
+    # nothing but a few numbers lies beside what the plain loop holds
+    assert float(plain[6]) < 1.05
+    memory = {row[0].strip("`").rpartition("=")[2]: float(row[2]) for row in options}
+    assert len(memory) == 7
+    assert memory["full"] < memory["attention"] < memory["matmul"] < memory["none"] == 1
+    assert memory["all_but_fusion"] < memory["attention_only"] < memory["ffn"] < 1
+    assert [first[4], last[4]] == ["20", "40"]
+
+
+def test_another_arithmetic_is_not_timed(
+    tmp_path: Path, ran: Ran, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(script.Plain):  # type: ignore[name-defined,misc]
+        def step(self) -> float:
+            return float(super().step()) + 1e-5
+
+    monkeypatch.setattr(script, "Plain", Other)
+    out = tmp_path / "training.md"
+    with pytest.raises(SystemExit, match="tiny: the losses of the two loops differ by 1"):
+        ran("--sizes", "tiny", "--stretches", "1", "--out", str(out))
+    assert not out.exists()
+
+
+def test_few_blocks(tmp_path: Path, ran: Ran) -> None:
+    out = tmp_path / "training.md"
+    ran("--size", "tiny", "--blocks", "1", "--steps", "1", "--out", str(out))
+    table = rows(out.read_text())
+    assert [row[0] for row in table] == ["1"] * 5
+    assert all(float(row[2].replace(",", "")) > 0 for row in table)
