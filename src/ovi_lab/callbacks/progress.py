@@ -17,6 +17,13 @@ class TrainingProgress(Callback):
         self._loss: Any = None
         self._note = ""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is trained, until there is a loss to tell."""
+        trained, total = (getattr(pl_module, f"{word}_parameters", 0) for word in ("trained", "total"))
+        if total:
+            self._note = f"{trained:,} of {total:,} parameters"
+            self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """One step further."""
         loss = trainer.logged_metrics.get("train/loss")
