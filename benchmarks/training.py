@@ -161,8 +161,9 @@ work ran beside it, and falls on both sides alike).
 
 A run as a user has it (strategy `auto`; average of weights, gradient norms, guard, throughput, progress, CSV and \
 TensorBoard every {LOGGED} steps) beside the plain loop, in turn step by step: medians of stretches of {LOGGED} steps, \
-each with one log, in brackets the least and the largest. CPU is the same ratio of the processor's own seconds. Memory \
-is of all tensors alive at the largest moment of a step. The last column is the largest difference of the losses.
+each with one log, in brackets the least and the largest. CPU is the same ratio of the processor's own seconds, on a \
+busy machine the more telling. Memory is of all tensors alive at the largest moment of a step. The last column is \
+the largest difference of the losses.
 
 | model and batch | plain, ms | ours, ms | ours / plain | CPU | tokens/s | memory, ours / plain | losses |
 |---|--:|--:|--:|--:|--:|--:|--:|

@@ -131,7 +131,7 @@ class Turns:
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
         """A step of the run has ended, but for what callbacks and log do last, which counts for its next one."""
-        if stage != "training":
+        if stage != "training" or not done:  # 0: it begins
             return
         self._until("ours")
         self.losses.append(self.plain.step())
@@ -167,7 +167,7 @@ class Clock:
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
         """A step has ended."""
-        if stage != "training":
+        if stage != "training" or not done:  # 0: it begins
             return
         self.ends[done] = time.perf_counter()
         if self.live is not None:
