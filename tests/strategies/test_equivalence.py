@@ -39,6 +39,8 @@ def runs(tmp_path_factory) -> Path:
         "zero3_again": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}"],
         "zero2_of_fsdp2": ["strategy=zero2", f"resume={folder}/fsdp2/{HALFWAY}"],
         "fsdp2_of_one": ["strategy=fsdp2", f"resume={folder}/one/{HALFWAY}"],
+        # resumed where nothing is left to train: only validated
+        "zero3_at_its_end": ["strategy=zero3", f"resume={folder}/zero3/checkpoints/step_000020"],
         # what must be refused, on every process, with nothing lost
         "disagree": ["strategy=ddp", "@1:data.seed=7"],
         "full": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}", "@files:150000"],
@@ -100,6 +102,13 @@ def test_a_run_resumed_under_zero_3_ends_with_the_same_bits(runs):
         assert all(torch.equal(resumed[n], w) for n, w in whole.items())
     losses = column(runs / "zero3", "train/loss")
     assert all(losses[step] == value for step, value in column(runs / "zero3_again", "train/loss").items())
+
+
+def test_a_run_resumed_at_its_end_is_validated_with_its_averages(runs):
+    whole, end = (
+        json.loads((runs / n / "done.json").read_text())["losses"] for n in ("zero3", "zero3_at_its_end")
+    )
+    assert whole == end
 
 
 def test_frozen_weights_stay_and_are_no_part_of_the_optimiser(runs):

@@ -88,6 +88,20 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_not(trained, composed, tm
     assert len(first) == 11
 
 
+def test_a_run_killed_after_its_last_step_is_scored_with_its_averages(trained, composed, tmp_path):
+    settings = ["experiment=fusion", "evaluation=ball"]
+    whole = trained(settings, tmp_path / "whole")
+    run = trained(settings, tmp_path / "run")
+    for name in ("done.json", "results.json", "clips.safetensors"):
+        (run / name).unlink()
+    assert execute(composed([*settings, "resume=auto"], run), SilentReporter()) == "done"
+    results = [json.loads((r / "results.json").read_text())["metrics"] for r in (whole, run)]
+    assert results[0] == results[1]
+    assert (whole / "clips.safetensors").read_bytes() == (run / "clips.safetensors").read_bytes()
+    done = [json.loads((r / "done.json").read_text())["losses"] for r in (whole, run)]
+    assert done[0] == done[1]
+
+
 def test_the_same_command_gives_the_same_numbers(trained, tmp_path):
     runs = [trained(["experiment=fusion", "evaluation=ball"], tmp_path / name) for name in ("a", "b")]
     assert same(*(weights(r) for r in runs))

@@ -3,7 +3,6 @@
 from ovi_lab.callbacks.checkpoint import RunCheckpoint
 from ovi_lab.callbacks.csv_log import ResumableCSVLogger
 from ovi_lab.callbacks.ema import EMA
-from ovi_lab.callbacks.final_validation import FinalValidation
 from ovi_lab.callbacks.gradients import GradientNorms
 from ovi_lab.callbacks.guard import Guard
 from ovi_lab.callbacks.metrics_in_loop import MetricsInLoop
@@ -15,7 +14,6 @@ from ovi_lab.callbacks.throughput import Throughput
 
 __all__ = [
     "EMA",
-    "FinalValidation",
     "GradientNorms",
     "Guard",
     "MetricsInLoop",

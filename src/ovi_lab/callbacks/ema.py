@@ -33,12 +33,23 @@ class EMA(Callback):
         self.shards: Shards | None = None
         self._restored: dict[str, Tensor] | None = None
         self._steps_seen = 0
+        self._begun = False
         self._swapped = False
         self._validation: AbstractContextManager[None] | None = None
 
-    @torch.no_grad()
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that is resumed at its end trains no more: its average is needed all the same."""
+        self._begun = False
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._begin(trainer, pl_module)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from the weights at hand, or from the average that a checkpoint held: all is restored by now."""
+        """All is restored by now."""
+        self._begin(trainer, pl_module)
+
+    @torch.no_grad()
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the weights at hand, or from the average that a checkpoint held."""
         strategy: Any = trainer.strategy
         shards = strategy.shards() if hasattr(strategy, "shards") else TorchShards(pl_module, None)
         restored = strategy.load_averages() if hasattr(strategy, "load_averages") else {}
@@ -48,7 +59,7 @@ class EMA(Callback):
             own = shards.read(name)
             source = restored.get(name, own)
             self.average[name] = source.to(device=own.device, dtype=torch.float32, copy=True).detach()
-        self.shards, self._restored = shards, None
+        self.shards, self._begun = shards, True
         self._steps_seen = trainer.global_step
 
     @torch.no_grad()
@@ -57,7 +68,7 @@ class EMA(Callback):
         step = trainer.global_step
         if step == self._steps_seen or self.shards is None:
             return
-        self._steps_seen = step
+        self._steps_seen, self._restored = step, None
         if any(getattr(callback, "skipped_at", -1) == step for callback in trainer.callbacks):  # type: ignore[attr-defined]
             return  # the guard left the step out: nothing has changed
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -88,6 +99,8 @@ class EMA(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the average."""
+        if not self._begun:
+            self._begin(trainer, pl_module)
         self._validation = self.applied(pl_module)
         self._validation.__enter__()
 

@@ -166,8 +166,6 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
 
     import lightning.pytorch as pl
 
-    from ovi_lab.callbacks import FinalValidation
-
     reporter.at("data", 0, 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = None
@@ -186,16 +184,10 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
         )
     trainer, ema, preemption = make_trainer(config, plain, run_dir, text, data, task, resumed, reporter)
-    final = FinalValidation() if data is None or data.has_eval else None
     dealt_out = hasattr(trainer.strategy, "torch_optimizer")
-    if dealt_out and final is not None:
-        trainer.callbacks.insert(0, final)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
-    if dealt_out:
-        losses = {} if final is None else final.losses
-    else:
-        with preemption.at_once(trainer.is_global_zero):
-            losses = {} if final is None else _validate(trainer, task, data)
+    with preemption.at_once(trainer.is_global_zero):
+        losses = _validate(trainer, task, data) if data is None or data.has_eval else {}
     outcome: dict[str, Any] = {
         "steps": trainer.global_step,
         "losses": losses,
