@@ -264,7 +264,7 @@ class OviDataModule(LightningDataModule):
         return self._loader(self._datasets["eval"], False, "val") if "eval" in self._datasets else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning does, but on a CPU, where walking through ids and captions costs a millisecond and moves nothing."""
+        """As Lightning does, but for a CPU, where a walk through ids and captions moves nothing."""
         return (
             batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
         )
