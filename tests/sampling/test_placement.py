@@ -11,7 +11,7 @@ from torch import nn
 
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from ovi_lab.released.placement import OFFLOADS, BlockStream, Placement, networks, running_blocks
+from ovi_lab.released.placement import OFFLOADS, BlockStream, Placement, networks
 
 TOWER = {
     "dim": 24,
@@ -86,7 +86,7 @@ def test_without_offload_parts_stay() -> None:
 @torch.no_grad()
 def test_one_block_at_a_time_in_order() -> None:
     model = make_model()
-    stream = BlockStream(running_blocks(model), torch.device("meta"))
+    stream = BlockStream(model.sharding_units(), torch.device("meta"))
     there = []
     for block in model.twin_blocks:
         block.register_forward_pre_hook(
@@ -114,7 +114,7 @@ def test_a_block_that_raises_is_sent_away() -> None:
 @torch.no_grad()
 def test_a_single_tower_streams_its_own_blocks() -> None:
     model = make_model(video=None)
-    assert running_blocks(model) == list(model.tower("audio").blocks)
+    assert model.sharding_units() == list(model.tower("audio").blocks)
     given = {k: v for k, v in inputs("meta").items() if "audio" in k}
     with Placement("meta", "blocks").working(model):
         assert model(**given).audio.shape == (1, 7, 5)

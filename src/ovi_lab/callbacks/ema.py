@@ -31,6 +31,9 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         """This process's values of each trained parameter, flat, in float32."""
         self.shards: Shards | None = None
+        self._held: list[str] = []
+        """Of which this process has a part."""
+        self._converts = False
         self._restored: dict[str, Tensor] | None = None
         self._steps_seen = 0
         self._begun = False
@@ -54,11 +57,13 @@ class EMA(Callback):
         shards = strategy.shards() if hasattr(strategy, "shards") else TorchShards(pl_module, None)
         restored = strategy.load_averages() if hasattr(strategy, "load_averages") else {}
         restored.update({n: t.reshape(-1) for n, t in (self._restored or {}).items()})
-        self.average = {}
+        self.average, self._converts = {}, False
         for name in shards.trained():
             own = shards.read(name)
             source = restored.get(name, own)
+            self._converts |= own.dtype != torch.float32
             self.average[name] = source.to(device=own.device, dtype=torch.float32, copy=True).detach()
+        self._held = [name for name, average in self.average.items() if average.numel()]
         self.shards, self._begun = shards, True
         self._steps_seen = trainer.global_step
 
@@ -72,14 +77,11 @@ class EMA(Callback):
         if any(getattr(callback, "skipped_at", -1) == step for callback in trainer.callbacks):  # type: ignore[attr-defined]
             return  # the guard left the step out: nothing has changed
         decay = min(self.decay, (1 + step) / (10 + step))
-        held = [name for name, average in self.average.items() if average.numel()]
-        own = [self.shards.read(name) for name in held]
-        if any(
-            o.dtype != torch.float32 or o.device != self.average[n].device
-            for n, o in zip(held, own, strict=True)
-        ):
-            own = [o.to(self.average[n]) for n, o in zip(held, own, strict=True)]
-        torch._foreach_lerp_([self.average[name] for name in held], own, 1 - decay)
+        own = [self.shards.read(name) for name in self._held]
+        averages = [self.average[name] for name in self._held]
+        if self._converts:
+            own = [o.to(a) for o, a in zip(own, averages, strict=True)]
+        torch._foreach_lerp_(averages, own, 1 - decay)
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:

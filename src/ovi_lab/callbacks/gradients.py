@@ -114,6 +114,18 @@ def gradient_norms(module: nn.Module, device: torch.device, loss_scale: float = 
     return {part: square.sqrt() / loss_scale for part, square in squares.items()}
 
 
+@torch.no_grad()
+def whole_norm(trainer: Trainer, optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor | None:
+    """L2 norm of all that is stepped, as `torch.nn.utils.clip_grad_norm_` takes it, to the last digit.
+
+    None where a process holds only a part of the gradients.
+    """
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    if zero_optimizer(trainer) is not None or any(isinstance(p, DTensor) for p in trained):
+        return None
+    return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]).to(device)
+
+
 def _whole_norms(module: nn.Module, device: torch.device) -> dict[str, Tensor] | None:
     """The same where each process has every gradient whole on `device`, by the quickest way; None where not."""
     by_part: dict[str, list[Tensor]] = {}

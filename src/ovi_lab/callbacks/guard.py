@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 from torch import Tensor, distributed, nn
 
-from ovi_lab.callbacks.gradients import gradient_norms, loss_scale, total_norm, zero_optimizer
+from ovi_lab.callbacks.gradients import gradient_norms, loss_scale, total_norm, whole_norm, zero_optimizer
 from ovi_lab.callbacks.inspected import Seen, save_for_inspection
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.parallel import everyone, started
@@ -46,6 +46,8 @@ class Guard(Callback):
     What it costs: one norm over the gradients, a sum of a few numbers over the ranks, and one read of the device per
     optimiser step, at the end of the backward pass. Later would be too late to leave a step out, and a poisoned
     checkpoint could be written in between; `torch.amp.GradScaler` and Megatron-LM wait at the same place.
+
+    Where every process has all gradients whole, the task clips by the same norm, so that it is taken once.
 
     Losses reach it through `observe`, which it adds to the task's `observers`; of a task without such, the norm alone
     is looked at. With fp16 the loss scaler leaves steps out by itself, so norms that are not finite pass here.
@@ -115,7 +117,11 @@ class Guard(Callback):
         if trainer.fit_loop._should_accumulate():
             return  # DeepSpeed counts micro-batches itself and is asked to step after each
         seen, self._seen = self._seen, []
-        verdict = self._judge(trainer, pl_module, seen)
+        whole = whole_norm(trainer, optimizer, pl_module.device)
+        task: Any = pl_module
+        if hasattr(task, "gradient_norm"):
+            task.gradient_norm = whole
+        verdict = self._judge(trainer, pl_module, seen, whole)
         if not verdict.reason:
             self.in_a_row = 0
             return
@@ -123,9 +129,11 @@ class Guard(Callback):
         self._leave_out(trainer, pl_module)
 
     @torch.no_grad()
-    def _judge(self, trainer: Trainer, module: LightningModule, seen: Sequence[Seen]) -> _Verdict:
+    def _judge(
+        self, trainer: Trainer, module: LightningModule, seen: Sequence[Seen], whole: Tensor | None
+    ) -> _Verdict:
         device = module.device
-        norm = total_norm(gradient_norms(module, device, loss_scale(trainer)))
+        norm = total_norm(gradient_norms(module, device, loss_scale(trainer))) if whole is None else whole
         # micro-batches need not hold the same modalities
         losses = [loss.to(device) for one in seen for loss in one.losses.values()]
         unsound = (~torch.stack(losses).isfinite()).any() if losses else torch.zeros((), device=device)

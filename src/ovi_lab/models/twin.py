@@ -158,7 +158,7 @@ class TwinDiT(nn.Module):
         return tower
 
     def sharding_units(self) -> list[nn.Module]:
-        """The modules to shard one by one (FSDP), in order of use; all other parameters belong to the whole.
+        """The modules to shard (FSDP) or to bring to the device one by one, in order of use; all else is of the whole.
 
         They are the pairs of blocks, or one tower's blocks. Pairs are not among `children()`, where their
         parameters would get second names: who shards the whole leaves the units' parameters out by name.

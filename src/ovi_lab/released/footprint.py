@@ -20,7 +20,6 @@ from ovi_lab.codecs import mmaudio, wan22
 from ovi_lab.flow import sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.released.live_memory import LiveMemory
-from ovi_lab.released.placement import running_blocks
 from ovi_lab.released.quantise import linear_names, stored_bytes
 from ovi_lab.text import umt5
 
@@ -83,7 +82,7 @@ def towers_weights(
             layer: Any = model.get_submodule(name)
             narrow += _saved(layer)
             widest = max(widest, layer.weight.numel() * dtype.itemsize)
-    blocks = [stored_bytes(block) for block in running_blocks(model)]
+    blocks = [stored_bytes(block) for block in model.sharding_units()]
     in_all = sum(blocks)
     most = max(sum(blocks[i : i + 2]) for i in range(len(blocks)))
     return weights - narrow, weights - in_all + most * (in_all - narrow) // in_all, widest

@@ -55,7 +55,7 @@ class Placement:
             for network in (n for part in parts for n in networks(part)):
                 blocks: list[nn.Module] = []
                 if self.offload == "blocks" and isinstance(network, TwinDiT):
-                    blocks = running_blocks(network)
+                    blocks = network.sharding_units()
                     streams.append(BlockStream(blocks, self.device))
                 held = {id(m) for block in blocks for m in block.modules()}
                 moved.append(_Moved([m for m in network.modules() if id(m) not in held], self.device))
@@ -95,14 +95,6 @@ def networks(part: Any) -> list[nn.Module]:
     if not found:
         raise TypeError(f"{type(part).__name__} is no module and keeps none")
     return found
-
-
-def running_blocks(model: TwinDiT) -> list[nn.Module]:
-    """The modules that run one after the other in a forward pass: pairs of blocks, or one tower's blocks."""
-    if model.twin_blocks:
-        return list(model.twin_blocks)
-    (modality,) = model.tower_configs
-    return list(model.tower(modality).each_block())
 
 
 class _Moved:

@@ -246,7 +246,7 @@ class LocalPoolLauncher(Launcher):
                 )
             seen[job.run_dir] = index
         sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
-        outcome = self._run(jobs)
+        outcome = self.run_jobs(jobs)
         for job, returned in pairs:
             # a failed job is told of at the end of the study, after the others have been ranked
             returned.status = JobStatus.COMPLETED
@@ -254,7 +254,8 @@ class LocalPoolLauncher(Launcher):
         _write_jobs(sweep_dir, jobs, outcome)
         return [returned for _, returned in pairs]
 
-    def _run(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
+    def run_jobs(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
+        """Run them and tell of them as they end; status and message of each, by name."""
         console = Console()
         outcome: dict[str, tuple[str, str]] = {}
         screen = _Screen(jobs, console)

@@ -75,7 +75,8 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
     """Make the run's folder ours; True where all is done there already."""
     stored = run_dir / "config.yaml"
     if not is_first_process():
-        return _claimed(config, run_dir, plain)
+        # the folder is left to the first one
+        return (run_dir / "done.json").is_file() and not config.overwrite
     if config.overwrite and stored.is_file():
         if run_dir.resolve() == Path.cwd() or (run_dir / ".git").exists():
             raise UserError(
@@ -101,12 +102,6 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
             f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place"
         ) from error
     return False
-
-
-def _claimed(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> bool:
-    """The same question on the other processes, which leave the folder to the first."""
-    done = run_dir / "done.json"
-    return done.is_file() and not config.overwrite
 
 
 def _quiet() -> None:

@@ -92,7 +92,8 @@ class SubmititLauncher(LocalPoolLauncher):
             if value is not None
         }
 
-    def _run(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
+    def run_jobs(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
+        """Run them and tell of them as they end; status and message of each, by name."""
         submitted = self._submit(jobs)
         console = Console()
         screen = _Screen(jobs, console)

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chain; a user's mistake is one line and exit code 2."""
     try:
         settings, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-        scored = run_chain(settings, overrides, LocalPoolLauncher(settings.workers)._run)
+        scored = run_chain(settings, overrides, LocalPoolLauncher(settings.workers).run_jobs)
         from rich.markdown import Markdown
 
         from ovi_eval.report.terminal import new_console

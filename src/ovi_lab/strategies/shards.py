@@ -104,12 +104,14 @@ class TorchShards(Shards):
         """Flat views, kept: an average reads every parameter in every step."""
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
-        held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
-        if slot is not None or _is_dtensor(held):
-            return _local(held).detach().reshape(-1)
-        view = self._views.get(name)
-        if view is None or view.data_ptr() != held.data_ptr():
-            view = self._views[name] = held.detach().reshape(-1)
+        if slot is not None:
+            return _local(self._state(name)[slot]).detach().reshape(-1)
+        held, view = self._parameters[name], self._views.get(name)
+        if view is not None and view.data_ptr() == held.data_ptr():
+            return view
+        view = _local(held).detach().reshape(-1)
+        if not _is_dtensor(held):
+            self._views[name] = view
         return view
 
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:

@@ -90,6 +90,8 @@ class FlowMatchingTask(LightningModule):
         self.model: TwinDiT | None = None
         self.text_encoder: nn.Module | None = None
         self.trained_parameters = self.total_parameters = 0
+        self.gradient_norm: Tensor | None = None
+        """Of the step under way, where the guard has taken it of whole gradients."""
         self._within_step = (-1, 0)
         self._step_losses: dict[str, list[Tensor]] = {}
         self.observers: list[
@@ -161,6 +163,20 @@ class FlowMatchingTask(LightningModule):
         factor = warmup_flat_decay(int(self.trainer.max_steps), **self.schedule)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does it, by the norm that the guard has taken already, where there is one."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
 
     # ---- one batch
 
