@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovi_lab.callbacks.csv_log import ResumableCSVLogger
 from ovi_lab.callbacks.throughput import Throughput
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
@@ -56,9 +59,8 @@ class Slow(torch.utils.data.IterableDataset[dict[str, Any]]):
 
 def run(callback: Throughput, step: float = 0.02, wait: float = 0.02, **settings: Any) -> pl.Trainer:
     trainer = pl.Trainer(
-        **{"accelerator": "cpu", "max_steps": 4, "log_every_n_steps": 2, **settings},
+        **{"accelerator": "cpu", "max_steps": 4, "log_every_n_steps": 2, "logger": False, **settings},
         callbacks=[callback],
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -67,11 +69,14 @@ def run(callback: Throughput, step: float = 0.02, wait: float = 0.02, **settings
     return trainer
 
 
-def test_what_is_logged_agrees_with_what_was_done() -> None:
+def test_what_is_logged_agrees_with_what_was_done(tmp_path: Path) -> None:
     callback = Throughput(peak_tflops=1e-3)
-    trainer = run(callback)
+    run(callback, logger=ResumableCSVLogger(str(tmp_path)))
     found = callback.latest
-    assert {k: float(v) for k, v in trainer.callback_metrics.items()} == pytest.approx(found)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    assert [row["step"] for row in rows] == [1, 3]
+    assert rows[-1] == pytest.approx({"step": 3.0, **found})
     seconds = found["speed/step_ms"] / 1e3
     assert seconds > 0.039
     # two clips of 9 and 5 tokens a step: rates are what was done over the time that was logged
