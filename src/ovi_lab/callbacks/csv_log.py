@@ -18,8 +18,8 @@ from torch import Tensor
 class ResumableCSVLogger(Logger):
     """Writes `<run>/metrics.csv`; rows that an earlier part of the run wrote stay, up to where it resumes.
 
-    Each row is on its way to the disk when `log_metrics` returns; the file is only ever appended to, or replaced whole.
-    A row that is logged again word for word, as happens beside a checkpoint, is written once.
+    All is on its way to the disk when `log_metrics` returns. What is logged of the same step in turn is one row; what
+    is logged again word for word, as happens beside a checkpoint, is written once.
 
     Args:
         save_dir: the run's folder.
@@ -32,6 +32,8 @@ class ResumableCSVLogger(Logger):
         self.resumed_at = resumed_at
         self._columns: list[str] = []
         self._last: deque[dict[str, str]] = deque(maxlen=3)
+        self._end = 0
+        """Where in the file the last row begins."""
         self._ready = False
 
     @property
@@ -59,15 +61,25 @@ class ResumableCSVLogger(Logger):
         self.experiment  # noqa: B018 - brings the file up to date
         values = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         row = {k: str(v) for k, v in {"step": step, **values}.items()}
-        if row in self._last:
+        if any(row.items() <= earlier.items() for earlier in self._last):
             return
+        last = self._last[-1] if self._last else {}
+        goes_on = last.get("step") == row["step"] and all(last.get(k, v) == v for k, v in row.items())
+        if goes_on:
+            row = last | row
+            self._last.pop()
         self._last.append(row)
         if row.keys() <= set(self._columns):
-            # one write call: a reader, and a kill, see whole rows
-            with self.path.open("a", newline="") as file:
-                file.write(self._text([row]))
+            # one write call: a reader, and a kill, see whole rows. One that goes on only fills cells, so it is longer.
+            text = self._text([row])
+            at = self._end if goes_on else self.path.stat().st_size
+            with self.path.open("r+b") as file:
+                file.seek(at)
+                file.write(text.encode())
+            self._end = at
         else:
-            self._replace([*self._rows(), row], list(dict.fromkeys([*self._columns, *row])))
+            rows = self._rows()[:-1] if goes_on else self._rows()
+            self._replace([*rows, row], list(dict.fromkeys([*self._columns, *row])))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -97,5 +109,7 @@ class ResumableCSVLogger(Logger):
             self.path.unlink(missing_ok=True)
             return
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(self._text(rows, header=True))
+        text = self._text(rows, header=True).encode()
+        temporary.write_bytes(text)
         temporary.replace(self.path)
+        self._end = len(text) - len(self._text(rows[-1:]).encode())

@@ -71,8 +71,11 @@ class Throughput(Callback):
         if self.peak_tflops is None and device.type == "cuda":
             gpu = gpu_of_device(torch.cuda.get_device_name(device))
             self.peak_tflops = None if gpu is None else gpu.tflops
-        self._last_step = self._logged_step = trainer.global_step
         self._time_fetches(lightning.profiler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step that a resumed run goes on from is known by now."""
+        self._last_step = self._logged_step = trainer.global_step
 
     def _time_fetches(self, profiler: Any) -> None:
         """Lightning tells its profiler, whichever that is, when it begins and ends to wait for a batch."""
