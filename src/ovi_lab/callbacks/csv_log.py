@@ -64,7 +64,7 @@ class ResumableCSVLogger(Logger):
         if any(row.items() <= earlier.items() for earlier in self._last):
             return
         last = self._last[-1] if self._last else {}
-        goes_on = last.get("step") == row["step"] and all(last.get(k, v) == v for k, v in row.items())
+        goes_on = step is not None and all(last.get(k, v) == v for k, v in row.items()) and "step" in last
         if goes_on:
             row = last | row
             self._last.pop()

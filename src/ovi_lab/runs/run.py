@@ -117,6 +117,7 @@ def _quiet() -> None:
         ".*is smaller than the logging interval.*",
         ".*recommended to use `self.log.*sync_dist=True.*",  # ours are means over the processes already
         ".*all_gather_into_tensor. is deprecated.*",  # in DeepSpeed
+        ".*DeepSpeed handles gradient clipping internally.*",  # which trainer.gradient_clip_val tells it to do
     ):
         warnings.filterwarnings("ignore", message=message)
 
