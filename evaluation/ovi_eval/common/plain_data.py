@@ -109,7 +109,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def _check_event(event: yaml.Event, depth: int, name: str) -> None:
-    line = f"line {event.start_mark.line + 1}"
+    line = f"line {event.start_mark.line + 1}" if event.start_mark is not None else "a line"
     if depth > MAX_DEPTH:
         raise EvalError(f"{shown(name)}: {line} is nested deeper than {MAX_DEPTH} levels")
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
@@ -165,9 +165,6 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)$"),
     list("-+0123456789"),
 )
-_Loader.add_constructor(
-    "tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True)
-)
 
 
 def _object(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
@@ -199,5 +196,12 @@ def _check_depth(value: Any, name: str) -> None:
     raise EvalError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels")
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
 def _inside(outer: list[Any] | dict[str, Any]) -> Iterable[Any]:
     return outer.values() if isinstance(outer, dict) else outer
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
