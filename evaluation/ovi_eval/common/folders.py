@@ -1,0 +1,218 @@
+"""The files of a folder by kind, in a stable order, with everything else accounted for.
+
+Hidden names are left out. Links to files are followed. Linked folders are followed once: real folders are read
+before links to them, so a loop and a second way to a folder are found by its device and inode, and a link to a
+folder that holds the one being read is never followed. Only regular files are ever opened by whoever uses the
+result: pipes, sockets and devices are left out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
+
+__all__ = ["FolderFiles", "LeftOut", "files_of"]
+
+HIDDEN = "hidden"
+BROKEN = "broken link"
+UNREADABLE = "unreadable file"
+UNREADABLE_FOLDER = "unreadable folder"
+SPECIAL = "pipe, socket or device"
+NOT_UTF8 = "name that is not UTF-8"
+AGAIN = "link to a folder that is read already"
+_PLURALS = {
+    HIDDEN: "hidden",
+    BROKEN: "broken links",
+    UNREADABLE: "unreadable files",
+    UNREADABLE_FOLDER: "unreadable folders",
+    SPECIAL: "pipes, sockets or devices",
+    NOT_UTF8: "names that are not UTF-8",
+    AGAIN: "links to folders that are read already",
+}
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the folder that cannot be used."""
+
+    path: str
+    """Relative to the folder, with forward slashes; bytes that are no UTF-8 as `\\udce9`."""
+    kind: str
+    """Such as "broken link"."""
+    reason: str
+    """In words, for a report that names the file."""
+    wanted: bool
+    """Whether its extension is one of those asked for."""
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """What is in a folder and the folders below it."""
+
+    root: Path
+    files: tuple[Path, ...]
+    """Regular, readable files of the kinds asked for, sorted by their relative path, part by part."""
+    others: tuple[Path, ...]
+    """Regular, readable files of other kinds, sorted alike."""
+    left_out: tuple[LeftOut, ...]
+    """The rest, sorted alike."""
+
+    @property
+    def lost(self) -> tuple[LeftOut, ...]:
+        """Of what is left out, files of the kinds asked for: a report names them one by one."""
+        return tuple(entry for entry in self.left_out if entry.wanted)
+
+    def told(self, used: Iterable[Path] = ()) -> str:
+        """What is not used, in one line: "3 files ignored (2 .txt, 1 .json), 1 broken link: c.mp4"; or "".
+
+        `used`: those of `others` that the caller does use.
+        """
+        kept = set(used)
+        ignored = Counter(
+            file.suffix.lower() or "without extension" for file in self.others if file not in kept
+        )
+        parts = []
+        if count := ignored.total():
+            kinds = ", ".join(f"{number} {shown(kind, 20)}" for kind, number in ignored.most_common(6))
+            more = ", …" if len(ignored) > 6 else ""
+            parts.append(f"{count} {'file' if count == 1 else 'files'} ignored ({kinds}{more})")
+        for kind in _PLURALS:
+            paths = [entry.path for entry in self.left_out if entry.kind == kind]
+            if not paths:
+                continue
+            names = ", ".join(shown(path, 80) for path in paths[:_NAMED])
+            more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+            parts.append(f"{len(paths)} {kind if len(paths) == 1 else _PLURALS[kind]}: {names}{more}")
+        return ", ".join(parts)
+
+
+def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
+    """The files of a folder, in any depth, whose extension is one of `suffixes` (".mp4", in any case).
+
+    Raises EvalError where the folder itself is missing, is none, or cannot be read.
+    """
+    root = Path(folder)
+    try:
+        with os.scandir(root):
+            pass
+        top = root.stat()
+    except NotADirectoryError:
+        raise EvalError(f"{shown(root)}: is no folder") from None
+    except OSError as error:
+        raise EvalError(f"{shown(root)}: cannot be read ({error.strerror or error})") from error
+    walk = _Walk(root, frozenset(suffix.lower() for suffix in suffixes))
+    walk.seen.add((top.st_dev, top.st_ino))
+    walk.read("")
+    while walk.links:  # those of a linked folder come after those before it, in the order of their paths
+        batch, walk.links = sorted(walk.links, key=_order), []
+        for relative in batch:
+            walk.follow(relative)
+    return FolderFiles(
+        root,
+        tuple(root / path for path in sorted(walk.files, key=_order)),
+        tuple(root / path for path in sorted(walk.others, key=_order)),
+        tuple(sorted(walk.left_out, key=lambda entry: _order(entry.path))),
+    )
+
+
+class _Walk:
+    """The state of one reading; paths are relative texts with the system's separators made `/`."""
+
+    def __init__(self, root: Path, suffixes: frozenset[str]) -> None:
+        self.root, self.suffixes = root, suffixes
+        self.seen: set[tuple[int, int]] = set()
+        self.files: list[str] = []
+        self.others: list[str] = []
+        self.links: list[str] = []
+        self.left_out: list[LeftOut] = []
+
+    def read(self, folder: str) -> None:
+        """The folder and the real folders in it; links to folders are put aside."""
+        waiting = [folder]
+        while waiting:
+            current = waiting.pop()
+            try:
+                with os.scandir(self.root / current) as entries:
+                    names = [(entry.name, entry.is_symlink()) for entry in entries]
+            except OSError as error:
+                self._leave(current, UNREADABLE_FOLDER, _words(error), file=False)
+                continue
+            for name, is_link in names:
+                path = f"{current}/{name}" if current else name
+                if name.startswith("."):
+                    self._leave(path, HIDDEN, "its name begins with a dot", file=False)
+                    continue
+                try:
+                    status = (self.root / path).stat()
+                except OSError as error:
+                    gone = is_link and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+                    reason = "is a broken link" if gone else _words(error)
+                    self._leave(path, BROKEN if gone else UNREADABLE, reason)
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    if is_link:
+                        self.links.append(path)
+                    elif self._first(status):
+                        waiting.append(path)
+                    else:  # such as a mount of a folder that is read already
+                        self._leave(path, AGAIN, "is read already under another name", file=False)
+                else:
+                    self._file(path, status)
+
+    def follow(self, link: str) -> None:
+        """The folder behind a link, unless it was read or holds the root."""
+        try:
+            status = (self.root / link).stat()
+            target = (self.root / link).resolve()
+        except (OSError, RuntimeError) as error:
+            self._leave(link, BROKEN, f"is a broken link ({error})", file=False)
+            return
+        if self.root.resolve().is_relative_to(target) or not self._first(status):
+            self._leave(link, AGAIN, "links to a folder that is read already, or that holds it", file=False)
+            return
+        self.read(link)
+
+    def _first(self, status: os.stat_result) -> bool:
+        key = (status.st_dev, status.st_ino)
+        if key in self.seen:
+            return False
+        self.seen.add(key)
+        return True
+
+    def _file(self, path: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            self._leave(path, SPECIAL, "is a pipe, a socket or a device, no file")
+        elif _writable(path) != path:
+            self._leave(path, NOT_UTF8, "its name is not UTF-8; rename it")
+        elif not os.access(self.root / path, os.R_OK):
+            self._leave(path, UNREADABLE, "cannot be read (permission denied)")
+        else:
+            (self.files if self._wanted(path) else self.others).append(path)
+
+    def _leave(self, path: str, kind: str, reason: str, file: bool = True) -> None:
+        self.left_out.append(LeftOut(_writable(path), kind, reason, file and self._wanted(path)))
+
+    def _wanted(self, path: str) -> bool:
+        return Path(path).suffix.lower() in self.suffixes
+
+
+def _words(error: OSError) -> str:
+    return f"cannot be read ({(error.strerror or str(error)).lower()})"
+
+
+def _writable(path: str) -> str:
+    """The path as text that UTF-8 can hold."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _order(path: str) -> list[str]:
+    return path.split("/")
