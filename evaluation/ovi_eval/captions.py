@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ovi_eval.errors import EvalError
@@ -65,6 +66,11 @@ def read_caption_file(path: str | Path) -> dict[str, str]:
             raise EvalError(f"{path}: row {number} gives {id!r} a second, other caption; keep one")
         found[id] = caption
     return found
+
+
+def clip_id(path: PurePath) -> str:
+    """The id of a clip: its relative path without the suffix, with forward slashes, in Unicode's form NFC."""
+    return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
 
 
 def plain_id(name: str) -> str:

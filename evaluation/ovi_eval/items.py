@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ovi_eval.backbones.published import file_sha256
-from ovi_eval.captions import read_captions
+from ovi_eval.captions import IN_FOLDER, clip_id, read_captions
 from ovi_eval.clipset import FAILED, ClipSet
+from ovi_eval.common.folders import files_of
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_eval.media import Audio, Video, decode_audio, decode_video, opened, resample
 from ovi_eval.pcm import decode_pcm16
@@ -100,8 +103,16 @@ class FileItem(Item):
 
     path: Path
 
-    def __init__(self, path: Path, id: str, caption: str = "", *, sound: Path | None = None) -> None:
-        super().__init__(id, caption, name=path.name, path=path)
+    def __init__(
+        self,
+        path: Path,
+        id: str,
+        caption: str = "",
+        *,
+        sound: Path | None = None,
+        failed: str | None = None,
+    ) -> None:
+        super().__init__(id, caption, name=path.name, path=path, failed=failed)
         self._sound = sound
         self._heard: Path | None = None
 
@@ -171,11 +182,25 @@ class MemoryItem(Item):
         return Audio(wave_S if mono else wave_S[None], sample_rate or own, 0.0)
 
 
+@dataclass(frozen=True)
+class Found:
+    """The clips of a folder or file, and notes on what else is there and is not used."""
+
+    items: list[Item]
+    notes: list[str]
+
+
 def items_in(path: str | Path, captions: Mapping[str, str] | None = None) -> list[Item]:
+    """The clips alone of what `find_items` finds."""
+    return find_items(path, captions).items
+
+
+def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> Found:
     """The clips of a folder (and the folders below it), of a clips.safetensors, or one media file.
 
     `captions` by id take precedence over those found in the folder (see `captions.read_captions`). In the
-    order of their ids. Raises EvalError where there is no clip, two pictures share an id, or captions were
+    order of their ids. A clip whose file cannot be opened (a broken link, no permission) is there as failed, so
+    that it counts as missing. Raises EvalError where there is no clip, two pictures share an id, or captions were
     given and none belongs to a clip.
     """
     path = Path(path)
@@ -185,39 +210,51 @@ def items_in(path: str | Path, captions: Mapping[str, str] | None = None) -> lis
         clips = ClipSet.load(path)
         items: list[Item] = [MemoryItem(clips, place) for place in range(len(clips))]
         _caption(items, captions, path)
-        return items
-    root, files = _files(path)
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        found.setdefault(file.relative_to(root).with_suffix("").as_posix(), []).append(file)
-    written = read_captions(root) if path.is_dir() else read_captions(root, only=path)
-    items = [_item(id, same, written.get(id, "")) for id, same in sorted(found.items())]
-    _caption(items, captions, path)
-    return items
-
-
-def _files(path: Path) -> tuple[Path, list[Path]]:
+        return Found(items, [])
     if path.is_file():
-        if path.suffix.lower() not in PICTURES + SOUNDS:
-            raise EvalError(
-                f"{path}: is no clip; name a folder of them or a file of {', '.join(PICTURES + SOUNDS)}"
-            )
-        return path.parent, [path]
+        return _one(path, captions)
     if not path.is_dir():
-        raise EvalError(f"{path}: no such file or folder; name a folder of clips or a clips.safetensors")
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in PICTURES + SOUNDS
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    if not files:
-        kinds = ", ".join(kind.lstrip(".") for kind in PICTURES + SOUNDS)
         raise EvalError(
-            f"{path}: holds no clips.safetensors and no clip ({kinds}); name the folder they are in"
+            f"{shown(path)}: no such file or folder; name a folder of clips or a clips.safetensors"
         )
-    return path, files
+    folder = files_of(path, PICTURES + SOUNDS)
+    if not folder.files and not folder.lost:
+        kinds = ", ".join(kind.lstrip(".") for kind in PICTURES + SOUNDS)
+        beside = f" ({folder.told()})" if folder.told() else ""
+        raise EvalError(
+            f"{shown(path)}: holds no clips.safetensors and no clip ({kinds}){beside}; name the folder they are in"
+        )
+    found: dict[str, list[Path]] = {}
+    for file in folder.files:
+        found.setdefault(clip_id(file.relative_to(path)), []).append(file)
+    written = read_captions(path)
+    items = [_item(id, same, written.get(id, "")) for id, same in found.items()]
+    for lost in folder.lost:
+        if (id := clip_id(PurePosixPath(lost.path))) not in found:
+            found[id] = []
+            items.append(FileItem(path / lost.path, id, written.get(id, ""), failed=lost.reason))
+    items.sort(key=lambda item: item.id)
+    _caption(items, captions, path)
+    told = folder.told(file for file in folder.others if _is_caption(file, path, found))
+    return Found(items, [told] if told else [])
+
+
+def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
+    if path.suffix.lower() not in PICTURES + SOUNDS:
+        raise EvalError(
+            f"{shown(path)}: is no clip; name a folder of them or a file of {', '.join(PICTURES + SOUNDS)}"
+        )
+    id = clip_id(PurePosixPath(path.name))
+    items = [_item(id, [path], read_captions(path.parent, only=path).get(id, ""))]
+    _caption(items, captions, path)
+    return Found(items, [])
+
+
+def _is_caption(file: Path, folder: Path, ids: Collection[str]) -> bool:
+    """Whether captions are read from that file."""
+    if file.suffix.lower() == ".txt":
+        return clip_id(file.relative_to(folder)) in ids
+    return file.parent == folder and file.name in IN_FOLDER
 
 
 def _item(id: str, files: Sequence[Path], caption: str) -> FileItem:
@@ -225,7 +262,9 @@ def _item(id: str, files: Sequence[Path], caption: str) -> FileItem:
     sounds = [file for file in files if file.suffix.lower() in SOUNDS]
     for same in (pictures, sounds):
         if len(same) > 1:
-            raise EvalError(f"{same[0]} and {same[1].name} have the same id {id}; keep one of them")
+            raise EvalError(
+                f"{shown(same[0])} and {shown(same[1].name)} have the same id {shown(id)}; keep one of them"
+            )
     if pictures:
         return FileItem(pictures[0], id, caption, sound=sounds[0] if sounds else None)
     return FileItem(sounds[0], id, caption)

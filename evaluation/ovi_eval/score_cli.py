@@ -118,7 +118,7 @@ def run_score(options: argparse.Namespace) -> None:
 
 def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.captions import read_caption_file
-    from ovi_eval.items import items_in
+    from ovi_eval.items import find_items
     from ovi_eval.report.scores import show_run
 
     names = listed(options.metrics)
@@ -127,9 +127,12 @@ def _score_together(options: argparse.Namespace) -> None:
     )  # an unknown name is told before minutes of decoding
     device = processes.device_of(options.device)
     captions = read_caption_file(options.captions) if options.captions else None
-    items = items_in(options.clips, captions)
-    reference = items_in(options.reference) if options.reference else None
-    notes = _unmatched(captions, items)
+    found = find_items(options.clips, captions)
+    items, notes = found.items, found.notes + _unmatched(captions, found.items)
+    reference = None
+    if options.reference:
+        real = find_items(options.reference)
+        reference, notes = real.items, notes + [f"reference: {note}" for note in real.notes]
     if options.limit and options.limit < len(items):
         notes.append(f"only the first {options.limit} of {len(items)} clips are scored: not comparable")
         items = items[: options.limit]

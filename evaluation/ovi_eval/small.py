@@ -25,7 +25,7 @@ def small_clips(items: Sequence[Item], strict: bool = False) -> Iterator[ClipSet
                 raise
             nothing = torch.zeros(1, 1, detectors.SIDE, detectors.SIDE, 3, dtype=torch.uint8)
             silence = torch.zeros(1, 1)
-            meta = [{FAILED: reason_of(error, item)}]
+            meta = [{FAILED: item.failed or reason_of(error, item)}]
             yield ClipSet([item.id], [item.caption], nothing, 25.0, silence, detectors.RATE, meta)
         finally:
             item.release()

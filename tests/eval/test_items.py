@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_metrics import write_clips
+from small_metrics import Loudness, write_clips
 
 from ovi_eval.clipset import ClipSet
 from ovi_eval.errors import EvalError
-from ovi_eval.items import items_in, reason_of
+from ovi_eval.items import find_items, items_in, reason_of
+from ovi_eval.scoring import score_items
+from ovi_eval.small import small_clips
 
 
 def write_sound(path: Path, level: float = 0.5) -> Path:
@@ -49,6 +51,40 @@ def test_clips_of_a_folder_and_below(tmp_path: Path) -> None:
     (tmp_path / "c00.txt").write_text("beside it")
     assert [(item.id, item.caption) for item in items_in(tmp_path / "c00.mp4")] == [("c00", "from the table")]
     assert [item.caption for item in items_in(tmp_path, {"z": "given"})][-1] == "given"
+
+
+def test_links_are_followed_and_broken_ones_count_as_missing(tmp_path: Path) -> None:
+    """A linked folder's clips are scored; a clip that is not there is missing with its reason."""
+    folder = tmp_path / "set"
+    write_clips(folder / "one", 1)
+    write_clips(tmp_path / "two", 1)
+    (folder / "two").symlink_to(tmp_path / "two")
+    (folder / "again").symlink_to(tmp_path / "two")
+    (folder / "c.mp4").symlink_to(tmp_path / "gone.mp4")
+    (folder / "notes.md").write_text("")
+    (folder / "one/c00.txt").write_text("a ball")
+    found = find_items(folder)
+    assert [(item.id, item.failed) for item in found.items] == [
+        ("again/c00", None),
+        ("c", "is a broken link"),
+        ("one/c00", None),
+    ]
+    assert found.notes == [
+        "1 file ignored (1 .md), 1 broken link: c.mp4, 1 link to a folder that is read already: two"
+    ]
+    scored = score_items(found.items, None, [Loudness])
+    assert scored.values["loudness"].coverage == pytest.approx(2 / 3)
+    assert scored.failed == {1: "is a broken link"}
+    (only,) = small_clips(found.items[1:2])
+    assert only.meta[0]["failed"] == "is a broken link"
+
+
+def test_ids_are_the_same_in_both_forms_of_unicode(tmp_path: Path) -> None:
+    write_clips(tmp_path, 1)
+    (tmp_path / "c00.mp4").rename(tmp_path / "cafe\u0301.mp4")
+    (item,) = items_in(tmp_path, {"caf\u00e9": "coffee"})
+    assert (item.id, item.caption) == ("caf\u00e9", "coffee")
+    assert item.video().frames_THWC.shape[0]
 
 
 def test_a_sound_file_beside_is_heard_only_where_the_picture_has_none(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ovi_eval.captions import clip_id
 from ovi_eval.claims import format_number
 from ovi_eval.report import words
 from ovi_eval.report.palette import breakable, colour, dot
@@ -97,7 +98,7 @@ def clip_files(run: RunResults) -> dict[str, Path]:
 def _clips(folder: Path) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.is_file())
     files.sort(key=lambda path: KINDS.index(path.suffix.lower()))
-    return {path.stem: path for path in files}
+    return {clip_id(Path(path.name)): path for path in files}
 
 
 def heading(title: str, tint: str | None) -> str:
