@@ -1,103 +1,114 @@
-"""Captions of clips by id: from a CSV, TSV or JSONL file, or a text file beside each clip."""
+"""Captions and other texts of clips by id: from a CSV, TSV or JSONL file, or a text file beside each clip."""
 
 from __future__ import annotations
 
-import csv
-import json
 import unicodedata
-from collections.abc import Mapping
-from pathlib import Path, PurePath
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath
 
+from ovi_eval.common.folders import files_of
+from ovi_eval.common.shown import shown
+from ovi_eval.common.tables import read_table
+from ovi_eval.common.unicode_text import read_caption_text
 from ovi_eval.errors import EvalError
 
 IN_FOLDER = ("captions.jsonl", "captions.csv", "captions.tsv")
-ID_COLUMNS = ("id", "name", "file", "filename", "file_name", "path", "video", "audio")
+ID_COLUMNS = ("file", "filename", "file_name", "id", "name", "path", "video", "audio")
+"""Columns that name a clip; those that can only be a file's name come first."""
 CAPTION_COLUMNS = ("caption", "prompt", "text_prompt", "text", "description")
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 
 
-def read_captions(folder: Path, only: Path | None = None) -> dict[str, str]:
-    """Captions of a folder: .txt files beside the clips (below it too), then captions.jsonl, .csv and .tsv.
+@dataclass
+class FolderCaptions:
+    """What a folder says of its clips: texts by id, and notes on what could not be used."""
 
-    `only`: that clip's text file alone is read besides. A later source wins. Raises EvalError naming a bad
-    line.
+    texts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, texts: Mapping[str, str], source: str) -> None:
+        """Texts that win over those that are there; where they differ, that is noted."""
+        other = sorted(id for id, text in texts.items() if self.texts.get(id, text) != text)
+        if other:
+            self.notes.append(
+                f"{shown(source)} gives {_number(len(other), 'clip')} another caption, which is taken: {few(other)}"
+            )
+        self.texts |= texts
+
+
+def read_captions(folder: Path, texts: Iterable[Path] | None = None) -> FolderCaptions:
+    """Captions of a folder: .txt files beside the clips, then captions.jsonl, .csv and .tsv. A later source wins.
+
+    `texts`: the .txt files, which may lie in folders below it; None takes all that there are. One that cannot be read
+    is noted, and its clip has no caption from it. Raises EvalError for a table that cannot be read.
     """
-    texts = [only.with_suffix(".txt")] if only is not None else sorted(folder.rglob("*.txt"))
-    found: dict[str, str] = {}
+    found = FolderCaptions()
+    if texts is None:
+        texts = files_of(folder, (".txt",)).files
     for file in texts:
-        if file.is_file():
-            found[file.relative_to(folder).with_suffix("").as_posix()] = _text(file).strip()
+        try:
+            found.add({clip_id(file.relative_to(folder)): read_caption_text(file)}, file.name)
+        except EvalError as error:
+            found.notes.append(f"caption left out: {error}")
     for name in IN_FOLDER:
         if (folder / name).is_file():
-            found |= read_caption_file(folder / name)
+            found.add(read_caption_file(folder / name), name)
     return found
 
 
 def read_caption_file(path: str | Path) -> dict[str, str]:
-    """Captions by id of one CSV, TSV or JSONL file.
+    """Captions by id of one CSV, TSV or JSONL file, as `read_texts`."""
+    return read_texts(path, CAPTION_COLUMNS, "captions")
 
-    A row's id is in one of the columns id, name, file, filename, path, video or audio (a media suffix is
-    left out), its caption in caption, prompt, text_prompt, text or description. Raises EvalError naming the
-    file and row where these are not there, are no text, or an id comes twice with other words.
+
+def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str, str]:
+    """Texts by clip id of one CSV, TSV or JSONL file.
+
+    A row's id is in the first of ID_COLUMNS that it has (a media suffix is left out), its text in the first of
+    `columns`; `what` they are called in messages. Raises EvalError naming the file and line where these are not
+    there, are no text, or an id comes twice with other words.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl"):
-        raise EvalError(f"{path}: captions come in a .csv, .tsv or .jsonl file")
-    if not path.is_file():
-        raise EvalError(f"{path}: no such file")
-    lines = _text(path).splitlines()
-    if kind == ".jsonl":
-        rows = [_json(path, line) for line in lines if line.strip()]
-    else:
-        rows = list(csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ","))
     found: dict[str, str] = {}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, Mapping):
-            raise EvalError(
-                f"{path}: row {number} is {json.dumps(row)[:40]}, expected an object with id and caption"
-            )
-        id, caption = _first(row, ID_COLUMNS), _first(row, CAPTION_COLUMNS)
-        if id is None or caption is None:
-            raise EvalError(f"{path}: row {number} must have the texts id and caption")
-        id = plain_id(id)
-        if found.get(id, caption) != caption:
-            raise EvalError(f"{path}: row {number} gives {id!r} a second, other caption; keep one")
-        found[id] = caption
+    for row in read_table(path, (ID_COLUMNS, columns), what):
+        if row.fault:
+            raise EvalError(f"{shown(path)}: {row.fault}")
+        try:
+            name, text = row.name(ID_COLUMNS), row.text(columns)
+            if not name or text is None:
+                raise EvalError(f"it must have {ID_COLUMNS[0]} (or id) and {columns[0]}")
+            id = plain_id(name)
+            if found.setdefault(id, text) != text:
+                raise EvalError(f"it gives {shown(id)} a second text that differs; keep one")
+        except EvalError as error:
+            raise EvalError(f"{shown(path)}: line {row.line}: {error}") from None
     return found
 
 
 def clip_id(path: PurePath) -> str:
     """The id of a clip: its relative path without the suffix, with forward slashes, in Unicode's form NFC."""
-    return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
+    return nfc(path.with_suffix("").as_posix())
 
 
 def plain_id(name: str) -> str:
-    """The id of a clip's file name: without a media suffix, with forward slashes."""
-    name = name.replace("\\", "/").removeprefix("./")
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
+    """The id of a clip's file name: without a media suffix and ./, with forward slashes, in Unicode's form NFC."""
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    plain = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    return nfc(plain.as_posix())
 
 
-def _first(row: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
-    named = {
-        str(key).strip().lower().removeprefix("\ufeff"): value
-        for key, value in row.items()
-        if key is not None
-    }
-    return next((named[column] for column in columns if isinstance(named.get(column), str)), None)
+def nfc(name: str) -> str:
+    """The name in Unicode's form NFC: macOS writes names decomposed, and most tables have them composed."""
+    return unicodedata.normalize("NFC", name)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalError(f"{path}: cannot be read as text ({error})") from None
+def few(names: Iterable[str], most: int = 3) -> str:
+    """The first of the names in their order, and how many more there are; safe to show."""
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(shown(name, 80) for name in listed[:most]) + more
 
 
-def _json(path: Path, line: str) -> object:
-    try:
-        return json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
-        raise EvalError(f"{path}: the line {line[:40]!r} is not JSON") from None
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.backbones.published import file_sha256
-from ovi_eval.captions import IN_FOLDER, clip_id, read_captions
+from ovi_eval.captions import IN_FOLDER, clip_id, few, nfc, read_captions
 from ovi_eval.clipset import FAILED, ClipSet
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
@@ -227,16 +227,29 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
     found: dict[str, list[Path]] = {}
     for file in folder.files:
         found.setdefault(clip_id(file.relative_to(path)), []).append(file)
-    written = read_captions(path)
-    items = [_item(id, same, written.get(id, "")) for id, same in found.items()]
-    for lost in folder.lost:
-        if (id := clip_id(PurePosixPath(lost.path))) not in found:
-            found[id] = []
-            items.append(FileItem(path / lost.path, id, written.get(id, ""), failed=lost.reason))
+    lost = {clip_id(PurePosixPath(entry.path)): entry for entry in folder.lost}
+    texts = [
+        file
+        for file in folder.others
+        if file.suffix.lower() == ".txt" and clip_id(file.relative_to(path)) in found.keys() | lost.keys()
+    ]
+    written = read_captions(path, texts)
+    items = [_item(id, same, written.texts.get(id, "")) for id, same in found.items()]
+    items += [
+        FileItem(path / entry.path, id, written.texts.get(id, ""), failed=entry.reason)
+        for id, entry in lost.items()
+        if id not in found
+    ]
     items.sort(key=lambda item: item.id)
     _caption(items, captions, path)
-    told = folder.told(file for file in folder.others if _is_caption(file, path, found))
-    return Found(items, [told] if told else [])
+    told = folder.told([*texts, *(path / name for name in IN_FOLDER)])
+    return Found(items, [*([told] if told else []), *written.notes, *without_clip(written.texts, items)])
+
+
+def without_clip(texts: Mapping[str, str], items: Sequence[Item], what: str = "captions") -> list[str]:
+    """A note on texts that belong to no clip, where there are such."""
+    strangers = texts.keys() - {nfc(item.id) for item in items}
+    return [f"{len(strangers)} {what} belong to no clip: {few(strangers)}"] if strangers else []
 
 
 def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
@@ -245,16 +258,12 @@ def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
             f"{shown(path)}: is no clip; name a folder of them or a file of {', '.join(PICTURES + SOUNDS)}"
         )
     id = clip_id(PurePosixPath(path.name))
-    items = [_item(id, [path], read_captions(path.parent, only=path).get(id, ""))]
+    beside = (file for file in path.parent.iterdir() if file.suffix.lower() == ".txt")
+    texts = [file for file in beside if clip_id(PurePosixPath(file.name)) == id]
+    written = read_captions(path.parent, sorted(texts))
+    items: list[Item] = [_item(id, [path], written.texts.get(id, ""))]
     _caption(items, captions, path)
-    return Found(items, [])
-
-
-def _is_caption(file: Path, folder: Path, ids: Collection[str]) -> bool:
-    """Whether captions are read from that file."""
-    if file.suffix.lower() == ".txt":
-        return clip_id(file.relative_to(folder)) in ids
-    return file.parent == folder and file.name in IN_FOLDER
+    return Found(items, written.notes)
 
 
 def _item(id: str, files: Sequence[Path], caption: str) -> FileItem:
@@ -273,19 +282,14 @@ def _item(id: str, files: Sequence[Path], caption: str) -> FileItem:
 def _caption(items: Sequence[Item], captions: Mapping[str, str] | None, path: Path) -> None:
     if captions is None:
         return
-    known = {item.id for item in items}
+    known = {nfc(item.id) for item in items}
     if captions and not known & captions.keys():
         raise EvalError(
-            f"{path}: no clip here has the id of a caption; the captions name {_few(captions)}, "
-            f"the clips are {_few(known)}"
+            f"{shown(path)}: no clip here has the id of a caption; the captions name {few(captions)}, "
+            f"the clips are {few(known)}"
         )
     for item in items:
-        item.caption = captions.get(item.id, item.caption)
-
-
-def _few(names: Sequence[str] | Mapping[str, str] | set[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+        item.caption = captions.get(nfc(item.id), item.caption)
 
 
 def reason_of(error: Exception, item: Item) -> str:

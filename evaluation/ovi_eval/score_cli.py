@@ -118,7 +118,7 @@ def run_score(options: argparse.Namespace) -> None:
 
 def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.captions import read_caption_file
-    from ovi_eval.items import find_items
+    from ovi_eval.items import find_items, without_clip
     from ovi_eval.report.scores import show_run
 
     names = listed(options.metrics)
@@ -128,7 +128,11 @@ def _score_together(options: argparse.Namespace) -> None:
     device = processes.device_of(options.device)
     captions = read_caption_file(options.captions) if options.captions else None
     found = find_items(options.clips, captions)
-    items, notes = found.items, found.notes + _unmatched(captions, found.items)
+    items, notes = found.items, found.notes + without_clip(captions or {}, found.items)
+    if options.transcripts:
+        from ovi_eval.metrics.transcripts import read_transcripts
+
+        notes += without_clip(read_transcripts(options.transcripts), items, "transcripts")
     reference = None
     if options.reference:
         real = find_items(options.reference)
@@ -255,14 +259,6 @@ def _joined(parts: Sequence[Scored], count: int) -> Scored:
             known = whole.failed.get(place)
             whole.failed[place] = why if known in (None, why) else f"{known}; {why}"
     return whole
-
-
-def _unmatched(captions: dict[str, str] | None, items: Sequence[Item]) -> list[str]:
-    lost = sorted(set(captions or ()) - {item.id for item in items})
-    if not lost:
-        return []
-    shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-    return [f"{len(lost)} captions belong to no clip: {shown}"]
 
 
 def _results(

@@ -131,16 +131,22 @@ def test_captions_from_a_table(folder: Path, tmp_path: Path, kind: str) -> None:
 
 def test_tables_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
     for name, content, message in [
-        ("a.csv", "name,text\n", "has no column caption or file"),
-        ("b.jsonl", '{"file": 3}\n', 'line 1 is not an object with "file" and "caption"'),
-        ("c.jsonl", "{\n", "cannot be read"),
-        ("d.csv", "file,caption\na,x\na,y\n", "names a twice"),
-        ("e.yaml", "", "expected .csv or .jsonl"),
+        (
+            "a.csv",
+            "clip,words\n",
+            "has the columns clip, words: expected a first line that names file and caption",
+        ),
+        ("a.csv", "file,caption\n", "holds no captions"),
+        ("b.jsonl", '{"file": 3}\n', "line 1: it must have the texts file and caption"),
+        ("c.jsonl", "{\n", "line 1: is no JSON"),
+        ("d.csv", "file,caption\na,x\na,y\n", "line 3: it names a twice"),
+        ("e.yaml", "", "come in a .csv, .tsv or .jsonl file"),
+        ("f.csv", "file,caption\na,A red car, fast\n", "line 2 has 3 fields and the header names 2"),
     ]:
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=message):
             pack_folder(folder, tmp_path / "o", PackOptions(**OPTIONS), tmp_path / name, quiet=True)
-    with pytest.raises(UserError, match="do not exist"):
+    with pytest.raises(UserError, match="no such file"):
         pack_folder(folder, tmp_path / "o", PackOptions(**OPTIONS), tmp_path / "none.csv", quiet=True)
 
 

@@ -194,15 +194,18 @@ def test_captions_come_from_jsonl_csv_or_text_beside(tmp_path):
     (tmp_path / "a.txt").write_text("a red ball\n")
     (tmp_path / "captions.jsonl").write_text('{"id": "b.mp4", "caption": "a ball"}\n')
     (tmp_path / "captions.csv").write_text('id,caption\nc,"a blue ball, bouncing"\n')
-    assert read_captions(tmp_path) == {"a": "a red ball", "b": "a ball", "c": "a blue ball, bouncing"}
+    expected = {"a": "a red ball", "b": "a ball", "c": "a blue ball, bouncing"}
+    assert read_captions(tmp_path).texts == expected
     (tmp_path / "captions.csv").write_text("name,prompt\nc.mp4,a ball\n")
-    assert read_captions(tmp_path)["c"] == "a ball"
+    assert read_captions(tmp_path).texts["c"] == "a ball"
     (tmp_path / "captions.csv").write_text("clip,words\nc,d\n")
-    with pytest.raises(EvalError, match=r"captions.csv: row 1 must have the texts id and caption"):
+    with pytest.raises(
+        EvalError, match=r"captions.csv: has the columns clip, words: expected .* file and caption"
+    ):
         read_captions(tmp_path)
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "captions.jsonl").write_text("{'id'}\n")
-    with pytest.raises(EvalError, match=r"captions.jsonl: the line .* is not JSON"):
+    with pytest.raises(EvalError, match=r"captions.jsonl: line 1: is no JSON"):
         read_captions(tmp_path)
 
 
@@ -211,10 +214,10 @@ def test_caption_files_that_cannot_be_used(tmp_path):
     with pytest.raises(EvalError, match="no such file"):
         read_caption_file(file)
     file.write_text("id,caption\na,one\na.mp4,two\n")
-    with pytest.raises(EvalError, match="row 2 gives 'a' a second, other caption"):
+    with pytest.raises(EvalError, match="line 3: it gives a a second text that differs"):
         read_caption_file(file)
     file.write_bytes(b"id,caption\na,\xff\n")
-    with pytest.raises(EvalError, match="cannot be read as text"):
+    with pytest.raises(EvalError, match=r"is no UTF-8 text.*\(line 2, byte 13\)"):
         read_caption_file(file)
     with pytest.raises(EvalError, match=r"come in a \.csv, \.tsv or \.jsonl file"):
         read_caption_file(tmp_path / "prompts.xlsx")

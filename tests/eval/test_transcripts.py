@@ -235,11 +235,15 @@ def test_a_folder_that_is_no_whole_whisper_is_refused(
     ("name", "content", "named"),
     [
         ("a.txt", "", "come in a .csv, .tsv or .jsonl file"),
-        ("a.jsonl", '{"id": "a"}', "row 1 must have the texts id and text"),
-        ("a.jsonl", "[1]", "row 1 must have the texts id and text"),
-        ("a.jsonl", "{", "cannot be read as transcripts"),
-        ("a.csv", "id,text\na,b\na.mp4,c\n", "row 2 gives 'a' a second transcript"),
-        ("a.csv", "id,caption\na,b\n", "row 1 must have the texts id and text"),
+        ("a.jsonl", '{"id": "a"}', r"a.jsonl: line 1: it must have file \(or id\) and text"),
+        ("a.jsonl", "[1]", r"line 1: is \[1\], expected an object"),
+        ("a.jsonl", "{", "line 1: is no JSON"),
+        ("a.csv", "id,text\na,b\na.mp4,c\n", "line 3: it gives a a second text that differs"),
+        (
+            "a.csv",
+            "id,caption\na,b\n",
+            "has the columns id, caption: expected a first line that names file and text",
+        ),
     ],
 )
 def test_faulty_transcripts_are_named(tmp_path: Path, name: str, content: str, named: str) -> None:
@@ -247,7 +251,7 @@ def test_faulty_transcripts_are_named(tmp_path: Path, name: str, content: str, n
     with pytest.raises(EvalError, match=named) as error:
         read_transcripts(tmp_path / name)
     assert "\n" not in str(error.value)
-    with pytest.raises(EvalError, match="cannot be read"):
+    with pytest.raises(EvalError, match="no such file"):
         read_transcripts(tmp_path / "absent.csv")
 
 

@@ -13,9 +13,6 @@ is 1; Whisper is not asked, because it makes up words for silence.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
 from pathlib import Path
@@ -27,7 +24,7 @@ from torch import Tensor
 
 from ..backbones.published import file_sha256
 from ..backbones.whisper import SAMPLE_RATE, WEIGHTS, Whisper, published_folder
-from ..captions import ID_COLUMNS, plain_id
+from ..captions import nfc, read_texts
 from ..errors import EvalError
 from ..extractors import CPU, Extractor, Features
 from ..items import Item
@@ -83,9 +80,9 @@ class Transcripts(Extractor):
         if not said:
             raise EvalError("its caption has it say nothing that has a letter or digit")
         if self.given is not None:
-            if item.id not in self.given:
+            if nfc(item.id) not in self.given:
                 raise EvalError("the transcripts have none of it; give an empty text where nothing is said")
-            return said, self.given[item.id]
+            return said, self.given[nfc(item.id)]
         wave_S = item.pcm16(SAMPLE_RATE) / 32768
         if np.abs(wave_S).max() < SILENT:
             return said, ""
@@ -124,38 +121,8 @@ def words_to_say(caption: str, whole: bool = False) -> str:
 
 
 def read_transcripts(path: str | Path) -> dict[str, str]:
-    """Texts by the clips' ids, of a CSV, TSV or JSONL file with the columns id and text.
-
-    Raises EvalError naming the file and row where these are not there or an id comes twice.
-    """
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl"):
-        raise EvalError(f"{path}: transcripts come in a .csv, .tsv or .jsonl file")
-    found: dict[str, str] = {}
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows: list[Any] = (
-            [json.loads(line) for line in text.split("\n") if line.strip()]
-            if kind == ".jsonl"
-            else list(
-                csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",")
-            )
-        )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
-        raise EvalError(f"{path}: cannot be read as transcripts ({error})") from None
-    for number, row in enumerate(rows, 1):
-        texts = row if isinstance(row, dict) else {}
-        id, heard = (
-            next((texts[column] for column in columns if isinstance(texts.get(column), str)), None)
-            for columns in (ID_COLUMNS, TEXT_COLUMNS)
-        )
-        if id is None or heard is None:
-            raise EvalError(f"{path}: row {number} must have the texts id and text")
-        if plain_id(id) in found:
-            raise EvalError(f"{path}: row {number} gives {plain_id(id)!r} a second transcript; keep one")
-        found[plain_id(id)] = heard
-    return found
+    """Texts by the clips' ids, of a CSV, TSV or JSONL file with the columns id and text; see `captions.read_texts`."""
+    return read_texts(path, TEXT_COLUMNS, "transcripts")
 
 
 class _MeanRate(ItemMean):

@@ -1,16 +1,22 @@
 """Captions of a folder of clips: a text beside each file, or one table for all.
 
-A table is CSV with the columns `file` and `caption`, or JSON lines with those two keys; `file` is the path
-relative to the folder, with or without its extension.
+A table is CSV, TSV or JSON lines with a column that names the file and one for its caption (`file` and `caption`,
+or another of the usual names; see docs/captions.md). A file is named by its path relative to the folder, with or
+without its extension: `001.mp4` is a file in the folder itself and never one in a folder below it.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PurePath, PurePosixPath
 
+from ovi_eval.captions import CAPTION_COLUMNS, ID_COLUMNS, clip_id, few, nfc
+from ovi_eval.common.folders import files_of
+from ovi_eval.common.shown import shown
+from ovi_eval.common.tables import read_table
+from ovi_eval.common.unicode_text import read_caption_text
+from ovi_eval.errors import EvalError
+from ovi_lab.data.index import BadSampleError
 from ovi_lab.errors import UserError
 
 
@@ -19,7 +25,7 @@ class Captions:
 
     Args:
         folder: of the clips.
-        table: a .csv or .jsonl file; None: `<clip>.txt` beside each clip.
+        table: a .csv, .tsv or .jsonl file; None: `<clip>.txt` beside each clip.
 
     Raises:
         UserError: the table cannot be read, names no such columns, or names a file twice with two captions.
@@ -28,55 +34,65 @@ class Captions:
     def __init__(self, folder: Path, table: Path | None = None) -> None:
         self.folder, self.table = folder, table
         self._by_name: dict[str, str] = {}
-        if table is None:
-            return
-        if not table.is_file():
-            raise UserError(
-                f"the captions {table} do not exist; name a .csv or .jsonl file, or leave it out for .txt"
-            )
+        self._unused: dict[str, str] = {}
+        self._texts: dict[str, Path] = {}
         try:
-            for line, (name, caption) in enumerate(_rows(table), 1):
-                if self._by_name.setdefault(name, caption) != caption:
-                    raise UserError(f"{table} names {name} twice with two captions (row {line})")
-        except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-            raise UserError(f"the captions {table} cannot be read ({error})") from error
+            if table is not None:
+                self._read(table)
+            else:
+                texts = files_of(folder, (".txt",)).files
+                self._texts = {clip_id(text.relative_to(folder)): text for text in texts}
+        except EvalError as error:
+            raise UserError(f"captions: {error}") from error
 
     def of(self, file: Path) -> str | None:
-        """The caption of that file of the folder, or None."""
-        if self.table is None:
-            beside = file.with_suffix(".txt")
-            return beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else None
+        """The caption of that file of the folder, or None. Raises BadSampleError for a .txt that cannot be read."""
         relative = file.relative_to(self.folder)
-        for name in (relative.as_posix(), relative.with_suffix("").as_posix(), file.name, file.stem):
+        if self.table is None:
+            text = self._texts.get(clip_id(relative))
+            try:
+                return read_caption_text(text) if text is not None else None
+            except EvalError as error:
+                raise BadSampleError(
+                    f"its caption {str(error).removeprefix(f'{shown(self.folder)}/')}"
+                ) from error
+        for name in (_name(relative), clip_id(relative)):
             if name in self._by_name:
+                self._unused.pop(name, None)
                 return self._by_name[name]
         return None
 
+    def told(self) -> str:
+        """What of the table belonged to none of the files looked up so far, in one line; or ""."""
+        count = len(self._unused)
+        if not count:
+            return ""
+        rows = "1 row of the captions names" if count == 1 else f"{count} rows of the captions name"
+        return f"{rows} no file: {few(self._unused.values())}"
 
-def _rows(table: Path) -> Iterator[tuple[str, str]]:
-    """(file, caption) of each row."""
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        if table.suffix == ".csv":
-            reader = csv.DictReader(file)
-            missing = {"file", "caption"} - set(reader.fieldnames or ())
-            if missing:
-                raise UserError(
-                    f"{table} has no column {' or '.join(sorted(missing))}; it needs file and caption"
-                )
-            yield from ((row["file"], (row["caption"] or "").strip()) for row in reader)
-        elif table.suffix == ".jsonl":
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict) or not all(
-                    isinstance(row.get(k), str) for k in ("file", "caption")
-                ):
-                    raise UserError(
-                        f'{table} line {number} is not an object with "file" and "caption" in words'
-                    )
-                yield row["file"], row["caption"].strip()
-        else:
-            raise UserError(
-                f"the captions {table} end in {table.suffix or 'nothing'}; expected .csv or .jsonl"
-            )
+    def files(self) -> Collection[Path]:
+        """The files that captions are read from."""
+        return self._texts.values() if self.table is None else (self.table,)
+
+    def _read(self, table: Path) -> None:
+        rows = read_table(table, (ID_COLUMNS, CAPTION_COLUMNS), "captions")
+        if not rows:
+            raise EvalError(f"{shown(table)}: holds no captions")
+        for row in rows:
+            if row.fault:
+                raise EvalError(f"{shown(table)}: {row.fault}")
+            try:
+                name, caption = row.name(ID_COLUMNS), row.text(CAPTION_COLUMNS)
+                if not name or caption is None:
+                    raise EvalError("it must have the texts file and caption")
+                key = _name(PurePosixPath(name.replace("\\", "/")))
+                if self._by_name.setdefault(key, caption) != caption:
+                    raise EvalError(f"it names {shown(name)} twice with two captions")
+                self._unused[key] = name
+            except EvalError as error:
+                raise EvalError(f"{shown(table)}: line {row.line}: {error}") from None
+
+
+def _name(path: PurePath) -> str:
+    """A relative path as it is compared: extensions in any case are the same."""
+    return nfc(path.with_suffix(path.suffix.lower()).as_posix())

@@ -1,0 +1,96 @@
+"""Captions of files: by relative path, in either form of Unicode, in the encodings that are meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ovi_lab.data.captions import Captions
+from ovi_lab.data.index import BadSampleError
+from ovi_lab.errors import UserError
+
+
+def table(tmp_path: Path, content: str, name: str = "c.csv") -> Captions:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    return Captions(tmp_path / "in", tmp_path / name)
+
+
+def test_a_bare_name_is_a_file_of_the_folder_itself(tmp_path: Path) -> None:
+    captions = table(tmp_path, "file,caption\n001.mp4,in the folder\nb/002.mp4,below\n")
+    folder = tmp_path / "in"
+    assert captions.of(folder / "001.mp4") == "in the folder"
+    assert captions.of(folder / "b/001.mp4") is None
+    assert captions.of(folder / "002.mp4") is None
+    assert captions.of(folder / "b/002.mp4") == "below"
+
+
+def test_names_are_compared_as_people_write_them(tmp_path: Path) -> None:
+    rows = {
+        "./a.mp4": "a.mp4",
+        "b\\\\c.mp4": "b/c.mp4",
+        "D.MP4": "D.mp4",
+        "e.mp4": "e.MP4",
+        "caf\u00e9.mp4": "cafe\u0301.mp4",
+        "x/cafe\u0301": "x/caf\u00e9.mkv",
+        "two.dots.one": "two.dots.one.mp4",
+        " f ": "f.mp4",
+        "001": "001.mp4",
+        "g//h.mp4": "g/h.mp4",
+    }
+    content = "file,caption\n" + "".join(f"{name},{number}\n" for number, name in enumerate(rows))
+    captions = table(tmp_path, content.replace("\\\\", "\\"))
+    for number, file in enumerate(rows.values()):
+        assert captions.of(tmp_path / "in" / file) == str(number), file
+    assert captions.told() == ""
+    assert captions.of(tmp_path / "in/d.mp4") is None  # only an extension's case is left aside
+    assert captions.of(tmp_path / "in/1.mp4") is None
+
+
+def test_a_name_with_its_extension_comes_before_one_without(tmp_path: Path) -> None:
+    captions = table(tmp_path, "file,caption\na,any\na.mp4,the mp4\nz.mp4,nowhere\n")
+    assert captions.of(tmp_path / "in/a.mp4") == "the mp4"
+    assert captions.told() == "2 rows of the captions name no file: a, z.mp4"
+    assert captions.of(tmp_path / "in/a.mov") == "any"
+    assert captions.told() == "1 row of the captions names no file: z.mp4"
+
+
+def test_columns_go_by_their_usual_names(tmp_path: Path) -> None:
+    for header in ("file_name,text", "Path, Prompt ", "id,caption", "VIDEO,description"):
+        assert table(tmp_path, f"{header}\n001.mp4,rain\n").of(tmp_path / "in/001.mp4") == "rain"
+    numbered = table(tmp_path, '{"id": 7, "file": "001.mp4", "caption": "rain"}', "c.jsonl")
+    assert numbered.of(tmp_path / "in/001.mp4") == "rain"
+    assert table(tmp_path, '{"id": 7, "caption": "rain"}', "c.jsonl").of(tmp_path / "in/7.mp4") == "rain"
+
+
+def test_texts_are_kept_whole(tmp_path: Path) -> None:
+    captions = table(tmp_path, 'file,caption\na,"He said ""hi"",\nand\u2028left"\n')
+    assert captions.of(tmp_path / "in/a.mp4") == 'He said "hi",\nand\u2028left'
+    with pytest.raises(UserError, match=r"c\.csv: line 2 has 4 fields"):
+        table(tmp_path, "file,caption\na,A red car, fast, on a road\n")
+    with pytest.raises(UserError, match=r"line 3: it names \./a twice with two captions"):
+        table(tmp_path, "file,caption\na,one\n./a,two\n")
+    assert table(tmp_path, "file,caption\na,one\na,one\n").of(tmp_path / "in/a.mp4") == "one"
+
+
+def test_a_text_beside_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, raw in {
+        "utf8": "A caf\u00e9".encode(),
+        "bom": "A caf\u00e9".encode("utf-8-sig"),
+        "utf16": "A caf\u00e9".encode("utf-16"),
+        "cp1252": b"A caf\xe9 \x93q\x94",
+        "sjis": "\u7537".encode("shift_jis"),
+        "nul": b"A\0man",
+    }.items():
+        (folder / f"{name}.txt").write_bytes(raw)
+    (folder / "upper.TXT").write_text("A caf\u00e9")
+    (folder / "e\u0301.txt").write_text("A caf\u00e9")
+    captions = Captions(folder)
+    for name in ("utf8", "bom", "utf16", "upper", "\u00e9"):
+        assert captions.of(folder / f"{name}.mp4") == "A caf\u00e9"
+    for name in ("cp1252", "sjis", "nul"):
+        with pytest.raises(BadSampleError, match=rf"its caption {name}\.txt: "):
+            captions.of(folder / f"{name}.mp4")
+    assert captions.of(folder / "none.mp4") is None
