@@ -12,6 +12,7 @@ from typing import Any
 
 from ovi_eval import claims as claims_module
 from ovi_eval.claims import Claim, Finding
+from ovi_eval.clip_files import ClipFinder
 from ovi_eval.references.published import PublishedTable
 from ovi_eval.results import LEADERBOARD_SCHEMA
 from ovi_eval.table import Column, Row, row_as_data
@@ -31,7 +32,13 @@ class Leaderboard:
     claims: Sequence[Claim] = ()
     published: Sequence[PublishedTable] = ()
     """Numbers of others, shown in a section of their own and never ranked."""
+    clips: ClipFinder = field(default_factory=ClipFinder)
+    """Which clips may be shown, and why others may not."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def clip_notes(self) -> list[str]:
+        """A line for each reason why clips are not shown."""
+        return self.clips.notes([run for row in [*self.arms, *self.references] for run in row.runs])
 
     def groups(self) -> dict[str, list[Column]]:
         """Columns by metric group, in order."""

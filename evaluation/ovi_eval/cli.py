@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--message", help="a sentence under the heading")
     board.add_argument("--claims", help="YAML or JSON file of claims to be held against the numbers")
     board.add_argument(
+        "--clips",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder above the runs' clips, where they lie outside of the runs' own folders (may be repeated)",
+    )
+    board.add_argument(
         "--with",
         dest="beside",
         metavar="WHAT",
@@ -92,6 +99,7 @@ def _leaderboard(options: argparse.Namespace) -> None:
         order=listed(options.order),
         claims=_claims(options.claims),
         published=published_tables() if options.beside else (),
+        clips=options.clips,
         progress=True,
     )
     show(board)

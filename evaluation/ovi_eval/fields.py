@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 
 
@@ -17,7 +18,7 @@ class Fields:
         self.path, self.data, self.where = path, data, where
 
     def _name(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
+        return f"{self.where}.{shown(key, 60)}" if self.where else shown(key, 60)
 
     def has(self, key: str) -> bool:
         """Whether the field is there and not null."""
@@ -67,7 +68,7 @@ class Fields:
         value = str(self.get(key, str))
         if value not in valid:
             raise EvalError(
-                f"{self.path}: field {self._name(key)} is {value!r}, expected one of {', '.join(valid)}"
+                f"{self.path}: field {self._name(key)} is {shown(repr(value), 60)}, expected one of {', '.join(valid)}"
             )
         return value
 

@@ -15,7 +15,9 @@ from typing import Any
 from ovi_eval import claims as claims_module
 from ovi_eval.board import Leaderboard
 from ovi_eval.claims import ClaimedComparison, Measured
+from ovi_eval.clip_files import ClipFinder
 from ovi_eval.errors import EvalError
+from ovi_eval.places import without_places
 from ovi_eval.references.published import PublishedTable
 from ovi_eval.report import write_all
 from ovi_eval.results import LEADERBOARD_SCHEMA, load_json
@@ -35,6 +37,7 @@ def build(
     claims: Sequence[Any] | None = None,
     expected: Sequence[tuple[str, Seed]] = (),
     published: Sequence[PublishedTable] = (),
+    clips: Sequence[str | Path] = (),
     progress: bool = False,
 ) -> Leaderboard:
     """Reads runs (study folders, run folders, results files), ranks them and writes everything to `out_dir`.
@@ -44,9 +47,11 @@ def build(
     `expected` lists (arm, seed) pairs, so that a run which never began is named as well. What is not given
     is taken from the aggregate that an earlier call left in a study folder among `paths`. `out_dir` None
     writes nothing. `published` are numbers of others, shown in a section of their own and never ranked.
-    `progress` shows a bar while the page is drawn.
+    `clips` are folders below which the clips of runs lie that are not in the runs' own folders: nothing else is put
+    into the page (see `clip_files`). `progress` shows a bar while the page is drawn.
 
-    Raises EvalError where no run is usable, two runs have one name and seed, or `first` is unknown.
+    Raises EvalError where no run is usable, two runs have one name and seed, `first` is unknown, or a folder of
+    `clips` is not there.
     """
     found = find_runs(paths)
     remembered = _remembered(found)
@@ -60,7 +65,7 @@ def build(
         expected=expected,
         first_must_exist=first is not None,
     )
-    board = replace(board, published=tuple(published))
+    board = replace(board, published=tuple(published), clips=ClipFinder(found.runs, clips))
     if out_dir is not None:
         target = Path(out_dir) / "results.json"
         if target.is_file() and load_json(target).get("schema") != LEADERBOARD_SCHEMA:
@@ -83,7 +88,8 @@ def collect(
     first_must_exist: bool = True,
 ) -> Leaderboard:
     """Works the leaderboard out of runs that were read; see `build` for the arguments and errors."""
-    problems = [f"{_short(missing.folder)}: {missing.reason}" for missing in found.missing]
+    problems = [f"{_short(missing.folder)}: {without_places(missing.reason)}" for missing in found.missing]
+    problems += [f"{run.label()}: {problem}" for run in found.runs for problem in run.problems]
     have = {(run.name, run.seed) for run in found.runs} | {
         (name, seed)
         for missing in found.missing

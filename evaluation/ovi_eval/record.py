@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ovi_eval.clipset import ClipSet
 from ovi_eval.items import Item
+from ovi_eval.places import without_places
 from ovi_eval.provenance import facts as where_from
 from ovi_eval.results import ClipScores, MetricValue, RunKind, RunResults
 from ovi_eval.score import Score, Scored
@@ -29,13 +30,22 @@ def run_results(
     """What a scorer found of `clips`, as one run's results.
 
     `benchmark` names the prompts or test set. `provenance` is added to what `ovi_eval.provenance.facts` says of
-    the working directory, and wins where both have a key.
+    the working directory, and wins where both have a key. Of files that reasons, notes and facts name in full only the
+    last part of the name is kept.
     """
     metrics = {key: metric_value(score) for key, score in scored.values.items()}
     reasons = scored.reasons or [{}] * len(clips)
+    named = _named(clips)
     rows = [
-        ClipScores(clip, scored.per_clip[i], caption or None, scored.failed.get(i), reasons[i])
-        for i, (clip, caption) in enumerate(_named(clips))
+        ClipScores(
+            clip,
+            scored.per_clip[i],
+            caption or None,
+            without_places(scored.failed.get(i)),
+            without_places(reasons[i]),
+            named[scored.copies[i]][0] if i in scored.copies else None,
+        )
+        for i, (clip, caption) in enumerate(named)
     ]
     facts = {**where_from(), **(provenance or {})}
     if scored.provenance:
@@ -49,8 +59,8 @@ def run_results(
         clips=rows,
         losses=dict(losses or {}),
         config_hash=config_hash,
-        provenance=facts,
-        notes=notes,
+        provenance=without_places(facts),
+        notes=without_places([*notes, *scored.notes]),
         benchmark=benchmark,
     )
 
@@ -64,5 +74,6 @@ def _named(clips: ClipSet | Sequence[Item]) -> list[tuple[str, str]]:
 
 def metric_value(score: Score) -> MetricValue:
     """A score as a results file holds it: the fields of one name, and this file's defaults for the others."""
+    score = replace(score, warnings=without_places(score.warnings))
     known = {name.name for name in fields(score)}
     return MetricValue(**{f.name: getattr(score, f.name) for f in fields(MetricValue) if f.name in known})

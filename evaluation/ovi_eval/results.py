@@ -7,25 +7,43 @@ the field.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal, cast, get_args
 
+from ovi_eval.common.plain_data import parse_json, read_json, read_text
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_eval.fields import Fields, kind_of
-from ovi_eval.files import written_whole
+from ovi_eval.files import written_together, written_whole
+from ovi_eval.places import inside, stays_inside, without_places
+from ovi_eval.results_check import CLIP_FIELDS, MOST_CLIPS, check, unproven
 
 SCHEMA = "ovi_eval.results/1"
 LEADERBOARD_SCHEMA = "ovi_eval.leaderboard/1"
 Direction = Literal["higher", "lower", "closer_to_reference"]
 RunKind = Literal["measured", "reference"]
 MetricKind = Literal["mean", "frechet", "set"]
-# Keys of a line of per_clip.jsonl that are not metric values.
-CLIP_FIELDS = ("id", "caption", "failed", "reasons")
+MOST_BYTES_OF_CLIPS, MOST_BYTES_OF_A_LINE = 512 * 2**20, 2**20
+
+__all__ = [
+    "CLIP_FIELDS",
+    "LEADERBOARD_SCHEMA",
+    "SCHEMA",
+    "ClipScores",
+    "Direction",
+    "MetricKind",
+    "MetricValue",
+    "RunKind",
+    "RunResults",
+    "load_json",
+    "read",
+    "write_text",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,7 @@ class MetricValue:
     values per clip. `dimension` and `bias` go with those: the number of features, and by how much the value is
     too high for the finite number of clips (None: not known). `weights` holds the sha256 of every weight file by
     its name. `comparable` is False where the value must be set beside no other, as of a part of the clips.
+    `distinct` is how many of the `n` clips differ in content, which is what the interval rests on (None: not known).
     """
 
     value: float | None
@@ -56,6 +75,7 @@ class MetricValue:
     preprocessing: str = ""
     warnings: tuple[str, ...] = ()
     comparable: bool = True
+    distinct: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warnings", tuple(self.warnings))
@@ -66,6 +86,7 @@ class ClipScores:
     """One line of per_clip.jsonl: None is a metric that does not apply to the clip or could not be had.
 
     `failed` says what is wrong with the clip itself, `reasons` by metric why that one has no value for it.
+    `same_as` is the id of the first clip of the run with the same content, None for that one and all others.
     """
 
     id: str
@@ -73,6 +94,7 @@ class ClipScores:
     caption: str | None = None
     failed: str | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    same_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,7 @@ class RunResults:
 
     `losses` are free scalars, lower is better. `benchmark` names the prompts or the test set: values of two
     benchmarks are never ranked together. `folder` and `source` are where it was read from, the folder and the
-    file; they are not written.
+    file, and `problems` what did not agree in it and was left out; they are not written.
     """
 
     name: str
@@ -98,10 +120,12 @@ class RunResults:
     benchmark: str = ""
     folder: Path | None = field(default=None, compare=False)
     source: Path | None = field(default=None, compare=False)
+    problems: Sequence[str] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clips", tuple(self.clips))
         object.__setattr__(self, "notes", tuple(self.notes))
+        object.__setattr__(self, "problems", tuple(self.problems))
 
     def label(self) -> str:
         """How messages name the run: `none, seed 2`."""
@@ -115,19 +139,15 @@ class RunResults:
         """Writes `path` (a .json file, or a folder that gets results.json) and the JSONL of the clips
         beside it.
 
-        Each file appears whole or not at all, the clips' first, so that a results.json always has its clips.
-        Raises EvalError where a value is not a finite number.
+        Both appear whole or neither does, and results.json holds the sha256 of its clips' file, so that the two are
+        never of two scorings. Raises EvalError where a value is not a finite number or contradicts its clips.
         """
         path = Path(path)
         if path.suffix != ".json":
             path = path / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check(self, str(path))
+        check(self, str(path))
         clips_name = "per_clip.jsonl" if path.name == "results.json" else f"{path.stem}.per_clip.jsonl"
-        lines = [_clip_line(clip) for clip in self.clips]
-        write_text(
-            path.parent / clips_name, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        )
+        lines = "".join(json.dumps(_clip_line(clip), allow_nan=False) + "\n" for clip in self.clips)
         body = {
             "schema": SCHEMA,
             "name": self.name,
@@ -140,6 +160,7 @@ class RunResults:
             "n_clips": self.n_clips,
             "metrics": {key: asdict(metric) for key, metric in self.metrics.items()},
             "per_clip": clips_name,
+            "per_clip_sha256": _sha256(lines),
             "losses": dict(self.losses),
             "notes": list(self.notes),
         }
@@ -149,7 +170,9 @@ class RunResults:
             raise EvalError(
                 f"{path}: provenance cannot be written as JSON ({error}); use plain finite values"
             ) from None
-        write_text(path, text + "\n")
+        with written_together() as beside:
+            beside(path.parent / clips_name).write_text(lines, encoding="utf-8")
+            beside(path).write_text(text + "\n", encoding="utf-8")
         return path
 
 
@@ -160,25 +183,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. NaN and Infinity, which are not JSON, are refused. Raises EvalError naming the
-    file.
-    """
-
-    def refuse(constant: str) -> NoReturn:
-        raise EvalError(
-            f"{path}: holds {constant}, which is no JSON number; a value that is missing is written null"
-        )
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except OSError as error:
-        raise EvalError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except EvalError:
-        raise
-    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, a number of thousands of digits
-        raise EvalError(f"{path}: not a whole JSON file ({error}); score the run again") from None
+    """Reads a JSON object as `plain_data.read_json` does; EvalError, naming the file, for anything else."""
+    data = read_json(path)
     if not isinstance(data, dict):
-        raise EvalError(f"{path}: expected a JSON object, found {kind_of(data)}")
+        raise EvalError(f"{shown(path)}: expected a JSON object, found {kind_of(data)}")
     return data
 
 
@@ -186,7 +194,9 @@ def read(path: str | Path) -> RunResults:
     """Reads a results.json (or the folder that holds one) and its per-clip values.
 
     Raises EvalError that names the file and the field where the schema is another, a field is missing or of
-    a wrong type, or a number is not finite.
+    a wrong type, or a number is not finite or contradicts what stands beside it (see `results_check`). An interval
+    that does not hold its value is left out and named in `problems`. Places of files in notes, reasons and provenance
+    become the last part of their names.
     """
     path = Path(path)
     if path.is_dir():
@@ -198,16 +208,26 @@ def read(path: str | Path) -> RunResults:
             f"{path}: is a leaderboard over runs, not a run; name the folders of the runs instead"
         )
     if schema != SCHEMA:
-        raise EvalError(f'{path}: schema is {schema!r}, this version reads "{SCHEMA}"')
+        raise EvalError(f'{path}: schema is {shown(repr(schema), 60)}, this version reads "{SCHEMA}"')
     fields = Fields(path, data)
-    metrics = {}
+    n_clips = fields.get("n_clips", int)
+    metrics, problems = {}, []
     for key, entry in fields.get("metrics", dict).items():
-        metrics[str(key)] = _metric(Fields(path, entry, f"metrics[{key}]"))
+        metric = _metric(Fields(path, entry, f"metrics[{shown(key, 60)}]"), n_clips)
+        if metric.ci95 is not None and metric.value is not None and not _holds(metric.ci95, metric.value):
+            problems.append(
+                f"{key}: its ci95 {list(metric.ci95)} does not hold its value {metric.value}; left out"
+            )
+            metric = replace(metric, ci95=None)
+        metrics[str(key)] = metric
     losses_raw = fields.get("losses", dict, {})
     losses = {
         str(k): Fields(path, losses_raw, "losses").number(k) for k in losses_raw if losses_raw[k] is not None
     }
     notes = fields.get("notes", (str, list), [])
+    clips, digest = _read_clips(path, fields.get("per_clip", (str, type(None)), None))
+    if len(clips) > n_clips:
+        problems.append(f"n_clips is {n_clips}, but its per-clip file has {len(clips)} clips")
     run = RunResults(
         name=fields.get("name", str),
         seed=fields.get("seed", (int, type(None))),
@@ -215,33 +235,52 @@ def read(path: str | Path) -> RunResults:
         benchmark=fields.get("benchmark", (str, type(None)), "") or "",
         created=fields.get("created", str, ""),
         config_hash=fields.get("config_hash", (str, type(None)), "") or "",
-        provenance=fields.get("provenance", dict, {}),
-        n_clips=fields.get("n_clips", int),
+        provenance=without_places(fields.get("provenance", dict, {})),
+        n_clips=n_clips,
         metrics=metrics,
-        clips=_read_clips(path, fields.get("per_clip", (str, type(None)), None)),
+        clips=clips,
         losses=losses,
-        notes=[notes] if isinstance(notes, str) else [str(note) for note in notes],
+        notes=without_places([notes] if isinstance(notes, str) else [str(note) for note in notes]),
         folder=path.parent,
         source=path,
     )
-    _check(run, str(path))
-    return run
+    check(run, str(path))
+    told = fields.get("per_clip_sha256", (str, type(None)), None)
+    if told is not None and digest is not None and told != digest:
+        raise EvalError(
+            f"{path}: its per-clip file is of another scoring (per_clip_sha256 differs); score the run again"
+        )
+    unheld = [
+        f"{key}: its per-clip file has no value of it to hold it against"
+        for key in metrics
+        if unproven(run, key)
+    ]
+    return replace(run, problems=[*problems, *unheld])
 
 
-def _metric(fields: Fields) -> MetricValue:
+def _holds(ci95: tuple[float, float], value: float) -> bool:
+    """Whether the value lies in its interval, but for rounding in a file written by hand; ends in the wrong order are
+    another fault.
+    """
+    slack = 1e-6 * max(1.0, abs(value))
+    return ci95[0] > ci95[1] or ci95[0] - slack <= value <= ci95[1] + slack
+
+
+def _metric(fields: Fields, n_clips: int) -> MetricValue:
     value = fields.number_or_none("value")
     ci95 = fields.get("ci95", (list, type(None)), None)
     if ci95 is not None:
         if len(ci95) != 2 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in ci95):
             raise EvalError(
-                f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {ci95!r}"
+                f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {shown(ci95, 60)}"
             )
         ends = Fields(fields.path, {"low": ci95[0], "high": ci95[1]}, f"{fields.where}.ci95")
         ci95 = (ends.number("low"), ends.number("high"))
+    n = fields.get("n", int)
     return MetricValue(
         value=value,
-        n=fields.get("n", int),
-        coverage=fields.number("coverage", 1.0),
+        n=n,
+        coverage=fields.number("coverage", min(1.0, max(0, n) / n_clips) if n_clips > 0 else 0.0),
         direction=cast(Direction, fields.choice("direction", get_args(Direction))),
         unit=fields.get("unit", (str, type(None)), "") or "",
         version=str(fields.get("version", (str, int, float))),
@@ -252,91 +291,76 @@ def _metric(fields: Fields) -> MetricValue:
         bias=fields.number_or_none("bias", None),
         weights=fields.texts("weights"),
         preprocessing=fields.get("preprocessing", (str, type(None)), "") or "",
-        warnings=fields.list_of_text("warnings"),
+        warnings=without_places(fields.list_of_text("warnings")),
         comparable=fields.get("comparable", bool, True),
+        distinct=fields.get("distinct", (int, type(None)), None),
     )
 
 
-def _read_clips(path: Path, name: str | None) -> list[ClipScores]:
+def _read_clips(path: Path, name: str | None) -> tuple[list[ClipScores], str | None]:
+    """The clips and the sha256 of their file; none where the results name no file."""
     if not name:
-        return []
-    if Path(name).name != name:
-        raise EvalError(f"{path}: field per_clip must be the name of a file beside it, found {name!r}")
+        return [], None
+    if Path(name).name != name or not stays_inside(name):
+        raise EvalError(
+            f"{path}: field per_clip must be the name of a file beside it, found {shown(repr(name), 60)}"
+        )
     source = path.parent / name
     if not source.is_file():
         raise EvalError(
-            f"{path}: its per-clip values {name} are missing; copy the file beside it or score again"
+            f"{path}: its per-clip values {shown(name, 60)} are missing; copy the file beside it or score again"
         )
+    if inside(path.parent, source) is None:
+        raise EvalError(
+            f"{path}: its per-clip values {shown(name, 60)} are a link that leads outside of its folder; "
+            "put a copy there"
+        )
+    text = read_text(source, max_bytes=MOST_BYTES_OF_CLIPS)
     clips: list[ClipScores] = []
     seen: set[str] = set()
-    for number, line in enumerate(source.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    # Not splitlines: U+2028 in a caption ends no line of JSON.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"line {number}"
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            raise EvalError(f"{source}: {where} is not JSON; score the run again") from None
-        fields = Fields(source, entry, where)
+        if len(line) > MOST_BYTES_OF_A_LINE or len(clips) >= MOST_CLIPS:
+            raise EvalError(f"{source}: {where} is too long, or there are too many; score the run again")
+        fields = Fields(source, parse_json(line, f"{source}: {where}"), where)
         clip_id = str(fields.get("id", (str, int)))
         if clip_id in seen:
-            raise EvalError(f"{source}: {where} has the id {clip_id!r} a second time; ids must be unique")
+            raise EvalError(
+                f"{source}: {where} has the id {shown(repr(clip_id), 60)} a second time; ids must be unique"
+            )
         seen.add(clip_id)
-        values: dict[str, float | None] = {}
-        for key in entry:
-            if key not in CLIP_FIELDS:
-                value = fields.number_or_none(key)
-                values[key] = None if value is None else _finite(value, f"{source}: {where}, {key}")
-        text = (str, type(None))
-        caption, failed = fields.get("caption", text, None), fields.get("failed", text, None)
-        clips.append(ClipScores(clip_id, values, caption, failed, fields.texts("reasons")))
-    return clips
+        values = {key: fields.number_or_none(key) for key in fields.data if key not in CLIP_FIELDS}
+        optional = (str, type(None))
+        failed = fields.get("failed", optional, None)
+        clips.append(
+            ClipScores(
+                clip_id,
+                values,
+                fields.get("caption", optional, None),
+                None if failed is None else without_places(failed),
+                without_places(fields.texts("reasons")),
+                fields.get("same_as", optional, None),
+            )
+        )
+    return clips, _sha256(text)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 def _clip_line(clip: ClipScores) -> dict[str, Any]:
     line: dict[str, Any] = {"id": clip.id}
     if clip.caption is not None:
         line["caption"] = clip.caption
+    if clip.same_as is not None:
+        line["same_as"] = clip.same_as
     line.update(clip.values)
     if clip.failed is not None:
         line["failed"] = clip.failed
     if clip.reasons:
         line["reasons"] = dict(clip.reasons)
     return line
-
-
-def _finite(value: float, where: str) -> float:
-    if not math.isfinite(value):
-        raise EvalError(f"{where} is {value}; a value that could not be had is written null, with the reason")
-    return value
-
-
-def _check(run: RunResults, where: str) -> None:
-    """Rules that hold of every run, written here or read from a stranger."""
-    if not run.name.strip():
-        raise EvalError(f"{where}: field name is empty; name the model or arm")
-    for key, metric in run.metrics.items():
-        at = f"{where}: metrics[{key}]"
-        if metric.value is None and metric.n > 0:
-            raise EvalError(f"{at}.value is null though n is {metric.n}")
-        if metric.value is not None:
-            _finite(metric.value, f"{at}.value")
-        for bound in metric.ci95 or ():
-            _finite(bound, f"{at}.ci95")
-        if metric.ci95 is not None and metric.ci95[0] > metric.ci95[1]:
-            raise EvalError(f"{at}.ci95 is {list(metric.ci95)}, expected the lower bound first")
-        if metric.bias is not None:
-            _finite(metric.bias, f"{at}.bias")
-        for name, count, least in (("n", metric.n, 0), ("dimension", metric.dimension, 1)):
-            if count is not None and count < least:
-                raise EvalError(f"{at}.{name} is {count}, expected {least} or more")
-        if not 0.0 <= metric.coverage <= 1.0:
-            raise EvalError(f"{at}.coverage is {metric.coverage}, expected a share between 0 and 1")
-    for key, loss in run.losses.items():
-        _finite(loss, f"{where}: losses[{key}]")
-    for clip in run.clips:
-        for key, value in clip.values.items():
-            if key in CLIP_FIELDS:
-                raise EvalError(f"{where}: clip {clip.id}: a metric cannot be named {key!r}; that is a field")
-            if value is not None:
-                _finite(value, f"{where}: clip {clip.id}, {key}")

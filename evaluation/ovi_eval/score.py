@@ -31,7 +31,8 @@ class Score:
     """One value over a set of clips. `value` is None where no clip could be scored.
 
     `n` clips have it; `coverage` is their share of the clips that should. `version` and `variant` part
-    numbers that must not be compared. `kind` "mean": of the values clip by clip; "frechet": of two sets.
+    numbers that must not be compared. `kind` "mean": of the values clip by clip; "frechet": of two sets. `distinct`
+    of the `n` clips differ in content; intervals rest on those.
     """
 
     value: float | None
@@ -49,6 +50,7 @@ class Score:
     preprocessing: str = ""
     warnings: tuple[str, ...] = ()
     comparable: bool = True
+    distinct: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Scored:
 
     `values` by key; `per_clip` has for each clip, in their order, its values by key, None where it lacks one;
     `failed` says of clips, by their place, why a metric could not score them, and `reasons` has for each
-    clip, in their order, what each such metric says; `provenance` is the judges'.
+    clip, in their order, what each such metric says; `provenance` is the judges'. `copies` has for each clip whose
+    content an earlier one has, by its place, the first one's place; `notes` are for the reader.
     """
 
     values: dict[str, Score]
@@ -65,6 +68,8 @@ class Scored:
     failed: dict[int, str]
     provenance: dict[str, Any]
     reasons: list[dict[str, str]] = field(default_factory=list)
+    copies: dict[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def score_clips(

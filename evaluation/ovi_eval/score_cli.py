@@ -264,6 +264,7 @@ def _joined(parts: Sequence[Scored], count: int) -> Scored:
 def _results(
     items: Sequence[Item], scored: Scored, options: argparse.Namespace, notes: Sequence[str]
 ) -> RunResults:
+    from ovi_eval.places import told_of
     from ovi_eval.provenance import configuration_hash
     from ovi_eval.record import run_results
 
@@ -273,10 +274,12 @@ def _results(
         scored,
         name=options.name or (clips.parent.name if clips.is_file() else clips.name),
         seed=options.seed,
-        # In full, so that a leaderboard finds the clips from wherever it is made.
+        # Where somebody keeps files is not told: names below the results' folder, else the folder's own name.
         provenance={
-            "clips": str(clips),
-            "reference": str(Path(options.reference).resolve()) if options.reference else "none",
+            "clips": told_of(clips, Path(options.out).parent),
+            "reference": told_of(options.reference, Path(options.out).parent)
+            if options.reference
+            else "none",
         },
         config_hash=configuration_hash(_choices(options, scored)),
         notes=notes,

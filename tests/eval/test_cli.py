@@ -73,7 +73,7 @@ def test_leaderboard_with_bad_input(study, tmp_path, capsys):
     assert "no finished run of any arm" in refused(capsys, "leaderboard", tmp_path)
     broken = tmp_path / "broken.json"
     broken.write_text('{"schema": "ovi_eval.results/1", "name": "x"')
-    assert "broken.json: not a whole JSON file" in refused(capsys, "leaderboard", broken)
+    assert "broken.json: is no JSON" in refused(capsys, "leaderboard", broken)
     claims = tmp_path / "claims.yaml"
     claims.write_text("claims: [{metric: ball/onset_f1, arm: none}]")
     assert "claim 1: field versus must be text" in refused(capsys, "leaderboard", study, "--claims", claims)

@@ -251,12 +251,12 @@ def test_clips_of_other_names_are_refused_with_examples(tmp_path: Path) -> None:
         compare(*paths)
 
 
-def test_a_value_that_is_not_the_mean_of_its_clips_is_compared_as_a_whole(tmp_path: Path) -> None:
+def test_a_mean_whose_clips_are_not_told_is_compared_as_a_whole(tmp_path: Path) -> None:
     paths = []
     for name, value in (("a", 0.5), ("b", 0.6)):
-        clips = [ClipScores(f"c{i}", {"wer": i / 10}) for i in range(4)]
+        clips = [ClipScores(f"c{i}", {"other": i / 10}) for i in range(4)]
         metrics = {"wer": MetricValue(value, 4, "lower", ci95=(value - 0.01, value + 0.01))}
-        paths.append(written(tmp_path, name, clips=clips, metrics=metrics))
+        paths.append(written(tmp_path, name, clips=clips, metrics=metrics, n_clips=4))
     entry = compare(*paths).entries[0]
     assert entry.difference.n_clips is None
     assert entry.difference.value == pytest.approx(-0.1)

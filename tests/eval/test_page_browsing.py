@@ -19,7 +19,7 @@ OVI = MODELS[0]
 def file(tmp_path_factory):
     root = tmp_path_factory.mktemp("browsing")
     made = root / "leaderboard.html"
-    board = leaderboard.build(write_board(root, playable=6), None, title="Models")
+    board = leaderboard.build(write_board(root, playable=6), None, title="Models", clips=[root / "generated"])
     made.write_text(page(replace(board, published=PUBLISHED)))
     return made
 

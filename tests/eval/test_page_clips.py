@@ -9,10 +9,11 @@ import pytest
 import torch
 from eval_study import BENCHMARKS, MODELS, NO_FACE, scored
 
+from ovi_eval.clip_files import ClipFinder
 from ovi_eval.errors import EvalError
 from ovi_eval.media import decode_audio, decode_video, write_mp4
 from ovi_eval.report.extremes import extremes, without_value
-from ovi_eval.report.players import clip_files, strands_of
+from ovi_eval.report.players import strands_of
 from ovi_eval.report.shelf import Shelf, Shown
 from ovi_eval.report.transcode import SECONDS, SIDE, small_clip
 from ovi_eval.table import Column, Row
@@ -43,18 +44,93 @@ def test_extremes_go_by_the_direction(tmp_path):
     ]
 
 
-def test_clips_are_found_beside_the_results_or_where_they_were_scored(tmp_path):
-    elsewhere, beside = tmp_path / "elsewhere", tmp_path / "run" / "clips"
-    for folder in (elsewhere, beside):
-        folder.mkdir(parents=True)
-        for name in ("clip_0000.mp4", "clip_0001.webm", "other.mp4", "clip_0002.txt"):
-            (folder / name).write_bytes(b"")
-    result = scored(OVI, "", elsewhere)
-    assert set(clip_files(result)) == {"clip_0000", "clip_0001"}
-    assert clip_files(replace(result, provenance={"clips": str(tmp_path / "gone")})) == {}
-    assert clip_files(replace(result, provenance={"clips": ["no", "text"]})) == {}
-    found = clip_files(replace(result, folder=tmp_path / "run"))
-    assert {path.parent for path in found.values()} == {beside}
+def looked_for(result, *roots):
+    return ClipFinder([result], roots).of(result)
+
+
+def empty_files(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_clips_are_found_in_the_runs_own_folder_and_nowhere_else(tmp_path):
+    run = tmp_path / "run"
+    kinds = ("clip_0000.mp4", "clip_0001.webm", "other.mp4", "clip_0002.txt")
+    empty_files(run / "clips", *kinds)
+    elsewhere = empty_files(tmp_path / "elsewhere", *kinds)
+    result = replace(scored(OVI, "", tmp_path), folder=run, provenance={})
+    found = looked_for(result)
+    assert {path.parent for path in found.files.values()} == {run / "clips"}
+    assert set(found.files) == {"clip_0000", "clip_0001"}  # `other` is no clip of the run
+    assert not found.left_out
+    (run / "clips").rename(run / "mine")
+    assert set(looked_for(replace(result, provenance={"clips": "mine"})).files) == {"clip_0000", "clip_0001"}
+    for told in (str(elsewhere), "../elsewhere", "mine/../../elsewhere", "elsewhere", "\0", "x" * 5000):
+        found = looked_for(replace(result, provenance={"clips": told}))
+        assert not found.files
+        assert "--clips" in found.left_out
+    for told in (["no", "text"], 3, None, ""):
+        assert looked_for(replace(result, provenance={"clips": told})).files == {}
+
+
+def test_links_that_lead_outside_of_the_run_are_left_out_and_told(tmp_path):
+    run, private = tmp_path / "run", empty_files(tmp_path / "private", "clip_0000.mp4", "clip_0001.mp4")
+    run.mkdir()
+    result = replace(scored(OVI, "", tmp_path), folder=run, provenance={})
+    (run / "clips").symlink_to(private)
+    assert looked_for(result).files == {}
+    assert "clips is a link that leads outside" in looked_for(result).left_out
+    (run / "clips").unlink()
+    (empty_files(run / "clips", "clip_0002.mp4") / "clip_0000.mp4").symlink_to(private / "clip_0000.mp4")
+    (run / "clips" / "clip_0001.mp4").symlink_to("clip_0002.mp4")
+    found = looked_for(result)
+    assert set(found.files) == {"clip_0001", "clip_0002"}  # a link within the folder is followed
+    assert found.left_out == "1 files are links that lead outside"
+    (private / "loop").symlink_to("loop")
+    assert looked_for(replace(result, folder=private, provenance={"clips": "loop"})).files == {}
+    ids = [
+        replace(clip, id=name) for clip, name in zip(result.clips, ("../x", "/x", "a/../../x"), strict=False)
+    ]
+    empty_files(tmp_path, "x.mp4")
+    assert looked_for(replace(result, clips=ids)).files == {}
+    linked = tmp_path / "linked"
+    linked.symlink_to(run)  # what the user names may be a link
+    assert set(looked_for(replace(result, folder=linked)).files) == {"clip_0001", "clip_0002"}
+
+
+def test_clips_elsewhere_are_found_below_the_folders_that_the_user_names(tmp_path):
+    root = tmp_path / "generated"
+    for below in ("m/B/seed_1", "m/B/seed_2", "n", "scored"):
+        empty_files(root / below, "clip_0000.mp4")
+    base = replace(scored(OVI, "", tmp_path), folder=tmp_path / "results", provenance={})
+
+    def place(result, *roots):
+        found = looked_for(result, *roots).files
+        return found and found["clip_0000"].parent.relative_to(root).as_posix()
+
+    m = replace(base, name="m", benchmark="B", seed=2)
+    assert place(m, root) == "m/B/seed_2"
+    assert place(replace(m, seed=3), root) == {}
+    assert place(replace(base, name="n"), tmp_path / "generated" / "..", root) == "n"
+    assert place(replace(base, name="n"), root / "n") == "n"
+    assert place(replace(base, name="o"), root / "n") == {}
+    told = replace(base, name="o", provenance={"clips": "scored"})
+    assert place(told, root) == place(told, root / "scored") == "scored"
+    with pytest.raises(EvalError, match=r"--clips .*gone: no such folder"):
+        looked_for(base, tmp_path / "gone")
+
+
+def test_a_folder_that_several_runs_would_take_is_nobodys(tmp_path):
+    empty_files(tmp_path / "generated" / "Verse-Bench", "clip_0000.mp4")
+    base = replace(scored(OVI, "", tmp_path), folder=tmp_path, provenance={"clips": "Verse-Bench"})
+    runs = [replace(base, name=name, source=tmp_path / name) for name in ("a", "b")]
+    finder = ClipFinder(runs, [tmp_path / "generated"])
+    assert finder.of(runs[0]).files == finder.of(runs[1]).files == {}
+    assert finder.notes(runs) == [
+        "clips of a; b: several runs have clips in a folder named Verse-Bench; lay them out as NAME/BENCHMARK"
+    ]
 
 
 def test_metrics_scored_one_after_the_other_are_one_run(tmp_path):
@@ -69,12 +145,12 @@ def test_metrics_scored_one_after_the_other_are_one_run(tmp_path):
         metrics={"sync_c": whole.metrics["sync_c"]},
         clips=[replace(c, values={"sync_c": c.values.get("sync_c")}, caption=None) for c in whole.clips],
     )
-    (strand,) = strands_of(Row(OVI, "measured", [first, second]), "", None)
+    (strand,) = strands_of(Row(OVI, "measured", [first, second]), "", None, ClipFinder())
     assert set(strand.run.metrics) == {"clap", "sync_c"}
     assert set(strand.run.clips[0].values) == {"clap", "sync_c"}
     assert strand.run.clips[1].reasons == {"sync": NO_FACE}
     assert strand.run.clips[1].caption == whole.clips[1].caption
-    apart = strands_of(Row(OVI, "measured", [first, replace(first)]), "", None)
+    apart = strands_of(Row(OVI, "measured", [first, replace(first)]), "", None, ClipFinder())
     assert len(apart) == 2
 
 
@@ -145,7 +221,7 @@ def test_sound_alone_is_shown_by_its_spectrogram(tmp_path):
     assert isinstance(shown, Shown)
     assert shown.note == "the first 6 s, sound alone"
     assert shown.seconds == pytest.approx(SECONDS)
-    result = scored(OVI, "", tmp_path)
-    assert clip_files(result)["clip_0000"].suffix == ".wav"
+    result = replace(scored(OVI, "", tmp_path), folder=tmp_path, provenance={"clips": "."})
+    assert looked_for(result).files["clip_0000"].suffix == ".wav"
     (tmp_path / "clip_0000.mp4").write_bytes(b"")
-    assert clip_files(result)["clip_0000"].suffix == ".mp4"
+    assert looked_for(result).files["clip_0000"].suffix == ".mp4"

@@ -24,9 +24,14 @@ def paths(tmp_path_factory):
     return write_board(tmp_path_factory.mktemp("models"), playable=6)
 
 
+def _generated(paths):
+    """The folder above the clips of `write_board`, which lie outside of the runs' own folders."""
+    return paths[0].parents[1] / "generated"
+
+
 @pytest.fixture(scope="module")
 def html(paths):
-    return page(leaderboard.build(paths, None, title="Models"))
+    return page(leaderboard.build(paths, None, title="Models", clips=[_generated(paths)]))
 
 
 def section(html, address):
@@ -100,7 +105,7 @@ def test_models_share_what_the_page_may_carry(paths, monkeypatch):
     from ovi_eval.report import clips
 
     monkeypatch.setattr(clips, "BUDGET", 100_000)
-    board = leaderboard.build(paths, None)
+    board = leaderboard.build(paths, None, clips=[_generated(paths)])
     made = page(board)
     carried = re.findall(r'<script type="application/json" id="clip-\d+">(.*?)</script>', made)
     assert sum(map(len, carried)) <= 600_000

@@ -198,10 +198,10 @@ def test_nan_and_half_a_file_are_refused(tmp_path):
     with pytest.raises(EvalError, match="holds NaN"):
         read(path)
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(EvalError, match="not a whole JSON file"):
+    with pytest.raises(EvalError, match="is no JSON"):
         read(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(EvalError, match="not a whole JSON file"):
+    with pytest.raises(EvalError, match="is no UTF-8 text"):
         read(path)
 
 
@@ -209,8 +209,8 @@ def test_nan_and_half_a_file_are_refused(tmp_path):
     ("number", "named"),
     [
         ("1" + "0" * 400, r"metrics\[ball/onset_f1\].value is too large a number"),
-        ("1e400", r"metrics\[ball/onset_f1\].value is inf"),
-        ("1" * 5000, "not a whole JSON file"),
+        ("1e400", "holds the number 1e400, too large for any float"),
+        ("1" * 5000, "is no JSON"),
     ],
 )
 def test_numbers_beyond_all_bounds_are_refused(tmp_path, number, named):
@@ -229,12 +229,12 @@ def test_numbers_beyond_all_bounds_are_refused(tmp_path, number, named):
         ('{"id": "x", "ball/onset_f1": "high"}', "line 41.ball/onset_f1 must be a number or null"),
         ('{"ball/onset_f1": 1}', "line 41.id is missing"),
         ('{"id": "clip_0003"}', "the id 'clip_0003' a second time"),
-        ('{"id": "x", "ball/onset_f1": NaN}', "line 41, ball/onset_f1 is nan"),
+        ('{"id": "x", "ball/onset_f1": NaN}', "line 41: holds NaN"),
         ('{"id": "x", "reasons": "none"}', "line 41.reasons must be an object or null, found text"),
         ('{"id": "x", "reasons": {"sync": 3}}', "line 41.reasons.sync must be text"),
-        ('{"id": "x"', "line 41 is not JSON"),
+        ('{"id": "x"', "line 41: is no JSON"),
         ('{"id": "x", "ball/onset_f1": 1' + "0" * 400 + "}", "line 41.ball/onset_f1 is too large a number"),
-        ('{"id": "x", "ball/onset_f1": ' + "1" * 5000 + "}", "line 41 is not JSON"),
+        ('{"id": "x", "ball/onset_f1": ' + "1" * 5000 + "}", "line 41: is no JSON"),
         ("7", "line 41 must be an object"),
     ],
 )
@@ -266,7 +266,7 @@ def test_runs_are_found_below_a_study_and_what_is_unfinished_is_named(tmp_path):
     assert labels.count("none, seed 0") == 1
     reasons = {missing.folder.name: missing.reason for missing in found.missing}
     assert reasons["seed_1"] == "not finished: it has no results.json yet"
-    assert "not a whole JSON file" in reasons["seed_10"]
+    assert "is no JSON" in reasons["seed_10"]
 
 
 def test_a_path_that_is_not_there_and_a_file_that_is_no_run(tmp_path):
@@ -288,7 +288,7 @@ def test_results_side_by_side_in_a_folder_are_found_and_other_files_left_alone(t
         ("ours, seed 10", "ours_10.json"),
     ]
     (tmp_path / "torn.json").write_text("{")
-    with pytest.raises(EvalError, match=r"torn\.json: not a whole JSON file"):
+    with pytest.raises(EvalError, match=r"torn\.json: is no JSON"):
         find_runs([tmp_path])
 
 
@@ -302,8 +302,12 @@ def _described(heading):
 
 
 def test_the_page_describes_every_field_and_no_other():
-    run_fields = {f.name for f in fields(RunResults)} - {"folder", "source", "clips"}
-    assert {name for name, _ in _described("results.json")} == run_fields | {"schema", "per_clip"}
+    run_fields = {f.name for f in fields(RunResults)} - {"folder", "source", "clips", "problems"}
+    assert {name for name, _ in _described("results.json")} == run_fields | {
+        "schema",
+        "per_clip",
+        "per_clip_sha256",
+    }
     assert {name for name, _ in _described("A value under `metrics`")} == {
         f.name for f in fields(MetricValue)
     }
@@ -311,7 +315,7 @@ def test_the_page_describes_every_field_and_no_other():
 
 
 def test_what_the_page_calls_optional_may_be_missing_and_nothing_else(tmp_path):
-    path = run("none", 0, n_clips=4, metrics={"m": FULL}).write(tmp_path)
+    path = run("none", 0, metrics={"m": FULL}).write(tmp_path)
     whole = json.loads(path.read_text())
     for heading, place in (("results.json", []), ("A value under `metrics`", ["metrics", "m"])):
         for name, kind in _described(heading):

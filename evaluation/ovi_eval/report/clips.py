@@ -32,7 +32,8 @@ def strands(board: Leaderboard, benchmark: str) -> list[Strand]:
 
 
 def _first(board: Leaderboard, row: Row, benchmark: str) -> Strand | None:
-    return next((own for own in strands_of(row, benchmark, tint_of(board, row)) if own.files), None)
+    own = strands_of(row, benchmark, tint_of(board, row), board.clips)
+    return next((strand for strand in own if strand.files), None)
 
 
 def prompts(columns: Sequence[Strand], most: int = MAX_PROMPTS) -> list[str]:

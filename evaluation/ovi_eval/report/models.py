@@ -83,7 +83,7 @@ def _all_clips(board: Leaderboard, row: Row, tint: str | None, shelf: Shelf, lim
     parts = []
     benchmarks = list(dict.fromkeys(run.benchmark for run in row.runs))
     for place, benchmark in enumerate(benchmarks):
-        own = strands_of(row, benchmark, tint)
+        own = strands_of(row, benchmark, tint, board.clips)
         playable = [found for found in own if found.files]
         scored = [found for found in own if found.run.clips]
         if playable or scored:

@@ -48,7 +48,7 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
         "tables": boards(board, addresses),
         "key": reference_key(board.references),
         "panels": _panels(board),
-        "clips": clips or '<p class="note">No run has clips on disk.</p>',
+        "clips": (clips or '<p class="note">No run has clips on disk.</p>') + _clip_notes(board),
         "published": published.section(board.published),
         "provenance": runs_of([*board.arms, *board.references], {"metrics": _versions(board)}),
         "models": pages,
@@ -56,6 +56,10 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
     }
     # One pass, so that text from a file which looks like a slot is left alone.
     return re.sub(r"@@(\w+)@@", lambda match: slots[match.group(1)], _asset("template.html"))
+
+
+def _clip_notes(board: Leaderboard) -> str:
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in board.clip_notes())
 
 
 def _asset(name: str) -> str:

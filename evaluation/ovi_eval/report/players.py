@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovi_eval.captions import clip_id
 from ovi_eval.claims import format_number
+from ovi_eval.clip_files import ClipFinder
 from ovi_eval.report import words
 from ovi_eval.report.palette import breakable, colour, dot
 from ovi_eval.report.pictures import TIMELINE_HIGH, WIDTH
@@ -20,8 +20,6 @@ from ovi_eval.table import Column, Row
 if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
 
-# What may be a clip; of two files of one name the one with a picture is shown.
-KINDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".avi", ".webm", ".mkv", ".mov", ".mp4")
 # Of one transparent pixel: stands where a picture comes from the shelf.
 _BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
@@ -36,28 +34,28 @@ class Strand:
     files: Mapping[str, Path]
 
 
-def strands_of(row: Row, benchmark: str, tint: str | None) -> list[Strand]:
-    """The row's runs of a benchmark, each with those of its clips that are on disk."""
+def strands_of(row: Row, benchmark: str, tint: str | None, clips: ClipFinder) -> list[Strand]:
+    """The row's runs of a benchmark, each with those of its clips that were found."""
     return [
-        Strand(row.name + ("" if run.seed is None else f" · seed {run.seed}"), run, tint, clip_files(run))
-        for run in _together([run for run in row.runs if run.benchmark == benchmark])
+        Strand(row.name + ("" if run.seed is None else f" · seed {run.seed}"), run, tint, clips.of(run).files)
+        for run in _together([run for run in row.runs if run.benchmark == benchmark], clips)
     ]
 
 
-def _together(runs: Sequence[RunResults]) -> list[RunResults]:
+def _together(runs: Sequence[RunResults], clips: ClipFinder) -> list[RunResults]:
     """Runs of one seed that were scored by one metric after another become one run with all values."""
     found: list[RunResults] = []
     for run in runs:
         for place, other in enumerate(found):
             if other.seed == run.seed and not set(other.metrics) & set(run.metrics):
-                found[place] = _joined(other, run)
+                found[place] = _joined(other, run, clips)
                 break
         else:
             found.append(run)
     return found
 
 
-def _joined(a: RunResults, b: RunResults) -> RunResults:
+def _joined(a: RunResults, b: RunResults, finder: ClipFinder) -> RunResults:
     clips = {clip.id: clip for clip in a.clips}
     for clip in b.clips:
         if (same := clips.get(clip.id)) is not None:
@@ -67,38 +65,16 @@ def _joined(a: RunResults, b: RunResults) -> RunResults:
                 same.caption or clip.caption,
                 same.failed or clip.failed,
                 {**same.reasons, **clip.reasons},
+                same.same_as or clip.same_as,
             )
         clips[clip.id] = clip
-    lead = a if clip_files(a) else b
+    lead = a if finder.of(a).files else b
     return replace(lead, metrics={**a.metrics, **b.metrics}, clips=tuple(clips.values()))
 
 
 def tint_of(board: Leaderboard, row: Row) -> str | None:
     """The colour of an arm, None for a reference."""
     return next((colour(i) for i, arm in enumerate(board.arms) if arm is row), None)
-
-
-def clip_files(run: RunResults) -> dict[str, Path]:
-    """A run's clips by id: those in `clips` beside its results, else those of the folder that was scored.
-
-    In a folder elsewhere only files named after a clip of the run count, as its path is what a file says.
-    """
-    beside = run.folder / "clips" if run.folder is not None else None
-    if beside is not None and beside.is_dir():
-        found = _clips(beside)
-        if found:
-            return found
-    scored = run.provenance.get("clips")
-    if not isinstance(scored, str) or not scored or not Path(scored).is_dir():
-        return {}
-    known = {clip.id for clip in run.clips}
-    return {clip: path for clip, path in _clips(Path(scored)).items() if clip in known}
-
-
-def _clips(folder: Path) -> dict[str, Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.is_file())
-    files.sort(key=lambda path: KINDS.index(path.suffix.lower()))
-    return {clip_id(Path(path.name)): path for path in files}
 
 
 def heading(title: str, tint: str | None) -> str:

@@ -46,7 +46,7 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
         ),
         width=width,
     )
-    for problem in board.problems:
+    for problem in [*board.problems, *board.clip_notes()]:
         console.print(Text.assemble(("! ", "yellow"), problem), width=width)
     published.show(board.published, console, width)
 

@@ -1,0 +1,62 @@
+"""Places of files: which lie in a folder, and what of them may be told to others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# An absolute path of two parts or more: of Unix, of Windows with its drive, or of a share. URLs are left alone.
+_PLACE = re.compile(
+    r"""(?<![\w.:/~-])(?:file://)?~?/(?:[^\s/:;,'"()<>|]+/)+(?P<unix>[^\s/:;,'"()<>|]*)
+      |(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/:;,'"()<>|]+[\\/])*(?P<drive>[^\s\\/:;,'"()<>|]*)
+      |(?<![\w\\])\\\\(?:[^\s\\:;,'"()<>|]+\\)+(?P<share>[^\s\\:;,'"()<>|]*)""",
+    re.VERBOSE,
+)
+
+
+def inside(folder: Path, path: Path) -> Path | None:
+    """`path` with its links resolved; None where it is not there or then lies outside of `folder`."""
+    try:
+        real = path.resolve(strict=True)
+        return real if real.is_relative_to(folder.resolve()) else None
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file system takes
+        return None
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name that a file gives is relative and never steps up, on any system."""
+    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+    rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    return bool(name) and not rooted and ".." not in parts and "\0" not in name
+
+
+def told_of(path: str | Path, beside: str | Path) -> str:
+    """What is recorded of a file or folder: its name relative to `beside` where it lies there, else its own name."""
+    real = Path(path).resolve()
+    try:
+        return real.relative_to(Path(beside).resolve()).as_posix()
+    except ValueError:
+        return real.name
+
+
+def without_places(told: T) -> T:
+    """Text, or plain data that holds text, with every absolute path cut to its last part.
+
+    Messages of libraries name files in full, and results are given to others: where somebody keeps files, and the
+    user name in it, are not theirs to read.
+    """
+    return _cut(told)
+
+
+def _cut(told: Any) -> Any:
+    if isinstance(told, str):
+        return _PLACE.sub(lambda found: next((part for part in found.groups() if part), "…"), told)
+    if isinstance(told, Mapping):
+        return {_cut(key): _cut(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return type(told)(_cut(value) for value in told)
+    return told
