@@ -135,7 +135,7 @@ def _below(base: Path, name: str, run: RunResults) -> Clips:
     try:
         if not (base / name).exists():
             return Clips()
-    except OSError:
+    except (OSError, ValueError):
         return Clips()
     real = inside(base, base / name)
     if real is None:
