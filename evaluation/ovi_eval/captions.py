@@ -72,6 +72,8 @@ def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str,
     path = Path(path)
     found: dict[str, str] = {}
     for row in read_table(path, (ID_COLUMNS, columns), what):
+        if row.empty:
+            continue
         if row.fault:
             raise EvalError(f"{shown(path)}: {row.fault}")
         try:

@@ -71,6 +71,11 @@ def test_a_text_that_cannot_be_read_is_named_and_its_clip_has_no_caption(tmp_pat
     assert "captions.jsonl: line 1: is no JSON" in capsys.readouterr().err
 
 
+def test_rows_that_a_spreadsheet_leaves_empty_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,caption\na,rain\n,\n,\n")
+    assert read_caption_file(tmp_path / "a.csv") == {"a": "rain"}
+
+
 def test_captions_that_are_not_clear_are_refused(tmp_path: Path) -> None:
     for content, words in {
         "id,caption\na,A red car, fast\n": "line 2 has 3 fields",

@@ -211,6 +211,37 @@ def test_a_prompt_whose_commas_are_not_quoted_is_told(tmp_path: Path) -> None:
     assert "put prompts with commas in quotes" in bad.reason
 
 
+def test_a_table_of_prompts_is_read_as_one_of_captions(tmp_path: Path) -> None:
+    """The one reader of tables: encodings, headers, delimiters, forms of names."""
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img/cafe\u0301.png").write_bytes(PNG)
+    content = " Text_Prompt ; IMAGE_PATH;id\r\nrain, wind;img\\caf\u00e9.png;001\r\n\r\nsnow;;cafe\u0301\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "p.csv").write_bytes(content.encode(encoding))
+        batch = read_requests(tmp_path / "p.csv")
+        assert batch.bad == ()
+        assert [(r.id, r.prompt) for r in batch.requests] == [("001", "rain, wind"), ("caf\u00e9", "snow")]
+        assert batch.requests[0].image is not None
+        assert batch.requests[0].image.is_file()
+
+
+def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    lines = [
+        '{"prompt": "a\\u0000b"}',
+        '{"prompt": "\\ud83d"}',
+        '{"prompt": "x", "image": "' + "i" * 5000 + '"}',
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    reasons = [row.reason for row in read_requests(tmp_path / "p.jsonl").bad]
+    for reason, words in zip(
+        reasons, ["holds a NUL", "half of a surrogate pair", "no image at"], strict=True
+    ):
+        assert words in reason
+        assert len(reason) < 300
+    with pytest.raises(UserError, match="half of a surrogate pair"):  # a terminal that is not UTF-8
+        check_request(Request("a", "caf\udce9"))
+
+
 def test_variants_have_successive_seeds() -> None:
     made = variants([Request("a", "x", 4), Request("b", "x", 9)], 3)
     assert [r.name for r in made] == ["a_seed4", "a_seed5", "a_seed6", "b_seed9", "b_seed10", "b_seed11"]

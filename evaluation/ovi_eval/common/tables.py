@@ -39,6 +39,8 @@ class Row:
     line: int
     values: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+    empty: bool = False
+    """A row of a CSV or TSV whose fields are all empty, as spreadsheets write them below the last one."""
 
     def text(self, columns: Sequence[str]) -> str | None:
         """The first of the columns that says something; "" if one is there and none does, None if none is.
@@ -67,13 +69,16 @@ class Row:
         return Row(self.line, {**self.values, **digits}).text(columns)
 
 
-def read_table(path: str | Path, needed: Sequence[Sequence[str]], what: str) -> list[Row]:
-    """The rows of a .csv, .tsv or .jsonl file in their order; empty ones are left out.
+def read_table(
+    path: str | Path, needed: Sequence[Sequence[str]], what: str, *, max_bytes: int = MAX_BYTES
+) -> list[Row]:
+    """The rows of a .csv, .tsv or .jsonl file in their order; empty lines are left out.
 
     Args:
         path: in UTF-8, with or without a byte order mark, or UTF-16 with one.
         needed: for each column that a CSV or TSV must have, the names that it may go by.
         what: the file holds, for messages, such as "captions".
+        max_bytes: of the file.
 
     A .csv whose header names the needed columns with semicolons or tabs between them is read so.
 
@@ -86,17 +91,17 @@ def read_table(path: str | Path, needed: Sequence[Sequence[str]], what: str) -> 
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise EvalError(f"{shown(path)}: {what} come in a .csv, .tsv or .jsonl file")
-    text = read_unicode(path, max_bytes=MAX_BYTES)
+    text = read_unicode(path, max_bytes=max_bytes)
     if kind == ".jsonl":
         return [
             _json_row(line, number)
             for number, line in enumerate(text.split("\n"), 1)
             if line.strip(" \t\r\ufeff")
         ]
-    return list(_rows(path, text, _delimiter(text, kind, needed), needed))
+    return list(_rows(path, text, _delimiter(text, kind, needed), needed, what))
 
 
-def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]]) -> Iterator[Row]:
+def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]], what: str) -> Iterator[Row]:
     # skipinitialspace: a quote after ", " opens a field too
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
@@ -113,6 +118,8 @@ def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]]
         line, begins = begins, reader.line_num + 1
         values = [_lines(value).strip() for value in fields]
         if not any(values):
+            if len(values) > 1 and columns is not None:
+                yield Row(line, dict.fromkeys(columns, ""), empty=True)
             continue
         if columns is None:
             columns = _columns(path, values, needed, delimiter)
@@ -122,7 +129,7 @@ def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]]
         elif len(values) > len(columns):
             yield Row(
                 line,
-                fault=f"line {line} has {len(values)} fields and the header names {len(columns)}: put texts with "
+                fault=f"line {line} has {len(values)} fields and the header names {len(columns)}: put {what} with "
                 f"{'commas' if delimiter == ',' else 'semicolons' if delimiter == ';' else 'tabs'} in quotes",
             )
         else:

@@ -75,7 +75,8 @@ class Captions:
         return self._texts.values() if self.table is None else (self.table,)
 
     def _read(self, table: Path) -> None:
-        rows = read_table(table, (ID_COLUMNS, CAPTION_COLUMNS), "captions")
+        needed = (ID_COLUMNS, CAPTION_COLUMNS)
+        rows = [row for row in read_table(table, needed, "captions") if not row.empty]
         if not rows:
             raise EvalError(f"{shown(table)}: holds no captions")
         for row in rows:

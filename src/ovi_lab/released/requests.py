@@ -7,16 +7,18 @@ prompts that came with the released code are read as they are.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from ovi_eval.captions import nfc
+from ovi_eval.common.shown import shown
+from ovi_eval.common.tables import Row, read_table
+from ovi_eval.common.unicode_text import unusable
+from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 from ovi_lab.released.sizes import Size, parse_aspect, parse_size
 from ovi_lab.text.prompts import check_tags
@@ -69,10 +71,12 @@ class Batch:
 
 def check_request(request: Request) -> Request:
     """The request itself. Raises UserError for broken tags, a seed out of range, an image that is not there."""
+    if why := unusable(request.prompt):
+        raise UserError(f"the prompt {why}: write it in UTF-8")
     check_tags(request.prompt)
     check_seed(request.seed)
-    if request.image is not None and not request.image.is_file():
-        raise UserError(f"no image at {request.image}")
+    if request.image is not None and not _is_file(request.image):
+        raise UserError(f"no image at {shown(request.image)}")
     return request
 
 
@@ -94,27 +98,31 @@ def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) ->
     """The rows of a file of prompts.
 
     Args:
-        path: .csv, .tsv or .jsonl, UTF-8.
+        path: .csv, .tsv or .jsonl, see `ovi_eval.common.tables`.
         seed: of rows that name none.
         shape: of rows that name none and have no image.
 
     Raises:
-        UserError: the file is missing, too large, no text, has no prompts, or no column of prompts.
+        UserError: the file is missing, too large, no text, has no prompts, no column of prompts or quotes that are
+            not closed.
     """
     path = Path(path)
     requests: list[Request] = []
     bad: list[BadRow] = []
-    rows = list(_rows(path))
+    try:
+        rows = read_table(path, (PROMPT_COLUMNS,), "prompts", max_bytes=MAX_BYTES)
+    except EvalError as error:
+        raise UserError(f"prompts: {error}") from error
     if not rows:
-        raise UserError(f"{path} holds no prompts")
+        raise UserError(f"{shown(path)} holds no prompts")
     digits = max(4, len(str(len(rows))))
     names: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         where = f"row {number}"
         id = f"{number:0{digits}d}"
         try:
-            if isinstance(row, str):
-                raise UserError(row)
+            if row.fault:
+                raise UserError(row.fault)
             id = _id(row, id)
             request = check_request(_request(row, id, path.parent, seed, shape))
             # files are made on systems that take A for a
@@ -122,111 +130,68 @@ def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) ->
                 raise UserError(f"its id {id} is that of {names[id.lower()]} too: give each row its own")
             names[id.lower()] = where
             requests.append(request)
-        except UserError as error:
-            bad.append(BadRow(id, f"{path.name} {where}: {error}"))
+        except (UserError, EvalError) as error:
+            bad.append(BadRow(id, f"{shown(path.name)} {where}: {error}"))
     return Batch(tuple(requests), tuple(bad))
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any] | str]:
-    """Each row by its columns, or what is wrong with it."""
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(f"prompts={path}: prompts come in a .csv, .tsv or .jsonl file")
-    if not path.is_file():
-        raise UserError(f"prompts={path}: no such file")
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"prompts={path} has {path.stat().st_size} bytes: at most {MAX_BYTES} are read")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start})") from error
-    if kind == ".jsonl":
-        yield from (_json_row(line) for line in text.split("\n") if line.strip())
-        return
-    # line ends inside a quoted prompt belong to it
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",")
-    try:
-        columns = [str(c).strip() for c in reader.fieldnames or ()]
-        if not set(columns) & set(PROMPT_COLUMNS):
-            found = ", ".join(columns) or "none"
-            raise UserError(
-                f"{path} has the columns {found}: expected a first line that names text_prompt (and image_path)"
-            )
-        for row in reader:
-            if row.pop(None, None):
-                yield "it has more fields than the first line names: put prompts with commas in quotes"
-            else:
-                yield {str(k).strip(): v for k, v in row.items()}
-    except csv.Error as error:
-        raise UserError(
-            f"{path} cannot be read as {kind[1:].upper()} (line {reader.line_num}: {error})"
-        ) from error
-
-
-def _json_row(line: str) -> Mapping[str, Any] | str:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return f"it is no JSON ({error})"
-    return row if isinstance(row, dict) else f"it is {line.strip()[:40]}, expected an object with text_prompt"
-
-
-def _request(row: Mapping[str, Any], id: str, folder: Path, seed: int, shape: Size | None) -> Request:
-    prompt = _text(row, PROMPT_COLUMNS)
+def _request(row: Row, id: str, folder: Path, seed: int, shape: Size | None) -> Request:
+    prompt = _text(row, *PROMPT_COLUMNS)
     if prompt is None:
         raise UserError("it has no text_prompt")
-    image, own = _text(row, IMAGE_COLUMNS), _shape(row)
+    image, own = _text(row, *IMAGE_COLUMNS), _shape(row)
     return Request(
         id=id,
         prompt=prompt,
         seed=_whole(row, seed),
-        image=folder / image if image is not None else None,
+        image=_image(folder, image) if image is not None else None,
         shape=own or (None if image is not None else shape),
-        negative_video=_text(row, ("negative_video",)),
-        negative_audio=_text(row, ("negative_audio",)),
+        negative_video=_text(row, "negative_video"),
+        negative_audio=_text(row, "negative_audio"),
     )
 
 
-def _text(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+def _text(row: Row, *columns: str) -> str | None:
     """The first of the columns that says anything."""
-    for column in columns:
-        value = row.get(column)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            continue
-        if not isinstance(value, str):
-            raise UserError(f"its {column} is {json.dumps(value)[:40]}, expected text")
-        return value.strip()
-    return None
+    return row.text(columns) or None
 
 
-def _whole(row: Mapping[str, Any], seed: int) -> int:
-    value = row.get("seed")
+def _whole(row: Row, seed: int) -> int:
+    value = row.values.get("seed")
     if value is None or (isinstance(value, str) and not value.strip()):
         return seed
     if isinstance(value, str):
         if not re.fullmatch(r"\s*[0-9]{1,19}\s*", value):
-            raise UserError(f"its seed is {value[:40]!r}, expected a whole number")
+            raise UserError(f"its seed is {shown(repr(value), 40)}, expected a whole number")
         value = int(value)
     return check_seed(value)
 
 
-def _shape(row: Mapping[str, Any]) -> Size | None:
-    size, aspect = _text(row, ("size",)), _text(row, ("aspect",))
+def _shape(row: Row) -> Size | None:
+    size, aspect = _text(row, "size"), _text(row, "aspect")
     if size is not None and aspect is not None:
         raise UserError("it has both size and aspect: give one")
     return parse_size(size) if size is not None else parse_aspect(aspect) if aspect is not None else None
 
 
-def _id(row: Mapping[str, Any], number: str) -> str:
+def _id(row: Row, number: str) -> str:
     """A row's id as a file's name can hold it; its number where it has none."""
-    value = row.get("id")
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return number
-    if not isinstance(value, str):
-        raise UserError(f"its id is {json.dumps(value)[:40]}, expected text")
-    return file_name(value) or number
+    value = row.name(("id",))
+    return (file_name(nfc(value)) if value else "") or number
+
+
+def _image(folder: Path, name: str) -> Path:
+    """The file that a table names: with / for \\, and in the form of Unicode in which it is there."""
+    plain = name.replace("\\", "/")
+    forms = [name, plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
+    return next((folder / form for form in forms if _is_file(folder / form)), folder / plain)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def file_name(text: str) -> str:

@@ -72,8 +72,10 @@ def test_line_ends_inside_quotes_become_line_feeds(tmp_path: Path) -> None:
 
 
 def test_headers_in_any_case_with_white_space_and_empty_rows(tmp_path: Path) -> None:
-    content = "\n ID , Caption ,note\n\n a , two words ,x\n,,\n  \nb,c,\n"
-    assert pairs(tmp_path / "t.csv", content) == [("a", "two words"), ("b", "c")]
+    content = "\n ID , Caption ,note\n\n a , two words ,x\n,,,,\n  \nb,c,\n"
+    assert pairs(tmp_path / "t.csv", content) == [("a", "two words"), ("", ""), ("b", "c")]
+    assert [row.empty for row in rows(tmp_path / "t.csv", content)] == [False, True, False]
+    assert [row.line for row in rows(tmp_path / "t.csv", content)] == [4, 5, 7]
     assert pairs(tmp_path / "t.csv", ",id,caption\n0,a,b\n") == [("a", "b")]  # numbered rows of pandas
     assert pairs(tmp_path / "t.csv", 'id, "caption"\na, "b, c"\n') == [("a", "b, c")]
     assert pairs(tmp_path / "T.CSV", "id,caption\na,b\n") == [("a", "b")]
@@ -109,12 +111,12 @@ def test_ids_of_json_may_be_whole_numbers(tmp_path: Path) -> None:
         (
             "t.csv",
             'id,caption\n"a\nb",x\nc,A "red, blue" car\n',
-            "line 4 has 3 fields .* put texts with commas",
+            "line 4 has 3 fields .* put captions with commas",
         ),
         ("t.csv", "id,caption\na,b,\n", "line 2 has 3 fields"),
         ("t.csv", "id,caption,note\na,b\n", "line 2 has 2 of the 3 fields"),
-        ("t.tsv", "id\tcaption\na\tb\tc\n", "line 2 has 3 fields .* put texts with tabs in quotes"),
-        ("t.csv", "id;caption\na;b;c\n", "put texts with semicolons in quotes"),
+        ("t.tsv", "id\tcaption\na\tb\tc\n", "line 2 has 3 fields .* put captions with tabs in quotes"),
+        ("t.csv", "id;caption\na;b;c\n", "put captions with semicolons in quotes"),
         ("t.jsonl", '{"id": "a"}\n[1]\n', r"line 2: is \[1\], expected an object"),
         ("t.jsonl", '{"id": "a"\n', "line 1: is no JSON"),
         ("t.jsonl", '\n{"id": "a", "id": "b"}\n', "line 2: names the key id twice"),
