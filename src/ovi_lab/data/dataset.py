@@ -17,7 +17,16 @@ from torch.utils.data import Dataset
 
 from ovi_eval.media import resample
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.index import BadSample, BadSampleError, Entry, Shapes, ShardIndex, file_sha256, read_index
+from ovi_lab.data.index import (
+    BadSample,
+    BadSampleError,
+    Entry,
+    Shapes,
+    ShardIndex,
+    encoded_by,
+    file_sha256,
+    read_index,
+)
 from ovi_lab.data.order import AudioTokens, Pick
 from ovi_lab.data.samples import (
     BOTH,
@@ -26,6 +35,7 @@ from ovi_lab.data.samples import (
     OnResample,
     kind_of,
     missing_part,
+    read_about,
     read_latents,
     read_media,
     refuse_other_rate,
@@ -193,7 +203,10 @@ class ClipDataset(Dataset[Sample]):
         entry = self.entries[number]
         members = self._reader.read(entry)
         if kind_of(members, self.modalities) == "latents":
-            return {"id": entry.key, **read_latents(members, self.parts)}
+            about = read_about(members)
+            sample = read_latents(members, self.parts, about)
+            self._compare(entry, sample, encoded_by(about))
+            return {"id": entry.key, **sample}
         clip = self._media(members)
         if self.codec is None:
             raise UserError(NO_CODEC.format(entry.shard))
@@ -208,6 +221,18 @@ class ClipDataset(Dataset[Sample]):
         if not all(bool(torch.isfinite(sample[m]).all()) for m in self.modalities):
             raise BadSampleError("its latents hold NaN or infinity")
         return {**sample, RATES: (clip.source_rate, clip.sample_rate)}
+
+    def _compare(self, entry: Entry, sample: Sample, said: Mapping[str, str]) -> None:
+        """Raises BadSampleError where a sample of latents is another than the index of its shard says."""
+        for part in self.parts:
+            known = self.made_of.encoders.get(part, ("nothing", ""))[0]
+            if said.get(part, known) != known:
+                raise BadSampleError(f"its {part} latents were made by {said[part]}, by its index by {known}")
+            shape = (entry.shapes or {}).get(part)
+            if shape is not None and shape != tuple(sample[part].shape):
+                raise BadSampleError(
+                    f"its {part} latents have the shape {list(sample[part].shape)}, by its index {list(shape)}"
+                )
 
     def media(self, number: int) -> MediaClip:
         """The decoded clip of that number. Raises BadSampleError where it is bad or holds latents alone."""

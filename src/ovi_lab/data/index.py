@@ -14,13 +14,16 @@ import errno
 import hashlib
 import json
 import os
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ovi_eval.common.plain_data import MAX_BYTES, parse_json, read_json
+from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
+from ovi_lab.data.tar_headers import BLOCK, Member, TarError, tar_members
 from ovi_lab.errors import UserError
 
 INDEX_FORMAT = "ovi_lab.shard_index/1"
@@ -28,6 +31,8 @@ LATENTS = "latents.safetensors"
 LATENT_PARTS = ("video", "audio", "text")
 _HEAD = 4096  # bytes read of a latents member at once: its header is a few hundred
 _MAX_HEADER = 2**20
+_MAX_INDEX = 256 * 2**20
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -48,7 +53,7 @@ class BadSample:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.shard}: {self.key}: {self.reason}"
+        return f"{shown(self.shard)}: {shown(self.key)}: {shown(self.reason, 400)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,37 +152,69 @@ def read_index(shard: Path) -> ShardIndex:
 
 
 def stored_index(shard: Path) -> ShardIndex | None:
-    """The index beside a shard; None where it is absent or does not fit the file."""
+    """The index beside a shard; None where it is absent, does not fit the file or is not as `write_index` makes it.
+
+    What it says of bytes is compared with the tar's own headers when a sample is read.
+    """
     beside = index_path(shard)
     # Tar files are padded to 10 KiB: one written anew can have the old size, so it must not be newer.
     if not beside.is_file() or beside.stat().st_mtime_ns < shard.stat().st_mtime_ns:
         return None
-    try:
-        return _parse_index(shard, json.loads(beside.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return None  # a foreign or damaged index: the tar itself says what it holds
-
-
-def _parse_index(shard: Path, content: Mapping[str, Any]) -> ShardIndex | None:
     size = shard.stat().st_size
-    if content["format"] != INDEX_FORMAT or content["size"] != size:
-        return None
-    entries = []
-    for sample in content["samples"]:
-        members = {str(k): (int(v[0]), int(v[1])) for k, v in sample["members"].items()}
-        if any(offset < 0 or length < 0 or offset + length > size for offset, length in members.values()):
-            return None
-        shapes = sample.get("shapes")
-        if shapes is not None:
-            shapes = {str(k): tuple(map(int, v)) for k, v in shapes.items()}
-        entries.append(Entry(shard, str(sample["key"]), members, shapes))
-    bad = [BadSample(shard.name, str(key), str(reason)) for key, reason in content["bad"]]
-    index = ShardIndex(shard, size, entries, bad, str(content["sha256"]), made=content.get("made"))
-    if "encoders" in content:
-        index.encoders = {str(k): [str(e) for e in v] for k, v in content["encoders"].items()}
-    else:  # written before indexes told of latents
-        index.entries, index.encoders = _with_latents_headers(shard, entries)
+    try:
+        content = read_json(beside, max_bytes=min(_MAX_INDEX, max(size, 2**16)))
+        index = _parsed(shard, size, content)
+    except (EvalError, _NoIndexError):
+        return None  # a foreign or damaged index: the tar itself says what it holds
+    if "encoders" not in content:  # written before indexes told of latents
+        index.entries, index.encoders = _with_latents_headers(shard, index.entries)
     return index
+
+
+class _NoIndexError(Exception):
+    """A field of an index is not what it must be."""
+
+
+def _need(condition: bool) -> None:
+    if not condition:
+        raise _NoIndexError
+
+
+def _parsed(shard: Path, size: int, content: Any) -> ShardIndex:
+    """An index's fields, each one looked at. Raises _NoIndexError."""
+    _need(isinstance(content, dict) and content.get("format") == INDEX_FORMAT and content.get("size") == size)
+    samples, bad = content.get("samples"), content.get("bad")
+    digest, made, encoders = content.get("sha256"), content.get("made"), content.get("encoders", {})
+    _need(isinstance(samples, list) and isinstance(bad, list) and isinstance(encoders, dict))
+    _need(isinstance(digest, str) and len(digest) == 64 and isinstance(made, dict | None))
+    _need(all(isinstance(b, list) and len(b) == 2 and all(isinstance(v, str) for v in b) for b in bad))
+    for part, names in encoders.items():
+        _need(part in LATENT_PARTS and isinstance(names, list) and all(isinstance(n, str) for n in names))
+    entries = [_parsed_entry(shard, size, sample) for sample in samples]
+    _need(len({entry.key for entry in entries}) == len(entries))
+    found = [BadSample(shard.name, key, reason) for key, reason in bad]
+    return ShardIndex(shard, size, entries, found, digest, encoders, made)
+
+
+def _parsed_entry(shard: Path, size: int, sample: Any) -> Entry:
+    _need(isinstance(sample, dict) and isinstance(sample.get("members"), dict))
+    key, members, shapes = sample.get("key"), sample["members"], sample.get("shapes")
+    _need(isinstance(key, str) and not unsafe_name(key) and isinstance(shapes, dict | None))
+    for extension, place in members.items():
+        _need(split_name(f"{key}.{extension}") == (key, extension))
+        _need(isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place))
+        offset, length = place
+        _need(offset >= BLOCK and offset % BLOCK == 0 and 0 <= length <= size - offset)
+    places = {extension: (place[0], place[1]) for extension, place in members.items()}
+    return Entry(shard, key, places, None if shapes is None else _parsed_shapes(shapes))
+
+
+def _parsed_shapes(shapes: Mapping[str, Any]) -> Shapes:
+    """Of latents, as an index or their own header states them. Raises _NoIndexError."""
+    for part, shape in shapes.items():
+        _need(part in LATENT_PARTS and isinstance(shape, list) and 0 < len(shape) <= 8)
+        _need(all(type(length) is int and 0 <= length < 2**32 for length in shape))
+    return {part: tuple(shape) for part, shape in shapes.items()}
 
 
 def scan_shard(shard: Path) -> ShardIndex:
@@ -186,31 +223,21 @@ def scan_shard(shard: Path) -> ShardIndex:
     Raises:
         UserError: the file is no plain tar at all.
     """
-    size = shard.stat().st_size
-    found = _Found(shard.name, size)
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            while True:
-                try:
-                    info = tar.next()
-                except (tarfile.TarError, OSError):
-                    break  # where the file was cut; what follows says so
-                if info is None:
-                    break
-                found.add(info)
-            end = tar.offset
-    except tarfile.ReadError as error:
-        with shard.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        reason = "is compressed; unpack it first" if packed else f"is not a tar file ({error})"
-        raise UserError(f"shard {shard} {reason}") from error
     with shard.open("rb") as file:
-        file.seek(end)
-        if file.read(512) != bytes(512):
-            found.cut()
-    entries = [
-        Entry(shard, key, members) for key, members in found.samples.items() if key not in found.broken
-    ]
+        size = os.fstat(file.fileno()).st_size
+        found = _Found(shard.name, size)
+        try:
+            for member in tar_members(file.fileno()):
+                found.add(member)
+        except TarError as error:
+            if not found.any:
+                packed = file.read(6).startswith(_COMPRESSED)
+                reason = "is compressed; unpack it first" if packed else f"is not a tar file ({error})"
+                raise UserError(f"shard {shown(shard)} {reason}") from error
+            found.stop(str(error))
+        entries = [
+            Entry(shard, key, members) for key, members in found.samples.items() if key not in found.broken
+        ]
     entries, encoders = _with_latents_headers(shard, entries)
     bad = [BadSample(shard.name, k, why) for k, why in found.broken.items()]
     return ShardIndex(shard, size, entries, bad, encoders=encoders)
@@ -224,7 +251,7 @@ def _with_latents_headers(shard: Path, entries: Sequence[Entry]) -> tuple[list[E
         for entry in entries:
             if LATENTS in entry.members:
                 entry = replace(entry, shapes=_header_shapes(file.fileno(), *entry.members[LATENTS]))
-                for part, encoder in _said_encoders(file.fileno(), entry.members.get("json")).items():
+                for part, encoder in said_of(file.fileno(), entry)[0].items():
                     encoders.setdefault(part, set()).add(encoder)
             described.append(entry)
     return described, {part: sorted(found) for part, found in sorted(encoders.items())}
@@ -239,20 +266,30 @@ def _header_shapes(descriptor: int, offset: int, size: int) -> Shapes | None:
     if length > len(head) - 8:
         head = os.pread(descriptor, length + 8, offset)
     try:
-        header = json.loads(head[8 : 8 + length])
-        return {part: tuple(map(int, header[part]["shape"])) for part in LATENT_PARTS if part in header}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        header = parse_json(head[8 : 8 + length], "its latents")
+        _need(isinstance(header, dict) and all(isinstance(about, dict) for about in header.values()))
+        return _parsed_shapes({part: header[part].get("shape") for part in LATENT_PARTS if part in header})
+    except (EvalError, _NoIndexError):
         return None
 
 
-def _said_encoders(descriptor: int, place: tuple[int, int] | None) -> dict[str, str]:
-    if place is None:
-        return {}
+def said_of(descriptor: int, entry: Entry) -> tuple[dict[str, str], str]:
+    """What a sample of latents says of itself: what encoded each part, and the digest of all that it was made of."""
+    offset, size = entry.members.get("json", (0, 0))
+    if not 0 < size <= MAX_BYTES:
+        return {}, ""
     try:
-        said = json.loads(os.pread(descriptor, place[1], place[0])).get("encoded_by", {})
-        return {part: str(said[part]) for part in LATENT_PARTS if part in said}
-    except (ValueError, TypeError, AttributeError):
-        return {}
+        about = parse_json(os.pread(descriptor, size, offset), "its .json", constants=True)
+    except EvalError:
+        return {}, ""
+    about = about if isinstance(about, dict) else {}
+    return encoded_by(about), str(about.get("made_of", ""))
+
+
+def encoded_by(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a sample's JSON says of what encoded each part."""
+    said = about.get("encoded_by")
+    return {part: str(said[part]) for part in LATENT_PARTS if part in said} if isinstance(said, dict) else {}
 
 
 class _Found:
@@ -263,17 +300,17 @@ class _Found:
         self.samples: dict[str, dict[str, tuple[int, int]]] = {}
         self.broken: dict[str, str] = {}
         self.last = ""
+        self.any = False
 
-    def add(self, info: tarfile.TarInfo) -> None:
-        if info.isdir():
+    def add(self, member: Member) -> None:
+        self.any = True
+        if member.is_folder:
             return
-        reason = unsafe_name(info.name)
-        if not reason and not info.isreg():
-            reason = "is a link or a device, not a file"
+        reason = unsafe_name(member.name) or member.fault
         if reason:
-            self.broken[info.name] = reason
+            self.broken[member.name] = reason
             return
-        key, extension = split_name(info.name)
+        key, extension = split_name(member.name)
         if not key or not extension:
             return  # not part of a sample, by WebDataset's naming
         members = self.samples.setdefault(key, {})
@@ -281,15 +318,17 @@ class _Found:
             self.broken[key] = "its key appears twice in the shard"
         elif extension in members:
             self.broken[key] = f"has two members .{extension}"
-        elif info.offset_data + info.size > self.size:
+        elif member.size > self.size - member.offset:
             self.broken[key] = f"the shard is truncated inside its .{extension}"
-        members[extension] = (info.offset_data, info.size)
+        members[extension] = (member.offset, member.size)
         self.last = key
 
-    def cut(self) -> None:
-        """The tar has no end: what came after the last member, maybe of the last sample, is lost."""
-        if not any("truncated" in reason for reason in self.broken.values()):
-            after = f"after {self.last}" if self.last else "at its start"
+    def stop(self, reason: str) -> None:
+        """The tar cannot be followed further: what came after the last member, maybe of the last sample, is lost."""
+        after = f"after {self.last}" if self.last else "at its start"
+        if reason != "truncated":
+            self.broken["(end)"] = f"the shard has {reason}; nothing more is read {after}"
+        elif not any("truncated" in known for known in self.broken.values()):
             self.broken["(end)"] = f"the shard is truncated {after}"
 
 

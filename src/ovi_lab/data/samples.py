@@ -8,23 +8,24 @@ tokens.
 
 from __future__ import annotations
 
-import io
+import codecs
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ovi_eval.common.plain_data import parse_json
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_eval.media import decode_audio, decode_video, fit_length, resample
-from ovi_lab.data.index import LATENTS, BadSampleError
+from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError
+from ovi_lab.data.npy import load_npy, npy_bytes
 from ovi_lab.errors import UserError
 
 INT16_SCALE = 32767.0
@@ -33,6 +34,8 @@ SOUND_EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "m4a")
 FRAMES, WAVE = "frames.npy", "wave.npy"
 BOTH = ("video", "audio")
 _FORMS = {"video": (4, "[C,F,h,w]"), "audio": (2, "[L,C]"), "text": (2, "[n,E]")}
+_RATES = {"fps": (0.1, 1000.0), "sample_rate": (1000.0, 768_000.0)}
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 OnResample = Literal["resample", "raise"]
 
@@ -92,7 +95,7 @@ def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Liter
     if not any(extension in members for extension in files):
         arrays = FRAMES if picture else WAVE
         raise BadSampleError(
-            f"it has no .{files[0]}, .{arrays} or .{LATENTS}, only .{', .'.join(sorted(members))}"
+            f"it has no .{files[0]}, .{arrays} or .{LATENTS}, only .{shown(', .'.join(sorted(members)))}"
         )
     if "json" not in members and "txt" not in members:
         raise BadSampleError("its .json (or .txt) with the caption is missing")
@@ -102,19 +105,33 @@ def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Liter
 def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
     """The sample's JSON (or its .txt as the caption): {"caption", "meta", ...}. Raises BadSampleError."""
     try:
-        if "json" not in members:
-            return {"caption": members["txt"].decode().strip(), "meta": {}}
-        about = json.loads(members["json"])
-    except ValueError as error:
+        about = parse_json(members["json"], "its .json", constants=True) if "json" in members else {}
+    except EvalError as error:
         raise BadSampleError(f"its .json or .txt cannot be read ({error})") from error
     if not isinstance(about, dict):
         raise BadSampleError("its .json is not an object")
-    caption = about.get("caption")
+    caption, meta = about.get("caption"), about.get("meta", {})
     if caption is None and "txt" in members:
-        caption = members["txt"].decode(errors="replace").strip()
-    if not isinstance(caption, str) or not isinstance(about.get("meta", {}), dict):
+        caption = read_caption(members["txt"])
+    if not isinstance(caption, str) or not isinstance(meta, dict):
         raise BadSampleError('its .json has no "caption" in words')
-    return {**about, "caption": caption, "meta": about.get("meta", {})}
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise BadSampleError(f'the "caption" of its .json holds half a character ({error.reason})') from error
+    return {**about, "caption": caption, "meta": meta}
+
+
+def read_caption(text: bytes) -> str:
+    """A caption in UTF-8, with or without a byte order mark, or in UTF-16 with one. Raises BadSampleError."""
+    encoding = "utf-16" if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return text.decode(encoding).strip()
+    except UnicodeDecodeError as error:
+        raise BadSampleError(
+            f"its .json or .txt cannot be read (byte {error.start} of the .txt is no "
+            f"{'UTF-16' if encoding == 'utf-16' else 'UTF-8'}; save it again in UTF-8)"
+        ) from error
 
 
 # Latents
@@ -137,25 +154,33 @@ def latent_members(
     return {"json": json_bytes(about), LATENTS: save_tensors(tensors)}
 
 
-def read_latents(members: Mapping[str, bytes], parts: Sequence[str] | None = BOTH) -> dict[str, Any]:
+def read_latents(
+    members: Mapping[str, bytes],
+    parts: Sequence[str] | None = BOTH,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """{"caption", "meta"} and of `parts` (None: all there are) "video" [C,F,h,w], "audio" [L,C], "text" [n,E].
 
-    All in float32, whatever they were stored in. Raises BadSampleError, also for a part that is absent and for NaN.
+    All in float32, whatever they were stored in; `about` where the sample's JSON has been read already. Raises
+    BadSampleError, also for a part that is absent or empty and for NaN.
     """
-    about = read_about(members)
+    about = read_about(members) if about is None else about
     try:
-        tensors = load_tensors(members[LATENTS])
+        stored = {part: tensor for part, tensor in deserialize(members[LATENTS]) if part in LATENT_PARTS}
     except SafetensorError as error:
         raise BadSampleError(f"its latents cannot be read ({error})") from error
     sample = {"caption": about["caption"], "meta": about["meta"]}
     for part, (ndim, form) in _FORMS.items():
-        if part not in (tensors if parts is None else parts):
+        if part not in (stored if parts is None else parts):
             continue
-        if part not in tensors:
-            raise BadSampleError(missing_part(part, tensors))
-        tensor = tensors[part].float()
-        if tensor.ndim != ndim:
-            raise BadSampleError(f"its {part} latents have the shape {list(tensor.shape)}, expected {form}")
+        if part not in stored:
+            raise BadSampleError(missing_part(part, stored))
+        shape, dtype = stored[part]["shape"], stored[part]["dtype"]
+        if len(shape) != ndim or 0 in shape:
+            raise BadSampleError(f"its {part} latents have the shape {list(shape)}, expected {form}")
+        if dtype not in _FLOATS:
+            raise BadSampleError(f"its {part} latents are stored as {dtype}, expected {', '.join(_FLOATS)}")
+        tensor = torch.frombuffer(stored[part]["data"], dtype=_FLOATS[dtype]).reshape(shape).float()
         if not bool(torch.isfinite(tensor).all()):
             raise BadSampleError(f"its {part} latents hold NaN or infinity")
         sample[part] = tensor
@@ -177,7 +202,7 @@ def array_members(
     """The members of one lossless sample: uint8 frames and the wave as int16."""
     wave = (wave_S.clamp(-1, 1) * INT16_SCALE).round().to(torch.int16)
     about = {"caption": caption, "fps": fps, "sample_rate": sample_rate, "meta": dict(meta)}
-    return {"json": json_bytes(about), FRAMES: _npy(frames_THWC.numpy()), WAVE: _npy(wave.numpy())}
+    return {"json": json_bytes(about), FRAMES: npy_bytes(frames_THWC.numpy()), WAVE: npy_bytes(wave.numpy())}
 
 
 def read_media(
@@ -309,18 +334,18 @@ def fit_frame(frame_HWC: Tensor, height: int, width: int) -> Tensor:
 
 
 def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
-    frames = _load_npy(members[FRAMES], FRAMES)
+    frames = load_npy(members[FRAMES], FRAMES)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise BadSampleError(
             f"its .{FRAMES} holds {frames.dtype} {list(frames.shape)}, expected uint8 [T,H,W,3]"
         )
     wave_S, rate = _read_wave(members, about)
-    fps = _positive(about, "fps")
+    fps = _rate(about, "fps")
     return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))
 
 
 def _read_wave(members: Mapping[str, bytes], about: Mapping[str, Any]) -> tuple[Tensor, int]:
-    wave = _load_npy(members[WAVE], WAVE)
+    wave = load_npy(members[WAVE], WAVE)
     if wave.ndim != 1 or not wave.size or wave.dtype not in (np.int16, np.float32):
         raise BadSampleError(
             f"its .{WAVE} holds {wave.dtype} {list(wave.shape)}, expected int16 or float32 [S]"
@@ -328,47 +353,23 @@ def _read_wave(members: Mapping[str, bytes], about: Mapping[str, Any]) -> tuple[
     wave_S = torch.from_numpy(wave.astype(np.float32) / (INT16_SCALE if wave.dtype == np.int16 else 1.0))
     if not bool(torch.isfinite(wave_S).all()):
         raise BadSampleError(f"its .{WAVE} holds NaN or infinity")
-    return wave_S, int(_positive(about, "sample_rate"))
+    return wave_S, int(_rate(about, "sample_rate"))
 
 
-def _positive(about: Mapping[str, Any], name: str) -> float:
-    try:
-        value = float(about[name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadSampleError(f'its .json lacks "{name}" in numbers') from error
-    if not 0 < value < math.inf:
-        raise BadSampleError(f"its .json gives {value} as {name}: it must be above 0")
-    return value
-
-
-def _load_npy(data: bytes, name: str) -> np.ndarray[Any, Any]:
-    """An array of plain numbers whose header tells the truth about its size, so that no header can ask for
-    memory.
-    """
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        shape, fortran, dtype = read_header[version](file)
-    except (ValueError, KeyError, EOFError) as error:
-        raise BadSampleError(f"its .{name} is no .npy file ({error})") from error
-    rest = data[file.tell() :]
-    if dtype.hasobject or fortran or len(rest) != math.prod(shape) * dtype.itemsize:
+def _rate(about: Mapping[str, Any], name: str) -> float:
+    value, (low, high) = about.get(name), _RATES[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadSampleError(f'its .json lacks "{name}" in numbers')
+    if not low <= value <= high:
         raise BadSampleError(
-            f"its .{name} is not a whole, plain array ({dtype} {list(shape)}, {len(rest)} bytes)"
+            f"its .json gives {shown(value, 20)} as {name}: it must be from {low:g} to {high:g}"
         )
-    return np.frombuffer(rest, dtype).reshape(shape).copy()
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-    return file.getvalue()
+    return float(value)
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
     """A member `.json`."""
-    return json.dumps(value, ensure_ascii=False).encode()
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a character in what is known of a foreign clip
+        return json.dumps(value).encode()

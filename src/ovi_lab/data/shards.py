@@ -16,10 +16,22 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from ovi_lab.data.index import BadSampleError, Entry, index_path, no_space, unsafe_name, write_index
+from ovi_eval.common.plain_data import MAX_BYTES
+from ovi_eval.common.shown import shown
+from ovi_lab.data.index import (
+    BadSampleError,
+    Entry,
+    index_path,
+    no_space,
+    split_name,
+    unsafe_name,
+    write_index,
+)
+from ovi_lab.data.tar_headers import BLOCK, parse_header
 from ovi_lab.errors import UserError
 
 MAX_OPEN = 128  # shards that one reader holds open: a process may often have 1024 files in all
+MAX_MEMBER = 2**31 - 4096  # bytes: what one read of Linux gives
 
 
 def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -45,7 +57,7 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
     if missing:
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more of {len(paths)}"
         named = patterns if isinstance(patterns, str | Path) else ", ".join(map(str, listed[:3]))
-        raise UserError(f"shard {missing[0]}{count} does not exist; check the pattern {named}")
+        raise UserError(f"shard {shown(missing[0])}{count} does not exist; check the pattern {named}")
     return paths
 
 
@@ -176,7 +188,11 @@ class ShardReader:
         for extension, (offset, size) in entry.members.items():
             if only is not None and extension not in only:
                 continue
+            most = MAX_BYTES if extension in ("json", "txt") else MAX_MEMBER
+            if size > most:
+                raise BadSampleError(f"its .{extension} has {size} bytes; at most {most} are read")
             try:
+                header = os.pread(descriptor, BLOCK, offset - BLOCK)
                 data = os.pread(descriptor, size, offset)
             except OSError as error:
                 if error.errno in (errno.ESTALE, errno.ENODEV, errno.ENOTCONN):
@@ -184,6 +200,11 @@ class ShardReader:
                 raise BadSampleError(f"its .{extension} cannot be read ({error.strerror})") from error
             if len(data) != size:
                 raise BadSampleError(f"the shard is truncated inside its .{extension}")
+            if not _is_header_of(header, entry.key, extension, size):
+                raise UserError(
+                    f"shard {shown(entry.shard)} does not hold {shown(entry.key)}.{shown(extension)} where its "
+                    f"index says: delete {shown(index_path(entry.shard).name)}, which is of another shard"
+                )
             members[extension] = data
         return members
 
@@ -223,6 +244,16 @@ class ShardReader:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _is_header_of(block: bytes, key: str, extension: str, size: int) -> bool:
+    """Whether the tar's header before a member's bytes names that member and its size."""
+    info = parse_header(block)
+    if info is None or not info.isreg() or info.size != size:
+        return False
+    name = f"{key}.{extension}"
+    # A name that does not fit into the header stands in another one before it.
+    return split_name(info.name) == (key, extension) or len(name) > 99 or not name.isascii()
 
 
 def _gone(shard: Path, error: OSError) -> UserError:
