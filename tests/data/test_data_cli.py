@@ -83,7 +83,7 @@ def test_bad_samples_are_listed(
         shard.write("k", {"json": b"{}", "mp4": b"x"})
     whole = tmp_path / "b.tar"
     whole.write_bytes(media_shard.read_bytes()[:-50_000])
-    assert main(["inspect", str(tmp_path / "a.tar"), str(whole)]) == 0
+    assert main(["inspect", str(tmp_path / "a.tar"), str(whole)]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "bad 2" in printed
     assert 'a.tar: k: its .json has no "caption" in words' in printed
@@ -102,7 +102,7 @@ def test_a_flipped_bit_is_found_by_its_digest(tmp_path: Path, capsys: pytest.Cap
     data[520] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert main(["inspect", str(path)]) == 0
+    assert main(["inspect", str(path)]) == 1
     assert "(whole shard): its sha256 is not the one in its index" in " ".join(
         capsys.readouterr().out.split()
     )

@@ -1,6 +1,7 @@
 """`ovi-data`: make a world's clips, pack real ones, look into shards, fit a codec, encode.
 
-Exit codes: 0 done; 2 bad usage or input, said in one line on standard error; 130 interrupted.
+Exit codes: 0 done; 1 `inspect` found bad samples; 2 bad usage or input, said in one line on standard error; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 
@@ -27,18 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         arguments = _parser().parse_args(argv)
-        arguments.run(arguments)
+        return int(arguments.run(arguments) or 0)
     except (UserError, EvalError) as error:
-        print(f"ovi-data: {error}", file=sys.stderr)
+        print(f"ovi-data: {shown(error, None)}", file=sys.stderr)
         return 2
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({shown(error.filename)})" if error.filename else ""
         print(f"ovi-data: {error.strerror or error}{where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovi-data: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     latents.add_argument("--clips-per-shard", type=int, default=512, help="of a folder's sounds (512)")
     latents.add_argument("--on-error", choices=("skip", "raise"), default="skip")
     latents.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
+    latents.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="make shards again that are there, made of other clips or otherwise",
+    )
     latents.set_defaults(run=_latents)
     return parser
 
@@ -163,7 +169,7 @@ def _pack(arguments: argparse.Namespace) -> None:
     _table("packed", rows)
 
 
-def _inspect(arguments: argparse.Namespace) -> None:
+def _inspect(arguments: argparse.Namespace) -> int:
     from ovi_lab.codecs import LatentCodec
     from ovi_lab.data.inspection import contact_sheet, inspect_shards
     from ovi_lab.data.shards import expand_shards
@@ -182,12 +188,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
         rows.append(("length", f"{low:.2f} to {high:.2f} s, {total / 60:.1f} min in all"))
     words = {word for caption in found.captions for word in caption.split()}
     rows.append(("captions", f"{len(found.captions)} different, of {len(words)} words"))
-    rows += [("", f"{count} x {caption}") for caption, count in found.captions.most_common(5)]
+    rows += [("", f"{count} x {shown(caption)}") for caption, count in found.captions.most_common(5)]
     rows.append(("bad", str(len(found.bad))))
     rows += [("", str(bad)) for bad in found.bad[:50]]
+    rows += [("", f"and {len(found.bad) - 50} more")] if len(found.bad) > 50 else []
     _table("shards", rows)
     if arguments.sheet:
         _table("", [("sheet", str(contact_sheet(found.first, arguments.sheet)))])
+    return 1 if found.bad else 0
 
 
 def _fit(arguments: argparse.Namespace) -> None:
@@ -234,10 +242,12 @@ def _latents(arguments: argparse.Namespace) -> None:
         part,
         arguments.on_error,
         arguments.on_resample,
+        overwrite=arguments.overwrite,
     )
     rows = [("clips", f"{report.clips}, {len(report.bad)} skipped")]
     rows += [("shards", f"{len(report.made)} made, {len(report.there)} were there")]
     rows += [("", ", ".join(map(str, report.made)))] if report.made else []
+    rows += [("replaced", ", ".join(map(str, report.replaced)))] if report.replaced else []
     rows += [(part, name) for part, name in sorted(encoders.names.items())]
     rows += [("skipped", f"{bad.key}: {bad.reason}") for bad in report.bad[:50]]
     _table("latents", rows)
@@ -268,7 +278,7 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, shown(value, None, to="rich"))
     Console().print(table)
 
 

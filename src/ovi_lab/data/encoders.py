@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Encoders:
         video: frames to latents; None: sound alone.
         text: captions to embeddings [n,E]; None: none are stored.
         names: by part, what its weights are.
+        settings: what else decides what they make, in plain values.
     """
 
     fps: float
@@ -40,6 +42,7 @@ class Encoders:
     video: VideoCodec | None = None
     text: Callable[[Sequence[str]], list[Tensor]] | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -89,7 +92,10 @@ def published_encoders(
     names = {"audio": f"{audio.kind} sha256:{found['audio_vae']}"}
     if video is not None:
         names["video"] = f"{video.kind} sha256:{found['video_vae']}"
-    encoders = Encoders(preset.fps, preset.sample_rate, audio, video, names=names)
+    settings = {"audio_codec": dict(preset.audio_codec)}
+    if video is not None:
+        settings["video_codec"] = dict(preset.video_codec)
+    encoders = Encoders(preset.fps, preset.sample_rate, audio, video, names=names, settings=settings)
     return with_published_text(encoders, weights, device) if text else encoders
 
 
@@ -103,11 +109,15 @@ def with_published_text(encoders: Encoders, weights: Path, device: torch.device 
     _refuse_faults(weights, ["text_encoder", "tokenizer"])
     file = _there(place(weights, "text_encoder", preset))
     digests = Digests({"text": file})
-    text = UMT5Text(file, _there(place(weights, "tokenizer", preset)), configuration=preset.text_encoder).to(
-        device
-    )
+    tokenizer = _there(place(weights, "tokenizer", preset))
+    text = UMT5Text(file, tokenizer, configuration=preset.text_encoder).to(device)
     names = {**encoders.names, "text": f"umt5 sha256:{digests.result()['text']}"}
-    return replace(encoders, text=text.eval(), names=names)
+    settings = {
+        **encoders.settings,
+        "text_encoder": dict(preset.text_encoder),
+        "tokenizer": {file.name: file_sha256(file) for file in sorted(tokenizer.iterdir()) if file.is_file()},
+    }
+    return replace(encoders, text=text.eval(), names=names, settings=settings)
 
 
 def _preset(weights: Path):  # type: ignore[no-untyped-def]

@@ -5,20 +5,33 @@ Shape suffixes: N clips, T frames, H rows, W columns, C channels, S samples.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.dataset import OnError, at_rates, of_one_shape
 from ovi_lab.data.encoders import Encoders
-from ovi_lab.data.index import BadSample, BadSampleError, read_index, stored_index, write_index
+from ovi_lab.data.index import (
+    BadSample,
+    BadSampleError,
+    file_sha256,
+    read_index,
+    said_of,
+    stored_index,
+    write_index,
+)
 from ovi_lab.data.progress import progress
 from ovi_lab.data.samples import (
     SOUND_EXTENSIONS,
@@ -29,12 +42,21 @@ from ovi_lab.data.samples import (
     latent_members,
     read_media,
 )
-from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards
+from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, numbered_shards, remove_shard
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
 
 Members = Mapping[str, bytes]
+
+
+FORMAT = "ovi_lab.latents/2"
+"""Raised where the same clips by the same encoders become other latents."""
+
+
+def digest_of(value: Any) -> str:
+    """Of plain values, as sha256 in hexadecimal: the same values, the same digest."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class Source:
@@ -44,10 +66,10 @@ class Source:
         self.shard = shard
         self.name = shard.name
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What tells it from others, in plain values."""
-        return {"shard": self.name, "size": self.shard.stat().st_size}
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all that it holds."""
+        return file_sha256(self.shard)
 
     def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
         """(key, members) in order; what its index calls bad is added to `bad`."""
@@ -69,14 +91,10 @@ class SoundFiles(Source):
         self.folder, self.files, self.captions = folder, files, captions
         self.name = folder.name
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        listed = [[key, path.stat().st_size] for key, path in self.files]
-        return {
-            "folder": self.name,
-            "files": len(listed),
-            "sha256": hashlib.sha256(repr(listed).encode()).hexdigest(),
-        }
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of every file's bytes, key and caption."""
+        return digest_of([[key, self.captions.of(path), file_sha256(path)] for key, path in self.files])
 
     def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
         for key, path in self.files:
@@ -124,6 +142,7 @@ class EncodeReport:
 
     made: list[Path] = field(default_factory=list)
     there: list[Path] = field(default_factory=list)
+    replaced: list[Path] = field(default_factory=list)
     clips: int = 0
     bad: list[BadSample] = field(default_factory=list)
 
@@ -138,8 +157,11 @@ def encode_sources(
     on_error: OnError = "skip",
     on_resample: OnResample = "resample",
     quiet: bool = False,
+    overwrite: bool = False,
 ) -> EncodeReport:
-    """Encode every source into the shard of its number, `<prefix>-000.tar`, …; those there whole stay.
+    """Encode every source into the shard of its number, `<prefix>-000.tar`, …; those there of the same stay.
+
+    A shard is of the same where clips and captions, encoders and settings are, by their content.
 
     Args:
         sources: in the order of their numbers, all of them, also for one of several processes.
@@ -148,37 +170,94 @@ def encode_sources(
         batch_size: clips of one size encoded at once.
         part: (i, n): the sources i, i + n, … are this process's.
         on_error: "skip" clips that cannot be encoded, counted and named, or "raise" at the first.
+        overwrite: shards there that were made otherwise are made again, and those past the last are removed.
 
     Raises:
-        UserError: a shard of that name is there and was made otherwise; no clip can be encoded; a full disk.
+        UserError: without `overwrite`, a shard of that name is there and was made otherwise, before anything is
+            encoded; no clip can be encoded; a full disk.
     """
     width = max(3, len(str(len(sources) - 1)))
+    paths = [prefix.with_name(f"{prefix.name}-{number:0{width}d}.tar") for number in range(len(sources))]
+    made = {"format": FORMAT, "by": dict(encoders.names), "settings": dict(encoders.settings)}
+    made["dtype"] = str(dtype).removeprefix("torch.")
+    mine = list(zip(paths, sources, strict=True))[part[0] :: part[1]]
+    surplus = [path for path in numbered_shards(prefix) if path not in paths]
     report = EncodeReport()
-    mine = list(enumerate(sources))[part[0] :: part[1]]
-    for number, source in progress(iter(mine), "encoding shards", len(mine), not quiet):
-        path = prefix.with_name(f"{prefix.name}-{number:0{width}d}.tar")
-        made = {"from": source.facts, "by": dict(encoders.names), "dtype": str(dtype).removeprefix("torch.")}
-        if _is_there(path, made, encoders):
+    there = [(path, source) for path, source in mine if path.is_file()]
+    for path, source in progress(
+        iter(there), "comparing shards", len(there), not quiet and sys.stderr.isatty()
+    ):
+        reason = _other(path, {**made, "from": _origin(source)})
+        if not reason:
             report.there.append(path)
-            continue
-        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-            left.unlink(missing_ok=True)
-        bad: list[BadSample] = []
-        samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad)
-        first = next(samples, None)
-        if first is not None:
-            with ShardWriter(path, made) as shard:
-                for key, members in chain([first], samples):
-                    _refuse(bad, on_error)
-                    shard.write(key, members)
-                _refuse(bad, on_error)  # here, where leaving leaves no shard
-            report.made.append(path)
-            report.clips += shard.count
-        _refuse(bad, on_error)
-        report.bad += bad
+        elif overwrite:
+            report.replaced.append(path)
+        else:
+            raise UserError(_other_there(path, reason))
+    if surplus and not overwrite:
+        raise UserError(_other_there(surplus[0], f"these clips make {len(sources)} shards"))
+    for path in surplus if part[0] == 0 else ():
+        remove_shard(path)
+        report.replaced.append(path)
+    for path, source in progress(iter(mine), "encoding shards", len(mine), not quiet):
+        if path in report.there:
+            _add_skipped(report, path, source.name)
+        else:
+            made_of = {**made, "from": _origin(source)}
+            _encode_shard(path, source, made_of, encoders, dtype, batch_size, on_error, on_resample, report)
+        _refuse(report.bad, on_error)
     if mine and not report.made and not report.there:
         raise UserError(f"none of the clips of {len(mine)} shard(s) can be encoded; {report.bad[0]}")
     return report
+
+
+def _other_there(path: Path, reason: str) -> str:
+    return (
+        f"{shown(path)} is there, made of other clips, by other encoders or in another --dtype ({reason}): "
+        "pass --overwrite to make such shards again, delete it, or choose another --out"
+    )
+
+
+def _origin(source: Source) -> dict[str, str]:
+    return {"name": source.name, "sha256": source.sha256}
+
+
+def identity(made: Mapping[str, Any]) -> str:
+    """Digest of what a shard of latents is made of: content, not names."""
+    return digest_of({**made, "from": made["from"]["sha256"]})
+
+
+def _encode_shard(
+    path: Path,
+    source: Source,
+    made: dict[str, Any],
+    encoders: Encoders,
+    dtype: torch.dtype,
+    batch_size: int,
+    on_error: OnError,
+    on_resample: OnResample,
+    report: EncodeReport,
+) -> None:
+    """One source's shard, where any of its clips can be encoded."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    bad: list[BadSample] = []
+    digest = identity(made)
+    samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad, digest)
+    first = next(samples, None)
+    if first is None:
+        _refuse(bad, on_error)
+        remove_shard(path)  # made of other clips; of these there is none
+    else:
+        with ShardWriter(path, made) as shard:
+            for key, members in chain([first], samples):
+                _refuse(bad, on_error)
+                shard.write(key, members)
+            _refuse(bad, on_error)  # here, where leaving leaves no shard
+            made["skipped"] = [[sample.key, sample.reason] for sample in bad]
+        report.made.append(path)
+        report.clips += shard.count
+    report.bad += bad
 
 
 def _refuse(bad: Sequence[BadSample], on_error: OnError) -> None:
@@ -186,22 +265,42 @@ def _refuse(bad: Sequence[BadSample], on_error: OnError) -> None:
         raise UserError(f"{bad[0]} (--on-error raise)")
 
 
-def _is_there(path: Path, made: Mapping[str, Any], encoders: Encoders) -> bool:
-    """Whether the shard is there, whole and made so. Raises UserError where it was made otherwise."""
-    if not path.is_file():
-        return False
-    index = stored_index(path)
-    if index is None:
-        # A tar appears whole; a process killed at that moment may have left it without its index.
-        found = read_index(path)
-        ours = {part: [name] for part, name in sorted(encoders.names.items())}
-        index = write_index(path, made) if not found.bad and found.encoders == ours else None
-    if index is None or index.made != made:
-        raise UserError(
-            f"{path} is there, made of other clips, by other encoders or in another --dtype: "
-            "delete it, or choose another --out"
-        )
-    return True
+def _other(path: Path, made: dict[str, Any]) -> str:
+    """Why the shard that is there is another than the one to be made; nothing where it is that one, whole.
+
+    What each of its samples says counts, not the index beside it.
+    """
+    index = read_index(path)
+    with path.open("rb") as file:
+        said = {said_of(file.fileno(), entry)[1] for entry in index.entries}
+    if not index.bad and said == {identity(made)}:
+        if stored_index(path) is None:
+            # A tar appears whole; a process killed at that moment left it without its index.
+            write_index(path, made)
+        return ""
+    before = index.made or {}
+    if index.bad:
+        return f"it is damaged: {index.bad[0].reason}"
+    differs = [what for key, what in _DIFFERS.items() if key in before and before[key] != made[key]]
+    return f"another {' and '.join(differs)}" if differs else "it does not say of which"
+
+
+_DIFFERS = {
+    "from": "set of clips or captions",
+    "by": "set of encoders",
+    "settings": "setting of the encoders",
+    "dtype": "--dtype",
+    "format": "version of this program",
+}
+
+
+def _add_skipped(report: EncodeReport, path: Path, name: str) -> None:
+    """What was skipped when a shard that stays was made."""
+    made = read_index(path).made or {}
+    skipped = made.get("skipped")
+    for pair in skipped if isinstance(skipped, list) else ():
+        if isinstance(pair, list) and len(pair) == 2:
+            report.bad.append(BadSample(name, str(pair[0]), str(pair[1])))
 
 
 def _encoded(
@@ -211,18 +310,19 @@ def _encoded(
     batch_size: int,
     on_resample: OnResample,
     bad: list[BadSample],
+    made_of: str,
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members) of each clip that can be encoded, in order; the others go to `bad`."""
     for run in of_one_shape(_clips(source, encoders, on_resample, bad), batch_size):
         try:
-            yield from encode_run(run, encoders, dtype)
+            yield from encode_run(run, encoders, dtype, made_of)
         except BadSampleError as error:
             if len(run) == 1:
                 bad.append(BadSample(source.name, run[0][0], str(error)))
                 continue
             for one in run:  # which of them it is shows alone
                 try:
-                    yield from encode_run([one], encoders, dtype)
+                    yield from encode_run([one], encoders, dtype, made_of)
                 except BadSampleError as alone:
                     bad.append(BadSample(source.name, one[0], str(alone)))
 
@@ -241,9 +341,15 @@ def _clips(
 
 
 def encode_run(
-    run: Sequence[tuple[str, MediaClip]], encoders: Encoders, dtype: torch.dtype = torch.float32
+    run: Sequence[tuple[str, MediaClip]],
+    encoders: Encoders,
+    dtype: torch.dtype = torch.float32,
+    made_of: str = "",
 ) -> list[tuple[str, dict[str, bytes]]]:
-    """(key, members) of clips of one shape. Raises BadSampleError where they do not fit, or latents are not finite."""
+    """(key, members) of clips of one shape; `made_of` is written into each.
+
+    Raises BadSampleError where they do not fit, or latents are not finite.
+    """
     clips = [clip for _, clip in run]
     parts: dict[str, torch.Tensor | list[torch.Tensor]] = {}
     try:
@@ -267,6 +373,7 @@ def encode_run(
             tensors["audio"],
             tensors.get("text"),
             encoders.names,
+            made_of,
         )
         encoded.append((key, members))
     return encoded

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.common.shown import shown
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.dataset import ClipDataset
-from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, file_sha256, read_index
+from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, file_sha256, read_index, scan_shard
 from ovi_lab.data.progress import progress
 from ovi_lab.data.samples import (
     BOTH,
@@ -59,13 +60,14 @@ def inspect_shards(
     """
     found = Inspection(shards=len(paths))
     reader = ShardReader()
-    indexes = [read_index(path) for path in paths]
-    for index in indexes:
+    indexes = []
+    for path in paths:
+        index = read_index(path)
+        if index.sha256 is not None and file_sha256(path) != index.sha256:
+            found.bad.append(BadSample(path.name, "(whole shard)", "its sha256 is not the one in its index"))
+            index = scan_shard(path)  # an index of other bytes tells nothing
         found.bad += index.bad
-        if index.sha256 is not None and file_sha256(index.path) != index.sha256:
-            found.bad.append(
-                BadSample(index.path.name, "(whole shard)", "its sha256 is not the one in its index")
-            )
+        indexes.append(index)
     entries = [entry for index in indexes for entry in index.entries]
     found.size = total_bytes(entries)
     for entry in progress(iter(entries), "reading", len(entries), not quiet):
@@ -130,7 +132,7 @@ def contact_sheet(clips: Sequence[tuple[str, MediaClip]], path: Path, width: int
     draw = ImageDraw.Draw(sheet)
     top = 0
     for (key, clip), row in zip(clips, rows, strict=True):
-        text = f"{key}: {clip.caption}".encode("latin-1", "replace").decode("latin-1")
+        text = shown(f"{key}: {clip.caption}").encode("latin-1", "replace").decode("latin-1")
         draw.text((4, top + 1), text[: width // 6], fill=(230, 230, 230))
         sheet.paste(Image.fromarray(row.numpy()), (0, top + label))
         top += row.shape[0] + label + 6
@@ -147,7 +149,7 @@ def _row(clip: MediaClip, width: int) -> Tensor:
     count = min(T, max(1, width // max(32, round(64 * W / H))))
     shown = torch.linspace(0, T - 1, count).round().long()
     cell = width // count
-    high = max(1, round(cell * H / W))
+    high = min(width, max(1, round(cell * H / W)))
     frames_TCHW = clip.frames_THWC[shown].permute(0, 3, 1, 2).float()
     enlarged = torch.nn.functional.interpolate(
         frames_TCHW, (high, cell), mode="nearest-exact" if cell >= W else "area"

@@ -144,13 +144,18 @@ def latent_members(
     audio_LC: Tensor | None,
     text_nE: Tensor | None = None,
     encoded_by: Mapping[str, str] | None = None,
+    made_of: str = "",
 ) -> dict[str, bytes]:
-    """The members of one sample of latents, of those that are given; `encoded_by` names what made each."""
+    """The members of one sample of latents, of those that are given; `encoded_by` names what made each, `made_of` is
+    the digest of all that the shard was made of.
+    """
     given = {"video": video_CFhw, "audio": audio_LC, "text": text_nE}
     tensors = {part: tensor.contiguous() for part, tensor in given.items() if tensor is not None}
     about = {"caption": caption, "meta": dict(meta)}
     if encoded_by:
         about["encoded_by"] = {part: encoded_by[part] for part in tensors if part in encoded_by}
+    if made_of:
+        about["made_of"] = made_of
     return {"json": json_bytes(about), LATENTS: save_tensors(tensors)}
 
 

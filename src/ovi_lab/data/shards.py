@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -66,6 +67,20 @@ def _globbed(path: Path) -> list[Path]:
     if not any(sign in path.name for sign in "*?"):
         return [path]
     return sorted(path.parent.glob(path.name)) or [path]
+
+
+def numbered_shards(prefix: Path) -> list[Path]:
+    """The shards `<prefix>-000.tar`, … that are there, whatever their number of digits; no others."""
+    named = re.compile(re.escape(prefix.name) + r"-\d{3,}\.tar")
+    if not prefix.parent.is_dir():
+        return []
+    return sorted(file for file in prefix.parent.iterdir() if named.fullmatch(file.name))
+
+
+def remove_shard(path: Path) -> None:
+    """A shard and its index, the shard first: an index never stands beside another shard than its own."""
+    path.unlink(missing_ok=True)
+    index_path(path).unlink(missing_ok=True)
 
 
 def joined_shards(arguments: Sequence[str], key: str = "data.shards") -> list[str]:
