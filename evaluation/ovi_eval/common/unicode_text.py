@@ -11,7 +11,15 @@ from pathlib import Path
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 
-__all__ = ["MAX_CAPTION_BYTES", "read_bytes", "read_caption_text", "read_unicode", "unusable"]
+__all__ = [
+    "MAX_CAPTION_BYTES",
+    "parse_caption",
+    "parse_unicode",
+    "read_bytes",
+    "read_caption_text",
+    "read_unicode",
+    "unusable",
+]
 
 MAX_CAPTION_BYTES = 2**20
 """The largest file that holds one caption."""
@@ -23,7 +31,14 @@ def read_unicode(path: str | Path, *, max_bytes: int) -> str:
     Raises EvalError for a file that is missing, unreadable, larger than `max_bytes`, in another encoding, or that
     holds a NUL character.
     """
-    content = read_bytes(path, max_bytes=max_bytes)
+    return parse_unicode(read_bytes(path, max_bytes=max_bytes), str(path))
+
+
+def parse_unicode(content: bytes, name: str) -> str:
+    """The text of a file's content, its line ends as they are; `name` is what errors call it.
+
+    Raises EvalError for another encoding or a NUL character.
+    """
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     encoding = "utf-16" if wide else "utf-8"
@@ -34,12 +49,12 @@ def read_unicode(path: str | Path, *, max_bytes: int) -> str:
         line = content[mark:start].decode(encoding, "ignore").count("\n") + 1
         problem = "is broken UTF-16" if wide else "is no UTF-8 text, nor UTF-16 with a byte order mark"
         raise EvalError(
-            f"{shown(path)}: {problem} (line {line}, byte {start}); save it again as UTF-8"
+            f"{shown(name)}: {problem} (line {line}, byte {start}); save it again as UTF-8"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise EvalError(
-            f"{shown(path)}: holds a NUL character (line {line}), as UTF-16 without a byte order mark, UTF-32 or a "
+            f"{shown(name)}: holds a NUL character (line {line}), as UTF-16 without a byte order mark, UTF-32 or a "
             "file of no text does; save it again as UTF-8"
         )
     return text
@@ -47,8 +62,12 @@ def read_unicode(path: str | Path, *, max_bytes: int) -> str:
 
 def read_caption_text(path: str | Path) -> str:
     """The one caption of a text file: line ends as \\n, white space around it taken off. Raises as `read_unicode`."""
-    text = read_unicode(path, max_bytes=MAX_CAPTION_BYTES)
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    return parse_caption(read_bytes(path, max_bytes=MAX_CAPTION_BYTES), str(path))
+
+
+def parse_caption(content: bytes, name: str) -> str:
+    """The same of a file's content; `name` is what errors call it. Raises as `parse_unicode`."""
+    return parse_unicode(content, name).replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:

@@ -61,13 +61,15 @@ class Entry:
     """Where a sample's members lie: extension -> (offset, size) in bytes of the shard.
 
     `shapes`: of its latents, `video` [C,F,h,w], `audio` [L,C], `text` [n,E], those that are there; None where it has
-    none, or their header cannot be read (which reading the sample tells).
+    none, or their header cannot be read (which reading the sample tells). `seen`: the places are from the tar's own
+    headers; where an index alone says so, the header before each is compared when the sample is read.
     """
 
     shard: Path
     key: str
     members: dict[str, tuple[int, int]]
     shapes: Shapes | None = None
+    seen: bool = field(default=False, compare=False)
 
 
 @dataclass
@@ -236,7 +238,9 @@ def scan_shard(shard: Path) -> ShardIndex:
                 raise UserError(f"shard {shown(shard)} {reason}") from error
             found.stop(str(error))
         entries = [
-            Entry(shard, key, members) for key, members in found.samples.items() if key not in found.broken
+            Entry(shard, key, members, seen=True)
+            for key, members in found.samples.items()
+            if key not in found.broken
         ]
     entries, encoders = _with_latents_headers(shard, entries)
     bad = [BadSample(shard.name, k, why) for k, why in found.broken.items()]

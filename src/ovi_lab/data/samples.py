@@ -8,7 +8,6 @@ tokens.
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import parse_caption, unusable
 from ovi_eval.errors import EvalError
 from ovi_eval.media import decode_audio, decode_video, fit_length, resample
 from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError
@@ -106,32 +106,18 @@ def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
     """The sample's JSON (or its .txt as the caption): {"caption", "meta", ...}. Raises BadSampleError."""
     try:
         about = parse_json(members["json"], "its .json", constants=True) if "json" in members else {}
+        if not isinstance(about, dict):
+            raise BadSampleError("its .json is not an object")
+        caption, meta = about.get("caption"), about.get("meta", {})
+        if caption is None and "txt" in members:
+            caption = parse_caption(members["txt"], "its .txt")
     except EvalError as error:
         raise BadSampleError(f"its .json or .txt cannot be read ({error})") from error
-    if not isinstance(about, dict):
-        raise BadSampleError("its .json is not an object")
-    caption, meta = about.get("caption"), about.get("meta", {})
-    if caption is None and "txt" in members:
-        caption = read_caption(members["txt"])
     if not isinstance(caption, str) or not isinstance(meta, dict):
         raise BadSampleError('its .json has no "caption" in words')
-    try:
-        caption.encode()
-    except UnicodeEncodeError as error:
-        raise BadSampleError(f'the "caption" of its .json holds half a character ({error.reason})') from error
+    if reason := unusable(caption):
+        raise BadSampleError(f'the "caption" of its .json {reason}')
     return {**about, "caption": caption, "meta": meta}
-
-
-def read_caption(text: bytes) -> str:
-    """A caption in UTF-8, with or without a byte order mark, or in UTF-16 with one. Raises BadSampleError."""
-    encoding = "utf-16" if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    try:
-        return text.decode(encoding).strip()
-    except UnicodeDecodeError as error:
-        raise BadSampleError(
-            f"its .json or .txt cannot be read (byte {error.start} of the .txt is no "
-            f"{'UTF-16' if encoding == 'utf-16' else 'UTF-8'}; save it again in UTF-8)"
-        ) from error
 
 
 # Latents

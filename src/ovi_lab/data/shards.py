@@ -207,7 +207,7 @@ class ShardReader:
             if size > most:
                 raise BadSampleError(f"its .{extension} has {size} bytes; at most {most} are read")
             try:
-                header = os.pread(descriptor, BLOCK, offset - BLOCK)
+                header = b"" if entry.seen else os.pread(descriptor, BLOCK, offset - BLOCK)
                 data = os.pread(descriptor, size, offset)
             except OSError as error:
                 if error.errno in (errno.ESTALE, errno.ENODEV, errno.ENOTCONN):
@@ -215,7 +215,7 @@ class ShardReader:
                 raise BadSampleError(f"its .{extension} cannot be read ({error.strerror})") from error
             if len(data) != size:
                 raise BadSampleError(f"the shard is truncated inside its .{extension}")
-            if not _is_header_of(header, entry.key, extension, size):
+            if not entry.seen and not _is_header_of(header, entry.key, extension, size):
                 raise UserError(
                     f"shard {shown(entry.shard)} does not hold {shown(entry.key)}.{shown(extension)} where its "
                     f"index says: delete {shown(index_path(entry.shard).name)}, which is of another shard"
