@@ -1,0 +1,139 @@
+"""Sound laid out on its container's clock: silence where packets are missing, nothing twice.
+
+Timestamps decide, not how many samples have come: of ten packets of which one was lost, the last is heard where it
+was. Deviations of a few milliseconds are left alone, as coarse clocks (mkv: 1 ms) have them everywhere; they do not
+add up, since each packet is compared with the clock and not with the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import av
+import numpy as np
+
+from ..errors import EvalError
+from . import container as bounds
+
+JITTER = 0.005
+"""Seconds by which a packet's time may differ from where the samples before it end, and is taken to follow them; one
+and a half of the container's ticks where that is more.
+"""
+LONGEST_GAP = 5.0
+"""Seconds without a packet that become silence; a longer gap is refused."""
+MOST_SILENCE = 0.5
+"""Share of the sound that may be silence in place of what is missing."""
+BACKWARD = 1.0
+"""Seconds by which a packet may lie before the end of the sound so far; what overlaps is left out."""
+_BLOCK = 1 << 16
+_PACKED = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
+
+
+class Clock:
+    """Iterates over `frames` of decoded sound and yields packed frames without times that follow each other.
+
+    Each has the format, channels and rate of the frame that it is of. `start` is the first sample's time (known once
+    one has come), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises EvalError
+    naming the file where the clock leaves a gap, or goes back, beyond the bounds above.
+    """
+
+    def __init__(self, frames: Iterable[Any], ticks: float, shown: str) -> None:
+        self._frames, self._shown = frames, shown
+        self._jitter = max(JITTER, 1.5 * ticks)
+        self._setup: tuple[str, str, int] | None = None
+        self._packer: Any = None
+        self._base = 0.0
+        self._samples = 0
+        self.start: float | None = None
+        self.filled = 0.0
+
+    @property
+    def now(self) -> float:
+        """When the samples so far end."""
+        return self._base + (self._samples / self._setup[2] if self._setup else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        return self.now - (self.start or 0.0)
+
+    def __iter__(self) -> Iterator[Any]:
+        for frame in self._frames:
+            time = frame.time
+            self._set_up(frame, time)
+            skip = 0
+            if time is not None:
+                off = time - self.now
+                if off > self._jitter:
+                    yield from self._silence(off)
+                elif off < -self._jitter:
+                    skip = self._overlap(-off, frame.samples)
+            # Without a time the resampler neither drops nor inserts samples.
+            frame.pts = None
+            for packed in self._packer.resample(frame):
+                if skip < packed.samples:
+                    kept = _without(packed, skip) if skip else packed
+                    self._samples += kept.samples
+                    yield kept
+                skip = max(0, skip - packed.samples)
+        if self.start is not None and self.filled > MOST_SILENCE * self.seconds:
+            raise EvalError(
+                f"{self._shown}: {self.filled:.2f} s of its {self.seconds:.2f} s of sound are missing (lost packets)"
+            )
+
+    def _set_up(self, frame: Any, time: float | None) -> None:
+        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if setup == self._setup:
+            return
+        bounds.check_sound(frame.sample_rate, frame.layout.nb_channels, self._shown)
+        if self._setup is None:
+            self._base = self.start = time or 0.0
+        else:
+            self._base = self.now
+        self._setup, self._samples = setup, 0
+        name = frame.format.packed.name
+        self._packer = av.AudioResampler(format=name if name in _PACKED else "dbl")
+
+    def _silence(self, seconds: float) -> Iterator[Any]:
+        if seconds > LONGEST_GAP:
+            raise EvalError(
+                f"{self._shown}: its sound has a gap of {seconds:.2f} s at {self.now:.2f} s; "
+                f"up to {LONGEST_GAP:g} s become silence"
+            )
+        _, layout, rate = self._setup  # type: ignore[misc]
+        name = self._packer.format.name if self._packer.format else "flt"
+        missing = round(seconds * rate)
+        self.filled += missing / rate
+        channels = av.AudioLayout(layout).nb_channels
+        while missing:
+            samples = min(missing, _BLOCK)
+            values = np.full((1, samples * channels), 128 if name == "u8" else 0, _PACKED[name])
+            yield _frame(values, name, layout, rate)
+            self._samples += samples
+            missing -= samples
+
+    def _overlap(self, seconds: float, samples: int) -> int:
+        if seconds > BACKWARD:
+            raise EvalError(
+                f"{self._shown}: its sound's clock goes back by {seconds:.2f} s at {self.now:.2f} s; "
+                "write it again with one clock"
+            )
+        return min(round(seconds * self._setup[2]), samples)  # type: ignore[index]
+
+
+def _without(frame: Any, samples: int) -> Any:
+    """A packed frame without its first samples."""
+    values = frame.to_ndarray()[:, samples * frame.layout.nb_channels :]
+    return _frame(np.ascontiguousarray(values), frame.format.name, frame.layout.name, frame.sample_rate)
+
+
+def first_of(frame: Any, samples: int) -> Any:
+    """The first samples of a packed frame."""
+    values = frame.to_ndarray()[:, : samples * frame.layout.nb_channels]
+    return _frame(np.ascontiguousarray(values), frame.format.name, frame.layout.name, frame.sample_rate)
+
+
+def _frame(values: np.ndarray, name: str, layout: str, rate: int) -> Any:
+    frame = av.AudioFrame.from_ndarray(values, format=name, layout=layout)
+    frame.sample_rate = rate
+    return frame

@@ -1,0 +1,181 @@
+"""Opening a media file: only the formats that are meant, only from the bytes given, within bounds.
+
+FFmpeg is handed the bytes and neither a name nor a length, so that it can follow no reference to another file, takes
+no playlist for a clip, and states no duration that it guessed from a file's length.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import av
+
+from ..errors import EvalError
+
+FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "wav", "flac", "mp3", "ogg")
+"""FFmpeg's names of the formats that are read."""
+MAX_PIXELS = 8192 * 4320
+"""Pixels of one frame."""
+MAX_SECONDS = 24 * 3600.0
+MAX_FRAMES = 24 * 3600 * 60
+SAMPLE_RATES = (1_000, 384_000)
+MAX_CHANNELS = 64
+MAX_BYTES = 8 << 30
+"""Bytes of frames or of samples that one clip may hold in memory, 8 GiB."""
+MAX_UNFOLDING = 50_000
+"""How many decoded bytes a byte of a file may stand for, once MAX_BYTES have been decoded."""
+
+_OPTIONS = {
+    "format_whitelist": ",".join(FORMATS),
+    "protocol_whitelist": "none",
+    "max_pixels": str(MAX_PIXELS),
+}
+FOREIGN = (
+    av.FFmpegError,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+    ArithmeticError,
+    LookupError,
+    BufferError,
+)
+"""What FFmpeg and the libraries around it raise over a file that they cannot take."""
+
+
+class _Bytes:
+    """A file for FFmpeg. `tells_length` False keeps its length to itself.
+
+    FFmpeg takes a length for what it is told, and with it guesses durations that a header does not state, or
+    shortens those of a file that was cut off. MP3 alone needs it, to know the padding at its end.
+    """
+
+    def __init__(self, file: IO[bytes], tells_length: bool) -> None:
+        self._file, self._tells_length = file, tells_length
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int) -> int:
+        if whence == io.SEEK_END and not self._tells_length:
+            return -1
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def byte_file(source: str | Path | bytes, name: str | None) -> Iterator[tuple[IO[bytes], int, str]]:
+    """The bytes as a file, their number, and the name errors call them by. Raises EvalError where there are none."""
+    shown = shown_name(source, name)
+    if isinstance(source, bytes):
+        size = len(source)
+    elif Path(source).is_file():
+        size = Path(source).stat().st_size
+    else:
+        raise EvalError(f"{shown}: no such file")
+    if not size:
+        raise EvalError(f"{shown}: is empty (0 bytes); fetch or make it again")
+    try:
+        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+    except OSError as error:
+        raise EvalError(f"{shown}: cannot be opened ({error.strerror or error})") from error
+    with file:
+        yield file, size, shown
+
+
+def shown_name(source: str | Path | bytes, name: str | None) -> str:
+    return name or ("bytes" if isinstance(source, bytes) else str(source))
+
+
+@contextmanager
+def guarded(shown: str) -> Iterator[None]:
+    """Whatever FFmpeg and numpy raise over a file becomes an EvalError that names it."""
+    try:
+        yield
+    except EvalError:
+        raise
+    except FOREIGN as error:
+        raise undecodable(shown, error) from error
+
+
+def undecodable(shown: str, error: BaseException) -> EvalError:
+    """The reason of a file that FFmpeg, or a library that its frames go through, cannot take."""
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory for it"
+    else:
+        text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return EvalError(f"{shown}: cannot be decoded ({text}); the file is damaged or of no known kind")
+
+
+@contextmanager
+def opened(source: str | Path | bytes, name: str | None = None) -> Iterator[tuple[Any, str]]:
+    """An open container and the name errors call it by; FFmpeg's errors become EvalErrors that name it."""
+    with byte_file(source, name) as (file, _, shown), guarded(shown):
+        head = file.read(16)
+        file.seek(0)
+        iso_or_matroska_or_avi = head[4:8] in _ISO or head[:4] == b"\x1aE\xdf\xa3" or head[8:12] == b"AVI "
+        # Tags in other encodings than UTF-8 are no reason to refuse a clip.
+        container = av.open(
+            _Bytes(file, not iso_or_matroska_or_avi), options=dict(_OPTIONS), metadata_errors="replace"
+        )
+        with container:
+            yield container, shown
+
+
+_ISO = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+
+
+def picture_stream(container: Any, shown: str) -> Any:
+    """The picture that is taken: the one marked as default, else the first; a sound file's cover is none.
+
+    Raises EvalError where there is none, or its frames are larger than the bound.
+    """
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    stream = _default(streams)
+    if stream is None:
+        raise EvalError(f"{shown}: has no picture stream; a clip needs picture and sound")
+    if stream.codec_context is None:
+        raise EvalError(f"{shown}: its picture is of a codec that is not known here")
+    check_pixels(stream.codec_context.width, stream.codec_context.height, shown)
+    return stream
+
+
+def sound_stream(container: Any, shown: str) -> Any:
+    """The sound that is taken: the one marked as default, else the first.
+
+    Raises EvalError where there is none, or its rate or channels are out of bounds.
+    """
+    stream = _default(list(container.streams.audio))
+    if stream is None:
+        raise EvalError(f"{shown}: has no sound stream; a clip needs picture and sound")
+    if stream.codec_context is None:
+        raise EvalError(f"{shown}: its sound is of a codec that is not known here")
+    return stream
+
+
+def _default(streams: list[Any]) -> Any:
+    marked = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
+    return (marked or streams or [None])[0]
+
+
+def check_pixels(width: int, height: int, shown: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise EvalError(
+            f"{shown}: its frames are {width}x{height}; up to {MAX_PIXELS / 1e6:.0f} million pixels are read"
+        )
+
+
+def check_sound(sample_rate: int, channels: int, shown: str) -> None:
+    low, high = SAMPLE_RATES
+    if not low <= sample_rate <= high:
+        raise EvalError(f"{shown}: its sound has {sample_rate} Hz; {low} to {high} are read")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise EvalError(f"{shown}: its sound has {channels} channels; 1 to {MAX_CHANNELS} are read")

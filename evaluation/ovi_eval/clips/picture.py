@@ -1,0 +1,249 @@
+"""A file's frames, upright, with square pixels, in RGB, each with its time.
+
+Shapes: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import EvalError
+from . import container as bounds
+from . import timing
+from .frame import Upright
+from .whole import check_whole
+
+STILL_FPS = 25.0
+BACKWARD = 0.5
+"""Seconds by which a frame's time may lie before the one ahead of it; it is then seen at that one's time."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Decoded picture: frames [T, H, W, 3] uint8 RGB, upright, each frame's time [T] float64 in seconds.
+
+    `fps` is what the times say: the rate of evenly spaced frames, else how many there are a second in the mean.
+    `end` is when the last frame ends, on the clock of the times.
+    """
+
+    frames_THWC: Tensor
+    fps: float
+    times_T: Tensor
+    end: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if self.end != self.end:
+            object.__setattr__(self, "end", float(self.times_T[-1]) + 1 / self.fps)
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame's time to the last frame's end."""
+        return self.end - float(self.times_T[0])
+
+    @property
+    def even(self) -> bool:
+        """Whether frame n can be taken to be seen at n / fps."""
+        return timing.is_even(self.times_T, self.fps)
+
+    def seen(self, fps: float, count: int | None = None) -> Tensor:
+        """Which frames are seen at n / fps after the first, [N] int64: `count` of them, else to the picture's end."""
+        count = timing.count_at(self.seconds, fps) if count is None else count
+        return timing.seen(self.times_T, fps, count)
+
+    def constant(self) -> Video:
+        """The same at a constant rate: itself where it is, else frames repeated at their shortest usual spacing.
+
+        Raises EvalError where that would not fit into memory.
+        """
+        if self.even:
+            return self
+        fps = timing.grid_rate(self.times_T, 1e-3)
+        places_N = self.seen(fps)
+        if len(places_N) * self.frames_THWC[0].nbytes > bounds.MAX_BYTES:
+            raise EvalError(
+                f"its picture lasts {self.seconds:.0f} s; at {fps:g} frames a second it does not fit into memory"
+            )
+        times_N = self.times_T[0] + torch.arange(len(places_N), dtype=torch.float64) / fps
+        return Video(self.frames_THWC[places_N], fps, times_N)
+
+
+class PictureStream:
+    """The frames of one file as they are decoded: `with PictureStream(path) as picture: for time, frame in picture`.
+
+    Times are seconds on the container's clock, which the file's sound shares, and never fall. `frame` is
+    [H, W, 3] uint8 RGB, or what `transform` makes of it; all have the first one's size. Nothing is kept but each
+    frame's time, so memory does not grow with the file. It can be iterated once.
+
+    `start` is the first frame's time, known from the beginning; `end` (when the last frame ends), `fps` (what the times
+    say) and `times_T` are known when all frames have been taken. `size` is the height and width of the frames before
+    `transform`.
+
+    Raises EvalError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
+    file's timestamps are read first, without decoding) or out of bounds; while iterating, where it cannot be decoded
+    further.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        *,
+        name: str | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.shown = bounds.shown_name(source, name)
+        self._source, self._name, self._transform = source, name, transform
+        self._times: list[float] = []
+        self._stack = ExitStack()
+        self._ended: tuple[float, float] | None = None
+
+    def __enter__(self) -> PictureStream:
+        check_whole(self._source, "video", self._name)
+        with ExitStack() as stack:
+            container, _ = stack.enter_context(bounds.opened(self._source, self._name))
+            self._stream = bounds.picture_stream(container, self.shown)
+            self._upright = Upright(self._stream, self.shown)
+            self._decoded = self._decode(container)
+            self._first = next(self._decoded, None)
+            if self._first is None:
+                raise EvalError(f"{self.shown}: its picture stream holds no frame")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def start(self) -> float:
+        return self._times[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._upright.size
+
+    @property
+    def times_T(self) -> Tensor:
+        return torch.tensor(self._times, dtype=torch.float64)
+
+    @property
+    def end(self) -> float:
+        return self._known()[0]
+
+    @property
+    def fps(self) -> float:
+        return self._known()[1]
+
+    def _known(self) -> tuple[float, float]:
+        if self._ended is None:
+            raise RuntimeError("a picture's end and rate are known when all of its frames have been taken")
+        return self._ended
+
+    def __iter__(self) -> Iterator[tuple[float, Tensor]]:
+        first, self._first = self._first, None
+        if first is None:
+            return
+        yield first
+        yield from self._decoded
+
+    def at_rate(self, fps: float) -> Iterator[Tensor]:
+        """The frames seen at n / fps seconds after the first, to the picture's end: see `timing.seen`."""
+        return timing.at_rate(self, fps, lambda: self.end)
+
+    def _decode(self, container: Any) -> Iterator[tuple[float, Tensor]]:
+        last_duration = 0.0
+        for number, frame in enumerate(self._frames(container)):
+            if number >= bounds.MAX_FRAMES:
+                raise EvalError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
+            time = self._time(frame)
+            with bounds.guarded(self.shown):
+                picture = self._upright(frame)
+            if self._transform is not None:
+                picture = self._transform(picture)
+            self._times.append(time)
+            last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
+            yield time, picture
+        if self._times:
+            self._ended = self._end_and_rate(last_duration)
+
+    def _frames(self, container: Any) -> Iterator[Any]:
+        decoded = container.decode(self._stream)
+        while True:
+            with bounds.guarded(self.shown):
+                frame = next(decoded, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _time(self, frame: Any) -> float:
+        time = frame.time
+        if time is None and frame.dts is not None:
+            time = float(frame.dts * self._stream.time_base)
+        if not self._times:
+            return time or 0.0
+        before = self._times[-1]
+        if time is None:
+            rate = self._stream.average_rate or self._stream.guessed_rate or STILL_FPS
+            return before + 1 / float(rate)
+        if time < before - BACKWARD:
+            raise EvalError(
+                f"{self.shown}: its picture's clock goes back from {before:.3f} s to {time:.3f} s; "
+                "write it again with one clock"
+            )
+        if time - self._times[0] > bounds.MAX_SECONDS:
+            raise EvalError(
+                f"{self.shown}: its picture lasts more than {bounds.MAX_SECONDS / 3600:.0f} hours"
+            )
+        return max(time, before)
+
+    def _end_and_rate(self, last_duration: float) -> tuple[float, float]:
+        times_T = self.times_T
+        stated = [Fraction(rate) for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
+        if len(times_T) == 1:
+            rate = 1 / last_duration if last_duration > 0 else float(stated[0]) if stated else STILL_FPS
+            return self.start + 1 / rate, rate
+        rate_or_none = timing.even_rate(times_T, float(self._stream.time_base or 0), stated)
+        if rate_or_none is not None:
+            return self.start + len(times_T) / rate_or_none, rate_or_none
+        usual = float(times_T.diff().median())
+        end = float(times_T[-1]) + (last_duration if last_duration > 0 else usual)
+        if end <= self.start:
+            raise EvalError(
+                f"{self.shown}: all of its frames have the same time; write it again with a clock"
+            )
+        return end, len(times_T) / (end - self.start)
+
+
+def decode_video(
+    source: str | Path | bytes,
+    *,
+    name: str | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> Video:
+    """All frames of the picture, as `PictureStream` has them.
+
+    `source`: a path, or a file's bytes (then `name` is what errors call it). `transform` maps each frame
+    [H, W, 3] uint8 as it comes, so that a crop or a smaller size keeps long clips out of memory.
+    Raises EvalError naming the file where it is unreadable, has no picture stream or no frame, is cut off, or does not
+    fit into memory.
+    """
+    frames, held = [], 0
+    with PictureStream(source, name=name, transform=transform) as picture:
+        for _, frame in picture:
+            held += frame.nbytes
+            if held > bounds.MAX_BYTES:
+                raise EvalError(
+                    f"{picture.shown}: its frames take more than {bounds.MAX_BYTES >> 30} GiB of memory; "
+                    "cut it into shorter clips or make it smaller"
+                )
+            frames.append(frame)
+        return Video(torch.stack(frames), picture.fps, picture.times_T, picture.end)

@@ -1,0 +1,119 @@
+"""Which frame is seen when, and how many a second there are, by the frames' own times.
+
+Shapes: T frames, N moments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Picture = TypeVar("Picture")
+
+EVEN = 0.3
+"""Share of a frame by which times may leave an even spacing that is still taken for one."""
+STANDARD_RATES = tuple(
+    sorted({Fraction(n) for n in range(1, 121)} | {Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)})
+)
+"""Frames a second that measured times are taken for, where a container's ticks cannot tell them apart."""
+_HAIR = 1e-6
+
+
+def tick(seconds: float, fps: float) -> int:
+    """The number of the moment n / fps that is nearest, halves up. Times are kept in microseconds or so, so what is
+    a hair below a half is one.
+    """
+    return math.floor(seconds * fps + 0.5 + _HAIR)
+
+
+def count_at(end: float, fps: float) -> int:
+    """How many frames at `fps` a picture of `end` seconds has; one at least."""
+    return max(tick(end, fps), 1)
+
+
+def seen(times_T: Tensor, fps: float, count: int) -> Tensor:
+    """Which frame is seen at n / fps seconds after the first: [count] int64.
+
+    It is the last whose time, rounded to the nearest such moment (halves up), is no later, as FFmpeg's fps filter
+    and SyncNet's release have it: frames are repeated or left out.
+    """
+    ticks_T = torch.floor((times_T.double() - times_T[0]) * fps + 0.5 + _HAIR)
+    moments_N = torch.arange(count, dtype=torch.float64)
+    # Of frames at one moment the last is seen, so ticks must not fall.
+    return (torch.searchsorted(ticks_T.cummax(0).values, moments_N, right=True) - 1).clamp(
+        0, len(times_T) - 1
+    )
+
+
+def at_rate(frames: Iterable[tuple[float, Picture]], fps: float, end: object) -> Iterator[Picture]:
+    """`seen` of frames (time, picture) as they come, one at a time; `end()` is asked last for when they end.
+
+    Nothing but the picture seen last is kept.
+    """
+    first: float | None = None
+    before: Picture | None = None
+    shown = 0
+    for time, picture in frames:
+        if first is None:
+            first = time
+        for _ in range(shown, tick(time - first, fps)):
+            yield before  # type: ignore[misc]
+            shown += 1
+        before = picture
+    if first is not None:
+        for _ in range(shown, count_at(end() - first, fps)):  # type: ignore[operator]
+            yield before  # type: ignore[misc]
+
+
+def evenness(times_T: Tensor, fps: float) -> float:
+    """How far times leave n / fps after the first, at most: seconds."""
+    even_T = torch.arange(len(times_T), dtype=torch.float64) / fps
+    return float((times_T.double() - times_T[0] - even_T).abs().max())
+
+
+def is_even(times_T: Tensor, fps: float) -> bool:
+    """Whether frames are evenly spaced, so that frame n can be taken to be at n / fps after the first."""
+    return evenness(times_T, fps) <= EVEN / fps
+
+
+def even_rate(times_T: Tensor, ticks: float, stated: Sequence[Fraction]) -> float | None:
+    """Frames a second of evenly spaced frames [T >= 2]; None where they are not.
+
+    A rate that the file states, else a standard one, where every time confirms it to the container's tick of `ticks`
+    seconds; else what the times say.
+    """
+    span = float(times_T[-1] - times_T[0])
+    if span <= 0:
+        return None
+    measured = (len(times_T) - 1) / span
+    near = [rate for rate in STANDARD_RATES if abs(rate / measured - 1) < 0.05]
+    for rate in (*stated, *sorted(near, key=lambda rate: abs(rate - measured))):
+        if rate > 0 and evenness(times_T, float(rate)) <= 1.5 * ticks + _HAIR:
+            return float(rate)
+    return measured if is_even(times_T, measured) else None
+
+
+def grid_rate(times_T: Tensor, ticks: float) -> float:
+    """The constant rate at which unevenly spaced frames [T >= 2] are laid out with nothing lost, at most 120 a second.
+
+    That of their shortest usual spacing, the tenth part of all, as a standard rate where ticks allow one.
+    """
+    apart_T = times_T.double().diff()
+    apart_T = apart_T[apart_T > _HAIR]
+    if not len(apart_T):
+        return 25.0
+    shortest = float(apart_T.quantile(0.1)) if len(apart_T) < 1_000_000 else float(apart_T.median())
+    near = [rate for rate in STANDARD_RATES if abs(1 / rate - shortest) <= ticks + 0.002 * shortest]
+    places_T = times_T.double() - times_T[0]
+
+    def off_grid(rate: float) -> float:
+        places = places_T * rate
+        return float((places - places.round()).abs().mean())
+
+    measured = min(1 / shortest, 120.0)
+    return min([*map(float, near), measured], key=lambda rate: round(off_grid(rate), 4))

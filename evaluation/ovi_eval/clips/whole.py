@@ -1,0 +1,260 @@
+"""Whether a file is there to its end: how far its timestamps reach, against how long it says that it is.
+
+Every packet's timestamps are read once, without decoding. What counts is a length that the file states: the tracks'
+own in mp4 and mov, the segment's in mkv and webm, the streams' in avi, the samples of flac, the data of wav, the frames
+of an mp3's Xing header. Ogg states none, but marks its last page, and a fragmented mp4's last box says how long it is.
+A file that states nothing (an mp3 without a header, a live stream's mkv) is read to its end.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from ..errors import EvalError
+from . import container as bounds
+
+SLACK = 0.1
+"""Seconds that may be missing beside two frames or packets: containers round, and codecs pad."""
+
+Kind = Literal["video", "audio"]
+
+
+@dataclass
+class _Track:
+    """What a stream's timestamps say: packets that are shown, the first one's time, when the last ends."""
+
+    stream: Any
+    packets: int = 0
+    first: float | None = None
+    end: float | None = None
+    last: float | None = None
+    longest: float = 0.0
+
+    def take(self, packet: Any) -> None:
+        """A packet in the file's order. Those before an edit's beginning are decoded and not shown."""
+        if packet.is_discard:
+            return
+        self.packets += 1
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None:
+            return
+        base = packet.time_base
+        start, length = float(time * base), float((packet.duration or 0) * base)
+        if self.first is None or start < self.first:
+            self.first = start
+        if self.last is not None:
+            self.longest = max(self.longest, start - self.last)
+        self.last = start if self.last is None else max(self.last, start)
+        self.end = start + length if self.end is None else max(self.end, start + length)
+
+    @property
+    def usual(self) -> float:
+        """Seconds of a packet in the mean."""
+        if self.first is None or self.last is None or self.packets < 2:
+            return 0.0
+        return (self.last - self.first) / (self.packets - 1)
+
+
+@dataclass
+class _Scan:
+    tracks: dict[int, _Track] = field(default_factory=dict)
+
+    @property
+    def end(self) -> float:
+        return max((track.end for track in self.tracks.values() if track.end is not None), default=0.0)
+
+
+def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> None:
+    """Raises EvalError naming the file where it ends before it says that it does, or would unfold beyond bounds.
+
+    `kind`: of which track; the other is looked at only where the container states one length for both.
+    """
+    with bounds.byte_file(source, name) as (file, size, shown):
+        with bounds.opened(source, name) as (container, _):
+            stream = (bounds.picture_stream if kind == "video" else bounds.sound_stream)(container, shown)
+            scan = _scanned(container, shown)
+            track = scan.tracks[stream.index]
+            if not track.packets:
+                what = "picture stream holds no frame" if kind == "video" else "sound stream holds no sample"
+                raise EvalError(f"{shown}: its {what}")
+            _check_unfolding(track, kind, size, shown)
+            _check_reached(container, scan, track, shown)
+            format_name = container.format.name
+        with bounds.guarded(shown):
+            _check_structure(file, size, format_name, track, shown)
+
+
+def _scanned(container: Any, shown: str) -> _Scan:
+    streams = [*container.streams.video, *container.streams.audio]
+    scan = _Scan({stream.index: _Track(stream) for stream in streams})
+    for packet in container.demux(streams):
+        if packet.size:
+            scan.tracks[packet.stream.index].take(packet)
+    return scan
+
+
+def _check_unfolding(track: _Track, kind: Kind, size: int, shown: str) -> None:
+    """Refuses what is small as a file and huge once decoded, before any of it is decoded."""
+    context = track.stream.codec_context
+    seconds = (track.end or 0.0) - (track.first or 0.0)
+    if seconds > bounds.MAX_SECONDS:
+        raise EvalError(
+            f"{shown}: lasts {seconds / 3600:.1f} hours; up to {bounds.MAX_SECONDS / 3600:.0f} are read"
+        )
+    if kind == "video":
+        if track.packets > bounds.MAX_FRAMES:
+            raise EvalError(f"{shown}: has {track.packets} frames; up to {bounds.MAX_FRAMES} are read")
+        decoded = 3 * track.packets * context.width * context.height
+    else:
+        bounds.check_sound(context.sample_rate, context.channels, shown)
+        decoded = round(4 * seconds * context.sample_rate * context.channels)
+    if decoded > bounds.MAX_BYTES and decoded > size * bounds.MAX_UNFOLDING:
+        raise EvalError(
+            f"{shown}: is {size / 1000:.0f} kB and would unfold to {decoded / 1e9:.0f} GB; it is not decoded"
+        )
+
+
+def _check_reached(container: Any, scan: _Scan, track: _Track, shown: str) -> None:
+    slack = SLACK + 2 * track.usual
+    stated = reached = None
+    stream = track.stream
+    if "matroska" in container.format.name:
+        # One length for all tracks, from 0; the last frame of an uneven picture may last as long as any.
+        if container.duration:
+            stated, reached = container.duration / 1e6, scan.end
+            slack = max(slack, SLACK + max((each.longest for each in scan.tracks.values()), default=0.0))
+    elif container.format.name not in ("mp3", "ogg", "wav") and stream.duration:
+        stated = float(stream.duration * stream.time_base)
+        begins = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+        reached = (track.end or 0.0) - min(begins, track.first or 0.0)
+    if stated is not None and reached is not None and stated > reached + slack:
+        raise cut_off(shown, reached, stated)
+
+
+def cut_off(shown: str, reached: float, stated: float) -> EvalError:
+    return EvalError(
+        f"{shown}: is cut off or damaged: it ends after {max(reached, 0):.2f} s of the {stated:.2f} s that it states"
+    )
+
+
+def _check_structure(file: IO[bytes], size: int, format_name: str, track: _Track, shown: str) -> None:
+    """What FFmpeg does not tell of a file's end."""
+    if format_name == "wav":
+        stated = _wav_bytes(file)
+        if stated is not None and stated > size:
+            raise EvalError(
+                f"{shown}: is cut off or damaged: {size} of the {stated} bytes that it states are there"
+            )
+    elif format_name == "mp3":
+        seconds = xing_seconds(file)
+        if seconds is not None and track.end is not None and seconds > track.end + SLACK + 2 * track.usual:
+            raise cut_off(shown, track.end, seconds)
+    elif format_name == "ogg":
+        if not _ogg_ends(file):
+            raise EvalError(f"{shown}: is cut off or damaged: the page that ends an ogg stream is missing")
+    elif format_name.startswith("mov") and not _boxes_end(file, size):
+        raise EvalError(f"{shown}: is cut off or damaged: its last fragment is not whole")
+
+
+def _wav_bytes(file: IO[bytes]) -> int | None:
+    """Where the data of a RIFF or RF64 wave file end by its header; None where a stream's header does not know."""
+    file.seek(0)
+    kind = file.read(12)[:4]
+    long_size = None
+    while len(head := file.read(8)) == 8:
+        tag, length = struct.unpack("<4sI", head)
+        at = file.tell()
+        if tag == b"ds64":
+            long_size = struct.unpack("<QQ", file.read(16))[1]
+        if tag == b"data":
+            if kind == b"RF64" and length == 0xFFFFFFFF and long_size is not None:
+                length = long_size
+            # Programs that write to a pipe leave 0 or the largest number.
+            return at + length if 0 < length < 0x7FFFFF00 or long_size is not None else None
+        file.seek(at + length + length % 2)
+    return None
+
+
+def xing_seconds(file: IO[bytes]) -> float | None:
+    """How long an mp3 says that it is in its first frame (Xing or Info, VBRI); None where it does not."""
+    file.seek(0)
+    at = 0
+    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
+        at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        at += 10 if head[5] & 0x10 else 0
+        file.seek(at)
+    file.seek(at)
+    data = file.read(4096)
+    start = next(
+        (
+            k
+            for k in range(len(data) - 4)
+            if data[k] == 0xFF and data[k + 1] & 0xE0 == 0xE0 and _layer(data, k)
+        ),
+        None,
+    )
+    if start is None:
+        return None
+    frame = data[start:]
+    version = (frame[1] >> 3) & 3
+    lsf, mono = version != 3, frame[3] >> 6 == 3
+    rates = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+    rate_index = (frame[2] >> 2) & 3
+    if rate_index == 3 or version == 1:
+        return None
+    side = (9 if mono else 17) if lsf else (17 if mono else 32)
+    tag = frame[4 + side : 4 + side + 12]
+    frames = None
+    if tag[:4] in (b"Xing", b"Info") and len(tag) == 12 and tag[7] & 1:
+        frames = struct.unpack(">I", tag[8:12])[0]
+    elif frame[36:40] == b"VBRI" and len(frame) >= 54:
+        frames = struct.unpack(">I", frame[50:54])[0]
+    return frames * (576 if lsf else 1152) / rates[version][rate_index] if frames else None
+
+
+def _layer(data: bytes, at: int) -> bool:
+    """Whether a header of layer III with a valid bit rate begins here."""
+    return (data[at + 1] >> 1) & 3 == 1 and data[at + 2] >> 4 not in (0, 15)
+
+
+def _ogg_ends(file: IO[bytes]) -> bool:
+    """Whether every stream that began in an ogg file has its last page, and that page is whole (RFC 3533)."""
+    file.seek(0, 2)
+    size, at = file.tell(), 0
+    open_streams: set[int] = set()
+    begun = False
+    file.seek(0)
+    while len(head := file.read(27)) == 27 and head[:4] == b"OggS":
+        flags, serial, segments = head[5], struct.unpack("<I", head[14:18])[0], head[26]
+        at = file.tell() + segments
+        at += sum(file.read(segments))
+        if at > size:
+            return False
+        if flags & 2:
+            open_streams.add(serial)
+            begun = True
+        if flags & 4:
+            open_streams.discard(serial)
+        file.seek(at)
+    return begun and not open_streams
+
+
+def _boxes_end(file: IO[bytes], size: int) -> bool:
+    """False for a fragmented mp4 whose last top-level box (ISO 14496-12, 4.2) is longer than the file."""
+    at, fragments = 0, False
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        fragments |= head[4:8] == b"moof"
+        if length == 0:  # to the end of the file
+            return True
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:
+            return True
+        at += length
+    return at <= size or not fragments

@@ -1,0 +1,99 @@
+"""Clips written as mp4 that browsers play, and sound brought to another rate.
+
+Shapes: T frames, H rows, W columns, S samples.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import EvalError
+from ..files import written_whole
+from .clip import fit_length
+
+
+def resample(wave_S: Tensor, sample_rate: int, wanted: int) -> Tensor:
+    """A wave [S] of float32 at another rate, by FFmpeg's resampler; round(S * wanted / rate) samples."""
+    if sample_rate == wanted:
+        return wave_S
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=wanted)
+    frame = av.AudioFrame.from_ndarray(
+        wave_S.float().contiguous().numpy()[None], format="fltp", layout="mono"
+    )
+    frame.sample_rate = sample_rate
+    parts = [out.to_ndarray() for step in (frame, None) for out in resampler.resample(step)]
+    return fit_length(
+        torch.from_numpy(np.concatenate(parts, axis=1))[0], round(len(wave_S) * wanted / sample_rate)
+    )
+
+
+def write_mp4(
+    path: str | Path,
+    frames_THWC: Tensor,
+    fps: float,
+    wave_S: Tensor,
+    sample_rate: int,
+    enlarge_to: int = 256,
+) -> Path:
+    """Writes H.264 (yuv420p) and AAC that browsers play: exactly T frames, the sound as long as the picture.
+
+    `frames_THWC` uint8 [T, H, W, 3], enlarged by the whole factor that brings the longer side nearest below
+    `enlarge_to` (never made smaller); `wave_S` in [-1, 1], resampled where AAC has no such rate.
+    Whole or not at all. Raises EvalError where there is nothing to write or no place for it.
+    """
+    path = Path(path)
+    if frames_THWC.dim() != 4 or not len(frames_THWC) or frames_THWC.dtype != torch.uint8:
+        raise EvalError(
+            f"{path}: a clip needs frames [T, H, W, 3] of uint8 with T >= 1, "
+            f"got {list(frames_THWC.shape)} of {frames_THWC.dtype}"
+        )
+    if not bool(torch.isfinite(wave_S).all()):
+        raise EvalError(f"{path}: the sound is not finite; this clip cannot be written")
+    factor = max(1, enlarge_to // max(frames_THWC.shape[1:3]))
+    pictures = frames_THWC.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    # yuv420p halves the colour's size, so both sides must be even: the last row or column is doubled.
+    rows = [*range(pictures.shape[1])] + [pictures.shape[1] - 1] * (pictures.shape[1] % 2)
+    columns = [*range(pictures.shape[2])] + [pictures.shape[2] - 1] * (pictures.shape[2] % 2)
+    pictures = pictures[:, rows][:, :, columns].contiguous()
+    rate = _aac_rate(sample_rate)
+    wave_S = resample(wave_S.detach().float().clamp(-1, 1).cpu(), sample_rate, rate)
+    frame_rate = Fraction(fps).limit_denominator(100_000)
+    wave_S = fit_length(wave_S, round(len(pictures) / frame_rate * rate)).clamp(-1, 1)
+    with written_whole(path) as temporary:
+        _encode(temporary, pictures, frame_rate, wave_S, rate)
+    return path
+
+
+def _aac_rate(sample_rate: int) -> int:
+    """The lowest rate of AAC that holds the sound, and none below 16 kHz, which some players refuse."""
+    rates = (16000, 22050, 24000, 32000, 44100, 48000)
+    return next((rate for rate in rates if rate >= sample_rate), rates[-1])
+
+
+def _encode(path: Path, pictures_THWC: Tensor, fps: Fraction, wave_S: Tensor, rate: int) -> None:
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            video: Any = container.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "fast"})
+            video.height, video.width = pictures_THWC.shape[1:3]
+            video.pix_fmt = "yuv420p"
+            video.codec_context.time_base = 1 / fps
+            video.codec_context.thread_count = 1
+            audio: Any = container.add_stream("aac", rate=rate, layout="mono", bit_rate=128_000)
+            for index, picture in enumerate(pictures_THWC.cpu().numpy()):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = index, 1 / fps
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            sound = av.AudioFrame.from_ndarray(wave_S.numpy()[None], format="fltp", layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
+            container.mux(audio.encode(sound))
+            container.mux(audio.encode(None))
+    except av.FFmpegError as error:
+        raise OSError(getattr(error, "strerror", None) or str(error)) from error
