@@ -83,7 +83,7 @@ def byte_file(source: str | Path | bytes, name: str | None) -> Iterator[tuple[IO
     if not size:
         raise EvalError(f"{shown}: is empty (0 bytes); fetch or make it again")
     try:
-        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except OSError as error:
         raise EvalError(f"{shown}: cannot be opened ({error.strerror or error})") from error
     with file:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from ..errors import EvalError
@@ -28,23 +29,27 @@ _UNSTATED = 2
 class Upright:
     """Turns the frames of one stream into what a viewer sees; all get the first one's size.
 
-    The matrix (BT.601, 709, 2020, ...) and range (video or full) are those that the frame states, BT.601 and video range
-    where it states none, as FFmpeg has it. Transparent parts lie on black. Of pixels that are not square the shorter
-    side is enlarged, so that no row or column is lost. Turned and mirrored by the file's display matrix, to quarter
-    turns.
+    The matrix (BT.601, 709, 2020, ...) and range (video or full) are those that the frame states, BT.601 and video
+    range where it states none, as FFmpeg has it. Transparent parts lie on black. Where pixels are not square one side
+    is enlarged and the other left, so that no row or column is lost. Turned and mirrored by the file's display matrix,
+    to quarter turns.
     """
 
-    def __init__(self, stream: Any, shown: str) -> None:
-        self._stream, self._shown = stream, shown
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+        self._scaler = VideoReformatter()
         self._stored: tuple[int, int] | None = None
         self._square: tuple[int, int] = (0, 0)
         self.size = (0, 0)
 
-    def __call__(self, frame: Any) -> Tensor:
-        """[H, W, 3] uint8. Raises EvalError for another shape than the first one's, or one out of bounds."""
+    def __call__(self, frame: Any, pixel_shape: Fraction | None) -> Tensor:
+        """[H, W, 3] uint8; `pixel_shape` is a pixel's width by its height, of which the first frame's counts.
+
+        Raises EvalError for another shape than the first one's, or one out of bounds.
+        """
         if self._stored is None:
             self._stored = (frame.width, frame.height)
-            self._square = self._squared(frame.width, frame.height)
+            self._square = self._squared(frame.width, frame.height, pixel_shape)
         width, height = self._square
         other = frame.width / frame.height / (self._stored[0] / self._stored[1]) - 1
         if abs(other) > SAME_SHAPE:
@@ -58,15 +63,15 @@ class Upright:
         if frame.colorspace not in _MATRICES:
             frame.colorspace = _UNSTATED
         if any(part.is_alpha for part in frame.format.components):
-            picture = _on_black(frame.to_ndarray(format="rgba", **wanted))
+            picture = _on_black(self._scaler.reformat(frame, format="rgba", threads=1, **wanted).to_ndarray())
         else:
-            picture = frame.to_ndarray(format="rgb24", **wanted)
+            picture = self._scaler.reformat(frame, format="rgb24", threads=1, **wanted).to_ndarray()
         picture = np.ascontiguousarray(_turned(picture, _display_matrix(frame)))
         self.size = (picture.shape[0], picture.shape[1])
         return torch.from_numpy(picture)
 
-    def _squared(self, width: int, height: int) -> tuple[int, int]:
-        ratio = Fraction(self._stream.sample_aspect_ratio or 1)
+    def _squared(self, width: int, height: int, pixel_shape: Fraction | None) -> tuple[int, int]:
+        ratio = Fraction(pixel_shape or 1)
         if ratio <= 0:
             ratio = Fraction(1)
         if not Fraction(1, MOST_STRETCHED) <= ratio <= MOST_STRETCHED:

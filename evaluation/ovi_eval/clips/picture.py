@@ -5,7 +5,7 @@ Shapes: T frames, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -110,8 +110,9 @@ class PictureStream:
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)
-            self._upright = Upright(self._stream, self.shown)
+            self._upright = Upright(self.shown)
             self._decoded = self._decode(container)
+            stack.callback(self._release)
             self._first = next(self._decoded, None)
             if self._first is None:
                 raise EvalError(f"{self.shown}: its picture stream holds no frame")
@@ -123,6 +124,11 @@ class PictureStream:
     ) -> None:
         self._stack.close()
 
+    def _release(self) -> None:
+        # What refers to the stream keeps its decoder, and with it threads that a forked process would wait for.
+        self._decoded.close()
+        self._stream = None
+
     @property
     def start(self) -> float:
         return self._times[0]
@@ -132,7 +138,7 @@ class PictureStream:
         return self._upright.size
 
     @property
-    def times_T(self) -> Tensor:
+    def times_T(self) -> Tensor:  # noqa: N802
         return torch.tensor(self._times, dtype=torch.float64)
 
     @property
@@ -159,14 +165,14 @@ class PictureStream:
         """The frames seen at n / fps seconds after the first, to the picture's end: see `timing.seen`."""
         return timing.at_rate(self, fps, lambda: self.end)
 
-    def _decode(self, container: Any) -> Iterator[tuple[float, Tensor]]:
+    def _decode(self, container: Any) -> Generator[tuple[float, Tensor]]:
         last_duration = 0.0
         for number, frame in enumerate(self._frames(container)):
             if number >= bounds.MAX_FRAMES:
                 raise EvalError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
             time = self._time(frame)
             with bounds.guarded(self.shown):
-                picture = self._upright(frame)
+                picture = self._upright(frame, self._stream.sample_aspect_ratio)
             if self._transform is not None:
                 picture = self._transform(picture)
             self._times.append(time)

@@ -9,7 +9,7 @@ mean).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -61,7 +61,9 @@ class _Decoder:
             self.stream = bounds.sound_stream(container, self.shown)
             self.format_name = container.format.name
             ticks = float(self.stream.time_base or 0)
-            self.clock = Clock(self._frames(container), ticks, self.shown)
+            frames = self._frames(container)
+            stack.callback(frames.close)
+            self.clock = Clock(frames, ticks, self.shown)
             self._stack = stack.pop_all()
         return self
 
@@ -69,8 +71,9 @@ class _Decoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        self.stream = None
 
-    def _frames(self, container: Any) -> Iterator[Any]:
+    def _frames(self, container: Any) -> Generator[Any]:
         for frame in container.decode(self.stream):
             if frame.samples:
                 yield frame
@@ -126,20 +129,22 @@ class SoundStream:
 
     def __enter__(self) -> SoundStream:
         self._decoder.__enter__()
+        self._parts = self._decoded()
         try:
-            self._parts = self._decoded()
             first = next(self._parts, None)
             if first is None:
                 raise EvalError(f"{self.shown}: its sound stream holds no sample")
             self._kept.append(first)
         except BaseException:
-            self._decoder.__exit__(None, None, None)
+            self.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # What refers to the stream keeps its decoder, and with it threads that a forked process would wait for.
+        self._parts.close()
         self._decoder.__exit__(kind, error, trace)
 
     @property
@@ -184,10 +189,9 @@ class SoundStream:
                 )
             self._kept.insert(0, self._kept[0].new_zeros((*self._kept[0].shape[:-1], late)))
 
-    def _decoded(self) -> Iterator[Tensor]:
+    def _decoded(self) -> Generator[Tensor]:
         resample: _Resampler | None = None
         layout = ""
-        weights: Tensor | None = None
         frames = iter(self._decoder.clock)
         while True:
             with bounds.guarded(self.shown):
