@@ -65,6 +65,7 @@ def sample_clips(config: DictConfig) -> list[Path]:
     from ovi_lab.runs.evaluate import scaled_shapes
     from ovi_lab.runs.progress import ConsoleReporter
     from ovi_lab.sampling import SamplerSettings, generate_latents
+    from ovi_lab.text.lengths import CutTexts
 
     if config.count < 1:
         raise UserError(f"count is {config.count}, expected at least 1")
@@ -78,6 +79,8 @@ def sample_clips(config: DictConfig) -> list[Path]:
         raise UserError(f"size is {side!r}: expected the longer side of the clips in pixels")
     device = usable_device("cpu" if config.device == "auto" else config.device)
     model, text, codec, trained = load_model(config.checkpoint, config.ema, device)
+    if isinstance(getattr(text, "fit", None), CutTexts):
+        text.fit = CutTexts(text.fit.limit, text.fit.count, config.long_prompts, "long_prompts")
     model.set_audio_rope_factor(config.rope_factor)
     shapes = {m: tuple(s) for m, s in trained.latent_shapes.items()}
     shapes = {m: s for m, s in scaled_shapes(shapes, config.length).items() if m in model.tower_configs}

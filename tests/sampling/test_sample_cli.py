@@ -16,10 +16,16 @@ from PIL import Image
 
 from ovi_eval.media import decode_video, read_clip
 from ovi_lab import sample
+from ovi_lab.checkpoints.released import released_model
 from ovi_lab.paths import config_dir
 from ovi_lab.released.asked import prepared
 from ovi_lab.released.clip_files import read_record
+from ovi_lab.released.layout import find_layout
+from ovi_lab.released.long_prompts import fit_prompts
+from ovi_lab.released.pipeline import plan_request
+from ovi_lab.released.requests import Request
 from ovi_lab.runs.command_line import check
+from ovi_lab.sampling import SamplerSettings
 
 QUICK = ["sampler.steps=1", "sampler.video_guidance=1", "sampler.audio_guidance=1"]
 
@@ -166,6 +172,50 @@ def test_a_batch_goes_on_where_it_stopped(typed, small_ovi: Path, tmp_path: Path
     code, out, _ = typed(*command, "overwrite=true")
     assert (code, out.count("finished before")) == (0, 3)
     assert read_record(clips / names[1])[1]
+
+
+def test_prompts_that_are_too_long_are_refused_or_cut_where_it_is_said(
+    typed, small_ovi: Path, tmp_path: Path
+) -> None:
+    """Their end, where speech and sound stand, is never lost without a word."""
+    long = "a wide view " * 300
+    rows = [{"prompt": f"{long}<S>Hello.<E> Audio: rain"}, {"prompt": "x", "negative_audio": long}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ovi = f"checkpoint={small_ovi}"
+    code, _, err = typed(ovi, f"prompt={rows[0]['prompt']}", *QUICK)
+    assert code == 2
+    assert "tokens and 512 are read" in only_line(err)
+    assert "long_prompts=cut_middle or cut_end" in only_line(err)
+    code, _, err = typed(ovi, "prompts=p.jsonl", *QUICK)
+    assert code == 2
+    assert "left out: 0001_seed0: the text 'a wide view" in err
+    assert "left out: 0002_seed0: the text 'a wide view" in err
+    assert not list(tmp_path.rglob("*.mp4"))
+    code, _, err = typed(ovi, "prompt=x", "long_prompts=cut", *QUICK)
+    assert "long_prompts is 'cut'; expected one of refuse, cut_end, cut_middle" in only_line(err)
+    code, out, err = typed(ovi, f"prompt={rows[0]['prompt']}", "long_prompts=cut_middle", *QUICK)
+    assert code == 0, err
+    record, _ = read_record(Path(out.strip()))
+    assert record["prompt"] == rows[0]["prompt"]
+    assert record["read_as"].startswith("a wide view a wide view")
+    assert record["read_as"].endswith("<S>Hello.<E> Audio: rain")
+    assert len(record["read_as"]) < len(record["prompt"])
+
+
+def test_a_cut_that_parts_a_tag_from_its_end_is_refused(small_ovi: Path) -> None:
+    preset = released_model(small_ovi)
+    layout, settings = find_layout(small_ovi, preset), SamplerSettings()
+    view = "a wide view " * 300
+    plans = [
+        plan_request(Request(id, prompt), preset)
+        for id, prompt in (("parted", f"a <S>{view}<E> {view} rain"), ("whole", f"{view} <S>a<E> rain"))
+    ]
+    fitting, bad = fit_prompts(plans, layout, settings, "cut_middle")
+    assert [plan.request.id for plan in fitting] == ["whole"]
+    assert bad[0].id == "parted_seed0"
+    assert "without its middle <S> in the prompt" in bad[0].reason
+    assert fit_prompts(plans, layout, settings, "cut_end") == (plans, [])
+    assert len(fit_prompts(plans, layout, settings, "refuse")[1]) == 2
 
 
 def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Path) -> None:

@@ -82,6 +82,29 @@ def test_long_captions_are_cut_with_their_end_mark(file, tokenizer) -> None:
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
 
 
+def test_endings_of_long_captions_are_told_or_kept(file, tokenizer, caplog) -> None:
+    captions = ["rain " * 700 + ending for ending in ("a red ball", "a ball bounces twice")]
+
+    def made(choice: str) -> UMT5Text:
+        return UMT5Text(file, tokenizer, configuration=TINY, dtype="float32", too_long=choice)
+
+    with caplog.at_level("WARNING"):
+        ends = made("cut_end")(captions)
+    assert [len(vectors) for vectors in ends] == [512, 512]
+    assert torch.equal(*ends)
+    assert [record.getMessage().rpartition("read: ")[2] for record in caplog.records] == [
+        "192 are lost from its end, where speech and sound stand (text.too_long=cut_end)",
+        "193 are lost from its end, where speech and sound stand (text.too_long=cut_end)",
+    ]
+    middles = made("cut_middle")(captions)
+    assert [len(vectors) for vectors in middles] == [512, 512]
+    assert not torch.equal(*middles)
+    whole = made("cut_middle")(["rain " * 508 + "a red ball"])[0]
+    torch.testing.assert_close(middles[0], whole, atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=r"has 704 tokens and 512 are read.*text\.too_long=cut_middle"):
+        made("refuse")(captions)
+
+
 def test_a_batch_changes_no_caption(text) -> None:
     both = text(["rain", "a red ball bounces twice ."])
     for caption, vectors in zip(["rain", "a red ball bounces twice ."], both, strict=True):

@@ -21,6 +21,7 @@ from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
 from ovi_lab.released import batch
 from ovi_lab.released.asked import asked_shape, sampler_settings
 from ovi_lab.released.layout import Layout, find_layout
+from ovi_lab.released.long_prompts import fit_prompts
 from ovi_lab.released.parts import Digests
 from ovi_lab.released.pipeline import Options, OviPipeline, Plan
 from ovi_lab.released.placement import Placement
@@ -54,6 +55,7 @@ def sample_released(config: DictConfig) -> batch.Outcome:
     requests, bad = asked(config)
     plans, unplanned = batch.plan_rows(requests, preset, strict)
     layout = find_layout(weights_folder(config, preset), preset)
+    plans, too_long = fit_prompts(plans, layout, settings, options.long_prompts, strict)
     with processes(config, options.device) as group:
         mine = plans[group.index :: group.count]
         digests = Digests(layout.weight_files())
@@ -63,7 +65,7 @@ def sample_released(config: DictConfig) -> batch.Outcome:
 
         jobs, outcome = batch.find_jobs(mine, Path(config.out), record, config.overwrite)
         if group.index == 0:
-            outcome.bad = [*bad, *unplanned, *outcome.bad]
+            outcome.bad = [*bad, *unplanned, *too_long, *outcome.bad]
         if strict and outcome.bad:
             raise UserError(outcome.bad[0].reason)
         jobs = batch.agreed(jobs, group)
@@ -197,6 +199,7 @@ def pipeline_options(config: DictConfig) -> Options:
         offload=config.offload,
         weights_8bit=config.weights_8bit,
         vae_tiling=config.vae_tiling,
+        long_prompts=str(config.long_prompts),
         **{name: config[name] for name in savings},
     )
 

@@ -47,6 +47,7 @@ def load_parts(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_part: Callable[[int, int, str], None] | None = None,
+    long_prompts: str = "refuse",
 ) -> Parts:
     """Load every part, strictly by name and shape; small parts first, so that a wrong file is told soon.
 
@@ -56,6 +57,7 @@ def load_parts(
         dtype: of the towers and the Wan2.2 VAE.
         device: to put everything on. On the CPU, what keeps its file's type stays the mapped file.
         on_part: called with parts done, parts in all and the name of the next.
+        long_prompts: what becomes of texts of more tokens than umT5 reads, see `ovi_lab.text.lengths`.
 
     Raises:
         UserError: a file is damaged, holds code, or another model or size; or parts do not belong together.
@@ -69,7 +71,14 @@ def load_parts(
     video = Wan22VAE.from_file(layout.video_vae, preset.video_codec, dtype, device)
     said(2, 4, "text encoder")
     text_dim = preset.model_config["video"].get("text_dim", 4096)
-    text = UMT5Text(layout.text_encoder, layout.tokenizer, text_dim, configuration=preset.text_encoder)
+    text = UMT5Text(
+        layout.text_encoder,
+        layout.tokenizer,
+        text_dim,
+        configuration=preset.text_encoder,
+        too_long=long_prompts,
+        option="long_prompts",
+    )
     text = text.to(device).eval()
     said(3, 4, "towers")
     towers = load_released(layout.model, preset.model_config, dtype, device)

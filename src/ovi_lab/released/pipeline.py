@@ -26,12 +26,16 @@ from ovi_lab.released.placement import Placement
 from ovi_lab.released.requests import Request
 from ovi_lab.released.sizes import Size, size_for_image, snapped
 from ovi_lab.sampling import SamplerSettings
+from ovi_lab.text.lengths import check_choice
 from ovi_lab.text.prompts import with_sound_as
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how the parts run. Apart from `dtype` and `weights_8bit`, none changes a clip beyond rounding."""
+    """Where and how the parts run.
+
+    Apart from `dtype`, `weights_8bit` and `long_prompts`, none changes a clip beyond rounding.
+    """
 
     device: str = "cpu"
     dtype: str = "fp32"
@@ -48,10 +52,13 @@ class Options:
     share_opening: bool = True
     """Both passes share what no text has reached, where they run as one batch."""
     shared_modulation: bool = True
+    long_prompts: str = "refuse"
+    """What becomes of texts of more tokens than umT5 reads: see `ovi_lab.text.lengths`."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UserError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        check_choice(self.long_prompts, "long_prompts")
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,12 @@ class OviPipeline:
         stay = options.offload in (False, "none") and not options.weights_8bit
         try:
             parts = load_parts(
-                preset, layout, DTYPES[options.dtype], options.device if stay else "cpu", on_part
+                preset,
+                layout,
+                DTYPES[options.dtype],
+                options.device if stay else "cpu",
+                on_part,
+                options.long_prompts,
             )
             if options.weights_8bit:
                 from ovi_lab.released.quantise import quantise

@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
 from ovi_lab.seeding import generator_for
+from ovi_lab.text.lengths import CutTexts
 
 _WORD = re.compile(r"[\w']+|<[^>]*>|[^\w\s]")
+
+
+def word_count(caption: str) -> int:
+    """Words of a caption, each mark of punctuation being one."""
+    return len(_WORD.findall(caption.lower()))
 
 
 class LearnedText(nn.Module):
@@ -24,15 +30,24 @@ class LearnedText(nn.Module):
     Args:
         dim: width of the vectors, the towers' text_dim.
         rows: number of embeddings.
-        max_words: longer captions are cut.
+        max_words: longer captions are cut as `too_long` says, with a warning.
         init_seed: of the initial values.
+        too_long: see `lengths.CHOICES`.
     """
 
-    def __init__(self, dim: int, rows: int = 4096, max_words: int = 16, init_seed: int = 0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        rows: int = 4096,
+        max_words: int = 16,
+        init_seed: int = 0,
+        too_long: str = "cut_end",
+    ) -> None:
         super().__init__()
         if min(dim, rows, max_words) <= 0:
             raise UserError(f"text.dim={dim}, rows={rows} and max_words={max_words} must all be positive")
         self.rows, self.max_words, self.dim = rows, max_words, dim
+        self.fit = CutTexts(max_words, word_count, too_long, "text.too_long")
         self.words = nn.Parameter(torch.empty(rows, dim))
         self.positions = nn.Parameter(torch.empty(max_words, dim))
         for name, parameter, scale in (("words", self.words, 1.0), ("positions", self.positions, 0.1)):
@@ -40,7 +55,9 @@ class LearnedText(nn.Module):
 
     def indices(self, caption: str) -> Tensor:
         """Rows of the caption's words, [n]; an empty caption has none."""
-        words = _WORD.findall(caption.lower())[: self.max_words]
+        words = _WORD.findall(caption.lower())
+        if len(words) > self.max_words:
+            words = _WORD.findall(self.fit(caption).lower())[: self.max_words]
         return torch.tensor([zlib.crc32(w.encode()) % self.rows for w in words], dtype=torch.long)
 
     def forward(self, captions: Sequence[str]) -> list[Tensor]:

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import checked_fields
 from ovi_lab.published import load_named, read_tensors
+from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import clean_characters
 
 _OUTSIDE = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
@@ -34,6 +36,8 @@ _IN_BLOCK = {
     "ffn.fc2": "1.DenseReluDense.wo",
 }
 _TIED = "encoder.embed_tokens.weight"
+MAX_TOKENS = 512
+"""Of a text that the released models read, the end mark included."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,11 @@ def load_tokenizer(folder: str | Path) -> Any:
         ) from error
 
 
+def token_count(tokenizer: Any, text: str) -> int:
+    """Tokens of a text as umT5 takes it, with the end mark."""
+    return len(tokenizer(clean_characters(text), verbose=False)["input_ids"])
+
+
 def encode(encoder: Any, ids_BN: Tensor, mask_BN: Tensor) -> list[Tensor]:
     """Vectors [n_i, D] of token ids [B,N]; n_i is how many of row i the mask [B,N] keeps, from the left."""
     with torch.no_grad():
@@ -149,9 +158,11 @@ class UMT5Text(nn.Module):
         weights: the published file, see `load_encoder`.
         tokenizer: folder of its tokenizer.
         dim: the towers' text_dim, which the encoder's width has to be; None takes any.
-        max_tokens: longer captions are cut; the end mark counts.
+        max_tokens: longer captions are cut as `too_long` says, with a warning; the end mark counts.
         configuration: sizes; None means umT5-XXL.
         dtype: of the computation; None keeps the file's. A name, such as "bfloat16", will do.
+        too_long: "cut_end" as the published code does, "cut_middle" keeps the end, "refuse" raises UserError.
+        option: what the user sets for it, in messages.
     """
 
     fingerprint: Tensor
@@ -161,9 +172,11 @@ class UMT5Text(nn.Module):
         weights: str | Path,
         tokenizer: str | Path,
         dim: int | None = None,
-        max_tokens: int = 512,
+        max_tokens: int = MAX_TOKENS,
         configuration: UMT5Config | Mapping[str, Any] | None = None,
         dtype: torch.dtype | str | None = None,
+        too_long: str = "cut_end",
+        option: str = "text.too_long",
     ) -> None:
         super().__init__()
         checked = UMT5Config.of(configuration)
@@ -181,6 +194,7 @@ class UMT5Text(nn.Module):
                 f"the tokenizer in {tokenizer} has {len(tokens)} tokens, the encoder {checked.vocabulary}: "
                 "they do not belong together"
             )
+        self.fit = CutTexts(max_tokens, partial(token_count, tokens), too_long, option)
         # Outside of nn.Module's books: see above.
         self._parts = (load_encoder(weights, checked, _dtype(dtype)), tokens)
         self.register_buffer("fingerprint", _fingerprint(self._parts[0]))
@@ -191,7 +205,7 @@ class UMT5Text(nn.Module):
             return []
         encoder, tokenizer = self._parts
         tokens = tokenizer(
-            [clean_characters(caption) for caption in captions],
+            [clean_characters(self.fit(caption)) for caption in captions],
             padding=True,
             padding_side="right",
             truncation=True,
