@@ -1,7 +1,7 @@
 """Features on disk, by what the clip holds and what looked at it: a second scoring is quick, a broken-off one goes on.
 
-One small safetensors file a clip and extractor, written whole or not at all. A file that cannot be read counts
-as not there and is made again.
+One small safetensors file a clip and extractor, written whole or not at all. A file that cannot be read, is of another
+clip or extractor, or does not hold what was written counts as not there and is made again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ovi_eval.errors import EvalError
@@ -21,6 +21,8 @@ from ovi_eval.items import Item
 
 FOLDER = "OVI_EVAL_CACHE"
 """The environment variable that names the folder of cached features."""
+MOST_BYTES = 2**28
+"""The largest file of features that is read."""
 
 
 def default_folder() -> Path:
@@ -38,35 +40,49 @@ class FeatureCache:
 
     def path(self, item: Item, extractor: Extractor) -> Path:
         """Where the features lie. Raises EvalError where the clip's file cannot be read."""
+        digest = self._entry(item, extractor)
+        return self.folder / extractor.name / digest[:2] / f"{digest[2:]}.safetensors"
+
+    def _entry(self, item: Item, extractor: Extractor) -> str:
+        """sha256 of all that the features depend on."""
         parts = [extractor.key, item.content()]
         if extractor.reads_caption:
             parts.append(item.caption)
-        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        return self.folder / extractor.name / digest[:2] / f"{digest[2:]}.safetensors"
+        return hashlib.sha256("\0".join(parts).encode("utf-8", errors="surrogatepass")).hexdigest()
 
     def get(self, item: Item, extractor: Extractor) -> Features | None:
-        """The features, None where they are not there or their file is damaged."""
+        """The features, None where they are not there or their file is not the one that `put` wrote."""
         path = self.path(item, extractor)
         try:
+            if not path.is_file() or path.stat().st_size > MOST_BYTES:
+                return None
             with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("key") != extractor.key:
-                    return None
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
+                kept = file.metadata() or {}
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception:  # whatever a damaged file makes the library raise: the features are made again
             return None
+        wanted = {"key": extractor.key, "entry": self._entry(item, extractor), "sha256": _sha256(found)}
+        return found if kept == wanted and finite(found) else None
 
     def put(self, item: Item, extractor: Extractor, features: Features) -> None:
         """Keeps the features. Raises EvalError where the folder cannot be written."""
         path = self.path(item, extractor)
+        kept = {name: tensor.contiguous() for name, tensor in features.items()}
+        told = {"key": extractor.key, "entry": self._entry(item, extractor), "sha256": _sha256(kept)}
         try:
             with written_whole(path) as temporary:
-                save_file(
-                    {name: tensor.contiguous() for name, tensor in features.items()},
-                    temporary,
-                    metadata={"key": extractor.key},
-                )
+                save_file(kept, temporary, metadata=told)
         except EvalError as error:
             raise EvalError(f"{error}; or choose another folder by --cache, or none by --no-cache") from error
+
+
+def _sha256(features: Features) -> str:
+    """Of the tensors' names, types, shapes and numbers; safetensors has no checksum of its own."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(features.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def finite(features: Features) -> bool:

@@ -22,7 +22,7 @@ from ovi_eval.errors import EvalError
 from ovi_eval.results import MetricValue, RunResults
 from ovi_eval.runs import find_runs
 from ovi_eval.statistics import Difference, Pairs, holm, paired_clips
-from ovi_eval.table import Row, clip_values, difference, rows_of, values_of
+from ovi_eval.table import Row, clip_values, copies_of, difference, rows_of, values_of
 
 COMPARISON_SCHEMA = "ovi_eval.comparison/1"
 TOLD = 2
@@ -221,7 +221,7 @@ def _entry(a: Side, b: Side, column: Column) -> Entry | Refusal:
     clips_a, clips_b = clip_values(a.row, column), clip_values(b.row, column)
     pairs: Pairs | None = None
     if clips_a is not None and clips_b is not None:
-        pairs = paired_clips(clips_a, clips_b)
+        pairs = paired_clips(clips_a, clips_b, copies_of(a.row, b.row, column))
         if pairs is None:
             return Refusal(
                 column.id,
@@ -265,14 +265,20 @@ def _entry_notes(
 ) -> list[str]:
     notes = []
     if found.n_clips is not None:
-        for side, of_side in zip((a, b), clips, strict=True):
-            names = {clip for of_run in (of_side or {}).values() for clip in of_run}
-            if len(names) > found.n_clips:
-                notes.append(
-                    f"{len(names) - found.n_clips} clips of {side.label} have no partner and are left out"
-                )
+        names_a, names_b = ({clip for of_run in (of or {}).values() for clip in of_run} for of in clips)
+        for side, lone in ((a, names_a - names_b), (b, names_b - names_a)):
+            if lone:
+                notes.append(f"{len(lone)} clips of {side.label} have no partner and are left out")
+        if (units := copies_of(a.row, b.row, column)) is not None:
+            common = names_a & names_b
+            if (same := len(common) - len({units.get(clip, clip) for clip in common})) > 0:
+                notes.append(f"{same} clips are copies by content of others on both sides and count once")
     elif column.kind == "mean":
         notes.append("compared as whole values: not both sides have values per clip whose mean it is")
+    covered = [min((m.coverage for _, m in _metrics(side.row, column.key)), default=1.0) for side in (a, b)]
+    if column.kind != "loss" and min(covered) < 1:
+        shares = (f"{side.label} {100 * share:.3g} %" for side, share in zip((a, b), covered, strict=True))
+        notes.append(f"coverage: {', '.join(shares)} of the clips have a value")
     if found.test.p is None:
         notes.append("nothing says how sure the difference is: score more seeds, or with an interval")
     elif found.interval is not None and "independent" in found.interval.method:

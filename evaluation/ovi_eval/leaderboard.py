@@ -23,7 +23,7 @@ from ovi_eval.report import write_all
 from ovi_eval.results import LEADERBOARD_SCHEMA, load_json
 from ovi_eval.runs import FoundRuns, find_runs
 from ovi_eval.statistics import Seed
-from ovi_eval.table import Column, Row, columns_of, compared, difference, ranked, rows_of, with_cells
+from ovi_eval.table import Column, Row, columns_of, compared, difference, marked, ranked, rows_of, with_cells
 
 
 def build(
@@ -116,7 +116,7 @@ def collect(
     columns = columns_of(found.runs)
     arms = [with_cells(row, columns, problems) for row in arms]
     references = [with_cells(row, columns, problems) for row in references]
-    arms = ranked(compared(arms, columns, first), columns, references)
+    arms = ranked(compared(marked(arms, columns), columns, first), columns, references)
     parsed = claims_module.parse_claims(claims)
     by_name = {row.name: row for row in [*arms, *references]}
     findings = claims_module.decide(parsed, lambda comparison: _measure(comparison, by_name, columns))
@@ -185,5 +185,11 @@ def _measure(
     if d is None:
         return (
             f"Nothing can be said of {column.id}: {both[0].name} and {both[1].name} have no clips in common."
+        )
+    partial = [row.name for row in both if row.cells[column.id].partial]
+    if partial and d.n_clips is None:  # with clips in common the two are held against each other on those
+        return (
+            f"Nothing can be said of {column.id}: {' and '.join(partial)} rests on too few of the clips to be "
+            "held against the other."
         )
     return Measured(both[0].cells[column.id].value, both[1].cells[column.id].value, d, column.direction)

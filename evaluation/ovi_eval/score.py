@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from . import copies
 from .backbones.ball_judges import Judges, load_judges
 from .clipset import FAILED, ClipSet
 from .detectors import landings, seen
 from .errors import EvalError
+from .items import MemoryItem
 from .metrics.base import FrechetMetric, OviMetric
 from .registry import build, find_ball
 from .statistics import mean_interval
@@ -130,9 +132,11 @@ def score_batches(
     # This process has all the clips, whatever others there are.
     built = [build(metric, judges, sync_on_compute=False) for metric in wanted]
     marked: list[str | None] = []
+    identities: list[_Identity] = []
     done, total = 0, count + reference_count
     for part in batches:
         marked += [str(row[FAILED]) if row.get(FAILED) else None for row in part.meta]
+        identities += [_Identity.of(part, place) for place in range(len(part))]
         for metric in built:
             metric.update(part)
         done += len(part)
@@ -145,11 +149,29 @@ def score_batches(
         done += len(part)
         if progress:
             progress("reference", done, total)
-    return _scored(built, marked, judges, intervals)
+    return _scored(built, marked, identities, judges, intervals)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """A clip's id, caption and, unless it failed, the sha256 of its content."""
+
+    id: str
+    caption: str
+    content: str | None
+
+    @classmethod
+    def of(cls, clips: ClipSet, place: int) -> "_Identity":
+        item = MemoryItem(clips, place)
+        return cls(item.id, item.caption, None if item.failed else item.content())
 
 
 def _scored(
-    metrics: list[OviMetric], marked: list[str | None], judges: Judges | None, intervals: bool
+    metrics: list[OviMetric],
+    marked: list[str | None],
+    identities: list[_Identity],
+    judges: Judges | None,
+    intervals: bool,
 ) -> Scored:
     scores: dict[str, Score] = {}
     rows: list[dict[str, float | None]] = [{} for _ in marked]
@@ -159,9 +181,19 @@ def _scored(
         values, coverage, per_clip = metric.compute(), metric.coverage(), metric.per_clip()
         for spec in metric.values:
             n, share = coverage[spec.key]
-            interval = None
-            if intervals and spec.key in per_clip:
-                interval = mean_interval(per_clip[spec.key].tolist(), spec.key)
+            interval, distinct = None, None
+            if spec.key in per_clip:
+                values_N = per_clip[spec.key].tolist()
+                there = [place for place, value in enumerate(values_N) if not math.isnan(value)]
+                measured = copies.units(
+                    [identities[place].content or place for place in there],
+                    [identities[place].caption for place in there],
+                    [values_N[place] for place in there],
+                )
+                distinct = len(set(measured))
+                if intervals:
+                    same = measured if distinct < len(there) else None
+                    interval = mean_interval([values_N[place] for place in there], spec.key, units=same)
             scores[spec.key] = Score(
                 value=_number(float(values[spec.key])),
                 n=n,
@@ -172,6 +204,7 @@ def _scored(
                 variant=metric.variant,
                 kind=metric.kind,
                 ci95=(interval.low, interval.high) if interval else None,
+                distinct=distinct or None,
             )
             if spec.key in per_clip:
                 for row, value in zip(rows, per_clip[spec.key].tolist(), strict=True):
@@ -181,7 +214,9 @@ def _scored(
                 reasons[place][metric.name] = marked[place] or why
                 failed.setdefault(place, marked[place] or f"{metric.name}: {why}")
     provenance = {"sha256": judges.sha256, **judges.provenance} if judges else {}
-    return Scored(scores, rows, failed, provenance, reasons)
+    found = copies.first_places([identity.content for identity in identities])
+    notes = copies.note(found, [identity.id for identity in identities])
+    return Scored(scores, rows, failed, provenance, reasons, found, notes)
 
 
 def _batches(clips: ClipSet) -> Iterator[ClipSet]:

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -255,10 +255,12 @@ def _joined(parts: Sequence[Scored], count: int) -> Scored:
         for place in range(count):
             whole.per_clip[place].update(part.per_clip[place])
             whole.reasons[place].update(part.reasons[place])
+        if not whole.copies:
+            whole.copies.update(part.copies)
         for place, why in part.failed.items():
             known = whole.failed.get(place)
             whole.failed[place] = why if known in (None, why) else f"{known}; {why}"
-    return whole
+    return replace(whole, notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)))
 
 
 def _results(

@@ -1,6 +1,7 @@
 """Scores clips one by one through extractors: decoded ahead, cached, spread over processes, put together.
 
-A clip that cannot be read or judged is missing from that metric, with the reason; nothing else stops for it.
+A clip that cannot be read or judged is missing from that metric, with the reason; nothing else stops for it, whatever
+was raised. What no metric means to raise is a fault of the metric or of a library, and is told at the end.
 Memory does not grow with the number of clips but for their features, which are small.
 """
 
@@ -9,15 +10,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
-from ovi_eval import processes, statistics
+from ovi_eval import copies, processes, statistics
 from ovi_eval.cache import FeatureCache, finite
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_eval.extractors import CPU, Extractor, Features
 from ovi_eval.items import Item, reason_of
@@ -26,6 +30,8 @@ from ovi_eval.score import Progress, Score, Scored
 
 SET_RESAMPLES = 200
 NOT_FINITE = "its features are not finite"
+FAULT = "cannot be measured"
+"""Begins the reason of a clip on which a metric, or a library that it uses, failed in a way that it did not mean to."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class _Loaded:
     cached: dict[str, Features] = field(default_factory=dict)
     prepared: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    content: str | None = None
 
 
 def score_items(
@@ -97,6 +104,8 @@ class _Run:
         self.reasons: dict[int, dict[str, str]] = {}
         self.partners: dict[tuple[str, str], Features] = {}
         self.left_out = {metric.name: 0 for metric in self.metrics}
+        self.contents: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        self.why_left_out: dict[str, str] = {}
 
     def _check(self, metrics: Sequence[type[ItemMetric]]) -> None:
         needing = [metric.name for metric in metrics if metric.compares != "alone"]
@@ -175,25 +184,29 @@ class _Run:
                     loaded.cached[key] = kept
                 else:
                     loaded.prepared[key] = extractor.load(item)
-            except EvalError as error:
-                loaded.reasons[key] = reason_of(error, item)
+            except Exception as error:  # of a library or a metric's own code: one clip never ends a scoring
+                loaded.reasons[key] = _why(error, item)
+        if not item.failed:
+            with suppress(EvalError):  # an unreadable file, which has its reason already
+                loaded.content = item.content()
         item.release()
         return loaded
 
     def _look(self, loaded: _Loaded) -> None:
+        if loaded.content is not None:
+            self.contents[loaded.side][loaded.place] = loaded.content
         features = dict(loaded.cached)
         for key, prepared in loaded.prepared.items():
             extractor = self.extractors[key]
             try:
                 with torch.no_grad():
                     found = extractor.run(prepared)
-            except EvalError as error:
-                loaded.reasons[key] = reason_of(error, loaded.item)
+                if not finite(found):
+                    raise EvalError(NOT_FINITE)
+                features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
+            except Exception as error:  # as in _load
+                loaded.reasons[key] = _why(error, loaded.item)
                 continue
-            if not finite(found):
-                loaded.reasons[key] = NOT_FINITE
-                continue
-            features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
             if self.options.cache:
                 self.options.cache.put(loaded.item, extractor, features[key])
         loaded.prepared.clear()
@@ -217,19 +230,25 @@ class _Run:
                 if metric.compares == "pairs" and partner is None:
                     raise EvalError("the reference has no clip of this id that can be looked at")
                 metric.update(loaded.place, features, partner)
-        except EvalError as error:
-            why = reason_of(error, loaded.item)
+        except Exception as error:  # as in _load
+            why = _why(error, loaded.item)
             if self.options.strict:
                 raise EvalError(f"{loaded.item.name}: {metric.name}: {why}") from None
             if reference:
                 self.left_out[metric.name] += 1
+                if why.startswith(FAULT):
+                    self.why_left_out.setdefault(metric.name, f", as {loaded.item.id}, which {why}")
             else:
                 self.reasons.setdefault(loaded.place, {})[metric.name] = why
 
     def _together(self) -> Scored:
         """The results of all processes, the same in each."""
         reasons = {place: why for part in processes.gathered(self.reasons) for place, why in part.items()}
-        left_out = processes.gathered(self.left_out)
+        left_out, told = processes.gathered(self.left_out), processes.gathered(self.why_left_out)
+        contents: list[dict[int, str]] = [{}, {}]
+        for part in processes.gathered(self.contents):
+            for known, own in zip(contents, part, strict=True):
+                known.update(own)
         items = self.sides[0]
         rows: list[dict[str, float | None]] = [{} for _ in items]
         scores: dict[str, Score] = {}
@@ -237,20 +256,68 @@ class _Run:
             metric.agree(max(processes.gathered(metric.row_width)))
             if processes.world() > 1:
                 metric.sync()
-            lost = sum(part[metric.name] for part in left_out)
-            scores |= self._scores(metric, lost, rows)
+            lost = _lost(metric.name, left_out, told)
+            try:
+                scores |= self._scores(metric, lost, rows, contents)
+            except Exception as error:  # one metric never takes the others' numbers away
+                if self.options.strict:
+                    raise
+                scores |= self._none(metric, f"cannot be computed ({type(error).__name__}: {shown(error)})")
         failed = {
             place: items[place].failed or "; ".join(f"{name}: {text}" for name, text in why.items())
             for place, why in sorted(reasons.items())
         }
-        return Scored(scores, rows, failed, {}, [reasons.get(place, {}) for place in range(len(rows))])
+        placed = [reasons.get(place, {}) for place in range(len(rows))]
+        found = [self._copies(side, contents[side]) for side in (0, 1)]
+        notes = (
+            *copies.note(found[0], [item.id for item in items]),
+            *copies.note(found[1], [item.id for item in self.sides[1]], "reference"),
+            *_faults(placed, [item.id for item in items]),
+        )
+        return Scored(scores, rows, failed, {}, placed, found[0], notes)
+
+    def _copies(self, side: int, contents: Mapping[int, str], reads_caption: bool = False) -> dict[int, int]:
+        """Which clips of a side are copies of which; with `reads_caption` only if their captions agree as well."""
+        items = self.sides[side]
+        found = [contents.get(place) for place in range(len(items))]
+        if reads_caption:
+            found = [text and f"{text} {item.caption}" for text, item in zip(found, items, strict=True)]
+        return copies.first_places(found)
+
+    def _none(self, metric: ItemMetric, why: str) -> dict[str, Score]:
+        """The scores of a metric that has none."""
+        extractor = self.extractors[self.of_metric[metric.name]]
+        return {
+            spec.key: Score(
+                value=None,
+                n=0,
+                coverage=0.0,
+                direction=spec.direction,
+                unit=spec.unit,
+                version=metric.version,
+                variant=extractor.variant,
+                kind=metric.kind,
+                weights=dict(extractor.weights),
+                preprocessing=extractor.preprocessing,
+                warnings=(why,),
+                comparable=self.options.comparable,
+            )
+            for spec in metric.values
+        }
 
     def _scores(
-        self, metric: ItemMetric, left_out: int, rows: list[dict[str, float | None]]
+        self,
+        metric: ItemMetric,
+        lost: tuple[str, ...],
+        rows: list[dict[str, float | None]],
+        contents: Sequence[Mapping[int, str]],
     ) -> dict[str, Score]:
         extractor = self.extractors[self.of_metric[metric.name]]
+        if isinstance(metric, ItemSet):
+            metric.take_as_one(*(self._copies(s, contents[s], extractor.reads_caption) for s in (0, 1)))
         have, columns = metric.have(), metric.per_clip(len(rows))
         details = metric.details(self.options.seed, SET_RESAMPLES if self.options.resamples else 0)
+        differing = int(metric.measured()[1].unique().numel()) if isinstance(metric, ItemSet) else 0
         with warnings.catch_warnings():
             # A metric that no clip has a value of is told by its coverage.
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
@@ -259,14 +326,24 @@ class _Run:
             for row, value in zip(rows, column.tolist(), strict=True):
                 row[key] = value if math.isfinite(value) else None
         found = {}
+        captions = [item.caption for item in self.sides[0]]
+        clips = [contents[0].get(place, place) for place in range(len(rows))]
         for spec in metric.values:
             beside = details.get(spec.key, Details())
-            interval = beside.interval
-            if interval is None and spec.key in columns and self.options.resamples:
-                interval = statistics.mean_interval(columns[spec.key].numpy(), spec.key, self.options.seed)
-            told = beside.warnings
-            if left_out:
-                told += (f"{left_out} reference clips could not be looked at and are left out",)
+            interval, distinct = beside.interval, have[spec.key]
+            if isinstance(metric, ItemSet):
+                distinct = differing
+            elif spec.key in columns:
+                column_N = columns[spec.key].numpy()
+                there = np.flatnonzero(~np.isnan(column_N)).tolist()
+                measured = copies.units(
+                    [clips[i] for i in there], [captions[i] for i in there], column_N[there].tolist()
+                )
+                distinct = len(set(measured))
+                if interval is None and self.options.resamples:
+                    same = measured if distinct < len(there) else None
+                    interval = statistics.mean_interval(column_N[there], spec.key, self.options.seed, same)
+            told = beside.warnings + lost
             value, n = float(values[spec.key]), have[spec.key]
             if n and not math.isfinite(value) and not told:
                 told += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
@@ -287,8 +364,41 @@ class _Run:
                 preprocessing=extractor.preprocessing,
                 warnings=told,
                 comparable=self.options.comparable,
+                distinct=distinct if n else None,
             )
         return found
+
+
+def _why(error: Exception, item: Item) -> str:
+    """Why a clip has no value: the reason of an EvalError; of anything else, a fault of a metric or of a library, what
+    was raised.
+    """
+    if isinstance(error, EvalError):
+        return reason_of(error, item)
+    return f"{FAULT} ({type(error).__name__}: {shown(reason_of(error, item)) or 'without a message'})"
+
+
+def _lost(
+    name: str, counts: Sequence[Mapping[str, int]], told: Sequence[Mapping[str, str]]
+) -> tuple[str, ...]:
+    """A warning of the reference clips that a metric could not look at."""
+    count = sum(part[name] for part in counts)
+    first = next((part[name] for part in told if name in part), "")
+    return (f"{count} reference clips could not be looked at and are left out{first}",) if count else ()
+
+
+def _faults(reasons: Sequence[Mapping[str, str]], ids: Sequence[str]) -> list[str]:
+    """A line for each metric that failed on clips in a way that it did not mean to."""
+    found: dict[str, list[int]] = {}
+    for place, why in enumerate(reasons):
+        for name, text in why.items():
+            if text.startswith(FAULT):
+                found.setdefault(name, []).append(place)
+    return [
+        f"{name}: {len(places)} of {len(ids)} clips {reasons[places[0]][name]}, the first is {ids[places[0]]}; "
+        "this is a fault of the metric or of a library it uses, please report it"
+        for name, places in found.items()
+    ]
 
 
 __all__ = ["Options", "score_items"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,14 +107,23 @@ def ends_of(values: Sequence[float] | Array) -> tuple[float, float]:
     return (0.0 if x.min() == 0 else -math.inf), (1.0 if x.max() == 1 else math.inf)
 
 
-def mean_interval(values: Sequence[float] | Array, key: str, seed: int = SEED) -> Interval | None:
+def mean_interval(
+    values: Sequence[float] | Array, key: str, seed: int = SEED, units: Sequence[Hashable] | None = None
+) -> Interval | None:
     """The 95 % BCa bootstrap interval of a mean over the clips of one run; None with fewer than two values.
 
     `values` may hold NaN for clips without one; their order does not matter, so that one process and several
-    give the same numbers. `key` names the value in the results: it and `seed` are the resampling's seed.
+    give the same numbers. `key` names the value in the results: it and `seed` are the resampling's seed. `units`: as
+    `bootstrap_interval`, one for each value.
     """
     x_N = np.asarray(values, dtype=np.float64)
-    return bootstrap_interval(np.sort(x_N[~np.isnan(x_N)]), generator(seed, key, "mean"))
+    there_N = ~np.isnan(x_N)
+    rng = generator(seed, key, "mean")
+    if units is None:
+        return bootstrap_interval(np.sort(x_N[there_N]), rng)
+    kept = [unit for unit, there in zip(units, there_N, strict=True) if there]
+    order = np.argsort(x_N[there_N], kind="stable")
+    return bootstrap_interval(x_N[there_N][order], rng, units=[kept[i] for i in order])
 
 
 def bootstrap_interval(
@@ -124,60 +133,96 @@ def bootstrap_interval(
     level: float = 0.95,
     method: str = "bca",
     resamples: int = RESAMPLES,
+    units: Sequence[Hashable] | None = None,
 ) -> Interval | None:
     """Bootstrap interval of a mean over clips; None with fewer than two values.
 
     `method`: "percentile", or "bca" (bias-corrected and accelerated, Efron 1987), which also holds for
-    skewed values.
+    skewed values. `units` names for each value what it is a measurement of: values of one unit, as of copies of one
+    clip, are drawn together (the cluster bootstrap), and the interval's n counts units.
     """
     x_N = np.asarray(values, dtype=np.float64)
     if method not in ("percentile", "bca"):
         raise EvalError(f"bootstrap method {method!r} is unknown; choose percentile or bca")
-    n = int(x_N.size)
+    sums_N, sizes_N = (x_N, np.ones_like(x_N)) if units is None else _gathered(x_N, units)
+    n = int(sums_N.size)
     if n < 2:
         return None
-    means_R = np.concatenate([_counts(rng, rows, n) @ x_N / n for rows in _chunks(resamples, n)])
+    parts = []
+    for rows in _chunks(resamples, n):
+        counts_RN = _counts(rng, rows, n)
+        parts.append(counts_RN @ sums_N / (counts_RN @ sizes_N))
+    means_R = np.concatenate(parts)
     low, high = (1 - level) / 2, (1 + level) / 2
     if method == "bca" and np.ptp(x_N) > 0:
-        low, high = _bca_levels(x_N, means_R, (low, high))
+        low, high = _bca_levels(sums_N, sizes_N, means_R, (low, high))
     bounds = np.quantile(means_R, [low, high])
-    return Interval(float(bounds[0]), float(bounds[1]), f"{method} bootstrap over clips", n, level)
+    over = "clips" if n == x_N.size else "distinct clips"
+    return Interval(float(bounds[0]), float(bounds[1]), f"{method} bootstrap over {over}", n, level)
 
 
-def _bca_levels(x_N: Array, means_R: Array, levels: tuple[float, float]) -> tuple[float, float]:
-    """Moves the two percentiles by the bias z0 and the acceleration a; for a mean the jackknife gives
-    skewness / 6.
+def _gathered(x_N: Array, units: Sequence[Hashable]) -> tuple[Array, Array]:
+    """Of each unit, in the order in which they come, the sum of its values and how many it has."""
+    place: dict[Hashable, int] = {}
+    index_N = np.array([place.setdefault(unit, len(place)) for unit in units], dtype=np.int64)
+    return (
+        np.bincount(index_N, weights=x_N, minlength=len(place)),
+        np.bincount(index_N, minlength=len(place)).astype(np.float64),
+    )
+
+
+def _bca_levels(
+    sums_N: Array, sizes_N: Array, means_R: Array, levels: tuple[float, float]
+) -> tuple[float, float]:
+    """Moves the two percentiles by the bias z0 and the acceleration a, which the jackknife over units gives; for
+    single values that is skewness / 6.
     """
-    mean = x_N.mean()
+    mean = sums_N.sum() / sizes_N.sum()
     # Ties count half: means of yes/no values often equal the mean itself.
     below = np.mean(means_R < mean) + 0.5 * np.mean(means_R == mean)
     z0 = stats.norm.ppf(np.clip(below, 1e-9, 1 - 1e-9))
-    centred_N = x_N - mean
-    a = float((centred_N**3).sum() / (6.0 * (centred_N**2).sum() ** 1.5))
+    if sizes_N.max() == 1:
+        centred_N = sums_N - mean
+    else:
+        without_N = (sums_N.sum() - sums_N) / (sizes_N.sum() - sizes_N)
+        centred_N = without_N.mean() - without_N
+    spread = float((centred_N**2).sum())
+    a = float((centred_N**3).sum() / (6.0 * spread**1.5)) if spread > 0 else 0.0
     z = stats.norm.ppf(levels)
     moved = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
     return float(moved[0]), float(moved[1])
 
 
 def crossed_bootstrap_interval(
-    values_SN: Array, rng: np.random.Generator, *, level: float = 0.95, resamples: int = RESAMPLES
+    values_SN: Array,
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    units: Sequence[Hashable] | None = None,
 ) -> Interval | None:
     """Interval of the mean of the seeds' means, seeds and clips resampled at once; None where nothing varies.
 
-    Percentile. With one seed it is the bootstrap over clips. A clip that one seed has not is NaN there.
+    Percentile. With one seed it is the bootstrap over clips. A clip that one seed has not is NaN there. `units` as
+    `bootstrap_interval`, one for each of the N clips.
     """
     x_SN = np.asarray(values_SN, dtype=np.float64)
-    s, n = x_SN.shape
+    s = len(x_SN)
+    if s == 1:
+        there_N = ~np.isnan(x_SN[0])
+        kept = None if units is None else [u for u, there in zip(units, there_N, strict=True) if there]
+        return bootstrap_interval(x_SN[0][there_N], rng, level=level, resamples=resamples, units=kept)
+    held_SN = (~np.isnan(x_SN)).astype(np.float64)
+    filled_SN = np.where(held_SN > 0, x_SN, 0.0)
+    if units is not None:
+        held_SN, filled_SN = (np.stack([_gathered(row, units)[0] for row in z]) for z in (held_SN, filled_SN))
+    n = held_SN.shape[1]
     if n < 2:
         return None
-    if s == 1:
-        return bootstrap_interval(x_SN[0][~np.isnan(x_SN[0])], rng, level=level, resamples=resamples)
-    held_SN = ~np.isnan(x_SN)
-    filled_SN = np.where(held_SN, x_SN, 0.0)
     parts = []
     for rows in _chunks(resamples, n):
         clips_RN, seeds_RS = _counts(rng, rows, n), _counts(rng, rows, s)
-        weight_RS = clips_RN @ held_SN.T.astype(np.float64)
+        weight_RS = clips_RN @ held_SN.T
         total_RS = clips_RN @ filled_SN.T
         # A seed none of whose clips were drawn has no mean in this resample and is left out of it.
         seeds_RS = np.where(weight_RS > 0, seeds_RS, 0.0)
@@ -332,9 +377,14 @@ class Pairs:
 
 
 def paired_clips(
-    a: Mapping[Seed, Mapping[str, float]], b: Mapping[Seed, Mapping[str, float]]
+    a: Mapping[Seed, Mapping[str, float]],
+    b: Mapping[Seed, Mapping[str, float]],
+    units: Mapping[str, Hashable] | None = None,
 ) -> Pairs | None:
-    """The clips that both sides have, by seed and id; None where no clip is in common."""
+    """The clips that both sides have, by seed and id; None where no clip is in common.
+
+    Clips of one unit, as copies of one clip on both sides, become one with the mean of their values and the first's id.
+    """
     seeds = [seed for seed in a if seed in b and not a[seed].keys().isdisjoint(b[seed])]
     sides = [(a[s], b[s]) for s in seeds] or [(_over_seeds(a), _over_seeds(b))]
     ids = sorted({clip for of_a, of_b in sides for clip in of_a if clip in of_b})
@@ -343,22 +393,37 @@ def paired_clips(
     both_S = [(of_a, of_b, of_a.keys() & of_b.keys()) for of_a, of_b in sides]
     a_SN = np.array([[of_a[c] if c in both else np.nan for c in ids] for of_a, _, both in both_S])
     b_SN = np.array([[of_b[c] if c in both else np.nan for c in ids] for _, of_b, both in both_S])
-    return Pairs(seeds, ids, a_SN, b_SN)
+    if units is None:
+        return Pairs(seeds, ids, a_SN, b_SN)
+    members: dict[Hashable, list[int]] = {}
+    for place, clip in enumerate(ids):
+        members.setdefault(units.get(clip, clip), []).append(place)
+    both = [np.stack([_mean_of(x_SN[:, own]) for own in members.values()], axis=1) for x_SN in (a_SN, b_SN)]
+    return Pairs(seeds, [ids[own[0]] for own in members.values()], both[0], both[1])
+
+
+def _mean_of(x_SK: Array) -> Array:
+    """Mean over the K values that are there, NaN where none is: [S]."""
+    held_SK = ~np.isnan(x_SK)
+    count_S = held_SK.sum(axis=1)
+    mean_S: Array = np.where(held_SK, x_SK, 0.0).sum(axis=1) / np.where(count_S > 0, count_S, np.nan)
+    return mean_S
 
 
 def compare_clips(
     a: Mapping[Seed, Mapping[str, float]],
     b: Mapping[Seed, Mapping[str, float]],
     make_generator: Callable[[str], np.random.Generator],
+    units: Mapping[str, Hashable] | None = None,
 ) -> Difference | None:
     """A - B for a metric with a value per clip, by seed and clip id; None where no clip is in common.
 
     Each clip's difference is averaged over the seeds in common (where none are, each side is averaged over
     its own seeds), then tested by sign flips over clips: this speaks of other clips of these models. The
     interval resamples seeds and clips at once, and so speaks of other seeds too. `make_generator` gives a
-    generator by name.
+    generator by name. `units` as `paired_clips`.
     """
-    pairs = paired_clips(a, b)
+    pairs = paired_clips(a, b, units)
     if pairs is None:
         return None
     d_SN = pairs.a_SN - pairs.b_SN

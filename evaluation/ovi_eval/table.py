@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from ovi_eval import statistics
+from ovi_eval import copies, statistics
 from ovi_eval.claims import ALPHA
 from ovi_eval.columns import Column, Making, columns_of
 from ovi_eval.errors import EvalError
@@ -34,7 +34,9 @@ class Cell:
     """One arm on one column. `value` is the mean over seeds of each run's value.
 
     `interval` is the one to show: t over seeds with two seeds or more, else over the clips of the one run.
-    `over_clips` resamples clips (and seeds, where there are several); None without values per clip.
+    `over_clips` resamples clips (and seeds, where there are several); None without values per clip. `n_distinct` of the
+    `n_clips` differ in content. `partial`: far fewer clips were judged than of the other arms (see `marked`), so that
+    the value is shown and not ranked.
     """
 
     value: float
@@ -46,6 +48,8 @@ class Cell:
     coverage: float
     rank: int | None = None
     versus_first: VersusFirst | None = None
+    n_distinct: int | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
             problems.append(
                 f"{row.name}: {column.id} is not the mean of its clips, so seeds are compared and not clips"
             )
-        over_clips = _over_clips(clips, row.name, column)
+        over_clips = _over_clips(clips, row, runs, column)
         over_seeds = statistics.t_interval(listed, within=_ends(clips, column))
         cells[column.id] = Cell(
             value=float(listed.mean()),
@@ -149,6 +153,7 @@ def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
             over_clips=over_clips,
             n_clips=min((metric.n for metric in metrics), default=None),
             coverage=min((metric.coverage for metric in metrics), default=1.0),
+            n_distinct=min((m.n if m.distinct is None else m.distinct for m in metrics), default=None),
         )
     return Row(row.name, row.kind, row.runs, cells)
 
@@ -157,7 +162,8 @@ def stated_interval(metric: MetricValue) -> Interval | None:
     """The interval over its clips that a run states for a value; None where it states none."""
     if metric.ci95 is None:
         return None
-    return Interval(metric.ci95[0], metric.ci95[1], "over clips, as the run states it", metric.n)
+    n = metric.n if metric.distinct is None else metric.distinct
+    return Interval(metric.ci95[0], metric.ci95[1], "over clips, as the run states it", n)
 
 
 def _ends(clips: dict[Seed, dict[str, float]] | None, column: Column) -> tuple[float, float]:
@@ -167,15 +173,21 @@ def _ends(clips: dict[Seed, dict[str, float]] | None, column: Column) -> tuple[f
     return statistics.ends_of([value for of_run in clips.values() for value in of_run.values()])
 
 
-def _over_clips(clips: dict[Seed, dict[str, float]] | None, name: str, column: Column) -> Interval | None:
+def _over_clips(
+    clips: dict[Seed, dict[str, float]] | None, row: Row, runs: Sequence[RunResults], column: Column
+) -> Interval | None:
     if clips is None:
         return None
+    one = copies.units_over_runs(runs, column.key)
     if len(clips) == 1:
-        return statistics.mean_interval([v for of_run in clips.values() for v in of_run.values()], column.key)
+        (of_run,) = clips.values()
+        units = None if one is None else [one[clip] for clip in of_run]
+        return statistics.mean_interval(list(of_run.values()), column.key, units=units)
     ids = sorted({clip for values in clips.values() for clip in values})
     x_SN = np.array([[values.get(clip, np.nan) for clip in ids] for values in clips.values()])
-    rng = statistics.generator(statistics.SEED, name, column.id, "mean")
-    return statistics.crossed_bootstrap_interval(x_SN, rng)
+    rng = statistics.generator(statistics.SEED, row.name, column.id, "mean")
+    units = None if one is None else [one[clip] for clip in ids]
+    return statistics.crossed_bootstrap_interval(x_SN, rng, units=units)
 
 
 def difference(a: Row, b: Row, column: Column) -> Difference | None:
@@ -188,6 +200,7 @@ def difference(a: Row, b: Row, column: Column) -> Difference | None:
             clips_a,
             clips_b,
             lambda name: statistics.generator(statistics.SEED, a.name, b.name, column.id, name),
+            copies_of(a, b, column),
         )
         if found is not None:
             return found
@@ -201,6 +214,13 @@ def difference(a: Row, b: Row, column: Column) -> Difference | None:
         if found is not None:
             return found
     return statistics.compare_seeds(values_a, values_b)
+
+
+def copies_of(a: Row, b: Row, column: Column) -> dict[str, Hashable] | None:
+    """By clip id what a column's paired values are measurements of, equal where clips are copies on both sides; None
+    where there are no copies.
+    """
+    return copies.units_over_runs([*_runs_of(a, column), *_runs_of(b, column)], column.key)
 
 
 def _single(row: Row, column: Column) -> list[RunResults]:
@@ -241,8 +261,32 @@ def _verdict(
     return "better" if (d.value > 0) == (direction == "higher") else "worse"
 
 
+ENOUGH = 0.9
+"""Share of the best coverage and of the most clips in a column that a value needs to be ranked."""
+
+
+def marked(arms: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    """Marks the values of each column that rest on far fewer clips than the others', and so may be of the easy ones.
+
+    A value is `partial` where its coverage is below 9 tenths of the best coverage of an arm in the column, or the clips
+    that it rests on, copies counted once, are below 9 tenths of the most.
+    """
+    cells = {row.name: dict(row.cells) for row in arms}
+    for column in columns:
+        own = {name: of_row[column.id] for name, of_row in cells.items() if column.id in of_row}
+        coverage = max((cell.coverage for cell in own.values()), default=0.0)
+        most = max((cell.n_distinct or 0 for cell in own.values()), default=0)
+        for name, cell in own.items():
+            few = cell.n_distinct is not None and cell.n_distinct < ENOUGH * most
+            if few or cell.coverage < ENOUGH * coverage:
+                cells[name][column.id] = replace(cell, partial=True)
+    return [Row(row.name, row.kind, row.runs, cells[row.name]) for row in arms]
+
+
 def ranked(arms: Sequence[Row], columns: Sequence[Column], references: Sequence[Row]) -> list[Row]:
-    """Adds each arm's rank in each column, 1 the best; references are never ranked, nor what is not comparable."""
+    """Adds each arm's rank in each column, 1 the best; references are never ranked, nor is what is not comparable
+    or partial.
+    """
     cells = {row.name: dict(row.cells) for row in arms}
     for column in columns:
         target = next((row.cells[column.id].value for row in references if column.id in row.cells), None)
@@ -250,7 +294,7 @@ def ranked(arms: Sequence[Row], columns: Sequence[Column], references: Sequence[
             continue
         scored = []
         for row in arms:
-            if column.id in row.cells:
+            if column.id in row.cells and not row.cells[column.id].partial:
                 value = row.cells[column.id].value
                 worse = {
                     "higher": -value,

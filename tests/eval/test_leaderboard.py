@@ -13,6 +13,8 @@ from scipy import stats
 from ovi_eval import leaderboard
 from ovi_eval.claims import parse_claims
 from ovi_eval.errors import EvalError
+from ovi_eval.report.markdown import markdown
+from ovi_eval.report.page import page
 from ovi_eval.report.terminal import show
 from ovi_eval.results import ClipScores, MetricValue
 from ovi_eval.runs import FoundRuns
@@ -501,3 +503,75 @@ def test_names_from_files_are_no_markup_on_the_terminal():
     text = console.export_text()
     assert "[red]a[/red]" in text
     assert "[/]" in text
+
+
+def judged(name, values, **fields):
+    """A run whose clips have these values, None where one could not be judged."""
+    have = [value for value in values if value is not None]
+    made = MetricValue(float(np.mean(have)), len(have), "higher", len(have) / len(values), **fields)
+    clips = [ClipScores(f"c{i}", {"m/score": value}) for i, value in enumerate(values)]
+    return run(name, None, n_clips=len(values), clips=clips, losses={}, metrics={"m/score": made})
+
+
+@pytest.mark.parametrize(
+    ("values", "partial"),
+    [
+        ([0.9] * 10 + [None] * 20, True),  # could be judged on a third
+        ([0.9] * 10, True),  # handed in a third
+        ([0.9] * 28 + [None] * 2, False),
+        ([0.9] * 30, False),
+    ],
+)
+def test_a_model_judged_on_far_fewer_clips_is_marked_and_not_ranked(values, partial):
+    board = leaderboard.collect(found(judged("few", values), judged("all", [0.9] * 10 + [0.4] * 20)))
+    few, everything = (row.cells["m/score"] for row in board.arms)
+    assert (few.partial, few.rank) == ((True, None) if partial else (False, 1))
+    assert (everything.partial, everything.rank) == (False, 1 if partial else 2)
+    out = io.StringIO()
+    show(board, Console(file=out, width=100))
+    for text in (out.getvalue(), markdown(board)):
+        assert ("0.900†" in text) == partial
+        assert "coverage 100 %" in text
+        assert ("† of far fewer clips than the others" in " ".join(text.split())) == partial
+    assert ("**0.900**" in markdown(board)) != partial
+    assert ("0.900†" in page(board)) == partial
+    assert board.to_dict()["arms"][0]["metrics"]["m/score"]["partial"] == partial
+
+
+def test_no_claim_rests_on_values_of_far_fewer_clips_that_are_not_paired():
+    few, everything = (
+        plain(name, None, value, kind="measured", coverage=share, ci95=(value - 0.01, value + 0.01))
+        for name, value, share in (("few", 0.9, 0.3), ("all", 0.5, 1.0))
+    )
+    claim = {"metric": "m/score", "arm": "few", "versus": "all", "supported": "s", "unsupported": "u"}
+    finding = leaderboard.collect(found(few, everything), claims=[claim]).findings[0]
+    assert finding.outcome == "unknown"
+    assert "few rests on too few of the clips" in finding.text
+
+
+def test_copies_of_clips_do_not_make_a_number_surer():
+    rng = np.random.default_rng(0)
+    values = {name: rng.random(8) for name in ("a", "b")}
+
+    def runs(copies):
+        for name, own in values.items():
+            clips = [
+                ClipScores(f"c{i}_{k}", {"m/score": float(v)}, same_as=f"c{i}_0" if k else None)
+                for i, v in enumerate(own)
+                for k in range(copies)
+            ]
+            score = metric(float(own.mean()))
+            yield run(name, None, n_clips=len(clips), clips=clips, losses={}, metrics={"m/score": score})
+
+    (a, b), (a4, b4) = (
+        [row.cells["m/score"] for row in leaderboard.collect(found(*runs(copies))).arms] for copies in (1, 4)
+    )
+    assert a4.value == pytest.approx(a.value)
+    assert (a4.interval.low, a4.interval.high) == pytest.approx((a.interval.low, a.interval.high))
+    assert a4.interval.n == 8
+    alone, copied = b.versus_first.difference, b4.versus_first.difference
+    assert copied.n_clips == alone.n_clips == 8
+    assert copied.test.p == alone.test.p
+    assert (copied.interval.low, copied.interval.high) == pytest.approx(
+        (alone.interval.low, alone.interval.high)
+    )

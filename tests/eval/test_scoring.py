@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_metrics import Colours, Levels, LouderThan, Loudness, write_clips
 
 from ovi_eval.cache import FeatureCache
 from ovi_eval.errors import EvalError
+from ovi_eval.extractors import Features
 from ovi_eval.frechet import frechet_distance
 from ovi_eval.items import Item, items_in
+from ovi_eval.kernel_distance import kernel_interval
 from ovi_eval.media import write_mp4
+from ovi_eval.metrics.items import Details, ValueSpec
+from ovi_eval.metrics.published_frechet import FrechetOfSets
 from ovi_eval.scoring import Options, score_items
+from ovi_eval.statistics import Interval
 
 METRICS = [Loudness, LouderThan, Colours]
 QUICK = Options(resamples=False)
@@ -186,6 +193,165 @@ def test_the_cache_knows_content_version_and_caption(made: Path, tmp_path: Path)
     assert cache.path(item, extractor) == path
 
 
+def test_cache_files_that_are_not_what_was_written_are_made_again(made: Path, tmp_path: Path) -> None:
+    cache, extractor = FeatureCache(tmp_path), Levels()
+    item, other = items_in(made)[:2]
+    features = extractor.run(extractor.load(item))
+    path, foreign = cache.path(item, extractor), cache.path(other, extractor)
+    cache.put(other, extractor, {name: tensor + 1 for name, tensor in features.items()})
+    cache.put(item, extractor, features)
+    whole = path.read_bytes()
+    kept = cache.get(item, extractor)
+    assert kept is not None
+    assert all(torch.equal(kept[name], features[name]) for name in features)
+    spoiled = bytearray(whole)
+    spoiled[-1] ^= 1  # one bit of one feature
+    for content in (
+        bytes(spoiled),
+        whole[:-3],
+        b"",
+        b"\xff" * 100,
+        (2**62).to_bytes(8, "little"),
+        foreign.read_bytes(),
+    ):
+        path.write_bytes(content)
+        assert cache.get(item, extractor) is None
+    save_file(features, path)  # the same numbers, by somebody else
+    assert cache.get(item, extractor) is None
+    path.unlink()
+    path.mkdir()
+    assert cache.get(item, extractor) is None
+
+
+def test_copies_of_clips_are_told_and_narrow_no_interval(made: Path, real: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    for file in made.glob("*.mp4"):
+        for letter in "ab":
+            shutil.copy(file, twice / f"{file.stem}_{letter}.mp4")
+    once, both = (
+        score_items(items_in(folder), items_in(real), [Loudness, KernelOfColours, FrechetOfColours])
+        for folder in (made, twice)
+    )
+    for key in ("loudness", "kernel_of_colours", "frechet_of_colours"):
+        assert (once.values[key].n, both.values[key].n) == (7, 14)
+        assert once.values[key].distinct == both.values[key].distinct == 7
+        assert both.values[key].ci95 is not None
+        width = [scored.values[key].ci95[1] - scored.values[key].ci95[0] for scored in (once, both)]
+        assert width[1] == pytest.approx(width[0], rel=0.15)
+    assert once.notes == ()
+    assert once.copies == {}
+    assert both.copies == {2 * place + 1: 2 * place for place in range(7)}
+    assert both.notes == (
+        "7 of 14 clips are copies by content of others, as c00_b of c00_a: intervals and tests rest on the 7 that "
+        "differ",
+    )
+
+
+def test_copies_that_were_asked_for_other_things_are_measurements_of_their_own(
+    made: Path, tmp_path: Path
+) -> None:
+    class OfCaption(Loudness):
+        name = "of_caption"
+        values = (ValueSpec("of_caption", "higher"),)
+        extractor = Reader
+
+        def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+            return [float(features["length"])]
+
+    items = []
+    for number in range(4):
+        shutil.copy(next(made.glob("*.mp4")), tmp_path / f"{number}.mp4")
+        (tmp_path / f"{number}.txt").write_text("x" * (number // 2 + 1))
+    items = items_in(tmp_path)
+    scored = score_items(items, None, [OfCaption])
+    assert (scored.values["of_caption"].n, scored.values["of_caption"].distinct) == (4, 2)
+    assert len(scored.copies) == 3
+
+
+class Reader(Levels):
+    """A network that looks at the caption too."""
+
+    name = "reader"
+    reads_caption = True
+
+    def load(self, item: Item) -> str:
+        return item.caption
+
+    def run(self, loaded: str) -> Features:
+        return {"length": torch.tensor(float(len(loaded)))}
+
+
+class FrechetOfColours(FrechetOfSets):
+    name = "frechet_of_colours"
+    values = (ValueSpec("frechet_of_colours", "lower"),)
+    extractor = Levels
+    feature = "colours"
+
+
+class KernelOfColours(FrechetOfColours):
+    """The kernel distance of the clips' mean colours."""
+
+    name = "kernel_of_colours"
+    values = (ValueSpec("kernel_of_colours", "lower"),)
+
+    def details(self, seed: int, resamples: int) -> dict[str, Details]:
+        low, high = kernel_interval(self.distinct(), self.distinct(reference=True))
+        return {self.name: Details(Interval(low, high, "jackknife", len(self.distinct())))}
+
+
+@pytest.mark.parametrize("where", ["load", "run", "measure", "compute"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of\nmemory at /home/somebody/x.py"), MemoryError(), KeyError("fps")]
+)
+def test_what_one_clip_makes_a_library_raise_is_its_reason_and_ends_nothing(
+    made: Path, where: str, error: Exception
+) -> None:
+    class Faulty(Levels):
+        name = "faulty"
+
+        def load(self, item: Item):
+            if where == "load" and item.id == "c03":
+                raise error
+            return super().load(item)
+
+        def run(self, loaded):
+            if where == "run" and loaded[0] == "c03":
+                raise error
+            return {**super().run(loaded), "third": torch.tensor(loaded[0] == "c03")}
+
+    class FaultyLoudness(Loudness):
+        name = "faulty"
+        values = (ValueSpec("faulty", "higher"), ValueSpec("faulty_above_half", "higher"))
+        extractor = Faulty
+
+        def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+            if where == "measure" and features["third"]:
+                raise error
+            return super().measure(features, reference)
+
+        def compute(self):
+            if where == "compute":
+                raise error
+            return super().compute()
+
+    scored = score_items(items_in(made), None, [FaultyLoudness, Loudness], QUICK)
+    assert scored.values["loudness"].n == 7
+    name = type(error).__name__
+    if where == "compute":
+        assert scored.values["faulty"].value is None
+        assert scored.values["faulty"].warnings[0].startswith(f"cannot be computed ({name}: ")
+        return
+    assert scored.values["faulty"].n == 6
+    assert scored.reasons[3]["faulty"].startswith(f"cannot be measured ({name}: ")
+    assert "\n" not in scored.reasons[3]["faulty"]
+    (told,) = scored.notes
+    assert told.startswith(f"faulty: 1 of 7 clips cannot be measured ({name}: ")
+    assert "the first is c03; this is a fault of the metric or of a library" in told
+    with pytest.raises(EvalError, match=r"c03\.mp4: faulty: cannot be measured"):
+        score_items(items_in(made), None, [FaultyLoudness], Options(resamples=False, strict=True))
+
+
 def test_a_cache_that_cannot_be_written_says_so(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EvalError, match=r"cannot be written .*or choose another folder by --cache"):
@@ -205,10 +371,12 @@ def test_decoding_ahead_changes_nothing(made: Path, real: Path, workers: int) ->
 PROGRAM = """
 import dataclasses, json, sys
 sys.path.insert(0, sys.argv[1])
+from safetensors.torch import save_file
 from small_metrics import Colours, LouderThan, Loudness
 from ovi_eval import processes
 from ovi_eval.items import items_in
 from ovi_eval.scoring import Options, score_items
+from ovi_eval.statistics import Interval
 with processes.together():
     found = score_items(items_in(sys.argv[2]), items_in(sys.argv[3]), [Loudness, LouderThan, Colours])
     rank = processes.rank()

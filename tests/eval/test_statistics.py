@@ -294,3 +294,31 @@ def test_the_page_names_the_numbers_in_use():
         "Welch's t",
     ):
         assert method in page
+
+
+def test_values_of_one_unit_are_drawn_together():
+    rng = np.random.default_rng(3)
+    values = rng.random(12)
+    once = mean_interval(values, "m")
+    copied = mean_interval(np.repeat(values, 5), "m", units=np.repeat(np.arange(12), 5).tolist())
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high), rel=1e-3)
+    assert (copied.n, copied.method) == (12, "bca bootstrap over distinct clips")
+    assert mean_interval([0.5] * 9, "m", units=["a"] * 9) is None
+    # One unit of two values and single ones: the interval is about the mean of all values.
+    uneven = mean_interval([0.0, 0.0, 1.0, 0.5, 0.7, 0.2], "m", units=[0, 0, 1, 2, 3, 4])
+    assert uneven.low < 0.4 < uneven.high
+    assert uneven.n == 5
+
+
+def test_the_cluster_bootstrap_holds_the_truth_where_copies_are_uneven():
+    rng = np.random.default_rng(5)
+    held = 0
+    for trial in range(120):
+        values = rng.normal(1.0, 1.0, 40)
+        times = rng.integers(1, 6, 40)
+        units = np.repeat(np.arange(40), times).tolist()
+        found = bootstrap_interval(
+            np.repeat(values, times), np.random.default_rng(trial), units=units, resamples=600
+        )
+        held += found.low <= 1.0 <= found.high
+    assert held >= 104  # 95 % of 120 is 114; five standard deviations below is 102

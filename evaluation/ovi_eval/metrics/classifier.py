@@ -43,13 +43,16 @@ class IsPanns(ItemSet):
         if count < SPLITS:
             short = f"is the mean over {SPLITS} parts of the clips, of which there are {count}"
             return {self.name: Details(warnings=(short,))}
-        if count < 2 * SPLITS:
+        own_RC = self.distinct()
+        if len(own_RC) < 2 * SPLITS:
             return {}
-        score, (error, bias) = inception_score(logits_RC, SPLITS)[0], inception_jackknife(logits_RC, SPLITS)
+        score, (error, bias) = inception_score(logits_RC, SPLITS)[0], inception_jackknife(own_RC, SPLITS)
         interval = None
         if resamples:
             method = "jackknife standard error over clips"
-            interval = Interval(max(score - NORMAL_95 * error, 1.0), score + NORMAL_95 * error, method, count)
+            interval = Interval(
+                max(score - NORMAL_95 * error, 1.0), score + NORMAL_95 * error, method, len(own_RC)
+            )
         return {self.name: Details(interval, bias=bias)}
 
 

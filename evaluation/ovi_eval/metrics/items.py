@@ -8,6 +8,7 @@ Shapes: N clips, R rows of features (a clip may have several), K values, D featu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -158,6 +159,25 @@ class ItemSet(ItemMetric):
         super().__init__(**kwargs)
         for state in ("scored", "scored_places", "references", "reference_places"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self._copies: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {})
+
+    def take_as_one(self, scored: Mapping[int, int], reference: Mapping[int, int]) -> None:
+        """Says which clips are copies of which by content, as the first one's place by place; see `measured`."""
+        self._copies = (scored, reference)
+
+    def measured(self, reference: bool = False) -> tuple[Tensor, Tensor]:
+        """As `ordered`, but copies of a clip have its place: what an interval over clips draws together."""
+        rows_RD, places_R = self.ordered(reference)
+        copies = self._copies[int(reference)]
+        return rows_RD, torch.tensor(
+            [copies.get(place, place) for place in places_R.tolist()], dtype=torch.long
+        )
+
+    def distinct(self, reference: bool = False) -> Tensor:
+        """Features [R, D] of the clips that are no copies of others."""
+        rows_RD, places_R = self.ordered(reference)
+        first_R = self.measured(reference)[1] == places_R
+        return rows_RD[first_R]
 
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
         """The values by key; NaN where there are too few clips of either kind."""

@@ -17,6 +17,9 @@ from .items import Details, ItemSet, ValueSpec
 from .published_frechet import compared_with
 from .sound_features import PannsFeatures
 
+FEWEST = 3
+"""Clips that differ, of either set, that an interval needs."""
+
 
 class KidPanns(ItemSet):
     """Kernel distance in Cnn14's 2048 features; NaN where either set has fewer than 100 clips."""
@@ -39,7 +42,8 @@ class KidPanns(ItemSet):
             short = f"draws subsets of {SIZE} clips and the smaller set has {fewest}; score more clips"
             return {self.name: Details(dimension=dimension, warnings=(short,))}
         interval = None
-        if resamples:
-            low, high = kernel_interval(scored_RD, reference_RD)
-            interval = Interval(low, high, "jackknife standard error over clips", len(scored_RD))
+        own_RD, others_RD = self.distinct(), self.distinct(reference=True)
+        if resamples and min(len(own_RD), len(others_RD)) >= FEWEST:
+            low, high = kernel_interval(own_RD, others_RD)
+            interval = Interval(low, high, "jackknife standard error over clips", len(own_RD))
         return {self.name: Details(interval, dimension)}

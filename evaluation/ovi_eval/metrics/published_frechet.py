@@ -49,7 +49,7 @@ class FrechetOfSets(ItemSet):
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
         """Interval over clips, dimension, small-sample bias, and a warning where rows are fewer than features."""
         key = self.values[0].key
-        (scored_RD, clips_R), (reference_RD, others_R) = self.ordered(), self.ordered(reference=True)
+        (scored_RD, clips_R), (reference_RD, others_R) = self.measured(), self.measured(reference=True)
         if none := too_few(scored_RD, reference_RD):
             return {key: Details(warnings=(none,))}
         dimension = scored_RD.shape[1]

@@ -148,8 +148,15 @@ class _PooledRate(ItemSet):
         return {self.name: edits / units if units else float("nan")}
 
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
-        counts_N2 = self.ordered()[0].double().numpy()
-        if not resamples or len(counts_N2) < 2:
+        rows_R2, places_R = self.measured()
+        if not resamples or not len(rows_R2):
+            return {}
+        # Copies of a clip are drawn together, with all that they have above and below the line.
+        clips, clip_R = torch.unique(places_R, return_inverse=True)
+        counts_N2 = (
+            torch.zeros(len(clips), 2, dtype=torch.float64).index_add(0, clip_R, rows_R2.double()).numpy()
+        )
+        if len(counts_N2) < 2:
             return {}
         return {self.name: Details(interval=_interval(counts_N2, generator(seed, self.name)))}
 

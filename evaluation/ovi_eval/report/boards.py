@@ -141,10 +141,12 @@ def _cell(
     if cell.versus_first is not None:
         text = escape(words.compared_to_first(cell, column))
         versus = f'<span class="versus {cell.versus_first.verdict}">{text}</span>'
+    thin = ranks and cell.n_clips is not None and (cell.partial or cell.coverage < 1)
+    covered = f'<span class="covered">{words.coverage(cell)}</span>' if thin else ""
     order = cell.rank if column.direction == "closer_to_reference" else cell.value
     value = "" if order is None else repr(order)
     return (
         f'<td data-value="{value}"><div class="cell" tabindex="0" data-tip="{about}">'
-        f'<span class="value{best}">{words.number(cell.value, column)}</span>'
+        f'<span class="value{best}">{words.number(cell.value, column)}{words.partial(cell)}</span>{covered}'
         f"{whisker(cell, tint or 'currentColor', span)}{versus}</div></td>"
     )

@@ -29,13 +29,16 @@ def markdown(board: Leaderboard) -> str:
         parts += _groups(board, board.columns, "##")
     if not all(column.comparable for column in board.columns):
         parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
+    if words.any_partial(board.arms):
+        parts.append(f"{words.PARTIAL}.")
     if board.problems:
         parts.append("## Missing\n\n" + "\n".join(f"- {_text(problem)}" for problem in board.problems))
     parts.append(
         "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there "
         f"is one run. Differences are paired, to {_text(board.first)}; metrics with a value per clip by "
         "sign-flip permutation over clips, the others by paired t over seeds; p adjusted by Holm over the "
-        "arms. The best arm is bold. References are not ranked. results.json has every number with its test."
+        "arms. The best arm is bold. Coverage is the share of the clips that a value rests on. References are not "
+        "ranked. results.json has every number with its test."
     )
     parts += published.markdown(board.published, _text)
     return "\n\n".join(parts) + "\n"
@@ -81,8 +84,10 @@ def _cell(cell: Cell | None, column: Column) -> str:
     if cell is None:
         return "–"
     value = words.number(cell.value, column)
-    text = f"**{value}**" if cell.rank == 1 else value
+    text = f"**{value}**" if cell.rank == 1 else value + words.partial(cell)
     text = f"{text} {words.bounds(cell.interval, column, cell.value)}".rstrip()
+    if said := words.coverage(cell):
+        text += f"<br>{said}"
     versus = words.compared_to_first(cell, column)
     return f"{text}<br>{versus.replace('<', '&lt;')}" if versus else text
 

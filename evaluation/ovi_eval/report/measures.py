@@ -66,10 +66,10 @@ def _card(
         facts.append(f"version {column.version}")
     listed = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
     drawn = strip(row, [*board.arms, *board.references], column, tint)
+    value = f"{words.number(cell.value, column)}{words.partial(cell)}{escape(words.unit(column))}"
     return (
-        f'<li class="measure"{tags(column)}>{_head(column)}'
-        f'<p class="value">{words.number(cell.value, column)}{escape(words.unit(column))}{interval}</p>'
-        f'{drawn}<ul class="facts">{listed}</ul>{_warnings(column, made)}{_behind(column, cell, made)}</li>'
+        f'<li class="measure"{tags(column)}>{_head(column)}<p class="value">{value}{interval}</p>'
+        f'{drawn}<ul class="facts">{listed}</ul>{_warnings(column, made, cell)}{_behind(column, cell, made)}</li>'
     )
 
 
@@ -89,12 +89,14 @@ def _head(column: Column) -> str:
 def _place(board: Leaderboard, row: Row, column: Column, cell: Cell) -> str:
     if cell.rank is None:
         return "reference" if row.kind == "reference" else "not ranked"
-    of = sum(1 for arm in board.arms if column.id in arm.cells)
+    of = sum(1 for arm in board.arms if column.id in arm.cells and not arm.cells[column.id].partial)
     return f"rank {cell.rank} of {of}" if of > 1 else "the only one"
 
 
-def _warnings(column: Column, made: Sequence[MetricValue]) -> str:
+def _warnings(column: Column, made: Sequence[MetricValue], cell: Cell | None = None) -> str:
     told = list(dict.fromkeys(text for metric in made for text in metric.warnings))
+    if cell is not None and cell.partial:
+        told.insert(0, words.PARTIAL)
     if not column.comparable:
         told.insert(0, words.NOT_COMPARABLE)
     biases = [metric.bias for metric in made if metric.bias is not None]

@@ -95,6 +95,8 @@ def _about(board: Leaderboard) -> str:
     )
     if len(board.arms) > 1 and any(cell.rank == 1 for cell in cells):
         said.append("The best is in bold type.")
+    if words.any_partial(board.arms):
+        said.append(f"{words.PARTIAL}.")
     if not all(column.comparable for column in board.columns):
         said.append(
             "A column that is not comparable holds values of a part of the clips and is never ranked."

@@ -15,6 +15,7 @@ from ovi_eval.claims import format_number
 from ovi_eval.metrics.base import FrechetMetric
 from ovi_eval.needs import Need, missing
 from ovi_eval.registry import ALIASES, BALL, FAULTS, PUBLISHED
+from ovi_eval.report import words
 from ovi_eval.report.terminal import new_console
 from ovi_eval.results import RunResults
 from ovi_eval.score import Scored
@@ -36,7 +37,8 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
     for key, m in results.metrics.items():
         value = "–" if m.value is None else format_number(m.value)
         between = "" if m.ci95 is None else f"{format_number(m.ci95[0])} to {format_number(m.ci95[1])}"
-        cells = (ARROWS[m.direction], value, between, str(m.n), f"{100 * m.coverage:.0f} %")
+        counted = f"{m.n} ({m.distinct} differ)" if m.distinct not in (None, m.n) else str(m.n)
+        cells = (ARROWS[m.direction], value, between, counted, words.share(m.coverage))
         table.add_row(Text(key), *cells, Text(m.unit))
     console = new_console()
     console.print(table)

@@ -41,11 +41,14 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     console.print(
         Text(
             "± half of the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is "
-            f"one run. Below it the paired difference to {board.first}, p adjusted by Holm. Best underlined.",
+            f"one run. Below it the coverage (the share of the clips that the value rests on) and the paired "
+            f"difference to {board.first}, p adjusted by Holm. Best underlined.",
             style="dim",
         ),
         width=width,
     )
+    if words.any_partial(board.arms):
+        console.print(Text(f"{words.PARTIAL}.", style="yellow"), width=width)
     for problem in [*board.problems, *board.clip_notes()]:
         console.print(Text.assemble(("! ", "yellow"), problem), width=width)
     published.show(board.published, console, width)
@@ -79,7 +82,11 @@ def _cell(cell: Cell | None, column: Column) -> Text:
     if cell is None:
         return Text("–", style="dim")
     best = "underline" if cell.rank == 1 else ""
-    text = Text.assemble((words.number(cell.value, column), best), words.half_width(cell, column))
+    text = Text.assemble(
+        (words.number(cell.value, column), best), words.partial(cell), words.half_width(cell, column)
+    )
+    if said := words.coverage(cell):
+        text.append(f"\n{said}", "yellow" if cell.partial else "dim")
     if cell.versus_first is not None:
         text.append(f"\n{words.compared_to_first(cell, column)}", _STYLES[cell.versus_first.verdict])
     return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ovi_eval.claims import digits_for, format_number, format_p
 from ovi_eval.statistics import Interval
 from ovi_eval.table import Cell, Column, Row
@@ -85,6 +87,31 @@ def share(part: float) -> str:
     return "under 1 %" if text == "0 %" and part > 0 else text
 
 
+PARTIAL = (
+    "† of far fewer clips than the others (coverage or clips below 9 tenths of the most in the column), "
+    "so it is shown and not ranked"
+)
+
+
+def partial(cell: Cell) -> str:
+    """The mark of a value that is not ranked because it rests on far fewer clips than the others."""
+    return "†" if cell.partial else ""
+
+
+def coverage(cell: Cell) -> str:
+    """`coverage 97 %`, with the number of clips where they are far fewer than the others'; empty for a loss, which
+    has none.
+    """
+    if cell.n_clips is None:
+        return ""
+    return f"coverage {share(cell.coverage)}" + (f", n {cell.n_clips}" if cell.partial else "")
+
+
+def any_partial(rows: Sequence[Row]) -> bool:
+    """Whether some value is so marked."""
+    return any(cell.partial for row in rows for cell in row.cells.values())
+
+
 def unit(column: Column) -> str:
     """` (ms)`, empty where there is none or the column's name ends in it."""
     return f" ({column.unit})" if column.unit and not column.key.endswith(f"_{column.unit}") else ""
@@ -105,7 +132,10 @@ def explain(cell: Cell, column: Column) -> list[str]:
     if cell.over_clips is not None and cell.over_clips != cell.interval:
         lines.append(f"95 % {bounds(cell.over_clips, column, cell.value)} ({cell.over_clips.method})")
     if cell.n_clips is not None:
-        lines.append(f"{cell.n_clips} clips a run, coverage {share(cell.coverage)}")
+        differ = f" ({cell.n_distinct} that differ)" if cell.n_distinct not in (None, cell.n_clips) else ""
+        lines.append(f"{cell.n_clips} clips a run{differ}, coverage {share(cell.coverage)}")
+    if cell.partial:
+        lines.append(PARTIAL)
     versus = cell.versus_first
     if versus is not None:
         d = versus.difference
