@@ -80,7 +80,7 @@ def sample_clips(config: DictConfig) -> list[Path]:
     device = usable_device("cpu" if config.device == "auto" else config.device)
     model, text, codec, trained = load_model(config.checkpoint, config.ema, device)
     if isinstance(getattr(text, "fit", None), CutTexts):
-        text.fit = CutTexts(text.fit.limit, text.fit.count, config.long_prompts, "long_prompts")
+        text.fit = CutTexts(text.fit.limit, text.fit.count, config.long_prompts, "long_prompts=")
     model.set_audio_rope_factor(config.rope_factor)
     shapes = {m: tuple(s) for m, s in trained.latent_shapes.items()}
     shapes = {m: s for m, s in scaled_shapes(shapes, config.length).items() if m in model.tower_configs}

@@ -195,6 +195,39 @@ def test_a_folder_of_sounds_becomes_batches_of_sound(weights: Path, tmp_path: Pa
         OviDataModule(world=None, root=tmp_path, shards=str(shards[0])).setup()
 
 
+def test_captions_that_cannot_be_read_whole_are_named(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A text of more tokens than umT5 reads, a text in another encoding; links, and what is no sound."""
+    folder = tmp_path / "in"
+    (tmp_path / "linked").mkdir()
+    folder.mkdir()
+    (folder / "more").symlink_to(tmp_path / "linked")
+    for path in (folder / "long.wav", folder / "latin.wav", tmp_path / "linked/short.wav"):
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(torch.zeros(4000).short().numpy().tobytes())
+        path.with_suffix(".txt").write_text("rain " * 600 if path.stem == "long" else "rain")
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "gone.wav").symlink_to("nowhere.wav")
+    (folder / "notes.md").write_text("")
+    command = ["latents", str(folder), "--out", str(tmp_path / "a"), "--weights", str(weights)]
+    command += ["--audio-only", "--text"]
+    assert main(command) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1, 2 skipped" in told
+    assert "latin.wav: its caption latin.txt: is no UTF-8 text" in told
+    assert "tokens and 512 are read" in told
+    assert "--long-captions cut_middle or cut_end" in told
+    assert "1 file ignored (1 .md), 1 broken link: gone.wav" in caplog.text
+    assert [e.key for e in read_index(tmp_path / "a-000.tar").entries] == ["more/short"]
+    assert main([*command, "--long-captions", "cut_middle"]) == 2  # made otherwise
+    capsys.readouterr()
+    assert main([*command, "--long-captions", "cut_middle", "--overwrite"]) == 0
+    assert [e.key for e in read_index(tmp_path / "a-000.tar").entries] == ["long", "more/short"]
+    assert "are lost from its middle (--long-captions cut_middle)" in caplog.text
+
+
 def test_latents_of_two_codecs_are_refused(
     latents: Path, media: Path, weights: Path, tmp_path: Path, codec: LatentCodec, world_folder: Path
 ) -> None:

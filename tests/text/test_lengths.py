@@ -34,19 +34,19 @@ def test_texts_without_spaces_are_cut_too() -> None:
 
 def test_what_fits_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     for choice in ("refuse", "cut_end", "cut_middle"):
-        assert CutTexts(4, words, choice, "o")("a  b c") == "a  b c"
+        assert CutTexts(4, words, choice, "o=")("a  b c") == "a  b c"
     assert not caplog.records
 
 
 def test_what_is_too_long_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
     text = "one two three four five <S>six<E>"
     with pytest.raises(UserError) as error:
-        CutTexts(5, words, "refuse", "long_prompts")(text)
+        CutTexts(5, words, "refuse", "long_prompts=")(text)
     assert "has 7 tokens and 5 are read: its last 2" in str(error.value)
     assert "long_prompts=cut_middle or cut_end" in str(error.value)
     with caplog.at_level(logging.WARNING):
-        assert CutTexts(5, words, "cut_middle", "o")(text) == "one two five <S>six<E>"
-        fit = CutTexts(5, words, "cut_end", "o")
+        assert CutTexts(5, words, "cut_middle", "o=")(text) == "one two five <S>six<E>"
+        fit = CutTexts(5, words, "cut_end", "o=")
         assert fit(text) == fit(text) == text  # its reader cuts it; told once
     first, second = (record.getMessage() for record in caplog.records)
     assert "has 7 tokens and 5 are read: 2 are lost from its middle (o=cut_middle)" in first
@@ -54,11 +54,11 @@ def test_what_is_too_long_is_refused_or_told(caplog: pytest.LogCaptureFixture) -
     with pytest.raises(
         UserError, match=r"text\.too_long is 'cut'; expected one of refuse, cut_end, cut_middle"
     ):
-        CutTexts(5, words, "cut", "text.too_long")
+        CutTexts(5, words, "cut", "text.too_long=")
 
 
 def test_a_hundred_long_texts_are_not_a_hundred_lines(caplog: pytest.LogCaptureFixture) -> None:
-    fit = CutTexts(2, words, "cut_middle", "o")
+    fit = CutTexts(2, words, "cut_middle", "o=")
     with caplog.at_level(logging.WARNING):
         for number in range(100):
             fit(f"text {number}")

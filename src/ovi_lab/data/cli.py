@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("--clips-per-shard", type=int, default=256, help="(256)")
     pack.add_argument(
-        "--captions", type=Path, help=".csv (file,caption) or .jsonl; else a .txt beside each file"
+        "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each"
     )
     pack.add_argument("--store", choices=("auto", "arrays", "mp4", "original"), default="auto")
     pack.add_argument("--crop-bars", action="store_true", help="cut black bars off first")
@@ -103,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", type=Path, help="folder of the released weights, whose encoders are taken"
     )
     latents.add_argument("--text", action="store_true", help="also embed captions, by umT5 of --weights")
+    latents.add_argument(
+        "--long-captions",
+        choices=("refuse", "cut_end", "cut_middle"),
+        default="refuse",
+        help="of more tokens than umT5 reads: left out, or cut (refuse)",
+    )
     latents.add_argument("--audio-only", action="store_true", help="sound alone; pictures are not needed")
     latents.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of what is stored (fp32)")
     latents.add_argument("--batch-size", type=int, default=8, help="clips of one size encoded at once (8)")
@@ -110,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", metavar="I/N", help="this process's part, such as 0/8; under torchrun its rank's"
     )
     latents.add_argument("--device", help="cpu or cuda:N; else a GPU where there is one")
-    latents.add_argument("--captions", type=Path, help="of a folder: .csv or .jsonl; else a .txt beside each")
+    latents.add_argument("--captions", type=Path, help="of a folder: .csv, .tsv or .jsonl; else a .txt each")
     latents.add_argument("--clips-per-shard", type=int, default=512, help="of a folder's sounds (512)")
     latents.add_argument("--on-error", choices=("skip", "raise"), default="skip")
     latents.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
@@ -228,11 +234,11 @@ def _latents(arguments: argparse.Namespace) -> None:
         f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     )
     if arguments.codec is None:
-        encoders = published_encoders(arguments.weights, only, arguments.text, device)
+        encoders = published_encoders(arguments.weights, only, device)
     else:
         encoders = saved_encoders(arguments.codec, only)
-        if arguments.text:
-            encoders = with_published_text(encoders, arguments.weights, device)
+    if arguments.text:
+        encoders = with_published_text(encoders, arguments.weights, device, arguments.long_captions)
     report = encode_sources(
         sources,
         arguments.out,

@@ -61,9 +61,9 @@ def saved_encoders(codec: Path, audio_only: bool = False) -> Encoders:
 
 
 def published_encoders(
-    weights: Path, audio_only: bool = False, text: bool = False, device: torch.device | str = "cpu"
+    weights: Path, audio_only: bool = False, device: torch.device | str = "cpu"
 ) -> Encoders:
-    """Those of the released models: the Wan2.2 VAE, MMAudio's VAE and umT5, from a folder in their layout.
+    """Those of the released models: the Wan2.2 VAE and MMAudio's VAE, from a folder in their layout.
 
     The vocoder is not needed and not looked for.
 
@@ -95,12 +95,17 @@ def published_encoders(
     settings = {"audio_codec": dict(preset.audio_codec)}
     if video is not None:
         settings["video_codec"] = dict(preset.video_codec)
-    encoders = Encoders(preset.fps, preset.sample_rate, audio, video, names=names, settings=settings)
-    return with_published_text(encoders, weights, device) if text else encoders
+    return Encoders(preset.fps, preset.sample_rate, audio, video, names=names, settings=settings)
 
 
-def with_published_text(encoders: Encoders, weights: Path, device: torch.device | str = "cpu") -> Encoders:
-    """The same, with umT5 of a folder in the released layout. Raises UserError as `published_encoders`."""
+def with_published_text(
+    encoders: Encoders, weights: Path, device: torch.device | str = "cpu", long_captions: str = "refuse"
+) -> Encoders:
+    """The same, with umT5 of a folder in the released layout.
+
+    `long_captions`: what becomes of captions of more tokens than it reads, see `ovi_lab.text.lengths`. Raises
+    UserError as `published_encoders`.
+    """
     from ovi_lab.released.layout import place
     from ovi_lab.released.parts import Digests
     from ovi_lab.text import UMT5Text
@@ -110,11 +115,18 @@ def with_published_text(encoders: Encoders, weights: Path, device: torch.device 
     file = _there(place(weights, "text_encoder", preset))
     digests = Digests({"text": file})
     tokenizer = _there(place(weights, "tokenizer", preset))
-    text = UMT5Text(file, tokenizer, configuration=preset.text_encoder).to(device)
+    text = UMT5Text(
+        file,
+        tokenizer,
+        configuration=preset.text_encoder,
+        too_long=long_captions,
+        option="--long-captions ",
+    ).to(device)
     names = {**encoders.names, "text": f"umt5 sha256:{digests.result()['text']}"}
     settings = {
         **encoders.settings,
         "text_encoder": dict(preset.text_encoder),
+        "long_captions": long_captions,
         "tokenizer": {file.name: file_sha256(file) for file in sorted(tokenizer.iterdir()) if file.is_file()},
     }
     return replace(encoders, text=text.eval(), names=names, settings=settings)

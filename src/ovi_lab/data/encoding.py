@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.dataset import OnError, at_rates, of_one_shape
@@ -94,15 +95,22 @@ class SoundFiles(Source):
     @cached_property
     def sha256(self) -> str:
         """Digest of every file's bytes, key and caption."""
-        return digest_of([[key, self.captions.of(path), file_sha256(path)] for key, path in self.files])
+        return digest_of([[key, self._caption(path)[0], file_sha256(path)] for key, path in self.files])
 
     def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
         for key, path in self.files:
-            caption = self.captions.of(path)
+            caption, fault = self._caption(path)
             if caption:
                 yield key, {"txt": caption.encode(), path.suffix.lower().lstrip("."): path.read_bytes()}
             else:
-                bad.append(BadSample(self.name, str(path.relative_to(self.folder)), "it has no caption"))
+                bad.append(BadSample(self.name, str(path.relative_to(self.folder)), fault))
+
+    def _caption(self, path: Path) -> tuple[str | None, str]:
+        """The caption of a file, or why it has none."""
+        try:
+            return self.captions.of(path), "it has no caption"
+        except BadSampleError as error:
+            return None, str(error)
 
 
 def sources_of(
@@ -126,12 +134,20 @@ def sources_of(
     from ovi_lab.data.pack import sample_key
 
     folder, wanted = folders[0], SOUND_EXTENSIONS + VIDEO_EXTENSIONS
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower().lstrip(".") in wanted and f.is_file())
+    found = files_of(folder, [f".{extension}" for extension in wanted])
+    files = found.files
     if not files:
-        raise UserError(f"no sound is in {folder}: expected .{', .'.join(wanted)} files")
+        beside = f" ({found.told()})" if found.told() else ""
+        raise UserError(f"no sound is in {shown(folder)}{beside}: expected .{', .'.join(wanted)} files")
     keys: set[str] = set()
     keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in files]
     looked_up = Captions(folder, captions)
+    if captions is not None:
+        for file in files:
+            looked_up.of(file)
+    for told in (found.told(looked_up.files()), looked_up.told()):
+        if told:
+            log.warning("%s: %s", shown(folder), told)
     starts = range(0, len(keyed), clips_per_shard)
     return [SoundFiles(folder, keyed[start : start + clips_per_shard], looked_up) for start in starts]
 
@@ -353,13 +369,13 @@ def encode_run(
     clips = [clip for _, clip in run]
     parts: dict[str, torch.Tensor | list[torch.Tensor]] = {}
     try:
+        if encoders.text is not None:  # first, as it costs least to refuse
+            parts["text"] = encoders.text([clip.caption for clip in clips])
         if encoders.video is not None:
             parts["video"] = encoders.video.encode(torch.stack([clip.frames_THWC for clip in clips]))
         parts["audio"] = encoders.audio.encode(torch.stack([clip.wave_S for clip in clips]))
     except UserError as error:
         raise BadSampleError(str(error)) from error
-    if encoders.text is not None:
-        parts["text"] = encoders.text([clip.caption for clip in clips])
     encoded = []
     for n, (key, clip) in enumerate(run):
         tensors = {part: tensors[n].to("cpu", dtype) for part, tensors in parts.items()}

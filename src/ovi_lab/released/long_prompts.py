@@ -15,7 +15,7 @@ from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import check_tags
 from ovi_lab.text.umt5 import MAX_TOKENS, load_tokenizer, token_count
 
-OPTION = "long_prompts"
+OPTION = "long_prompts="
 
 
 def fit_prompts(

@@ -77,7 +77,7 @@ def load_parts(
         text_dim,
         configuration=preset.text_encoder,
         too_long=long_prompts,
-        option="long_prompts",
+        option="long_prompts=",
     )
     text = text.to(device).eval()
     said(3, 4, "towers")

@@ -47,7 +47,7 @@ class LearnedText(nn.Module):
         if min(dim, rows, max_words) <= 0:
             raise UserError(f"text.dim={dim}, rows={rows} and max_words={max_words} must all be positive")
         self.rows, self.max_words, self.dim = rows, max_words, dim
-        self.fit = CutTexts(max_words, word_count, too_long, "text.too_long")
+        self.fit = CutTexts(max_words, word_count, too_long, "text.too_long=")
         self.words = nn.Parameter(torch.empty(rows, dim))
         self.positions = nn.Parameter(torch.empty(max_words, dim))
         for name, parameter, scale in (("words", self.words, 1.0), ("positions", self.positions, 0.1)):

@@ -54,12 +54,12 @@ class CutTexts:
         limit: tokens that the encoder reads.
         count: tokens of a text, as the encoder takes it.
         choice: see CHOICES.
-        option: what the user sets to choose, for messages.
+        option: how the user chooses, for messages, such as "text.too_long=".
     """
 
     def __init__(self, limit: int, count: Callable[[str], int], choice: str, option: str) -> None:
         self.limit, self.count, self.option = limit, count, option
-        self.choice = check_choice(choice, option)
+        self.choice = check_choice(choice, option.rstrip("= "))
         self._told: set[int] = set()
 
     def __call__(self, text: str) -> str:
@@ -74,7 +74,7 @@ class CutTexts:
         if self.choice == "refuse":
             raise UserError(
                 f"the text {shown(text, 48)!r} has {tokens} tokens and {self.limit} are read: its last {lost}, where "
-                f"speech and sound stand, would be lost; shorten it, or choose {self.option}=cut_middle or cut_end"
+                f"speech and sound stand, would be lost; shorten it, or choose {self.option}cut_middle or cut_end"
             )
         if self.choice == "cut_end":
             self._tell(text, tokens, lost)
@@ -94,6 +94,6 @@ class CutTexts:
             "from its middle" if self.choice == "cut_middle" else "from its end, where speech and sound stand"
         )
         log.warning(
-            "the text '%s' has %d tokens and %d are read: %d are lost %s (%s=%s)",
+            "the text '%s' has %d tokens and %d are read: %d are lost %s (%s%s)",
             shown(text, 48), tokens, self.limit, lost, where, self.option, self.choice,
         )  # fmt: skip

@@ -162,7 +162,7 @@ class UMT5Text(nn.Module):
         configuration: sizes; None means umT5-XXL.
         dtype: of the computation; None keeps the file's. A name, such as "bfloat16", will do.
         too_long: "cut_end" as the published code does, "cut_middle" keeps the end, "refuse" raises UserError.
-        option: what the user sets for it, in messages.
+        option: how the user chooses it, in messages.
     """
 
     fingerprint: Tensor
@@ -176,7 +176,7 @@ class UMT5Text(nn.Module):
         configuration: UMT5Config | Mapping[str, Any] | None = None,
         dtype: torch.dtype | str | None = None,
         too_long: str = "cut_end",
-        option: str = "text.too_long",
+        option: str = "text.too_long=",
     ) -> None:
         super().__init__()
         checked = UMT5Config.of(configuration)
