@@ -138,7 +138,7 @@ def sources_of(
     files = found.files
     if not files:
         beside = f" ({found.told()})" if found.told() else ""
-        raise UserError(f"no sound is in {shown(folder)}{beside}: expected .{', .'.join(wanted)} files")
+        raise UserError(f"no sound is in {shown(folder)}: expected .{', .'.join(wanted)} files{beside}")
     keys: set[str] = set()
     keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in files]
     looked_up = Captions(folder, captions)
