@@ -2,59 +2,127 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from ovi_eval.common.shown import shown
+from ovi_lab.adapters import model_weights
+from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.configuration import Configuration, check_model
+from ovi_lab.checkpoints.names import finite
+from ovi_lab.codecs import LatentCodec
 from ovi_lab.errors import UserError
+from ovi_lab.models import TwinDiT
+from ovi_lab.models.config import MODALITIES
 from ovi_lab.paths import config_dir
 from ovi_lab.released.asked import prepared
 from ovi_lab.runs.command_line import check, fail
+from ovi_lab.text import LearnedText, UMT5Text
 
 RELEASED_ONLY = ("weights", "aspect", "image", "prompts")
+MAX_PIXELS, MAX_SAMPLES = 2**31, 2**28
+"""In a clip; the released models' largest has 2.2e8 pixels in 241 frames and 1.6e5 samples."""
 
 
-def load_model(path: str | Path, ema: bool = True, device: str = "cpu") -> tuple[Any, Any, Any, DictConfig]:
-    """Model, text encoder, codec and configuration of a checkpoint, ready to sample.
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint of a run, ready to sample."""
+
+    model: TwinDiT
+    text: LearnedText | UMT5Text
+    codec: LatentCodec
+    latent_shapes: Mapping[str, tuple[int, ...]]
+    """Of one clip as the model was trained on: video (C,F,h,w) and audio (L,C)."""
+
+
+def load_model(
+    path: str | Path, ema: bool = True, device: str = "cpu", text_files: Mapping[str, Any] | None = None
+) -> Loaded:
+    """Model, text encoder and codec of a checkpoint.
+
+    They are built from plain settings; nothing that the checkpoint names is run, and no path in it is followed.
 
     Args:
         path: a run, its `last`, or a checkpoint folder.
         ema: averaged weights, where the checkpoint has them.
         device: where the model goes.
+        text_files: `weights` and `tokenizer` of a run that was trained with umT5: what its checkpoint lacks.
 
     Raises:
-        UserError: no checkpoint there, or it lacks what sampling needs.
+        UserError: no checkpoint there, it lacks what sampling needs, or its parts contradict each other.
     """
-    from hydra.utils import instantiate
-
-    from ovi_lab.adapters import model_weights
-    from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
-    from ovi_lab.codecs import LatentCodec
-
     checkpoint = Checkpoint.open(resolve_checkpoint(path))
-    config = OmegaConf.create(checkpoint.config_text())
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{checkpoint.path / 'config.yaml'} is no configuration: use another checkpoint")
+    config = checkpoint.configuration()
     for part in ("model", "text_encoder", "codec"):
         if not checkpoint.has(f"{part}.safetensors"):
             raise UserError(
                 f"checkpoint {checkpoint.path} has no {part}.safetensors: it cannot be sampled by itself"
             )
     averaged = ema and checkpoint.has("ema/model.safetensors")
-    weights = dict(model_weights(checkpoint, ema=averaged).stream())
-    towers = {m: f"{m}_model." for m in ("video", "audio")}
-    absent = [m for m, prefix in towers.items() if not any(n.startswith(prefix) for n in weights)]
-    model = instantiate(config.model)(**dict.fromkeys(absent))
-    text = instantiate(config.text)()
-    model.load_state_dict(weights)
-    text.load_state_dict(checkpoint.weights("text_encoder", ema=averaged))
-    codec = LatentCodec.load(checkpoint.path / "codec.safetensors")
-    return model.to(device).eval(), text.to(device).eval(), codec, config
+    source = str(checkpoint.path)
+    stored = model_weights(checkpoint, ema=averaged)
+    settings = config.model()
+    for tower in MODALITIES:
+        if not any(name.startswith(f"{tower}_model.") for name in stored.tensors):
+            settings[tower], settings["fusion"] = None, {"direction": "none"}
+    check_model(settings, stored.tensors, source)
+    text = _text_encoder(checkpoint, config, averaged, text_files or {})
+    model = TwinDiT(**settings)
+    model.load_state_dict({name: finite(name, tensor, source) for name, tensor in stored.stream()})
+    codec = LatentCodec.load(checkpoint.file("codec.safetensors"))
+    shapes = config.latent_shapes()
+    if shapes is None:
+        raise UserError(
+            f"checkpoint {source} does not tell its latent_shapes: it cannot be sampled by itself"
+        )
+    for modality, tower_config in model.tower_configs.items():
+        channels = shapes[modality][-1 if modality == "audio" else 0] if modality in shapes else None
+        if not channels == tower_config.in_dim == getattr(codec, modality).channels:
+            raise UserError(
+                f"checkpoint {source} contradicts itself: its {modality} latents have {channels} channels, its model "
+                f"takes {tower_config.in_dim} and its codec makes {getattr(codec, modality).channels}"
+            )
+    return Loaded(model.to(device).eval(), text.to(device).eval(), codec, shapes)
+
+
+def _text_encoder(
+    checkpoint: Checkpoint, config: Configuration, averaged: bool, files: Mapping[str, Any]
+) -> LearnedText | UMT5Text:
+    cls, settings = config.text_encoder()
+    stored = checkpoint.stored("text_encoder", ema=averaged)
+    shapes = {name: tensor.shape for name, tensor in stored.tensors.items()}
+    if cls is UMT5Text:
+        if not files.get("weights") or not files.get("tokenizer"):
+            raise UserError(
+                f"checkpoint {checkpoint.path} was trained with umT5, whose files it does not hold: name them, "
+                "text.weights=FILE text.tokenizer=FOLDER"
+            )
+        settings |= {"weights": files["weights"], "tokenizer": files["tokenizer"]}
+        wanted: dict[str, tuple[int, ...]] = {"fingerprint": (4,)}
+    else:
+        defaults = {"rows": 4096, "max_words": 16} | settings
+        wanted = {
+            "words": (defaults["rows"], defaults["dim"]),
+            "positions": (defaults["max_words"], defaults["dim"]),
+        }
+    if shapes != wanted:
+        raise UserError(
+            f"checkpoint {checkpoint.path} contradicts itself: its text encoder holds {shown(shapes)}, its configuration "
+            f"says {wanted}"
+        )
+    text = cls(**settings)
+    source = str(checkpoint.path)
+    text.load_state_dict({name: finite(name, tensor, source) for name, tensor in stored.stream()})
+    return text
 
 
 def sample_clips(config: DictConfig) -> list[Path]:
@@ -78,12 +146,14 @@ def sample_clips(config: DictConfig) -> list[Path]:
     if isinstance(side, bool) or not isinstance(side, int) or side < 1:
         raise UserError(f"size is {side!r}: expected the longer side of the clips in pixels")
     device = usable_device("cpu" if config.device == "auto" else config.device)
-    model, text, codec, trained = load_model(config.checkpoint, config.ema, device)
+    loaded = load_model(config.checkpoint, config.ema, device, config.text)
+    model, text, codec = loaded.model, loaded.text, loaded.codec
     if isinstance(getattr(text, "fit", None), CutTexts):
         text.fit = CutTexts(text.fit.limit, text.fit.count, config.long_prompts, "long_prompts=")
     model.set_audio_rope_factor(config.rope_factor)
-    shapes = {m: tuple(s) for m, s in trained.latent_shapes.items()}
-    shapes = {m: s for m, s in scaled_shapes(shapes, config.length).items() if m in model.tower_configs}
+    shapes = scaled_shapes(loaded.latent_shapes, config.length)
+    _check_size(shapes, codec, config.checkpoint)
+    shapes = {m: s for m, s in shapes.items() if m in model.tower_configs}
     reporter = ConsoleReporter()
     try:
         video, audio = generate_latents(
@@ -104,6 +174,18 @@ def sample_clips(config: DictConfig) -> list[Path]:
         path = Path(config.out) / f"{name}_seed{config.seed + i}.mp4"
         paths.append(write_mp4(path, frames[i], codec.fps, waves[i], codec.sample_rate, enlarge_to=side))
     return paths
+
+
+def _check_size(shapes: Mapping[str, tuple[int, ...]], codec: LatentCodec, source: str) -> None:
+    """Raises UserError for latents that decode to more than any clip is."""
+    (_, *positions), (tokens, _) = shapes["video"], shapes["audio"]
+    pixels = math.prod(n * stride for n, stride in zip(positions, codec.video.strides, strict=True))
+    samples = tokens * codec.audio.token_samples
+    if pixels > MAX_PIXELS or samples > MAX_SAMPLES:
+        raise UserError(
+            f"clips of {source} would have {pixels} pixels in all frames and {samples} samples: more than any clip "
+            f"(at most {MAX_PIXELS} and {MAX_SAMPLES})"
+        )
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="sample")
@@ -133,6 +215,8 @@ def run(config: DictConfig) -> None:
 def _run_released(config: DictConfig) -> None:
     from ovi_lab.released.command import sample_released
 
+    if any(value is not None for value in config.text.values()):
+        raise UserError("text.weights= and text.tokenizer= are for runs trained with umT5: leave them out")
     try:
         outcome = sample_released(config)
     except KeyboardInterrupt:

@@ -9,18 +9,22 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ovi_eval.common.plain_data import parse_json
+from ovi_eval.common.shown import shown
 from ovi_lab.adapters.merging import Stored, merged
 from ovi_lab.adapters.settings import ADAPTER, LoraSettings, adapted_layer, base_name
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 from ovi_lab.models import TwinDiT
 from ovi_lab.seeding import generator_for
 
@@ -167,33 +171,39 @@ def load_adapter(model: TwinDiT, path: str | Path) -> LoraSettings:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"adapter {path} is not there: give a .safetensors file of an adapter")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"adapter {path} is not a whole safetensors file ({error})") from error
-    try:
-        described = json.loads(metadata[_METADATA])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is no adapter of ovi-lab: its header tells no settings") from error
-    settings = dataclasses.replace(LoraSettings.from_mapping(described), base_dtype=None)
-    with torch.device("meta"):
-        like = TwinDiT(**model.settings)
-    add_lora(like, settings)
-    shapes = {name: tensor.shape for name, tensor in adapter_state(like).items()}
+    with reading(path, "an adapter's file"), safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if _METADATA not in metadata:
+        raise UserError(f"{path} is no adapter of ovi-lab: its header tells no settings")
+    with reading(path, "an adapter's file"):
+        described = LoraSettings.from_mapping(parse_json(metadata[_METADATA], str(path)))
+    # by its tensors' names: a stranger's regular expressions are not run
+    found = {match[0] for name in state if (match := adapted_layer(name)) is not None}
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    foreign = sorted(found - linear.keys())
+    if foreign or not found:
+        raise UserError(
+            f"adapter {path} has {shown(foreign[0]) if foreign else 'no layer'}: it is of another model"
+        )
+    shapes: dict[str, list[int]] = {}
+    for layer in found:
+        shapes[f"{layer}.lora_A.weight"] = [described.rank, linear[layer].in_features]
+        shapes[f"{layer}.lora_B.weight"] = [linear[layer].out_features, described.rank]
     for name in sorted(shapes.keys() | state.keys()):
         if name not in state or name not in shapes:
             raise UserError(
-                f"adapter {path} {'lacks' if name in shapes else 'has'} {name}: it is of another model"
+                f"adapter {path} {'lacks' if name in shapes else 'has'} {shown(name)}: it is of another model"
             )
-        if state[name].shape != shapes[name]:
+        if list(state[name].shape) != shapes[name]:
             raise UserError(
-                f"adapter {path} has {name} of {list(state[name].shape)}, this model takes {list(shapes[name])}"
+                f"adapter {path} has {name} of {list(state[name].shape)}, this model takes {shapes[name]}"
             )
         if not state[name].is_floating_point() or not bool(state[name].isfinite().all()):
             raise UserError(f"adapter {path} has {name} with values that are no finite numbers: it is broken")
-    add_lora(model, settings)
+    settings = dataclasses.replace(described, base_dtype=None)
+    exactly = tuple(f"^{re.escape(layer)}$" for layer in sorted(found))
+    add_lora(model, dataclasses.replace(settings, targets=exactly))
     with torch.no_grad():
         for name, parameter in adapter_state(model).items():
             parameter.copy_(state[name])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import yaml
-
 from ovi_lab.adapters.merging import MergedWeights
+from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.tensor_files import Stored
 
@@ -17,8 +16,12 @@ def model_weights(checkpoint: Checkpoint, ema: bool = False) -> Stored:
         ema: averaged weights; what is frozen has none, and is read as it is.
 
     Raises:
-        UserError: the checkpoint holds no such weights, or a part of an adapter only.
+        UserError: the checkpoint holds no such weights, or a part of an adapter only, or is not as it was written.
     """
-    stored = checkpoint.stored("model", ema=ema)
-    adapter = (yaml.safe_load(checkpoint.config_text()) or {}).get("adapter")
+    return merged_weights(checkpoint.stored("model", ema=ema), checkpoint.configuration())
+
+
+def merged_weights(stored: Stored, configuration: Configuration | None) -> Stored:
+    """Weights with the adapter that their run's configuration tells of merged as they are read; else as they are."""
+    adapter = None if configuration is None else configuration.adapter()
     return MergedWeights(stored, adapter) if adapter else stored

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import check_choice, check_positive_int, check_positive_number, checked_fields
+from ovi_lab.models.config import (
+    MAX_WIDTH,
+    check_choice,
+    check_positive_int,
+    check_positive_number,
+    checked_fields,
+)
 
 TARGETS: dict[str, str] = {
     "attention": r"\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]$",
@@ -46,9 +52,11 @@ class LoraSettings:
         """The checked settings; UserError names a wrong key or value and the valid ones."""
         values = checked_fields(cls, mapping, "adapter")
         targets = values.get("targets", cls.targets)
+        if targets is not None and not isinstance(targets, Sequence):
+            raise UserError(f"adapter.targets is {targets!r}; expected a list of sets or regular expressions")
         values["targets"] = (targets,) if isinstance(targets, str) else tuple(targets or ())
         settings = cls(**values)
-        check_positive_int("adapter.rank", settings.rank)
+        check_positive_int("adapter.rank", settings.rank, MAX_WIDTH)
         if settings.alpha is not None:
             check_positive_number("adapter.alpha", settings.alpha)
         dropout = settings.dropout

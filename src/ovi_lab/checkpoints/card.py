@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ovi_eval.common.plain_data import read_json
+from ovi_eval.common.shown import shown
 from ovi_eval.results import MetricValue, RunResults, read
 
 # Where a run was made and how fast it read says nothing of its model.
 _NOT_TOLD = ("root", "num_workers", "quiet")
+_PLACE = re.compile(
+    r"(?:(?<=[\s,;:='\"(\[{<])|^)"  # where a word begins:
+    r"(?:[A-Za-z][A-Za-z0-9+.-]*://|\\\\|~[^\s/]*/|[A-Za-z]:[\\/]|[\w.@-]+@?[\w.-]+:/|/|\.\.?/)"  # a place begins,
+    r"(?:[^\s,;'\"<>|]*[/\\])?"  # and its folders
+)
+"""The folders, drive or host before a file's name."""
 _LAYOUTS = {"ovi": "the released Ovi layout", "comfyui": "the layout of ComfyUI's Ovi loader"}
 _BETTER = {"higher": "higher", "lower": "lower", "closer_to_reference": "closer to the reference row"}
 
@@ -33,9 +41,10 @@ def results_of(checkpoint: Path, step: int | None) -> tuple[RunResults | None, s
     if not (run / "results.json").is_file():
         return None, "The run was not evaluated."
     done = run / "done.json"
-    steps = json.loads(done.read_text()).get("steps") if done.is_file() else None
-    if steps is None or steps != step:
-        at = "another step" if steps is None else f"step {steps}"
+    told = read_json(done) if done.is_file() else None
+    steps = told.get("steps") if isinstance(told, dict) else None
+    if type(steps) is not int or steps != step:
+        at = f"step {steps}" if type(steps) is int else "another step"
         return None, f"The run was evaluated at {at}; these weights are of step {step}."
     return read(run), None
 
@@ -58,31 +67,31 @@ def model_card(
         notes: what a reader must know besides.
         files: the exported files' names.
     """
-    task = config.get("task") or {}
+    task = _mapping(config.get("task"))
     training = {
         "weights taken from": facts["source"],
         "task": str(task.get("_target_", "")).rpartition(".")[2],
         "steps": facts["step"],
         "seed": config.get("seed"),
         "weights": "averaged over training (EMA)" if facts["weights"] == "ema" else "raw, not averaged",
-        "started from": _started_from(config["init_from"] or {}) if "init_from" in config else None,
-        "text encoder": _named(config.get("text") or {}),
-        "optimiser": _named(config.get("optim") or {}),
+        "started from": _started_from(_mapping(config["init_from"])) if "init_from" in config else None,
+        "text encoder": _named(_mapping(config.get("text"))),
+        "optimiser": _named(_mapping(config.get("optim"))),
         "schedule": config.get("schedule"),
         "loss weights": config.get("loss"),
-        "timesteps": _named(config.get("timesteps") or {}),
+        "timesteps": _named(_mapping(config.get("timesteps"))),
         "frozen": config.get("freeze"),
         "latent shapes": facts["latent_shapes"],
         "configuration hash": facts["config_hash"],
     }
     parts = [
         "---\nlibrary_name: ovi-lab\ntags:\n- video-generation\n- audio-generation\n---",
-        f"# {title}",
+        f"# {_shown(title)}",
         f"A twin diffusion transformer in {_LAYOUTS[facts['layout']]}: {facts['parameters']:,} parameters, "
         f"{facts['dtype']}. Written by ovi-export of ovi-lab {facts['ovi_lab']}.",
-        *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
+        *(["## Notes", "\n".join(f"- {_shown(note)}" for note in notes)] if notes else []),
         "## Data",
-        _listed(_plain_data(config.get("data") or {})) or _no_data(config),
+        _listed(_plain_data(_mapping(config.get("data")))) or _no_data(config),
         "## Training",
         _listed(training),
         "## Configuration",
@@ -97,45 +106,50 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _shown(value: Any) -> str:
+    """A stranger's value in Markdown: without the folders of the machine that trained, which are nobody's business."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_shown(k)} {_shown(v)}" for k, v in value.items() if v not in (None, []))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    return shown(_PLACE.sub("", value) if isinstance(value, str) else value, 500, to="markdown")
+
+
 def _listed(values: Mapping[str, Any]) -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{k} {_without_folder(v)}" for k, v in value.items() if v not in (None, []))
-        if value not in (None, ""):
-            lines.append(f"- {key}: {value}")
-    return "\n".join(lines)
+    lines = [
+        f"- {_shown(key)}: {_shown(value)}"
+        for key, value in values.items()
+        if value not in (None, "", {}, [])
+    ]
+    return "\n".join(line for line in lines if not line.endswith(": "))
 
 
 def _named(node: Mapping[str, Any]) -> str:
     """A configured object by its class and its settings, on one line."""
-    shown: list[str] = []
+    facts: list[str] = []
     for key, value in node.items():
         if isinstance(value, Mapping):
-            shown.append(f"{key}: {_named(value)}")
+            facts.append(f"{key}: {_named(value)}")
         elif not key.startswith("_") and value is not None:
-            shown.append(f"{key} {_without_folder(value)}")
+            facts.append(f"{key} {_joined(value)}")
     name = str(node.get("_target_", "")).rpartition(".")[2]
-    return f"{name} ({', '.join(shown)})" if name and shown else name or ", ".join(shown)
+    return f"{name} ({', '.join(facts)})" if name and facts else name or ", ".join(facts)
 
 
-def _without_folder(value: Any) -> Any:
-    """Folders of the machine that trained are nobody else's business; the file's name is."""
-    if isinstance(value, list | tuple):
-        return ", ".join(str(_without_folder(v)) for v in value)
-    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _plain_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        k: _without_folder(v)
-        for k, v in data.items()
-        if not k.startswith("_") and k not in _NOT_TOLD and v is not None
-    }
+    return {k: v for k, v in data.items() if not k.startswith("_") and k not in _NOT_TOLD and v is not None}
 
 
 def _started_from(init_from: Mapping[str, Any]) -> str:
-    named = [f"{k} {_without_folder(v)}" for k, v in init_from.items() if v is not None]
+    named = [f"{k} {v}" for k, v in init_from.items() if v is not None]
     return ", ".join(named) or "random weights"
 
 
@@ -143,21 +157,21 @@ def _metrics(results: RunResults) -> str:
     rows = ["| metric | value | better | clips | variant |", "|---|---|---|---|---|"]
     for key, metric in results.metrics.items():
         rows.append(
-            f"| {key} | {_value(metric)} | {_BETTER[metric.direction]} | {metric.n} | {_variant(metric)} |"
+            f"| {_shown(key)} | {_value(metric)} | {_BETTER[metric.direction]} | {metric.n} | {_variant(metric)} |"
         )
-    rows += [f"| {key} | {value:.5g} | lower | | |" for key, value in results.losses.items()]
-    return "\n".join(rows) + f"\n\n{results.n_clips} clips, scored {results.created}."
+    rows += [f"| {_shown(key)} | {value:.5g} | lower | | |" for key, value in results.losses.items()]
+    return "\n".join(rows) + f"\n\n{results.n_clips} clips, scored {_shown(results.created)}."
 
 
 def _value(metric: MetricValue) -> str:
     if metric.value is None:
         return "none"
     interval = "" if metric.ci95 is None else f" [{metric.ci95[0]:.5g}, {metric.ci95[1]:.5g}]"
-    return f"{metric.value:.5g}{interval} {metric.unit}".strip()
+    return f"{metric.value:.5g}{interval} {_shown(metric.unit)}".strip()
 
 
 def _variant(metric: MetricValue) -> str:
-    return f"version {metric.version}" + (f", {metric.variant}" if metric.variant else "")
+    return f"version {_shown(metric.version)}" + (f", {_shown(metric.variant)}" if metric.variant else "")
 
 
 def _no_data(config: Mapping[str, Any]) -> str:

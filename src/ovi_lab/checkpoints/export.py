@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ovi_eval.common.plain_data import read_json, read_text
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
+from ovi_lab.adapters import merged_weights
 from ovi_lab.checkpoints.card import model_card, results_of
 from ovi_lab.checkpoints.comfyui import comfyui_name, comfyui_obstacles
+from ovi_lab.checkpoints.configuration import check_model
 from ovi_lab.checkpoints.folder import file_digest
-from ovi_lab.checkpoints.released import check_fit, model_settings
-from ovi_lab.checkpoints.sources import Source, open_source
+from ovi_lab.checkpoints.names import finite
+from ovi_lab.checkpoints.opening import Opened
+from ovi_lab.checkpoints.sources import open_source
 from ovi_lab.checkpoints.tensor_files import Stored, StoredTensor
 from ovi_lab.checkpoints.writing import save_file
 from ovi_lab.errors import UserError
@@ -81,16 +86,13 @@ def export_run(
         raise UserError(f"--to is {target!r}; expected {' or '.join(TARGETS)}")
     if target == "comfyui" and max_shard_size is not None:
         raise UserError("ComfyUI reads no shards: leave out --max-shard-size")
-    opened = open_source(source, ema, config)
-    weights: Stored = opened.weights
-    if opened.config.get("adapter"):
-        from ovi_lab.adapters import MergedWeights
-
-        weights = MergedWeights(weights, opened.config["adapter"])
-    settings, held, notes = _as_released(opened.config, weights)
+    found = open_source(source, ema, config)
+    opened, configuration = found.opened, found.configuration
+    weights = merged_weights(opened.weights, configuration)
+    settings, held, notes = _as_released(found.model, weights)
+    check_model(settings, held, str(weights.path))
     with torch.device("meta"):
         model = TwinDiT(**settings)
-    check_fit(held, model.state_dict(), str(weights.path))
     if target == "comfyui":
         obstacles = comfyui_obstacles(model.settings)
         notes = [f"ComfyUI's loader expects otherwise: {'; '.join(obstacles)}."] if obstacles else []
@@ -105,6 +107,7 @@ def export_run(
     notes += opened.notes
     results, reason = results_of(opened.path, opened.step)
     notes += _notes_on_scores(results is not None, reason, opened, dtype)
+    shapes = configuration.latent_shapes()
     stored = sorted({_word(tensor, dtype) for tensor in held.values()})
     facts = {
         "format": FORMAT,
@@ -117,11 +120,11 @@ def export_run(
         "source": opened.origin,
         "step": opened.step,
         "config_hash": results.config_hash if results is not None else None,
-        "latent_shapes": opened.config.get("latent_shapes"),
+        "latent_shapes": shapes and {modality: list(shape) for modality, shape in shapes.items()},
         "model": model.settings,
     }
-    title = str(opened.config.get("arm_name") or opened.config.get("name") or file.stem)
-    card = model_card(title, facts, opened.config, results, notes, names)
+    title = str(configuration.plain.get("arm_name") or configuration.plain.get("name") or file.stem)
+    card = model_card(title, facts, configuration.plain, results, notes, names)
     rename = comfyui_name if target == "comfyui" else str
     try:
         _write(
@@ -135,10 +138,10 @@ def export_run(
 
 
 def _as_released(
-    config: dict[str, Any], weights: Stored
+    model: Mapping[str, Any], weights: Stored
 ) -> tuple[dict[str, Any], dict[str, StoredTensor], list[str]]:
     """Arguments of TwinDiT, the tensors to write, and what the reference code would not take."""
-    settings = model_settings(config["model"])
+    settings = dict(model)
     held, notes = dict(weights.tensors), []
     for tower in ("video", "audio"):
         if not any(name.startswith(f"{tower}_model.") for name in held):
@@ -152,6 +155,8 @@ def _as_released(
     if _LEARNED_SCALE in held:
         del held[_LEARNED_SCALE]
         ((_, scale),) = weights.stream([_LEARNED_SCALE])
+        if scale.numel() != 1 or not bool(scale.isfinite().all()):
+            raise UserError(f"{weights.path} holds {_LEARNED_SCALE} with other than one number: use another")
         rope |= {"mode": "constant", "factor": float(scale)}
         settings["rope"] = rope
         notes.append(
@@ -173,7 +178,7 @@ def _as_released(
 
 
 def _notes_on_scores(
-    scored: bool, reason: str | None, source: Source, dtype: torch.dtype | None
+    scored: bool, reason: str | None, source: Opened, dtype: torch.dtype | None
 ) -> list[str]:
     if not scored:
         return [reason] if reason else []
@@ -229,8 +234,8 @@ def _check_place(folder: Path, names: Sequence[str], overwrite: bool) -> None:
 
 def _is_export(folder: Path) -> bool:
     try:
-        content = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        content = read_json(folder / "config.json")
+    except EvalError:
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 
@@ -249,6 +254,7 @@ def _write(
     """All files under a temporary name first; then each takes its place, the sums last."""
     from ovi_lab.data.progress import progress
 
+    source = str(weights.path)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".export.{os.getpid()}.tmp"
@@ -260,7 +266,7 @@ def _write(
             save_file(
                 temporary / name,
                 {rename(n): entry for n, entry in listing.items()},
-                ((rename(n), _converted(t, dtype)) for n, t in weights.stream(tensors)),
+                ((rename(n), _converted(finite(n, t, source), dtype)) for n, t in weights.stream(tensors)),
             )
         written = [*shards, "config.json", "README.md"]
         if len(shards) > 1:
@@ -291,7 +297,7 @@ def _listed(sums: Path) -> set[str]:
     """Weights of an earlier export, which must not lie beside the new ones."""
     if not sums.is_file():
         return set()
-    names = {line.partition("  ")[2] for line in sums.read_text().splitlines()}
+    names = {line.partition("  ")[2] for line in read_text(sums).splitlines()}
     return {n for n in names if Path(n).name == n and n.endswith((".safetensors", ".safetensors.index.json"))}
 
 
@@ -353,13 +359,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             config=arguments.config,
         )
     except (UserError, EvalError) as error:
-        print(f"ovi-export: {error}", file=sys.stderr)
+        print(f"ovi-export: {shown(error, None)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovi-export: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     for note in done.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {shown(note, None)}", file=sys.stderr)
     for name in done.files:
         print(done.folder / name)
     return 0

@@ -16,7 +16,6 @@ Strategies that deal out the weights (ZeRO, FSDP2) write, in the place of the we
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,18 +25,35 @@ from typing import Any
 
 from torch import Tensor
 
+from ovi_eval.common.plain_data import read_json
+from ovi_eval.common.shown import shown
+from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.pieces import FOLDER, PieceReader, PieceTensors, part_of
 from ovi_lab.checkpoints.tensor_files import TensorFiles
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 FORMAT = "ovi_lab.checkpoint/1"
 _STEP = re.compile(r"step_(\d+)$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _known_digest(path: Path) -> str:
+    facts = path.stat()
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if key not in _digests:
+        _digests[key] = file_digest(path)
+    return _digests[key]
+
+
+_digests: dict[tuple[int, int, int, int], str] = {}
+"""Of the files that this process has hashed, by device, inode, size and time of change."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +77,46 @@ class Checkpoint:
             raise UserError(
                 f"{path} is not a checkpoint (no checkpoint.json in it): name a folder such as runs/fusion/last"
             )
-        try:
-            content = json.loads(listing.read_text())
-            found, step, files = content["format"], int(content["step"]), dict(content["files"])
-        except (ValueError, KeyError, TypeError) as error:
+        with reading(listing, "the listing of a checkpoint"):
+            content = read_json(listing)
+            found, step, files = content["format"], content["step"], dict(content["files"])
+            if found != FORMAT:
+                raise UserError(f"{path} has format {shown(repr(found))}, this version reads {FORMAT!r}")
+            if type(step) is not int or step < 0:
+                raise ValueError(f"step is {step!r}")
+            for name, facts in files.items():
+                if type(facts["size"]) is not int or not _SHA256.fullmatch(facts["sha256"]):
+                    raise ValueError(f"{name} has no size and sha256")
+        if step_of(path) not in (-1, step):
             raise UserError(
-                f"{listing} cannot be read ({error}): the checkpoint is damaged, use another"
-            ) from error
-        if found != FORMAT:
-            raise UserError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
+                f"checkpoint {path} is named otherwise than its listing says, which is of step {step}: use another"
+            )
+        folder = path.resolve()
         for name, facts in files.items():
             file = path / name
-            if ".." in Path(name).parts or Path(name).is_absolute():
-                raise UserError(f"{listing} lists {name!r}, which lies outside the checkpoint: refused")
+            outside = ".." in Path(name).parts or Path(name).is_absolute()
+            if outside or not file.resolve().is_relative_to(folder):
+                raise UserError(
+                    f"{listing} lists {shown(repr(name))}, which lies outside the checkpoint: refused"
+                )
             size = file.stat().st_size if file.is_file() else None
             if size != facts["size"]:
                 state = "is missing" if size is None else f"has {size} of {facts['size']} bytes"
-                raise UserError(f"checkpoint {path} is damaged: {name} {state}; use another checkpoint")
+                raise UserError(
+                    f"checkpoint {path} is damaged: {shown(name)} {state}; use another checkpoint"
+                )
         return cls(path, step, files)
 
-    def config_text(self) -> str:
-        """The run's resolved configuration, YAML."""
-        return (self.path / "config.yaml").read_text()
+    def file(self, name: str) -> Path:
+        """A file of the checkpoint, compared with its sha256. UserError where it is not listed, or another."""
+        if name not in self.files:
+            raise UserError(f"checkpoint {self.path} holds no {name}: use another checkpoint")
+        self.verify([name])
+        return self.path / name
+
+    def configuration(self) -> Configuration:
+        """The run's resolved configuration, as plain values. UserError where it is not as it was written."""
+        return Configuration.read(self.file("config.yaml"))
 
     @property
     def sharded(self) -> bool:
@@ -112,20 +146,22 @@ class Checkpoint:
 
     def pieces(self) -> PieceReader:
         """The tables of a sharded checkpoint. UserError where they do not make up whole parameters."""
-        return PieceReader.open(self.path, [n for n in sorted(self.files) if n.startswith(f"{FOLDER}/")])
+        names = [n for n in sorted(self.files) if n.startswith(f"{FOLDER}/")]
+        # each file is hashed when it is first read from: a process of many reads a few of them
+        return PieceReader.open(self.path, names, self.file)
 
     def stored(self, part: str = "model", ema: bool = False) -> TensorFiles | PieceTensors:
-        """The tensors of one part on disk, none of them read.
+        """The tensors of one part on disk, none of them read, their file as it was written.
 
         Raises:
-            UserError: the checkpoint does not hold it, or it cannot be read.
+            UserError: the checkpoint does not hold it, or it cannot be read, or is not as it was written.
         """
         name = f"ema/{part}.safetensors" if ema else f"{part}.safetensors"
         if not self.has(name):
             parts = ", ".join(f"{p}.safetensors" for p in self.parts())
             raise UserError(f"checkpoint {self.path} holds no {name}; it holds {parts}")
         if not self.sharded:
-            return TensorFiles.open(self.path / name)
+            return TensorFiles.open(self.file(name))
         found = part_of(self.pieces(), part, ema)
         if found is None:
             raise UserError(f"checkpoint {self.path} holds no {part}")
@@ -138,13 +174,15 @@ class Checkpoint:
     def verify(self, names: Iterable[str] | None = None, threads: int = 8) -> None:
         """Compare the files' sha256 with the listing's; of all files unless `names` are given.
 
+        A process hashes a file once, and again where it has changed.
+
         Raises:
             UserError: a file is not as it was written.
         """
         with ThreadPoolExecutor(threads) as pool:
             listed = list(self.files if names is None else names)
             for name, digest in zip(
-                listed, pool.map(lambda n: file_digest(self.path / n), listed), strict=True
+                listed, pool.map(lambda n: _known_digest(self.path / n), listed), strict=True
             ):
                 if digest != self.files[name]["sha256"]:
                     raise UserError(

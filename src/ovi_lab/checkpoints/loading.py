@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ovi_lab.checkpoints.folder import Checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
+from ovi_eval.common.shown import shown
+from ovi_lab.checkpoints.names import finite
+from ovi_lab.checkpoints.opening import open_weights
+from ovi_lab.checkpoints.tensor_files import Stored
 from ovi_lab.errors import UserError
 
 _TOWERS = {"video": "video_model.", "audio": "audio_model."}
@@ -37,27 +39,17 @@ class Beginning:
     """Parameters that no source gives (fusion parameters, as a rule)."""
 
     def value(self, name: str) -> Tensor:
-        """The whole tensor of a parameter."""
+        """The whole tensor of a parameter. UserError where it holds NaN or an infinite value."""
         stored, key = self.weights[name]
-        return next(iter(stored.stream([key])))[1]
+        return finite(key, next(iter(stored.stream([key])))[1], str(stored.path))
 
 
 def _open(source: str | Path, use_ema: bool) -> tuple[Stored, Stored | None]:
-    """Weights of the model, and of the text encoder where there is one."""
-    source = Path(source)
-    if source.is_file() or (source.is_dir() and list(source.glob(f"*{INDEX_SUFFIX}"))):
-        if source.is_file() and not source.name.endswith((".safetensors", INDEX_SUFFIX)):
-            raise UserError(f"init_from takes a checkpoint folder or a .safetensors file, got {source}")
-        return TensorFiles.open(source), None
-    checkpoint = Checkpoint.open(resolve_checkpoint(source))
-    ema = use_ema and checkpoint.has("ema/model.safetensors")
-    text = "ema/text_encoder.safetensors" if ema else "text_encoder.safetensors"
-    from ovi_lab.adapters import model_weights
+    """Weights of the model, an adapter merged, and of the text encoder where there is one."""
+    from ovi_lab.adapters import merged_weights
 
-    return (
-        model_weights(checkpoint, ema=ema),
-        checkpoint.stored("text_encoder", ema=ema) if checkpoint.has(text) else None,
-    )
+    opened = open_weights(source, None if use_ema else False)
+    return merged_weights(opened.weights, opened.configuration), opened.text
 
 
 def _named_as_ours(names: Iterable[str], prefix: str) -> dict[str, str]:
@@ -85,8 +77,9 @@ def find_beginning(
 
     Args:
         model: a TwinDiT, on the meta device or not.
-        sources: one checkpoint for everything, or one each under "video" and "audio" for its tower. The
-            video's may be the published Wan2.2 tower: its .safetensors file, or the folder or index of its shards.
+        sources: one checkpoint for everything, or one each under "video" and "audio" for its tower, of any kind that
+            `open_weights` reads. The video's may be the published Wan2.2 tower: its .safetensors file, or the folder
+            or index of its shards.
         use_ema: prefer averaged weights.
 
     Raises:
@@ -119,10 +112,12 @@ def find_beginning(
                 f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower"
             )
         _check_shapes({ours: tensors[n].shape for ours, n in names.items()}, own, str(source))
-        surplus = [n for n in names if n not in own and not is_fusion_parameter(n) and prefix]
+        # of a tower that this model has: a source for everything may have another one besides
+        built = tuple(p for p in _TOWERS.values() if any(n.startswith(p) for n in own))
+        surplus = [n for n in names if n not in own and not is_fusion_parameter(n) and n.startswith(built)]
         if surplus:
             raise UserError(
-                f"init_from {source} has {surplus[0]}, which this model lacks: choose its own model size"
+                f"init_from {source} has {shown(surplus[0])}, which this model lacks: choose its own model size"
             )
         found.weights.update({ours: (stored, n) for ours, n in names.items() if ours in own})
         found.text = text if text is not None else found.text
@@ -149,7 +144,15 @@ def load_text_encoder(text_encoder: nn.Module, beginning: Beginning) -> None:
         tensors = beginning.text.tensors
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         _check_shapes(shapes, text_encoder.state_dict(), str(beginning.text.path))
-        text_encoder.load_state_dict(dict(beginning.text.stream()))
+        missing = [name for name in text_encoder.state_dict() if name not in shapes]
+        unknown = [name for name in shapes if name not in text_encoder.state_dict()]
+        if missing or unknown:
+            raise UserError(
+                f"init_from {beginning.text.path} has another text encoder than this model "
+                f"({shown((missing + unknown)[0])}): choose the text encoder it was trained with"
+            )
+        source = str(beginning.text.path)
+        text_encoder.load_state_dict({n: finite(n, t, source) for n, t in beginning.text.stream()})
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.tensor_files import StoredTensor
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 _WORDS = {
     torch.float64: "F64",
@@ -25,10 +28,9 @@ _WORDS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_TOWER = re.compile(r"(?P<prefix>.*?)(?:video|audio)_model\.")
-# torch.compile and activation checkpointing put these into the names of what they wrap.
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 _OBJECT = re.compile(r"GLOBAL ([\w.]+)")
+_MAX_PICKLE = 2**29
+"""Bytes of the pickle beside the values: names, shapes and plain values."""
 
 
 def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = ()) -> dict[str, Any]:
@@ -39,8 +41,9 @@ def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = (
         allowed: harmless stand-ins for objects that may be in it, each with the full name it stands for.
 
     Raises:
-        UserError: cut short, or holding anything but tensors and plain values.
+        UserError: cut short; or holding other than tensors and plain values, or tensors larger than the file.
     """
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals(list(allowed)):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -49,21 +52,58 @@ def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = (
         if named is None:
             raise _broken(path, error) from error
         raise UserError(
-            f"{path} holds {named.group(1)}, which is code and no tensor or plain value: refused; "
+            f"{shown(path, None)} holds {named.group(1)}, which is code and no tensor or plain value: refused; "
             "save the checkpoint without such objects"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # torch's reader raises whatever a wrong argument in the file leads to
         raise _broken(path, error) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected a dictionary of a checkpoint")
+        raise UserError(
+            f"{shown(path, None)} holds a {type(content).__name__}, expected a dictionary of a checkpoint"
+        )
+    _check_tensors(content, path)
     return content
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unfolds to more than the file: torch.save compresses nothing and writes nothing twice."""
+    with reading(path, "a file of torch.save"), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("its entries are compressed, as torch.save never does")
+        if size > path.stat().st_size or pickles > _MAX_PICKLE:
+            raise ValueError(f"its entries unfold to {size} bytes")
+
+
+def _check_tensors(content: Any, path: Path) -> None:
+    """Refuse tensors that are larger than what the file holds of them, and all that are no plain arrays."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            with reading(path, "a file of torch.save"):
+                plain = (
+                    value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+                )
+                if not plain or value.is_nested or type(value) not in (Tensor, torch.nn.Parameter):
+                    raise ValueError(f"it holds a {value.layout} tensor on {value.device}, no plain array")
+                if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                    raise ValueError(f"it holds a tensor of {list(value.shape)} with fewer values than that")
+            continue
+        if not isinstance(value, Mapping | list | tuple | set | frozenset) or id(value) in seen:
+            continue
+        # by identity: a container may hold itself, or another many times
+        seen.add(id(value))
+        waiting.extend((*value.keys(), *value.values()) if isinstance(value, Mapping) else value)
+
+
 def _broken(path: Path, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
     size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
     return UserError(
-        f"{path} is not a whole file of torch.save ({size}; {reason}): copy it again or use another"
+        f"{shown(path, None)} is not a whole file of torch.save ({size}; {reason}): copy it again or use another"
     )
 
 
@@ -118,58 +158,6 @@ def _word(dtype: torch.dtype) -> str:
     return _WORDS.get(dtype, str(dtype).removeprefix("torch.").upper())
 
 
-def released_names_of(names: Iterable[str], source: Path) -> tuple[dict[str, str], list[str]]:
-    """The names of a model in a trainer's state dict, by their released names.
-
-    A trainer puts its own attribute's name before them (Lightning: `model.`).
-
-    Args:
-        names: of the state dict.
-        source: the file, for messages.
-
-    Returns:
-        Stored name by released name, and the names of everything that is not the model's.
-
-    Raises:
-        UserError: no tower there, or several models.
-    """
-    plain = {name: _without_wrappers(name) for name in names}
-    found = {match["prefix"] for name in plain.values() if (match := _TOWER.match(name))}
-    if not found:
-        raise UserError(
-            f"{source} holds no video_model.* or audio_model.* weights: it is a checkpoint of another model"
-        )
-    if len(found) > 1 and "model." not in found:
-        listed = ", ".join(repr(prefix) for prefix in sorted(found))
-        raise UserError(
-            f"{source} holds several models, under {listed}: save the one to export as `model.` or alone"
-        )
-    prefix = "model." if len(found) > 1 else found.pop()
-    of_model = {
-        name.removeprefix(prefix): stored
-        for stored, name in plain.items()
-        if (match := _TOWER.match(name)) and match["prefix"] == prefix
-    }
-    others = [name for name in plain if name not in set(of_model.values())]
-    return of_model, others
-
-
-def _without_wrappers(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def model_tensors(state: Mapping[str, Pieces], source: Path) -> tuple[PickledTensors, list[str]]:
-    """The model of a trainer's state dict, and the names of what else is in it.
-
-    Raises:
-        UserError: no model of ours in it, or several.
-    """
-    names, others = released_names_of(state, source)
-    return PickledTensors(source, {name: state[stored] for name, stored in names.items()}), others
-
-
 def state_of(content: Mapping[str, Any], key: str, source: Path) -> dict[str, Tensor]:
     """A state dict within a checkpoint.
 
@@ -178,5 +166,5 @@ def state_of(content: Mapping[str, Any], key: str, source: Path) -> dict[str, Te
     """
     state = content[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{source}: {key} is no dictionary of tensors; use another checkpoint")
+        raise UserError(f"{shown(source, None)}: {key} is no dictionary of tensors; use another checkpoint")
     return {str(name): value for name, value in state.items()}

@@ -9,19 +9,22 @@ saved do not matter.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovi_eval.common.plain_data import parse_json
 from ovi_lab.checkpoints.tensor_files import StoredTensor
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 FOLDER = "shards"
 WEIGHT, AVERAGE, BUFFER = "weight", "ema", "buffer"
@@ -63,7 +66,7 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
 class _Part:
     start: int
     count: int
-    file: Path
+    file: str
 
 
 @dataclass
@@ -74,29 +77,41 @@ class PieceReader:
     parts: dict[str, list[_Part]]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
-    _open: dict[Path, Any] = field(default_factory=dict)
+    checked: Callable[[str], Path]
+    """Gives a file of the checkpoint by its name in it, when it is first read from."""
+    _open: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, files: Iterable[str]) -> PieceReader:
+    def open(cls, folder: Path, files: Iterable[str], checked: Callable[[str], Path]) -> PieceReader:
         """Read the tables of the files, given relative to the checkpoint `folder`.
+
+        Args:
+            folder, files: of the checkpoint.
+            checked: asked for a file before values are read from it; raises UserError for one that is not whole.
 
         Raises:
             UserError: a file is broken, or the pieces of a parameter leave something out.
         """
-        reader = cls(folder, defaultdict(list), {}, {})
+        reader = cls(folder, defaultdict(list), {}, {}, checked)
         for name in files:
             path = folder / name
-            try:
-                with safe_open(path, framework="pt") as content:
-                    about = json.loads((content.metadata() or {}).get(_METADATA, "{}"))
-                    for key, (start, shape) in about.items():
-                        values = content.get_slice(key)
-                        (count,) = values.get_shape()
-                        reader.parts[key].append(_Part(int(start), int(count), path))
-                        reader.shapes[key] = tuple(int(n) for n in shape)
-                        reader.dtypes[key] = values.get_dtype()
-            except (SafetensorError, OSError, ValueError, TypeError) as error:
-                raise UserError(f"{path} cannot be read ({error}): use another checkpoint") from error
+            with reading(path, "a part of a checkpoint"), safe_open(path, framework="pt") as content:
+                about = parse_json((content.metadata() or {}).get(_METADATA, "{}"), str(path))
+                for key, (start, shape) in about.items():
+                    values = content.get_slice(key)
+                    (count,) = values.get_shape()
+                    shape = tuple(shape)
+                    if type(start) is not int or not all(type(n) is int and n >= 0 for n in shape):
+                        raise ValueError(f"{key} has no start and shape")
+                    if reader.shapes.setdefault(key, shape) != shape:
+                        raise ValueError(
+                            f"{key} is of {shape} here and of {reader.shapes[key]} in another part"
+                        )
+                    if reader.dtypes.setdefault(key, values.get_dtype()) != values.get_dtype():
+                        raise ValueError(
+                            f"{key} is of {values.get_dtype()} here and otherwise in another part"
+                        )
+                    reader.parts[key].append(_Part(start, count, name))
         for key, parts in reader.parts.items():
             parts.sort(key=lambda part: part.start)
             reached = 0
@@ -104,9 +119,9 @@ class PieceReader:
                 if part.start != reached:
                     break
                 reached += part.count
-            if reached != torch.Size(reader.shapes[key]).numel():
+            if reached != math.prod(reader.shapes[key]):
                 raise UserError(
-                    f"the shards in {folder} hold {reached} of {torch.Size(reader.shapes[key]).numel()} values of "
+                    f"the shards in {folder} hold {reached} of {math.prod(reader.shapes[key])} values of "
                     f"{key}: a process's file is missing or of another checkpoint, use another one"
                 )
         return reader
@@ -126,7 +141,7 @@ class PieceReader:
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
         """A run of a parameter's values, flat; all of them where no `count` is given."""
         key = f"{kind}/{name}"
-        stop = torch.Size(self.shapes[key]).numel() if count is None else start + count
+        stop = math.prod(self.shapes[key]) if count is None else start + count
         found = []
         for part in self.parts[key]:
             first, last = max(start, part.start), min(stop, part.start + part.count)
@@ -137,9 +152,9 @@ class PieceReader:
             return torch.empty(0)
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _content(self, file: Path) -> Any:
+    def _content(self, file: str) -> Any:
         if file not in self._open:
-            self._open[file] = safe_open(file, framework="pt").__enter__()
+            self._open[file] = safe_open(self.checked(file), framework="pt").__enter__()
         return self._open[file]
 
 
@@ -159,7 +174,7 @@ class PieceTensors:
         found = {}
         for name, kind in self.keys.items():
             key = f"{kind}/{name}"
-            file = self.reader.parts[key][0].file
+            file = self.path / self.reader.parts[key][0].file
             found[name.removeprefix(self.prefix)] = StoredTensor(
                 self.reader.shapes[key], self.reader.dtypes[key], file
             )

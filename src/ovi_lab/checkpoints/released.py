@@ -7,19 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, StoredTensor, TensorFiles
+from ovi_eval.common.plain_data import read_yaml
+from ovi_eval.common.shown import shown
+from ovi_lab.checkpoints.configuration import check_model, model_settings
+from ovi_lab.checkpoints.names import finite, model_of
+from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
+from ovi_lab.codecs.mmaudio import MMAudioConfig
+from ovi_lab.codecs.wan22 import Wan22Config
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 from ovi_lab.models import TwinDiT
 from ovi_lab.paths import config_dir
+from ovi_lab.text.umt5 import UMT5Config
+from ovi_lab.typed import check_types
+
+_MOST = {
+    "video_latent_frames": 2**16, "audio_latents": 2**20, "area": 2**16, "fps": 1000, "sample_rate": 2**20,
+}  # fmt: skip
+"""What a preset may ask for at most."""
 
 PRESET_FILE = "preset.yaml"
 """In a folder of weights: the preset that describes them, for a model that is none of the released."""
@@ -67,6 +79,26 @@ class ReleasedModel:
         )
 
 
+class _Facts:
+    """What a preset tells."""
+
+    def __init__(
+        self,
+        name: str,
+        file: str,
+        model: Mapping[str, Any],
+        video_latent_frames: int,
+        audio_latents: int,
+        area: tuple[int, int],
+        fps: float,
+        sample_rate: int,
+        audio_tag: str,
+        text_encoder: Mapping[str, Any] | None = None,
+        video_codec: Mapping[str, Any] | None = None,
+        audio_codec: Mapping[str, Any] | None = None,
+    ) -> None: ...
+
+
 def released_names() -> list[str]:
     """Names of the presets."""
     return sorted(path.stem for path in (config_dir() / "released").glob("*.yaml"))
@@ -83,11 +115,12 @@ def released_model(name: str | Path) -> ReleasedModel:
     Raises:
         UserError: unknown name, or a preset.yaml that is none.
     """
-    folder = config_dir()
     if str(name) in released_names():
-        return _preset(folder / "released" / f"{name}.yaml", folder)
+        return _own_preset(str(name))
     if _preset_file(name).is_file():
-        return _preset(_preset_file(name), folder)
+        with reading(_preset_file(name), "a preset", "copy one of conf/released, or write it again"):
+            facts = read_yaml(_preset_file(name))
+        return _preset(facts, str(_preset_file(name)))
     raise UserError(f"{str(name)!r} is no released model; there are {', '.join(released_names())}")
 
 
@@ -96,55 +129,66 @@ def _preset_file(place: str | Path) -> Path:
     return place if place.name == PRESET_FILE else place / PRESET_FILE
 
 
-def _preset(file: Path, folder: Path) -> ReleasedModel:
-    """A preset whose model is either a name in `folder`/model or written out."""
+def _own_preset(name: str) -> ReleasedModel:
+    """One of conf/released, whose parts are names in conf/."""
+    folder = config_dir()
+    facts: Any = OmegaConf.load(folder / "released" / f"{name}.yaml")
+    # the same references as in a composed run: the model's file points at fusion, rope and seed
+    parts = {
+        part: OmegaConf.load(folder / part / f"{facts[part]}.yaml") for part in ("model", "fusion", "rope")
+    }
+    model: Any = OmegaConf.to_container(OmegaConf.create({**parts, "seed": 0}).model, resolve=True)
+    plain: Any = OmegaConf.to_container(facts)
+    kept = {key: value for key, value in plain.items() if key not in ("fusion", "rope")}
+    return _preset({"name": name, **kept, "model": model}, f"conf/released/{name}.yaml")
+
+
+def _preset(facts: Any, source: str) -> ReleasedModel:
+    """A preset of plain values. Raises UserError for one that is not whole, or asks for more than any model is."""
+    advice = "copy one of conf/released, or write it again"
+    if not isinstance(facts, Mapping):
+        raise UserError(f"{source} is no preset: {advice}")
+    given = {"name": Path(source).stem, **facts}
     try:
-        facts: Any = OmegaConf.load(file)
-        model = facts.model
-        if isinstance(model, str):
-            parts = {
-                part: OmegaConf.load(folder / part / f"{facts[part]}.yaml")
-                for part in ("model", "fusion", "rope")
-            }
-            # the same references as in a composed run: the model's file points at fusion, rope and seed
-            model = OmegaConf.create({**parts, "seed": 0}).model
-        sizes: Any = {
-            part: OmegaConf.to_container(facts[part]) if part in facts else {}
-            for part in ("text_encoder", "video_codec", "audio_codec")
-        }
-        return ReleasedModel(
-            name=str(facts.get("name", file.stem)),
-            file=str(facts.file),
-            model_config=model_settings(model),
-            video_latent_frames=int(facts.video_latent_frames),
-            audio_latents=int(facts.audio_latents),
-            area=(int(facts.area[0]), int(facts.area[1])),
-            fps=float(facts.fps),
-            sample_rate=int(facts.sample_rate),
-            audio_tag=str(facts.audio_tag),
-            **sizes,
-        )
-    except (yaml.YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError, OSError) as error:
+        check_types(_Facts, given, "it")
+    except UserError as error:
+        raise UserError(f"{source} is no preset ({error}): {advice}") from error
+    file = PurePosixPath(given["file"])
+    if file.is_absolute() or ".." in file.parts or "\\" in given["file"] or not file.name:
         raise UserError(
-            f"{file} is no preset ({_first_line(error)}): copy one of conf/released, or write it again"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def model_settings(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
-    """Arguments of TwinDiT from a model's configuration, Hydra's own keys left out."""
-    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
-    if not isinstance(plain, dict):
-        raise UserError(f"a model is configured by a mapping, got {type(plain).__name__}")
-    return {str(key): value for key, value in plain.items() if not str(key).startswith("_")}
+            f"{source}: file is {shown(given['file'], 80)}; expected a path below the folder of weights"
+        )
+    for key in _MOST:
+        for number in given[key] if key == "area" else [given[key]]:
+            if not 0 < number <= _MOST[key]:
+                raise UserError(f"{source}: {key} is {number}; expected above 0 and at most {_MOST[key]}")
+    sizes = {"text_encoder": UMT5Config, "video_codec": Wan22Config, "audio_codec": MMAudioConfig}
+    for part, config in sizes.items():
+        try:
+            config.of(given.get(part))
+        except UserError as error:
+            raise UserError(f"{source} is no preset ({error}): {advice}") from error
+    if given["audio_tag"].count("{}") != 1 or set(given["audio_tag"].replace("{}", "")) & set("{}"):
+        raise UserError(
+            f"{source}: audio_tag is {shown(given['audio_tag'], 60)}; expected a text with one {{}}"
+        )
+    return ReleasedModel(
+        name=given["name"],
+        file=given["file"],
+        model_config=model_settings(given["model"], f"{source}: model"),
+        video_latent_frames=given["video_latent_frames"],
+        audio_latents=given["audio_latents"],
+        area=(given["area"][0], given["area"][1]),
+        fps=float(given["fps"]),
+        sample_rate=given["sample_rate"],
+        audio_tag=given["audio_tag"],
+        **{part: dict(given.get(part) or {}) for part in sizes},
+    )
 
 
 def load_released(
     path: str | Path,
-    model_config: Mapping[str, Any] | DictConfig,
+    model_config: Mapping[str, Any],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> TwinDiT:
@@ -164,46 +208,20 @@ def load_released(
     Raises:
         UserError: no such file, not whole, or the weights of another model.
     """
-    files = TensorFiles.open(path, "model weights")
+    stored, others = model_of(TensorFiles.open(path, "model weights"))
+    settings = model_settings(model_config)
+    if others:
+        raise UserError(
+            f"{stored.path} holds {shown(others[0])}, which is no tensor of the towers: take the model alone"
+        )
+    check_model(settings, stored.tensors, str(stored.path))
     with torch.device("meta"):
-        model = TwinDiT(**model_settings(model_config))
-    check_fit(files.tensors, model.state_dict(), str(files.path))
+        model = TwinDiT(**settings)
     converted: dict[str, Tensor] = {}
-    for name, tensor in files.stream():
-        converted[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        del tensor
+    for name, tensor in stored.stream():
+        copied = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        # what stays the mapped file is read as it is used; the latents made by it are checked then
+        converted[name] = finite(name, copied, str(stored.path)) if copied is not tensor else copied
+        del tensor, copied
     model.load_state_dict(converted, strict=True, assign=True)
     return model.requires_grad_(False).eval()
-
-
-def check_fit(held: Mapping[str, StoredTensor], own: Mapping[str, Tensor], source: str) -> None:
-    """Compare what a file holds with a model's state, by name and shape.
-
-    Raises:
-        UserError: the first tensor that is missing, unknown or of another shape, and how many are.
-    """
-    missing = [name for name in own if name not in held]
-    unknown = [name for name in held if name not in own]
-    if missing or unknown:
-        facts = []
-        if missing:
-            facts.append(f"lacks {missing[0]} ({len(missing)} of {len(own)} missing)")
-        if unknown:
-            facts.append(f"has {unknown[0]} ({len(unknown)} unknown)")
-        advice = "choose the configuration it was trained with"
-        if "patch_embedding.weight" in held:
-            advice = "it is one bare tower, which init_from.video takes"
-        raise UserError(f"{source} does not fit this model: it {' and '.join(facts)}; {advice}")
-    integers = [name for name, tensor in held.items() if not tensor.dtype.startswith(("F", "BF"))]
-    if integers:
-        raise UserError(
-            f"{source} holds {integers[0]} as {held[integers[0]].dtype} ({len(integers)} such tensors): "
-            "quantised weights need their own loader, take the file in bf16 or fp32"
-        )
-    wrong = [name for name, tensor in held.items() if tensor.shape != tuple(own[name].shape)]
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"{source} does not fit this model: {name} is {list(held[name].shape)}, expected "
-            f"{list(own[name].shape)} ({len(wrong)} of {len(own)} tensors differ); choose its own model size"
-        )

@@ -72,7 +72,7 @@ class WholeState:
         self._places: dict[tuple[str, str], tuple[Any, str]] = {}
         for kind, folder in ((WEIGHT, ""), (AVERAGE, "ema/")):
             for part in checkpoint.parts(averaged=bool(folder)):
-                file = safe_open(checkpoint.path / f"{folder}{part}.safetensors", framework="pt").__enter__()
+                file = safe_open(checkpoint.file(f"{folder}{part}.safetensors"), framework="pt").__enter__()
                 for name in file.keys():  # noqa: SIM118
                     self._places[kind, f"{part}.{name}"] = (file, name)
         states = content.get("optimizer_states") or [{}]
@@ -125,7 +125,7 @@ def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     from ovi_lab.checkpoints.pickled import load_plain
 
-    return load_plain(checkpoint.path / "trainer_state.pt")
+    return load_plain(checkpoint.file("trainer_state.pt"))
 
 
 def training_state(checkpoint: Checkpoint, content: Mapping[str, Any]) -> TrainingState:

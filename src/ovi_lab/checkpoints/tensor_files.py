@@ -7,7 +7,6 @@ reading costs one copy of the weights and not two.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Protocol
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ovi_eval.common.plain_data import read_json
+from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _REMAP_AFTER = 64 * 2**20
@@ -110,35 +112,33 @@ def _header(file: Path, what: str) -> dict[str, StoredTensor]:
         with safe_open(file, framework="pt") as content:
             slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
             return {n: StoredTensor(tuple(s.get_shape()), s.get_dtype(), file) for n, s in slices.items()}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{file} is not a whole safetensors file ({error}; {_size(file)}): fetch the {what} again"
+            f"{file} is not a whole safetensors file ({shown(error)}; {_size(file)}): fetch the {what} again"
         ) from error
 
 
 def _indexed(index: Path, what: str) -> dict[str, StoredTensor]:
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    with reading(index, f"an index of {what}", "fetch it again"):
+        places = read_json(index)["weight_map"]
         by_file: dict[str, set[str]] = {}
         for name, file in places.items():
             by_file.setdefault(file, set()).add(name)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(
-            f"{index} is no index of weights ({type(error).__name__}: {error}): fetch it again"
-        ) from error
+        if not all(isinstance(file, str) for file in by_file):
+            raise TypeError("weight_map names other than files")
     tensors: dict[str, StoredTensor] = {}
     for file, names in by_file.items():
-        if Path(file).name != file:
-            raise UserError(f"{index} names {file!r}, which is not a file beside it: refused")
+        if Path(file).name != file or "\\" in file:
+            raise UserError(f"{index} names {shown(repr(file))}, which is not a file beside it: refused")
         shard = index.parent / file
         if not shard.is_file():
-            raise UserError(f"{index} names {file}, which is missing: fetch that part of the {what}")
+            raise UserError(f"{index} names {shown(file)}, which is missing: fetch that part of the {what}")
         held = _header(shard, what)
         odd = sorted(names ^ held.keys())
         if odd:
             state = "lacks" if odd[0] in names else "has, unlisted,"
             raise UserError(
-                f"{shard} {state} {odd[0]} ({len(odd)} tensors differ from its index): fetch both again"
+                f"{shard} {state} {shown(odd[0])} ({len(odd)} tensors differ from its index): fetch both again"
             )
         tensors.update(held)
     return {name: tensors[name] for name in places}

@@ -28,8 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.common.plain_data import read_text
+from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.pickled import Pieces, load_plain, state_of
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 _MODEL = re.compile(r"(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)_model_states\.pt$")
 _OPTIM = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)_optim_states\.pt$")
@@ -80,7 +83,11 @@ def open_zero(path: Path) -> ZeroCheckpoint:
     Raises:
         UserError: shards are missing, cut short, of different steps, or of a kind that is not read.
     """
-    folder = _shard_folder(path)
+    with reading(path, "a DeepSpeed checkpoint"):
+        return _opened(_shard_folder(path))
+
+
+def _opened(folder: Path) -> ZeroCheckpoint:
     models, shards = _files(folder, _MODEL), _files(folder, _OPTIM)
     if 0 not in models:
         raise UserError(f"{folder} lacks the model states of process 0: copy the whole checkpoint")
@@ -119,9 +126,9 @@ def _shard_folder(path: Path) -> Path:
         return path
     latest = path / "latest"
     if latest.is_file():
-        tag = latest.read_text(encoding="utf-8").strip()
+        tag = read_text(latest, max_bytes=4096).strip()
         if Path(tag).name != tag or not tag:
-            raise UserError(f"{latest} names {tag!r}, which is not a folder beside it: refused")
+            raise UserError(f"{latest} names {shown(repr(tag))}, which is not a folder beside it: refused")
         if not (path / tag).is_dir():
             raise UserError(f"{latest} names {tag}, which is missing: copy the whole checkpoint")
         return path / tag
@@ -240,7 +247,14 @@ def _shapes(head: Mapping[str, Any], folder: Path) -> list[dict[str, tuple[int, 
         raise UserError(
             f"{folder}: the model states hold no shapes of the trained weights; use another checkpoint"
         )
-    return [{str(n): tuple(shape) for n, shape in group.items()} for group in groups]
+    return [{str(n): _shape(shape) for n, shape in group.items()} for group in groups]
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = tuple(value)
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{value} is no shape")
+    return shape
 
 
 def _stages_one_and_two(folder: Path, head: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Pieces]:
@@ -254,6 +268,8 @@ def _stages_one_and_two(folder: Path, head: dict[str, Any], parts: list[dict[str
     paddings = parts[0].get("param_alignment_paddings") or [[0] * len(group) for group in shapes]
     if [len(group) for group in shapes] != [len(padding) for padding in paddings]:
         raise _other_model(folder)
+    if not all(type(n) is int and n >= 0 for padding in paddings for n in padding):
+        raise ValueError("param_alignment_paddings are no numbers of values")
     for index, group in enumerate(shapes):
         flats = [line[index] for line in lines]
         offset = 0
@@ -285,9 +301,9 @@ def _stage_three(folder: Path, heads: list[dict[str, Any]], parts: list[dict[str
         if not all(isinstance(fragment, Tensor) for fragment in fragments):
             raise UserError(f"{folder} lacks a part of the frozen weight {name}: copy the whole checkpoint")
         pieces = tuple(fragment.flatten() for fragment in fragments if fragment is not None)
-        if sum(map(len, pieces)) < math.prod(shape):
+        if sum(map(len, pieces)) < math.prod(_shape(shape)):
             raise UserError(f"{folder} lacks a part of the frozen weight {name}: copy the whole checkpoint")
-        state[name] = Pieces(tuple(shape), pieces, torch.float32)
+        state[name] = Pieces(_shape(shape), pieces, torch.float32)
     return state
 
 

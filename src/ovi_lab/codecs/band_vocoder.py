@@ -28,8 +28,11 @@ from ovi_eval.errors import EvalError
 from ovi_eval.signal import BAND_EDGES_HZ, FLOOR, NUM_BANDS, band_energies, token_samples
 from ovi_lab.codecs.base import register_audio
 from ovi_lab.errors import UserError
+from ovi_lab.typed import check_types
 
 TONE_ENERGY = 0.375  # band energy of a sine of amplitude 1 (Hann window, main lobe inside the band)
+
+MAX_SAMPLE_RATE, MAX_PARTIALS = 768_000, 10_000
 
 GATE = 0.5  # standard deviations of a band, as energy above the floor, below which it fades out
 
@@ -131,7 +134,26 @@ class BandVocoder:
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BandVocoder:
-        codec = cls(config["sample_rate"], config["partials_hz"], config["iterations"], config["seed"])
+        settings = {name: config[name] for name in ("sample_rate", "partials_hz", "iterations", "seed")}
+        check_types(cls, {**settings, "partials_hz": []}, "the audio codec")
+        most = {"sample_rate": MAX_SAMPLE_RATE, "iterations": 1000, "seed": 2**63 - 1}
+        for name, value in most.items():
+            if not 0 <= settings[name] <= value:
+                raise UserError(f"the audio codec's {name} is {settings[name]}, expected 0 to {value}")
+        if len(settings["partials_hz"]) > MAX_PARTIALS:
+            raise UserError(f"the audio codec has {len(settings['partials_hz'])} partials: fit it again")
+        codec = cls(**settings)
+        for name in ("mean", "std"):
+            value = tensors[name]
+            if (
+                tuple(value.shape) != (NUM_BANDS,)
+                or value.dtype != torch.float32
+                or not value.isfinite().all()
+            ):
+                raise UserError(
+                    f"the audio codec's {name} is {list(value.shape)} of {value.dtype}, expected {NUM_BANDS} finite "
+                    "float32 values: fit it again"
+                )
         codec.mean_K, codec.std_K = tensors["mean"], tensors["std"]
         return codec
 

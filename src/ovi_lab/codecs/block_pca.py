@@ -10,6 +10,7 @@ P pixels of a block, X blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ovi_lab.codecs.base import register_video
 from ovi_lab.errors import UserError
+from ovi_lab.typed import check_types
 
 
 @register_video("block_pca")
@@ -34,7 +36,7 @@ class BlockPCA:
 
     def __init__(self, channels: int = 24, block: tuple[int, int, int] = (2, 8, 8)) -> None:
         pixels = 3 * block[0] * block[1] * block[2]
-        if not 1 <= channels <= pixels:
+        if min(block) < 1 or not 1 <= channels <= pixels:
             raise UserError(
                 f"a block of {block} has {pixels} values, so 1 to {pixels} channels, not {channels}"
             )
@@ -107,7 +109,21 @@ class BlockPCA:
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockPCA:
+        check_types(cls, {"channels": config["channels"], "block": config["block"]}, "the video codec")
         codec = cls(config["channels"], tuple(config["block"]))
+        pixels = 3 * math.prod(codec.strides)
+        wanted = {"mean": (pixels,), "components": (codec.channels, pixels)}
+        for name, shape in wanted.items():
+            value = tensors[name]
+            if (
+                tuple(value.shape) != shape
+                or value.dtype != torch.float32
+                or not bool(value.isfinite().all())
+            ):
+                raise UserError(
+                    f"the video codec's {name} is {list(value.shape)} of {value.dtype}, expected finite float32 values "
+                    f"{list(shape)}: fit it again"
+                )
         codec.scale, codec.explained = float(config["scale"]), float(config["explained"])
         codec.mean_P, codec.components_CP = tensors["mean"], tensors["components"]
         return codec

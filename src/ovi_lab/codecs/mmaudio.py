@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ovi_lab.codecs.base import register_audio
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import checked_fields
 from ovi_lab.published import load_named, read_tensors
+from ovi_lab.typed import check_sizes, check_types
 
 SAMPLE_RATE, MEL_HOP, MEL_WINDOW = 16000, 256, 1024
 
@@ -58,7 +58,10 @@ class MMAudioConfig:
         """The configuration itself, from a mapping, or for None the published one."""
         if isinstance(value, MMAudioConfig):
             return value
-        return cls(**checked_fields(cls, {} if value is None else value, "the MMAudio codec's configuration"))
+        settings = {} if value is None else value
+        check_types(cls, settings, "the MMAudio codec's configuration")
+        check_sizes(settings, "the MMAudio codec's configuration")
+        return cls(**settings)
 
 
 def build_vae(config: MMAudioConfig) -> Any:

@@ -12,14 +12,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ovi_eval.common.plain_data import parse_json
+from ovi_eval.common.shown import shown
 from ovi_lab.codecs.base import AudioCodec, VideoCodec, audio_codec, video_codec
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 FORMAT = "ovi_lab.codec/1"
+MAX_FPS = 1000
 
 
 class LatentCodec:
@@ -113,21 +117,23 @@ class LatentCodec:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no codec at {path}; fit one with `ovi-data fit-codec SHARDS {path}`")
-        try:
+        with reading(path, "a codec file", "fit it again"):
             with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("codec", "{}"))
+                about = parse_json((file.metadata() or {}).get("codec", "{}"), str(path))
                 if about.get("format") != FORMAT:
-                    raise UserError(f"{path} has the format {about.get('format')!r}, expected {FORMAT!r}")
+                    raise UserError(
+                        f"{path} has the format {shown(repr(about.get('format')))}, expected {FORMAT!r}"
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            video, audio = about["video"], about["audio"]
+            video, audio, fps = about["video"], about["audio"], float(about["fps"])
+            if not 0 < fps <= MAX_FPS:
+                raise ValueError(f"fps is {fps}")
             return cls(
                 video_codec(video["kind"]).from_parts(video, _under("video.", tensors)),
                 audio_codec(audio["kind"]).from_parts(audio, _under("audio.", tensors)),
-                about["fps"],
+                fps,
                 about["fitted_on"],
             )
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise UserError(f"{path} is not a whole codec file ({error}); fit it again") from error
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

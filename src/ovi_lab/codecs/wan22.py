@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ovi_lab.codecs.base import register_video
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import checked_fields
 from ovi_lab.published import load_named, read_tensors
+from ovi_lab.typed import check_sizes, check_types
 
 # fmt: off
 LATENT_MEAN = (
@@ -88,7 +88,10 @@ class Wan22Config:
         """The configuration itself, from a mapping, or for None the published one."""
         if isinstance(value, Wan22Config):
             return value
-        return cls(**checked_fields(cls, {} if value is None else value, "the Wan2.2 VAE's configuration"))
+        settings = {} if value is None else value
+        check_types(cls, settings, "the Wan2.2 VAE's configuration")
+        check_sizes(settings, "the Wan2.2 VAE's configuration")
+        return cls(**settings)
 
 
 def diffusers_name(name: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from ovi_lab.errors import UserError
+from ovi_lab.typed import MAX_LAYERS, MAX_WIDTH
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
@@ -55,10 +56,12 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
         raise UserError(f"{what} is {value!r}; expected one of {', '.join(choices)}")
 
 
-def check_positive_int(what: str, value: object) -> None:
-    """Raises UserError unless `value` is an int of at least 1 (a bool is none)."""
+def check_positive_int(what: str, value: object, most: int | None = None) -> None:
+    """Raises UserError unless `value` is an int of at least 1 (a bool is none), and of at most `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{what} is {value!r}; expected a whole number of at least 1")
+    if most is not None and value > most:
+        raise UserError(f"{what} is {value}; expected at most {most}")
 
 
 def check_positive_number(what: str, value: object) -> None:
@@ -116,7 +119,7 @@ class TowerConfig:
                     f"{what} has patch_size={patch!r}; expected three numbers: frames, rows, columns"
                 )
             for size in values["patch_size"]:
-                check_positive_int(f"{what}: patch_size", size)
+                check_positive_int(f"{what}: patch_size", size, MAX_LAYERS)
         else:
             values["patch_size"] = (1,)
             if values.get("patch_kernel_size") is None:
@@ -140,11 +143,12 @@ class TowerConfig:
             "text_dim",
         )
         for name in names:
-            check_positive_int(f"{what}: {name}", getattr(self, name))
+            most = MAX_LAYERS if name == "num_layers" else MAX_WIDTH
+            check_positive_int(f"{what}: {name}", getattr(self, name), most)
         for name in ("patch_kernel_size", "patch_hidden_dim"):
             value = getattr(self, name)
             if value is not None and not (name == "patch_hidden_dim" and value == 0):
-                check_positive_int(f"{what}: {name}", value)
+                check_positive_int(f"{what}: {name}", value, MAX_WIDTH)
         check_positive_number(f"{what}: eps", self.eps)
         if self.dim % self.num_heads:
             raise UserError(

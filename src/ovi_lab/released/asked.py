@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TEXTS = (
     "checkpoint", "prompt", "prompts", "weights", "image", "out", "aspect", "sampler.negative_video",
-    "sampler.negative_audio",
+    "sampler.negative_audio", "text.weights", "text.tokenizer",
 )  # fmt: skip
 """Keys whose values are taken as they are typed."""
 

@@ -24,6 +24,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
 
 
@@ -127,5 +128,5 @@ def check(arguments: Sequence[str], config_folder: Path, config_name: str) -> No
 
 def fail(error: Exception) -> NoReturn:
     """Print the one line and leave with exit code 2."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {shown(error, None)}", file=sys.stderr, flush=True)
     raise SystemExit(2)

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
 
 # What may differ between two starts of the same run.
@@ -77,9 +78,11 @@ def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str
         (k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k)
     )
     if different:
-        shown = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in different[:3])
+        said = "; ".join(
+            f"{shown(k)} was {shown(repr(old.get(k)))}, is {shown(repr(new.get(k)))}" for k in different[:3]
+        )
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
-            f"{where} is of another configuration: {shown}{more}. "
-            "Choose another name=…, or overwrite=true to delete it"
+            f"{where} is of another configuration: {said}{more}. "
+            "Choose another name=…, or overwrite=true to delete what it wrote"
         )

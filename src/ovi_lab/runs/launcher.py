@@ -6,14 +6,13 @@ jobs, so that the libraries are imported once. Each job lives in its own folder,
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -30,10 +29,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ovi_eval.common.plain_data import read_json
+from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 from ovi_lab.runs.command_line import fail
 from ovi_lab.runs.progress import fraction
-from ovi_lab.runs.study import JOBS_FILE
+from ovi_lab.runs.study import EndedJob, note_jobs
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -88,23 +89,6 @@ def _work(config: dict[str, Any]) -> tuple[str, str]:
         reporter.close()
 
 
-def _write_jobs(sweep_dir: Path, jobs: Sequence[Job], outcome: Mapping[str, tuple[str, str]]) -> None:
-    rows = [
-        {
-            "name": job.name,
-            "arm": job.config["arm_name"],
-            "seed": job.config["seed"],
-            "run_dir": str(job.run_dir),
-            "status": outcome[job.name][0],
-            "message": outcome[job.name][1],
-        }
-        for job in jobs
-    ]
-    temporary = sweep_dir / f".{JOBS_FILE}.tmp"
-    temporary.write_text(json.dumps(rows, indent=1))
-    temporary.replace(sweep_dir / JOBS_FILE)
-
-
 def _varied(job_overrides: Sequence[Sequence[str]]) -> set[str]:
     """Keys that the jobs of a sweep set differently, beside arm and seed: each of their values is an arm of its own."""
     values: dict[str, set[str]] = {}
@@ -150,8 +134,8 @@ class _Screen:
         """Read what the jobs wrote."""
         for job in running:
             try:
-                state = json.loads((job.run_dir / "progress.json").read_text())
-            except (FileNotFoundError, json.JSONDecodeError):
+                state = read_json(job.run_dir / "progress.json")
+            except EvalError:
                 continue
             share = fraction(state)
             if not self.shares[job.name] and share > 0.1:
@@ -251,7 +235,9 @@ class LocalPoolLauncher(Launcher):
             # a failed job is told of at the end of the study, after the others have been ranked
             returned.status = JobStatus.COMPLETED
             returned.return_value = outcome[job.name][0]
-        _write_jobs(sweep_dir, jobs, outcome)
+        note_jobs(
+            sweep_dir, [EndedJob(job.name, job.config, job.run_dir, *outcome[job.name]) for job in jobs]
+        )
         return [returned for _, returned in pairs]
 
     def run_jobs(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_lab.callbacks.preemption import was_requeued
+from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.io import recover
 from ovi_lab.errors import UserError
@@ -22,6 +22,7 @@ from ovi_lab.runs.identity import check_same_run, config_hash, run_config
 from ovi_lab.runs.processes import died, is_first_process
 from ovi_lab.runs.progress import Reporter
 from ovi_lab.runs.trainer import make_trainer
+from ovi_lab.runs.written import remove_run
 
 log = logging.getLogger("ovi_lab.runs")
 
@@ -39,8 +40,7 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
         path = resolve_checkpoint(str(word))
         _verified(path)
     if path is not None:
-        stored = OmegaConf.create(Checkpoint.open(path).config_text())
-        check_same_run(plain, run_config(stored), f"checkpoint {path}")  # type: ignore[arg-type]
+        check_same_run(plain, Checkpoint.open(path).configuration().plain, f"checkpoint {path}")
     return path
 
 
@@ -77,14 +77,10 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
     if not is_first_process():
         # the folder is left to the first one
         return (run_dir / "done.json").is_file() and not config.overwrite
-    if config.overwrite and stored.is_file():
-        if run_dir.resolve() == Path.cwd() or (run_dir / ".git").exists():
-            raise UserError(
-                f"overwrite=true would delete {run_dir}, which is more than a run: choose another run_dir"
-            )
-        shutil.rmtree(run_dir)
+    if config.overwrite:
+        remove_run(run_dir)
     if stored.is_file():
-        check_same_run(plain, run_config(OmegaConf.load(stored)), f"the run in {run_dir}")  # type: ignore[arg-type]
+        check_same_run(plain, Configuration.read(stored).plain, f"the run in {run_dir}")
         if (run_dir / "done.json").is_file():
             return True
         if config.resume is None and not was_requeued() and latest_checkpoint(run_dir) is not None:
@@ -195,7 +191,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     first = trainer.is_global_zero
     _part_ways()
     if config.evaluation.enabled and first and dealt_out:
-        task, ema = _whole_again(run_dir), None
+        task, ema = _whole_again(run_dir, config), None
     if config.evaluation.enabled and first:
         from ovi_eval.errors import EvalError
         from ovi_lab.runs.evaluate import evaluate_run
@@ -212,14 +208,15 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     return "done"
 
 
-def _whole_again(run_dir: Path) -> Any:
+def _whole_again(run_dir: Path, config: DictConfig) -> Any:
     """The averaged model of a run whose processes each hold a part, put together from its last checkpoint."""
     from types import SimpleNamespace
 
     from ovi_lab.sample import load_model
 
-    model, text, _, _ = load_model(run_dir / "last")
-    return SimpleNamespace(model=model, text_encoder=text, eval=model.eval)
+    # the encoder's files as this run's own configuration names them
+    loaded = load_model(run_dir / "last", text_files=config.get("text"))
+    return SimpleNamespace(model=loaded.model, text_encoder=loaded.text, eval=loaded.model.eval)
 
 
 def _part_ways() -> None:

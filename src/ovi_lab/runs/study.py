@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from ovi_eval.files import written_whole
 from ovi_lab.errors import UserError
 
 JOBS_FILE = "jobs.json"
@@ -22,6 +23,42 @@ class _Study:
     title: str
     message: str
     claims: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A member of a sweep of this process, and how it ended."""
+
+    name: str
+    config: Mapping[str, Any]
+    """As the command line composed it: nothing of it was read from the run's folder."""
+    run_dir: Path
+    status: str
+    """"done", "skipped" or "failed"."""
+    message: str
+
+
+_jobs: dict[Path, Sequence[EndedJob]] = {}
+
+
+def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
+    """Leave what a sweep's launcher knows for `finish`, and a list of it in the sweep's folder for people."""
+    _jobs[folder] = jobs
+    rows = [
+        {
+            "name": job.name,
+            "arm": job.config["arm_name"],
+            "seed": job.config["seed"],
+            "run_dir": job.run_dir.name
+            if not job.run_dir.is_relative_to(folder)
+            else str(job.run_dir.relative_to(folder)),
+            "status": job.status,
+            "message": job.message,
+        }
+        for job in jobs
+    ]
+    with written_whole(folder / JOBS_FILE) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1))
 
 
 # Hydra turns what its callbacks raise into warnings; what they leave here is done by `finish`, whose errors count.
@@ -46,21 +83,14 @@ class StudyCallback(Callback):
         _ended.append(_Study(folder, self.title, self.message, self.claims))
 
 
-def _jobs(folder: Path) -> list[dict[str, Any]]:
-    path = folder / JOBS_FILE
-    return list(json.loads(path.read_text())) if path.is_file() else []
-
-
-def _score_references(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
-    """Score real clips, and real clips spoiled by rule, once per study."""
+def _score_references(folder: Path, jobs: Sequence[EndedJob]) -> None:
+    """Score real clips, and real clips spoiled by rule, once per study, on the data that this command configures."""
     from ovi_lab.runs.evaluate import evaluate_references
 
-    done = [Path(job["run_dir"]) for job in jobs if job["status"] != "failed"]
-    scored = [d for d in done if (d / "results.json").is_file()]
-    if scored:
-        config = OmegaConf.load(scored[0] / "config.yaml")
-        assert isinstance(config, DictConfig)
-        evaluate_references(config, folder / "references")
+    for job in jobs:
+        if job.status != "failed" and (job.run_dir / "results.json").is_file():
+            evaluate_references(OmegaConf.create(dict(job.config)), folder / "references")
+            return
 
 
 def finish() -> None:
@@ -75,9 +105,9 @@ def finish() -> None:
 
     while _ended:
         study = _ended.pop()
-        jobs = _jobs(study.folder)
-        failed = [f"{job['name']}: {job['message']}" for job in jobs if job["status"] == "failed"]
-        arms = list(dict.fromkeys(job["arm"] for job in jobs))
+        jobs = _jobs.pop(study.folder, ())
+        failed = [f"{job.name}: {job.message}" for job in jobs if job.status == "failed"]
+        arms = list(dict.fromkeys(job.config["arm_name"] for job in jobs))
         try:
             _score_references(study.folder, jobs)
             if len(failed) < len(jobs) or not jobs:
@@ -89,7 +119,7 @@ def finish() -> None:
                     message=study.message,
                     order=arms,
                     claims=study.claims,
-                    expected=[(job["arm"], job["seed"]) for job in jobs],
+                    expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
                     progress=True,
                 )
                 show(board)

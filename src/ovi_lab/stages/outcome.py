@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,15 @@ from statistics import mean
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from ovi_eval.common.plain_data import read_json
 from ovi_eval.results import read
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.export import export_run
 from ovi_lab.checkpoints.loading import initialise_from
 from ovi_lab.errors import UserError
+from ovi_lab.models import TwinDiT
 from ovi_lab.paths import config_dir
 from ovi_lab.runs.launcher import Job
 from ovi_lab.sample import sample_clips
@@ -39,7 +39,7 @@ def export_and_check(run: Path, file: Path) -> int:
     """
     export_run(run / "last", file, target="ovi", overwrite=True)
     checkpoint = Checkpoint.open(resolve_checkpoint(run))
-    model = instantiate(OmegaConf.create(checkpoint.config_text()).model)()
+    model = TwinDiT(**checkpoint.configuration().model())
     initialise_from(model, None, file)
     loaded = model.state_dict()
     for name, weight in checkpoint.weights("model", ema=checkpoint.has("ema/model.safetensors")).items():
@@ -141,7 +141,7 @@ def draw(found: Sequence[Curve], goal: float, real: float, path: Path) -> None:
 
 
 def _row(settings: Settings, arm: str, begins: str) -> str:
-    done = [json.loads((settings.run(arm, seed) / "done.json").read_text()) for seed in settings.seed]
+    done = [read_json(settings.run(arm, seed) / "done.json") for seed in settings.seed]
 
     def loss(modality: str) -> str:
         values = [d["losses"].get(f"loss_{modality}") for d in done]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import checked_fields
 from ovi_lab.published import load_named, read_tensors
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import clean_characters
+from ovi_lab.typed import check_sizes, check_types
 
 _OUTSIDE = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
 _IN_BLOCK = {
@@ -58,7 +58,10 @@ class UMT5Config:
         """The configuration itself, from a mapping, or for None that of umT5-XXL."""
         if isinstance(value, UMT5Config):
             return value
-        return cls(**checked_fields(cls, {} if value is None else value, "umT5's configuration"))
+        settings = {} if value is None else value
+        check_types(cls, settings, "umT5's configuration")
+        check_sizes(settings, "umT5's configuration")
+        return cls(**settings)
 
 
 def transformers_name(name: str) -> str:

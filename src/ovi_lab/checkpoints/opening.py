@@ -1,0 +1,221 @@
+"""Model weights of any maker, opened by one reader for all who take them: starting a run, exporting, sampling.
+
+Our own checkpoints, Lightning's files, DeepSpeed's folders, weights in the released layout. Whatever holds them,
+their names are the released ones, quantised weights are refused, and what a listing gives a sha256 of is compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovi_eval.common.shown import shown
+from ovi_lab.checkpoints.configuration import Configuration
+from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.names import Renamed, model_of
+from ovi_lab.checkpoints.pickled import PickledTensors, Pieces, load_plain, state_of
+from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
+from ovi_lab.checkpoints.zero import is_zero, open_zero
+from ovi_lab.errors import UserError
+
+_PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+_STEP = re.compile(r"step_(\d+)(\.ckpt)?$")
+_TEXT = "text_encoder."
+_NO_TEXT_ENCODER = (
+    "The trained text encoder stays in the checkpoint: the released layout has the towers only."
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Weights on disk under released names, none of them read, and what is known of them."""
+
+    path: Path
+    """The checkpoint itself, as it lies in its run."""
+    weights: Stored
+    """Of the model; of an adapter too, where the run had one (see `ovi_lab.adapters.MergedWeights`)."""
+    step: int | None
+    origin: str
+    """What the weights are, in words."""
+    averaged: bool
+    has_averaged: bool
+    text: Stored | None = None
+    """Of the trained text encoder, where there is one."""
+    configuration: Configuration | None = None
+    """Of the run, where the checkpoint brings it."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def open_weights(path: str | Path, ema: bool | None = None) -> Opened:
+    """Find out what `path` is, and open it.
+
+    Args:
+        path: a run or its `last` (the newest of its checkpoints/step_*); a checkpoint folder of ours or of
+            DeepSpeed's; a Lightning .ckpt or another file of torch.save with a state dict; a .safetensors file, its
+            index, or a folder of shards, in the released layout or a tower published by itself.
+        ema: averaged weights, or raw; None takes averaged ones where there are some.
+
+    Raises:
+        UserError: nothing there, not whole or not as it was written, holding code, quantised, or of another model.
+    """
+    path = _of_run(Path(path))
+    if path.is_file() and path.suffix in _PICKLED:
+        return _lightning(path, ema)
+    if path.is_file() and path.name.endswith((".safetensors", INDEX_SUFFIX)):
+        return _released(path, ema)
+    if is_zero(path):
+        return _zero(path, ema)
+    if path.is_file():
+        raise UserError(
+            f"{path} is no checkpoint: name a folder, or a file ending in .ckpt, .pt or .safetensors"
+        )
+    if path.is_dir() and any(path.glob(f"*{INDEX_SUFFIX}")) and not (path / "checkpoint.json").is_file():
+        return _released(path, ema)
+    return _own(path, ema)
+
+
+def _of_run(path: Path) -> Path:
+    """The newest checkpoint of a run (or its `last`) if DeepSpeed or Lightning wrote it by itself; else `path`."""
+    run = path.parent if path.name == "last" and not path.exists() else path
+    theirs = {
+        int(match[1]): place
+        for place in (run / "checkpoints").glob("step_*")
+        if (match := _STEP.search(place.name)) and (is_zero(place) or (place.is_file() and match[2]))
+    }
+    ours = latest_checkpoint(run)
+    match = _STEP.search(ours.name) if ours is not None else None
+    newest = max(theirs, default=-1)
+    return theirs[newest] if newest > (int(match[1]) if match else -1) else path
+
+
+def _own(path: Path, ema: bool | None) -> Opened:
+    checkpoint = Checkpoint.open(resolve_checkpoint(path))
+    has_averaged = checkpoint.has("ema/model.safetensors")
+    averaged = has_averaged if ema is None else ema
+    name = "ema/model.safetensors" if averaged else "model.safetensors"
+    if not checkpoint.has(name):
+        hint = "use --raw" if averaged else "it holds no model"
+        raise UserError(f"checkpoint {checkpoint.path} holds no {name}: {hint}")
+    text = "ema/text_encoder.safetensors" if averaged else "text_encoder.safetensors"
+    trained_text = checkpoint.has(text)
+    return Opened(
+        path=checkpoint.path,
+        weights=checkpoint.stored("model", ema=averaged),
+        step=checkpoint.step,
+        origin=f"a checkpoint of ovi-lab, step {checkpoint.step}, {_kind(averaged)} weights",
+        averaged=averaged,
+        has_averaged=has_averaged,
+        text=checkpoint.stored("text_encoder", ema=averaged) if trained_text else None,
+        configuration=checkpoint.configuration(),
+        notes=(_NO_TEXT_ENCODER,) if trained_text else (),
+    )
+
+
+def _lightning(path: Path, ema: bool | None) -> Opened:
+    content = load_plain(path)
+    if "state_dict" not in content and all(isinstance(value, Tensor) for value in content.values()):
+        content = {"state_dict": content}
+    if "state_dict" not in content:
+        raise UserError(f"{path} holds no state_dict: it is no checkpoint of Lightning's, use another")
+    raw, average = "state_dict", "ema_state_dict"
+    if "current_model_state" in content:  # Lightning's own averaging callbacks swap the two
+        raw, average = "current_model_state", "state_dict"
+    has_averaged = bool(content.get(average))
+    averaged = _choose(path, ema, has_averaged)
+    state = {n: Pieces.of(t) for n, t in state_of(content, average if averaged else raw, path).items()}
+    weights, text, notes = _parts(PickledTensors(path, state))
+    step = content.get("global_step")
+    step = step if type(step) is int and step >= 0 else None
+    return Opened(
+        path=path,
+        weights=weights,
+        step=step,
+        origin=f"a Lightning checkpoint, {_at(step)}{_kind(averaged)} weights",
+        averaged=averaged,
+        has_averaged=has_averaged,
+        text=text,
+        notes=notes,
+    )
+
+
+def _zero(path: Path, ema: bool | None) -> Opened:
+    zero = open_zero(path)
+    averaged = _choose(path, ema, zero.averaged is not None)
+    state = zero.averaged if averaged and zero.averaged is not None else zero.state
+    weights, text, notes = _parts(PickledTensors(zero.folder, state))
+    kind = "averaged weights" if averaged else "raw fp32 master weights" if zero.stage else "raw weights"
+    processes = f"{zero.processes} process{'es' if zero.processes > 1 else ''}"
+    return Opened(
+        path=path,
+        weights=weights,
+        step=zero.step,
+        origin=f"a DeepSpeed checkpoint of ZeRO-{zero.stage}, {processes}, {_at(zero.step)}{kind}",
+        averaged=averaged,
+        has_averaged=zero.averaged is not None,
+        text=text,
+        notes=(*_lesser(weights, state, zero.stage), *notes),
+    )
+
+
+def _lesser(weights: Stored, state: Mapping[str, Pieces], stage: int) -> list[str]:
+    """Weights that were never in fp32 are no worse for being written so, but their user should know."""
+    names = weights.names.values() if isinstance(weights, Renamed) else weights.tensors
+    stored = [state[name].parts[0].dtype for name in names if state[name].parts]
+    lesser = [str(dtype).removeprefix("torch.") for dtype in stored if dtype != torch.float32]
+    if not lesser:
+        return []
+    why = "not trained" if stage else "stage 0 keeps its master weights without names"
+    return [
+        f"The checkpoint keeps {len(lesser)} of {len(stored)} weights in {', '.join(sorted(set(lesser)))} ({why})."
+    ]
+
+
+def _released(path: Path, ema: bool | None) -> Opened:
+    if ema:
+        raise UserError(f"{path} holds one set of weights, which may be averaged or not: leave out --ema")
+    files = TensorFiles.open(path, "model weights")
+    weights, text, notes = _parts(files)
+    return Opened(
+        path=files.path,
+        weights=weights,
+        step=None,
+        origin=f"{shown(path.name)}, weights in the released layout",
+        averaged=False,
+        has_averaged=False,
+        text=text,
+        notes=notes,
+    )
+
+
+def _parts(stored: Stored) -> tuple[Stored, Stored | None, tuple[str, ...]]:
+    """The model, the text encoder where there is one, and what is to be said of the rest."""
+    model, others = model_of(stored)
+    text = {name.removeprefix(_TEXT): name for name in others if name.startswith(_TEXT)}
+    if text:
+        return model, Renamed(stored, text), (_NO_TEXT_ENCODER,)
+    if others:
+        return (
+            model,
+            None,
+            (f"{len(others)} tensors of the checkpoint are not the model's, as {shown(others[0])}.",),
+        )
+    return model, None, ()
+
+
+def _choose(path: Path, ema: bool | None, has_averaged: bool) -> bool:
+    if ema and not has_averaged:
+        raise UserError(f"checkpoint {path} holds no averaged weights: use --raw")
+    return has_averaged if ema is None else ema
+
+
+def _kind(averaged: bool) -> str:
+    return "averaged" if averaged else "raw"
+
+
+def _at(step: int | None) -> str:
+    return "" if step is None else f"step {step}, "

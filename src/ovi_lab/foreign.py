@@ -1,0 +1,44 @@
+"""Reading what somebody else wrote: whatever is wrong with its content becomes one line."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
+from ovi_lab.errors import UserError
+
+# What parsers, torch and our own code raise over content of another shape than expected.
+_WRONG = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, SafetensorError,
+    TypeError, ValueError, struct.error,
+)  # fmt: skip
+
+
+@contextmanager
+def reading(source: Path | str, what: str, advice: str = "copy it again or use another") -> Iterator[None]:
+    """Within the block a foreign file is parsed and laid out, and nothing else is done.
+
+    Args:
+        source: the file or folder.
+        what: it is to be, in words: "a codec file of ovi-lab".
+        advice: what the user can do.
+
+    Raises:
+        UserError: in the place of any error that wrong content can cause.
+    """
+    try:
+        yield
+    except EvalError as error:
+        raise UserError(str(error)) from error
+    except _WRONG as error:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise UserError(
+            f"{shown(source, None)} is not whole {what} ({shown(reason, 160)}): {advice}"
+        ) from error

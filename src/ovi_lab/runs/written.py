@@ -1,0 +1,105 @@
+"""What a run writes into its folder, by name: so that writing it anew removes that and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ovi_eval.clipset import HEADER
+from ovi_eval.common.plain_data import parse_json
+from ovi_eval.errors import EvalError
+from ovi_lab.checkpoints.configuration import Configuration
+from ovi_lab.errors import UserError
+
+_OF_A_CHECKPOINT = (
+    "checkpoint.json", "config.yaml", "trainer_state.pt", "*.safetensors", "ema/*.safetensors",
+    "shards/rank_*.safetensors",
+)  # fmt: skip
+WRITTEN: tuple[str, ...] = (
+    "config.yaml", "done.json", "results.json", "per_clip.jsonl", "metrics.csv", "progress.json", "traceback.txt", "clips.safetensors",
+    "ball_judges.safetensors", "last", ".config.yaml.tmp", ".done.json.tmp", ".progress.json.tmp", ".last.*",
+    ".results.json.*.tmp", ".clips.safetensors.*.tmp", "tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml",
+    "samples/step_*/*.mp4", "val_metrics/reference.safetensors", "val_metrics/samples.safetensors",
+    ".per_clip.jsonl.*.tmp", "val_metrics/step_*.json", "val_metrics/step_*.per_clip.jsonl", "inspect/step_*_rank_*.safetensors", "inspect/step_*_rank_*.json",
+    *(f"checkpoints/{folder}/{name}" for folder in ("step_*", ".step_*.tmp", ".step_*.old")
+      for name in _OF_A_CHECKPOINT),
+)  # fmt: skip
+"""Patterns of a run's files, relative to its folder; `clips/<id>.mp4` besides, for the ids of `clips.safetensors`."""
+
+
+def remove_run(run_dir: Path) -> None:
+    """Remove what the run in a folder wrote. Everything else stays, and no link is followed.
+
+    Raises:
+        UserError: the folder holds something, and it is no run; or what is to go cannot be removed.
+    """
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return
+    if not _is_run(run_dir):
+        known = set(_written(run_dir))
+        other = next((entry for entry in sorted(run_dir.iterdir()) if entry not in known), None)
+        if other is not None:
+            raise UserError(
+                f"overwrite=true removes what a run wrote, and {run_dir} is no run's folder (it holds {other.name}): "
+                "choose another run_dir, or leave overwrite out"
+            )
+    try:
+        folders: set[Path] = set()
+        for path in list(_written(run_dir)):
+            path.unlink()
+            folders.update(parent for parent in path.parents if parent.is_relative_to(run_dir))
+        for folder in sorted(folders - {run_dir}, key=lambda f: len(f.parts), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    except OSError as error:
+        raise UserError(f"{run_dir} cannot be written anew ({error}): choose another run_dir") from error
+
+
+def _is_run(run_dir: Path) -> bool:
+    if not (run_dir / "config.yaml").is_file():
+        return False
+    try:
+        found = Configuration.read(run_dir / "config.yaml").plain
+    except UserError:
+        return False
+    return found.keys() >= {"run_dir", "seed", "task"}
+
+
+def _written(run_dir: Path) -> Iterator[Path]:
+    clips = tuple(f"clips/{_literal(name)}.mp4" for name in _clip_ids(run_dir / "clips.safetensors"))
+    seen: set[Path] = set()
+    for pattern in (*WRITTEN, *clips):
+        for path in _matching(run_dir, pattern.split("/")):
+            if path not in seen:
+                seen.add(path)
+                yield path
+
+
+def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Files and links of a pattern; a link in the place of a folder stands for itself."""
+    for entry in sorted(folder.iterdir()):
+        if not fnmatchcase(entry.name, parts[0]):
+            continue
+        if entry.is_symlink() or (len(parts) == 1 and entry.is_file()):
+            yield entry
+        elif len(parts) > 1 and entry.is_dir():
+            yield from _matching(entry, parts[1:])
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _clip_ids(path: Path) -> list[str]:
+    """Of the clips that the run scored; none where they cannot be told."""
+    with suppress(OSError, SafetensorError, EvalError, ValueError, AttributeError, TypeError):
+        if path.is_file() and not path.is_symlink():
+            with safe_open(path, framework="pt") as file:
+                header = (file.metadata() or {}).get(HEADER, "{}")
+            ids = parse_json(header, str(path)).get("ids", [])
+            return [name for name in ids if isinstance(name, str)]
+    return []
