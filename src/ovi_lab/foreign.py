@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from ovi_lab.errors import UserError
 # What parsers, torch and our own code raise over content of another shape than expected.
 _WRONG = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, SafetensorError,
-    TypeError, ValueError, struct.error,
+    TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -26,7 +28,7 @@ def reading(source: Path | str, what: str, advice: str = "copy it again or use a
 
     Args:
         source: the file or folder.
-        what: it is to be, in words: "a codec file of ovi-lab".
+        what: it is to be, in words: "codec file".
         advice: what the user can do.
 
     Raises:
@@ -40,5 +42,5 @@ def reading(source: Path | str, what: str, advice: str = "copy it again or use a
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise UserError(
-            f"{shown(source, None)} is not whole {what} ({shown(reason, 160)}): {advice}"
+            f"{shown(source, None)} is not a whole {what} ({shown(reason, 160)}): {advice}"
         ) from error

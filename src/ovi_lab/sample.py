@@ -7,9 +7,8 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -33,8 +32,7 @@ MAX_PIXELS, MAX_SAMPLES = 2**31, 2**28
 """In a clip; the released models' largest has 2.2e8 pixels in 241 frames and 1.6e5 samples."""
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A checkpoint of a run, ready to sample."""
 
     model: TwinDiT
@@ -116,8 +114,8 @@ def _text_encoder(
         }
     if shapes != wanted:
         raise UserError(
-            f"checkpoint {checkpoint.path} contradicts itself: its text encoder holds {shown(shapes)}, its configuration "
-            f"says {wanted}"
+            f"checkpoint {checkpoint.path} contradicts itself: its text encoder holds {shown(shapes)}, its "
+            f"configuration says {wanted}"
         )
     text = cls(**settings)
     source = str(checkpoint.path)

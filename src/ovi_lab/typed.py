@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ovi_eval.common.shown import shown
@@ -69,7 +69,7 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(_is(v, args[1]) for v in value.values())
     if origin is tuple and args[-1] is not Ellipsis:
         return _listed(value) and len(value) == len(args) and all(map(_is, value, args))
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Iterable):
         return _listed(value) and all(_is(v, args[0]) for v in value)
     return isinstance(hint, type) and isinstance(value, hint)
 
@@ -89,7 +89,7 @@ def _words(hint: Any) -> str:
         return "null"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping"
-    return "a list" if isinstance(origin, type) and issubclass(origin, Sequence) else str(hint)
+    return "a list" if isinstance(origin, type) and issubclass(origin, Iterable) else str(hint)
 
 
 def check_sizes(settings: Mapping[str, Any], what: str) -> None:

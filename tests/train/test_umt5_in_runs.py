@@ -27,10 +27,13 @@ def settings(goldens, tmp_path) -> list[str]:
 def test_a_run_trains_and_its_checkpoint_samples(settings, trained, tmp_path) -> None:
     run = trained(settings, tmp_path / "run")
     assert list(Checkpoint.open(run / "last").weights("text_encoder")) == ["fingerprint"]
-    _, text, _, _ = load_model(run)
+    with pytest.raises(UserError, match=r"name them, text.weights=FILE text.tokenizer=FOLDER"):
+        load_model(run)  # a path that a checkpoint names is not followed
+    files = {"weights": tmp_path / "umt5.pth", "tokenizer": tmp_path / "tokenizer"}
+    text = load_model(run, text_files=files).text
     assert [v.shape for v in text(["a red ball bounces"])] == [(5, 32)]
     weights = torch.load(tmp_path / "umt5.pth", weights_only=True)
     weights["norm.weight"] *= 2
     torch.save(weights, tmp_path / "umt5.pth")
     with pytest.raises(UserError, match="made with another umT5"):
-        load_model(run)
+        load_model(run, text_files=files)

@@ -171,12 +171,12 @@ def load_adapter(model: TwinDiT, path: str | Path) -> LoraSettings:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"adapter {path} is not there: give a .safetensors file of an adapter")
-    with reading(path, "an adapter's file"), safe_open(path, "pt") as file:
+    with reading(path, "safetensors file"), safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if _METADATA not in metadata:
         raise UserError(f"{path} is no adapter of ovi-lab: its header tells no settings")
-    with reading(path, "an adapter's file"):
+    with reading(path, "safetensors file"):
         described = LoraSettings.from_mapping(parse_json(metadata[_METADATA], str(path)))
     # by its tensors' names: a stranger's regular expressions are not run
     found = {match[0] for name in state if (match := adapted_layer(name)) is not None}

@@ -21,6 +21,8 @@ _PLACE = re.compile(
     r"(?:[^\s,;'\"<>|]*[/\\])?"  # and its folders
 )
 """The folders, drive or host before a file's name."""
+_HARMLESS = re.compile(r"(?<!\\)(?:\\\\)*\\([(){}+#]|(?<=\w\\)_(?=\w))")
+"""What means nothing within a line of Markdown: brackets of links and pictures stay escaped."""
 _LAYOUTS = {"ovi": "the released Ovi layout", "comfyui": "the layout of ComfyUI's Ovi loader"}
 _BETTER = {"higher": "higher", "lower": "lower", "closer_to_reference": "closer to the reference row"}
 
@@ -116,7 +118,8 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{_shown(k)} {_shown(v)}" for k, v in value.items() if v not in (None, []))
     if isinstance(value, list | tuple):
         return ", ".join(map(_shown, value))
-    return shown(_PLACE.sub("", value) if isinstance(value, str) else value, 500, to="markdown")
+    escaped = shown(_PLACE.sub("", value) if isinstance(value, str) else value, 500, to="markdown")
+    return _HARMLESS.sub(r"\1", escaped)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

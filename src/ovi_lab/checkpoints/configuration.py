@@ -55,17 +55,20 @@ class Configuration:
     @classmethod
     def read(cls, path: str | Path) -> Configuration:
         """Of a YAML file. Raises UserError where it is missing or no plain mapping."""
-        with reading(path, "a configuration"):
+        with reading(path, "configuration"):
             text = read_text(path)
         return cls.parse(text, str(path))
 
     @classmethod
     def parse(cls, text: str, source: str) -> Configuration:
         """Of a YAML text. Raises UserError where it is no plain mapping."""
-        with reading(source, "a configuration"):
+        with reading(source, "configuration"):
             plain = parse_yaml(text, source)
         if not isinstance(plain, dict):
-            raise UserError(f"{shown(source, None)} is no configuration: use another checkpoint")
+            raise UserError(
+                f"{shown(source, None)} is no mapping and configures no model: use another checkpoint, or the run's "
+                "own config.yaml"
+            )
         return cls(source, plain)
 
     def model(self) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def check_model(settings: Mapping[str, Any], held: Mapping[str, StoredTensor], s
 
 def meta_state(settings: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Names and shapes of a model's tensors, on the meta device. Raises UserError for settings without a model."""
-    with reading(source, "the settings of a model", "choose its own configuration"), torch.device("meta"):
+    with reading(source, "configuration of a model", "choose its own configuration"), torch.device("meta"):
         return TwinDiT(**settings).state_dict()
 
 

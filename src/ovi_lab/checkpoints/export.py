@@ -143,6 +143,10 @@ def _as_released(
     """Arguments of TwinDiT, the tensors to write, and what the reference code would not take."""
     settings = dict(model)
     held, notes = dict(weights.tensors), []
+    if "patch_embedding.weight" in held:
+        raise UserError(
+            f"{weights.path} is one bare tower, which init_from.video takes: export what it became"
+        )
     for tower in ("video", "audio"):
         if not any(name.startswith(f"{tower}_model.") for name in held):
             settings[tower], settings["fusion"] = None, {"direction": "none"}

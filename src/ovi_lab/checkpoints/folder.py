@@ -77,7 +77,7 @@ class Checkpoint:
             raise UserError(
                 f"{path} is not a checkpoint (no checkpoint.json in it): name a folder such as runs/fusion/last"
             )
-        with reading(listing, "the listing of a checkpoint"):
+        with reading(listing, "listing of a checkpoint"):
             content = read_json(listing)
             found, step, files = content["format"], content["step"], dict(content["files"])
             if found != FORMAT:

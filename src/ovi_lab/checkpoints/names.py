@@ -21,6 +21,9 @@ from ovi_lab.errors import UserError
 _TOWER = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?:video|audio)_model\.")
 _BARE = "patch_embedding.weight"
 """Which a tower published by itself (Wan2.2) has, under no tower's name."""
+_BARE_TOWER = re.compile(
+    r"(?P<prefix>(?:(?:model|module|diffusion_model|state_dict|transformer|net)\.)*)patch_embedding\.weight$"
+)
 # torch.compile and activation checkpointing put these into the names of what they wrap.
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 _PLAIN_TYPES = ("F64", "F32", "F16", "BF16")
@@ -69,7 +72,7 @@ def model_of(stored: Stored) -> tuple[Stored, list[str]]:
     source = shown(stored.path, None)
     plain = {name: _without_wrappers(name) for name in stored.tensors}
     found = {match["prefix"] for name in plain.values() if (match := _TOWER.match(name))}
-    bare = {name.removesuffix(_BARE) for name in plain.values() if f".{name}".endswith(f".{_BARE}")}
+    bare = {match["prefix"] for name in plain.values() if (match := _BARE_TOWER.match(name))}
     if not found and not bare:
         raise UserError(
             f"{source} holds no video_model.* or audio_model.* weights: it is a checkpoint of another model"
@@ -93,7 +96,7 @@ def model_of(stored: Stored) -> tuple[Stored, list[str]]:
         names[new] = old
     others = [old for old in plain if old not in set(names.values())]
     check_plain({n: stored.tensors[old] for n, old in names.items()}, others, source)
-    beside = [o for o in others if found and f"{prefix}blocks." in plain[o]]
+    beside = [o for o in others if found and plain[o].startswith(f"{prefix}blocks.")]
     if beside:
         raise UserError(
             f"{source} holds {shown(beside[0], 80)} beside the towers ({len(beside)} such tensors), which is not the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,14 +68,17 @@ def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = (
 
 def _check_archive(path: Path) -> None:
     """Refuse an archive that unfolds to more than the file: torch.save compresses nothing and writes nothing twice."""
-    with reading(path, "a file of torch.save"), zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        size = sum(entry.file_size for entry in entries)
-        pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("its entries are compressed, as torch.save never does")
-        if size > path.stat().st_size or pickles > _MAX_PICKLE:
-            raise ValueError(f"its entries unfold to {size} bytes")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise _broken(path, error) from error
+    size = sum(entry.file_size for entry in entries)
+    pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _broken(path, ValueError("its entries are compressed, as torch.save never does"))
+    if size > path.stat().st_size or pickles > _MAX_PICKLE:
+        raise _broken(path, ValueError(f"its entries unfold to {size} bytes"))
 
 
 def _check_tensors(content: Any, path: Path) -> None:
@@ -83,7 +87,7 @@ def _check_tensors(content: Any, path: Path) -> None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor):
-            with reading(path, "a file of torch.save"):
+            with reading(path, "file of torch.save"):
                 plain = (
                     value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
                 )

@@ -95,7 +95,7 @@ class PieceReader:
         reader = cls(folder, defaultdict(list), {}, {}, checked)
         for name in files:
             path = folder / name
-            with reading(path, "a part of a checkpoint"), safe_open(path, framework="pt") as content:
+            with reading(path, "part of a checkpoint"), safe_open(path, framework="pt") as content:
                 about = parse_json((content.metadata() or {}).get(_METADATA, "{}"), str(path))
                 for key, (start, shape) in about.items():
                     values = content.get_slice(key)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ovi_eval.common.plain_data import read_yaml
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model, model_settings
-from ovi_lab.checkpoints.names import finite, model_of
+from ovi_lab.checkpoints.names import check_fit, finite, model_of
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
 from ovi_lab.codecs.mmaudio import MMAudioConfig
 from ovi_lab.codecs.wan22 import Wan22Config
@@ -27,6 +27,17 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.paths import config_dir
 from ovi_lab.text.umt5 import UMT5Config
 from ovi_lab.typed import check_types
+
+__all__ = [
+    "PRESET_FILE",
+    "ReleasedModel",
+    "check_fit",
+    "is_released",
+    "load_released",
+    "model_settings",
+    "released_model",
+    "released_names",
+]
 
 _MOST = {
     "video_latent_frames": 2**16, "audio_latents": 2**20, "area": 2**16, "fps": 1000, "sample_rate": 2**20,
@@ -118,7 +129,7 @@ def released_model(name: str | Path) -> ReleasedModel:
     if str(name) in released_names():
         return _own_preset(str(name))
     if _preset_file(name).is_file():
-        with reading(_preset_file(name), "a preset", "copy one of conf/released, or write it again"):
+        with reading(_preset_file(name), "preset", "copy one of conf/released, or write it again"):
             facts = read_yaml(_preset_file(name))
         return _preset(facts, str(_preset_file(name)))
     raise UserError(f"{str(name)!r} is no released model; there are {', '.join(released_names())}")
@@ -208,13 +219,11 @@ def load_released(
     Raises:
         UserError: no such file, not whole, or the weights of another model.
     """
-    stored, others = model_of(TensorFiles.open(path, "model weights"))
+    files = TensorFiles.open(path, "model weights")
+    stored, others = model_of(files)
     settings = model_settings(model_config)
-    if others:
-        raise UserError(
-            f"{stored.path} holds {shown(others[0])}, which is no tensor of the towers: take the model alone"
-        )
-    check_model(settings, stored.tensors, str(stored.path))
+    held = {**stored.tensors, **{name: files.tensors[name] for name in others}}
+    check_model(settings, held, str(stored.path))
     with torch.device("meta"):
         model = TwinDiT(**settings)
     converted: dict[str, Tensor] = {}

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
-from ovi_lab.foreign import reading
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _REMAP_AFTER = 64 * 2**20
@@ -119,13 +119,15 @@ def _header(file: Path, what: str) -> dict[str, StoredTensor]:
 
 
 def _indexed(index: Path, what: str) -> dict[str, StoredTensor]:
-    with reading(index, f"an index of {what}", "fetch it again"):
+    try:
         places = read_json(index)["weight_map"]
         by_file: dict[str, set[str]] = {}
         for name, file in places.items():
             by_file.setdefault(file, set()).add(name)
         if not all(isinstance(file, str) for file in by_file):
-            raise TypeError("weight_map names other than files")
+            raise TypeError("it names other than files")
+    except (EvalError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of weights ({shown(error)}): fetch it again") from error
     tensors: dict[str, StoredTensor] = {}
     for file, names in by_file.items():
         if Path(file).name != file or "\\" in file:

@@ -83,7 +83,7 @@ def open_zero(path: Path) -> ZeroCheckpoint:
     Raises:
         UserError: shards are missing, cut short, of different steps, or of a kind that is not read.
     """
-    with reading(path, "a DeepSpeed checkpoint"):
+    with reading(path, "DeepSpeed checkpoint"):
         return _opened(_shard_folder(path))
 
 

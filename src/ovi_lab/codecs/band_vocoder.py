@@ -135,7 +135,7 @@ class BandVocoder:
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BandVocoder:
         settings = {name: config[name] for name in ("sample_rate", "partials_hz", "iterations", "seed")}
-        check_types(cls, {**settings, "partials_hz": []}, "the audio codec")
+        check_types(cls, settings, "the audio codec")
         most = {"sample_rate": MAX_SAMPLE_RATE, "iterations": 1000, "seed": 2**63 - 1}
         for name, value in most.items():
             if not 0 <= settings[name] <= value:

@@ -117,7 +117,7 @@ class LatentCodec:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no codec at {path}; fit one with `ovi-data fit-codec SHARDS {path}`")
-        with reading(path, "a codec file", "fit it again"):
+        with reading(path, "codec file", "fit it again"):
             with safe_open(path, framework="pt") as file:
                 about = parse_json((file.metadata() or {}).get("codec", "{}"), str(path))
                 if about.get("format") != FORMAT:

@@ -19,15 +19,29 @@ _OF_A_CHECKPOINT = (
     "checkpoint.json", "config.yaml", "trainer_state.pt", "*.safetensors", "ema/*.safetensors",
     "shards/rank_*.safetensors",
 )  # fmt: skip
-WRITTEN: tuple[str, ...] = (
-    "config.yaml", "done.json", "results.json", "per_clip.jsonl", "metrics.csv", "progress.json", "traceback.txt", "clips.safetensors",
-    "ball_judges.safetensors", "last", ".config.yaml.tmp", ".done.json.tmp", ".progress.json.tmp", ".last.*",
-    ".results.json.*.tmp", ".clips.safetensors.*.tmp", "tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml",
-    "samples/step_*/*.mp4", "val_metrics/reference.safetensors", "val_metrics/samples.safetensors",
-    ".per_clip.jsonl.*.tmp", "val_metrics/step_*.json", "val_metrics/step_*.per_clip.jsonl", "inspect/step_*_rank_*.safetensors", "inspect/step_*_rank_*.json",
-    *(f"checkpoints/{folder}/{name}" for folder in ("step_*", ".step_*.tmp", ".step_*.old")
-      for name in _OF_A_CHECKPOINT),
+_OF_A_RUN = (
+    "config.yaml", "done.json", "results.json", "per_clip.jsonl", "metrics.csv", "progress.json", "traceback.txt",
+    "clips.safetensors", "ball_judges.safetensors", "last",
 )  # fmt: skip
+WRITTEN: tuple[str, ...] = (
+    *_OF_A_RUN,
+    *(f".{name}{end}" for name in _OF_A_RUN for end in (".tmp", ".*.tmp")),
+    ".last.*",
+    "tensorboard/events.out.tfevents.*",
+    "tensorboard/hparams.yaml",
+    "samples/step_*/*.mp4",
+    "val_metrics/reference.safetensors",
+    "val_metrics/samples.safetensors",
+    "val_metrics/step_*.json",
+    "val_metrics/step_*.per_clip.jsonl",
+    "inspect/step_*_rank_*.safetensors",
+    "inspect/step_*_rank_*.json",
+    *(
+        f"checkpoints/{folder}/{name}"
+        for folder in ("step_*", ".step_*.tmp", ".step_*.old")
+        for name in _OF_A_CHECKPOINT
+    ),
+)
 """Patterns of a run's files, relative to its folder; `clips/<id>.mp4` besides, for the ids of `clips.safetensors`."""
 
 
