@@ -12,13 +12,22 @@ from safetensors.torch import load_file, save_file
 from ovi_lab.checkpoints import Checkpoint, initialise_from
 from ovi_lab.checkpoints.export import main as export
 from ovi_lab.checkpoints.folder import FORMAT
-from ovi_lab.codecs import LatentCodec, default_codec
+from ovi_lab.codecs import LatentCodec
+from ovi_lab.codecs.pair import default_codec
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.sample import load_model
 from ovi_lab.text import LearnedText
 
-TOWER = {"dim": 16, "ffn_dim": 16, "num_heads": 2, "num_layers": 2, "freq_dim": 16, "text_len": 4, "text_dim": 8}
+TOWER = {
+    "dim": 16,
+    "ffn_dim": 16,
+    "num_heads": 2,
+    "num_layers": 2,
+    "freq_dim": 16,
+    "text_len": 4,
+    "text_dim": 8,
+}
 MODEL = {
     "_target_": "ovi_lab.models.TwinDiT",
     "_partial_": True,
@@ -158,6 +167,7 @@ def test_references_stay_text_in_a_configuration(theirs, tmp_path, monkeypatch, 
     card = (tmp_path / "out" / "README.md").read_text()
     assert "s3cret" not in card
     assert "OVI_SECRET" in card
+    capsys.readouterr()
     with_settings(theirs, model=MODEL | {"init_seed": "${oc.env:OVI_SECRET}"})
     assert "s3cret" not in exported(theirs, tmp_path / "second", capsys)
 
@@ -188,7 +198,8 @@ def tower(**changes):
     ("changes", "said"),
     [
         (tower(dim=10**9, num_heads=10**8), "expected at most"),
-        (tower(num_layers=10**6), "expected at most"),
+        (tower(num_layers=10**6), "has 2 blocks, the configuration says 1000000"),
+        (tower(freq_dim=10**7), "expected at most"),
         (tower(num_layers=1000), "has 2 blocks, the configuration says 1000"),
         (tower(ffn_dim=2**20), "does not fit this model"),
         (tower(patch_size=[1024, 1024, 1024]), "does not fit this model"),
@@ -213,7 +224,9 @@ def test_settings_that_the_weights_contradict_are_refused(changes, said, theirs)
     assert said in refusal(load_model, theirs)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "codec.safetensors", "text_encoder.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.yaml", "codec.safetensors", "text_encoder.safetensors"]
+)
 def test_what_is_not_as_it_was_written_is_refused(name, theirs, tmp_path, capsys):
     content = bytearray((theirs / name).read_bytes())
     content[-1] ^= 1
@@ -293,5 +306,7 @@ def test_a_codec_that_asks_for_more_than_it_holds_is_refused(whole, tmp_path):
     for header in ("[" * 10**5, "{}", "null", '{"format": 1}', json.dumps(about | {"fps": float("inf")})):
         save_file(tensors, path, {"codec": header})
         refusal(LatentCodec.load, path)
-    save_file(tensors | {"video.mean": tensors["video.mean"] * float("nan")}, path, {"codec": json.dumps(about)})
+    save_file(
+        tensors | {"video.mean": tensors["video.mean"] * float("nan")}, path, {"codec": json.dumps(about)}
+    )
     refusal(LatentCodec.load, path)
