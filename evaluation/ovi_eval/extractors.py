@@ -7,6 +7,7 @@ An extractor works in two steps, so that the next clips are decoded while the ne
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,10 @@ class Extractor(ABC):
     def key(self) -> str:
         """All that the features of a clip depend on besides the clip."""
         return f"{self.name} v{self.version}; {self.variant}; {self.preprocessing}"
+
+    def notes(self, items: Sequence[Item]) -> tuple[str, ...]:
+        """What to tell beside the numbers of these clips, such as texts of which only a part is read."""
+        return ()
 
     @abstractmethod
     def load(self, item: Item) -> Any:

@@ -325,7 +325,7 @@ class _Run:
         for key, column in columns.items():
             for row, value in zip(rows, column.tolist(), strict=True):
                 row[key] = value if math.isfinite(value) else None
-        found = {}
+        found, notes = {}, extractor.notes(self.sides[0])
         captions = [item.caption for item in self.sides[0]]
         clips = [contents[0].get(place, place) for place in range(len(rows))]
         for spec in metric.values:
@@ -362,7 +362,7 @@ class _Run:
                 bias=beside.bias,
                 weights=dict(extractor.weights),
                 preprocessing=extractor.preprocessing,
-                warnings=told,
+                warnings=(*told, *notes),
                 comparable=self.options.comparable,
                 distinct=distinct if n else None,
             )

@@ -26,6 +26,7 @@ from ovi_eval.errors import EvalError
 from ovi_eval.items import FileItem, Item, MemoryItem, items_in
 from ovi_eval.metrics.clap import Clap, Clap630kScore, ClapAllCrops, ClapFloat, ClapScore, cosines
 from ovi_eval.needs import WEIGHTS_FOLDER, lacking
+from ovi_eval.scoring import score_items
 
 RATE = clap_sound.SAMPLE_RATE
 TOLERANCE = 1e-5
@@ -253,6 +254,23 @@ def test_a_clip_is_scored_by_its_sound_and_caption(small: dict[str, Any]) -> Non
     assert "small.pt" in named
     assert "roberta-base" in named
     assert extractor.weights["small.pt"][:12] in extractor.variant
+
+
+def test_captions_that_are_read_in_part_are_told(small: dict[str, Any]) -> None:
+    """The reference reads 77 tokens and drops the rest without a word."""
+
+    class Here(SmallClap):
+        def __init__(self, device: torch.device) -> None:
+            super().__init__(device, **small)
+
+    class Score(ClapScore):
+        extractor = Here
+
+    sound_S = waves()[0, :RATE]
+    scored = score_items([clip(sound_S), clip(sound_S, "dog " * 100)], None, [Score])
+    (told,) = scored.values["clap_score"].warnings
+    assert told == "1 captions have more than 77 tokens, of which CLAP reads the first: clip"
+    assert score_items([clip(sound_S)], None, [Score]).values["clap_score"].warnings == ()
 
 
 def test_features_are_cached_by_sound_and_caption(small: dict[str, Any], tmp_path: Path) -> None:

@@ -192,6 +192,14 @@ class Tokenizer:
                 f"expected {size.vocabulary} with (0, 1, 2)); fetch {TOKENIZER.needs()}"
             )
 
+    def is_cut(self, caption: str) -> bool:
+        """Whether the caption has more tokens than are read."""
+        # a token is a byte at least, and two are marks
+        return (
+            len(caption.encode()) > TOKENS - 2
+            and len(self._encode(caption, verbose=False)["input_ids"]) > TOKENS
+        )
+
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Tokens [N, 77] int64 and which of them count [N, 77] (1 or 0); what lies beyond is not read."""
         found = self._encode(

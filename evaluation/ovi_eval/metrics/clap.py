@@ -7,15 +7,17 @@ Shapes: N clips, E = 512 features.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, Tokenizer, load_clap
+from ..backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, TOKENS, Tokenizer, load_clap
 from ..backbones.clap_keys import BASE, TINY, Size
 from ..backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
+from ..captions import few
 from ..errors import EvalError
 from ..extractors import CPU, Extractor, Features
 from ..items import Item
@@ -59,6 +61,15 @@ class Clap(Extractor):
         heard = {"one": "one crop", "all": "all crops"}[self.crops]
         self.variant = f"{loaded.variant}, tokenizer {self.tokenizer.digest[:12]}, {self.rounding}, {heard}"
         self.weights = {loaded.path.name: loaded.sha256, TOKENIZER.name: self.tokenizer.digest}
+
+    def notes(self, items: Sequence[Item]) -> tuple[str, ...]:
+        """Says whose captions are read in part, as the reference reads them."""
+        cut = [item.id for item in items if self.tokenizer.is_cut(item.caption)]
+        if not cut:
+            return ()
+        return (
+            f"{len(cut)} captions have more than {TOKENS} tokens, of which CLAP reads the first: {few(cut)}",
+        )
 
     def load(self, item: Item) -> tuple[Tensor, str]:
         """Pieces of sound [N, 480000], and the caption. The tokenizer is not made for several threads.
