@@ -125,6 +125,7 @@ def _text_encoder(
 
 def sample_clips(config: DictConfig) -> list[Path]:
     """Write the clips that the configuration asks for, from a run of our own; returns their paths."""
+    from ovi_eval.common.unicode_text import unusable
     from ovi_eval.media import write_mp4
     from ovi_lab.callbacks.samples import decode_present
     from ovi_lab.released.command import usable_device
@@ -140,14 +141,15 @@ def sample_clips(config: DictConfig) -> list[Path]:
             raise UserError(
                 f"{name}= is for released models, and {config.checkpoint} is none of them: leave it out"
             )
+    if why := unusable(str(config.prompt)):
+        raise UserError(f"the prompt {why}: write it in UTF-8")
     side = 256 if config.size is None else config.size
     if isinstance(side, bool) or not isinstance(side, int) or side < 1:
         raise UserError(f"size is {side!r}: expected the longer side of the clips in pixels")
     device = usable_device("cpu" if config.device == "auto" else config.device)
     loaded = load_model(config.checkpoint, config.ema, device, config.text)
     model, text, codec = loaded.model, loaded.text, loaded.codec
-    if isinstance(getattr(text, "fit", None), CutTexts):
-        text.fit = CutTexts(text.fit.limit, text.fit.count, config.long_prompts, "long_prompts=")
+    text.fit = CutTexts(text.fit.limit, text.fit.count, config.long_prompts, "long_prompts=")
     model.set_audio_rope_factor(config.rope_factor)
     shapes = scaled_shapes(loaded.latent_shapes, config.length)
     _check_size(shapes, codec, config.checkpoint)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from ovi_eval.media import write_mp4
 from ovi_lab.data.captions import Captions
+from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.index import BadSampleError
+from ovi_lab.data.pack import PackOptions, pack_folder
 from ovi_lab.errors import UserError
 
 
@@ -94,3 +99,22 @@ def test_a_text_beside_a_file(tmp_path: Path) -> None:
         with pytest.raises(BadSampleError, match=rf"its caption {name}\.txt: "):
             captions.of(folder / f"{name}.mp4")
     assert captions.of(folder / "none.mp4") is None
+
+
+def test_pack_names_and_skips_a_caption_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name, raw in {"good": "A caf\u00e9".encode("utf-16"), "bad": b"A caf\xe9"}.items():
+        frames_THWC = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+        write_mp4(folder / f"{name}.mp4", frames_THWC, 8.0, torch.zeros(4000), 8000, enlarge_to=0)
+        (folder / f"{name}.txt").write_bytes(raw)
+    options = PackOptions(height=32, width=32, fps=8.0)
+    report = pack_folder(folder, tmp_path / "a", options, quiet=True)
+    assert ClipDataset(report.shards).media(0).caption == "A caf\u00e9"
+    (bad,) = report.skipped
+    assert (bad.key, bad.reason.partition(" (")[0]) == (
+        "bad.mp4",
+        "its caption bad.txt: is no UTF-8 text, nor UTF-16 with a byte order mark",
+    )
+    with pytest.raises(UserError, match=r"bad\.mp4: its caption bad\.txt"):
+        pack_folder(folder, tmp_path / "b", replace(options, on_error="raise"), quiet=True)
+    assert not list(tmp_path.glob("b*.tar"))
