@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
 
+_PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ZIP = b"PK\x03\x04"
 
 
@@ -46,7 +47,11 @@ def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[
             f"{path} holds {type(content).__name__}, expected the {what} as tensors by name: it is another file"
         )
     for name, value in content.items():
-        if not isinstance(value, Tensor):
+        if isinstance(value, Tensor):
+            plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+            if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise UserError(f"{path} holds {name!r} as no whole array: fetch the {what} again")
+        else:
             raise UserError(
                 f"{path} holds {name!r} ({type(value).__name__}) among the tensors of the {what}: "
                 "it is another file"
@@ -58,7 +63,7 @@ def _from_safetensors(path: Path, what: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({_line(error)}): fetch the {what} again"
         ) from error
@@ -80,7 +85,7 @@ def _unpickled(path: Path, what: str) -> Any:
             f"{path} holds pickled code ({code.group(1)}) and was not opened: take the {what} from its publisher, "
             "as tensors alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # torch's reader raises whatever a wrong argument in the file leads to
         raise UserError(broken.format(_line(error))) from error
 
 
@@ -126,6 +131,14 @@ def load_named(
         raise UserError(
             f"{source} holds a model of another size: {names[wrong[0]]} is {list(tensors[names[wrong[0]]].shape)}, "
             f"expected {list(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
+        )
+    odd = [
+        n for new, n in names.items() if own[new].is_floating_point() and tensors[n].dtype not in _PLAIN_TYPES
+    ]
+    if odd:
+        raise UserError(
+            f"{source} holds {odd[0]} as {tensors[odd[0]].dtype} ({len(odd)} such tensors): quantised weights need "
+            "their own loader, take the file in bf16 or fp32"
         )
     converted = {}
     for new, name in names.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_eval.clipset import ClipSet
+from ovi_eval.common.plain_data import read_json
 from ovi_eval.errors import EvalError
 from ovi_lab.callbacks.ema import EMA
 from ovi_lab.callbacks.samples import decode_present
@@ -202,5 +202,5 @@ class MetricsInLoop(Callback):
             said = (done.stderr or done.stdout).strip().splitlines()
             log.warning("val_metrics at step %d failed: %s", step, said[-1] if said else done.returncode)
             return {}
-        metrics = json.loads(results.read_text())["metrics"]
+        metrics = read_json(results)["metrics"]
         return {key: m["value"] for key, m in metrics.items() if m["value"] is not None}

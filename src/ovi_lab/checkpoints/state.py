@@ -9,9 +9,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.pieces import AVERAGE, BUFFER, WEIGHT, PieceReader
 from ovi_lab.errors import UserError
+from ovi_lab.foreign import reading
 
 OPTIMIZER_NAMES = "optimizer_names"
 """In trainer_state.pt: the parameters behind the numbers of a torch optimiser's state."""
@@ -125,12 +127,19 @@ def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     from ovi_lab.checkpoints.pickled import load_plain
 
-    return load_plain(checkpoint.file("trainer_state.pt"))
+    content = load_plain(checkpoint.file("trainer_state.pt"))
+    if content.get("global_step") != checkpoint.step:
+        raise UserError(
+            f"checkpoint {checkpoint.path} contradicts itself: its listing says step {checkpoint.step}, its state "
+            f"{shown(content.get('global_step'), 40)}; use another checkpoint"
+        )
+    return content
 
 
 def training_state(checkpoint: Checkpoint, content: Mapping[str, Any]) -> TrainingState:
-    """The state of a checkpoint, of whichever layout."""
-    return ShardedState(checkpoint, content) if checkpoint.sharded else WholeState(checkpoint, content)
+    """The state of a checkpoint, of whichever layout. UserError where it is broken."""
+    with reading(checkpoint.path, "checkpoint"):
+        return ShardedState(checkpoint, content) if checkpoint.sharded else WholeState(checkpoint, content)
 
 
 def ready_optimizer_state(

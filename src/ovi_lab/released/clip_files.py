@@ -14,6 +14,8 @@ from typing import Any
 import av
 from torch import Tensor
 
+from ovi_eval.common.plain_data import parse_json
+from ovi_eval.errors import EvalError
 from ovi_eval.files import written_whole
 from ovi_eval.media import write_mp4
 
@@ -71,13 +73,13 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
     record = None
     try:
         with av.open(str(path)) as container:
-            found = json.loads(container.metadata.get(RECORD, "null"))
+            found = parse_json(container.metadata.get(RECORD, "null"), str(path))
             if not isinstance(found, dict) or not (container.streams.video and container.streams.audio):
                 return None, False
             record = found
             frames = container.streams.video[0].frames
         return record, frames == record.get("frames") and _boxes_end_with(path)
-    except (av.FFmpegError, OSError, ValueError):
+    except (av.FFmpegError, OSError, ValueError, EvalError):
         return record, False
 
 

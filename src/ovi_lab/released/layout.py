@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovi_lab.checkpoints.released import ReleasedModel
+from ovi_lab.checkpoints.released import PRESET_FILE, ReleasedModel
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
 from ovi_lab.errors import UserError
 
@@ -70,6 +70,14 @@ def find_layout(weights: str | Path, preset: ReleasedModel) -> Layout:
             f"weights={weights} is no folder: name the one that holds Ovi, Wan2.2-TI2V-5B and MMAudio"
         )
     found = {part: place(weights, part, preset) for part in PARTS}
+    if (
+        weights / PRESET_FILE
+    ).is_file():  # a stranger's folder; links in one's own, which has no preset, are followed
+        for part, path in found.items():
+            if path is not None and not path.resolve().is_relative_to(weights.resolve()):
+                raise UserError(
+                    f"{path} is a link that leads outside {weights}, refused: put the {PARTS[part][0]} there itself"
+                )
     wrong = [line for part in PARTS if (line := fault(weights, part, preset))]
     if wrong:
         raise UserError("; ".join(wrong))

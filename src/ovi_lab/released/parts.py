@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from ovi_eval.common.plain_data import read_json
+from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.released import ReleasedModel, load_released
 from ovi_lab.codecs.mmaudio import MMAudioCodec
@@ -143,7 +145,7 @@ def default_cache() -> Path:
 
 def _read_kept(path: Path) -> dict[str, str]:
     try:
-        content: Any = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content: Any = read_json(path)
+    except EvalError:
         return {}
     return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
