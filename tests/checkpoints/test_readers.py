@@ -116,13 +116,13 @@ def test_quantised_weights_are_refused_by_all(name, save, weights, tmp_path):
     for number, tensors in enumerate(quantised(weights)):
         prefix = "model.diffusion_model." if number % 2 else ""
         path = save(name, {prefix + key: value for key, value in tensors.items()})
-        refused = [lambda: find_beginning(twin, path), lambda: find_beginning(twin, {"video": path})]
-        refused.append(lambda: export_run(path, tmp_path / "out"))
+        refused = [(find_beginning, twin, path), (find_beginning, twin, {"video": path})]
+        refused.append((export_run, path, tmp_path / "out"))
         if name == "w.safetensors":
-            refused.append(lambda: load_released(path, SETTINGS))
-        for attempt in refused:
+            refused.append((load_released, path, SETTINGS))
+        for attempt, *arguments in refused:
             with pytest.raises(UserError, match="quantised weights need their own loader"):
-                attempt()
+                attempt(*arguments)
 
 
 def test_what_is_beside_the_model_is_not_lost_silently(save, weights):
@@ -145,7 +145,6 @@ def archive(path, pickled, compression=zipfile.ZIP_STORED):
             "a/data.pkl": pickled,
             "a/byteorder": b"little",
             "a/version": b"3\n",
-            **dict(entries),
         }.items():
             file.writestr(name, content)
     return path

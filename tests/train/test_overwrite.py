@@ -57,7 +57,8 @@ def test_a_users_own_files_stay(tmp_path):
     a_run(run)
     mine = {
         "notes.txt", "clips/mine.mp4", "samples/mine.png", "checkpoints/step_000003/why.md",
-        "checkpoints/best/model.safetensors",        "paper/config.yaml", "tensorboard/mine.log", "arm/seed_0/done.json",
+        "checkpoints/best/model.safetensors", "paper/config.yaml",
+        "tensorboard/mine.log", "arm/seed_0/done.json",
     }  # fmt: skip
     for name in mine:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
