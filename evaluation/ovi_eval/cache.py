@@ -19,6 +19,8 @@ from ovi_eval.extractors import Extractor, Features
 from ovi_eval.files import written_whole
 from ovi_eval.items import Item
 
+READER = "clips 2"
+"""How files are read (docs/clips.md). Features of another way of reading are not those of the same clip."""
 FOLDER = "OVI_EVAL_CACHE"
 """The environment variable that names the folder of cached features."""
 MOST_BYTES = 2**28
@@ -45,7 +47,7 @@ class FeatureCache:
 
     def _entry(self, item: Item, extractor: Extractor) -> str:
         """sha256 of all that the features depend on."""
-        parts = [extractor.key, item.content()]
+        parts = [READER, extractor.key, item.content()]
         if extractor.reads_caption:
             parts.append(item.caption)
         return hashlib.sha256("\0".join(parts).encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -70,7 +70,7 @@ class Item(ABC):
         """
         video = self.video()
         looked_at = torch.stack([look(frame_HWC) for frame_HWC in video.frames_THWC])
-        return Video(looked_at, video.fps, video.times_T)
+        return Video(looked_at, video.fps, video.times_T, video.end)
 
     def audio(self, sample_rate: int | None = None, mono: bool = True) -> Audio:
         """All sound at `sample_rate` (None: its own), as `media.decode_audio`; EvalError where there is none."""

@@ -185,7 +185,7 @@ class _Run:
                 else:
                     loaded.prepared[key] = extractor.load(item)
             except Exception as error:  # of a library or a metric's own code: one clip never ends a scoring
-                loaded.reasons[key] = _why(error, item)
+                loaded.reasons[key] = why_lost(error, item)
         if not item.failed:
             with suppress(EvalError):  # an unreadable file, which has its reason already
                 loaded.content = item.content()
@@ -205,7 +205,7 @@ class _Run:
                     raise EvalError(NOT_FINITE)
                 features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
             except Exception as error:  # as in _load
-                loaded.reasons[key] = _why(error, loaded.item)
+                loaded.reasons[key] = why_lost(error, loaded.item)
                 continue
             if self.options.cache:
                 self.options.cache.put(loaded.item, extractor, features[key])
@@ -231,7 +231,7 @@ class _Run:
                     raise EvalError("the reference has no clip of this id that can be looked at")
                 metric.update(loaded.place, features, partner)
         except Exception as error:  # as in _load
-            why = _why(error, loaded.item)
+            why = why_lost(error, loaded.item)
             if self.options.strict:
                 raise EvalError(f"{loaded.item.name}: {metric.name}: {why}") from None
             if reference:
@@ -369,7 +369,7 @@ class _Run:
         return found
 
 
-def _why(error: Exception, item: Item) -> str:
+def why_lost(error: Exception, item: Item) -> str:
     """Why a clip has no value: the reason of an EvalError; of anything else, a fault of a metric or of a library, what
     was raised.
     """

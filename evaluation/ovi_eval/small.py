@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from ovi_eval import detectors
 from ovi_eval.clipset import FAILED, ClipSet
 from ovi_eval.errors import EvalError
-from ovi_eval.items import Item, reason_of
+from ovi_eval.items import Item
 from ovi_eval.media import aligned
+from ovi_eval.scoring import why_lost
 
 
 def small_clips(items: Sequence[Item], strict: bool = False) -> Iterator[ClipSet]:
@@ -20,12 +22,12 @@ def small_clips(items: Sequence[Item], strict: bool = False) -> Iterator[ClipSet
     for item in items:
         try:
             yield small_clip(item)
-        except EvalError as error:
+        except Exception as error:  # whatever a strange clip does to a library is that clip's reason
             if strict:
-                raise
+                raise EvalError(f"{item.name}: {why_lost(error, item)}") from error
             nothing = torch.zeros(1, 1, detectors.SIDE, detectors.SIDE, 3, dtype=torch.uint8)
             silence = torch.zeros(1, 1)
-            meta = [{FAILED: item.failed or reason_of(error, item)}]
+            meta = [{FAILED: item.failed or why_lost(error, item)}]
             yield ClipSet([item.id], [item.caption], nothing, 25.0, silence, detectors.RATE, meta)
         finally:
             item.release()
@@ -33,16 +35,13 @@ def small_clips(items: Sequence[Item], strict: bool = False) -> Iterator[ClipSet
 
 def small_clip(item: Item) -> ClipSet:
     """One clip as a set of one. Raises EvalError naming a clip that cannot be read or has no picture or sound."""
-    clip = aligned(item.name, item.video(), item.audio(detectors.RATE))
-    frames_TCHW = clip.frames_THWC.permute(0, 3, 1, 2)
-    small_TCHW = torch.cat(
-        [
-            torch.nn.functional.adaptive_avg_pool2d(frame.float(), detectors.SIDE)
-            for frame in frames_TCHW.split(8)
-        ]
-    )
-    frames_1THWC = small_TCHW.permute(0, 2, 3, 1).round().byte()[None]
+    clip = aligned(item.name, item.frames_through(_pooled), item.audio(detectors.RATE))
     meta = [{FAILED: item.failed} if item.failed else {}]
     return ClipSet(
-        [item.id], [item.caption], frames_1THWC, clip.fps, clip.wave_S[None], clip.sample_rate, meta
+        [item.id], [item.caption], clip.frames_THWC[None], clip.fps, clip.wave_S[None], clip.sample_rate, meta
     )
+
+
+def _pooled(frame_HWC: Tensor) -> Tensor:
+    small_CHW = torch.nn.functional.adaptive_avg_pool2d(frame_HWC.permute(2, 0, 1).float(), detectors.SIDE)
+    return small_CHW.permute(1, 2, 0).round().byte()

@@ -8,7 +8,7 @@ which is another variant.
 Shapes: F frames, H = W = 224, S samples.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..clips import timing
+from ..clips.container import picture_stream, sound_stream
+from ..clips.whole import check_whole
 from ..errors import EvalError
-from ..media import decode_audio
+from ..media import decode_audio, opened
 from . import jpeg
 from .mfcc import SAMPLE_RATE
 from .syncnet import FPS, SIDE
@@ -39,17 +42,10 @@ def read_crop(path: str | Path, as_published: bool = True) -> Crop:
     block is left out. Raises EvalError naming the file where it is unreadable, has no picture or no sound,
     or is not 224x224 at 25 fps.
     """
-    if not Path(path).is_file():
-        raise EvalError(f"{path}: no such file")
-    try:
-        with av.open(str(path)) as container:
-            seconds = _sound_seconds(container)
-            frames_FHWC = _frames(container, str(path), as_published)
-    except (av.FFmpegError, OSError) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise EvalError(
-            f"{path}: cannot be decoded ({text}); the file is damaged or of no known kind"
-        ) from error
+    check_whole(path, "video")
+    with opened(path) as (container, shown):
+        seconds = _sound_seconds(container)
+        frames_FHWC = _frames(container, shown, as_published)
     wave_S = to_int16(decode_audio(path, SAMPLE_RATE).wave_S)
     return Crop(frames_FHWC, wave_S if seconds is None else wave_S[: round(seconds * SAMPLE_RATE)])
 
@@ -60,28 +56,38 @@ def to_int16(wave_S: Tensor) -> np.ndarray:
 
 
 def _sound_seconds(container: Any) -> Fraction | None:
-    streams = container.streams.audio
-    if not streams or streams[0].duration is None:
+    if not container.streams.audio or not container.format.name.startswith("mov"):
         return None
-    return Fraction(streams[0].duration * streams[0].time_base)
+    stream = sound_stream(container, "")
+    return Fraction(stream.duration * stream.time_base) if stream.duration else None
 
 
 def _frames(container: Any, path: str, as_published: bool) -> Tensor:
-    if not container.streams.video:
-        raise EvalError(f"{path}: has no picture stream; a face crop needs picture and sound")
-    stream = container.streams.video[0]
-    if (stream.width, stream.height, stream.average_rate) != (SIDE, SIDE, FPS):
-        rate = float(stream.average_rate or 0)
-        raise EvalError(
-            f"{path}: is {stream.width}x{stream.height} at {rate:g} fps; a face crop is {SIDE}x{SIDE} at {FPS}"
-        )
-    frames = container.decode(stream)
+    stream = picture_stream(container, path)
+    times: list[float] = []
+
+    def frames_of_a_crop() -> Iterator[av.VideoFrame]:
+        for frame in container.decode(stream):
+            if (frame.width, frame.height) != (SIDE, SIDE):
+                size = f"{frame.width}x{frame.height} at {float(stream.average_rate or 0):g} fps"
+                raise EvalError(f"{path}: is {size}; a face crop is {SIDE}x{SIDE} at {FPS} fps")
+            times.append(frame.time if frame.time is not None else len(times) / FPS)
+            yield frame
+
+    frames = frames_of_a_crop()
     if as_published:
         pictures = [jpeg.opened(data) for data in jpeg.encoded(frames, FPS)]
     else:
         pictures = [frame.to_ndarray(format="bgr24") for frame in frames]
     if not pictures:
         raise EvalError(f"{path}: its picture stream holds no frame")
+    times_F = torch.tensor(times, dtype=torch.float64)
+    rate = (
+        timing.even_rate(times_F, float(stream.time_base), [Fraction(FPS)]) if len(times) > 1 else float(FPS)
+    )
+    if rate != FPS:
+        shown = f"{rate:.4g} fps" if rate else "a variable rate"
+        raise EvalError(f"{path}: is {SIDE}x{SIDE} at {shown}; a face crop is {SIDE}x{SIDE} at {FPS} fps")
     return torch.from_numpy(np.stack(pictures))
 
 

@@ -51,8 +51,9 @@ class Video:
 
     @property
     def even(self) -> bool:
-        """Whether frame n can be taken to be seen at n / fps."""
-        return timing.is_even(self.times_T, self.fps)
+        """Whether frame n can be taken to be seen at n / fps, the last one as long as any."""
+        regular = float(self.times_T[0]) + len(self.times_T) / self.fps
+        return abs(self.end - regular) * self.fps < 0.5 and timing.is_even(self.times_T, self.fps)
 
     def seen(self, fps: float, count: int | None = None) -> Tensor:
         """Which frames are seen at n / fps after the first, [N] int64: `count` of them, else to the picture's end."""
@@ -83,8 +84,8 @@ class PictureStream:
     [H, W, 3] uint8 RGB, or what `transform` makes of it; all have the first one's size. Nothing is kept but each
     frame's time, so memory does not grow with the file. It can be iterated once.
 
-    `start` is the first frame's time, known from the beginning; `end` (when the last frame ends), `fps` (what the times
-    say) and `times_T` are known when all frames have been taken. `size` is the height and width of the frames before
+    `start` is the first frame's time, known from the beginning; `end` (when the last frame ends), `fps` (what the
+    times say) and `times_T` are those of the frames taken so far. `size` is the height and width of the frames before
     `transform`.
 
     Raises EvalError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
@@ -103,7 +104,7 @@ class PictureStream:
         self._source, self._name, self._transform = source, name, transform
         self._times: list[float] = []
         self._stack = ExitStack()
-        self._ended: tuple[float, float] | None = None
+        self._last_duration = 0.0
 
     def __enter__(self) -> PictureStream:
         check_whole(self._source, "video", self._name)
@@ -111,6 +112,9 @@ class PictureStream:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)
             self._upright = Upright(self.shown)
+            self._ticks = float(self._stream.time_base or 0)
+            rates = (self._stream.average_rate, self._stream.guessed_rate)
+            self._stated = [Fraction(rate) for rate in rates if rate]
             self._decoded = self._decode(container)
             stack.callback(self._release)
             self._first = next(self._decoded, None)
@@ -143,16 +147,11 @@ class PictureStream:
 
     @property
     def end(self) -> float:
-        return self._known()[0]
+        return self._end_and_rate()[0]
 
     @property
     def fps(self) -> float:
-        return self._known()[1]
-
-    def _known(self) -> tuple[float, float]:
-        if self._ended is None:
-            raise RuntimeError("a picture's end and rate are known when all of its frames have been taken")
-        return self._ended
+        return self._end_and_rate()[1]
 
     def __iter__(self) -> Iterator[tuple[float, Tensor]]:
         first, self._first = self._first, None
@@ -166,7 +165,6 @@ class PictureStream:
         return timing.at_rate(self, fps, lambda: self.end)
 
     def _decode(self, container: Any) -> Generator[tuple[float, Tensor]]:
-        last_duration = 0.0
         for number, frame in enumerate(self._frames(container)):
             if number >= bounds.MAX_FRAMES:
                 raise EvalError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
@@ -176,10 +174,8 @@ class PictureStream:
             if self._transform is not None:
                 picture = self._transform(picture)
             self._times.append(time)
-            last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
+            self._last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
             yield time, picture
-        if self._times:
-            self._ended = self._end_and_rate(last_duration)
 
     def _frames(self, container: Any) -> Iterator[Any]:
         decoded = container.decode(self._stream)
@@ -198,8 +194,7 @@ class PictureStream:
             return time or 0.0
         before = self._times[-1]
         if time is None:
-            rate = self._stream.average_rate or self._stream.guessed_rate or STILL_FPS
-            return before + 1 / float(rate)
+            return before + 1 / float(self._stated[0] if self._stated else STILL_FPS)
         if time < before - BACKWARD:
             raise EvalError(
                 f"{self.shown}: its picture's clock goes back from {before:.3f} s to {time:.3f} s; "
@@ -211,15 +206,15 @@ class PictureStream:
             )
         return max(time, before)
 
-    def _end_and_rate(self, last_duration: float) -> tuple[float, float]:
-        times_T = self.times_T
-        stated = [Fraction(rate) for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
+    def _end_and_rate(self) -> tuple[float, float]:
+        times_T, last_duration, stated = self.times_T, self._last_duration, self._stated
         if len(times_T) == 1:
             rate = 1 / last_duration if last_duration > 0 else float(stated[0]) if stated else STILL_FPS
             return self.start + 1 / rate, rate
-        rate_or_none = timing.even_rate(times_T, float(self._stream.time_base or 0), stated)
+        rate_or_none = timing.even_rate(times_T, self._ticks, stated)
         if rate_or_none is not None:
-            return self.start + len(times_T) / rate_or_none, rate_or_none
+            lasts = last_duration if last_duration * rate_or_none > 1.5 else 1 / rate_or_none
+            return self.start + (len(times_T) - 1) / rate_or_none + lasts, rate_or_none
         usual = float(times_T.diff().median())
         end = float(times_T[-1]) + (last_duration if last_duration > 0 else usual)
         if end <= self.start:

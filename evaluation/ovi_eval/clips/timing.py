@@ -84,15 +84,16 @@ def is_even(times_T: Tensor, fps: float) -> bool:
 def even_rate(times_T: Tensor, ticks: float, stated: Sequence[Fraction]) -> float | None:
     """Frames a second of evenly spaced frames [T >= 2]; None where they are not.
 
-    A rate that the file states, else a standard one, where every time confirms it to the container's tick of `ticks`
-    seconds; else what the times say.
+    A standard rate (the one stated, else the nearest), else another that is stated, where every time confirms it to the
+    container's tick of `ticks` seconds; else what the times say.
     """
     span = float(times_T[-1] - times_T[0])
     if span <= 0:
         return None
     measured = (len(times_T) - 1) / span
     near = [rate for rate in STANDARD_RATES if abs(rate / measured - 1) < 0.05]
-    for rate in (*stated, *sorted(near, key=lambda rate: abs(rate - measured))):
+    near.sort(key=lambda rate: (rate not in stated, abs(rate - measured)))
+    for rate in (*near, *stated):
         if rate > 0 and evenness(times_T, float(rate)) <= 1.5 * ticks + _HAIR:
             return float(rate)
     return measured if is_even(times_T, measured) else None
@@ -107,7 +108,7 @@ def grid_rate(times_T: Tensor, ticks: float) -> float:
     apart_T = apart_T[apart_T > _HAIR]
     if not len(apart_T):
         return 25.0
-    shortest = float(apart_T.quantile(0.1)) if len(apart_T) < 1_000_000 else float(apart_T.median())
+    shortest = float(apart_T.kthvalue(1 + len(apart_T) // 10).values)
     near = [rate for rate in STANDARD_RATES if abs(1 / rate - shortest) <= ticks + 0.002 * shortest]
     places_T = times_T.double() - times_T[0]
 

@@ -5,13 +5,10 @@ and from which they are cut. That also keeps clips of any size small: nothing bu
 detector looks at and, until the cuts are found, thumbnails is held.
 
 Time begins with the first frame. The frame shown at n / 25 s is the last whose time, rounded to the nearest
-multiple of 1 / 25 s (halves up), is no later; frames are repeated or left out for that. The last frame lasts as
-long as one does at the clip's rate. Sound that begins later than the picture is preceded by silence, and sound
-before it is left out.
+multiple of 1 / 25 s (halves up), is no later (`clips.timing.seen`); frames are repeated or left out for that. Sound
+that begins later than the picture is preceded by silence, and sound before it is left out.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +20,7 @@ from ..backbones.mfcc import SAMPLE_RATE
 from ..backbones.syncnet import FPS, SAMPLES_PER_FRAME
 from ..errors import EvalError
 from ..items import Item
-from ..media import Video
+from ..media import Video, missing_at_end
 from ..metrics.base import SILENT
 from . import scenes
 from .detection import Detector
@@ -75,35 +72,20 @@ def prepare(item: Item, detector: Detector) -> Prepared:
     video = item.frames_through(look)
     shown = at_25_fps(video)
     cuts = scenes.scenes([thumbnails[place] for place in shown], FPS)
-    wave_S = _sound(item, float(video.times_T[0]))
+    wave_S = _sound(item, video)
     return Prepared(jpegs, small, *size, shown, cuts, wave_S)
 
 
 def at_25_fps(video: Video) -> list[int]:
     """Which of a clip's frames is seen in each frame at 25 fps."""
-    times = (video.times_T - video.times_T[0]).tolist()
-    ticks = [_nearest(time * FPS) for time in times]
-    count = max(_nearest((times[-1] + 1 / video.fps) * FPS), 1)
-    return _shown(ticks, count)
+    return video.seen(FPS).tolist()
 
 
-def _shown(ticks: Sequence[int], count: int) -> list[int]:
-    shown, place = [], 0
-    for tick in range(count):
-        while place + 1 < len(ticks) and ticks[place + 1] <= tick:
-            place += 1
-        shown.append(place)
-    return shown
-
-
-def _nearest(ticks: float) -> int:
-    # Times are kept in microseconds or so: what is a hair below a half is one.
-    return math.floor(ticks + 0.5 + 1e-6)
-
-
-def _sound(item: Item, picture_start: float) -> np.ndarray:
+def _sound(item: Item, video: Video) -> np.ndarray:
+    audio, start = item.audio(SAMPLE_RATE), float(video.times_T[0])
+    missing_at_end(audio.end, start, video.seconds, item.name)
     wave_S = item.pcm16(SAMPLE_RATE)
-    late = round((item.audio(SAMPLE_RATE).start - picture_start) * SAMPLE_RATE)
+    late = round((audio.start - start) * SAMPLE_RATE)
     wave_S = wave_S[-late:] if late < 0 else np.pad(wave_S, (late, 0))
     if not len(wave_S) or int(np.abs(wave_S.astype(np.int32)).max()) < SILENT * 32768:
         raise EvalError(f"{item.name}: its sound is silence")

@@ -11,8 +11,9 @@ matches by all peaks less the matches. Scripts differ in how they count:
 Sound: as 16-bit numbers at the file's own rate, mean of the channels, librosa's onset strength and onset
 detection with their defaults. Motion: frames halved (INTER_AREA) until the longer side is at most 640, grey,
 Farneback's flow (0.5, 3, 15, 3, 5, 1.2, 0) from frame to frame, mean length of its vectors to a millionth of a
-pixel; the first frame has the second's value. Sound and picture both count from their own beginning. Silent
-clips, and clips with neither kind of peak, have no value; the scripts give 0 or stop.
+pixel; the first frame has the second's value. Sound and picture both count from their own beginning. Frames that
+are not evenly spaced are at their own times, see `evenly`. Silent clips, and clips with neither kind of peak, have no
+value; the scripts give 0 or stop.
 
 Shapes: A onsets, T frames, V peaks of the flow.
 """
@@ -26,9 +27,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..clips import timing
 from ..errors import EvalError
 from ..extractors import CPU, Extractor, Features
 from ..items import Item
+from ..media import Video
 from ..needs import Package
 from .base import SILENT
 from .items import ItemMean, ValueSpec
@@ -68,14 +71,14 @@ class PeaksOfSoundAndMotion(Extractor):
         onsets_A = onsets(*heard(item))
         meter = _FlowMeter()
         video = item.frames_through(meter)
-        flow_T = video.frames_THWC
-        if len(flow_T) < SHORTEST_FRAMES:
-            raise EvalError(f"it has {len(flow_T)} frames, AV-Align needs at least {SHORTEST_FRAMES}")
-        flow_T[0] = flow_T[1]
+        if len(video.frames_THWC) < SHORTEST_FRAMES:
+            count = len(video.frames_THWC)
+            raise EvalError(f"it has {count} frames, AV-Align needs at least {SHORTEST_FRAMES}")
+        flow_T, fps = evenly(video)
         return {
             "onsets": torch.from_numpy(onsets_A),
             "flow": flow_T,
-            "fps": torch.tensor([video.fps], dtype=torch.float64),
+            "fps": torch.tensor([fps], dtype=torch.float64),
         }
 
     def run(self, loaded: Any) -> Features:
@@ -104,6 +107,30 @@ def onsets(wave_S: NDArray[np.float32], sample_rate: int) -> Array:
     strength = librosa.onset.onset_strength(y=wave_S, sr=sample_rate)
     steps = librosa.onset.onset_detect(onset_envelope=strength, sr=sample_rate)
     return np.asarray(librosa.frames_to_time(steps, sr=sample_rate), dtype=np.float64)
+
+
+def evenly(video: Video) -> tuple[Tensor, float]:
+    """Flow [T] from frame to frame, at the frames' own times, as flow at a constant rate, and that rate.
+
+    Of evenly spaced frames it is the flow itself. Of others the rate is that of their shortest usual spacing; a flow
+    over a longer time becomes pixels in 1 / rate seconds, and lies at the moment nearest to its frame, the larger of
+    two that fall on one. Between frames it is interpolated, so that the only peaks are those of frames.
+    """
+    flow_T = video.frames_THWC.double().clone()
+    flow_T[0] = flow_T[1]
+    if video.even:
+        return flow_T, video.fps
+    fps = timing.grid_rate(video.times_T, 1e-3)
+    since_T = video.times_T - video.times_T[0]
+    steps_T = (since_T.diff() * fps).clamp(min=0.5)
+    flow_T[1:] /= steps_T
+    flow_T[0] = flow_T[1]
+    places: dict[int, float] = {}
+    for time, flow in zip(since_T.tolist(), flow_T.tolist(), strict=True):
+        place = timing.tick(time, fps)
+        places[place] = max(flow, places.get(place, 0.0))
+    even_T = np.interp(np.arange(max(places) + 1), list(places), list(places.values()))
+    return torch.from_numpy(even_T.round(DIGITS)), fps
 
 
 class _FlowMeter:

@@ -37,7 +37,7 @@ class I3DFeatures(Extractor):
 
     def load(self, item: Item) -> Tensor:
         """What I3D sees, [1, 3, T, 224, 224] float32. Raises EvalError for fewer frames than FVD needs."""
-        frames_THWC = item.video().frames_THWC
+        frames_THWC = item.video().constant().frames_THWC
         if len(frames_THWC) < i3d.SHORTEST:
             raise EvalError(f"it has {len(frames_THWC)} frames, FVD needs {i3d.SHORTEST}")
         return i3d.preprocess(frames_THWC[None], i3d.find_variant(self.choices).fit)

@@ -15,10 +15,23 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ovi_eval.clips import timing
+from ovi_eval.clips.container import picture_stream, sound_stream
 from ovi_eval.errors import EvalError
-from ovi_eval.media import decode_audio, fit_length, opened, read_clip, resample
+from ovi_eval.media import (
+    PictureStream,
+    SoundStream,
+    Video,
+    decode_audio,
+    decode_video,
+    fit_length,
+    from_start,
+    opened,
+    resample,
+)
 
 SIDE = 320
 SECONDS = 6.0
@@ -55,26 +68,29 @@ def small_clip(path: Path) -> SmallClip:
     """
     with opened(path, path.name) as (container, shown):
         sees, sounds = _moves(container), bool(container.streams.audio)
-        playable = sees and sounds and _plays_everywhere(container)
+        playable = sees and sounds and _plays_everywhere(container, shown)
     if not sees and not sounds:
         raise EvalError(f"{shown}: has neither picture nor sound; a clip needs one of them")
     if playable and path.stat().st_size <= AS_IT_IS:
         content = path.read_bytes()
-        clip = read_clip(content, name=path.name)
-        return SmallClip(content, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate)
+        video, sound = decode_video(content, name=path.name), decode_audio(content, name=path.name)
+        samples = round(video.seconds * sound.sample_rate)
+        wave_S = fit_length(from_start(sound, float(video.times_T[0])), samples)
+        even = video.constant()
+        return SmallClip(content, even.frames_THWC, even.fps, wave_S, sound.sample_rate)
     if not sees:
         return _heard(path)
-    frames_THWC, fps, start, cut = _first_frames(path)
-    samples = round(len(frames_THWC) / fps * _RATE)
+    video, cut = _first_frames(path)
+    even = video.constant()
+    samples = round(len(even.frames_THWC) / even.fps * _RATE)
     wave_S = torch.zeros(samples)
     if sounds:
-        sound = decode_audio(path, name=path.name)
-        heard_S = resample(sound.wave_S, sound.sample_rate, _RATE)
-        late = round((sound.start - start) * _RATE)
-        heard_S = heard_S[-late:] if late < 0 else torch.nn.functional.pad(heard_S, (late, 0))
-        wave_S = fit_length(heard_S, samples).clamp(-1, 1)
-    mp4 = _encoded(path.name, frames_THWC, fps, wave_S if sounds else None)
-    return SmallClip(mp4, frames_THWC, fps, wave_S, _RATE, cut, not sounds)
+        with SoundStream(path, name=path.name) as stream:
+            stream.begin_at(float(video.times_T[0]))
+            heard_S = stream.read(math.ceil((samples / _RATE + 1) * stream.sample_rate))
+        wave_S = fit_length(resample(heard_S, stream.sample_rate, _RATE), samples).clamp(-1, 1)
+    mp4 = _encoded(path.name, even.frames_THWC, even.fps, wave_S if sounds else None)
+    return SmallClip(mp4, even.frames_THWC, even.fps, wave_S, _RATE, cut, not sounds)
 
 
 def _heard(path: Path) -> SmallClip:
@@ -91,38 +107,35 @@ def _heard(path: Path) -> SmallClip:
 def _moves(container: Any) -> bool:
     """Whether there is a picture that is not just the cover of a sound file."""
     cover = av.stream.Disposition.attached_pic
-    return bool(container.streams.video) and not container.streams.video[0].disposition & cover
+    return any(not stream.disposition & cover for stream in container.streams.video)
 
 
-def _plays_everywhere(container: Any) -> bool:
+def _plays_everywhere(container: Any, shown: str) -> bool:
     """Whether every browser plays a file as it is: H.264 in 4:2:0 with AAC, in mp4."""
-    codec, sound = container.streams.video[0].codec_context, container.streams.audio[0].codec_context
+    codec = picture_stream(container, shown).codec_context
+    sound = sound_stream(container, shown).codec_context
     picture = codec.name == "h264" and codec.pix_fmt == "yuv420p"
     return picture and sound.name == "aac" and "mp4" in container.format.name
 
 
-def _first_frames(path: Path) -> tuple[Tensor, float, float, bool]:
-    """Small upright frames of the first 6 s, their rate, the first one's time, whether more follow."""
-    frames: list[np.ndarray] = []
-    start, cut = 0.0, False
-    with opened(path, path.name) as (container, shown):
-        stream = container.streams.video[0]
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        if fps <= 0:
-            raise EvalError(f"{shown}: does not say its frame rate; write it again with a constant one")
-        for frame in container.decode(stream):
-            if not frames:
-                start = frame.time or 0.0
-            if len(frames) >= max(1, round(SECONDS * fps)):
-                cut = True
-                break
-            scale = min(1.0, SIDE / max(frame.width, frame.height))
-            width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-            picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-            frames.append(np.rot90(picture, round(frame.rotation / 90) % 4))
-        if not frames:
-            raise EvalError(f"{shown}: its picture stream holds no frame")
-    return torch.from_numpy(np.stack(frames)), fps, start, cut
+def _first_frames(path: Path) -> tuple[Video, bool]:
+    """Small upright frames of the first 6 s, and whether more follow."""
+    frames: list[Tensor] = []
+    with PictureStream(path, name=path.name, transform=_shrunk) as picture:
+        for time, frame in picture:
+            if time - picture.start > SECONDS - 1e-3:
+                times_T = picture.times_T[:-1]
+                rate = timing.even_rate(times_T, 1e-3, []) if len(times_T) > 1 else None
+                return Video(torch.stack(frames), rate or len(frames) / SECONDS, times_T, time), True
+            frames.append(frame)
+        return Video(torch.stack(frames), picture.fps, picture.times_T, picture.end), False
+
+
+def _shrunk(frame_HWC: Tensor) -> Tensor:
+    height, width = frame_HWC.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = (max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2)))
+    return torch.from_numpy(np.array(Image.fromarray(frame_HWC.numpy()).resize(size, Image.Resampling.BOX)))
 
 
 def _encoded(name: str, frames_THWC: Tensor, fps: float, wave_S: Tensor | None) -> bytes:

@@ -98,7 +98,7 @@ class SynchformerOffsets(Extractor):
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if float(wave_S.abs().max()) < SILENT:
             raise EvalError("its sound is silence")
-        seconds = min(len(video.frames_THWC) / video.fps, len(wave_S) / SAMPLE_RATE)
+        seconds = min(video.seconds, len(wave_S) / SAMPLE_RATE)
         count = int(seconds * FPS + 1e-6)
         places_T = at_rate(torch.arange(len(video.frames_THWC)), video.times_T, FPS, count)
         frames_TCHW = torch.stack(

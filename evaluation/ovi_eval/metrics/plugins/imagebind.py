@@ -70,7 +70,7 @@ class ImageBindFeatures(Extractor):
 
     def load(self, item: Item) -> tuple[Tensor, Tensor]:
         """Pictures [N * 3, 3, 2, 224, 224] and spectra [N, 1, 128, 204], as the network takes them."""
-        video = item.video()
+        video = item.video().constant()
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if float(wave_S.abs().max()) < SILENT:
             raise EvalError("its sound is silence")
