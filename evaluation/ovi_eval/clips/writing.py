@@ -18,6 +18,9 @@ from ..errors import EvalError
 from ..files import written_whole
 from .clip import fit_length
 
+SAME_BYTES = {"x264-params": "threads=1:lookahead-threads=1:sync-lookahead=0:mbtree=0"}
+"""x264's macroblock tree adds up in another order from run to run; without it a clip's bytes are always the same."""
+
 
 def resample(wave_S: Tensor, sample_rate: int, wanted: int) -> Tensor:
     """A wave [S] of float32 at another rate, by FFmpeg's resampler; round(S * wanted / rate) samples."""
@@ -80,7 +83,8 @@ def _aac_rate(sample_rate: int) -> int:
 def _encode(path: Path, pictures_THWC: Tensor, fps: Fraction, wave_S: Tensor, rate: int) -> None:
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            video: Any = container.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "fast"})
+            options = {"crf": "12", "preset": "fast", **SAME_BYTES}
+            video: Any = container.add_stream("libx264", rate=fps, options=options)
             video.height, video.width = pictures_THWC.shape[1:3]
             video.pix_fmt = "yuv420p"
             video.codec_context.time_base = 1 / fps

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ovi_eval.clips import timing
 from ovi_eval.clips.container import picture_stream, sound_stream
+from ovi_eval.clips.writing import SAME_BYTES
 from ovi_eval.errors import EvalError
 from ovi_eval.media import (
     PictureStream,
@@ -143,7 +144,7 @@ def _encoded(name: str, frames_THWC: Tensor, fps: float, wave_S: Tensor | None) 
     try:
         with av.open(buffer, "w", format="mp4") as container:
             # Quality for a look, not for a measurement: the numbers are of the file itself.
-            options = {"crf": "30", "preset": "veryfast"}
+            options = {"crf": "30", "preset": "veryfast", **SAME_BYTES}
             video: Any = container.add_stream("libx264", rate=rate, options=options)
             video.height, video.width = frames_THWC.shape[1:3]
             video.pix_fmt = "yuv420p"
