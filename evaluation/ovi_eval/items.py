@@ -21,6 +21,7 @@ from ovi_eval.captions import IN_FOLDER, clip_id, few, nfc, read_captions
 from ovi_eval.clipset import FAILED, ClipSet
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import unusable
 from ovi_eval.errors import EvalError
 from ovi_eval.media import Audio, Video, decode_audio, decode_video, opened, resample
 from ovi_eval.pcm import decode_pcm16
@@ -257,6 +258,8 @@ def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
         raise EvalError(
             f"{shown(path)}: is no clip; name a folder of them or a file of {', '.join(PICTURES + SOUNDS)}"
         )
+    if unusable(path.name):
+        raise EvalError(f"{shown(path)}: its name is not UTF-8; rename it")
     id = clip_id(PurePosixPath(path.name))
     beside = (file for file in path.parent.iterdir() if file.suffix.lower() == ".txt")
     texts = [file for file in beside if clip_id(PurePosixPath(file.name)) == id]

@@ -52,6 +52,12 @@ def test_names_are_compared_as_people_write_them(tmp_path: Path) -> None:
     assert captions.of(tmp_path / "in/1.mp4") is None
 
 
+def test_names_that_are_no_file_are_told(tmp_path: Path) -> None:
+    captions = table(tmp_path, "file,caption\n.,a\n..,b\n/,c\n/tmp/a.mp4,d\n\u202ea.mp4,e\n")
+    assert captions.of(tmp_path / "in/a.mp4") is None
+    assert captions.told() == "5 rows of the captions name no file: ., .., / and 2 more"
+
+
 def test_a_name_with_its_extension_comes_before_one_without(tmp_path: Path) -> None:
     captions = table(tmp_path, "file,caption\na,any\na.mp4,the mp4\nz.mp4,nowhere\n")
     assert captions.of(tmp_path / "in/a.mp4") == "the mp4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
@@ -145,6 +146,17 @@ def test_bad_folders(tmp_path: Path) -> None:
     (tmp_path / "a.flac").unlink()
     with pytest.raises(EvalError, match="the captions name b, the clips are a"):
         items_in(tmp_path, {"b": "text"})
+
+
+def test_a_file_whose_name_is_not_utf8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write_sound(tmp_path / "a.wav").rename(path)
+    with pytest.raises(EvalError, match=r"caf\\udce9\.wav: its name is not UTF-8; rename it") as error:
+        items_in(path)
+    assert str(error.value).encode()
+    write_sound(tmp_path / "b.wav")
+    lost, good = sorted(items_in(tmp_path), key=lambda item: item.failed is None)
+    assert (lost.id, lost.failed, good.failed) == ("caf\\udce9", "its name is not UTF-8; rename it", None)
 
 
 def test_reasons_leave_the_clips_name_out(tmp_path: Path) -> None:

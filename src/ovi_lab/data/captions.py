@@ -96,4 +96,4 @@ class Captions:
 
 def _name(path: PurePath) -> str:
     """A relative path as it is compared: extensions in any case are the same."""
-    return nfc(path.with_suffix(path.suffix.lower()).as_posix())
+    return nfc((path.parent / (path.stem + path.suffix.lower())).as_posix())
