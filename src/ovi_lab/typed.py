@@ -41,7 +41,7 @@ def check_types(
     missing = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in values]
     if missing:
         raise UserError(f"{what} lacks {', '.join(missing)}")
-    hints = get_type_hints(owner.__init__)  # type: ignore[misc]
+    hints = get_type_hints(owner.__init__)
     for name, value in values.items():
         if not _is(value, hints.get(name, Any)):
             raise UserError(

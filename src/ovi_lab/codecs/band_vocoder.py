@@ -144,14 +144,14 @@ class BandVocoder:
             raise UserError(f"the audio codec has {len(settings['partials_hz'])} partials: fit it again")
         codec = cls(**settings)
         for name in ("mean", "std"):
-            value = tensors[name]
+            stored = tensors[name]
             if (
-                tuple(value.shape) != (NUM_BANDS,)
-                or value.dtype != torch.float32
-                or not value.isfinite().all()
+                tuple(stored.shape) != (NUM_BANDS,)
+                or stored.dtype != torch.float32
+                or not stored.isfinite().all()
             ):
                 raise UserError(
-                    f"the audio codec's {name} is {list(value.shape)} of {value.dtype}, expected {NUM_BANDS} finite "
+                    f"the audio codec's {name} is {list(stored.shape)} of {stored.dtype}, expected {NUM_BANDS} finite "
                     "float32 values: fit it again"
                 )
         codec.mean_K, codec.std_K = tensors["mean"], tensors["std"]
