@@ -171,8 +171,8 @@ class PictureStream:
             time = self._time(frame)
             with bounds.guarded(self.shown):
                 picture = self._upright(frame, self._stream.sample_aspect_ratio)
-            if self._transform is not None:
-                picture = self._transform(picture)
+                if self._transform is not None:
+                    picture = self._transform(picture)
             self._times.append(time)
             self._last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
             yield time, picture

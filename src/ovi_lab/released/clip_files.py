@@ -17,7 +17,7 @@ from torch import Tensor
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.errors import EvalError
 from ovi_eval.files import written_whole
-from ovi_eval.media import write_mp4
+from ovi_eval.media import opened, write_mp4
 
 RECORD = "ovi_lab"
 """The metadata's key whose value is the whole record of a clip, JSON."""
@@ -72,14 +72,14 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
     """The record of a clip, and whether the clip is there to its last byte; (None, False) for other files."""
     record = None
     try:
-        with av.open(str(path)) as container:
+        with opened(path) as (container, _):
             found = parse_json(container.metadata.get(RECORD, "null"), str(path))
             if not isinstance(found, dict) or not (container.streams.video and container.streams.audio):
                 return None, False
             record = found
             frames = container.streams.video[0].frames
         return record, frames == record.get("frames") and _boxes_end_with(path)
-    except (av.FFmpegError, OSError, ValueError, EvalError):
+    except (OSError, ValueError, EvalError):
         return record, False
 
 
