@@ -152,7 +152,12 @@ def _row(paths: Paths) -> Row:
 
 
 def _files(row: Row) -> list[str]:
-    return [str(run.source or "in memory") for run in row.runs]
+    """The runs' files as others may know them: a results.json with its folder's name, others by their own."""
+    found = []
+    for run in row.runs:
+        parts = run.source.parts if run.source is not None else ("in memory",)
+        found.append("/".join(parts[-2:] if parts[-1] == "results.json" else parts[-1:]))
+    return found
 
 
 def _labels(a: Row, b: Row) -> tuple[str, str]:

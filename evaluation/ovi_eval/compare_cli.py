@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.errors import EvalError
-from ovi_eval.results import write_text
+from ovi_eval.files import written_together
 
 EPILOG = """A and B are each a results file or a folder of them. Several training seeds of one model are named with
 commas between, as a0.json,a1.json b0.json,b1.json, or by the folder that holds them. Differences are A minus B,
@@ -39,6 +39,8 @@ def run_compare(options: argparse.Namespace) -> None:
     for out in outputs:
         if out.is_dir():
             raise EvalError(f"{out}: is a folder; name the file that the comparison goes to")
+    if len({out.resolve() for out in outputs}) < len(outputs):
+        raise EvalError(f"{outputs[0]}: is named for both outputs; name a file for each")
     sides = [_paths(text) for text in (options.a, options.b)]
     inputs = {path.resolve() for side in sides for path in side}
     for out in outputs:
@@ -46,17 +48,14 @@ def run_compare(options: argparse.Namespace) -> None:
             raise EvalError(f"{out}: is one of the results compared; name another file for the comparison")
     comparison = compare(*sides)
     show(comparison)
-    if options.json:
-        text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
-        _write(Path(options.json), text + "\n")
-    if options.markdown:
-        _write(Path(options.markdown), markdown(comparison))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
-    print(path)
+    with written_together() as beside:
+        if options.json:
+            text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n"
+            beside(Path(options.json)).write_text(text, encoding="utf-8")
+        if options.markdown:
+            beside(Path(options.markdown)).write_text(markdown(comparison), encoding="utf-8")
+    for out in outputs:
+        print(out)
 
 
 def _paths(text: str) -> list[Path]:

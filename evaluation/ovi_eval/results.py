@@ -19,7 +19,7 @@ from ovi_eval.common.plain_data import parse_json, read_json, read_text
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_eval.fields import Fields, kind_of
-from ovi_eval.files import written_together, written_whole
+from ovi_eval.files import written_together
 from ovi_eval.places import inside, stays_inside, without_places
 from ovi_eval.results_check import CLIP_FIELDS, MOST_CLIPS, check, unproven
 
@@ -42,7 +42,6 @@ __all__ = [
     "RunResults",
     "load_json",
     "read",
-    "write_text",
 ]
 
 
@@ -174,12 +173,6 @@ class RunResults:
             beside(path.parent / clips_name).write_text(lines, encoding="utf-8")
             beside(path).write_text(text + "\n", encoding="utf-8")
         return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text under a temporary name and then renames it, so that no reader sees half a file."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -268,17 +268,19 @@ ENOUGH = 0.9
 def marked(arms: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """Marks the values of each column that rest on far fewer clips than the others', and so may be of the easy ones.
 
-    A value is `partial` where its coverage is below 9 tenths of the best coverage of an arm in the column, or the clips
-    that it rests on, copies counted once, are below 9 tenths of the most.
+    A value is `partial` where the clips that it rests on, copies counted once, are below 9 tenths of the most of an arm
+    in the column; of the others, where its coverage is below 9 tenths of the best.
     """
     cells = {row.name: dict(row.cells) for row in arms}
     for column in columns:
         own = {name: of_row[column.id] for name, of_row in cells.items() if column.id in of_row}
-        coverage = max((cell.coverage for cell in own.values()), default=0.0)
         most = max((cell.n_distinct or 0 for cell in own.values()), default=0)
+        few = {
+            n for n, cell in own.items() if cell.n_distinct is not None and cell.n_distinct < ENOUGH * most
+        }
+        best = max((cell.coverage for name, cell in own.items() if name not in few), default=0.0)
         for name, cell in own.items():
-            few = cell.n_distinct is not None and cell.n_distinct < ENOUGH * most
-            if few or cell.coverage < ENOUGH * coverage:
+            if name in few or cell.coverage < ENOUGH * best:
                 cells[name][column.id] = replace(cell, partial=True)
     return [Row(row.name, row.kind, row.runs, cells[row.name]) for row in arms]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from ovi_eval.report import words
 from ovi_eval.report.filters import tags
 from ovi_eval.report.palette import breakable, colour, dot
 from ovi_eval.report.panels import domain, whisker
+from ovi_eval.report.text import escape
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _table(board: Leaderboard, groups: Groups, addresses: Addresses) -> str:
         label = f'<th colspan="{len(columns) + 1}" scope="colgroup">beside, not ranked</th>'
         floor = f'<tbody class="references"><tr class="part">{label}</tr>{beside}</tbody>'
     first = f'<th scope="col" aria-sort="none" data-best="name">{_button("model", "by name")}</th>'
-    region = f'class="scroll" tabindex="0" role="region" aria-label="{escape(", ".join(groups), quote=True)}"'
+    region = f'class="scroll" tabindex="0" role="region" aria-label="{escape(", ".join(groups))}"'
     return (
         f'<figure class="board"><div {region}><table><thead>{_group_heads(groups)}<tr>{first}{heads}</tr></thead>'
         f'<tbody class="arms">{arms}</tbody>{floor}</table></div></figure>'
@@ -100,7 +100,7 @@ def _group_heads(groups: Groups) -> str:
 
 def _head(column: Column) -> str:
     """A heading that sorts its column, with what parts it from others of its name."""
-    about = escape(_DIRECTIONS[column.direction], quote=True)
+    about = escape(_DIRECTIONS[column.direction])
     way = f'<span class="way" aria-label="{about}">{column.arrow}</span>'
     small = "".join(f"<small>{breakable(text)}</small>" for text in words.apart(column))
     label = f"{breakable(words.bare(column))}{escape(words.unit(column))} {way}"
@@ -127,7 +127,7 @@ def _line(
     link = f'<a href="#model={addresses[row.name, row.kind]}">{breakable(row.name)}</a>'
     name = f'<span class="arm">{dot(tint)}{link}</span>'
     seeds = f"<small>{words.seeds(row)}</small>" if words.seeds(row) else ""
-    return f'<tr><th scope="row" data-value="{escape(row.name, quote=True)}">{name}{seeds}</th>{cells}</tr>'
+    return f'<tr><th scope="row" data-value="{escape(row.name)}">{name}{seeds}</th>{cells}</tr>'
 
 
 def _cell(
@@ -136,7 +136,7 @@ def _cell(
     if cell is None or span is None:
         return '<td class="none" data-value="">–</td>'
     best = " best" if ranks and cell.rank == 1 else "" if column.comparable else " apart"
-    about = escape("\n".join(words.explain(cell, column)), quote=True)
+    about = "\n".join(escape(said) for said in words.explain(cell, column))
     versus = ""
     if cell.versus_first is not None:
         text = escape(words.compared_to_first(cell, column))

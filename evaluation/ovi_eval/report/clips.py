@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from ovi_eval.report.players import Strand, heading, player, scores, strands_of, tint_of
 from ovi_eval.report.shelf import Shelf, Shown
+from ovi_eval.report.text import escape
 from ovi_eval.table import Column, Row
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _row(benchmark: str, named: bool, clip: str, columns: Sequence[Strand], card
     name = f'<span class="id">{escape(clip)}</span>' if caption else ""
     of = f'<span class="id">{escape(benchmark)}</span>' if named and benchmark else ""
     return (
-        f'<article class="prompt" data-benchmark="{escape(benchmark, quote=True)}">'
+        f'<article class="prompt" data-benchmark="{escape(benchmark)}">'
         f"<header><h3>{title}</h3>{name}{of}"
         '<button type="button" class="in-turn">Play in turn</button></header>'
         f'<div class="cards">{"".join(cards)}</div></article>'

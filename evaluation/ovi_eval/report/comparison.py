@@ -11,8 +11,8 @@ from rich.text import Text
 
 from ovi_eval.claims import format_p
 from ovi_eval.report import words
-from ovi_eval.report.markdown import _text as plain
 from ovi_eval.report.terminal import WIDTH, new_console
+from ovi_eval.report.text import in_markdown, line
 
 if TYPE_CHECKING:
     from ovi_eval.compare import Comparison, Entry
@@ -39,7 +39,8 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     width = min(WIDTH, console.width)
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
         console.print(
-            Text.assemble((f"{letter}  ", "bold"), f"{side.label}: {', '.join(side.files)}"), width=width
+            Text.assemble((f"{letter}  ", "bold"), line(f"{side.label}: {', '.join(side.files)}")),
+            width=width,
         )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("metric", overflow="fold", max_width=34)
@@ -51,7 +52,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         name = f"{column.id} {column.arrow}{words.unit(column)}"
         interval = words.bounds(found.interval, column, found.value)
         table.add_row(
-            Text.assemble(name, "\n", (rests_on(entry), "dim")),
+            Text.assemble(line(name), "\n", (rests_on(entry), "dim")),
             words.number(entry.a, column),
             words.number(entry.b, column),
             Text.assemble(words.signed(found.value, column), "\n", (interval, "dim")),
@@ -60,16 +61,18 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
             Text(VERDICTS[entry.verdict], _STYLES[entry.verdict]),
         )
     console.print(table, width=width)
-    for line in [*tests(comparison), *notes(comparison)]:
-        console.print(Text(line, style="dim"), width=width)
+    for said in [*tests(comparison), *notes(comparison)]:
+        console.print(Text(line(said), style="dim"), width=width)
     for refusal in comparison.refusals:
-        console.print(Text.assemble(("! ", "yellow"), f"{refusal.metric}: {refusal.reason}"), width=width)
+        console.print(
+            Text.assemble(("! ", "yellow"), line(f"{refusal.metric}: {refusal.reason}")), width=width
+        )
 
 
 def markdown(comparison: Comparison) -> str:
     """The same as a Markdown section, each test by name."""
     sides = [
-        f"- **{letter}** {plain(side.label)}: {plain(', '.join(side.files))}"
+        f"- **{letter}** {in_markdown(side.label)}: {in_markdown(', '.join(side.files))}"
         for letter, side in (("A", comparison.a), ("B", comparison.b))
     ]
     lines = [
@@ -79,26 +82,29 @@ def markdown(comparison: Comparison) -> str:
     for entry in comparison.entries:
         column, found = entry.column, entry.difference
         cells = [
-            f"{plain(column.id)} {column.arrow}{plain(words.unit(column))}",
+            f"{in_markdown(column.id)} {column.arrow}{in_markdown(words.unit(column))}",
             words.number(entry.a, column),
             words.number(entry.b, column),
             words.signed(found.value, column),
             words.bounds(found.interval, column, found.value) or "–",
-            p_value(found.test.p),
-            p_value(entry.p_adjusted),
+            in_markdown(p_value(found.test.p)),
+            in_markdown(p_value(entry.p_adjusted)),
             "–" if found.test.p is None else found.test.name,
             rests_on(entry),
             VERDICTS[entry.verdict],
         ]
-        lines.append(f"| {' | '.join(cell.replace('<', '&lt;') for cell in cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     parts = [
-        f"# {plain(comparison.a.label)} and {plain(comparison.b.label)}",
+        f"# {in_markdown(comparison.a.label)} and {in_markdown(comparison.b.label)}",
         "\n".join(sides),
         "\n".join(lines),
     ]
-    parts.append("\n".join(f"- {plain(line)}" for line in [*tests(comparison), *notes(comparison)]))
+    parts.append("\n".join(f"- {in_markdown(said)}" for said in [*tests(comparison), *notes(comparison)]))
     if comparison.refusals:
-        left = [f"- {plain(refusal.metric)}: {plain(refusal.reason)}" for refusal in comparison.refusals]
+        left = [
+            f"- {in_markdown(refusal.metric)}: {in_markdown(refusal.reason)}"
+            for refusal in comparison.refusals
+        ]
         parts.append("## Not compared\n\n" + "\n".join(left))
     return "\n\n".join(parts) + "\n"
 

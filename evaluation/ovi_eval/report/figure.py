@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovi_eval.files import written_whole
 from ovi_eval.report import words
 from ovi_eval.report.palette import DASHES, colour
+from ovi_eval.report.text import line
 
 if TYPE_CHECKING:
     from ovi_eval.board import Leaderboard
@@ -20,14 +19,8 @@ _ACROSS = 4
 _TITLE, _NAME = 27, 30
 
 
-def write_figure(board: Leaderboard, path: Path) -> None:
-    """Draws all columns as small multiples; the same numbers give the same bytes."""
-    with written_whole(path) as temporary:
-        temporary.write_bytes(figure_png(board))
-
-
 def figure_png(board: Leaderboard) -> bytes:
-    """The figure as PNG, drawn without a display."""
+    """All columns as small multiples in a PNG, drawn without a display; the same numbers give the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -46,10 +39,10 @@ def figure_png(board: Leaderboard) -> bytes:
         column = board.columns[index]
         for number, row in enumerate(board.references):
             if column.id in row.cells:
-                line = axis.axvline(
+                drawn = axis.axvline(
                     row.cells[column.id].value, color="0.45", lw=1, ls=(0, DASHES[number % len(DASHES)])
                 )
-                handles.setdefault(row.name, line)
+                handles.setdefault(row.name, drawn)
         for place, row in enumerate(board.arms):
             cell = row.cells.get(column.id)
             if cell is None:
@@ -59,10 +52,10 @@ def figure_png(board: Leaderboard) -> bytes:
             for value in cell.by_seed.values() if len(cell.by_seed) > 1 else ():
                 axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
             axis.plot(cell.value, place, "o", ms=6, color=colour(place))
-        title = f"{column.id}\N{NO-BREAK SPACE}{column.arrow}{words.unit(column)}"
+        title = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(words.unit(column), 40)}"
         wrapped = textwrap.wrap(title, _TITLE, break_on_hyphens=False)
-        axis.set_title("\n".join(wrapped), fontsize=8.5)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_title("\n".join(wrapped), fontsize=8.5, parse_math=False)
+        axis.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.tick_params(axis="x", labelsize=7.5)
         axis.spines[["top", "right"]].set_visible(False)
@@ -74,10 +67,19 @@ def figure_png(board: Leaderboard) -> bytes:
         "bars: 95 % interval",
         *(["dashed: references"] if handles else []),
     ]
-    figure.suptitle(f"{board.title}\n{'; '.join(note)}", fontsize=9)
+    figure.suptitle(f"{line(board.title, 150)}\n{'; '.join(note)}", fontsize=9, parse_math=False)
     if handles:
         lines, names = list(handles.values()), list(handles)
-        figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        legend = figure.legend(
+            lines,
+            [_short(name) for name in names],
+            loc="outside lower center",
+            ncols=4,
+            fontsize=8,
+            frameon=False,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     buffer = io.BytesIO()
     # Without a date or version in it, equal numbers make equal files.
     figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -86,4 +88,4 @@ def figure_png(board: Leaderboard) -> bytes:
 
 def _short(name: str) -> str:
     """A name that leaves room for the panels beside it."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+    return line(name, _NAME)

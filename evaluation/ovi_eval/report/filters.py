@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from ovi_eval.report import words
+from ovi_eval.report.text import escape
 from ovi_eval.table import Column
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def tags(column: Column) -> str:
         "metric": column.key,
         "group": column.group,
     }
-    return "".join(f' data-{name}="{escape(value, quote=True)}"' for name, value in told.items())
+    return "".join(f' data-{name}="{escape(value)}"' for name, value in told.items())
 
 
 def bar(board: Leaderboard) -> str:
@@ -63,7 +63,7 @@ def _metrics(board: Leaderboard) -> str:
     for group, keys in groups.items():
         own = [(f"{group}*", f"{group}: all {len(keys)}")] if len(keys) > 1 else []
         listed = _options([*own, *((key, key) for key in keys)])
-        items += f'<optgroup label="{escape(group, quote=True)}">{listed}</optgroup>' if own else listed
+        items += f'<optgroup label="{escape(group)}">{listed}</optgroup>' if own else listed
     return _labelled("metric", "all metrics", items)
 
 
@@ -72,7 +72,7 @@ def _select(name: str, everything: str, options: Sequence[tuple[str, str]]) -> s
 
 
 def _options(options: Sequence[tuple[str, str]]) -> str:
-    return "".join(f'<option value="{escape(v, quote=True)}">{escape(text)}</option>' for v, text in options)
+    return "".join(f'<option value="{escape(v)}">{escape(text)}</option>' for v, text in options)
 
 
 def _labelled(name: str, everything: str, items: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovi_eval.report import published, words
+from ovi_eval.report.text import in_markdown
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
@@ -14,33 +15,35 @@ if TYPE_CHECKING:
 
 def markdown(board: Leaderboard) -> str:
     """One table for each group of metrics, arms above references, then how the numbers were had."""
-    parts = [f"# {_text(board.title)}"]
+    parts = [f"# {in_markdown(board.title)}"]
     if board.message:
-        parts.append(_text(board.message))
+        parts.append(in_markdown(board.message))
     if board.findings:
-        parts.append("\n".join(f"- **{words.KINDS[f.outcome]}**: {_text(f.text)}" for f in board.findings))
+        parts.append(
+            "\n".join(f"- **{words.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
+        )
     benchmarks = list(dict.fromkeys(column.benchmark for column in board.columns))
     if len(benchmarks) > 1:
         for benchmark in benchmarks:
-            parts.append(f"## {_text(benchmark or words.NO_BENCHMARK)}")
+            parts.append(f"## {in_markdown(benchmark or words.NO_BENCHMARK)}")
             parts += _groups(board, [c for c in board.columns if c.benchmark == benchmark], "###")
     else:
-        parts += [f"Benchmark: {_text(benchmark)}." for benchmark in benchmarks if benchmark]
+        parts += [f"Benchmark: {in_markdown(benchmark)}." for benchmark in benchmarks if benchmark]
         parts += _groups(board, board.columns, "##")
     if not all(column.comparable for column in board.columns):
         parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
     if words.any_partial(board.arms):
         parts.append(f"{words.PARTIAL}.")
     if board.problems:
-        parts.append("## Missing\n\n" + "\n".join(f"- {_text(problem)}" for problem in board.problems))
+        parts.append("## Missing\n\n" + "\n".join(f"- {in_markdown(problem)}" for problem in board.problems))
     parts.append(
         "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there "
-        f"is one run. Differences are paired, to {_text(board.first)}; metrics with a value per clip by "
+        f"is one run. Differences are paired, to {in_markdown(board.first)}; metrics with a value per clip by "
         "sign-flip permutation over clips, the others by paired t over seeds; p adjusted by Holm over the "
         "arms. The best arm is bold. Coverage is the share of the clips that a value rests on. References are not "
         "ranked. results.json has every number with its test."
     )
-    parts += published.markdown(board.published, _text)
+    parts += published.markdown(board.published, in_markdown)
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,7 +52,9 @@ def _groups(board: Leaderboard, columns: Sequence[Column], level: str) -> list[s
     grouped: dict[str, list[Column]] = {}
     for column in columns:
         grouped.setdefault(column.group, []).append(column)
-    return [part for name, own in grouped.items() for part in (f"{level} {_text(name)}", _table(board, own))]
+    return [
+        part for name, own in grouped.items() for part in (f"{level} {in_markdown(name)}", _table(board, own))
+    ]
 
 
 def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
@@ -59,9 +64,9 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
     ]
     # An arm that was not run on a benchmark has no line there; one that lacks a value has, and it shows.
     arms = [row for row in board.arms if any(_tried(row, column) for column in columns)]
-    lines += [_line(row, _text(row.name), columns) for row in arms]
+    lines += [_line(row, in_markdown(row.name), columns) for row in arms]
     shown = [row for row in board.references if any(c.id in row.cells for c in columns)]
-    lines += [_line(row, f"*{_text(row.name)} (reference)*", columns) for row in shown]
+    lines += [_line(row, f"*{in_markdown(row.name)} (reference)*", columns) for row in shown]
     return "\n".join(lines)
 
 
@@ -71,8 +76,8 @@ def _tried(row: Row, column: Column) -> bool:
 
 def _head(column: Column) -> str:
     """The metric with its direction, below it what parts it from others of its name."""
-    told = "".join(f"<br>{_text(text)}" for text in words.apart(column))
-    return f"{_text(words.bare(column))} {column.arrow}{_text(words.unit(column))}{told}"
+    told = "".join(f"<br>{in_markdown(text)}" for text in words.apart(column))
+    return f"{in_markdown(words.bare(column))} {column.arrow}{in_markdown(words.unit(column))}{told}"
 
 
 def _line(row: Row, name: str, columns: Sequence[Column]) -> str:
@@ -89,12 +94,4 @@ def _cell(cell: Cell | None, column: Column) -> str:
     if said := words.coverage(cell):
         text += f"<br>{said}"
     versus = words.compared_to_first(cell, column)
-    return f"{text}<br>{versus.replace('<', '&lt;')}" if versus else text
-
-
-def _text(text: str) -> str:
-    """Keeps names and wording from becoming markup: they come from files."""
-    escaped = text.replace("\\", "\\\\").replace("<", "&lt;").replace("\n", " ")
-    for mark in "|*`[]":
-        escaped = escaped.replace(mark, "\\" + mark)
-    return escaped
+    return f"{text}<br>{in_markdown(versus)}" if versus else text

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from ovi_eval.report import words
 from ovi_eval.report.filters import tags
 from ovi_eval.report.palette import breakable
 from ovi_eval.report.panels import strip
+from ovi_eval.report.text import escape
 from ovi_eval.results import MetricValue
 from ovi_eval.table import Cell, Column, Making, Row
 
@@ -116,9 +116,13 @@ def _behind(column: Column, cell: Cell, made: Sequence[MetricValue]) -> str:
     facts += [("dimension", str(d)) for d in dict.fromkeys(m.dimension for m in made) if d is not None]
     facts += [("preprocessing", p) for p in dict.fromkeys(m.preprocessing for m in made) if p]
     weights: Mapping[str, str] = {name: digest for metric in made for name, digest in metric.weights.items()}
-    terms = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
+    terms = "".join(f"<dt>{escape(key)}</dt><dd>{_lines(value)}</dd>" for key, value in facts)
     terms += "".join(
         f"<dt>{breakable(name)}</dt><dd><code>sha256 {escape(digest)}</code></dd>"
         for name, digest in weights.items()
     )
     return f"<details><summary>how it was measured</summary><dl>{terms}</dl></details>"
+
+
+def _lines(text: str) -> str:
+    return "\n".join(escape(said) for said in text.splitlines())

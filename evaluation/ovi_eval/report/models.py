@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from ovi_eval.report import words
@@ -17,6 +16,7 @@ from ovi_eval.report.palette import breakable, dot
 from ovi_eval.report.players import Strand, clip_number, player, scores, strands_of, tint_of
 from ovi_eval.report.provenance import runs_of
 from ovi_eval.report.shelf import AT_ONCE, Shelf, Shown
+from ovi_eval.report.text import escape
 from ovi_eval.results import ClipScores
 from ovi_eval.table import Column, Making, Row
 
@@ -68,7 +68,7 @@ def _page(board: Leaderboard, row: Row, name: str, shelf: Shelf, limit: int) -> 
     facts = [f"{' or '.join(map(str, clips))} clips a run", ", ".join(benchmarks), row.runs[0].created[:10]]
     listed = kind + seeds + "".join(f"<li>{escape(text)}</li>" for text in facts if text)
     return (
-        f'<section class="model" id="model={name}" data-title="{escape(row.name, quote=True)}" '
+        f'<section class="model" id="model={name}" data-title="{escape(row.name)}" '
         f'aria-labelledby="h-{name}">'
         '<p><a class="back" href="#table">← All models</a></p>'
         f'<h1 id="h-{name}">{dot(tint)}{breakable(row.name)}</h1><ul class="facts">{listed}</ul>'
@@ -111,7 +111,7 @@ def _clips(board: Leaderboard, own: Strand, title: str, shelf: Shelf, limit: int
     heading = "Worst and best clips" + (f" · {escape(title)}" if title else "")
     section = f"<h2>{heading}</h2>{lead}{body}" if found else ""
     section += _lacking(own, lacking, columns, shown)
-    return f'<div data-benchmark="{escape(benchmark, quote=True)}">{section}</div>' if section else ""
+    return f'<div data-benchmark="{escape(benchmark)}">{section}</div>' if section else ""
 
 
 def _is_of(column: Column, own: Strand) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ovi_eval.report.palette import breakable
 from ovi_eval.report.panels import panel, reference_key
 from ovi_eval.report.provenance import runs_of
 from ovi_eval.report.shelf import Shelf
+from ovi_eval.report.text import escape
 from ovi_eval.table import Column
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Colours of arms, dashes of references and names that may break: what the parts of the page share."""
 
-from html import escape
+from ovi_eval.report.text import escape
 
 # Told apart with any colour vision, and legible on white and on black.
 COLOURS = ("#2f7fd6", "#d9730d", "#159a76", "#b35bb5", "#c8513f", "#7d8b1f", "#5f6bd8", "#9a6a3a")

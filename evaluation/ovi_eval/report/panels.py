@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
 from ovi_eval.report import words
 from ovi_eval.report.palette import DASHES, colour
+from ovi_eval.report.text import escape, line
 from ovi_eval.table import Cell, Column, Row
 
 _WIDE, _HIGH = 108, 14
@@ -83,7 +83,7 @@ def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> str
             parts.append(f'<line class="reference" {line} stroke-dasharray="{dash}">{label}</line>')
     for place, (i, row) in enumerate(shown):
         cell, y, tint = row.cells[column.id], _TOP + step * place + 24, colour(i)
-        label = "<title>" + escape(row.name + ": " + "; ".join(words.explain(cell, column))) + "</title>"
+        label = f"<title>{escape(row.name + ': ' + '; '.join(words.explain(cell, column)))}</title>"
         parts.append(
             f'<g>{label}<text class="name" x="{_SIDE}" y="{y - 10}">{escape(_fitting(row.name))}</text>'
         )
@@ -108,7 +108,7 @@ def _tick(value: float) -> str:
 
 def _fitting(name: str) -> str:
     """A name as far as it fits above its line."""
-    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+    return line(name, _LETTERS)
 
 
 def strip(row: Row, rows: Sequence[Row], column: Column, tint: str | None) -> str:
@@ -145,6 +145,8 @@ def strip(row: Row, rows: Sequence[Row], column: Column, tint: str | None) -> st
 
 def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers inside a range."""
+    if not high - low > 1e-300:
+        return [float(low)]
     step = 10.0 ** np.floor(np.log10((high - low) / 3))
     for factor in (5.0, 2.0):
         if (high - low) / (step * factor) >= 3:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from ovi_eval.report import words
 from ovi_eval.report.palette import breakable, colour, dot
 from ovi_eval.report.pictures import TIMELINE_HIGH, WIDTH
 from ovi_eval.report.shelf import Shown
+from ovi_eval.report.text import escape
 from ovi_eval.results import ClipScores, RunResults
 from ovi_eval.table import Column, Row
 
@@ -84,7 +84,7 @@ def heading(title: str, tint: str | None) -> str:
 
 def player(shown: Shown, name: str) -> str:
     """Picture, play button and timeline of a clip; `name` is what assistive software calls it."""
-    name = escape(name, quote=True)
+    name = escape(name)
     note = f'<p class="note">{escape(shown.note)}</p>' if shown.note else ""
     return (
         f'<div class="player" data-clip="{shown.number}" data-seconds="{shown.seconds:.4f}">'

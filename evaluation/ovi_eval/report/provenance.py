@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from ovi_eval.report.text import escape
 from ovi_eval.results import RunResults
 from ovi_eval.table import Row
 

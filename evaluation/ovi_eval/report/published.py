@@ -6,7 +6,6 @@ Nothing in it is ranked, made bold or compared with a measured value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 
 from rich import box
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi_eval.references.published import PublishedTable, by_benchmark
+from ovi_eval.report.text import escape, line
 
 TITLE = "Published by others"
 CAUTION = (
@@ -30,12 +30,12 @@ def show(tables: Sequence[PublishedTable], console: Console, width: int) -> None
     console.print(Text(f"\n{TITLE}", style="bold"), width=width)
     console.print(Text(CAUTION, style="dim"), width=width)
     for benchmark, members in by_benchmark(tables).items():
-        console.print(Text(f"\n{benchmark}", style="bold"), width=width)
+        console.print(Text(f"\n{line(benchmark)}", style="bold"), width=width)
         for published in members:
-            console.print(Text(published.table), width=width)
+            console.print(Text(line(published.table)), width=width)
             for metrics in _packed(published, width):
                 console.print(_terminal_table(published, metrics), width=width)
-            console.print(Text(_origin(published), style="dim"), width=width)
+            console.print(Text(line(_origin(published)), style="dim"), width=width)
 
 
 def markdown(tables: Sequence[PublishedTable], escaped: Callable[[str], str]) -> list[str]:
@@ -64,7 +64,7 @@ def section(tables: Sequence[PublishedTable]) -> str:
     for benchmark, members in by_benchmark(tables).items():
         boards = "".join(_page_table(published) for published in members)
         groups.append(
-            f'<div class="benchmark" data-benchmark="{escape(benchmark, quote=True)}">'
+            f'<div class="benchmark" data-benchmark="{escape(benchmark)}">'
             f'<h3>{escape(benchmark)}</h3><div class="boards">{boards}</div></div>'
         )
     return (
@@ -81,7 +81,7 @@ def _page_table(published: PublishedTable) -> str:
     for system, values in published.rows.items():
         cells = "".join(f"<td>{_number(values.get(metric))}</td>" for metric in metrics)
         lines.append(f'<tr><th scope="row">{escape(system)}</th>{cells}</tr>')
-    region = f'class="scroll" tabindex="0" role="region" aria-label="{escape(published.table, quote=True)}"'
+    region = f'class="scroll" tabindex="0" role="region" aria-label="{escape(published.table)}"'
     return (
         f'<figure class="board published"><figcaption>{escape(published.table)}</figcaption><div {region}>'
         f'<table><thead><tr><th scope="col">system</th>{heads}</tr></thead>'
@@ -92,7 +92,7 @@ def _page_table(published: PublishedTable) -> str:
 def _linked(published: PublishedTable) -> str:
     """The origin as HTML, the source's address, where it begins with one, as a link."""
     text = escape(_origin(published))
-    address = escape(published.source.split()[0], quote=True)
+    address = escape(published.source.split()[0])
     if not address.startswith("https://"):
         return text
     return text.replace(address, f'<a href="{address}" rel="noreferrer">{address}</a>', 1)
@@ -118,9 +118,9 @@ def _terminal_table(published: PublishedTable, metrics: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("system", overflow="fold", max_width=_NAME_WIDE)
     for metric in metrics:
-        table.add_column(Text(_head(metric)), justify="right", no_wrap=True)
+        table.add_column(Text(line(_head(metric))), justify="right", no_wrap=True)
     for system, values in published.rows.items():
-        table.add_row(Text(system), *(_number(values.get(metric)) for metric in metrics))
+        table.add_row(Text(line(system)), *(_number(values.get(metric)) for metric in metrics))
     return table
 
 
@@ -130,14 +130,14 @@ _NAME_WIDE = 28
 def _packed(published: PublishedTable, width: int) -> Iterator[list[str]]:
     """The metrics in parts that fit beside the systems' names."""
     room = width - min(_NAME_WIDE, max(len(system) for system in published.rows)) - 2
-    line: list[str] = []
+    packed: list[str] = []
     used = 0
     for metric in published.metrics():
         found = [_number(values.get(metric)) for values in published.rows.values()]
         wide = max(len(text) for text in [_head(metric), *found]) + 3
-        if line and used + wide > room:
-            yield line
-            line, used = [], 0
-        line.append(metric)
+        if packed and used + wide > room:
+            yield packed
+            packed, used = [], 0
+        packed.append(metric)
         used += wide
-    yield line
+    yield packed

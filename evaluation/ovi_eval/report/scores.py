@@ -17,6 +17,7 @@ from ovi_eval.needs import Need, missing
 from ovi_eval.registry import ALIASES, BALL, FAULTS, PUBLISHED
 from ovi_eval.report import words
 from ovi_eval.report.terminal import new_console
+from ovi_eval.report.text import line
 from ovi_eval.results import RunResults
 from ovi_eval.score import Scored
 
@@ -31,7 +32,9 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
 
     `left_out` names metrics that could not be had here.
     """
-    table = Table(title=Text(results.label()), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(line(results.label())), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for head in ("metric", "", "value", "95 % interval", "clips", "coverage", "unit"):
         table.add_column(head, justify="right" if head in ("value", "clips", "coverage") else "left")
     for key, m in results.metrics.items():
@@ -39,18 +42,18 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
         between = "" if m.ci95 is None else f"{format_number(m.ci95[0])} to {format_number(m.ci95[1])}"
         counted = f"{m.n} ({m.distinct} differ)" if m.distinct not in (None, m.n) else str(m.n)
         cells = (ARROWS[m.direction], value, between, counted, words.share(m.coverage))
-        table.add_row(Text(key), *cells, Text(m.unit))
+        table.add_row(Text(line(key)), *cells, Text(line(m.unit)))
     console = new_console()
     console.print(table)
     for key, m in results.metrics.items():
         if m.value is not None and m.dimension is not None:
             bias = "" if m.bias is None else f", of it a small-sample bias of about {format_number(m.bias)}"
-            console.print(Text(f"{key}: {m.n} clips in {m.dimension} dimensions{bias}", style="dim"))
+            console.print(Text(f"{line(key)}: {m.n} clips in {m.dimension} dimensions{bias}", style="dim"))
     warnings = dict.fromkeys(
         f"{key}: {text}" for key, metric in results.metrics.items() for text in metric.warnings
     )
     for text in [*results.notes, *warnings, *missing_clips(results, scored.reasons)]:
-        console.print(Text.assemble(("! ", "yellow"), text))
+        console.print(Text.assemble(("! ", "yellow"), line(text)))
     if left_out:
         told = f"left out: {', '.join(left_out)}; ovi-eval metrics says what each needs"
         console.print(Text(told, style="dim"))
@@ -99,11 +102,11 @@ def show_metrics() -> None:
     console = new_console()
     console.print(table)
     for need, names in lacks.items():
-        line = missing(need, ", ".join(names)) or ""
-        line = line.replace(" needs ", " need ", 1) if len(names) > 1 else line
-        console.print(Text.assemble(("! ", "yellow"), line))
-    for line in FAULTS.values():
-        console.print(Text.assemble(("! ", "yellow"), line))
+        said = missing(need, ", ".join(names)) or ""
+        said = said.replace(" needs ", " need ", 1) if len(names) > 1 else said
+        console.print(Text.assemble(("! ", "yellow"), line(said)))
+    for said in FAULTS.values():
+        console.print(Text.assemble(("! ", "yellow"), line(said)))
     short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
     console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
     console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))

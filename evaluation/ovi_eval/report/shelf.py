@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.errors import EvalError
+from ovi_eval.places import without_places
 from ovi_eval.report.pictures import poster, timeline
 from ovi_eval.report.transcode import SECONDS, small_clip
 
@@ -80,9 +81,11 @@ def _show(path: Path, number: int) -> Shown | str:
             "poster": poster(clip.frames_THWC),
         }
     except EvalError as error:
-        return str(error)
+        return without_places(str(error))
     except OSError as error:
-        return f"{path.name}: {error.strerror or error}"
+        return f"{path.name}: {error.strerror or type(error).__name__}"
+    except Exception as error:  # whatever a decoder raises for one clip: the page has the others
+        return f"{path.name}: {type(error).__name__}: {without_places(str(error))}"
     data = {
         "mp4": base64.b64encode(clip.mp4).decode(),
         **{key: data_uri("image/jpeg", content) for key, content in pictures.items()},
@@ -90,7 +93,7 @@ def _show(path: Path, number: int) -> Shown | str:
     said = [f"the first {SECONDS:g} s"] * clip.cut + ["no sound"] * clip.silent + ["sound alone"] * clip.blind
     height, width = clip.frames_THWC.shape[1:3]
     seconds = len(clip.frames_THWC) / clip.fps
-    return Shown(number, seconds, width, height, ", ".join(said), json.dumps(data))
+    return Shown(number, seconds, width, height, ", ".join(said), json.dumps(data).replace("<", "\\u003c"))
 
 
 def data_uri(kind: str, content: bytes) -> str:

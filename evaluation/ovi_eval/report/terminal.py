@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi_eval.report import published, words
+from ovi_eval.report.text import line
 from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
@@ -30,19 +31,21 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     """Prints findings, one table for each group of metrics that fits, and what is missing."""
     console = console or new_console()
     width = min(WIDTH, console.width)
-    console.print(Text(board.title, style="bold"), width=width)
+    console.print(Text(line(board.title), style="bold"), width=width)
     if board.message:
-        console.print(Text(board.message), width=width)
+        console.print(Text(line(board.message)), width=width)
     for finding in board.findings:
         style = {"supported": "green", "not_supported": "yellow", "unknown": "dim"}[finding.outcome]
-        console.print(Text.assemble((f"{words.KINDS[finding.outcome]}: ", style), finding.text), width=width)
+        console.print(
+            Text.assemble((f"{words.KINDS[finding.outcome]}: ", style), line(finding.text)), width=width
+        )
     for columns in _packed(board, width):
         console.print(_table(board, columns), width=width)
     console.print(
         Text(
             "± half of the 95 % interval: Student's t over seeds, or a bootstrap over clips where there is "
             f"one run. Below it the coverage (the share of the clips that the value rests on) and the paired "
-            f"difference to {board.first}, p adjusted by Holm. Best underlined.",
+            f"difference to {line(board.first, 60)}, p adjusted by Holm. Best underlined.",
             style="dim",
         ),
         width=width,
@@ -50,7 +53,7 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     if words.any_partial(board.arms):
         console.print(Text(f"{words.PARTIAL}.", style="yellow"), width=width)
     for problem in [*board.problems, *board.clip_notes()]:
-        console.print(Text.assemble(("! ", "yellow"), problem), width=width)
+        console.print(Text.assemble(("! ", "yellow"), line(problem)), width=width)
     published.show(board.published, console, width)
 
 
@@ -60,17 +63,15 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
     table.add_column("seeds", justify="right")
     for column in columns:
         group = column.id.rpartition("/")[0]
-        table.add_column(
-            Text(f"{group}\n{words.short(column)} {column.arrow}{words.unit(column)}"), justify="right"
-        )
+        table.add_column(Text(f"{line(group)}\n{_named(column)}"), justify="right")
     for row in board.arms:
-        table.add_row(Text(row.name), _count(row), *(_cell(row.cells.get(c.id), c) for c in columns))
+        table.add_row(Text(line(row.name)), _count(row), *(_cell(row.cells.get(c.id), c) for c in columns))
     if any(c.id in row.cells for row in board.references for c in columns):
         table.add_section()
         table.add_row(Text("beside, not ranked:", style="dim"))
         for row in board.references:
             cells = (_cell(row.cells.get(c.id), c) for c in columns)
-            table.add_row(Text(row.name, style="dim italic"), _count(row), *cells)
+            table.add_row(Text(line(row.name), style="dim italic"), _count(row), *cells)
     return table
 
 
@@ -96,26 +97,29 @@ def _packed(board: Leaderboard, width: int) -> Iterator[list[Column]]:
     """Whole metric groups side by side while they fit; a group too wide for one table goes over several."""
     names = [row.name for row in [*board.arms, *board.references]]
     room = width - min(28, max(len(name) for name in names)) - 9
-    line: list[Column] = []
+    packed: list[Column] = []
     used = 0
     for group in board.groups().values():
         widths = [_width(board, column) for column in group]
-        if line and used + sum(widths) > room:
-            yield line
-            line, used = [], 0
+        if packed and used + sum(widths) > room:
+            yield packed
+            packed, used = [], 0
         for column, wide in zip(group, widths, strict=True):
-            if line and used + wide > room:
-                yield line
-                line, used = [], 0
-            line.append(column)
+            if packed and used + wide > room:
+                yield packed
+                packed, used = [], 0
+            packed.append(column)
             used += wide
-    if line:
-        yield line
+    if packed:
+        yield packed
 
 
 def _width(board: Leaderboard, column: Column) -> int:
     """Characters the column takes, the space around it included."""
     found: list[Row] = [row for row in [*board.arms, *board.references] if column.id in row.cells]
-    lines = [line for row in found for line in _cell(row.cells[column.id], column).plain.split("\n")]
-    head = f"{words.short(column)} {column.arrow}{words.unit(column)}"
-    return max(len(line) for line in [head, *lines]) + 2
+    lines = [said for row in found for said in _cell(row.cells[column.id], column).plain.split("\n")]
+    return max(len(said) for said in [_named(column), *lines]) + 2
+
+
+def _named(column: Column) -> str:
+    return line(f"{words.short(column)} {column.arrow}{words.unit(column)}", 100)
