@@ -124,12 +124,9 @@ def _claims(path: str | None) -> list[Any] | None:
     """Claims of a file: a list, or an object with a list under `claims`."""
     if path is None:
         return None
-    import yaml
+    from ovi_eval.common.plain_data import read_json, read_yaml
 
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EvalError(f"{path}: is neither YAML nor JSON ({error})") from None
+    data = read_json(path) if Path(path).suffix == ".json" else read_yaml(path)
     if isinstance(data, dict):
         data = data.get("claims")
     if not isinstance(data, list):

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .common.plain_data import parse_json
 from .errors import EvalError
 from .files import written_whole
 
@@ -131,7 +132,7 @@ class ClipSet:
             raise EvalError(f"{path}: no such file; name a clips.safetensors that sampling wrote")
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+                header = parse_json((file.metadata() or {}).get(HEADER, "{}"), str(path))
                 if header.get("format") != CLIPS_FORMAT:
                     found = header.get("format")
                     raise EvalError(f'{path}: format is {found!r}, this version reads "{CLIPS_FORMAT}"')

@@ -78,7 +78,7 @@ def test_leaderboard_with_bad_input(study, tmp_path, capsys):
     claims.write_text("claims: [{metric: ball/onset_f1, arm: none}]")
     assert "claim 1: field versus must be text" in refused(capsys, "leaderboard", study, "--claims", claims)
     claims.write_text("claims: [")
-    assert "is neither YAML nor JSON" in refused(capsys, "leaderboard", study, "--claims", claims)
+    assert "is no plain YAML" in refused(capsys, "leaderboard", study, "--claims", claims)
     assert "claims.gone" in refused(capsys, "leaderboard", study, "--claims", tmp_path / "claims.gone")
     run = study / "none" / "seed_0"
     assert "a leaderboard must not replace" in refused(capsys, "leaderboard", study, "--out", run)

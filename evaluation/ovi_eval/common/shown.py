@@ -16,7 +16,8 @@ __all__ = ["Place", "shown"]
 
 Place = Literal["plain", "rich", "markdown", "html"]
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$])")
+# An underscore within a word is no markup: my_model stays readable as text.
+_MARKDOWN = re.compile(r"([\\`*{}\[\]<>()#+!|~&$]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def shown(text: Any, limit: int | None = 200, *, to: Place = "plain") -> str:
