@@ -165,10 +165,8 @@ def _gathered(x_N: Array, units: Sequence[Hashable]) -> tuple[Array, Array]:
     """Of each unit, in the order in which they come, the sum of its values and how many it has."""
     place: dict[Hashable, int] = {}
     index_N = np.array([place.setdefault(unit, len(place)) for unit in units], dtype=np.int64)
-    return (
-        np.bincount(index_N, weights=x_N, minlength=len(place)),
-        np.bincount(index_N, minlength=len(place)).astype(np.float64),
-    )
+    sums = np.bincount(index_N, weights=x_N, minlength=len(place)).astype(np.float64)
+    return sums, np.bincount(index_N, minlength=len(place)).astype(np.float64)
 
 
 def _bca_levels(
