@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,11 +38,14 @@ COMMON = (
 """Clipping and accumulation are active: 8 clips a step, 2 at once on each of one or two processes."""
 
 
-def start(runs: Mapping[str, Sequence[str]], folder: Path, world: int, port: int) -> None:
+def start(
+    runs: Mapping[str, Sequence[str]], folder: Path, world: int, port: int, killed: bool = False
+) -> None:
     """Do the runs, each in `folder/<name>`, in `world` processes; raises with their output if one crashes.
 
     What a run is refused with is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that process
-    only; `@files:200000` lets no file grow past so many bytes, as if the disk were full.
+    only; `@files:200000` lets no file grow past so many bytes, as if the disk were full; `@kill:7` ends the
+    processes by SIGKILL in the seventh batch, which `killed` expects.
     """
     listing = folder / f"runs_{world}.json"
     listing.write_text(json.dumps({name: list(overrides) for name, overrides in runs.items()}))
@@ -68,8 +72,23 @@ def start(runs: Mapping[str, Sequence[str]], folder: Path, world: int, port: int
     ]
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
-        if process.returncode:
+        if process.returncode != (-signal.SIGKILL if killed else 0):
             raise RuntimeError(output[-3000:])
+
+
+def kill_in_batch(number: int) -> None:
+    """End this process in the middle of the loss of that training batch."""
+    from ovi_lab.tasks.base import FlowMatchingTask
+
+    losses, seen = FlowMatchingTask.losses, []
+
+    def killing(self, batch, sigmas, purpose, train):
+        seen.append(train)
+        if sum(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return losses(self, batch, sigmas, purpose, train)
+
+    FlowMatchingTask.losses = killing
 
 
 def main() -> None:
@@ -109,6 +128,9 @@ def main() -> None:
         place = [f"run_dir={folder / name}", f"data.root={folder / 'data'}", f"trainer.devices={a.world}"]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = compose("train", overrides=[*COMMON, *place, *own])
+        kill_in = next((int(o.partition(":")[2]) for o in overrides if o.startswith("@kill:")), 0)
+        if kill_in:
+            kill_in_batch(kill_in)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             if limit is not None:

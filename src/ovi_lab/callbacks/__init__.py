@@ -5,6 +5,7 @@ from ovi_lab.callbacks.csv_log import ResumableCSVLogger
 from ovi_lab.callbacks.ema import EMA
 from ovi_lab.callbacks.gradients import GradientNorms
 from ovi_lab.callbacks.guard import Guard
+from ovi_lab.callbacks.learning_rate import LearningRate
 from ovi_lab.callbacks.metrics_in_loop import MetricsInLoop
 from ovi_lab.callbacks.preemption import Preemption
 from ovi_lab.callbacks.progress import TrainingProgress
@@ -16,6 +17,7 @@ __all__ = [
     "EMA",
     "GradientNorms",
     "Guard",
+    "LearningRate",
     "MetricsInLoop",
     "Preemption",
     "ResumableCSVLogger",

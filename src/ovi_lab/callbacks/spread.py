@@ -16,26 +16,40 @@ class Spread(Callback):
     """Stores over how many processes a run was spread, and translates the place in the data when that changes.
 
     An optimiser step sees the same clips with the same draws however they are dealt out (`global_batch_size`); only the
-    number of batches that a process has seen depends on it.
+    number of batches that a process has seen depends on it. Lightning's counters are set to whole steps, which are all
+    that a checkpoint holds of a run.
 
     Args:
+        data: the data module, whose `order()` tells how batches are dealt out; None: the task brings its own data.
         batch_size: clips a batch and process.
         by_tokens: batches hold as many clips as their tokens allow, so that no batch is a part of another.
     """
 
-    def __init__(self, batch_size: int, by_tokens: bool = False) -> None:
-        self.batch_size, self.by_tokens = batch_size, by_tokens
+    def __init__(self, data: Any, batch_size: int = 1, by_tokens: bool = False) -> None:
+        self.data, self.batch_size, self.by_tokens = data, batch_size, by_tokens
 
     def _now(self, trainer: Trainer) -> dict[str, int]:
         strategy: Any = trainer.strategy
         places = strategy.data_place[1] if hasattr(strategy, "data_place") else trainer.world_size
-        return {"places": int(places), "batch_size": self.batch_size}
+        accumulate = int(trainer.accumulate_grad_batches)
+        return {"places": int(places), "batch_size": self.batch_size, "accumulate": accumulate}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises UserError where Lightning would end an epoch, and step, within a group of accumulated batches."""
+        batches, accumulate = trainer.num_training_batches, int(trainer.accumulate_grad_batches)
+        if batches != float("inf") and batches % accumulate:
+            raise UserError(
+                f"trainer.accumulate_grad_batches is {accumulate}, which does not divide the {int(batches)} batches of "
+                "an epoch of this task: choose another, or another batch size"
+            )
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """How it is spread now."""
-        checkpoint["spread"] = self._now(trainer)
+        order = getattr(trainer.train_dataloader, "order", None)
+        if order is not None:
+            checkpoint["spread"] = {**self._now(trainer), "together": order.together}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -45,27 +59,37 @@ class Spread(Callback):
         Raises:
             UserError: the checkpoint was taken in the middle of what is one batch now.
         """
-        before, now = checkpoint.get("spread"), self._now(trainer)
-        if before is None or before == now:
+        if self.data is None:
             return
-        then, here = before["places"] * before["batch_size"], now["places"] * now["batch_size"]
+        now = self._now(trainer)
+        before = checkpoint.get("spread") or now
+        order = self.data.order(now["places"], now["accumulate"])
         loop = checkpoint["loops"]["fit_loop"]
-        states = loop["state_dict"].get("combined_loader") or []
-        if self.by_tokens:
+        # before checkpoints told, an epoch was dealt to all processes at once
+        then, here = before.get("together", before["places"]), order.together
+        if not self.by_tokens:
+            then, here = then * before["batch_size"], here * now["batch_size"]
+        if then != here and not order.buckets.alike:
             log.warning(
-                "resumed on %d processes instead of %d: with data.tokens_per_batch the order of batches differs, and "
-                "the epoch goes on at the same share of it",
+                "resumed on %d processes instead of %d: clips of several shapes come in another order then, and the "
+                "epoch goes on at the same share of it",
                 now["places"], before["places"],
             )  # fmt: skip
-            then, here = before["places"], now["places"]
-        for state in states:
+        for state in loop["state_dict"].get("combined_loader") or []:
             if isinstance(state, dict) and "position" in state:
                 state["position"] = self._position(state["position"], then, here)
         progress = loop["epoch_loop.batch_progress"]
-        for span in ("total", "current"):
-            # Lightning tells by their differences where in a batch the checkpoint was taken
-            ready = progress[span]["ready"]
-            progress[span] = {k: ready * then // here - (ready - v) for k, v in progress[span].items()}
+        accumulated = before.get("accumulate") or max(
+            1,
+            now["accumulate"]
+            * now["places"]
+            * now["batch_size"]
+            // (before["places"] * before["batch_size"]),
+        )
+        steps = _within(progress["current"]["ready"] // accumulated, len(order) // order.group)
+        _set(progress["total"], checkpoint["global_step"] * order.group)
+        _set(progress["current"], steps * order.group)
+        progress["is_last_batch"] = steps * order.group == len(order)
 
     def _position(self, batches: int, then: int, here: int) -> int:
         clips = batches * then
@@ -75,3 +99,14 @@ class Spread(Callback):
                 "data.batch_size) do not divide: choose a smaller data.batch_size or fewer processes"
             )
         return clips // here
+
+
+def _within(steps: int, epoch: int) -> int:
+    """Steps into what Lightning takes for an epoch; all of them where it has just ended."""
+    return steps if steps <= epoch else steps % epoch
+
+
+def _set(progress: dict[str, int], batches: int) -> None:
+    """Lightning tells by the differences of its counters where in a batch the checkpoint was taken."""
+    ready = progress["ready"]
+    progress.update({name: batches - (ready - value) for name, value in progress.items()})

@@ -1,10 +1,12 @@
 """One loader for latents and media: any shards, a seeded order, resumed in no time, bad samples skipped by
 rule.
 
-The order is a function of (seed, epoch, position) and of the number of ranks, never of the number of workers;
-so the loader's state is two numbers, and a run resumed in the middle of an epoch, with other workers if need
-be, sees the batches it would have seen. (torchdata's StatefulDataLoader ties its state to the number of
-workers.)
+The order is a function of (seed, epoch, position), never of the number of workers; so the loader's state is two
+numbers, and a run resumed in the middle of an epoch, with other workers if need be, sees the batches it would have
+seen. (torchdata's StatefulDataLoader ties its state to the number of workers.)
+
+Lightning steps at the end of what it takes for an epoch, whatever it has accumulated till then. So what it is shown is
+no epoch of the clips, but a stretch of whole accumulated groups from an endless row of epochs.
 
 Shape suffixes: B clips, C channels, F h w latent frames, rows, columns, L tokens, n words, E text channels.
 """
@@ -20,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ovi_lab.data.dataset import NO_CODEC, RATES, SKIPPED, ClipDataset, Sample
 from ovi_lab.data.index import LATENT_PARTS, BadSample
-from ovi_lab.data.order import Buckets, EpochSampler, Pick
+from ovi_lab.data.order import Buckets, EpochSampler, Pick, Place
 from ovi_lab.data.prefetch import Prefetcher
 from ovi_lab.errors import UserError
 
@@ -33,6 +35,9 @@ BAD_BEFORE_STOPPING = 20  # fewer bad samples than this stop nothing, whatever t
 class ClipLoader(DataLoader[Sample]):
     """Batches {"id", "caption", "meta"} and of what the data set gives "video" [B,C,F,h,w], "audio" [B,L,C] (lists
     where the shapes differ) and "text" (a list of [n,E]).
+
+    An iteration over the training clips goes on where the last one stopped, and has as many batches as an epoch on this
+    rank, in whole groups.
 
     Bad samples are counted and named: each warned of once, all in one line at the end of an epoch; too many of them
     stop the run.
@@ -47,6 +52,8 @@ class ClipLoader(DataLoader[Sample]):
         prefetch: batches made ready while the one before is used.
         device: a GPU that batches are copied to meanwhile.
         max_bad_share: of the clips met, this many may be bad.
+        group: batches that an optimiser step accumulates: in between there is no state to go on from.
+        limit: of the batches of an epoch, see `EpochSampler`.
     """
 
     def __init__(
@@ -63,20 +70,22 @@ class ClipLoader(DataLoader[Sample]):
         prefetch: int = 0,
         device: torch.device | None = None,
         max_bad_share: float = 1.0,
+        group: int = 1,
+        limit: float = 1.0,
     ) -> None:
         if buckets is None:
             buckets = Buckets(dataset.shapes, batch_size)
         if "media" in dataset.kinds and dataset.codec is None:
             raise UserError(NO_CODEC.format(dataset.paths[0]))
         self.clips, self.name = dataset, name
-        self.order = EpochSampler(buckets, seed, rank, world_size) if shuffle else None
+        self.order = EpochSampler(buckets, seed, rank, world_size, group, limit) if shuffle else None
         self.prefetch, self.device, self.max_bad_share = prefetch, device, max_bad_share
         self.bad: dict[tuple[str, str], BadSample] = {}
         self.waited_s = 0.0
         """Seconds that training has waited for batches."""
         self._met = 0
         self._stated: set[tuple[int, int]] = set()
-        self._position = 0
+        self._resumable = Place(0, 0)
         super().__init__(
             _Guarded(dataset),
             batch_sampler=self.order if shuffle else buckets.in_order(),
@@ -91,8 +100,9 @@ class ClipLoader(DataLoader[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
         # A generator: what was loaded takes effect at the first batch, whoever asked for an iterator before.
-        self._position = self.order.first_batch if self.order else 0
-        waited_before = self.waited_s
+        order = self.order
+        begun = Place(0, 0) if order is None else order.place
+        waited_before, handed = self.waited_s, 0
         with Prefetcher(super().__iter__(), self.prefetch, self.device) as batches:
             for batch in batches:
                 self.waited_s = waited_before + batches.waited_s
@@ -104,25 +114,23 @@ class ClipLoader(DataLoader[Sample]):
                 self._refuse_too_many(found, self._met + found)
                 self._state_rates(batch.pop(RATES))
                 # What was read ahead does not count: the state is of what was handed out.
-                self._position += 1
+                handed += 1
+                if order is not None:
+                    order.place = order.after(begun, handed)
+                    if handed % order.group == 0:
+                        self._resumable = order.place
                 yield batch
-        self._position = 0
-        if self.order is not None:
-            self.order.set_epoch(self.order.epoch + 1)
         self.summarise()
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches have been handed out."""
-        epoch = self.order.epoch if self.order else 0
-        if self._position == len(self):
-            return {"epoch": epoch + 1, "position": 0}
-        return {"epoch": epoch, "position": self._position}
+        """The epoch of the clips, and how many of its batches went into whole groups (see `EpochSampler.together`)."""
+        return {"epoch": self._resumable.epoch, "position": self._resumable.batch}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where `state_dict` was taken: the next iteration starts there."""
         if self.order is not None:
-            self.order.set_epoch(int(state["epoch"]))
-            self.order.first_batch = self._position = int(state["position"])
+            place = Place(int(state["epoch"]), int(state["position"]))
+            self.order.place = self._resumable = self.order.after(place, 0)
 
     def summarise(self) -> None:
         """One line on the bad samples met so far, where there are any."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -143,6 +144,8 @@ class OviDataModule(LightningDataModule):
         self._codec: LatentCodec | None = None
         self._datasets: dict[str, ClipDataset] = {}
         self._loaders: list[ClipLoader] = []
+        self.limit_batches: float = 1.0
+        """Of an epoch on each rank: so many training batches, or that share of them."""
 
     def prepare_data(self) -> None:
         """Make what is missing on disk: the world's clips, or the codec of real ones.
@@ -210,7 +213,11 @@ class OviDataModule(LightningDataModule):
 
     def clips_per_batch(self, world_size: int = 1) -> float:
         """Clips in a training batch of one of so many ranks, in the mean: what a batch of equal tokens comes to."""
-        return EpochSampler(self._buckets(self.train_dataset), self.seed, 0, world_size).clips_per_batch
+        return self.order(world_size).clips_per_batch
+
+    def order(self, world_size: int = 1, group: int = 1) -> EpochSampler:
+        """Of the training batches, as the first of so many ranks sees it; see `EpochSampler`."""
+        return EpochSampler(self._train_buckets, self.seed, 0, world_size, group, self.limit_batches)
 
     def fingerprint(self) -> str:
         """A short hash of what decides the batches: shards (names, sizes, samples), seed and settings.
@@ -278,7 +285,8 @@ class OviDataModule(LightningDataModule):
     def _loader(
         self, dataset: ClipDataset, shuffle: bool, name: str, rank: int = 0, world_size: int = 1
     ) -> ClipLoader:
-        strategy = getattr(getattr(self, "trainer", None), "strategy", None)
+        trainer = getattr(self, "trainer", None)
+        strategy = getattr(trainer, "strategy", None)
         loader = ClipLoader(
             dataset,
             shuffle=shuffle,
@@ -287,13 +295,19 @@ class OviDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             name=name,
-            buckets=self._buckets(dataset),
+            buckets=self._train_buckets if shuffle else self._buckets(dataset),
             prefetch=self.prefetch,
             device=getattr(strategy, "root_device", None),
             max_bad_share=self.max_bad_share,
+            group=int(getattr(trainer, "accumulate_grad_batches", 1)),
+            limit=self.limit_batches,
         )
         self._loaders.append(loader)
         return loader
+
+    @cached_property
+    def _train_buckets(self) -> Buckets:
+        return self._buckets(self.train_dataset)
 
     def _buckets(self, dataset: ClipDataset) -> Buckets:
         tokens = self.audio_tokens

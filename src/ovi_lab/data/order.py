@@ -1,9 +1,12 @@
-"""Which clips make which batch: a function of the seed, the epoch and the number of ranks, worked out without reading
-a sample.
+"""Which clips make which batch: a function of the seed and of the place in the order, worked out without reading a
+sample.
 
 Clips of like shape share a bucket (the same latent frames, rows and columns; sound of like length), so that little is
 padded; a bucket's batches are as large as a budget of tokens allows. Everything is arithmetic on whole arrays: to
 begin at batch 1,000,000 costs what beginning at the first does.
+
+One epoch of clips follows the other without a seam: a step of several batches takes the last ones of an epoch and the
+first ones of the next.
 
 Shape suffixes: N samples, B buckets, S steps of an epoch (one batch on every rank).
 """
@@ -154,6 +157,12 @@ class Buckets:
     def _bucket(self, length_N: Tensor) -> Tensor:
         return self.picture_N * len(self.edges_E) + torch.searchsorted(self.edges_E, length_N)
 
+    @property
+    def alike(self) -> bool:
+        """Whether all samples share one bucket, in every epoch."""
+        drawn = self.cut is not None and self.cut.crop == "random"
+        return not drawn and len(self._bucket(self.stored_N).unique()) == 1
+
     def of_epoch(self, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The bucket of each sample [N], and the cuts of their sound (first token and length, [N] each)."""
         if self.cut is None:
@@ -180,8 +189,15 @@ class _Deal(NamedTuple):
     borrowed: list[tuple[int, int, int]]  # bucket, and from which to which of its clips
 
 
+class Place(NamedTuple):
+    """In the order: an epoch of clips, and how many of its batches (or steps of batches) are behind."""
+
+    epoch: int
+    batch: int
+
+
 class EpochSampler(Sampler[list[Any]]):
-    """One rank's batches of an epoch, each a list of sample numbers (or `Pick`s where sound is cut).
+    """One rank's batches, each a list of sample numbers (or `Pick`s where sound is cut).
 
     A seeded shuffle of all samples is dealt to the buckets; whenever one holds a batch for every rank, that is a step.
     So in a step all ranks have batches of one bucket, and a step of one rank with batches as large as those of all
@@ -189,29 +205,49 @@ class EpochSampler(Sampler[list[Any]]):
     in one at the end is filled up with clips of shorter sound. What is left of the shortest is dropped, and another
     epoch drops others.
 
+    Where all samples are alike, ranks need not wait for each other's bucket: the batches are those of one rank, dealt
+    out in turn, so that any number of ranks takes the same steps; only what does not fill one batch is dropped.
+
     Every epoch has the same number of steps, that of the first: where random cuts would give more, the last are left
     out, and where fewer, the epoch's first come once more.
+
+    The batches of successive epochs are one endless row. An iteration takes `len()` of them from `place` on: about as
+    many as an epoch has on this rank, in whole groups, so that no group is cut off at its end.
 
     Args:
         buckets: which samples go together.
         seed, rank, world_size: of the order; ranks that share a batch give the same rank.
+        group: batches on each rank that one optimiser step accumulates.
+        limit: use only so many batches of each epoch on a rank, or that share of them.
 
     Raises:
         UserError: no bucket fills one batch on each rank.
     """
 
-    def __init__(self, buckets: Buckets, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.buckets, self.seed = buckets, seed
+    def __init__(
+        self,
+        buckets: Buckets,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        group: int = 1,
+        limit: float = 1.0,
+    ) -> None:
+        self.buckets, self.seed, self.group = buckets, seed, group
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.first_batch = 0, 0
+        self.place = Place(0, 0)
+        """Where an iteration begins."""
+        self.together = 1 if buckets.alike else world_size
+        """Ranks to which an epoch is dealt at once; a place counts a batch on each of them as one."""
         count_B = self._joined(buckets.of_epoch(0)[0]).bincount(minlength=len(buckets.batch_B))
         deals = self._deals(count_B)
         clips = sum((d.steps + bool(d.rest)) * int(buckets.batch_B[d.bucket]) for d in deals)
         self.num_batches = sum(d.steps + bool(d.rest) for d in deals)
+        """Of an epoch, each on `together` ranks."""
         self.clips_per_batch = clips / max(self.num_batches, 1)
         """Mean over the first epoch."""
         self.batch_size = int(buckets.batch_B[count_B.argmax()])  # what others show as the loader's
-        ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
+        ranks = "" if self.together == 1 else f" on each of {world_size} ranks"
         if not self.num_batches:
             alike = (
                 "" if int((count_B > 0).sum()) == 1 else f", of {int(count_B.max())} of like shape at most"
@@ -229,28 +265,38 @@ class EpochSampler(Sampler[list[Any]]):
                 buckets.size,
                 ranks,
             )
+        self._stride = world_size // self.together
+        wanted = limit * self._stride if isinstance(limit, int) else int(limit * self.num_batches)
+        self.num_batches = max(1, min(self.num_batches, wanted))
+        self._length = max(1, round(self.num_batches / (self._stride * group))) * group
 
     def __len__(self) -> int:
-        return self.num_batches
+        return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch starts at its beginning; the same one keeps the place that was loaded."""
-        if epoch != self.epoch:
-            self.epoch, self.first_batch = epoch, 0
+        """Begin at the beginning of an epoch of clips."""
+        self.place = Place(epoch, 0)
 
-    @property
-    def sampler(self) -> EpochSampler:
-        """Itself: where Lightning looks for what to tell the epoch, beside the loader."""
-        return self
+    def after(self, place: Place, batches: int) -> Place:
+        """The place so many batches of each rank further on."""
+        epochs, batch = divmod(place.batch + batches * self._stride, self.num_batches)
+        return Place(place.epoch + epochs, batch)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        first, self.first_batch = self.first_batch, 0
-        numbers_N, start_S, size_S, cuts = self._steps(self.epoch)
-        for batch in range(first, self.num_batches):
-            step = batch % len(start_S)
+        return self._batches(self.place)
+
+    def _batches(self, place: Place) -> Iterator[list[Any]]:
+        first, within = divmod(self.rank, self.together)
+        at, dealt = Place(place.epoch, place.batch + first), -1
+        for _ in range(len(self)):
+            at = self.after(at, 0)
+            if at.epoch != dealt:
+                (numbers_N, start_S, size_S, cuts), dealt = self._steps(at.epoch), at.epoch
+            step = at.batch % len(start_S)
             size = int(size_S[step])
-            start = int(start_S[step]) + self.rank * size
+            start = int(start_S[step]) + within * size
             yield _picks(numbers_N[start : start + size], cuts)
+            at = Place(at.epoch, at.batch + self._stride)
 
     def _steps(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Sample numbers, step after step; where in them each step begins and how many a rank has [S]; the cuts."""
@@ -264,7 +310,7 @@ class EpochSampler(Sampler[list[Any]]):
         parts, lasts, sizes = [], [], []
         for bucket, steps, rest, borrowed in self._deals(count_B):
             size = int(self.buckets.batch_B[bucket])
-            whole = steps * size * self.world_size
+            whole = steps * size * self.together
             own = position_N[offset_B[bucket] : offset_B[bucket] + whole + rest]
             groups = [own[:whole].view(steps, -1)] if steps else []
             if rest:
@@ -277,7 +323,7 @@ class EpochSampler(Sampler[list[Any]]):
         if not parts:
             raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
         size_S = torch.cat(sizes)
-        start_S = (size_S.cumsum(0) - size_S) * self.world_size
+        start_S = (size_S.cumsum(0) - size_S) * self.together
         # A step comes when the shuffle has dealt its last sample.
         when_S = torch.argsort(torch.cat(lasts))
         return order_N[torch.cat(parts)], start_S[when_S], size_S[when_S], cuts
@@ -285,7 +331,7 @@ class EpochSampler(Sampler[list[Any]]):
     def _joined(self, bucket_N: Tensor) -> Tensor:
         """The buckets after small ones have joined the next longer of their picture."""
         count = bucket_N.bincount(minlength=len(self.buckets.batch_B)).tolist()
-        needed, edges = (self.buckets.batch_B * self.world_size).tolist(), len(self.buckets.edges_E)
+        needed, edges = (self.buckets.batch_B * self.together).tolist(), len(self.buckets.edges_E)
         into_B = torch.arange(len(count))
         waiting: list[int] = []
         for bucket, own in enumerate(count):
@@ -303,7 +349,7 @@ class EpochSampler(Sampler[list[Any]]):
     def _deals(self, count_B: Tensor) -> list[_Deal]:
         """How so many clips in each bucket become steps; of each picture, the longest sound first."""
         left, edges = count_B.tolist(), len(self.buckets.edges_E)
-        needed = (self.buckets.batch_B * self.world_size).tolist()
+        needed = (self.buckets.batch_B * self.together).tolist()
         deals = []
         for bucket in reversed([b for b, count in enumerate(left) if count]):
             steps, rest = divmod(left[bucket], needed[bucket])

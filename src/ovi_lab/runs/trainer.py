@@ -45,6 +45,7 @@ def make_trainer(
         EMA,
         GradientNorms,
         Guard,
+        LearningRate,
         MetricsInLoop,
         Preemption,
         RunCheckpoint,
@@ -61,7 +62,7 @@ def make_trainer(
     ema = EMA(**config.ema) if config.ema.decay else None
     callbacks: list[Any] = [c for c in (ema,) if c is not None]
     # norms before the guard, which may clear the gradients
-    callbacks += [GradientNorms(), Guard(run_dir, **config.guard), TrainingProgress(reporter)]
+    callbacks += [GradientNorms(), LearningRate(), Guard(run_dir, **config.guard), TrainingProgress(reporter)]
     if config.samples.every_n_steps and data is not None:
         callbacks.append(SampleLogger(run_dir, data, ema, **config.samples))
     metrics: Any = OmegaConf.to_container(config.val_metrics, resolve=True)
@@ -70,8 +71,8 @@ def make_trainer(
     if isinstance(task, FlowMatchingTask):
         callbacks.append(Throughput(**config.throughput))
     callbacks.append(RankAgreement(config_hash(plain), data))
-    if data is not None:
-        callbacks.append(Spread(int(config.data.batch_size), bool(config.data.get("tokens_per_batch"))))
+    by_tokens = bool(config.data.get("tokens_per_batch"))
+    callbacks.append(Spread(data, int(config.data.get("batch_size") or 1), by_tokens))
     checkpoint = RunCheckpoint(run_dir, **config.checkpoint)
     # last: they save what all others have done in a step
     preemption = Preemption(checkpoint, **config.preemption)
@@ -100,6 +101,9 @@ def make_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
+    if data is not None and trainer.limit_train_batches:
+        # Lightning would end its epochs there, within a group of accumulated batches
+        data.limit_batches, trainer.limit_train_batches = trainer.limit_train_batches, 1.0
     _accumulate(config, trainer, data)
     _check_optimizer(config, trainer)
     if isinstance(task, FlowMatchingTask):
