@@ -87,7 +87,7 @@ def test_clips_of_several_shapes_stay_together_in_a_step_of_all_ranks() -> None:
 
 @pytest.mark.parametrize(("ranks", "group"), [(1, 3), (2, 2), (1, 7)])
 def test_the_state_is_that_of_whole_groups_and_goes_on_from_each(tmp_path, ranks: int, group: int) -> None:
-    clips = ClipDataset(write_latents(tmp_path / "a.tar", [{"audio": (4, 2)}] * 11))
+    clips = ClipDataset(write_latents(tmp_path / "a.tar", [{"audio": (4, 2)}] * 11), modalities=["audio"])
 
     def loaders() -> list[ClipLoader]:
         return [

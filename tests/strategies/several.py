@@ -70,7 +70,7 @@ def start(
         )
         for r in range(world)
     ]
-    outputs = [process.communicate(timeout=500)[0] for process in processes]
+    outputs = [process.communicate(timeout=1500)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         if process.returncode != (-signal.SIGKILL if killed else 0):
             raise RuntimeError(output[-3000:])

@@ -13,11 +13,11 @@ from ovi_lab.checkpoints import Checkpoint
 
 pytest.importorskip("deepspeed")
 
-STEPS = 5
+STEPS = 4
 SHORT = (
     f"trainer.max_steps={STEPS}",
     "data.num_eval=4",
-    "schedule.warmup_steps=3",
+    "schedule.warmup_steps=2",
     "checkpoint.every_n_steps=0",
 )
 KEPT = ("checkpoint.every_n_steps=1", "checkpoint.keep_last=-1")
@@ -34,7 +34,7 @@ RESUMED = (
     + [("zero2", n) for n in range(1, STEPS)]
     + [("zero3", 2), ("zero3", 3)]
 )
-RESUMED_TOGETHER = [("zero2", 3), ("zero3", 4), ("ddp", 2)]
+RESUMED_TOGETHER = [("zero2", 2), ("zero3", 3)]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def runs(tmp_path_factory) -> Path:
     launch["by4_ddp_sequence"].append("strategy.sequence_parallel=2")
     for name, step in RESUMED_TOGETHER:
         run(f"by4_{name}_from_{step}", BY_4, f"by4_{name}/checkpoints/step_{step:06d}", name)
-    # from one process, in the middle of an epoch: 24 clips are 10 of the second 14
-    run("by4_zero2_of_one", BY_4, "by4_auto/checkpoints/step_000003", "zero2")
+    # from one process, in the middle of an epoch: 16 clips are 2 of the second 14
+    run("by4_zero2_of_one", BY_4, "by4_auto/checkpoints/step_000002", "zero2")
     start(launch, folder, 2, port + 200)
     assert not list(folder.glob("*.told")), [path.read_text() for path in folder.glob("*.told")]
     return folder
@@ -99,7 +99,7 @@ CASES = (
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_strategy_takes_the_steps_of_one_process(runs, name):
-    first = 3 if name.endswith("_of_one") else 0
+    first = 2 if name.endswith("_of_one") else 0
     reference = runs / f"{name.partition('_')[0]}_auto"
     for what in ("train/loss", "grad_norm/total", "lr"):
         expected = {step: value for step, value in column(reference, what).items() if step >= first}
@@ -134,7 +134,5 @@ def test_the_learning_rate_is_logged_once_a_step(runs):
         with (runs / name / "metrics.csv").open() as file:
             rows = [(int(row["step"]), float(row["lr"])) for row in csv.DictReader(file) if row["lr"]]
         assert [step for step, _ in rows] == list(range(STEPS))
-        assert [rate for _, rate in rows] == pytest.approx(
-            [1e-3, 2e-3, 3e-3, *[rate for _, rate in rows[3:]]]
-        )
+        assert [rate for _, rate in rows] == pytest.approx([1.5e-3, 3e-3, *[rate for _, rate in rows[2:]]])
         assert all(rate <= 3e-3 for _, rate in rows)

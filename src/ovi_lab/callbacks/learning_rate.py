@@ -23,5 +23,7 @@ class LearningRate(Callback):
         for group in trainer.optimizers[0].param_groups:
             # groups that differ only in weight decay share a rate from the first step on
             rates.setdefault(float(group.get("initial_lr", group["lr"])), float(group["lr"]))
-        for number, rate in enumerate(rates.values()):
-            pl_module.log(f"lr/{number}" if number else "lr", rate)
+        named = {f"lr/{number}" if number else "lr": rate for number, rate in enumerate(rates.values())}
+        # past Lightning, which logs a step again beside a checkpoint
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=trainer.fit_loop.epoch_loop._batches_that_stepped)

@@ -34,6 +34,19 @@ class Spread(Callback):
         accumulate = int(trainer.accumulate_grad_batches)
         return {"places": int(places), "batch_size": self.batch_size, "accumulate": accumulate}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises UserError where validation would wait for a batch that no epoch of this run has."""
+        interval: Any = trainer.val_check_interval
+        if self.data is None or not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
+            return
+        now = self._now(trainer)
+        batches = len(self.data.order(now["places"], now["accumulate"]))
+        if interval > batches and trainer.limit_val_batches:
+            raise UserError(
+                f"trainer.val_check_interval is {interval} batches, more than the {batches} that a process takes for "
+                "an epoch: lower it, or add +trainer.check_val_every_n_epoch=null to count over epochs"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UserError where Lightning would end an epoch, and step, within a group of accumulated batches."""
         batches, accumulate = trainer.num_training_batches, int(trainer.accumulate_grad_batches)
