@@ -37,6 +37,11 @@ RESUMED = (
 RESUMED_TOGETHER = [("zero2", 2), ("zero3", 3)]
 
 
+def zero_3_last(runs: dict[str, list[str]]) -> dict[str, list[str]]:
+    """DeepSpeed puts its own linear layers into a process for good, which round otherwise than PyTorch's."""
+    return dict(sorted(runs.items(), key=lambda run: "zero3" in run[0]))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     """All runs: one that is killed, those of one process, those of two."""
@@ -63,7 +68,7 @@ def runs(tmp_path_factory) -> Path:
     for name, step in RESUMED:
         run(f"by2_{name}_from_{step}", BY_2, f"by2_{name}/checkpoints/step_{step:06d}", name)
     run("by2_killed", BY_2, "by2_killed/checkpoints/step_000002", "zero2")
-    start(launch, folder, 1, port + 100)
+    start(zero_3_last(launch), folder, 1, port + 100)
     launch = {}
     for name in TOGETHER:
         run(f"by4_{name}", BY_4, strategy=name.removesuffix("_sequence"))
@@ -72,7 +77,7 @@ def runs(tmp_path_factory) -> Path:
         run(f"by4_{name}_from_{step}", BY_4, f"by4_{name}/checkpoints/step_{step:06d}", name)
     # from one process, in the middle of an epoch: 16 clips are 2 of the second 14
     run("by4_zero2_of_one", BY_4, "by4_auto/checkpoints/step_000002", "zero2")
-    start(launch, folder, 2, port + 200)
+    start(zero_3_last(launch), folder, 2, port + 200)
     assert not list(folder.glob("*.told")), [path.read_text() for path in folder.glob("*.told")]
     return folder
 
