@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ovi_eval import __version__
 from ovi_eval.check.cli import add_check
+from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.compare_cli import add_compare
 from ovi_eval.errors import EvalError
 from ovi_eval.score_cli import add_metrics, add_score, listed
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse in one line, with the nearest names for one that is unknown."""
-
-    def error(self, message: str) -> NoReturn:
-        raise EvalError(f"{' '.join(message.split())}; see {self.prog} --help")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            near = difflib.get_close_matches(str(value), list(map(str, action.choices)), n=3, cutoff=0.5)
-            offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(action.choices)}"
-            raise EvalError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+@command("ovi-eval")
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Runs one command; returns 0, what the command says, or 2 for bad input and 130 where it was interrupted."""
-    try:
-        options = _parser().parse_args(argv)
-        code = options.run(options)
-    except (EvalError, OSError) as error:
-        print(f"ovi-eval: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ovi-eval: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
-    return code or 0
+    options = _parser().parse_args(argv)
+    return options.run(options)  # type: ignore[no-any-return]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ovi-eval", description="Score clips of video and sound, and rank what was scored.")
+    parser = LineParser(
+        prog="ovi-eval", description="Score clips of video and sound, and rank what was scored."
+    )
     parser.add_argument("--version", action="version", version=f"ovi-eval {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=LineParser
+    )
 
     add_score(commands)
     board = commands.add_parser("leaderboard", help="rank runs: table, Markdown, figure, HTML page")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ovi_eval.common.shown import shown
+from ovi_lab.common.boundary import command
 from ovi_lab.errors import UserError
 
 DISTRIBUTION = "ovi-lab"
@@ -263,30 +264,28 @@ def _print(console: Console, title: str, columns: tuple[str, str], findings: Seq
         if finding.fault:
             mark = "[red]!![/]" if finding.needed else "[yellow]--[/]"
         state = "" if finding.fault and finding.state == "-" else finding.state
-        text = "\n".join(filter(None, (state, finding.fault)))
-        table.add_row(mark, escape(finding.name), escape(text))
+        lines = [*state.split("\n"), finding.fault]
+        text = "\n".join(shown(line, None, to="rich") for line in lines if line)
+        table.add_row(mark, shown(finding.name, None, to="rich"), text)
     console.print(table)
 
 
+@command("error")
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Print what was found; returns the exit code."""
     console = console or Console()
-    try:
-        folder, checkpoint, sha256 = _parsed(sys.argv[1:] if arguments is None else arguments)
-        findings = [Finding("Python", platform.python_version()), *packages()]
-        _print(console, "Packages", ("Package", "Version"), findings)
-        machine = devices()
-        _print(console, "Devices", ("Device", "What it is"), machine)
-        clips = ffmpeg()
-        _print(console, "FFmpeg, through PyAV", ("Part", "What it is"), clips)
-        findings += machine + clips
-        if folder is not None:
-            found = list(weights(folder, checkpoint, sha256))
-            _print(console, f"Weights in {folder}", ("Part", "File"), found)
-            findings += found
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    folder, checkpoint, sha256 = _parsed(sys.argv[1:] if arguments is None else arguments)
+    findings = [Finding("Python", platform.python_version()), *packages()]
+    _print(console, "Packages", ("Package", "Version"), findings)
+    machine = devices()
+    _print(console, "Devices", ("Device", "What it is"), machine)
+    clips = ffmpeg()
+    _print(console, "FFmpeg, through PyAV", ("Part", "What it is"), clips)
+    findings += machine + clips
+    if folder is not None:
+        found = list(weights(folder, checkpoint, sha256))
+        _print(console, f"Weights in {shown(folder, None, to='rich')}", ("Part", "File"), found)
+        findings += found
     wrong = [finding for finding in findings if finding.fault and finding.needed]
     if wrong:
         console.print(f"[red]{len(wrong)} of what is needed is missing or not whole[/], marked !! above.")

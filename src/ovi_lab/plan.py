@@ -18,19 +18,17 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ovi_lab.common.boundary import command
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
 
 WORDS = ("gpus", "price", "efficiency", "video", "audio")
 
 
+@command("error")
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """The command; a user's mistake is one line. Returns the exit code."""
-    try:
-        return plan(sys.argv[1:] if arguments is None else arguments, console or Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    return plan(sys.argv[1:] if arguments is None else arguments, console or Console())
 
 
 def plan(arguments: Sequence[str], console: Console) -> int:
@@ -67,17 +65,14 @@ def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
-    from ovi_lab.runs.command_line import check, prepared
+    from ovi_lab.common.command_line import check_text, checked
+    from ovi_lab.runs.arguments import prepared
 
     flags = [o for o in overrides if o.startswith("-")]
     if flags:
         raise UserError(f"{flags[0]} is not for plan: give overrides, such as experiment=ovi_11b_stage3")
-    overrides = prepared(overrides)
-    check(overrides, config_dir(), "train")
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    check_text(overrides)
+    return checked(prepared(overrides), config_dir(), "train")
 
 
 def _number(name: str, text: str) -> float:

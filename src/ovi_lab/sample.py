@@ -6,11 +6,9 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.shown import shown
@@ -19,12 +17,14 @@ from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.configuration import Configuration, check_model
 from ovi_lab.checkpoints.names import finite
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.common.boundary import one_line
+from ovi_lab.common.command_line import check, check_text
+from ovi_lab.common.hydra_main import start
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES
 from ovi_lab.paths import config_dir
 from ovi_lab.released.asked import prepared
-from ovi_lab.runs.command_line import check, fail
 from ovi_lab.text import LearnedText, UMT5Text
 
 RELEASED_ONLY = ("weights", "aspect", "image", "prompts")
@@ -188,13 +188,11 @@ def _check_size(shapes: Mapping[str, tuple[int, ...]], codec: LatentCodec, sourc
         )
 
 
-@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="sample")
 def run(config: DictConfig) -> None:
     """Sample and say where the clips are."""
-    from ovi_eval.errors import EvalError
     from ovi_lab.checkpoints.released import is_released
 
-    try:
+    with one_line("error"):
         if OmegaConf.is_missing(config, "checkpoint"):
             raise UserError(
                 'checkpoint is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
@@ -208,8 +206,6 @@ def run(config: DictConfig) -> None:
             )
         for path in sample_clips(config):
             print(path)
-    except (UserError, EvalError) as error:
-        fail(error)
 
 
 def _run_released(config: DictConfig) -> None:
@@ -233,17 +229,15 @@ def _run_released(config: DictConfig) -> None:
 
 def main() -> None:
     """Check the command line, then sample; a user's mistake is one line and exit code 2."""
-    with suppress(BrokenPipeError):
-        try:
-            if "--plan" in sys.argv[1:]:
-                from ovi_lab.released.planning import plan_command
+    with one_line("error"):
+        check_text(sys.argv[1:])
+        if "--plan" in sys.argv[1:]:
+            from ovi_lab.released.planning import plan_command
 
-                raise SystemExit(plan_command(sys.argv[1:]))
-            sys.argv[1:] = prepared(sys.argv[1:])
-            check(sys.argv[1:], config_dir(), "sample")
-            run()
-        except UserError as error:
-            fail(error)
+            raise SystemExit(plan_command(sys.argv[1:]))
+        arguments = prepared(sys.argv[1:])
+        check(arguments, config_dir(), "sample")
+        start("sample", run, arguments)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
-from ovi_lab.errors import UserError
+from ovi_lab.common.boundary import one_line
+from ovi_lab.common.command_line import check, check_text
+from ovi_lab.common.hydra_main import start
 from ovi_lab.paths import config_dir
-from ovi_lab.runs.command_line import check, fail, prepared
+from ovi_lab.runs.arguments import prepared
 from ovi_lab.runs.study import finish
 
 
-@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
     from ovi_lab.runs.progress import ConsoleReporter, Reporter, SilentReporter
@@ -22,30 +22,25 @@ def run(config: DictConfig) -> str:
 
     # Lightning starts this program again for each further process of a node; one of them speaks
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    reporter: Reporter = ConsoleReporter() if first else SilentReporter()
-    try:
-        return execute(config, reporter)
-    except UserError as error:
-        reporter.close()
-        fail(error)
-    except KeyboardInterrupt:
-        reporter.close()
-        fail(UserError(f"interrupted; resume=last goes on from the last checkpoint of {config.run_dir}"))
-    finally:
-        reporter.close()
+    resumed = f"interrupted; resume=last goes on from the last checkpoint of {config.run_dir}"
+    with one_line("error", interrupted=resumed, interrupted_code=2):
+        reporter: Reporter = ConsoleReporter() if first else SilentReporter()
+        try:
+            return execute(config, reporter)
+        finally:
+            # before the line, which a bar would be drawn over
+            reporter.close()
 
 
 def main() -> None:
     """Check the command line, then run; a user's mistake is one line and exit code 2."""
-    try:
-        sys.argv[1:] = prepared(sys.argv[1:])
-        check(sys.argv[1:], config_dir(), "train")
-        run()
+    again = "interrupted; the same command goes on with what is missing"
+    with one_line("error", interrupted=again, interrupted_code=2):
+        check_text(sys.argv[1:])
+        arguments = prepared(sys.argv[1:])
+        check(arguments, config_dir(), "train", may_lack=False)
+        start("train", run, arguments)
         finish()
-    except UserError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail(UserError("interrupted; the same command goes on with what is missing"))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def main() -> int:
             detail = seen["detail"] if seen["outcome"] not in GOOD else seen["detail"].strip()[:200]
             print(f"--- {kind} {number}: {seen['outcome']}: {seen['what']}\n{detail}", flush=True)
 
-    cases = [(kind, number) for kind in kinds for number in range(options.first, options.first + options.cases)]
+    cases = [
+        (kind, number) for kind in kinds for number in range(options.first, options.first + options.cases)
+    ]
     tallies = run(cases, options.seed, options.tree.resolve(), options.seconds, told)
     print(table(tallies))
     return 1 if any(tally.failures for tally in tallies.values()) else 0

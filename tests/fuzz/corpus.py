@@ -149,7 +149,9 @@ MEDIA = (
 
 def _frame(number: int, width: int, height: int) -> np.ndarray:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
-    return np.stack([(x * 3 + number * 9) % 256, (y * 4) % 256, (x + y + number * 5) % 256], -1).astype(np.uint8)
+    return np.stack([(x * 3 + number * 9) % 256, (y * 4) % 256, (x + y + number * 5) % 256], -1).astype(
+        np.uint8
+    )
 
 
 def write_media(path: Path, video: str | None, audio: str | None, seconds: float = 0.75) -> None:
@@ -162,7 +164,10 @@ def write_media(path: Path, video: str | None, audio: str | None, seconds: float
         if video is not None:
             moving: Any = container.add_stream(video, rate=16)
             moving.width, moving.height, moving.pix_fmt = 64, 48, "yuv420p"
-            frames = (av.VideoFrame.from_ndarray(_frame(i, 64, 48), format="rgb24") for i in range(int(16 * seconds)))
+            frames = (
+                av.VideoFrame.from_ndarray(_frame(i, 64, 48), format="rgb24")
+                for i in range(int(16 * seconds))
+            )
             streams.append((moving, frames))
         if audio is not None:
             rate = 48000 if audio == "libopus" else 16000

@@ -38,7 +38,9 @@ def _tar(rng: random.Random, members: list[tuple[str, bytes]]) -> bytes:
     """A tar, with a member of odd type, name or stated size now and then."""
     stream = io.BytesIO()
     odd = rng.randrange(len(members)) if rng.random() < 0.5 else -1
-    with tarfile.open(fileobj=stream, mode="w", format=rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))) as tar:
+    with tarfile.open(
+        fileobj=stream, mode="w", format=rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
+    ) as tar:
         for number, (name, content) in enumerate(members):
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -50,10 +52,15 @@ def _tar(rng: random.Random, members: list[tuple[str, bytes]]) -> bytes:
                     info.linkname = "../../../../etc/hostname"
                 elif change == 1:
                     ending = name.partition(".")[2]
-                    info.name = rng.choice(("../up", "/abs", "a/../../b", "\x1b[31mk", "é" * 90, "", ".", "k\n")) + f".{ending}"
+                    info.name = (
+                        rng.choice(("../up", "/abs", "a/../../b", "\x1b[31mk", "é" * 90, "", ".", "k\n"))
+                        + f".{ending}"
+                    )
                 elif change == 2 and tar.format == tarfile.PAX_FORMAT:
                     sign = rng.choice(("-1", "-512", "1e3", "9" * 30, "x", "0"))
-                    info.pax_headers = {rng.choice(("size", "GNU.sparse.size", "GNU.sparse.realsize", "path")): sign}
+                    info.pax_headers = {
+                        rng.choice(("size", "GNU.sparse.size", "GNU.sparse.realsize", "path")): sign
+                    }
                 elif change == 3:
                     tar.addfile(info, io.BytesIO(content))  # twice
             tar.addfile(info, io.BytesIO(content))
@@ -61,7 +68,9 @@ def _tar(rng: random.Random, members: list[tuple[str, bytes]]) -> bytes:
     if odd >= 0 and rng.random() < 0.3:
         # a size of base 256, negative or huge, with a checksum that fits
         at = 512 * rng.randrange(max(1, min(8, len(made) // 512)))
-        made[at + 124 : at + 136] = rng.choice((b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"\x80" + bytes(11), b"77777777777\0"))
+        made[at + 124 : at + 136] = rng.choice(
+            (b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"\x80" + bytes(11), b"77777777777\0")
+        )
         made[at + 148 : at + 156] = b" " * 8
         made[at + 148 : at + 156] = b"%06o\0 " % sum(made[at : at + 512])
     return bytes(made)
@@ -119,6 +128,13 @@ def indices(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
     return Case(_reading(rng, corpus, "in/a-000.tar"), f"index of a shard of {kind}", _told)
 
 
+_PLAYLISTS = (
+    b"ffconcat version 1.0\nfile /etc/hostname\n",
+    b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n",
+    b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
+)
+
+
 def media(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
     """A clip, a sound or a picture whose bytes are spoiled."""
     if rng.random() < 0.15:
@@ -127,8 +143,7 @@ def media(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
     other = corpus.media[rng.choice(list(corpus.media))].read_bytes()
     content = spoiled_bytes(rng, corpus.media[name].read_bytes(), other)
     if rng.random() < 0.05:
-        content = rng.choice((b"ffconcat version 1.0\nfile /etc/hostname\n", b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n",
-                              b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n"))  # fmt: skip
+        content = rng.choice(_PLAYLISTS)
     put(folder / "in" / name, content)
     (folder / "in" / name).with_suffix(".txt").write_text("a ball")
     if name.startswith("sound"):
@@ -142,7 +157,9 @@ def media(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
         call = _data("pack", "in", "out/p", "--size", "32x32", "--fps", "8", "--store", store)
     else:
         metric = rng.choice(("ball/event_sync", "av_align_javis", "temporal_flickering"))
-        call = _eval("score", "in", "--metrics", metric, "--out", "out/results.json", "--no-cache", "--workers", "0")
+        call = _eval(
+            "score", "in", "--metrics", metric, "--out", "out/results.json", "--no-cache", "--workers", "0"
+        )
     return Case(call, f"bytes of {name}", _told)
 
 
@@ -156,11 +173,19 @@ def _picture(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
 
 
 _TABLES = (
-    [("file", "caption"), ("clip.mp4", "a red ball, bouncing"), ("deep/clip.mp4", 'he says "hello"\nand leaves')],
+    [
+        ("file", "caption"),
+        ("clip.mp4", "a red ball, bouncing"),
+        ("deep/clip.mp4", 'he says "hello"\nand leaves'),
+    ],
     [("id", "caption"), ("clip", "a red ball"), ("deep/clip", "another")],
 )
 _PROMPTS = (
-    [("id", "text_prompt", "seed", "size"), ("a", "a man <S>speaks<E> softly", "3", ""), ("b", "rain, loud", "", "96x96")],
+    [
+        ("id", "text_prompt", "seed", "size"),
+        ("a", "a man <S>speaks<E> softly", "3", ""),
+        ("b", "rain, loud", "", "96x96"),
+    ],
     [("text_prompt", "image_path"), ("a dog barks", ""), ("<AUDCAP>wind<ENDAUDCAP>", "first.png")],
 )
 
@@ -210,13 +235,22 @@ def _table(rng: random.Random, rows: list[list[str]], ending: str) -> str:
         head, *rest = rows
         lines = [dict(zip(head, row, strict=False)) for row in rest]
         return "".join(
-            spoiled_json(rng, line).decode("utf-8", "surrogateescape") + "\n" if rng.random() < 0.3 else json.dumps(line) + "\n"
+            spoiled_json(rng, line).decode("utf-8", "surrogateescape") + "\n"
+            if rng.random() < 0.3
+            else json.dumps(line) + "\n"
             for line in lines
         )
     sign = "\t" if ending == "tsv" else rng.choice((",", ",", ",", ";", "\t"))
     quote = rng.random() < 0.8
     lines = []
     for row in rows:
-        cells = ['"' + cell.replace('"', '""') + '"' if quote and set(cell) & set(sign + '"\n') else cell for cell in row]
+        cells = [
+            '"' + cell.replace('"', '""') + '"' if quote and set(cell) & set(sign + '"\n') else cell
+            for cell in row
+        ]
         lines.append(sign.join(cells))
     return rng.choice(("\n", "\n", "\r\n", "\r")).join(lines) + rng.choice(("\n", "", '"'))
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'

@@ -60,12 +60,16 @@ def _other_tensor(rng: random.Random, header: dict[str, Any]) -> dict[str, Any]:
     tensor = dict(header[name])
     change = rng.randrange(5)
     if change == 0:
-        tensor["shape"] = rng.choice(([2**62, 2], [0], [], [-1], tensor["shape"] + [1], [2**31, 2**31], ["a"], [1.5]))
+        tensor["shape"] = rng.choice(
+            ([2**62, 2], [0], [], [-1], tensor["shape"] + [1], [2**31, 2**31], ["a"], [1.5])
+        )
     elif change == 1:
         tensor["dtype"] = rng.choice(("F8_E4M3", "I8", "BOOL", "F64", "C64", "X", None, "F16"))
     elif change == 2:
         begin, end = tensor["data_offsets"]
-        tensor["data_offsets"] = rng.choice(([end, begin], [begin, end + 2**40], [-8, end], [0, 0], [begin], "x"))
+        tensor["data_offsets"] = rng.choice(
+            ([end, begin], [begin, end + 2**40], [-8, end], [0, 0], [begin], "x")
+        )
     elif change == 3:
         return {(f"{name}\x1b[31m" if n == name else n): t for n, t in header.items()}
     else:
@@ -114,7 +118,9 @@ def _of_run(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
 
 def _other_part(rng: random.Random, good: dict[str, Any]) -> bytes:
     """A configuration with a node that is instantiated, where the good one has one of ours or a plain value."""
-    part = rng.choice(("model", "text", "data", "task", "timesteps", "optim", "latent_shapes", "codec", "sampler"))
+    part = rng.choice(
+        ("model", "text", "data", "task", "timesteps", "optim", "latent_shapes", "codec", "sampler")
+    )
     content = dict(good)
     if rng.random() < 0.5 or not isinstance(good.get(part), dict):
         content[part] = any_value(rng)
@@ -142,7 +148,9 @@ def _sampled(source: Path) -> Callable[[], Any]:
 def _trained(corpus: Corpus, *overrides: str) -> Callable[[], Any]:
     from ovi_lab.train import main
 
-    return command(main, [*TINY, "evaluation=none", f"data.root={corpus.folder}/data", "run_dir=out", *overrides])
+    return command(
+        main, [*TINY, "evaluation=none", f"data.root={corpus.folder}/data", "run_dir=out", *overrides]
+    )
 
 
 def _of_lightning(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
@@ -189,7 +197,10 @@ def _of_zero(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
     if file.suffix == ".yaml":
         put(file, spoiled_yaml(rng, yaml.safe_load(file.read_text())))
     elif file.suffix != ".pt":
-        put(file, rng.choice((b"", b"../..", b"/etc", b"global_step4", b"\xff\x00", b"x" * 5000, b"a\x1b[31m")))
+        put(
+            file,
+            rng.choice((b"", b"../..", b"/etc", b"global_step4", b"\xff\x00", b"x" * 5000, b"a\x1b[31m")),
+        )
     elif what == "pickle":
         put(file, hostile_pickle(rng))
     elif what == "bytes":
@@ -226,7 +237,9 @@ def presets(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
 
         call = command(sample, [f"checkpoint={weights}", "prompt=rain", "--plan", "gpu=24GB"])
     else:
-        call = _export(weights / "Ovi" / "model.safetensors" if rng.random() < 0.5 else weights, "--out", "out")
+        call = _export(
+            weights / "Ovi" / "model.safetensors" if rng.random() < 0.5 else weights, "--out", "out"
+        )
     return Case(call, f"{what} of a folder of weights ({file.relative_to(weights)})")
 
 
@@ -263,5 +276,13 @@ def results(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
     if rng.random() < 0.6:
         arguments = ["leaderboard", "study", "--out", "out"]
     else:
-        arguments = ["compare", "study/a/seed_0", "study/b/seed_0", "--json", "out/c.json", "--markdown", "out/c.md"]
+        arguments = [
+            "compare",
+            "study/a/seed_0",
+            "study/b/seed_0",
+            "--json",
+            "out/c.json",
+            "--markdown",
+            "out/c.md",
+        ]
     return Case(lambda: main(arguments), what, lambda text: "left out" in text or "!" in text)

@@ -16,16 +16,26 @@ SECRET = "the-secret-of-the-fuzz-test"
 MARKER = "code_ran"
 """The file that spoiled files try to make by running code, in the working folder."""
 
-_SIGNS = ("\x1b[31mred\x1b[0m", "a\r\nb", "\x00", "\u202etxt.exe", "\u2028", "[bold]x[/] [/nope] [link=http://x]y[/link]",
-          "<script>alert(1)</script>", "![x](http://x)|`x`", "`$(touch code_ran)`", "\ud83d", "é" * 300, "x" * 5000)  # fmt: skip
-_PATHS = ("../../../../etc/hostname", "/etc/hostname", "/dev/zero", "/nope/none", ".", "", "a/b/../../../c", "C:\\x",
-          "http://127.0.0.1:9/x", "file:///etc/hostname", "~", "con\x1b[2J.mp4")  # fmt: skip
-_NUMBERS: tuple[Any, ...] = (0, -1, 1, 2, 3, 10**9, 10**18, 2**63, -(2**63) - 1, 10**30, 0.5, -0.0, 1e308, 1e-300, 1.5, 0.9999,
-                             float("nan"), float("inf"), float("-inf"))  # fmt: skip
+_SIGNS = (
+    "\x1b[31mred\x1b[0m", "a\r\nb", "\x00", "\u202etxt.exe", "\u2028", "[bold]x[/] [/nope] [link=http://x]y[/link]",
+    "<script>alert(1)</script>", "![x](http://x)|`x`", "`$(touch code_ran)`", "\ud83d", "é" * 300, "x" * 5000,
+)  # fmt: skip
+_PATHS = (
+    "../../../../etc/hostname", "/etc/hostname", "/dev/zero", "/nope/none", ".", "", "a/b/../../../c", "C:\\x",
+    "http://127.0.0.1:9/x", "file:///etc/hostname", "~", "con\x1b[2J.mp4",
+)  # fmt: skip
+_NUMBERS: tuple[Any, ...] = (
+    0, -1, 1, 2, 3, 10**9, 10**18, 2**63, -(2**63) - 1, 10**30, 0.5, -0.0, 1e308, 1e-300, 1.5, 0.9999, float("nan"),
+    float("inf"), float("-inf"),
+)  # fmt: skip
 _NODES: tuple[Any, ...] = (
     {"_target_": "os.system", "_args_": [f"touch {MARKER}"]},
     {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [MARKER]}},
-    {"_target_": "ovi_lab.models.TwinDiT", "_partial_": True, "video": {"_target_": "os.mkdir", "_args_": [MARKER]}},
+    {
+        "_target_": "ovi_lab.models.TwinDiT",
+        "_partial_": True,
+        "video": {"_target_": "os.mkdir", "_args_": [MARKER]},
+    },
     {"_partial_": True},
     "${oc.env:FUZZ_SECRET}",
     "${oc.env:HOME}",
@@ -171,7 +181,9 @@ def spoiled_bytes(rng: random.Random, data: bytes, other: bytes = b"") -> bytes:
             made[at : at + length] = piece[begin : begin + length]
         elif change == 5:
             width = rng.choice((1, 2, 4, 8))
-            number = rng.choice((0, 1, (1 << (8 * width - 1)) - 1, (1 << (8 * width)) - 1, rng.getrandbits(8 * width)))
+            number = rng.choice(
+                (0, 1, (1 << (8 * width - 1)) - 1, (1 << (8 * width)) - 1, rng.getrandbits(8 * width))
+            )
             made[at : at + width] = number.to_bytes(width, rng.choice(("little", "big")))
         elif change == 6:
             numbers = list(re.finditer(rb"\d+", bytes(made[:65536])))
@@ -198,6 +210,10 @@ def hostile_pickle(rng: random.Random) -> bytes:
         def __reduce__(self) -> Any:
             return (self.call, self.arguments)
 
-    inside = rng.choice((Runs(os.system, f"touch {MARKER}"), Runs(os.mkdir, MARKER), Runs(eval, f"open('{MARKER}','w')")))
-    outer = rng.choice((inside, {"state_dict": inside}, {"state_dict": {"model.x": inside}}, {"module": inside}))
+    inside = rng.choice(
+        (Runs(os.system, f"touch {MARKER}"), Runs(os.mkdir, MARKER), Runs(eval, f"open('{MARKER}','w')"))
+    )
+    outer = rng.choice(
+        (inside, {"state_dict": inside}, {"state_dict": {"model.x": inside}}, {"module": inside})
+    )
     return pickle.dumps(outer, protocol=rng.choice((0, 2, 4)))

@@ -19,7 +19,15 @@ TRACEBACK, UNTIDY, RAN, LEAK, CRASH, HANG = "traceback", "untidy", "code ran", "
 GOOD = (LINE, REASON, VALID)
 BAD = (TRACEBACK, UNTIDY, RAN, LEAK, CRASH, HANG)
 
-PREFIXES = ("error: ", "ovi-data: ", "ovi-eval: ", "ovi-export: ", "ovi-sample: ", "ovi-train: ", "ovi-plan: ")
+PREFIXES = (
+    "error: ",
+    "ovi-data: ",
+    "ovi-eval: ",
+    "ovi-export: ",
+    "ovi-sample: ",
+    "ovi-train: ",
+    "ovi-plan: ",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,6 @@ class Case:
 def observe(case: Case) -> Seen:
     """Run a case in the working folder, as the command line would be run; never raises for what the case does."""
     from ovi_eval.errors import EvalError
-
     from ovi_lab.errors import UserError
 
     out, err = io.StringIO(), io.StringIO()
@@ -84,7 +91,9 @@ def _judged(case: Case, code: Any, out: str, err: str, trace: str) -> tuple[str,
         lines = err.rstrip("\n").split("\n")
         if len(told) == 1 and lines[-1] == told[0]:
             control = [c for c in told[0] if ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029\u202e"]
-            return (LEAK, f"control characters reach the terminal: {told[0]!r}") if control else (LINE, told[0])
+            return (
+                (LEAK, f"control characters reach the terminal: {told[0]!r}") if control else (LINE, told[0])
+            )
         return UNTIDY, f"{len(told)} lines of error: {both!r}"
     if code not in (0, None, 1):
         return UNTIDY, f"exit code {code!r}: {both}"

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -112,10 +113,8 @@ class Child:
         """End the process and all that it started."""
         if self.process is None:
             return
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -126,7 +125,9 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -167,5 +168,5 @@ def table(tallies: dict[str, Tally]) -> str:
     for tally in tallies.values():
         counts = [str(tally.counts[name]) for name in (*GOOD, *BAD)]
         rows.append([tally.kind, str(sum(tally.counts.values())), *counts, f"{tally.seconds:.0f}"])
-    return "\n".join("  ".join(cell.rjust(len(name) if i else 12) for i, (cell, name) in enumerate(zip(row, head, strict=True)))
-                     for row in rows)  # fmt: skip
+    widths = [12, *(len(name) for name in head[1:])]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)

@@ -17,6 +17,7 @@ from PIL import Image
 from ovi_eval.media import decode_video, read_clip
 from ovi_lab import sample
 from ovi_lab.checkpoints.released import released_model
+from ovi_lab.common.command_line import check
 from ovi_lab.paths import config_dir
 from ovi_lab.released.asked import prepared
 from ovi_lab.released.clip_files import read_record
@@ -24,7 +25,6 @@ from ovi_lab.released.layout import find_layout
 from ovi_lab.released.long_prompts import fit_prompts
 from ovi_lab.released.pipeline import plan_request
 from ovi_lab.released.requests import Request
-from ovi_lab.runs.command_line import check
 from ovi_lab.sampling import SamplerSettings
 
 QUICK = ["sampler.steps=1", "sampler.video_guidance=1", "sampler.audio_guidance=1"]
@@ -260,7 +260,7 @@ def test_mistakes_are_one_line_and_leave_nothing(typed, small_ovi: Path, tmp_pat
         ([ovi, rain, "image=text.png"], "cannot be read"),
         ([ovi, rain, "image=long.png"], "45.0 times as long as wide"),
         ([ovi, rain, "seed=-1"], "seed is -1"),
-        ([ovi, rain, "count=0"], "variants is 0"),
+        ([ovi, rain, "count=0"], "count is 0"),
         ([ovi, rain, "sampler.skip_layers=[12]"], "small has blocks 0 to 11"),
         ([ovi, rain, "sampler.steps=0"], "steps is 0"),
         ([ovi, rain, "dtype=fp8"], "dtype is 'fp8'"),

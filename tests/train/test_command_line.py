@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ovi_lab.common.command_line import check
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
-from ovi_lab.runs.command_line import check
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [
@@ -235,7 +235,7 @@ def test_two_processes_train_and_the_first_scores(data_root, tmp_path):
 
 
 def test_a_command_line_as_a_shell_leaves_it_is_what_was_meant():
-    from ovi_lab.runs.command_line import prepared
+    from ovi_lab.runs.arguments import prepared
 
     expanded = [f"data.shards=/data/audio/{n:03d}.tar" for n in range(3)]
     assert prepared(["experiment=ovi_11b_stage1", *expanded, "seed=1"]) == [

@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovi_eval.common.plain_data import read_json, read_text
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.adapters import merged_weights
 from ovi_lab.checkpoints.card import model_card, results_of
 from ovi_lab.checkpoints.comfyui import comfyui_name, comfyui_obstacles
@@ -34,6 +33,7 @@ from ovi_lab.checkpoints.opening import Opened
 from ovi_lab.checkpoints.sources import open_source
 from ovi_lab.checkpoints.tensor_files import Stored, StoredTensor
 from ovi_lab.checkpoints.writing import save_file
+from ovi_lab.common.boundary import LineParser, command
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 
@@ -318,13 +318,8 @@ def parse_size(text: str) -> int:
     return int(float(match.group(1)) * unit)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ovi-export", description="A checkpoint as weights in the released layout.")
+    parser = LineParser(prog="ovi-export", description="A checkpoint as weights in the released layout.")
     parser.add_argument(
         "run",
         type=Path,
@@ -347,27 +342,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("ovi-export")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `ovi-export`; returns 0, or 2 after one line on standard error."""
-    try:
-        arguments = _parser().parse_args(argv)
-        size = arguments.max_shard_size
-        done = export_run(
-            arguments.run,
-            arguments.out,
-            target=arguments.to,
-            ema=arguments.ema,
-            dtype=DTYPES.get(arguments.dtype),
-            max_shard_size=None if size is None else parse_size(size),
-            overwrite=arguments.overwrite,
-            config=arguments.config,
-        )
-    except (UserError, EvalError) as error:
-        print(f"ovi-export: {shown(error, None)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ovi-export: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
+    arguments = _parser().parse_args(argv)
+    size = arguments.max_shard_size
+    done = export_run(
+        arguments.run,
+        arguments.out,
+        target=arguments.to,
+        ema=arguments.ema,
+        dtype=DTYPES.get(arguments.dtype),
+        max_shard_size=None if size is None else parse_size(size),
+        overwrite=arguments.overwrite,
+        config=arguments.config,
+    )
     for note in done.notes:
         print(f"note: {shown(note, None)}", file=sys.stderr)
     for name in done.files:

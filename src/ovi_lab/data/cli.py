@@ -12,38 +12,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_lab.common.boundary import LineParser, command
 from ovi_lab.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+@command("ovi-data")
+def main(argv: Sequence[str] | None = None) -> int | None:
     """The command `ovi-data`; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        arguments = _parser().parse_args(argv)
-        return int(arguments.run(arguments) or 0)
-    except (UserError, EvalError) as error:
-        print(f"ovi-data: {shown(error, None)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f" ({shown(error.filename)})" if error.filename else ""
-        print(f"ovi-data: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ovi-data: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
+    arguments = _parser().parse_args(argv)
+    return arguments.run(arguments)  # type: ignore[no-any-return]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
+    parser = LineParser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     make = commands.add_parser("make", help="make a world's clips, codec and latents")

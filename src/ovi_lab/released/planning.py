@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi_lab.checkpoints.released import ReleasedModel, is_released, released_model
+from ovi_lab.common.boundary import command
 from ovi_lab.errors import UserError
 from ovi_lab.released.footprint import Footprint
 from ovi_lab.released.peaks import (
@@ -104,17 +105,12 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * unit)
 
 
+@command("error")
 def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
     """`ovi-sample --plan …`: print the plan; a user's mistake is one line. Returns the exit code."""
-    import sys
-
     from ovi_lab.released.asked import prepared
 
-    try:
-        return main(prepared([a for a in argv if a != "--plan"]), console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    return main(prepared([a for a in argv if a != "--plan"]), console)
 
 
 def main(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -127,15 +123,11 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     Raises:
         UserError: an argument is wrong, or `checkpoint=` is no released model.
     """
-    from hydra import compose, initialize_config_dir
-
+    from ovi_lab.common.command_line import checked
     from ovi_lab.paths import config_dir
     from ovi_lab.released.asked import asked_shape, sampler_settings
-    from ovi_lab.runs.command_line import check
 
-    check(arguments, config_dir(), "sample")
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("sample", overrides=list(arguments))
+    config = checked(arguments, config_dir(), "sample")
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
     if not is_released(config.checkpoint):

@@ -8,7 +8,6 @@ real way in seconds on a CPU. What it makes is noise.
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +18,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
 from ovi_eval.files import written_whole
 from ovi_lab.checkpoints.released import PRESET_FILE
 from ovi_lab.codecs import mmaudio, wan22
+from ovi_lab.common.boundary import LineParser, one_line
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.released import layout
-from ovi_lab.runs.command_line import fail
 from ovi_lab.seeding import generator_for
 from ovi_lab.text import umt5
 
@@ -230,21 +228,19 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write one; a user's mistake is one line and exit code 2."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="python -m ovi_lab.released.small", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("out", help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="of all weights")
     parser.add_argument("--side", type=int, default=AREA[0], help="pixels; a clip has side x side, about")
-    options = parser.parse_args(arguments)
-    try:
+    with one_line("error"):
+        options = parser.parse_args(arguments)
         if options.side < 32:
             raise UserError(f"--side is {options.side}: pictures have sides of at least 32 pixels")
         out = write_small(options.out, options.seed, (options.side, options.side))
-    except (UserError, EvalError) as error:
-        fail(error)
-    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
-    print(f'{out}: {size / 1e6:.1f} MB; ovi-sample checkpoint={out} prompt="rain. Audio: soft rain"')
+        size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+        print(f'{out}: {size / 1e6:.1f} MB; ovi-sample checkpoint={out} prompt="rain. Audio: soft rain"')
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from rich.text import Text
 
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.errors import EvalError
+from ovi_lab.common.boundary import fail
 from ovi_lab.errors import UserError
-from ovi_lab.runs.command_line import fail
 from ovi_lab.runs.progress import fraction
 from ovi_lab.runs.study import EndedJob, note_jobs
 

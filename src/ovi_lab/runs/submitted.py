@@ -17,10 +17,9 @@ from typing import Any, ClassVar
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from ovi_lab.common.boundary import fail
 from ovi_lab.errors import UserError
-from ovi_lab.runs.command_line import fail
 from ovi_lab.runs.launcher import Job, LocalPoolLauncher, _Screen, _work
-from ovi_lab.runs.processes import is_first_process
 from ovi_lab.runs.progress import SilentReporter
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -38,6 +37,8 @@ class Submitted:
             import torch
 
             torch.set_num_threads(self.threads)
+        from ovi_lab.runs.processes import is_first_process
+
         if is_first_process():
             return _work(config)
         # the first task alone writes progress and what went wrong

@@ -9,17 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ovi_eval.errors import EvalError
-from ovi_lab.errors import UserError
-from ovi_lab.runs.command_line import fail
+from ovi_lab.common.boundary import one_line
+from ovi_lab.common.command_line import check_text
 from ovi_lab.runs.launcher import LocalPoolLauncher
 from ovi_lab.stages.chain import parse, run_chain
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chain; a user's mistake is one line and exit code 2."""
-    try:
-        settings, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    again = "interrupted; the same command goes on with what is missing"
+    with one_line("error", interrupted=again, interrupted_code=2):
+        given = sys.argv[1:] if arguments is None else arguments
+        check_text(given)
+        settings, overrides = parse(given)
         scored = run_chain(settings, overrides, LocalPoolLauncher(settings.workers).run_jobs)
         from rich.markdown import Markdown
 
@@ -28,10 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         new_console().print(Markdown(report(settings, scored)))
         print(f"\n{settings.folder / 'report' / 'stages.md'}")
-    except (UserError, EvalError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail(UserError("interrupted; the same command goes on with what is missing"))
 
 
 if __name__ == "__main__":

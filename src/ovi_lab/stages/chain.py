@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from ovi_lab.common.command_line import check
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
-from ovi_lab.runs.command_line import check
 from ovi_lab.runs.launcher import Job
 
 Runner = Callable[[Sequence[Job]], Mapping[str, tuple[str, str]]]

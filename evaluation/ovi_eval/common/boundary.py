@@ -1,0 +1,107 @@
+"""Where a command meets its user: bad input is one line on standard error and an exit code, a bug is a traceback.
+
+What becomes one line is decided by type and nowhere else: the exceptions that say "the user can mend this", files that
+cannot be opened, read or written, Ctrl-C and a closed pipe. Everything else is a fault of the program and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, ParamSpec
+
+from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
+
+__all__ = ["LineParser", "Told", "command", "fail", "one_line"]
+
+_Parameters = ParamSpec("_Parameters")
+
+USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class Told(SystemExit):
+    """The user has been told in one line: nothing is left but to leave with the exit code."""
+
+
+def fail(error: BaseException | str, prefix: str = "error", code: int = USAGE) -> NoReturn:
+    """Print one line, with what a terminal would act on escaped, and leave with `code`."""
+    print(f"{prefix}: {shown(error, None)}", file=sys.stderr, flush=True)
+    raise Told(code)
+
+
+@contextmanager
+def one_line(
+    prefix: str,
+    mistakes: tuple[type[Exception], ...] = (EvalError,),
+    interrupted: str = "interrupted; nothing half-written is left",
+    interrupted_code: int = INTERRUPTED,
+) -> Iterator[None]:
+    """Turn what a user can mend into one line on standard error and SystemExit with code 2.
+
+    Args:
+        prefix: stands before the line, as "ovi-eval".
+        mistakes: exceptions whose message is that line.
+        interrupted, interrupted_code: what Ctrl-C is told with.
+    """
+    try:
+        yield
+    except mistakes as error:
+        fail(error, prefix)
+    except BrokenPipeError:
+        # what is left in the buffer must not fail again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise Told(PIPE_CLOSED) from None
+    except OSError as error:
+        # one without a file is no answer of the file system but a library's own way of failing
+        if error.filename is None and error.errno not in _FULL:
+            raise
+        where = f": {error.filename}" if error.filename is not None else ""
+        fail(f"{error.strerror or error}{where}", prefix)
+    except KeyboardInterrupt:
+        fail(interrupted, prefix, interrupted_code)
+
+
+def command(
+    prefix: str, mistakes: tuple[type[Exception], ...] = (EvalError,), **interrupted: Any
+) -> Callable[[Callable[_Parameters, int | None]], Callable[_Parameters, int]]:
+    """Decorates the `main` of a command: it returns its exit code, 2 after one line for what a user can mend.
+
+    The arguments are those of `one_line`.
+    """
+
+    def decorated(main: Callable[_Parameters, int | None]) -> Callable[_Parameters, int]:
+        @functools.wraps(main)
+        def guarded(*arguments: _Parameters.args, **named: _Parameters.kwargs) -> int:
+            try:
+                with one_line(prefix, mistakes, **interrupted):
+                    return main(*arguments, **named) or 0
+            except Told as told:
+                return int(told.code or 0)
+
+        return guarded
+
+    return decorated
+
+
+class LineParser(argparse.ArgumentParser):
+    """argparse whose refusals are one line (EvalError), with the nearest names for one that is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises EvalError."""
+        raise EvalError(f"{message}; see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
+            offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+            raise EvalError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")

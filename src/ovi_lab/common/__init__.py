@@ -1,0 +1,1 @@
+"""What every command shares: how it meets its user, and how it composes its configuration."""

@@ -1,0 +1,292 @@
+"""What a user typed for a command of Hydra's: composed once, and said in one line where something is wrong with it.
+
+Hydra refuses an unknown key too, but over several lines and without the keys that would be right; and it takes any
+value, which then fails somewhere in the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from ovi_eval.common.shown import shown
+from ovi_lab.common.boundary import LineParser
+from ovi_lab.common.forms import misfit
+from ovi_lab.common.values import check_values, closed, forms, nearest, said
+from ovi_lab.errors import UserError
+
+# What composing raises for what a user typed; RecursionError: a value of a hundred brackets
+_REFUSED = (HydraException, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError)
+_ONLY_TOLD = ("help", "hydra_help", "info", "shell_completion")
+_ONE_OF = ("run", "multirun", "cfg", "info", "shell_completion")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line taken apart: Hydra's flags and the overrides."""
+
+    flags: argparse.Namespace
+    overrides: tuple[Override, ...]
+
+
+def group_options(folder: Path, group: str) -> list[str]:
+    """Names of the files of a configuration group."""
+    return sorted(p.stem for p in (folder / group).glob("*.yaml"))
+
+
+def check(arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True) -> None:
+    """`checked` for a command that Hydra runs; nothing is composed where Hydra's help or the like is asked for."""
+    flags = read(arguments).flags
+    if not any(getattr(flags, name) for name in _ONLY_TOLD):
+        checked(arguments, config_folder, config_name, may_lack)
+
+
+def checked(
+    arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True
+) -> DictConfig:
+    """Compose the configuration once, and hold its values against what they may be.
+
+    Args:
+        arguments: the command line, without the program's name.
+        config_folder: where the primary list lies.
+        config_name: its name.
+        may_lack: whether values without a default may be missing.
+
+    Returns:
+        The configuration without Hydra's part; of several values of a sweep, with the first.
+
+    Raises:
+        UserError: the first flag, override or value that does not hold, with the valid names.
+    """
+    line = read(arguments)
+    flags = line.flags
+    lists = [o for o in line.overrides if o.is_sweep_override()]
+    _check_choices(lists, config_folder, config_name)
+    texts = [_one_value(override) for override in line.overrides]
+    with composing(config_folder, flags.config_dir):
+        name = flags.config_name or config_name
+        try:
+            config = compose(name, overrides=texts, return_hydra_config=True)
+        except _REFUSED as error:
+            _name_the_guilty(line.overrides, texts, config_folder, name, error)
+        multirun = flags.multirun or (
+            not flags.run and str(OmegaConf.select(config, "hydra.mode")) == "RunMode.MULTIRUN"
+        )
+        if lists and not multirun:
+            raise UserError(
+                f"{lists[0].input_line} is several values: add --multirun for a run with each of them, or "
+                "put [ ] around them for a list"
+            )
+        job = _job(config, config_name)
+        if name == config_name:
+            _check_deletions(line.overrides, config_name)
+            check_values(job, config_name, may_lack or bool(flags.cfg))
+    return job
+
+
+def check_text(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument that is no text, such as a file name in another encoding."""
+    for argument in arguments:
+        if "\x00" in argument or any(0xD800 <= ord(c) < 0xE000 for c in argument):
+            raise UserError(f"cannot read the command line: {shown(argument, 80)!r} is no text in UTF-8")
+
+
+def read(arguments: Sequence[str]) -> CommandLine:
+    """Take a command line apart.
+
+    Raises:
+        UserError: a flag or an override that cannot be read.
+    """
+    check_text(arguments)
+    flags = _parser().parse_args(list(arguments))
+    if flags.config_path is not None:
+        raise UserError(
+            "--config-path would replace all of ovi-lab's configuration: add yours with --config-dir"
+        )
+    if flags.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun would unpickle a file, which may run anything: type the overrides again"
+        )
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+        raise UserError(f"--config-dir {flags.config_dir} is no folder")
+    given = [f"--{name.replace('_', '-')}" for name in _ONE_OF if getattr(flags, name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are different things to do: give one of them")
+    if flags.resolve and not (flags.cfg or flags.help):
+        raise UserError("--resolve goes with --cfg")
+    return CommandLine(flags, tuple(_parsed(text) for text in flags.overrides))
+
+
+def _parser() -> argparse.ArgumentParser:
+    from hydra._internal.utils import get_args_parser
+
+    # Hydra's own flags, so that both read alike
+    return LineParser(prog="command", parents=[get_args_parser()], add_help=False)
+
+
+def _parsed(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+        override.value()
+    except (HydraException, RecursionError, ValueError) as error:
+        reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot read the command line: {shown(text, 80)!r} ({shown(reason, 120)})"
+        ) from error
+    return override
+
+
+def _one_value(override: Override) -> str:
+    """An override as a single job sees it: of several values the first."""
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+    if override.is_sweep_override():
+        raise UserError(
+            f"{override.input_line} is no list of values: write them out, as {override.key_or_group}=1,2,3"
+        )
+    return str(override.input_line)
+
+
+def _check_choices(lists: Sequence[Override], folder: Path, config_name: str) -> None:
+    """Each of several values must hold by itself."""
+    for override in lists:
+        if not override.is_discrete_sweep():
+            continue
+        key = override.key_or_group
+        options = group_options(folder, key) if (folder / key).is_dir() else None
+        form = forms(config_name).get(key)
+        for value in override.sweep_iterator():
+            if options is not None and value is not None and str(value) not in options:
+                raise UserError(f"unknown {key} {str(value)!r}{nearest(str(value), options)}")
+            plain = value if not hasattr(value, "text") else value.text
+            if (
+                form is not None
+                and not (isinstance(plain, str) and "${" in plain)
+                and misfit(plain, form) is not None
+            ):
+                raise UserError(f"{key} is {said(plain)}: expected {misfit(plain, form)}")
+
+
+def _check_deletions(overrides: Sequence[Override], config_name: str) -> None:
+    known = {*forms(config_name), *closed(), "data", "task", "trainer", "strategy", "model"}
+    for override in overrides:
+        if override.is_delete() and override.key_or_group in known:
+            raise UserError(
+                f"{override.input_line}: the command needs {override.key_or_group}; set it to another value"
+            )
+
+
+@contextmanager
+def composing(config_folder: Path, beside: str | None = None) -> Iterator[None]:
+    """Hydra's `compose` over a folder, and over another `beside` it."""
+    GlobalHydra.instance().clear()
+    before = HydraConfig.instance().cfg
+    try:
+        with initialize_config_dir(str(config_folder), version_base="1.3"):
+            if beside is not None:
+                _look_beside(beside)
+            yield
+    finally:
+        HydraConfig.instance().cfg = before
+        GlobalHydra.instance().clear()
+
+
+def _look_beside(folder: str) -> None:
+    """As --config-dir: what is not in our own folder is looked for in that one."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_search_path import SearchPathQuery
+
+    hydra: Any = GlobalHydra.instance().hydra
+    path = hydra.config_loader.get_search_path()
+    path.prepend(
+        "command-line", f"file://{Path(folder).absolute()}", anchor=SearchPathQuery(provider="schema")
+    )
+    hydra.config_loader = ConfigLoaderImpl(config_search_path=path)
+
+
+def _job(config: DictConfig, config_name: str) -> DictConfig:
+    """The configuration without Hydra's part, whose values it may look up."""
+    with read_write(config.hydra.job), open_dict(config.hydra.job):
+        # a job of a sweep gets its number when it is begun
+        config.hydra.job.num, config.hydra.job.id = 0, "0"
+    try:
+        for name in ("run.dir", "sweep.dir", "sweep.subdir"):
+            place = str(OmegaConf.select(config, f"hydra.{name}"))
+            if name == "run.dir":
+                with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+                    config.hydra.runtime.output_dir = place
+            if not place.strip() or "\x00" in place:
+                raise UserError(f"hydra.{name} is {said(place)}: expected a folder")
+    except (OmegaConfBaseException, RecursionError) as error:
+        # what is looked up there is a value of the job, which is told by its own name where it is the cause
+        reason = str(error).strip().splitlines()[0] if str(error) else "it refers to itself"
+        job = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+        check_values(job, config_name, may_lack=True)
+        raise UserError(f"hydra.{name} cannot be looked up: {shown(reason)}") from error
+    HydraConfig.instance().set_config(config)
+    with read_write(config), open_dict(config):
+        job = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+    return job
+
+
+def _name_the_guilty(
+    overrides: Sequence[Override], texts: Sequence[str], folder: Path, config_name: str, error: BaseException
+) -> None:
+    """Compose override by override, and raise for the first that is refused; groups first, which decide the keys."""
+    pairs = list(zip(overrides, texts, strict=True))
+    pairs.sort(key=lambda pair: not (folder / pair[0].key_or_group).is_dir())
+    try:
+        base = compose(config_name)
+    except _REFUSED as refused:
+        raise UserError(shown(str(refused).splitlines()[0])) from refused
+    accepted: list[str] = []
+    for override, text in pairs:
+        try:
+            base = compose(config_name, overrides=[*accepted, text])
+        except _REFUSED as refused:
+            raise UserError(_explain(override, text, folder, base, refused)) from refused
+        accepted.append(text)
+    raise UserError(f"the overrides do not go together: {shown(str(error).splitlines()[0])}") from error
+
+
+def _explain(override: Override, text: str, folder: Path, base: DictConfig, error: BaseException) -> str:
+    key = override.key_or_group
+    if (folder / key).is_dir() and isinstance(error, MissingConfigException):
+        name = text.partition("=")[2]
+        return f"unknown {key} {name!r}{nearest(name, group_options(folder, key))}"
+    if override.is_add():
+        return f"{override.input_line!r} is not accepted: {_reason(error)}"
+    node: object = base
+    walked: list[str] = []
+    for part in key.split("."):
+        place = ".".join(walked)
+        if not isinstance(node, DictConfig):
+            return f"unknown key {key!r}: {place} is a single value. Set {place} instead"
+        keys = [str(k) for k in node]
+        if part not in keys:
+            under = f" under {place}" if walked else ""
+            return f"unknown key {key!r}: no {part!r}{under}{nearest(part, keys)}"
+        walked.append(part)
+        try:
+            node = OmegaConf.select(base, ".".join(walked), throw_on_missing=False)
+        except OmegaConfBaseException:
+            break
+    return f"{override.input_line!r} is not accepted: {_reason(error)}"
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error.__cause__ or error).strip()
+    return shown(text.splitlines()[0] if text else type(error).__name__)

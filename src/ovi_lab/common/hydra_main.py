@@ -1,0 +1,67 @@
+"""Runs a function under Hydra so that what a user typed never ends in Hydra's own traceback or in several lines."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from ovi_eval.common.shown import shown
+from ovi_lab.common.boundary import MISTAKES
+from ovi_lab.errors import UserError
+from ovi_lab.paths import config_dir
+
+
+def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
+    """What `hydra.main` does with a command line that `check` found good: one job, a sweep, or a flag of Hydra's.
+
+    Raises:
+        UserError: Hydra cannot begin with it, as where its logging or a launcher is configured wrongly. An error in
+            which our own code took part is not touched.
+    """
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [sys.argv[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and not printed in Hydra's way
+    try:
+        _under_hydra(config_name, task)()
+    except MISTAKES:
+        raise
+    except Exception as error:
+        if _is_ours(error.__traceback__):
+            raise
+        text = str(error).strip() or str(error.__cause__ or "").strip()
+        reason = shown(text.splitlines()[0] if text else type(error).__name__)
+        raise UserError(f"Hydra cannot begin with this command line: {reason}") from error
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+
+
+def _under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+    @functools.wraps(task)
+    def run(config: DictConfig) -> Any:
+        return task(config)
+
+    decorated: Any = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
+        run
+    )
+    return decorated  # type: ignore[no-any-return]
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether a function of ovi_lab or ovi_eval, other than those of this file, was running."""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if module.split(".")[0] in ("ovi_lab", "ovi_eval", "__main__") and module != __name__:
+            return True
+        trace = trace.tb_next
+    return False

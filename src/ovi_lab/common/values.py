@@ -1,0 +1,127 @@
+"""A composed configuration held against the forms in settings.yaml: one line for the first value that does not fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from ovi_eval.common.shown import shown
+from ovi_lab.common.forms import misfit
+from ovi_lab.errors import UserError
+
+SETTINGS = Path(__file__).with_name("settings.yaml")
+
+
+@cache
+def forms(name: str) -> dict[str, str]:
+    """The form of each setting of a configuration ("train", "sample"), by its dotted place."""
+    return dict(_leaves(_read()[name]))
+
+
+@cache
+def closed() -> tuple[str, ...]:
+    """Groups that take the keys of settings.yaml and no others."""
+    return tuple(_read()["closed"])
+
+
+def _read() -> dict[str, Any]:
+    import yaml
+
+    # our own file: its anchors are welcome
+    content: dict[str, Any] = yaml.safe_load(SETTINGS.read_text())
+    return content
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """`, did you mean …? Valid: …` for an unknown name."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f", did you mean {close[0]}?" if close else "."
+    return f"{hint} Valid: {', '.join(sorted(valid))}"
+
+
+def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:
+    """Resolve every value of a composed configuration and hold it against its form.
+
+    Args:
+        config: composed, without Hydra's own part.
+        name: which configuration it is.
+        may_lack: whether mandatory values (???) may be missing still.
+
+    Raises:
+        UserError: the first value that does not resolve, is missing or is not of its form; a group that is no mapping
+            or has a key that it does not take.
+    """
+    expected = forms(name)
+    groups = {path.rpartition(".")[0] for path in expected}
+    groups |= {outer.rpartition(".")[0] for outer in groups}
+    for path, value in _resolved(config, "", may_lack):
+        if path in expected:
+            words = misfit(value, expected[path])
+            if words is not None:
+                raise UserError(f"{path} is {said(value)}: expected {words}")
+        elif path in groups and not isinstance(value, Mapping):
+            # a group may be left out, as adapter is
+            if value is not None:
+                raise UserError(
+                    f"{path} is {said(value)}: expected settings such as {path}.{_first(path, expected)}=…"
+                )
+        elif (group := path.rpartition(".")[0]) in closed() and path not in groups:
+            keys = [p.removeprefix(f"{group}.") for p in expected if p.startswith(f"{group}.")]
+            key = path.removeprefix(f"{group}.")
+            raise UserError(f"unknown key {path!r}: no {key!r} under {group}{nearest(key, keys)}")
+
+
+def said(value: Any) -> str:
+    """A value as its user would write it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return shown(repr(value) if isinstance(value, str) else value, 80)
+
+
+def _first(group: str, expected: Mapping[str, str]) -> str:
+    return next(path.removeprefix(f"{group}.") for path in expected if path.startswith(f"{group}."))
+
+
+def _resolved(config: DictConfig, prefix: str, may_lack: bool) -> Iterator[tuple[str, Any]]:
+    """Every value by its dotted place, mappings before what is inside them."""
+    for key in config:
+        path = f"{prefix}{key}"
+        try:
+            value = config[key]
+            if isinstance(value, ListConfig):
+                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            if may_lack:
+                continue
+            raise UserError(f"{path} is not given, and has no default: {path}=…") from error
+        except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+            raise UserError(_unresolved(config, key, path, error)) from error
+        if isinstance(value, DictConfig):
+            yield path, {}
+            yield from _resolved(value, f"{path}.", may_lack)
+        else:
+            yield path, value
+
+
+def _unresolved(config: DictConfig, key: Any, path: str, error: Exception) -> str:
+    raw = said(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index,call-overload]
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return f"{path} is {raw}, which refers to itself"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, InterpolationKeyError):
+        reason = "there is no such key"
+    return f"{path} is {raw}, which cannot be looked up: {shown(reason)}"
