@@ -119,9 +119,11 @@ def _resolved(config: DictConfig, prefix: str, may_lack: bool) -> Iterator[tuple
 
 def _unresolved(config: DictConfig, key: Any, path: str, error: Exception) -> str:
     raw = said(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index,call-overload]
-    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+    reason = str(error.__cause__ or error).strip()
+    if "recursi" in reason.lower():
         return f"{path} is {raw}, which refers to itself"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = reason.splitlines()[0] if reason else type(error).__name__
+    reason = reason.rpartition(" raised while resolving interpolation: ")[2].strip("'\"")
     if isinstance(error, InterpolationKeyError):
         reason = "there is no such key"
     return f"{path} is {raw}, which cannot be looked up: {shown(reason)}"
