@@ -109,7 +109,7 @@ def test_what_was_expected_is_said():
         ({"name": "${nope}"}, "name is '${nope}', which cannot be looked up: there is no such key"),
         (
             {"name": "${oc.env:NOPE_NOT_SET}"},
-            "name is '${oc.env:NOPE_NOT_SET}', which cannot be looked up: Environment",
+            "which cannot be looked up: Environment variable 'NOPE_NOT_SET' not",
         ),
         (
             {"name": "${nope:1}"},

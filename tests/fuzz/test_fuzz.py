@@ -36,8 +36,13 @@ def test_spoiled_files_and_command_lines_end_cleanly():
 
 
 def test_a_case_is_the_same_whenever_it_is_drawn():
-    for make in (any_value, lambda rng: spoiled_json(rng, {"a": [1, {"b": "c"}]}),
-                 lambda rng: spoiled_yaml(rng, {"a": [1, {"b": "c"}]}), lambda rng: spoiled_bytes(rng, b"0123456789" * 50)):  # fmt: skip
+    value = {"a": [1, {"b": "c"}]}
+    for make in (
+        any_value,
+        lambda rng: spoiled_json(rng, value),
+        lambda rng: spoiled_yaml(rng, value),
+        lambda rng: spoiled_bytes(rng, b"0123456789" * 50),
+    ):
         first, again = (repr([make(generator("shards", 7, n)) for n in range(20)]) for _ in range(2))
         assert first == again
         assert len({repr(make(generator("shards", 7, n))) for n in range(20)}) > 8

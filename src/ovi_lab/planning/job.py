@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ovi_lab.adapters import add_lora
+from ovi_lab.common.building import build
 from ovi_lab.errors import UserError
 from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
@@ -111,7 +112,7 @@ class Job:
         if absent:
             settings |= {**dict.fromkeys(absent), "fusion": {"direction": "none"}}
         try:
-            make = instantiate(self.config.model)
+            make = build(self.config.model, "model")
             with META:
                 model = make(**settings)
         except InstantiationException as error:
@@ -161,7 +162,7 @@ class Job:
         """The configured one over these parameters."""
         settings: Any = self.config.optim
         groups = parameter_groups(parameters.items(), settings.weight_decay, settings.muon)
-        return cast("torch.optim.Optimizer", instantiate(settings.factory)(groups))
+        return cast("torch.optim.Optimizer", build(settings.factory, "optim.factory")(groups))
 
     # ---- the batch
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_lab.callbacks.preemption import was_requeued
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.io import recover
+from ovi_lab.common.building import build
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import check_same_run, config_hash, run_config
 from ovi_lab.runs.processes import died, is_first_process
@@ -162,7 +162,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = None
     if "_target_" in config.data:
-        data = _build(config.data, "data")
+        data = build(config.data, "data")
         data.prepare_data()
         data.setup("fit")
     reporter.at("data", 1, 1)
@@ -170,7 +170,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         # a checkpoint alone must tell how large a clip is
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
-    task = _build(config.task, "task")
+    task = build(config.task, "task")
     if config.evaluation.enabled and tuple(getattr(task, "modalities", ())) != ("video", "audio"):
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
@@ -226,23 +226,6 @@ def _part_ways() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-
-
-def _build(node: DictConfig, what: str) -> Any:
-    """Instantiate a node; a mistake of the user inside it comes out as such."""
-    from hydra.errors import InstantiationException
-
-    try:
-        return instantiate(node)
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause from error
-            if isinstance(cause, TypeError) and "unexpected keyword" in str(cause):
-                raise UserError(f"{what}: {cause}; see conf/{what} for the valid keys") from error
-            cause = cause.__cause__
-        raise
 
 
 def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:
