@@ -55,7 +55,43 @@ def command(arguments, data_root, cwd, module="ovi_lab.train"):
         (["trainer.max_step=3"], ["unknown key 'trainer.max_step'", "did you mean max_steps?"]),
         (["modle=tiny"], ["unknown key 'modle'", "did you mean model?"]),
         (["seed.x=1"], ["seed is a single value"]),
-        (["a=[1"], ["cannot read the command line"]),
+        (["a=[1"], ["cannot read the command line", "a=[1"]),
+        (["seed=1", "name='x"], ["cannot read the command line", "name='x"]),
+        (["seed"], ["cannot read the command line"]),
+        (["name=" + "[" * 200], ["cannot read the command line"]),
+        (["seed=1\x00"], ["is no text in UTF-8"]),
+        (["trainer.max_steps=abc"], ["trainer.max_steps is 'abc': expected a whole number of at least 0"]),
+        (["data.batch_size=1.5"], ["data.batch_size is 1.5: expected a whole number of at least 1"]),
+        (["seed=1e30"], ["seed is 1e+30: expected a whole number from 0"]),
+        (["optim.factory.lr=[1]"], ["optim.factory.lr is [1]: expected a number of at least 0"]),
+        (["trainer.max_steps=null"], ["trainer.max_steps is null"]),
+        (["run_dir="], ["run_dir is '': expected text"]),
+        (["name=../x"], ["name is '../x': expected a name without .."]),
+        (["name=${name}"], ["name is '${name}', which refers to itself"]),
+        (
+            ["name=${oc.env:NOPE_NOT_SET}"],
+            ["cannot be looked up: Environment variable 'NOPE_NOT_SET' not found"],
+        ),
+        (["seed=${nope:1}"], ["Unsupported interpolation type nope"]),
+        (["hydra.run.dir=${nope}"], ["hydra.run.dir cannot be looked up"]),
+        (["+ema.nope=1"], ["unknown key 'ema.nope'", "decay"]),
+        (["+seed=1"], ["'+seed=1' is not accepted"]),
+        (["~trainer.max_steps"], ["the command needs trainer.max_steps"]),
+        (["~nope"], ["unknown key 'nope'"]),
+        (["ema=3"], ["ema is 3: expected settings such as ema.decay=…"]),
+        (["seed=1,2"], ["seed=1,2 is several values: add --multirun"]),
+        (["seed=1,x", "-m"], ["seed is 'x': expected a whole number"]),
+        (["model=tiny,tinny", "-m"], ["unknown model 'tinny', did you mean tiny?"]),
+        (["seed=interval(0,1)", "-m"], ["is no list of values"]),
+        (["--config-name", "nope"], ["nope"]),
+        (["--config-dir", "/nope"], ["--config-dir /nope is no folder"]),
+        (["--config-path", "x"], ["add yours with --config-dir"]),
+        (["--cfg", "nope"], ["cfg 'nope' is unknown; there are job, hydra, all"]),
+        (["--cfg", "job", "-m"], ["--multirun and --cfg are different things to do"]),
+        (["--experimental-rerun", "x"], ["would unpickle a file"]),
+        (["--nope"], ["unrecognized arguments: --nope"]),
+        (["hydra.mode=NOPE"], ["hydra.mode=NOPE"]),
+        (["hydra.nope=1"], ["hydra.nope=1"]),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(arguments, words):
@@ -65,6 +101,56 @@ def test_what_cannot_be_is_refused_with_what_can(arguments, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_command_line_is_composed_once(monkeypatch):
+    from ovi_lab.common import command_line
+
+    composed = []
+
+    def counted(*arguments, **named):
+        composed.append(named)
+        return compose(*arguments, **named)
+
+    compose = command_line.compose
+    monkeypatch.setattr(command_line, "compose", counted)
+    check(["experiment=fusion_ablation", "arm=none,audio_to_video", "seed=3,4", "rope.factor=0.5", "name=x"],
+          config_dir(), "train")  # fmt: skip
+    assert len(composed) == 1
+
+
+def test_own_configurations_beside_ours(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    own = tmp_path / "experiment" / "mine.yaml"
+    own.write_text("# @package _global_\nname: mine\ntrainer:\n  max_steps: 3\n")
+    check(["--config-dir", str(tmp_path), "experiment=mine"], config_dir(), "train")
+    own.write_text("# @package _global_\nname: mine\ntrainer:\n  max_steps: soon\n")
+    with pytest.raises(UserError, match=r"trainer\.max_steps is 'soon'"):
+        check(["--config-dir", str(tmp_path), "experiment=mine"], config_dir(), "train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["hydra.job_logging.root.level=NOPE"], "Hydra cannot begin with this command line"),
+        (["+hydra.callbacks.x._target_=nope.Nope"], "Hydra cannot begin with this command line"),
+        (["run_dir=/dev/null/x"], "run_dir"),
+        (["+model.nope=1"], "takes no 'nope'"),
+        (["task._target_=nope.Nope"], "there is nothing of that name"),
+        (["data.root=/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_what_hydra_or_a_part_refuses_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    from ovi_lab import train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ovi-train", "debug=fast", "logger.tensorboard=false", *arguments])
+    with pytest.raises(SystemExit) as left:
+        train.main()
+    err = capsys.readouterr().err
+    assert left.value.code == 2
+    assert [line for line in err.splitlines() if words in line and line.startswith("error: ")], err
+    assert "Traceback" not in err
 
 
 def test_what_can_be_is_accepted():

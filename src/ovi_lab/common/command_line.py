@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
 from ovi_lab.common.boundary import LineParser
 from ovi_lab.common.forms import misfit
 from ovi_lab.common.values import check_values, closed, forms, nearest, said
@@ -111,7 +112,10 @@ def read(arguments: Sequence[str]) -> CommandLine:
         UserError: a flag or an override that cannot be read.
     """
     check_text(arguments)
-    flags = _parser().parse_args(list(arguments))
+    try:
+        flags = _parser().parse_args(list(arguments))
+    except EvalError as error:
+        raise UserError(str(error)) from error
     if flags.config_path is not None:
         raise UserError(
             "--config-path would replace all of ovi-lab's configuration: add yours with --config-dir"
@@ -134,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     from hydra._internal.utils import get_args_parser
 
     # Hydra's own flags, so that both read alike
-    return LineParser(prog="command", parents=[get_args_parser()], add_help=False)
+    return LineParser(prog="this command", parents=[get_args_parser()], add_help=False)
 
 
 def _parsed(text: str) -> Override:
@@ -219,26 +223,21 @@ def _look_beside(folder: str) -> None:
 
 def _job(config: DictConfig, config_name: str) -> DictConfig:
     """The configuration without Hydra's part, whose values it may look up."""
-    with read_write(config.hydra.job), open_dict(config.hydra.job):
-        # a job of a sweep gets its number when it is begun
-        config.hydra.job.num, config.hydra.job.id = 0, "0"
-    try:
-        for name in ("run.dir", "sweep.dir", "sweep.subdir"):
-            place = str(OmegaConf.select(config, f"hydra.{name}"))
-            if name == "run.dir":
-                with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-                    config.hydra.runtime.output_dir = place
-            if not place.strip() or "\x00" in place:
-                raise UserError(f"hydra.{name} is {said(place)}: expected a folder")
-    except (OmegaConfBaseException, RecursionError) as error:
-        # what is looked up there is a value of the job, which is told by its own name where it is the cause
-        reason = str(error).strip().splitlines()[0] if str(error) else "it refers to itself"
-        job = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
-        check_values(job, config_name, may_lack=True)
-        raise UserError(f"hydra.{name} cannot be looked up: {shown(reason)}") from error
-    HydraConfig.instance().set_config(config)
     with read_write(config), open_dict(config):
+        # what Hydra fills in when a job is begun
+        config.hydra.job.num, config.hydra.job.id, config.hydra.runtime.output_dir = 0, "0", "."
         job = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+    HydraConfig.instance().set_config(config)
+    for name in ("run.dir", "sweep.dir", "sweep.subdir"):
+        try:
+            place = str(OmegaConf.select(config, f"hydra.{name}"))
+        except (OmegaConfBaseException, RecursionError) as error:
+            # where a value of the job is the cause, it is told by its own name
+            check_values(job, config_name, may_lack=True)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "it refers to itself"
+            raise UserError(f"hydra.{name} cannot be looked up: {shown(reason)}") from error
+        if not place.strip() or place == "None":
+            raise UserError(f"hydra.{name} is {said(place)}: expected a folder")
     return job
 
 
@@ -267,7 +266,7 @@ def _explain(override: Override, text: str, folder: Path, base: DictConfig, erro
     if (folder / key).is_dir() and isinstance(error, MissingConfigException):
         name = text.partition("=")[2]
         return f"unknown {key} {name!r}{nearest(name, group_options(folder, key))}"
-    if override.is_add():
+    if override.is_add() or key.partition(".")[0].partition("/")[0] == "hydra":
         return f"{override.input_line!r} is not accepted: {_reason(error)}"
     node: object = base
     walked: list[str] = []
