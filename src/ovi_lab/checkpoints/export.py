@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import read_json, read_text
 from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
 from ovi_lab.adapters import merged_weights
 from ovi_lab.checkpoints.card import model_card, results_of
 from ovi_lab.checkpoints.comfyui import comfyui_name, comfyui_obstacles
