@@ -113,12 +113,12 @@ def test_a_flipped_bit_is_found_by_its_digest(tmp_path: Path, capsys: pytest.Cap
     [
         (["make", "pendulum"], "no world is called 'pendulum'; there is bouncing_ball"),
         (["make"], "the following arguments are required: WORLD; see ovi-data make --help"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "COMMAND 'fly' is unknown; there are make, pack"),
         (["make", "bouncing_ball", "--train", "0"], "num_train is 0"),
         (["inspect", "none.tar"], "shard none.tar does not exist"),
         (["pack", "none", "out"], "the folder none does not exist"),
         (["pack", ".", "out", "--size", "big"], "--size is 'big'; expected height x width"),
-        (["pack", ".", "out", "--store", "zip"], "invalid choice: 'zip'"),
+        (["pack", ".", "out", "--store", "zip"], "store 'zip' is unknown; there are auto"),
         (
             ["encode", "none.tar", "--codec", "none.safetensors", "--out", "x"],
             "shard none.tar does not exist",
