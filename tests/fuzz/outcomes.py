@@ -51,6 +51,8 @@ class Case:
     call: Callable[[], Any]
     what: str
     reason: Callable[[str], bool] = lambda text: False
+    codes: tuple[int, ...] = (0, 1)
+    """Exit codes beside 2 that the command has: 1 where it found what it was asked to look for."""
 
 
 def observe(case: Case) -> Seen:
@@ -95,7 +97,7 @@ def _judged(case: Case, code: Any, out: str, err: str, trace: str) -> tuple[str,
                 (LEAK, f"control characters reach the terminal: {told[0]!r}") if control else (LINE, told[0])
             )
         return UNTIDY, f"{len(told)} lines of error: {both!r}"
-    if code not in (0, None, 1):
+    if code not in (None, *case.codes):
         return UNTIDY, f"exit code {code!r}: {both}"
     if "\x1b" in both:
         return LEAK, f"control characters reach the terminal: {both!r}"
