@@ -64,7 +64,10 @@ class _Bytes:
     def seek(self, offset: int, whence: int) -> int:
         if whence == io.SEEK_END and not self._tells_length:
             return -1
-        return self._file.seek(offset, whence)
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1  # to before the beginning, or further than any file: FFmpeg's answer, and no traceback of PyAV's
 
     def tell(self) -> int:
         return self._file.tell()
