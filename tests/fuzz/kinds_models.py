@@ -14,7 +14,15 @@ from typing import Any
 import yaml
 
 from .corpus import GOLDENS, TINY, Corpus, linked, put
-from .mutations import any_value, hostile_pickle, spoiled_bytes, spoiled_json, spoiled_value, spoiled_yaml
+from .mutations import (
+    any_value,
+    as_yaml,
+    hostile_pickle,
+    spoiled_bytes,
+    spoiled_json,
+    spoiled_value,
+    spoiled_yaml,
+)
 from .outcomes import Case
 
 
@@ -126,7 +134,7 @@ def _other_part(rng: random.Random, good: dict[str, Any]) -> bytes:
         content[part] = any_value(rng)
     else:
         content[part] = spoiled_value(rng, good[part])
-    return yaml.safe_dump(content, sort_keys=False).encode("utf-8", "surrogatepass")
+    return as_yaml(content).encode("utf-8", "surrogatepass")
 
 
 def _listed_anew(listing: Path, folder: Path) -> None:

@@ -126,13 +126,18 @@ def spoiled_json(rng: random.Random, value: Any) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def as_yaml(value: Any) -> str:
+    """YAML of a value; JSON, which is YAML too, of one that PyYAML cannot write."""
+    try:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    except (yaml.YAMLError, UnicodeError, RecursionError):
+        return json.dumps(value)
+
+
 def spoiled_yaml(rng: random.Random, value: Any) -> bytes:
     """YAML of a spoiled value, now and then with aliases, tags or broken lines."""
     spoiled = spoiled_value(rng, value) if rng.random() < 0.85 else value
-    try:
-        text = yaml.safe_dump(spoiled, sort_keys=False, allow_unicode=True)
-    except (yaml.YAMLError, UnicodeError, RecursionError):
-        text = json.dumps(spoiled)
+    text = as_yaml(spoiled)
     change = rng.randrange(14)
     if change == 0:
         bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"

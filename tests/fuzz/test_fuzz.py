@@ -16,10 +16,10 @@ CASES = {
     "indices": 60,
     "captions": 60,
     "media": 60,
-    "checkpoints": 24,
-    "presets": 4,
-    "results": 8,
-    "overrides": 24,
+    "checkpoints": 16,
+    "presets": 3,
+    "results": 6,
+    "overrides": 16,
 }
 """Of each kind as many as a minute and a half allows in all."""
 
