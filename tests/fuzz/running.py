@@ -23,7 +23,7 @@ from .outcomes import BAD, CRASH, GOOD, HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_TO_START = 240.0
-SECONDS_A_CASE = 30.0
+SECONDS_A_CASE = 120.0
 
 
 @dataclass
