@@ -151,11 +151,29 @@ def _pack(arguments: argparse.Namespace) -> None:
         ("clips", str(report.clips)),
         ("shards", ", ".join(map(str, report.shards))),
     ]
-    rows += [
-        ("resampled", f"{count} files from {rate} Hz to {options.sample_rate} Hz")
-        for rate, count in sorted(report.resampled.items())
-    ]
-    rows += [("skipped", f"{bad.key}: {bad.reason}") for bad in report.skipped]
+    rows += [("replaced", ", ".join(map(str, report.replaced)))] if report.replaced else []
+    if options.store == "original":
+        rows.append(("stored", "files as they are; --size, --fps and --sample-rate change nothing"))
+    else:
+        rows += [
+            ("resampled", f"{count} files from {rate} Hz to {options.sample_rate} Hz")
+            for rate, count in sorted(report.resampled.items())
+        ]
+        rows += [
+            ("retimed", f"{count} files from {fps:g} to {options.fps:g} frames/s, by their frames' times")
+            for fps, count in sorted(report.retimed.items())
+        ]
+    for name, what, by_file in (
+        ("tails", "after the last whole clip left out", report.tails),
+        ("padded", "of silence where sound has not begun or has ended", report.padded),
+        ("lost", "of lost sound made silence", report.lost_sound),
+    ):
+        if by_file:
+            rows.append((name, f"{sum(by_file.values()):.2f} s {what}, in {len(by_file)} files"))
+            longest = sorted(by_file.items(), key=lambda item: -item[1])
+            rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
+    rows += [("ignored", told) for told in report.ignored]
+    rows += [("skipped", f"{shown(bad.key)}: {shown(bad.reason, 400)}") for bad in report.skipped]
     _table("packed", rows)
 
 
@@ -239,7 +257,10 @@ def _latents(arguments: argparse.Namespace) -> None:
     rows += [("", ", ".join(map(str, report.made)))] if report.made else []
     rows += [("replaced", ", ".join(map(str, report.replaced)))] if report.replaced else []
     rows += [(part, name) for part, name in sorted(encoders.names.items())]
-    rows += [("skipped", f"{bad.key}: {bad.reason}") for bad in report.bad[:50]]
+    rows += [("retimed", f"{len(report.retimed)} clips, by their frames' times")] if report.retimed else []
+    rows += [("", told) for told in report.retimed[:50]]
+    rows += [("skipped", f"{shown(bad.key)}: {shown(bad.reason, 400)}") for bad in report.bad[:50]]
+    rows += [("", f"and {len(report.bad) - 50} more")] if len(report.bad) > 50 else []
     _table("latents", rows)
 
 

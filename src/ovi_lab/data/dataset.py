@@ -243,7 +243,8 @@ class ClipDataset(Dataset[Sample]):
 
     def _media(self, members: Mapping[str, bytes]) -> MediaClip:
         """The clip in the wanted format, its sound at the codec's rate."""
-        clip = read_media(members, self.wanted, self.on_resample, self.modalities)
+        fps = None if self.codec is None else self.codec.fps
+        clip = read_media(members, self.wanted, self.on_resample, self.modalities, fps)
         if self.codec is None:
             return clip
         return at_rates(clip, self.codec.fps, self.codec.sample_rate, self.on_resample)
@@ -255,7 +256,7 @@ def at_rates(clip: MediaClip, fps: float, sample_rate: int, on_resample: OnResam
     Raises:
         UserError: its frames have another rate than the codec's, or its sound has and may not be resampled.
     """
-    if clip.fps and abs(clip.fps - fps) > 1e-3 * fps:
+    if clip.fps and other_rate(clip.fps, fps):
         raise UserError(
             f"clips have {clip.fps:g} frames/s, this codec was fitted at {fps:g}; "
             "set data.fps (with num_frames, height, width and sample_rate), or fit a codec on these clips"
@@ -265,6 +266,11 @@ def at_rates(clip: MediaClip, fps: float, sample_rate: int, on_resample: OnResam
         clip.wave_S = resample(clip.wave_S, clip.sample_rate, sample_rate)
         clip.sample_rate = sample_rate
     return clip
+
+
+def other_rate(fps: float, wanted: float) -> bool:
+    """Whether frames at `fps` a second are not of the wanted rate."""
+    return abs(fps - wanted) > 1e-3 * wanted
 
 
 @dataclass

@@ -22,7 +22,7 @@ import torch
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
-from ovi_lab.data.dataset import OnError, at_rates, of_one_shape
+from ovi_lab.data.dataset import OnError, at_rates, of_one_shape, other_rate
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.index import (
     BadSample,
@@ -154,13 +154,14 @@ def sources_of(
 
 @dataclass
 class EncodeReport:
-    """What became of the shards."""
+    """What became of the shards; `retimed`: clips of another rate than the encoder's, in words."""
 
     made: list[Path] = field(default_factory=list)
     there: list[Path] = field(default_factory=list)
     replaced: list[Path] = field(default_factory=list)
     clips: int = 0
     bad: list[BadSample] = field(default_factory=list)
+    retimed: list[str] = field(default_factory=list)
 
 
 def encode_sources(
@@ -259,7 +260,7 @@ def _encode_shard(
         left.unlink(missing_ok=True)
     bad: list[BadSample] = []
     digest = identity(made)
-    samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad, digest)
+    samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad, report.retimed, digest)
     first = next(samples, None)
     if first is None:
         _refuse(bad, on_error)
@@ -326,10 +327,11 @@ def _encoded(
     batch_size: int,
     on_resample: OnResample,
     bad: list[BadSample],
+    retimed: list[str],
     made_of: str,
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members) of each clip that can be encoded, in order; the others go to `bad`."""
-    for run in of_one_shape(_clips(source, encoders, on_resample, bad), batch_size):
+    for run in of_one_shape(_clips(source, encoders, on_resample, bad, retimed), batch_size):
         try:
             yield from encode_run(run, encoders, dtype, made_of)
         except BadSampleError as error:
@@ -344,16 +346,24 @@ def _encoded(
 
 
 def _clips(
-    source: Source, encoders: Encoders, on_resample: OnResample, bad: list[BadSample]
+    source: Source, encoders: Encoders, on_resample: OnResample, bad: list[BadSample], retimed: list[str]
 ) -> Iterator[tuple[str, MediaClip]]:
     for key, members in source.samples(bad):
         try:
             if kind_of(members, encoders.modalities) == "latents":
                 raise UserError(f"{source.name} holds latents already; encode shards of media")
-            clip = read_media(members, None, on_resample, encoders.modalities)
+            clip = read_media(members, None, on_resample, encoders.modalities, encoders.fps)
+            if clip.fps and other_rate(clip.fps, encoders.fps):
+                raise BadSampleError(f"it has {clip.fps:g} frames/s, the encoder takes {encoders.fps:g}")
+            if clip.source_fps and other_rate(clip.source_fps, encoders.fps):
+                retimed.append(
+                    f"{source.name}: {key}: from {clip.source_fps:.4g} to {encoders.fps:.4g} frames/s"
+                )
             yield key, at_rates(clip, encoders.fps, encoders.sample_rate, on_resample)
         except BadSampleError as error:
             bad.append(BadSample(source.name, key, str(error)))
+        except UserError as error:
+            raise UserError(f"{shown(source.name)}: {shown(key)}: {error}") from error
 
 
 def encode_run(

@@ -10,39 +10,46 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import getpid
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ovi_eval.clips.clip import MISSING_SECONDS, MISSING_SHARE
+from ovi_eval.common.folders import files_of
+from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
-from ovi_eval.media import Audio, Video, decode_audio, decode_video, fit_length, resample, write_mp4
+from ovi_eval.media import PictureStream, SoundStream, missing_at_end, write_mp4
 from ovi_lab.data.captions import Captions
-from ovi_lab.data.index import BadSample, BadSampleError
+from ovi_lab.data.cutting import CutSound, cut_picture
+from ovi_lab.data.dataset import other_rate
+from ovi_lab.data.index import BadSample, BadSampleError, index_path
 from ovi_lab.data.progress import progress
 from ovi_lab.data.samples import (
     VIDEO_EXTENSIONS,
     MediaClip,
-    MediaFormat,
     OnResample,
     array_members,
     fit_frame,
     json_bytes,
     refuse_other_rate,
-    retime,
 )
-from ovi_lab.data.shards import write_shards
+from ovi_lab.data.shards import MAX_MEMBER, Members, numbered_shards, remove_shard, write_shards
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
 
 Store = Literal["auto", "arrays", "mp4", "original"]
 ARRAYS_UP_TO = 128 * 128  # pixels; larger clips are stored as H.264 unless asked otherwise
+TOLD = 0.05  # seconds of silence or of a tail from which on they are told
 BAR_LEVEL = 24  # of 255: darker rows and columns at the edges, in every frame, are bars
 
 
@@ -78,6 +85,12 @@ class PackOptions:
             raise UserError(f"{self.seconds} s at {self.fps} frames/s is no frame; clips need at least one")
         if self.store == "original" and (self.seconds is not None or self.crop_bars):
             raise UserError("--store original keeps files as they are: leave out --seconds and --crop-bars")
+        frames = 1 if self.seconds is None else round(self.seconds * self.fps)
+        if frames * self.height * self.width * 3 > MAX_MEMBER:
+            raise UserError(
+                f"{frames} frames of {self.height}x{self.width} are more than the {MAX_MEMBER / 2**30:.1f} GiB of one "
+                "clip; ask for smaller or shorter clips"
+            )
 
     @property
     def arrays(self) -> bool:
@@ -87,13 +100,24 @@ class PackOptions:
 
 @dataclass
 class PackReport:
-    """What became of a folder."""
+    """What became of a folder.
+
+    `tails`, `padded` and `lost_sound`: by file, seconds left out after the last whole clip, of silence where its sound
+    has not begun or has ended, and of silence in place of lost packets. `retimed` and `resampled`: files by the rates
+    they had. `replaced`: shards that were there. `ignored`: what else the folder and the captions hold, in words.
+    """
 
     files: int = 0
     clips: int = 0
     shards: list[Path] = field(default_factory=list)
     skipped: list[BadSample] = field(default_factory=list)
     resampled: Counter[int] = field(default_factory=Counter)
+    retimed: Counter[float] = field(default_factory=Counter)
+    tails: dict[str, float] = field(default_factory=dict)
+    padded: dict[str, float] = field(default_factory=dict)
+    lost_sound: dict[str, float] = field(default_factory=dict)
+    replaced: list[Path] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 def pack_folder(
@@ -104,7 +128,7 @@ def pack_folder(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> PackReport:
-    """Pack every video file under `folder` into `<prefix>-000.tar`, ….
+    """Pack every video file under `folder` into `<prefix>-000.tar`, …: all of them or, where it fails, none.
 
     Raises:
         UserError: no folder, no video in it, no usable one, shards of that name already there, or, where
@@ -112,136 +136,196 @@ def pack_folder(
     """
     if not folder.is_dir():
         raise UserError(
-            f"the folder {folder} does not exist; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files"
+            f"the folder {shown(folder)} does not exist; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files"
         )
-    files = sorted(
-        f for f in folder.rglob("*") if f.suffix.lower().lstrip(".") in VIDEO_EXTENSIONS and f.is_file()
-    )
-    if not files:
-        raise UserError(f"no .{', .'.join(VIDEO_EXTENSIONS)} file is in {folder}")
+    found = files_of(folder, [f".{extension}" for extension in VIDEO_EXTENSIONS])
+    files = list(found.files)
+    if not files and not found.lost:
+        raise UserError(f"no .{', .'.join(VIDEO_EXTENSIONS)} file is in {shown(folder)}")
     if prefix.is_dir() or str(prefix).endswith("/"):
         prefix = prefix / "clips"
-    there = sorted(f for f in prefix.parent.glob(f"{prefix.name}-*.tar")) if prefix.parent.is_dir() else []
+    there = numbered_shards(prefix)
     if there and not overwrite:
-        raise UserError(f"{there[0]} is already there; pass --overwrite, or name other shards")
+        raise UserError(f"{shown(there[0])} is already there; pass --overwrite, or name other shards")
     looked_up = Captions(folder, captions)
-    report = PackReport(files=len(files))
-    samples = _samples(files, folder, looked_up, options, report, quiet)
-    report.shards = write_shards(prefix, samples, options.clips_per_shard)
-    if not report.shards:
-        raise UserError(f"none of {len(files)} files in {folder} can be used; {report.skipped[0]}")
+    report = PackReport(files=len(files) + len(found.lost))
+    for lost in found.lost:
+        _skip(report, options, folder.name, lost.path, lost.reason)
+    with _beside(prefix) as temporary:
+        samples = _samples(files, folder, looked_up, options, report, quiet)
+        made = write_shards(temporary, samples, options.clips_per_shard)
+        if not made:
+            raise UserError(
+                f"none of {report.files} files in {shown(folder)} can be used; {report.skipped[0]}"
+            )
+        report.shards = [_moved(shard, prefix.parent) for shard in made]
     for stale in set(there) - set(report.shards):
-        stale.unlink()
-        stale.with_name(stale.name.removesuffix(".tar") + ".index.json").unlink(missing_ok=True)
+        remove_shard(stale)
+    report.replaced = there
+    report.ignored = [told for told in (found.told(looked_up.files()), looked_up.told()) if told]
     return report
+
+
+@contextmanager
+def _beside(prefix: Path) -> Iterator[Path]:
+    """The prefix in a folder of its own beside, which is removed in the end."""
+    folder = prefix.with_name(f".{prefix.name}.{getpid()}.tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder / prefix.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _moved(shard: Path, folder: Path) -> Path:
+    """The shard with its index in another folder of the same disk, in place of one that is there."""
+    to = folder / shard.name
+    remove_shard(to)
+    index_path(shard).replace(index_path(to))
+    return shard.replace(to)
+
+
+def _skip(report: PackReport, options: PackOptions, folder: str, name: str, reason: str) -> None:
+    if options.on_error == "raise":
+        raise UserError(f"{shown(name)}: {shown(reason, 400)}")
+    report.skipped.append(BadSample(folder, name, reason))
 
 
 def _samples(
     files: list[Path], folder: Path, captions: Captions, options: PackOptions, report: PackReport, quiet: bool
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+) -> Iterator[tuple[str, Members]]:
     """(key, members) of every clip, counted in the report."""
     keys: set[str] = set()
     for file in progress(iter(files), "packing", len(files), not quiet):
         name = file.relative_to(folder).as_posix()
+        packed = 0
         try:
             caption = captions.of(file)
             if not caption:
                 raise BadSampleError("it has no caption")
-            clips = _original(file) if options.store == "original" else _clips(file, options, report)
-            for number, clip in enumerate(clips):
+            original = options.store == "original"
+            for number, clip in enumerate(
+                _original(file, name, report) if original else _clips(file, name, options, report)
+            ):
+                if isinstance(clip, BadSampleError):
+                    _skip(report, options, folder.name, name, str(clip))
+                    continue
                 key = sample_key(name, number if options.seconds is not None else None, keys)
                 about = {"file": name, **clip.meta}
-                if options.store == "original":
+                members: Members
+                if original:
                     extension = file.suffix.lower().lstrip(".")
-                    members = {
-                        "json": json_bytes({"caption": caption, "meta": about}),
-                        extension: file.read_bytes(),
-                    }
+                    members = {"json": json_bytes({"caption": caption, "meta": about}), extension: file}
                 else:
                     members = _members(caption, about, clip, options)
                 yield key, members
+                packed += 1
                 report.clips += 1
         except BadSampleError as error:
-            if options.on_error == "raise":
-                raise UserError(f"{name}: {error}") from error
-            report.skipped.append(BadSample(folder.name, name, str(error)))
+            after = f" (after {packed} clips of it, which are packed)" if packed else ""
+            _skip(report, options, folder.name, name, f"{error}{after}")
 
 
-def _original(file: Path) -> Iterator[MediaClip]:
-    """Decoded once, to know that it can be; the frames are not kept."""
-    picture, sound = _decoded(file, lambda frame_HWC: frame_HWC[:1, :1])
-    meta = {"source_fps": picture.fps, "source_rate": sound.sample_rate}
-    yield MediaClip(
-        "", picture.frames_THWC[:1], picture.fps, sound.wave_S, sound.sample_rate, sound.sample_rate, meta
-    )
+def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip | BadSampleError]:
+    """Decoded once, to know that it can be; nothing of it is kept."""
+    if file.stat().st_size > MAX_MEMBER:
+        raise BadSampleError(f"it has {file.stat().st_size} bytes; originals have at most {MAX_MEMBER}")
+    try:
+        with (
+            PictureStream(
+                file, name="its picture", transform=lambda frame_HWC: frame_HWC[:1, :1].clone()
+            ) as picture,
+            SoundStream(file, name="its sound") as sound,
+        ):
+            for _, frame in picture:
+                frames_THWC = frame[None]
+            samples = sum(block_S.shape[-1] for block_S in sound)
+            ends = sound.start + samples / sound.sample_rate
+            seconds = picture.end - picture.start
+            missing = missing_at_end(ends, picture.start, seconds, "its sound")
+            _count(report.padded, name, max(0.0, sound.start - picture.start) + missing)
+            _count(report.lost_sound, name, sound.filled)
+            meta = {"source_fps": picture.fps, "source_rate": sound.sample_rate}
+            rate = sound.sample_rate
+            yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
+    except EvalError as error:
+        raise BadSampleError(str(error)) from error
 
 
-def _clips(file: Path, options: PackOptions, report: PackReport) -> Iterator[MediaClip]:
-    """A file's clips in order, in the wanted format. Raises BadSampleError where it holds none."""
+def _clips(
+    file: Path, name: str, options: PackOptions, report: PackReport
+) -> Iterator[MediaClip | BadSampleError]:
+    """A file's clips in order, in the wanted format, or why one is left out; one clip is held at a time.
+
+    Raises BadSampleError where it holds none, or cannot be decoded further.
+    """
     box = _without_bars(file) if options.crop_bars else None
-    source: dict[str, Any] = {}
 
     def fit(frame_HWC: Tensor) -> Tensor:
-        source["source_size"] = list(frame_HWC.shape[:2])
         if box is not None:
             frame_HWC = frame_HWC[box[0] : box[1], box[2] : box[3]]
         return fit_frame(frame_HWC, options.height, options.width)
 
-    picture, sound = _decoded(file, fit)
-    if sound.sample_rate != options.sample_rate:
-        refuse_other_rate(sound.sample_rate, options.sample_rate, options.on_resample)
-        report.resampled[sound.sample_rate] += 1
-    wave_S = resample(sound.wave_S, sound.sample_rate, options.sample_rate)
-    times_T = picture.times_T - picture.times_T[0]
-    late = round((sound.start - float(picture.times_T[0])) * options.sample_rate)
-    wave_S = wave_S[-late:] if late < 0 else torch.nn.functional.pad(wave_S, (late, 0))
-    lasts = float(times_T[-1]) + 1 / picture.fps
-
-    per_clip = round((options.seconds if options.seconds is not None else lasts) * options.fps)
-    wanted = MediaFormat(per_clip, options.height, options.width, options.fps, options.sample_rate)
-    count = max(1, int((lasts + 0.5 / options.fps) / wanted.seconds)) if options.seconds is not None else 1
-    whole = MediaFormat(count * per_clip, options.height, options.width, options.fps, options.sample_rate)
-    frames_THWC = retime(picture.frames_THWC, times_T, picture.fps, whole)
-    for number in range(count):
-        start_s = number * wanted.seconds
-        first = round(start_s * options.sample_rate)
-        yield MediaClip(
-            caption="",
-            frames_THWC=frames_THWC[number * per_clip : (number + 1) * per_clip],
-            fps=options.fps,
-            wave_S=fit_length(wave_S[first : first + wanted.num_samples], wanted.num_samples),
-            sample_rate=options.sample_rate,
-            source_rate=sound.sample_rate,
-            meta={
-                "start_s": start_s,
-                "source_fps": picture.fps,
-                "source_rate": sound.sample_rate,
-                **source,
-            },
-        )
-
-
-def _decoded(file: Path, fit: Callable[[Tensor], Tensor]) -> tuple[Video, Audio]:
     try:
-        return decode_video(file, name="its picture", transform=fit), decode_audio(file, name="its sound")
+        with (
+            PictureStream(file, name="its picture", transform=fit) as picture,
+            SoundStream(file, name="its sound") as sound,
+        ):
+            source_rate = sound.sample_rate
+            if source_rate != options.sample_rate:
+                refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
+                report.resampled[source_rate] += 1
+            cut_sound = CutSound(sound, options.sample_rate, picture.start)
+            per_clip = None if options.seconds is None else round(options.seconds * options.fps)
+            number = 0
+            for frames_THWC in cut_picture(picture, options.fps, per_clip):
+                seconds = len(frames_THWC) / options.fps
+                start_s = number * seconds
+                samples = round(seconds * options.sample_rate)
+                wave_S, before, after = cut_sound.window(round(start_s * options.sample_rate), samples)
+                missing = after / options.sample_rate
+                number += 1
+                if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
+                    missing += before / options.sample_rate
+                    at = f"the clip at {start_s:.2f} s is left out: " if per_clip is not None else ""
+                    yield BadSampleError(f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s")
+                    continue
+                _count(report.padded, name, (before + after) / options.sample_rate)
+                meta = {
+                    "start_s": start_s,
+                    "source_fps": picture.fps_so_far,
+                    "source_rate": source_rate,
+                    "source_size": list(picture.size),
+                }
+                yield MediaClip("", frames_THWC, options.fps, wave_S, options.sample_rate, source_rate, meta)
+            if other_rate(picture.fps, options.fps):
+                report.retimed[round(picture.fps, 2)] += 1
+            if per_clip is not None:
+                _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
+            _count(report.lost_sound, name, sound.filled)
     except EvalError as error:
         raise BadSampleError(str(error)) from error
+
+
+def _count(seconds_by_file: dict[str, float], name: str, seconds: float) -> None:
+    if seconds >= TOLD:
+        seconds_by_file[name] = seconds_by_file.get(name, 0.0) + seconds
 
 
 def _without_bars(file: Path) -> tuple[int, int, int, int] | None:
     """Top, bottom, left and right of what is ever lighter than a bar; None where nothing is."""
-    lightest: list[Tensor] = []
-
-    def look(frame_HWC: Tensor) -> Tensor:
-        light_HW = frame_HWC.amax(-1)
-        lightest[:] = [torch.maximum(lightest[0], light_HW) if lightest else light_HW]
-        return frame_HWC[:1, :1]
-
+    lightest_HW: Tensor | None = None
     try:
-        decode_video(file, name="its picture", transform=look)
+        with PictureStream(
+            file, name="its picture", transform=lambda frame_HWC: frame_HWC.amax(-1)
+        ) as picture:
+            for _, light_HW in picture:
+                lightest_HW = light_HW if lightest_HW is None else torch.maximum(lightest_HW, light_HW)
     except EvalError as error:
         raise BadSampleError(str(error)) from error
-    lit_HW = lightest[0] > BAR_LEVEL
+    if lightest_HW is None:
+        return None
+    lit_HW = lightest_HW > BAR_LEVEL
     # A few bright pixels in a bar are noise of the encoder; a row of the picture has many.
     rows = (lit_HW.float().mean(1) > 0.02).nonzero().flatten()
     columns = (lit_HW.float().mean(0) > 0.02).nonzero().flatten()
@@ -250,7 +334,7 @@ def _without_bars(file: Path) -> tuple[int, int, int, int] | None:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def _members(caption: str, meta: dict[str, Any], clip: MediaClip, options: PackOptions) -> dict[str, bytes]:
+def _members(caption: str, meta: dict[str, Any], clip: MediaClip, options: PackOptions) -> Members:
     if options.arrays:
         return array_members(caption, meta, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,16 @@ from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import parse_caption, unusable
 from ovi_eval.errors import EvalError
-from ovi_eval.media import decode_audio, decode_video, fit_length, resample
+from ovi_eval.media import (
+    PictureStream,
+    SoundStream,
+    decode_audio,
+    decode_video,
+    fit_length,
+    missing_at_end,
+    resample,
+)
+from ovi_lab.data.cutting import LATE, cut_picture
 from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError
 from ovi_lab.data.npy import load_npy, npy_bytes
 from ovi_lab.errors import UserError
@@ -35,6 +44,8 @@ FRAMES, WAVE = "frames.npy", "wave.npy"
 BOTH = ("video", "audio")
 _FORMS = {"video": (4, "[C,F,h,w]"), "audio": (2, "[L,C]"), "text": (2, "[n,E]")}
 _RATES = {"fps": (0.1, 1000.0), "sample_rate": (1000.0, 768_000.0)}
+_BEYOND = 1.0  # seconds of sound that are kept past a clip's end until it is resampled
+_MOST_CROPPED = 20  # how many times larger than what is kept a scaled frame may be
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 OnResample = Literal["resample", "raise"]
@@ -64,7 +75,8 @@ class MediaFormat:
 class MediaClip:
     """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it.
 
-    Where the sound alone was read, there are no frames, and `fps` is 0.
+    Where the sound alone was read, there are no frames, and `fps` is 0. `source_fps`: of a file that was decoded, its
+    frames a second in the mean.
     """
 
     caption: str
@@ -74,6 +86,7 @@ class MediaClip:
     sample_rate: int
     source_rate: int
     meta: dict[str, Any]
+    source_fps: float | None = None
 
 
 def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Literal["latents", "media"]:
@@ -201,10 +214,12 @@ def read_media(
     wanted: MediaFormat | None = None,
     on_resample: OnResample = "resample",
     modalities: Sequence[str] = BOTH,
+    fps: float | None = None,
 ) -> MediaClip:
     """A sample's clip, brought to the wanted format; as it is stored where none is wanted.
 
-    Where only "audio" is wanted, the sound alone is read, at its own length and rate.
+    Files of video are read by their own clock: at the wanted rate, else at `fps`, else at a constant rate at which no
+    frame is lost. Where only "audio" is wanted, the sound alone is read, at its own length and rate.
 
     Raises:
         BadSampleError: it cannot be decoded, is too short or silent of any track.
@@ -213,12 +228,15 @@ def read_media(
     about = read_about(members)
     if "video" not in modalities:
         return _read_sound(members, about)
-    if FRAMES in members:
-        clip = _read_arrays(members, about)
-        return clip if wanted is None else conform(clip, wanted, on_resample)
-    video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
-    sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
-    return decode_clip(video, sound, about, wanted, on_resample)
+    try:
+        if FRAMES in members:
+            clip = _read_arrays(members, about)
+            return clip if wanted is None else conform(clip, wanted, on_resample)
+        video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
+        sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
+        return decode_clip(video, sound, about, wanted, on_resample, fps)
+    except EvalError as error:
+        raise BadSampleError(str(error)) from error
 
 
 def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
@@ -238,55 +256,64 @@ def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> Media
 
 
 def decode_clip(
-    video: bytes, sound: bytes, about: Mapping[str, Any], wanted: MediaFormat | None, on_resample: OnResample
+    video: bytes,
+    sound: bytes,
+    about: Mapping[str, Any],
+    wanted: MediaFormat | None,
+    on_resample: OnResample,
+    fps: float | None = None,
 ) -> MediaClip:
-    """Decode a video file (and its sound, or that of another file) into the wanted format.
+    """Decode a video file (and its sound, or that of another file), no further than is wanted.
 
-    Raises as `read_media`.
+    Raises as `read_media`, and EvalError where it cannot be decoded.
     """
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
-    try:
-        picture = decode_video(video, name="its video", transform=fit)
-        audio = decode_audio(sound, name="its sound")
-    except EvalError as error:
-        raise BadSampleError(str(error)) from error
-    late = round((audio.start - float(picture.times_T[0])) * audio.sample_rate)
-    wave_S = audio.wave_S[-late:] if late < 0 else torch.nn.functional.pad(audio.wave_S, (late, 0))
-    clip = MediaClip(
-        about["caption"],
-        picture.frames_THWC,
-        picture.fps,
-        wave_S,
-        audio.sample_rate,
-        audio.sample_rate,
-        dict(about.get("meta", {})),
-    )
+    if wanted is None and fps is None:
+        stored = decode_video(video, name="its video")
+        whole = stored.constant()
+        frames_THWC, fps, start = whole.frames_THWC, whole.fps, float(whole.times_T[0])
+        source_fps = stored.fps
+    else:
+        with PictureStream(video, name="its video", transform=fit) as picture:
+            fps = fps if wanted is None else wanted.fps
+            frames_THWC = next(cut_picture(picture, fps, None if wanted is None else wanted.num_frames))
+            start, source_fps = picture.start, picture.fps_so_far
+    seconds = len(frames_THWC) / fps
+    with SoundStream(sound, name="its sound") as stream:
+        rate = stream.sample_rate
+        stream.begin_at(start)
+        # What comes later than the resampler reaches changes nothing.
+        wave_S = stream.read(round((seconds + _BEYOND) * rate))
+    missing_at_end(start + len(wave_S) / rate, start, seconds, "its sound")
+    meta = dict(about.get("meta", {}))
+    clip = MediaClip(about["caption"], frames_THWC, fps, wave_S, rate, rate, meta, source_fps)
     if wanted is None:
-        clip.wave_S = fit_length(wave_S, round(len(picture.frames_THWC) / picture.fps * audio.sample_rate))
+        clip.wave_S = fit_length(wave_S, round(seconds * rate))
         return clip
-    return conform(clip, wanted, on_resample, picture.times_T - picture.times_T[0])
+    return conform(clip, wanted, on_resample)
 
 
-def conform(
-    clip: MediaClip, wanted: MediaFormat, on_resample: OnResample, times_T: Tensor | None = None
-) -> MediaClip:
-    """Bring a clip already decoded to the wanted format; `times_T` where its frames are not evenly spaced.
-
-    Raises as `read_media`.
-    """
+def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> MediaClip:
+    """Bring a clip already decoded, of evenly spaced frames, to the wanted format. Raises as `read_media`."""
     frames_THWC, wave_S = clip.frames_THWC, clip.wave_S
-    if times_T is None:
-        times_T = torch.arange(len(frames_THWC), dtype=torch.float64) / clip.fps
     if abs(clip.fps - wanted.fps) > 1e-6 * wanted.fps or len(frames_THWC) != wanted.num_frames:
-        frames_THWC = retime(frames_THWC, times_T, clip.fps, wanted)
+        frames_THWC = retime(frames_THWC, clip.fps, wanted)
     if tuple(frames_THWC.shape[1:3]) != (wanted.height, wanted.width):
         frames_THWC = torch.stack([fit_frame(frame, wanted.height, wanted.width) for frame in frames_THWC])
     if clip.sample_rate != wanted.sample_rate:
         refuse_other_rate(clip.sample_rate, wanted.sample_rate, on_resample)
+        wave_S = wave_S[: round((wanted.seconds + _BEYOND) * clip.sample_rate)]
         wave_S = resample(wave_S, clip.sample_rate, wanted.sample_rate)
     wave_S = fit_length(wave_S, wanted.num_samples)
     return MediaClip(
-        clip.caption, frames_THWC, wanted.fps, wave_S, wanted.sample_rate, clip.source_rate, clip.meta
+        clip.caption,
+        frames_THWC,
+        wanted.fps,
+        wave_S,
+        wanted.sample_rate,
+        clip.source_rate,
+        clip.meta,
+        clip.source_fps,
     )
 
 
@@ -299,22 +326,30 @@ def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:
         )
 
 
-def retime(frames_THWC: Tensor, times_T: Tensor, fps: float, wanted: MediaFormat) -> Tensor:
-    """The frames shown at the wanted rate's moments. Raises BadSampleError where they end too early."""
-    seconds = float(times_T[-1]) + 1 / fps
+def retime(frames_THWC: Tensor, fps: float, wanted: MediaFormat) -> Tensor:
+    """The evenly spaced frames seen at the wanted rate's moments. Raises BadSampleError where they end too early."""
+    seconds = len(frames_THWC) / fps
     # Half a frame of either rate may be missing: containers round times.
     if seconds < wanted.seconds - 0.5 / min(fps, wanted.fps):
         raise BadSampleError(f"it lasts {seconds:.2f} s, {wanted.seconds:.2f} s are wanted")
+    times_T = torch.arange(len(frames_THWC), dtype=torch.float64) / fps
     moments = torch.arange(wanted.num_frames, dtype=torch.float64) / wanted.fps
-    shown = torch.searchsorted(times_T.contiguous(), moments + 1e-4, right=True) - 1
-    return frames_THWC[shown.clamp(0, len(frames_THWC) - 1)]
+    seen = torch.searchsorted(times_T, moments + LATE, right=True) - 1
+    return frames_THWC[seen.clamp(0, len(frames_THWC) - 1)]
 
 
 def fit_frame(frame_HWC: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [H,W,3] scaled (antialiased) until it covers height x width, then cropped at the centre."""
+    """uint8 [H,W,3] scaled (antialiased) until it covers height x width, then cropped at the centre.
+
+    Raises BadSampleError for a frame so much longer or wider that hardly anything of it would be left.
+    """
     rows, columns = frame_HWC.shape[:2]
     if (rows, columns) == (height, width):
         return frame_HWC
+    if max(rows * width, columns * height) > _MOST_CROPPED * min(rows * width, columns * height):
+        raise BadSampleError(
+            f"its picture of {rows}x{columns} is of too different a shape for {height}x{width}"
+        )
     scale = max(height / rows, width / columns)
     size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
     frame_1CHW = frame_HWC.permute(2, 0, 1)[None].float()
@@ -332,6 +367,10 @@ def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> Medi
         )
     wave_S, rate = _read_wave(members, about)
     fps = _rate(about, "fps")
+    samples = round(len(frames) / fps * rate)
+    if len(wave_S) != samples:
+        missing_at_end(len(wave_S) / rate, 0.0, len(frames) / fps, "its sound")
+        wave_S = fit_length(wave_S, samples)
     return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
+from tarfile import TarInfo
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +33,8 @@ from ovi_lab.data.tar_headers import BLOCK, parse_header
 from ovi_lab.errors import UserError
 
 MAX_OPEN = 128  # shards that one reader holds open: a process may often have 1024 files in all
+Members = Mapping[str, bytes | Path]
+"""Extension -> a member's bytes, or the file that holds them."""
 MAX_MEMBER = 2**31 - 4096  # bytes: what one read of Linux gives
 
 
@@ -119,14 +122,26 @@ class ShardWriter:
         self._tar = TarWriter(self._file, encoder=False, mtime=0, user="", group="", compress=False)
         self.count = 0
 
-    def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """One sample: extension -> bytes."""
+    def write(self, key: str, members: Members) -> None:
+        """One sample: extension -> bytes, or a file whose bytes are copied."""
         reason = unsafe_name(key)
         if reason or "." in PurePosixPath(key).name:
             raise UserError(f"{key!r} cannot be a sample's key: {reason or 'a key holds no dot'}")
         with no_space(self.path):
-            self._tar.write({"__key__": key, **members})
+            for extension, data in sorted(members.items()):
+                if isinstance(data, Path):
+                    self._copy(f"{key}.{extension}", data)
+                else:
+                    self._tar.write({"__key__": key, extension: data})
         self.count += 1
+
+    def _copy(self, name: str, path: Path) -> None:
+        """A file's bytes under a header such as webdataset's writer makes."""
+        info = TarInfo(name)
+        info.mode = self._tar.mode
+        with path.open("rb") as file:
+            info.size = os.fstat(file.fileno()).st_size
+            self._tar.tarstream.addfile(info, file)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -148,9 +163,7 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def write_shards(
-    prefix: Path, samples: Iterator[tuple[str, Mapping[str, bytes]]], clips_per_shard: int
-) -> list[Path]:
+def write_shards(prefix: Path, samples: Iterator[tuple[str, Members]], clips_per_shard: int) -> list[Path]:
     """Shards `<prefix>-000.tar`, … of (key, members); the paths in order. One sample is held at a time."""
     paths: list[Path] = []
     for first in samples:
