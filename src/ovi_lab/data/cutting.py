@@ -24,7 +24,6 @@ COARSEST_TICK = 0.005
 """Seconds of a container's clock up to which times are taken to be rounded to it (mkv: 1 ms); frames of a coarser one,
 as avi's, which counts them, are where they say.
 """
-_BLOCK = 1 << 16
 
 
 def seen_at(
@@ -133,7 +132,7 @@ class CutSound:
             self._kept, self._first = self._kept[gone:].clone(), self._first + gone
 
     def _take(self) -> None:
-        block_S = self._sound.read(_BLOCK)
+        block_S = self._sound.read(self._sound.sample_rate)
         self._taken += len(block_S)
         self._ended = not len(block_S)
         if self._resampler is not None:
