@@ -384,8 +384,6 @@ def encode_run(
         if encoders.video is not None:
             parts["video"] = encoders.video.encode(torch.stack([clip.frames_THWC for clip in clips]))
         parts["audio"] = encoders.audio.encode(torch.stack([clip.wave_S for clip in clips]))
-        if encoders.text is not None:
-            parts["text"] = encoders.text([clip.caption for clip in clips])
     except UserError as error:
         raise BadSampleError(str(error)) from error
     encoded = []
