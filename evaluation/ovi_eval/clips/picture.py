@@ -111,7 +111,6 @@ class PictureStream:
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)
-            self._tick = float(self._stream.time_base or 0)
             self._upright = Upright(self.shown)
             self._ticks = float(self._stream.time_base or 0)
             rates = (self._stream.average_rate, self._stream.guessed_rate)
@@ -149,12 +148,7 @@ class PictureStream:
     @property
     def tick(self) -> float:
         """Seconds that the container's clock counts by: times are rounded to it."""
-        return self._tick
-
-    @property
-    def fps_so_far(self) -> float:
-        """What the times of the frames taken so far say, as `fps` says of all."""
-        return self.fps if self._ended else self._end_and_rate(0.0)[1]
+        return self._ticks
 
     @property
     def end(self) -> float:

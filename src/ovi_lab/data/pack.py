@@ -293,7 +293,7 @@ def _clips(
                 _count(report.padded, name, (before + after) / options.sample_rate)
                 meta = {
                     "start_s": start_s,
-                    "source_fps": picture.fps_so_far,
+                    "source_fps": picture.fps,
                     "source_rate": source_rate,
                     "source_size": list(picture.size),
                 }

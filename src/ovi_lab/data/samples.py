@@ -277,7 +277,7 @@ def decode_clip(
         with PictureStream(video, name="its video", transform=fit) as picture:
             fps = fps if wanted is None else wanted.fps
             frames_THWC = next(cut_picture(picture, fps, None if wanted is None else wanted.num_frames))
-            start, source_fps = picture.start, picture.fps_so_far
+            start, source_fps = picture.start, picture.fps
     seconds = len(frames_THWC) / fps
     with SoundStream(sound, name="its sound") as stream:
         rate = stream.sample_rate
