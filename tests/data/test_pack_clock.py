@@ -78,7 +78,7 @@ UNEVEN = [n / 12 for n in range(24)] + [2 + n / 36 for n in range(72)]
         {"fps": Fraction(30000, 1001)},
         {"fps": 60},
         {"fps": 10},
-        {"picture_start": 0.5, "moments": (1.0, 2.0, 3.0)},
+        {"picture_start": 0.3, "moments": (1.0, 2.0, 3.0)},
         {"sound_start": 0.6, "moments": (1.0, 2.0, 3.0)},
     ],
     ids=["uneven", "dropped", "29.97", "60", "10", "late picture", "late sound"],
