@@ -54,7 +54,7 @@ def _under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Callabl
     decorated: Any = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
         run
     )
-    return decorated  # type: ignore[no-any-return]
+    return decorated
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

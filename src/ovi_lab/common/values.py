@@ -99,7 +99,7 @@ def _first(group: str, expected: Mapping[str, str]) -> str:
 def _resolved(config: DictConfig, prefix: str, may_lack: bool) -> Iterator[tuple[str, Any]]:
     """Every value by its dotted place, mappings before what is inside them."""
     for key in config:
-        path = f"{prefix}{key}"
+        path = prefix + str(key)
         try:
             value = config[key]
             if isinstance(value, ListConfig):
@@ -118,7 +118,7 @@ def _resolved(config: DictConfig, prefix: str, may_lack: bool) -> Iterator[tuple
 
 
 def _unresolved(config: DictConfig, key: Any, path: str, error: Exception) -> str:
-    raw = said(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index,call-overload]
+    raw = said(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index]
     reason = str(error.__cause__ or error).strip()
     if "recursi" in reason.lower():
         return f"{path} is {raw}, which refers to itself"
