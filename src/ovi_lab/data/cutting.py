@@ -135,14 +135,16 @@ class CutSound:
         block_S = self._sound.read(self._sound.sample_rate)
         self._taken += len(block_S)
         self._ended = not len(block_S)
-        if self._resampler is not None:
-            block_S = self._resampled(block_S)
+        block_S = self._resampled(block_S)
         if self._ended:
             whole = round(self._taken * self._rate / self._sound.sample_rate)
             block_S = fit_length(block_S, whole - self._first - len(self._kept))
         self._kept = torch.cat([self._kept, block_S])
 
     def _resampled(self, block_S: Tensor) -> Tensor:
+        """What is ready at `sample_rate`, of this block and those before it; an empty one is the last."""
+        if self._resampler is None:
+            return block_S
         frame = None
         if len(block_S):
             frame = av.AudioFrame.from_ndarray(

@@ -204,9 +204,9 @@ class ClipDataset(Dataset[Sample]):
         members = self._reader.read(entry)
         if kind_of(members, self.modalities) == "latents":
             about = read_about(members)
-            sample = read_latents(members, self.parts, about)
-            self._compare(entry, sample, encoded_by(about))
-            return {"id": entry.key, **sample}
+            latents = read_latents(members, self.parts, about)
+            self._compare(entry, latents, encoded_by(about))
+            return {"id": entry.key, **latents}
         clip = self._media(members)
         if self.codec is None:
             raise UserError(NO_CODEC.format(entry.shard))

@@ -268,14 +268,15 @@ def decode_clip(
     Raises as `read_media`, and EvalError where it cannot be decoded.
     """
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
-    if wanted is None and fps is None:
+    rate_or_none = fps if wanted is None else wanted.fps
+    if rate_or_none is None:
         stored = decode_video(video, name="its video")
         whole = stored.constant()
         frames_THWC, fps, start = whole.frames_THWC, whole.fps, float(whole.times_T[0])
         source_fps = stored.fps
     else:
+        fps = rate_or_none
         with PictureStream(video, name="its video", transform=fit) as picture:
-            fps = fps if wanted is None else wanted.fps
             frames_THWC = next(cut_picture(picture, fps, None if wanted is None else wanted.num_frames))
             start, source_fps = picture.start, picture.fps
     seconds = len(frames_THWC) / fps
