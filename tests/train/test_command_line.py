@@ -83,6 +83,11 @@ def command(arguments, data_root, cwd, module="ovi_lab.train"):
         (["seed=1,x", "-m"], ["seed is 'x': expected a whole number"]),
         (["model=tiny,tinny", "-m"], ["unknown model 'tinny', did you mean tiny?"]),
         (["seed=interval(0,1)", "-m"], ["is no list of values"]),
+        (["seed=range(3,1)", "-m"], ["seed=range(3,1) gives no value"]),
+        (["seed=range(1,9,0)", "-m"], ["seed=range(1,9,0) is no list of values", "zero"]),
+        (["seed=glob(*)", "-m"], ["seed=glob(*) gives no value"]),
+        (["model=glob(nope*)", "-m"], ["model=glob(nope*) gives no value"]),
+        (["model=glob(*)"], ["add --multirun"]),
         (["--config-name", "nope"], ["nope"]),
         (["--config-dir", "/nope"], ["--config-dir /nope is no folder"]),
         (["--config-path", "x"], ["add yours with --config-dir"]),
@@ -154,6 +159,7 @@ def test_what_hydra_or_a_part_refuses_is_one_line(arguments, words, tmp_path, mo
 
 
 def test_what_can_be_is_accepted():
+    check(["model=glob(t*)", "seed=range(1,3)", "-m"], config_dir(), "train")
     check(["experiment=fusion_ablation", "arm=none,audio_to_video", "seed=3,4", "+trainer.fast_dev_run=true"],
           config_dir(), "train")  # fmt: skip
     check(["experiment=fusion", "rope.factor=0.5", "hydra.run.dir=x", "-m"], config_dir(), "train")

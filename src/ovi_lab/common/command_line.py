@@ -75,9 +75,10 @@ def checked(
     line = read(arguments)
     flags = line.flags
     lists = [o for o in line.overrides if o.is_sweep_override()]
-    _check_choices(lists, config_folder, config_name)
-    texts = [_one_value(override) for override in line.overrides]
     with composing(config_folder, flags.config_dir):
+        first = {id(override): _first_value(override) for override in lists}
+        _check_choices(lists, config_folder, config_name)
+        texts = [first.get(id(override), str(override.input_line)) for override in line.overrides]
         name = flags.config_name or config_name
         try:
             config = compose(name, overrides=texts, return_hydra_config=True)
@@ -153,22 +154,26 @@ def _parsed(text: str) -> Override:
     return override
 
 
-def _one_value(override: Override) -> str:
-    """An override as a single job sees it: of several values the first."""
-    if override.is_sweep_override() and override.is_discrete_sweep():
-        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
-    if override.is_sweep_override():
+def _first_value(override: Override) -> str:
+    """An override of several values as its first job sees it. Raises UserError where there are none to write out."""
+    if not override.is_discrete_sweep():
         raise UserError(
             f"{override.input_line} is no list of values: write them out, as {override.key_or_group}=1,2,3"
         )
-    return str(override.input_line)
+    hydra: Any = GlobalHydra.instance().hydra
+    override.config_loader = hydra.config_loader  # glob() looks among the files of a group
+    try:
+        text = next(iter(override.sweep_string_iterator()), None)
+    except (HydraException, ValueError, TypeError) as error:
+        raise UserError(f"{override.input_line} is no list of values: {_reason(error)}") from error
+    if text is None:
+        raise UserError(f"{override.input_line} gives no value at all: write them out, as 1,2,3")
+    return f"{override.get_key_element()}={text}"
 
 
 def _check_choices(lists: Sequence[Override], folder: Path, config_name: str) -> None:
     """Each of several values must hold by itself."""
     for override in lists:
-        if not override.is_discrete_sweep():
-            continue
         key = override.key_or_group
         options = group_options(folder, key) if (folder / key).is_dir() else None
         form = forms(config_name).get(key)
