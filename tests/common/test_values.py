@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ovi_lab.common.forms import misfit
-from ovi_lab.common.values import check_values, closed, forms
+from ovi_lab.common.values import check_values, closed, forms, with_texts
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
 
@@ -140,3 +140,15 @@ def test_what_others_judge_and_what_is_missing_yet_passes():
         "mine": {"x": 1},
     }
     check_values(OmegaConf.create(good), "train", may_lack=True)
+
+
+def test_numbers_are_text_where_text_is_meant():
+    content = {"name": 2026, "arm_name": "${name}", "init_from": {"all": 3}, "trainer": {"devices": 2, "precision": 16},
+               "data": {"root": 2026, "shards": [1, "b"], "train": 7, "batch_size": 4}, "resume": None}  # fmt: skip
+    config = with_texts(OmegaConf.create(content), "train")
+    assert OmegaConf.to_container(config, resolve=True) == {
+        "name": "2026", "arm_name": "2026", "init_from": {"all": "3"}, "trainer": {"devices": 2, "precision": "16"},
+        "data": {"root": "2026", "shards": ["1", "b"], "train": "7", "batch_size": 4}, "resume": None,
+    }  # fmt: skip
+    sample = with_texts(OmegaConf.create({"prompt": 1984, "size": 256, "out": 7, "count": 1}), "sample")
+    assert sample == {"prompt": "1984", "size": 256, "out": "7", "count": 1}

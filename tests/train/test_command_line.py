@@ -61,6 +61,7 @@ def command(arguments, data_root, cwd, module="ovi_lab.train"):
         (["name=" + "[" * 200], ["cannot read the command line"]),
         (["seed=1\x00"], ["is no text in UTF-8"]),
         (["trainer.max_steps=abc"], ["trainer.max_steps is 'abc': expected a whole number of at least 0"]),
+        (["trainer.val_check_interval=0"], ["trainer.val_check_interval is 0: expected", "a number above 0"]),
         (["data.batch_size=1.5"], ["data.batch_size is 1.5: expected a whole number of at least 1"]),
         (["seed=1e30"], ["seed is 1e+30: expected a whole number from 0"]),
         (["optim.factory.lr=[1]"], ["optim.factory.lr is [1]: expected a number of at least 0"]),
@@ -143,6 +144,9 @@ def test_own_configurations_beside_ours(tmp_path):
         (["+model.nope=1"], "takes no 'nope'"),
         (["task._target_=nope.Nope"], "there is nothing of that name"),
         (["data.root=/dev/null/x"], "/dev/null/x"),
+        (["init_from.all=20261129"], "no checkpoint at 20261129"),
+        (["data._target_=null"], "there is nothing of that name"),
+        (["trainer.accelerator=tpu"], "trainer settings do not fit"),
     ],
 )
 def test_what_hydra_or_a_part_refuses_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):

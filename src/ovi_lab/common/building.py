@@ -64,6 +64,8 @@ def _check_keys(node: Any, place: str) -> None:
 def _parameters(target: Any, place: str) -> Mapping[str, inspect.Parameter]:
     """The arguments that a target takes; `**any` where it does not say."""
     try:
+        if not isinstance(target, str):
+            raise TypeError("a name is text")
         found = get_object(target)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(

@@ -26,7 +26,7 @@ from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_lab.common.boundary import LineParser
 from ovi_lab.common.forms import misfit
-from ovi_lab.common.values import check_values, closed, forms, nearest, said
+from ovi_lab.common.values import check_values, closed, forms, nearest, said, with_texts
 from ovi_lab.errors import UserError
 
 # What composing raises for what a user typed; RecursionError: a value of a hundred brackets
@@ -96,7 +96,7 @@ def checked(
         if name == config_name:
             _check_deletions(line.overrides, config_name)
             check_values(job, config_name, may_lack or bool(flags.cfg))
-    return job
+    return with_texts(job, config_name)
 
 
 def check_text(arguments: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from ovi_eval.common.shown import shown
 from ovi_lab.common.boundary import MISTAKES
+from ovi_lab.common.values import with_texts
 from ovi_lab.errors import UserError
 from ovi_lab.paths import config_dir
 
@@ -49,7 +50,7 @@ def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequen
 def _under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
-        return task(config)
+        return task(with_texts(config, config_name))
 
     decorated: Any = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
         run

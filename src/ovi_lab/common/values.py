@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from ovi_eval.common.shown import shown
@@ -83,6 +83,35 @@ def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:
             keys = [p.removeprefix(f"{group}.") for p in expected if p.startswith(f"{group}.")]
             key = path.removeprefix(f"{group}.")
             raise UserError(f"unknown key {path!r}: no {key!r} under {group}{nearest(key, keys)}")
+
+
+def with_texts(config: DictConfig, name: str) -> DictConfig:
+    """The configuration with numbers where text is meant as text: `data.root=2026` names a folder."""
+    numbers: dict[str, Any] = {}
+    for path, form in forms(name).items():
+        kinds = {part.strip() for part in form.split("|")}
+        try:
+            value = OmegaConf.select(config, path)
+        except (
+            OmegaConfBaseException,
+            RecursionError,
+            ValueError,
+            TypeError,
+        ):  # told by `check_values` where it matters
+            continue
+        if kinds & {"text", "name"} and misfit(value, form) is None and _is_number(value):
+            if all(misfit(value, kind) for kind in kinds - {"text", "name"}):
+                numbers[path] = str(value)
+        elif kinds & {"list of text"} and isinstance(value, ListConfig) and any(map(_is_number, value)):
+            numbers[path] = [str(one) if _is_number(one) else one for one in value]
+    with read_write(config):
+        for path, text in numbers.items():
+            OmegaConf.update(config, path, text)
+    return config
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def said(value: Any) -> str:

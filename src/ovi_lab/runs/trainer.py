@@ -99,7 +99,7 @@ def make_trainer(
             enable_checkpointing=True,
             num_sanity_val_steps=0,
         )
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
     if data is not None and trainer.limit_train_batches:
         # Lightning would end its epochs there, within a group of accumulated batches
