@@ -17,6 +17,8 @@ _PLACE = re.compile(
     re.VERBOSE,
 )
 
+_WHO = {"host", "hostname", "node", "nodename", "fqdn", "machinename", "ip", "user", "username"}
+
 
 def inside(folder: Path, path: Path) -> Path | None:
     """`path` with its links resolved; None where it is not there or then lies outside of `folder`."""
@@ -50,6 +52,15 @@ def without_places(told: T) -> T:
     user name in it, are not theirs to read.
     """
     return _cut(told)
+
+
+def without_hosts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without those that name the machine or the user, at any depth."""
+    return {
+        key: without_hosts(value) if isinstance(value, Mapping) else value
+        for key, value in facts.items()
+        if str(key).lower().replace("_", "") not in _WHO
+    }
 
 
 def _cut(told: Any) -> Any:

@@ -20,7 +20,7 @@ from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
 from ovi_eval.fields import Fields, kind_of
 from ovi_eval.files import written_together
-from ovi_eval.places import inside, stays_inside, without_places
+from ovi_eval.places import inside, stays_inside, without_hosts, without_places
 from ovi_eval.results_check import CLIP_FIELDS, MOST_CLIPS, check, unproven
 
 SCHEMA = "ovi_eval.results/1"
@@ -188,8 +188,8 @@ def read(path: str | Path) -> RunResults:
 
     Raises EvalError that names the file and the field where the schema is another, a field is missing or of
     a wrong type, or a number is not finite or contradicts what stands beside it (see `results_check`). An interval
-    that does not hold its value is left out and named in `problems`. Places of files in notes, reasons and provenance
-    become the last part of their names.
+    that does not hold its value is left out and named in `problems`. Places of files become the last part of their
+    names, and the names of hosts and users are left out of the provenance.
     """
     path = Path(path)
     if path.is_dir():
@@ -202,6 +202,8 @@ def read(path: str | Path) -> RunResults:
         )
     if schema != SCHEMA:
         raise EvalError(f'{path}: schema is {shown(repr(schema), 60)}, this version reads "{SCHEMA}"')
+    # places of files, wherever they stand; but for the name of the file that is to be read
+    data = {key: value if key == "per_clip" else without_places(value) for key, value in data.items()}
     fields = Fields(path, data)
     n_clips = fields.get("n_clips", int)
     metrics, problems = {}, []
@@ -228,12 +230,12 @@ def read(path: str | Path) -> RunResults:
         benchmark=fields.get("benchmark", (str, type(None)), "") or "",
         created=fields.get("created", str, ""),
         config_hash=fields.get("config_hash", (str, type(None)), "") or "",
-        provenance=without_places(fields.get("provenance", dict, {})),
+        provenance=without_hosts(fields.get("provenance", dict, {})),
         n_clips=n_clips,
         metrics=metrics,
         clips=clips,
         losses=losses,
-        notes=without_places([notes] if isinstance(notes, str) else [str(note) for note in notes]),
+        notes=[notes] if isinstance(notes, str) else [str(note) for note in notes],
         folder=path.parent,
         source=path,
     )
@@ -284,7 +286,7 @@ def _metric(fields: Fields, n_clips: int) -> MetricValue:
         bias=fields.number_or_none("bias", None),
         weights=fields.texts("weights"),
         preprocessing=fields.get("preprocessing", (str, type(None)), "") or "",
-        warnings=without_places(fields.list_of_text("warnings")),
+        warnings=fields.list_of_text("warnings"),
         comparable=fields.get("comparable", bool, True),
         distinct=fields.get("distinct", (int, type(None)), None),
     )

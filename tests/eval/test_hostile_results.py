@@ -144,6 +144,33 @@ def test_an_interval_that_does_not_hold_its_value_is_left_out_and_told(tmp_path:
     assert board.arms[0].cells["ball/onset_f1"].interval.method == "bca bootstrap over clips"
 
 
+def test_no_place_or_host_of_a_stranger_is_shown(tmp_path: Path) -> None:
+    def change(data: Any) -> None:
+        place = "/home/alice/secret/x"
+        data |= {"name": place, "benchmark": place, "created": place, "notes": [place]}
+        data["provenance"] = {
+            "host": "lab.example",
+            "Host_Name": "lab.example",
+            "in": {"user": "alice", "of": place},
+        }
+        score_of(data).update(unit=place, variant=place, version=place, preprocessing=place, warnings=[place])
+
+    stranger(tmp_path / "m", change)
+    found = read(tmp_path / "m")
+    assert (found.name, found.metrics["ball/onset_f1"].unit, found.provenance) == (
+        "x",
+        "x",
+        {"in": {"of": "x"}},
+    )
+    leaderboard.build([tmp_path / "m"], tmp_path / "out")
+    written = [
+        file for file in (tmp_path / "out").rglob("*") if file.suffix in (".html", ".md", ".json", ".svg")
+    ]
+    assert len(written) >= 3
+    for file in written:
+        assert not re.search("alice|secret|lab\\.example", file.read_text()), file
+
+
 def test_clips_behind_a_link_are_not_read(tmp_path: Path) -> None:
     from ovi_eval.errors import EvalError
 
