@@ -1,10 +1,11 @@
 # Three commands: `make ablation`, `make stages` and `make test`. All make .venv and install what they need.
 # Options: ARGS="trainer.max_steps=100 name=short" for the ablation, ARGS="seed=0,1,2" for the stages,
-# PYTEST="-k rope" for the tests.
+# PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise.
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST ?=
+WORKERS ?= 2
 
 .PHONY: ablation stages test install clean
 .DEFAULT_GOAL := ablation
@@ -31,7 +32,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
