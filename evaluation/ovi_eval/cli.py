@@ -21,7 +21,7 @@ from ovi_eval.score_cli import add_metrics, add_score, listed
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Runs one command; returns 0, what the command says, or 2 for bad input and 130 where it was interrupted."""
     options = _parser().parse_args(argv)
-    return options.run(options)  # type: ignore[no-any-return]
+    return options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -135,6 +135,7 @@ class SoundStream:
             if first is None:
                 raise EvalError(f"{self.shown}: its sound stream holds no sample")
             self._kept.append(first)
+            self._nothing = first[..., :0]
         except BaseException:
             self.__exit__(None, None, None)
             raise

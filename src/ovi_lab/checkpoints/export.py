@@ -121,7 +121,7 @@ def export_run(
         "source": opened.origin,
         "step": opened.step,
         "config_hash": results.config_hash if results is not None else None,
-        "latent_shapes": shapes and {modality: list(shape) for modality, shape in shapes.items()},
+        "latent_shapes": None if shapes is None else {m: list(shape) for m, shape in shapes.items()},
         "model": model.settings,
     }
     title = str(configuration.plain.get("arm_name") or configuration.plain.get("name") or file.stem)

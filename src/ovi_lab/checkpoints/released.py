@@ -173,7 +173,11 @@ def _preset(facts: Any, source: str) -> ReleasedModel:
         for number in given[key] if key == "area" else [given[key]]:
             if not 0 < number <= _MOST[key]:
                 raise UserError(f"{source}: {key} is {number}; expected above 0 and at most {_MOST[key]}")
-    sizes = {"text_encoder": UMT5Config, "video_codec": Wan22Config, "audio_codec": MMAudioConfig}
+    sizes: dict[str, Any] = {
+        "text_encoder": UMT5Config,
+        "video_codec": Wan22Config,
+        "audio_codec": MMAudioConfig,
+    }
     for part, config in sizes.items():
         try:
             config.of(given.get(part))

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """The command `ovi-data`; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     arguments = _parser().parse_args(argv)
-    return arguments.run(arguments)  # type: ignore[no-any-return]
+    return arguments.run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
