@@ -119,7 +119,7 @@ def test_what_was_expected_is_said():
         ({"data": {"shards": "???"}}, "data.shards is not given, and has no default"),
         (
             {"optim": {"factory": {"betas": [0.9, 7]}}},
-            "optim.factory.betas is [0.9, 7]: expected a list of a number",
+            "optim.factory.betas is [0.9, 7]: expected a list of 2: a number from 0 to 1",
         ),
         ({"name": "a\x1b[31m"}, "name is 'a\\x1b[31m'"),
     ],

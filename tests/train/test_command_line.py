@@ -78,7 +78,13 @@ def command(arguments, data_root, cwd, module="ovi_lab.train"):
         (["+ema.nope=1"], ["unknown key 'ema.nope'", "decay"]),
         (["+seed=1"], ["'+seed=1' is not accepted"]),
         (["~trainer.max_steps"], ["the command needs trainer.max_steps"]),
+        (["~optim.factory"], ["the command needs optim.factory"]),
+        (["~model._target_"], ["the command needs model._target_"]),
         (["~nope"], ["unknown key 'nope'"]),
+        (["optim.factory.betas=[0.9]"], ["expected a list of 2: a number from 0 to 1, such as [0.9, 0.95]"]),
+        (["ema=null"], ["ema is null: expected settings such as ema.decay=…"]),
+        (["optim.factory=null"], ["optim.factory is null: expected settings such as optim.factory."]),
+        (["checkpoint=null"], ["checkpoint is null: expected settings"]),
         (["ema=3"], ["ema is 3: expected settings such as ema.decay=…"]),
         (["seed=1,2"], ["seed=1,2 is several values: add --multirun"]),
         (["seed=1,x", "-m"], ["seed is 'x': expected a whole number"]),
@@ -164,6 +170,7 @@ def test_what_hydra_or_a_part_refuses_is_one_line(arguments, words, tmp_path, mo
 
 def test_what_can_be_is_accepted():
     check(["model=glob(t*)", "seed=range(1,3)", "-m"], config_dir(), "train")
+    check(["init_from=null", "loss.video=null", "model.audio=null", "fusion=none"], config_dir(), "train")
     check(["experiment=fusion_ablation", "arm=none,audio_to_video", "seed=3,4", "+trainer.fast_dev_run=true"],
           config_dir(), "train")  # fmt: skip
     check(["experiment=fusion", "rope.factor=0.5", "hydra.run.dir=x", "-m"], config_dir(), "train")

@@ -190,9 +190,11 @@ def _check_choices(lists: Sequence[Override], folder: Path, config_name: str) ->
 
 
 def _check_deletions(overrides: Sequence[Override], config_name: str) -> None:
-    known = {*forms(config_name), *closed(), "data", "task", "trainer", "strategy", "model"}
+    settings = {*forms(config_name), *closed(), "data", "task", "trainer", "strategy", "model"}
+    known = settings | {path.rpartition(".")[0] for path in settings}
     for override in overrides:
-        if override.is_delete() and override.key_or_group in known:
+        key = override.key_or_group
+        if override.is_delete() and (key in known or key.endswith(("._target_", "._partial_"))):
             raise UserError(
                 f"{override.input_line}: the command needs {override.key_or_group}; set it to another value"
             )

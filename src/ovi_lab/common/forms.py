@@ -5,7 +5,7 @@ A form is alternatives with `|` between them:
     null, yes/no            nothing; true or false
     whole, number           with `>=A`, `>A` or `A..B`; whole numbers fit 64 bits, numbers are finite
     text, name, any text    some text on one line; a relative path without ..; text of any kind, also none
-    list of FORM, mapping   values in brackets; keys with values
+    list of FORM, mapping   values in brackets (`list of 2 FORM`: so many); keys with values
     any                     whatever its reader takes
     other words             these very words
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 _LARGEST = 2**63 - 1
 _NUMBER = re.compile(r"(whole|number)(?:\s*(>=|>)\s*(\S+)|\s+(\S+)\.\.(\S+))?")
+_LIST = re.compile(r"list of (?:(\d+) )?(.+)")
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ def _parsed(form: str) -> tuple[Form, ...]:
 def _one(part: str) -> Form:
     if part in _PLAIN:
         return _PLAIN[part]
-    if part.startswith("list of "):
-        inner = _one(part.removeprefix("list of "))
-        example = next(
-            (e for kind, e in _EXAMPLES.items() if part.removeprefix("list of ").startswith(kind)), "[a, b]"
-        )
+    if match := _LIST.fullmatch(part):
+        count, of = match.groups()
+        inner = _one(of)
+        example = next((e for kind, e in _EXAMPLES.items() if of.startswith(kind)), "[a, b]")
         return Form(
-            lambda value: _is_list(value) and all(map(inner.fits, value)),
-            f"a list of {inner.words}, such as {example}",
+            lambda value: (
+                _is_list(value) and count in (None, str(len(value))) and all(map(inner.fits, value))
+            ),
+            f"a list of {f'{count}: ' if count else ''}{inner.words}, such as {example}",
         )
     match = _NUMBER.fullmatch(part)
     if match:

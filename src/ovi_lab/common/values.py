@@ -30,6 +30,7 @@ def closed() -> tuple[str, ...]:
     return tuple(_read()["closed"])
 
 
+@cache
 def _read() -> dict[str, Any]:
     import yaml
 
@@ -74,8 +75,7 @@ def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:
             if words is not None:
                 raise UserError(f"{path} is {said(value)}: expected {words}")
         elif path in groups and not isinstance(value, Mapping):
-            # a group may be left out, as adapter is
-            if value is not None:
+            if value is not None or path not in _read()["optional"]:
                 raise UserError(
                     f"{path} is {said(value)}: expected settings such as {path}.{_first(path, expected)}=…"
                 )

@@ -40,7 +40,7 @@ class FlowMatchingTask(LightningModule):
         model: makes the TwinDiT (called where Lightning wants the model to be built).
         text_encoder: makes the text encoder; None where the batches bring text embeddings.
         timesteps: draws sigma.
-        loss_weights: by modality.
+        loss_weights: by modality; none, or None, is 0.
         optimizer: `factory` (takes parameter groups), `muon` and `weight_decay`.
         schedule: arguments of `warmup_flat_decay`.
         freeze: arguments of `FreezeRule`.
@@ -59,7 +59,7 @@ class FlowMatchingTask(LightningModule):
         model: Callable[..., TwinDiT],
         text_encoder: Callable[[], nn.Module] | None,
         timesteps: TimestepSampler,
-        loss_weights: Mapping[str, float],
+        loss_weights: Mapping[str, float | None],
         optimizer: Mapping[str, Any],
         schedule: Mapping[str, Any],
         freeze: Mapping[str, Any] | None = None,
@@ -74,6 +74,7 @@ class FlowMatchingTask(LightningModule):
         for name, share in (("text_dropout", text_dropout), ("first_frame_clean", first_frame_clean)):
             if not 0 <= share <= 1:
                 raise UserError(f"task.{name} is {share}, expected a share between 0 and 1")
+        loss_weights = {modality: weight for modality, weight in loss_weights.items() if weight is not None}
         unknown = set(loss_weights) - {"video", "audio"}
         if unknown or any(w < 0 for w in loss_weights.values()):
             raise UserError(f"loss is {dict(loss_weights)}: expected weights >= 0 under video and audio")
