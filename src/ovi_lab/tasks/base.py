@@ -74,13 +74,12 @@ class FlowMatchingTask(LightningModule):
         for name, share in (("text_dropout", text_dropout), ("first_frame_clean", first_frame_clean)):
             if not 0 <= share <= 1:
                 raise UserError(f"task.{name} is {share}, expected a share between 0 and 1")
-        loss_weights = {modality: weight for modality, weight in loss_weights.items() if weight is not None}
-        unknown = set(loss_weights) - {"video", "audio"}
-        if unknown or any(w < 0 for w in loss_weights.values()):
-            raise UserError(f"loss is {dict(loss_weights)}: expected weights >= 0 under video and audio")
+        weights = {modality: weight for modality, weight in loss_weights.items() if weight is not None}
+        if set(weights) - {"video", "audio"} or any(w < 0 for w in weights.values()):
+            raise UserError(f"loss is {weights}: expected weights >= 0 under video and audio")
         self._make_model, self._make_text = model, text_encoder
         self.timesteps = timesteps
-        self.loss_weights = dict(loss_weights)
+        self.loss_weights = weights
         self.optimizer_settings, self.schedule = dict(optimizer), dict(schedule)
         self.freeze_rule = FreezeRule(**(freeze or {}))
         self.adapter = adapter or None
