@@ -366,3 +366,23 @@ def test_writing_reads_back(tmp_path: Path) -> None:
     frames = torch.full((10, 64, 64, 3), 90, dtype=torch.uint8)
     video = decode_video(write_mp4(tmp_path / "a.mp4", frames, 12.5, torch.zeros(8000), 8000))
     assert (video.fps, video.even, len(video.frames_THWC)) == (12.5, True, 10)
+
+
+def test_frames_beyond_the_bound_are_refused_whatever_the_header_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each PNG of a mov has a size of its own; the decoder allocates by it."""
+    with av.open(str(tmp_path / "a.mov"), "w") as out:
+        stream: Any = out.add_stream("png", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "rgb24"
+        for number, side in enumerate((32, 32, 256)):
+            image = io.BytesIO()
+            Image.new("RGB", (side, side)).save(image, "png")
+            packet = av.Packet(image.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.duration = stream, number, number, 1
+            packet.time_base, packet.is_keyframe = Fraction(1, 24), True
+            out.mux(packet)
+    assert decode_video(tmp_path / "a.mov").frames_THWC.shape == (3, 32, 32, 3)
+    monkeypatch.setattr(bounds, "MAX_PIXELS", 64 * 64)
+    with pytest.raises(EvalError, match=r"a\.mov: cannot be decoded"):
+        decode_video(tmp_path / "a.mov")

@@ -26,6 +26,8 @@ MOST_SILENCE = 0.5
 """Share of the sound that may be silence in place of what is missing."""
 BACKWARD = 1.0
 """Seconds by which a packet may lie before the end of the sound so far; what overlaps is left out."""
+LOUDEST = 2.0**32
+"""Largest value of floating-point sound; files scaled as 16 or 32 bit integers are below it."""
 _BLOCK = 1 << 16
 _PACKED = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 
@@ -35,7 +37,7 @@ class Clock:
 
     Each has the format, channels and rate of the frame that it is of. `start` is the first sample's time (known once
     one has come), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises EvalError
-    naming the file where the clock leaves a gap, or goes back, beyond the bounds above.
+    naming the file where the clock leaves a gap, or goes back, beyond the bounds above, or a sample is not finite.
     """
 
     def __init__(self, frames: Iterable[Any], ticks: float, shown: str) -> None:
@@ -71,6 +73,7 @@ class Clock:
             # Without a time the resampler neither drops nor inserts samples.
             frame.pts = None
             for packed in self._packer.resample(frame):
+                self._check_numbers(packed)
                 if skip < packed.samples:
                     kept = _without(packed, skip) if skip else packed
                     self._samples += kept.samples
@@ -79,6 +82,14 @@ class Clock:
         if self.start is not None and self.filled > MOST_SILENCE * self.seconds:
             raise EvalError(
                 f"{self._shown}: {self.filled:.2f} s of its {self.seconds:.2f} s of sound are missing (lost packets)"
+            )
+
+    def _check_numbers(self, packed: Any) -> None:
+        """One value that is not a number would spread over a whole clip in every filter after this."""
+        if packed.format.name in ("flt", "dbl") and not np.abs(packed.to_ndarray()).max(initial=0) <= LOUDEST:
+            raise EvalError(
+                f"{self._shown}: its sound holds values that are not finite or beyond {LOUDEST:.0e} "
+                f"at about {self.now:.2f} s; full scale is 1"
             )
 
     def _set_up(self, frame: Any, time: float | None) -> None:

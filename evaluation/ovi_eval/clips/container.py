@@ -148,6 +148,8 @@ def picture_stream(container: Any, shown: str) -> Any:
     if stream.codec_context is None:
         raise EvalError(f"{shown}: its picture is of a codec that is not known here")
     check_pixels(stream.codec_context.width, stream.codec_context.height, shown)
+    # What the container's header states binds no frame: each has its own.
+    stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
     return stream
 
 

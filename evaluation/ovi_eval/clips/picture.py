@@ -85,7 +85,8 @@ class PictureStream:
     frame's time, so memory does not grow with the file. It can be iterated once.
 
     `start` is the first frame's time, known from the beginning; `end` (when the last frame ends), `fps` (what the
-    times say) and `times_T` are those of the frames taken so far. `size` is the height and width of the frames before
+    times say) and `times_T` are those of the frames taken so far. `spans` is how many seconds the packets' times span,
+    known before anything is decoded. `size` is the height and width of the frames before
     `transform`.
 
     Raises EvalError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
@@ -107,7 +108,7 @@ class PictureStream:
         self._last_duration = 0.0
 
     def __enter__(self) -> PictureStream:
-        check_whole(self._source, "video", self._name)
+        self.spans = check_whole(self._source, "video", self._name)
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)

@@ -51,6 +51,10 @@ class _Track:
         self.end = start + length if self.end is None else max(self.end, start + length)
 
     @property
+    def seconds(self) -> float:
+        return (self.end or 0.0) - (self.first or 0.0)
+
+    @property
     def usual(self) -> float:
         """Seconds of a packet in the mean."""
         if self.first is None or self.last is None or self.packets < 2:
@@ -67,8 +71,10 @@ class _Scan:
         return max((track.end for track in self.tracks.values() if track.end is not None), default=0.0)
 
 
-def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> None:
-    """Raises EvalError naming the file where it ends before it says that it does, or would unfold beyond bounds.
+def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> float:
+    """How many seconds the track's timestamps span, read without decoding.
+
+    Raises EvalError naming the file where it ends before it says that it does, or would unfold beyond bounds.
 
     `kind`: of which track; the other is looked at only where the container states one length for both.
     """
@@ -85,6 +91,7 @@ def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None)
             format_name = container.format.name
         with bounds.guarded(shown):
             _check_structure(file, size, format_name, track, shown)
+    return track.seconds
 
 
 def _scanned(container: Any, shown: str) -> _Scan:
@@ -99,7 +106,7 @@ def _scanned(container: Any, shown: str) -> _Scan:
 def _check_unfolding(track: _Track, kind: Kind, size: int, shown: str) -> None:
     """Refuses what is small as a file and huge once decoded, before any of it is decoded."""
     context = track.stream.codec_context
-    seconds = (track.end or 0.0) - (track.first or 0.0)
+    seconds = track.seconds
     if seconds > bounds.MAX_SECONDS:
         raise EvalError(
             f"{shown}: lasts {seconds / 3600:.1f} hours; up to {bounds.MAX_SECONDS / 3600:.0f} are read"
@@ -143,11 +150,7 @@ def cut_off(shown: str, reached: float, stated: float) -> EvalError:
 def _check_structure(file: IO[bytes], size: int, format_name: str, track: _Track, shown: str) -> None:
     """What FFmpeg does not tell of a file's end."""
     if format_name == "wav":
-        stated = _wav_bytes(file)
-        if stated is not None and stated > size:
-            raise EvalError(
-                f"{shown}: is cut off or damaged: {size} of the {stated} bytes that it states are there"
-            )
+        _check_bytes(_wav_bytes(file), size, shown)
     elif format_name == "mp3":
         seconds = xing_seconds(file)
         if seconds is not None and track.end is not None and seconds > track.end + SLACK + 2 * track.usual:
@@ -156,7 +159,16 @@ def _check_structure(file: IO[bytes], size: int, format_name: str, track: _Track
         if not _ogg_ends(file):
             raise EvalError(f"{shown}: is cut off or damaged: the page that ends an ogg stream is missing")
     elif format_name.startswith("mov") and not _boxes_end(file, size):
-        raise EvalError(f"{shown}: is cut off or damaged: its last fragment is not whole")
+        raise EvalError(f"{shown}: is cut off or damaged: its last fragment or its media data are not whole")
+    elif "matroska" in format_name:
+        _check_bytes(_segment_end(file), size, shown)
+
+
+def _check_bytes(stated: int | None, size: int, shown: str) -> None:
+    if stated is not None and stated > size:
+        raise EvalError(
+            f"{shown}: is cut off or damaged: {size} of the {stated} bytes that it states are there"
+        )
 
 
 def _wav_bytes(file: IO[bytes]) -> int | None:
@@ -243,7 +255,10 @@ def _ogg_ends(file: IO[bytes]) -> bool:
 
 
 def _boxes_end(file: IO[bytes], size: int) -> bool:
-    """False for a fragmented mp4 whose last top-level box (ISO 14496-12, 4.2) is longer than the file."""
+    """Whether an mp4 has its last fragment and its media data to their ends (top-level boxes: ISO 14496-12, 4.2).
+
+    What follows the last box of another mp4 may be padding that is no box.
+    """
     at, fragments = 0, False
     while at + 8 <= size:
         file.seek(at)
@@ -257,4 +272,23 @@ def _boxes_end(file: IO[bytes], size: int) -> bool:
         if length < 8:
             return True
         at += length
+        if head[4:8] == b"mdat" and at > size:
+            return False
     return at <= size or not fragments
+
+
+def _segment_end(file: IO[bytes]) -> int | None:
+    """Where the segment of an mkv or webm ends by its header (RFC 8794); None where a stream's does not know."""
+    at = 0
+    for wanted in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the EBML header, then the segment
+        file.seek(at)
+        head = file.read(12)
+        if head[:4] != wanted or len(head) < 12 or not head[4]:
+            return None
+        length = 9 - head[4].bit_length()
+        unknown = (1 << 7 * length) - 1
+        value = int.from_bytes(head[4 : 4 + length], "big") & unknown
+        if value == unknown:
+            return None
+        at += 4 + length + value
+    return at

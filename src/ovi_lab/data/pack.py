@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.clips.clip import MISSING_SECONDS, MISSING_SHARE
+from ovi_eval.clips.container import MAX_BYTES, MAX_UNFOLDING
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
@@ -199,6 +200,7 @@ def _samples(
     for file in progress(iter(files), "packing", len(files), not quiet):
         name = file.relative_to(folder).as_posix()
         packed = 0
+        left_out: list[BadSampleError] = []
         try:
             caption = captions.of(file)
             if not caption:
@@ -208,7 +210,9 @@ def _samples(
                 _original(file, name, report) if original else _clips(file, name, options, report)
             ):
                 if isinstance(clip, BadSampleError):
-                    _skip(report, options, folder.name, name, str(clip))
+                    if options.on_error == "raise":
+                        raise clip
+                    left_out.append(clip)
                     continue
                 key = sample_key(name, number if options.seconds is not None else None, keys)
                 about = {"file": name, **clip.meta}
@@ -224,6 +228,9 @@ def _samples(
         except BadSampleError as error:
             after = f" (after {packed} clips of it, which are packed)" if packed else ""
             _skip(report, options, folder.name, name, f"{error}{after}")
+        if left_out:
+            more = f"{len(left_out)} clips are left out, the first: " if len(left_out) > 1 else ""
+            _skip(report, options, folder.name, name, f"{more}{left_out[0]}")
 
 
 def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip | BadSampleError]:
@@ -275,6 +282,7 @@ def _clips(
             if source_rate != options.sample_rate:
                 refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
                 report.resampled[source_rate] += 1
+            _check_unfolding(file, picture, options)
             cut_sound = CutSound(sound, options.sample_rate, picture.start)
             per_clip = None if options.seconds is None else round(options.seconds * options.fps)
             number = 0
@@ -305,6 +313,17 @@ def _clips(
             _count(report.lost_sound, name, sound.filled)
     except EvalError as error:
         raise BadSampleError(str(error)) from error
+
+
+def _check_unfolding(file: Path, picture: PictureStream, options: PackOptions) -> None:
+    """Refuses a small file whose few frames are seen for hours, before it fills the disk."""
+    size = file.stat().st_size
+    unfolded = picture.spans * options.fps * options.height * options.width * 3
+    if unfolded > MAX_BYTES and unfolded > size * MAX_UNFOLDING:
+        raise BadSampleError(
+            f"it has {size / 1000:.0f} kB and its {picture.spans / 3600:.1f} hours would unfold to "
+            f"{unfolded / 1e9:.0f} GB of frames"
+        )
 
 
 def _count(seconds_by_file: dict[str, float], name: str, seconds: float) -> None:
