@@ -2,12 +2,13 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
-from media_makers import EVENTS, clicks, clip, half, heard, mp3, remuxed, seen
+from media_makers import EVENTS, clicks, clip, flashes, half, heard, mp3, remuxed, seen
 
 from ovi_eval.clips import timing
 from ovi_eval.clips.clock import LONGEST_GAP, Clock
@@ -219,6 +220,23 @@ def test_streams_that_state_no_length_are_whole(tmp_path: Path) -> None:
     assert decode_video(fragments).seconds == pytest.approx(2.0, abs=0.1)
     with pytest.raises(EvalError, match=r"half_a\.mp4: is cut off"):
         decode_video(half(fragments))
+
+
+@pytest.mark.parametrize(("video", "frames_between"), [("libx264", "0"), ("libx264", "2"), ("mpeg4", "2")])
+def test_an_avi_begins_with_its_first_packet(tmp_path: Path, video: str, frames_between: str) -> None:
+    """FFmpeg's guess at its frames' times is a frame late for these codecs."""
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream(video, rate=25, options={"bf": frames_between})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(flashes(number / 25), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    video_ = decode_video(path)
+    assert (video_.fps, float(video_.times_T[0]), video_.end) == (25, 0, pytest.approx(2.0))
+    assert seen(video_.frames_THWC, video_.fps) == SEEN
 
 
 def test_padding_behind_the_last_box_is_no_missing_end(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ class PictureStream:
         self._last_duration = 0.0
 
     def __enter__(self) -> PictureStream:
-        self.spans = check_whole(self._source, "video", self._name)
+        track = check_whole(self._source, "video", self._name)
+        self.spans = track.seconds
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)
@@ -116,6 +117,9 @@ class PictureStream:
             self._ticks = float(self._stream.time_base or 0)
             rates = (self._stream.average_rate, self._stream.guessed_rate)
             self._stated = [Fraction(rate) for rate in rates if rate]
+            # An avi holds no presentation times; FFmpeg's guess is late by the frames that a decoder may hold back.
+            self._begins = track.decoded_from if container.format.name == "avi" else None
+            self._late = 0.0
             self._decoded = self._decode(container)
             stack.callback(self._release)
             self._first = next(self._decoded, None)
@@ -197,7 +201,10 @@ class PictureStream:
         if time is None and frame.dts is not None:
             time = float(frame.dts * self._stream.time_base)
         if not self._times:
-            return time or 0.0
+            if self._begins is not None and time is not None:
+                self._late = max(0.0, time - self._begins)
+            return (time or 0.0) - self._late
+        time = None if time is None else time - self._late
         before = self._times[-1]
         if time is None:
             return before + 1 / float(self._stated[0] if self._stated else STILL_FPS)

@@ -23,11 +23,15 @@ Kind = Literal["video", "audio"]
 
 
 @dataclass
-class _Track:
-    """What a stream's timestamps say: packets that are shown, the first one's time, when the last ends."""
+class Track:
+    """What a stream's timestamps say: packets that are shown, the first one's time, when the last ends.
+
+    `decoded_from` is the first packet's decoding time in seconds.
+    """
 
     stream: Any
     packets: int = 0
+    decoded_from: float | None = None
     first: float | None = None
     end: float | None = None
     last: float | None = None
@@ -38,6 +42,8 @@ class _Track:
         if packet.is_discard:
             return
         self.packets += 1
+        if self.packets == 1 and packet.dts is not None:
+            self.decoded_from = float(packet.dts * packet.time_base)
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None:
             return
@@ -64,15 +70,15 @@ class _Track:
 
 @dataclass
 class _Scan:
-    tracks: dict[int, _Track] = field(default_factory=dict)
+    tracks: dict[int, Track] = field(default_factory=dict)
 
     @property
     def end(self) -> float:
         return max((track.end for track in self.tracks.values() if track.end is not None), default=0.0)
 
 
-def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> float:
-    """How many seconds the track's timestamps span, read without decoding.
+def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> Track:
+    """What the track's timestamps say, read without decoding.
 
     Raises EvalError naming the file where it ends before it says that it does, or would unfold beyond bounds.
 
@@ -91,19 +97,19 @@ def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None)
             format_name = container.format.name
         with bounds.guarded(shown):
             _check_structure(file, size, format_name, track, shown)
-    return track.seconds
+    return track
 
 
 def _scanned(container: Any, shown: str) -> _Scan:
     streams = [*container.streams.video, *container.streams.audio]
-    scan = _Scan({stream.index: _Track(stream) for stream in streams})
+    scan = _Scan({stream.index: Track(stream) for stream in streams})
     for packet in container.demux(streams):
         if packet.size:
             scan.tracks[packet.stream.index].take(packet)
     return scan
 
 
-def _check_unfolding(track: _Track, kind: Kind, size: int, shown: str) -> None:
+def _check_unfolding(track: Track, kind: Kind, size: int, shown: str) -> None:
     """Refuses what is small as a file and huge once decoded, before any of it is decoded."""
     context = track.stream.codec_context
     seconds = track.seconds
@@ -124,7 +130,7 @@ def _check_unfolding(track: _Track, kind: Kind, size: int, shown: str) -> None:
         )
 
 
-def _check_reached(container: Any, scan: _Scan, track: _Track, shown: str) -> None:
+def _check_reached(container: Any, scan: _Scan, track: Track, shown: str) -> None:
     slack = SLACK + 2 * track.usual
     stated = reached = None
     stream = track.stream
@@ -147,7 +153,7 @@ def cut_off(shown: str, reached: float, stated: float) -> EvalError:
     )
 
 
-def _check_structure(file: IO[bytes], size: int, format_name: str, track: _Track, shown: str) -> None:
+def _check_structure(file: IO[bytes], size: int, format_name: str, track: Track, shown: str) -> None:
     """What FFmpeg does not tell of a file's end."""
     if format_name == "wav":
         _check_bytes(_wav_bytes(file), size, shown)
