@@ -212,7 +212,7 @@ def test_streams_that_state_no_length_are_whole(tmp_path: Path) -> None:
     wav = clip(tmp_path / "a.wav", video=None, audio="pcm_s16le")
     data = bytearray(wav.read_bytes())
     at = data.index(b"data") + 4
-    for size in (b"\xff\xff\xff\xff", bytes(4)):
+    for size in (b"\xff\xff\xff\xff", b"\x00\xf0\xff\x7f", bytes(4)):
         data[at : at + 4] = size
         wav.write_bytes(bytes(data))
         assert len(decode_audio(wav).wave_S) == 96_000

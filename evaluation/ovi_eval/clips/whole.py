@@ -190,8 +190,8 @@ def _wav_bytes(file: IO[bytes]) -> int | None:
         if tag == b"data":
             if kind == b"RF64" and length == 0xFFFFFFFF and long_size is not None:
                 length = long_size
-            # Programs that write to a pipe leave 0 or the largest number.
-            return at + length if 0 < length < 0x7FFFFF00 or long_size is not None else None
+            # Programs that write to a pipe leave 0 or about the largest number (SoX 0x7FFFF000).
+            return at + length if 0 < length < 0x7FFF0000 or long_size is not None else None
         file.seek(at + length + length % 2)
     return None
 
