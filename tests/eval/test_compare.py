@@ -342,7 +342,7 @@ def test_names_from_files_are_no_markup(tmp_path: Path) -> None:
     assert "[red]<b>x|y</b>" in printed(found)
     assert "<b>" not in markdown(found)
     assert "<i>" not in markdown(found)
-    assert r"m\|\<i\> ↓" in markdown(found)
+    assert r"m\|&lt;i> ↓" in markdown(found)
 
 
 def test_the_command_writes_json_and_markdown(

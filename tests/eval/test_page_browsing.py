@@ -153,7 +153,7 @@ def test_twenty_models_and_dozens_of_columns(browser, tmp_path):
         metrics = {
             (f"metric{column}" if column > 2 else f"fvd_{column}"): MetricValue(
                 float(rng.normal(10 ** (column % 7 - 2), 0.01)),
-                50,
+                2,
                 "higher" if column % 2 else "lower",
                 kind="set",
             )

@@ -16,8 +16,11 @@ __all__ = ["Place", "shown"]
 
 Place = Literal["plain", "rich", "markdown", "html"]
 
-# An underscore within a word is no markup: my_model stays readable as text.
-_MARKDOWN = re.compile(r"([\\`*{}\[\]<>()#+!|~&$]|(?<![^\W_])_|_(?![^\W_]))")
+# An underscore within a word is no markup, so that my_model stays readable; nor is a parenthesis without a bracket
+# before it.
+_MARKDOWN = re.compile(r"([\\`*\[\]|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_]))")
+# What makes a heading, a list, a quotation or a rule of a line stands at its beginning.
+_BEGINNING = re.compile(r"^(?:(#{1,6}|[-+])(?=\s|$)|(>)|([-=]+)(?=$)|(\d+)([.)])(?=\s|$))")
 
 
 def shown(text: Any, limit: int | None = 200, *, to: Place = "plain") -> str:
@@ -37,10 +40,16 @@ def shown(text: Any, limit: int | None = 200, *, to: Place = "plain") -> str:
     if to == "rich":
         return escape(line)
     if to == "markdown":
-        return _MARKDOWN.sub(r"\\\1", line)
+        line = line.replace("&", "&amp;").replace("<", "&lt;")
+        return _BEGINNING.sub(_as_text, _MARKDOWN.sub(r"\\\1", line))
     if to == "html":
         return html.escape(line, quote=True)
     return line
+
+
+def _as_text(beginning: re.Match[str]) -> str:
+    number, mark = beginning[4], beginning[5]
+    return f"{number}\\{mark}" if number else f"\\{beginning[0]}"
 
 
 def _harmless(character: str) -> bool:

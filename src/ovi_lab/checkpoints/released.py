@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import read_yaml
 from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.configuration import check_model, model_settings
 from ovi_lab.checkpoints.names import check_fit, finite, model_of
 from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
 from ovi_lab.codecs.mmaudio import MMAudioConfig
 from ovi_lab.codecs.wan22 import Wan22Config
 from ovi_lab.errors import UserError
-from ovi_lab.foreign import reading
 from ovi_lab.models import TwinDiT
 from ovi_lab.paths import config_dir
 from ovi_lab.text.umt5 import UMT5Config
@@ -45,6 +45,7 @@ _MOST = {
 """What a preset may ask for at most."""
 
 PRESET_FILE = "preset.yaml"
+_ADVICE = "copy one of conf/released, or write it again"
 """In a folder of weights: the preset that describes them, for a model that is none of the released."""
 
 
@@ -129,8 +130,10 @@ def released_model(name: str | Path) -> ReleasedModel:
     if str(name) in released_names():
         return _own_preset(str(name))
     if _preset_file(name).is_file():
-        with reading(_preset_file(name), "preset", "copy one of conf/released, or write it again"):
+        try:
             facts = read_yaml(_preset_file(name))
+        except EvalError as error:
+            raise UserError(f"{_preset_file(name)} is no preset ({error}): {_ADVICE}") from error
         return _preset(facts, str(_preset_file(name)))
     raise UserError(f"{str(name)!r} is no released model; there are {', '.join(released_names())}")
 
@@ -156,14 +159,13 @@ def _own_preset(name: str) -> ReleasedModel:
 
 def _preset(facts: Any, source: str) -> ReleasedModel:
     """A preset of plain values. Raises UserError for one that is not whole, or asks for more than any model is."""
-    advice = "copy one of conf/released, or write it again"
     if not isinstance(facts, Mapping):
-        raise UserError(f"{source} is no preset: {advice}")
+        raise UserError(f"{source} is no preset: {_ADVICE}")
     given = {"name": Path(source).stem, **facts}
     try:
         check_types(_Facts, given, "it")
     except UserError as error:
-        raise UserError(f"{source} is no preset ({error}): {advice}") from error
+        raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
     file = PurePosixPath(given["file"])
     if file.is_absolute() or ".." in file.parts or "\\" in given["file"] or not file.name:
         raise UserError(
@@ -182,7 +184,7 @@ def _preset(facts: Any, source: str) -> ReleasedModel:
         try:
             config.of(given.get(part))
         except UserError as error:
-            raise UserError(f"{source} is no preset ({error}): {advice}") from error
+            raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
     if given["audio_tag"].count("{}") != 1 or set(given["audio_tag"].replace("{}", "")) & set("{}"):
         raise UserError(
             f"{source}: audio_tag is {shown(given['audio_tag'], 60)}; expected a text with one {{}}"

@@ -24,7 +24,7 @@ def test_nothing_that_acts_is_left(to):
         assert "<script>" not in line
     if to == "markdown":
         assert "\\|" in line
-        assert "\\!\\[i\\]" in line
+        assert "!\\[i\\]" in line
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,30 @@ def test_long_text_is_cut():
     assert shown("x" * 300) == "x" * 199 + "…"
     assert shown("x" * 300, None) == "x" * 300
     assert len(shown("\x00" * 300, 50)) == 50
+
+
+@pytest.mark.parametrize(
+    ("line", "escaped"),
+    [
+        ("# a", r"\# a"),
+        ("- a", r"\- a"),
+        ("+ a", r"\+ a"),
+        ("> a", r"\> a"),
+        ("---", r"\---"),
+        ("===", r"\==="),
+        ("1. a", r"1\. a"),
+        ("12) a", r"12\) a"),
+        ("* a", r"\* a"),
+        ("| a |", r"\| a \|"),
+        ("~~~", r"\~\~\~"),
+        ("[a](b)", r"\[a\]\(b)"),
+    ],
+)
+def test_no_line_begins_a_block_of_markdown(line, escaped):
+    assert shown(line, to="markdown") == escaped
+
+
+def test_numbers_and_names_stay_readable_in_markdown():
+    for text in ("+0.012", "-3", "win (%)", "my_model", "1.5", "#1", "a - b", "O'Neil"):
+        assert shown(text, to="markdown") == text
+    assert shown("a < b & c", to="markdown") == "a &lt; b &amp; c"
