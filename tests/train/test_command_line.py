@@ -103,6 +103,7 @@ def command(arguments, data_root, cwd, module="ovi_lab.train"):
         (["--experimental-rerun", "x"], ["would unpickle a file"]),
         (["--nope"], ["unrecognized arguments: --nope"]),
         (["hydra.mode=NOPE"], ["hydra.mode=NOPE"]),
+        (["hydra.mode=${name}"], ["hydra.mode cannot be looked up"]),
         (["hydra.nope=1"], ["hydra.nope=1"]),
     ],
 )

@@ -84,9 +84,7 @@ def checked(
             config = compose(name, overrides=texts, return_hydra_config=True)
         except _REFUSED as error:
             _name_the_guilty(line.overrides, texts, config_folder, name, error)
-        multirun = flags.multirun or (
-            not flags.run and str(OmegaConf.select(config, "hydra.mode")) == "RunMode.MULTIRUN"
-        )
+        multirun = flags.multirun or (not flags.run and _looked_up(config, "mode") == "RunMode.MULTIRUN")
         if lists and not multirun:
             raise UserError(
                 f"{lists[0].input_line} is several values: add --multirun for a run with each of them, or "
@@ -228,6 +226,15 @@ def _look_beside(folder: str) -> None:
     hydra.config_loader = ConfigLoaderImpl(config_search_path=path)
 
 
+def _looked_up(config: DictConfig, name: str) -> str:
+    """A value of Hydra's own part. Raises UserError where it refers to what there is not, or to another type."""
+    try:
+        return str(OmegaConf.select(config, f"hydra.{name}"))
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it refers to itself"
+        raise UserError(f"hydra.{name} cannot be looked up: {shown(reason)}") from error
+
+
 def _job(config: DictConfig, config_name: str) -> DictConfig:
     """The configuration without Hydra's part, whose values it may look up."""
     with read_write(config), open_dict(config):
@@ -237,12 +244,11 @@ def _job(config: DictConfig, config_name: str) -> DictConfig:
     HydraConfig.instance().set_config(config)
     for name in ("run.dir", "sweep.dir", "sweep.subdir"):
         try:
-            place = str(OmegaConf.select(config, f"hydra.{name}"))
-        except (OmegaConfBaseException, RecursionError) as error:
+            place = _looked_up(config, name)
+        except UserError:
             # where a value of the job is the cause, it is told by its own name
             check_values(job, config_name, may_lack=True)
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "it refers to itself"
-            raise UserError(f"hydra.{name} cannot be looked up: {shown(reason)}") from error
+            raise
         if not place.strip() or place == "None":
             raise UserError(f"hydra.{name} is {said(place)}: expected a folder")
     return job
