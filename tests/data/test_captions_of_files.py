@@ -53,7 +53,7 @@ def test_names_are_compared_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_file_are_told(tmp_path: Path) -> None:
-    captions = table(tmp_path, "file,caption\n.,a\n..,b\n/,c\n/tmp/a.mp4,d\n\u202ea.mp4,e\n")
+    captions = table(tmp_path, "file,caption\n.,a\n..,b\n/,c\n/elsewhere/a.mp4,d\n\u202ea.mp4,e\n")
     assert captions.of(tmp_path / "in/a.mp4") is None
     assert captions.told() == "5 rows of the captions name no file: ., .., / and 2 more"
 
