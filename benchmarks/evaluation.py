@@ -27,13 +27,13 @@ from rich.progress import track
 
 from ovi_eval.backbones import i3d, vggish
 from ovi_eval.check.rule_made import clip, wave, weights
-from ovi_eval.distances import frechet_interval
-from ovi_eval.items import FileItem
-from ovi_eval.media import write_mp4
-from ovi_eval.metrics.published_frechet import FadVGGish, FvdStyleganV
-from ovi_eval.needs import WEIGHTS_FOLDER
-from ovi_eval.scoring import Options, score_items
-from ovi_eval.statistics import generator
+from ovi_eval.clips.items import FileItem
+from ovi_eval.clips.writing import write_mp4
+from ovi_eval.common.needs import WEIGHTS_FOLDER
+from ovi_eval.metrics.frechet import FadVGGish, FvdStyleganV
+from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.stats.frechet_intervals import frechet_interval
+from ovi_eval.stats.intervals import generator
 
 HERE = Path(__file__).resolve().parent
 GOLDENS = HERE.parent / "tests" / "goldens"

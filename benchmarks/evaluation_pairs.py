@@ -24,9 +24,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from ovi_eval.backbones import i3d, panns, syncnet, vggish
 from ovi_eval.backbones.mfcc import mfcc
 from ovi_eval.check.rule_made import clip, wave, weights
-from ovi_eval.frechet import frechet_distance
-from ovi_eval.kernel_distance import kernel_distance
-from ovi_eval.metrics.isc_kl import inception_score
+from ovi_eval.stats.frechet import frechet_distance
+from ovi_eval.stats.inception import inception_score
+from ovi_eval.stats.kernel_distance import kernel_distance
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 

@@ -1,4 +1,4 @@
-"""How often the intervals of `ovi_eval.statistics` hold the truth, and how often its tests cry wolf.
+"""How often the intervals of `ovi_eval.stats.intervals` hold the truth, and how often its tests cry wolf.
 
 Prints a Markdown table: each line draws many made-up studies whose truth is known. The values are such as
 metrics give: shares that pile up at their ends, skewed distances, means of few seeds.
@@ -14,7 +14,7 @@ from itertools import count
 
 import numpy as np
 
-from ovi_eval import statistics as s
+from ovi_eval.stats import intervals as s
 
 Array = np.ndarray
 RESAMPLES = 1000

@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from ovi_eval.media import write_mp4
+from ovi_eval.clips.writing import write_mp4
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.data.batch_order import Buckets
 from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.decode import json_bytes, latent_members
 from ovi_lab.data.loading import ClipLoader
-from ovi_lab.data.order import Buckets
 from ovi_lab.data.prepare import WorldSettings, prepare_world, shards_of
-from ovi_lab.data.samples import json_bytes, latent_members
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.data.worlds import get_world
 

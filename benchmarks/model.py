@@ -26,10 +26,10 @@ from omegaconf import OmegaConf
 from rich.progress import track
 from torch import Tensor
 
+from ovi_lab.common.paths import config_dir
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.rope import apply_rotation, rotation, video_angles
 from ovi_lab.models.tower import Conditions
-from ovi_lab.paths import config_dir
 
 HERE = Path(__file__).resolve().parent
 MODES = ("forward", "forward + backward")

@@ -4,7 +4,7 @@
     python benchmarks/planning.py --size tiny     seconds, without touching planning.md unless --out is given
 
 Measured is a run of Lightning's Trainer with the real task, optimiser and EMA over random latents, from the second step
-on, by two instruments: the storages that are alive, as `ovi_lab.released.live_memory` counts them, and what PyTorch's
+on, by two instruments: the storages that are alive, as `ovi_lab.planning.live_memory` counts them, and what PyTorch's
 allocator gave out, as its profiler tells, which also sees what kernels take for themselves.
 """
 
@@ -30,11 +30,11 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from ovi_lab.callbacks import EMA
-from ovi_lab.paths import config_dir
+from ovi_lab.common.paths import config_dir
+from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.job import Job
-from ovi_lab.planning.planner import Planner
-from ovi_lab.planning.shapes import ClipShape
-from ovi_lab.released.live_memory import LiveMemory
+from ovi_lab.planning.live_memory import LiveMemory
+from ovi_lab.planning.training_planner import Planner
 from ovi_lab.strategies import build_strategy
 
 HERE = Path(__file__).resolve().parent

@@ -26,9 +26,9 @@ from omegaconf import OmegaConf
 from rich.progress import Progress
 from torch import Tensor
 
+from ovi_lab.common.paths import config_dir
 from ovi_lab.flow import noise_batch, sample
 from ovi_lab.models import TwinDiT
-from ovi_lab.paths import config_dir
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-4

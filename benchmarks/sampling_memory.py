@@ -4,7 +4,7 @@
     python benchmarks/sampling_memory.py --size tiny      seconds, without touching sampling.md unless --out is given
 
 With and without an option run in turn in one process, so that what else the machine does falls on both. Sizes are
-decimal MB of storages that are alive, as `ovi_lab.released.live_memory` counts them: no GPU is needed, and what a
+decimal MB of storages that are alive, as `ovi_lab.planning.live_memory` counts them: no GPU is needed, and what a
 GPU's kernels take for themselves is not seen. 8-bit rows need torchao; where it is missing they are left out.
 """
 
@@ -26,20 +26,20 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from ovi_lab.checkpoints.released import released_model
+from ovi_lab.checkpoints.presets import released_model
+from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.codecs import wan22
 from ovi_lab.errors import UserError
 from ovi_lab.flow import sample
+from ovi_lab.flow.generate import SamplerSettings
 from ovi_lab.models import TwinDiT
-from ovi_lab.released.footprint import picture_footprint
-from ovi_lab.released.layout import find_layout
-from ovi_lab.released.live_memory import LiveMemory
-from ovi_lab.released.pipeline import Options, OviPipeline
-from ovi_lab.released.placement import OFFLOADS, Placement, networks
-from ovi_lab.released.quantise import MAX_RELATIVE_CHANGE, quantise, stored_bytes
-from ovi_lab.released.requests import Request
-from ovi_lab.released.small import drawn, write_small
-from ovi_lab.sampling import SamplerSettings
+from ovi_lab.planning.live_memory import LiveMemory
+from ovi_lab.planning.sampling_parts import picture_footprint
+from ovi_lab.sampling.offload import OFFLOADS, Placement, networks
+from ovi_lab.sampling.pipeline import Options, OviPipeline
+from ovi_lab.sampling.quantise import MAX_RELATIVE_CHANGE, quantise, stored_bytes
+from ovi_lab.sampling.requests import Request
+from ovi_lab.sampling.small_ovi import drawn, write_small
 from sampling import HERE, SIZES, build, write_section  # beside this file
 
 MB = 1e6

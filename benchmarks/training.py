@@ -40,10 +40,10 @@ from training_loops import (
     run_until,
 )
 
+from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.cluster import gpu_of_device
 from ovi_lab.planning.flops import count_flops
 from ovi_lab.planning.job import RELEASED_CLIP
-from ovi_lab.planning.shapes import ClipShape
 from ovi_lab.runs.run import execute
 from sampling import HERE, write_section  # beside this file
 

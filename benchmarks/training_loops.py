@@ -12,13 +12,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from ovi_lab.common.paths import config_dir
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.flow import flow_matching_loss, interpolate
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
-from ovi_lab.paths import config_dir
-from ovi_lab.planning.shapes import ClipShape
-from ovi_lab.released.live_memory import LiveMemory
+from ovi_lab.planning.clip_shape import ClipShape
+from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.runs.run import execute
-from ovi_lab.seeding import generator_for
 from ovi_lab.tasks.base import noise_like
 
 BALL = ClipShape(video=(16, 2, 2), audio=81)

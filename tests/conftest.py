@@ -1,12 +1,27 @@
 """Fixtures that every test may use."""
 
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = Path(__file__).resolve().parent / "goldens"
+SMALL_RUN = (
+    "debug=fast",
+    "logger.tensorboard=false",
+    "evaluation.num_clips=6",
+    "evaluation.num_mp4=1",
+    "sampler.steps=2",
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,3 +43,61 @@ def shared_dir() -> Path:
 def goldens() -> Path:
     """Numbers from reference implementations, kept beside the tests."""
     return GOLDENS
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the small ball world of the runs is made once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def composed(data_root: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """The configuration of overrides, composed as the command line does, in a run folder of its own."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from ovi_lab.common.paths import config_dir
+
+    def make(overrides: Sequence[str], run_dir: Path | None = None) -> DictConfig:
+        GlobalHydra.instance().clear()
+        small = [s for s in SMALL_RUN if not s.startswith("evaluation.") or "evaluation=ball" in overrides]
+        place = [f"run_dir={run_dir or tmp_path / 'run'}", f"data.root={data_root}"]
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose("train", overrides=[*overrides, *small, *place])
+
+    return make
+
+
+@pytest.fixture
+def trained(composed: Callable[..., DictConfig]) -> Callable[..., Path]:
+    """Run overrides; the run's folder."""
+    from ovi_lab.common.progress import SilentReporter
+    from ovi_lab.runs.run import execute
+
+    def make(overrides: Sequence[str], run_dir: Path | None = None) -> Path:
+        config = composed(overrides, run_dir)
+        execute(config, SilentReporter())
+        return Path(config.run_dir)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_ovi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole small Ovi in the released layout, made once; leave it as it is."""
+    from ovi_lab.sampling.small_ovi import write_small
+
+    return write_small(tmp_path_factory.mktemp("small_ovi") / "weights", area=(64, 64))
+
+
+@pytest.fixture
+def own_ovi(small_ovi: Path, tmp_path: Path) -> Path:
+    """A copy of it to break."""
+    return Path(shutil.copytree(small_ovi, tmp_path / "weights"))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache folder of the user, so that no digest of an earlier test is known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

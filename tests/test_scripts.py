@@ -12,7 +12,7 @@ import pytest
 
 from ovi_lab.callbacks.preemption import Preemption
 from ovi_lab.checkpoints import Checkpoint
-from ovi_lab.runs.submitted import SubmititLauncher, Submitted
+from ovi_lab.sweeps.submitit import SubmititLauncher, Submitted
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval import __version__
-from ovi_eval.check.cli import add_check
+from ovi_eval.commands.check import add_check
+from ovi_eval.commands.compare import add_compare
+from ovi_eval.commands.score import add_metrics, add_score, listed
 from ovi_eval.common.boundary import LineParser, command
-from ovi_eval.compare_cli import add_compare
 from ovi_eval.errors import EvalError
-from ovi_eval.score_cli import add_metrics, add_score, listed
 
 
 @command("ovi-eval")
@@ -65,18 +65,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _leaderboard(options: argparse.Namespace) -> None:
-    from ovi_eval import leaderboard
-    from ovi_eval.references.published import published_tables
+    from ovi_eval.ranking.build import build_leaderboard
+    from ovi_eval.report import write_all
     from ovi_eval.report.terminal import show
+    from ovi_eval.results.published import published_tables
 
     out = options.out
     folder = Path(options.runs[0])
     single = len(options.runs) == 1 and folder.is_dir() and not _is_run(folder)
     if out is None:
         out = folder if single else _beside(options.runs)
-    board = leaderboard.build(
+    board = build_leaderboard(
         options.runs,
-        out,
         first=options.first,
         title=options.title,
         message=options.message,
@@ -84,8 +84,8 @@ def _leaderboard(options: argparse.Namespace) -> None:
         claims=_claims(options.claims),
         published=published_tables() if options.beside else (),
         clips=options.clips,
-        progress=True,
     )
+    write_all(board, Path(out), progress=True)
     show(board)
     print(Path(out) / "leaderboard.html")
 
@@ -98,7 +98,7 @@ def _beside(runs: Sequence[str]) -> Path:
 
 def _is_run(folder: Path) -> bool:
     """Whether a folder's results.json is that of one run, which a leaderboard must not replace."""
-    from ovi_eval.results import LEADERBOARD_SCHEMA, load_json
+    from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
 
     path = folder / "results.json"
     return path.is_file() and load_json(path).get("schema") != LEADERBOARD_SCHEMA

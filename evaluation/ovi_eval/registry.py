@@ -11,33 +11,26 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from .backbones.ball_judges import Judges
-from .errors import EvalError
-from .metrics import plugins
-from .metrics.agreement import Agreement
-from .metrics.av_align import AvAlignJavis, AvAlignMova
-from .metrics.ball_frechet import BallFrechetAudio, BallFrechetVideo
-from .metrics.ball_sync import BallSync
-from .metrics.base import ClipMetric, FrechetMetric, OviMetric
-from .metrics.clap import Clap630kScore, ClapAllCropsScore, ClapFloatScore, ClapScore
-from .metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
-from .metrics.dnsmos import DnsmosP808, DnsmosP835
-from .metrics.event_sync import EventSync
-from .metrics.fad_infinity import FadInfVGGish
-from .metrics.items import ItemMetric
-from .metrics.kid import KidPanns
-from .metrics.lip_sync import DETECTORS, LipSync, LipSyncAllTracks, LipSyncCrops, LipSyncUltraFace
-from .metrics.published_frechet import (
-    FadVGGish,
-    FdPanns,
-    FvdCdFvd,
-    FvdPytorchI3D,
-    FvdStyleganV,
-    FvdVideoGPT,
-)
-from .metrics.temporal_flickering import TemporalFlickering
-from .metrics.transcripts import Cer, CerPooled, Wer, WerPooled
-from .needs import lacking
+from ovi_eval.ball.agreement import Agreement
+from ovi_eval.ball.base import ClipMetric, FrechetMetric
+from ovi_eval.ball.event_sync import EventSync
+from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
+from ovi_eval.ball.judges import Judges
+from ovi_eval.ball.sync import BallSync
+from ovi_eval.common.needs import lacking
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics import plugins
+from ovi_eval.metrics.av_align import AvAlignJavis, AvAlignMova
+from ovi_eval.metrics.base import ItemMetric, OviMetric
+from ovi_eval.metrics.clap import Clap630kScore, ClapAllCropsScore, ClapFloatScore, ClapScore
+from ovi_eval.metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
+from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835
+from ovi_eval.metrics.fad_infinity import FadInfVGGish
+from ovi_eval.metrics.frechet import FadVGGish, FdPanns, FvdCdFvd, FvdPytorchI3D, FvdStyleganV, FvdVideoGPT
+from ovi_eval.metrics.kid import KidPanns
+from ovi_eval.metrics.lip_sync import DETECTORS, LipSync, LipSyncAllTracks, LipSyncCrops, LipSyncUltraFace
+from ovi_eval.metrics.temporal_flickering import TemporalFlickering
+from ovi_eval.metrics.transcripts import Cer, CerPooled, Wer, WerPooled
 
 BallMetric = type[ClipMetric] | type[FrechetMetric]
 

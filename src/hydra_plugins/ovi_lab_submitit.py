@@ -1,6 +1,6 @@
 """Hydra looks for launchers in the namespace package `hydra_plugins` and nowhere else; the code is in ovi_lab."""
 
-from ovi_lab.runs.submitted import SubmititLauncher
+from ovi_lab.sweeps.submitit import SubmititLauncher
 
 
 class SlurmLauncher(SubmititLauncher):

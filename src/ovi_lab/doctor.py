@@ -99,7 +99,7 @@ def devices() -> list[Finding]:
     """The CPU and every GPU that PyTorch sees."""
     import torch
 
-    from ovi_lab.released.planning import available_host_memory
+    from ovi_lab.planning.sampling_report import available_host_memory
 
     free = available_host_memory()
     memory = "" if free is None else f", {free / GIB:.1f} GiB free"
@@ -157,8 +157,8 @@ def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -
     Raises:
         UserError: no such folder, or no such preset.
     """
-    from ovi_lab.checkpoints.released import PRESET_FILE, released_model, released_names
-    from ovi_lab.released.layout import PARTS, place
+    from ovi_lab.checkpoints.presets import PRESET_FILE, released_model, released_names
+    from ovi_lab.checkpoints.weights_layout import PARTS, place
 
     if not folder.is_dir():
         raise UserError(
@@ -179,7 +179,7 @@ def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -
 
 
 def _part(folder: Path, part: str, preset: Any, sha256: bool) -> Finding:
-    from ovi_lab.released.layout import PARTS, fault, place
+    from ovi_lab.checkpoints.weights_layout import PARTS, fault, place
 
     name = f"{PARTS[part][0]} ({preset.name})" if part == "model" else PARTS[part][0]
     wrong = fault(folder, part, preset)
@@ -200,11 +200,11 @@ def _check_content(path: Path, part: str, preset: Any) -> None:
     """Raises UserError where names and shapes are not the preset's. Weights are mapped, not copied."""
     import torch
 
-    from ovi_lab.checkpoints.released import check_fit
-    from ovi_lab.checkpoints.tensor_files import TensorFiles
+    from ovi_lab.checkpoints.presets import check_fit
     from ovi_lab.codecs import mmaudio, wan22
     from ovi_lab.models import TwinDiT
     from ovi_lab.text import umt5
+    from ovi_lab.weights.tensor_files import TensorFiles
 
     if part == "model":
         with torch.device("meta"):
@@ -229,7 +229,7 @@ def _check_content(path: Path, part: str, preset: Any) -> None:
 
 def _files(path: Path) -> list[Path]:
     """The files that a part consists of: itself, a folder's, or an index and its shards."""
-    from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, TensorFiles
+    from ovi_lab.weights.tensor_files import INDEX_SUFFIX, TensorFiles
 
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.is_file())

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ovi_lab.common.boundary import command
+from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
-from ovi_lab.paths import config_dir
 
 WORDS = ("gpus", "price", "efficiency", "video", "audio")
 
@@ -35,9 +35,9 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     """Print the plan; 0 where it fits, else 1. Raises UserError for bad input."""
     from ovi_lab.planning.cluster import Cluster
     from ovi_lab.planning.job import Job
-    from ovi_lab.planning.planner import Planner
-    from ovi_lab.planning.report import print_plan
     from ovi_lab.planning.time import EFFICIENCY
+    from ovi_lab.planning.training_planner import Planner
+    from ovi_lab.planning.training_report import print_plan
 
     own, rest = _own_words(arguments)
     if "gpus" not in own:
@@ -87,7 +87,7 @@ def _number(name: str, text: str) -> float:
 
 def _shape(own: dict[str, str]) -> dict[str, Any]:
     """The clip that `video=` and `audio=` describe; what only one of them says is not the configuration's."""
-    from ovi_lab.planning.shapes import ClipShape
+    from ovi_lab.planning.clip_shape import ClipShape
 
     if "video" not in own and "audio" not in own:
         return {}

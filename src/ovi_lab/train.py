@@ -10,14 +10,14 @@ from omegaconf import DictConfig
 from ovi_lab.common.boundary import one_line
 from ovi_lab.common.command_line import check, check_text
 from ovi_lab.common.hydra_main import start
-from ovi_lab.paths import config_dir
+from ovi_lab.common.paths import config_dir
 from ovi_lab.runs.arguments import prepared
-from ovi_lab.runs.study import finish
+from ovi_lab.sweeps.study import finish
 
 
 def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
-    from ovi_lab.runs.progress import ConsoleReporter, Reporter, SilentReporter
+    from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
     from ovi_lab.runs.run import execute
 
     # Lightning starts this program again for each further process of a node; one of them speaks

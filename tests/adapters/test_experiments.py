@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ovi_lab.adapters import LoraSettings, add_lora
-from ovi_lab.freezing import FreezeRule
-from ovi_lab.paths import config_dir
+from ovi_lab.common.paths import config_dir
+from ovi_lab.optim.freezing import FreezeRule
 
 
 def composed(experiment: str, *overrides: str) -> Any:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers.twin_goldens import tiny_batch, tiny_twin
 from ovi_lab.adapters import (
     LoraSettings,
     LoraValues,
@@ -22,10 +23,9 @@ from ovi_lab.adapters import (
 )
 from ovi_lab.adapters.lora import adapted_layers, adapter_state
 from ovi_lab.adapters.settings import TARGETS, base_name
-from ovi_lab.checkpoints.tensor_files import TensorFiles
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from twin_goldens import tiny_batch, tiny_twin
+from ovi_lab.weights.tensor_files import TensorFiles
 
 SETTINGS: dict[str, Any] = {"rank": 4, "alpha": 8, "targets": ["attention", "fusion"]}
 

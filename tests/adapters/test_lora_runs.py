@@ -7,15 +7,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from ovi_lab.adapters import model_weights
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.export import export_run
-from ovi_lab.checkpoints.tensor_files import TensorFiles
+from ovi_lab.checkpoints.reading import model_weights
+from ovi_lab.common.paths import config_dir
+from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
-from ovi_lab.paths import config_dir
-from ovi_lab.runs.progress import SilentReporter
+from ovi_lab.export.export import export_run
 from ovi_lab.runs.run import execute
-from ovi_lab.sample import load_model
+from ovi_lab.sampling.own_run import load_model
+from ovi_lab.weights.tensor_files import TensorFiles
 
 pytest.importorskip("peft")
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovi_lab.checkpoints.loading import initialise_from, is_fusion_parameter
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
+from ovi_lab.checkpoints.init_from import initialise_from, is_fusion_parameter
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import yaml
 from safetensors.torch import save_file
 
 from ovi_lab.adapters import add_lora, load_adapter, save_adapter
-from ovi_lab.checkpoints.export import export_run
-from ovi_lab.checkpoints.loading import find_beginning, initialise_from
-from ovi_lab.checkpoints.pickled import load_plain
-from ovi_lab.checkpoints.released import load_released, released_model
+from ovi_lab.checkpoints.init_from import find_beginning, initialise_from
+from ovi_lab.checkpoints.presets import load_released, released_model
 from ovi_lab.errors import UserError
+from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
+from ovi_lab.weights.pickled import load_plain
 
 TOWER = {
     "dim": 16,

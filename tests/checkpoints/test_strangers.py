@@ -10,13 +10,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ovi_lab.checkpoints import Checkpoint, initialise_from
-from ovi_lab.checkpoints.export import main as export
 from ovi_lab.checkpoints.folder import FORMAT
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.errors import UserError
+from ovi_lab.export.export import main as export
 from ovi_lab.models import TwinDiT
-from ovi_lab.sample import load_model
+from ovi_lab.sampling.own_run import load_model
 from ovi_lab.text import LearnedText
 
 TOWER = {
@@ -123,7 +123,7 @@ NODES = {
     "in a tower": MODEL | {"video": MODEL["video"] | {"dim": EVIL}},
     "in a list": MODEL | {"video": MODEL["video"] | {"patch_size": [EVIL, 1, 1]}},
     "arguments": MODEL | {"_args_": [EVIL]},
-    "a method of ours": MODEL | {"_target_": "ovi_lab.checkpoints.export.shutil.rmtree"},
+    "a method of ours": MODEL | {"_target_": "ovi_lab.export.export.shutil.rmtree"},
 }
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovi_eval import detectors
-from ovi_eval.signal import band_energies
+from ovi_eval.ball import detectors
+from ovi_eval.ball.sound_bands import band_energies
 from ovi_lab.codecs.band_vocoder import BandVocoder
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError

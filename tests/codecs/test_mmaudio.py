@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from helpers.published_goldens import golden, listed, on_meta
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.block_pca import BlockPCA
 from ovi_lab.codecs.mmaudio import (
@@ -18,8 +19,7 @@ from ovi_lab.codecs.mmaudio import (
     vocoder_name,
 )
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named
-from published_goldens import golden, listed, on_meta
+from ovi_lab.weights.torch_files import load_named
 
 TINY = MMAudioConfig(hidden=16, vocoder_channels=64)
 TOLERANCE = {"atol": 2e-5, "rtol": 0}

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named, read_tensors
+from ovi_lab.weights.torch_files import load_named, read_tensors
 
 
 class Shell:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.published_goldens import golden, listed, on_meta
 from ovi_lab.codecs import LatentCodec, video_codec
 from ovi_lab.codecs.band_vocoder import BandVocoder
 from ovi_lab.codecs.wan22 import LATENT_MEAN, LATENT_STD, Wan22Config, Wan22VAE, build, diffusers_name
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named
-from published_goldens import golden, listed, on_meta
+from ovi_lab.weights.torch_files import load_named
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
 

@@ -7,9 +7,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from ovi_lab.common.forms import misfit
+from ovi_lab.common.paths import config_dir
 from ovi_lab.common.values import check_values, closed, forms, with_texts
 from ovi_lab.errors import UserError
-from ovi_lab.paths import config_dir
 
 
 def leaves(node, prefix=""):

@@ -13,9 +13,9 @@ import torch
 
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.decode import MediaFormat, array_members, latent_members
 from ovi_lab.data.index import index_path, scan_shard
 from ovi_lab.data.loading import ClipLoader
-from ovi_lab.data.samples import MediaFormat, array_members, latent_members
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.errors import UserError
 

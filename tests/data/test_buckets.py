@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from latent_shards import endless, first, write_latents
 
+from helpers.latent_shards import endless, first, write_latents
+from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.module import OviDataModule
-from ovi_lab.data.order import AudioTokens, Buckets, EpochSampler
 from ovi_lab.errors import UserError
 
 WIDE, TALL = (4, 3, 4, 8), (4, 3, 8, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovi_eval.media import write_mp4
+from ovi_eval.clips.writing import write_mp4
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.index import BadSampleError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ovi_eval.media import write_mp4
+from ovi_eval.clips.writing import write_mp4
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset

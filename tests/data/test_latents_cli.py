@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from ovi_lab.checkpoints import weights_layout
 from ovi_lab.codecs import LatentCodec, mmaudio
 from ovi_lab.codecs.wan22 import Wan22VAE
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.decode import array_members
 from ovi_lab.data.index import file_sha256, index_path, read_index
 from ovi_lab.data.module import OviDataModule
-from ovi_lab.data.samples import array_members
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.errors import UserError
-from ovi_lab.released import layout
-from ovi_lab.released.small import AUDIO_CODEC, TEXT, VIDEO_CODEC, write_small
+from ovi_lab.sampling.small_ovi import AUDIO_CODEC, TEXT, VIDEO_CODEC, write_small
 from ovi_lab.text import UMT5Text
 
 
@@ -26,8 +26,8 @@ from ovi_lab.text import UMT5Text
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole small Ovi, without what encoding does not need."""
     folder = write_small(tmp_path_factory.mktemp("weights") / "ovi")
-    (folder / layout.VOCODER).unlink()
-    (folder / layout.MODEL).unlink()
+    (folder / weights_layout.VOCODER).unlink()
+    (folder / weights_layout.MODEL).unlink()
     return folder
 
 
@@ -72,11 +72,13 @@ def test_published_encoders_give_what_they_give_alone(latents: Path, weights: Pa
         "s2-1",
         "s2-2",
     ]
-    video = Wan22VAE.from_file(weights / layout.VIDEO_VAE, VIDEO_CODEC)
+    video = Wan22VAE.from_file(weights / weights_layout.VIDEO_VAE, VIDEO_CODEC)
     sizes = mmaudio.MMAudioConfig(**AUDIO_CODEC)
-    vae = mmaudio.load_vae(weights / layout.AUDIO_VAE, sizes, torch.float32, "cpu")
+    vae = mmaudio.load_vae(weights / weights_layout.AUDIO_VAE, sizes, torch.float32, "cpu")
     audio = mmaudio.MMAudioCodec(vae, mmaudio.build_vocoder(sizes), sizes)
-    text = UMT5Text(weights / layout.TEXT_ENCODER, weights / layout.TOKENIZER, configuration=TEXT)
+    text = UMT5Text(
+        weights / weights_layout.TEXT_ENCODER, weights / weights_layout.TOKENIZER, configuration=TEXT
+    )
     for number, n in ((0, 0), (2, 2), (4, 12)):
         members = clip(n, 9 if n % 10 == 2 else 5)
         sample = dataset[number]
@@ -88,7 +90,7 @@ def test_published_encoders_give_what_they_give_alone(latents: Path, weights: Pa
 
 
 def _arrays(members: dict[str, bytes]) -> tuple[torch.Tensor, torch.Tensor]:
-    from ovi_lab.data.samples import read_media
+    from ovi_lab.data.decode import read_media
 
     read = read_media(members)
     return read.frames_THWC, read.wave_S
@@ -101,9 +103,9 @@ def test_the_index_knows_shapes_and_encoders_as_the_tar_does(
     stored = read_index(shard)
     assert stored.entries[2].shapes == {"video": (48, 3, 2, 2), "audio": (11, 20), "text": (21, 64)}
     assert stored.encoders == {
-        "video": [f"wan22 sha256:{file_sha256(weights / layout.VIDEO_VAE)}"],
-        "audio": [f"mmaudio sha256:{file_sha256(weights / layout.AUDIO_VAE)}"],
-        "text": [f"umt5 sha256:{file_sha256(weights / layout.TEXT_ENCODER)}"],
+        "video": [f"wan22 sha256:{file_sha256(weights / weights_layout.VIDEO_VAE)}"],
+        "audio": [f"mmaudio sha256:{file_sha256(weights / weights_layout.AUDIO_VAE)}"],
+        "text": [f"umt5 sha256:{file_sha256(weights / weights_layout.TEXT_ENCODER)}"],
     }
     copy = tmp_path / shard.name  # a tar without its index, and one with an index that tells no shapes
     copy.write_bytes(shard.read_bytes())

@@ -4,12 +4,12 @@ from itertools import islice
 
 import pytest
 import torch
-from latent_shards import write_latents
 
+from helpers.latent_shards import write_latents
+from ovi_lab.common.seeding import generator_for
+from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler, Place
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader
-from ovi_lab.data.order import AudioTokens, Buckets, EpochSampler, Place
-from ovi_lab.seeding import generator_for
 
 
 def stream(sampler: EpochSampler):

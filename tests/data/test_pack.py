@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovi_eval.media import read_clip, write_mp4
+from ovi_eval.clips.clip import read_clip
+from ovi_eval.clips.writing import write_mp4
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.index import read_index
 from ovi_lab.data.module import OviDataModule

@@ -10,17 +10,17 @@ import av
 import numpy as np
 import pytest
 import torch
-from made_clips import clicks, flashes, write_clip
 
-from ovi_eval.media import resample
+from helpers.made_clips import clicks, flashes, write_clip
+from ovi_eval.clips.writing import resample
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data import pack
 from ovi_lab.data.cli import main
 from ovi_lab.data.cutting import CutSound, seen_at
 from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.decode import MediaClip, array_members, read_media
 from ovi_lab.data.index import BadSampleError
 from ovi_lab.data.pack import PackOptions, PackReport, pack_folder
-from ovi_lab.data.samples import MediaClip, array_members, read_media
 from ovi_lab.data.shards import ShardReader, ShardWriter
 from ovi_lab.errors import UserError
 

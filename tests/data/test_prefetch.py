@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from latent_shards import endless, first, write_latents
 
+from helpers.latent_shards import endless, first, write_latents
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.prefetch import Prefetcher

@@ -11,8 +11,8 @@ import torch
 
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.decode import array_members
 from ovi_lab.data.index import index_path
-from ovi_lab.data.samples import array_members
 from ovi_lab.data.shards import ShardWriter
 
 FPS = 32 / 2.025

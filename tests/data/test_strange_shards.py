@@ -18,9 +18,9 @@ from safetensors.torch import save
 
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.decode import latent_members, read_about, read_latents, read_media
 from ovi_lab.data.index import BadSampleError, index_path, read_index, scan_shard
 from ovi_lab.data.npy import load_npy, npy_bytes
-from ovi_lab.data.samples import latent_members, read_about, read_latents, read_media
 from ovi_lab.data.shards import ShardReader, ShardWriter
 from ovi_lab.errors import UserError
 

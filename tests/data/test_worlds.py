@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovi_eval import detectors
+from ovi_eval.ball import detectors
 from ovi_lab.data import worlds
 from ovi_lab.data.worlds import get_world, world_names
 from ovi_lab.data.worlds.bouncing_ball import BouncingBall
@@ -121,7 +121,7 @@ def test_a_second_world_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A file put among the worlds is found, and all of preparing, loading and decoding works with it."""
     (tmp_path / "blinking_light.py").write_text("""
 import torch
-from ovi_eval.clipset import ClipSet
+from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.data.worlds import register
 
 @register("blinking_light")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import read_golden
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SOLVERS, build_solver
-from twin_goldens import read_golden
 
 
 @pytest.fixture(scope="module")

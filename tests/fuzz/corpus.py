@@ -31,8 +31,8 @@ class Corpus:
         from hydra import compose, initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
 
-        from ovi_lab.paths import config_dir
-        from ovi_lab.runs.progress import SilentReporter
+        from ovi_lab.common.paths import config_dir
+        from ovi_lab.common.progress import SilentReporter
         from ovi_lab.runs.run import execute
 
         GlobalHydra.instance().clear()
@@ -71,7 +71,7 @@ class Corpus:
     @cached_property
     def small(self) -> Path:
         """A whole small Ovi in the released layout."""
-        from ovi_lab.released.small import write_small
+        from ovi_lab.sampling.small_ovi import write_small
 
         return write_small(self.folder / "small")
 

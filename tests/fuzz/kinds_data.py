@@ -164,7 +164,7 @@ def media(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
 
 
 def _picture(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
-    from ovi_lab.released.images import read_image
+    from ovi_lab.sampling.images import read_image
 
     name = rng.choice(list(corpus.images))
     path = folder / "in" / f"first.{name.rpartition('.')[2]}"
@@ -215,7 +215,7 @@ def captions(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
         put(folder / "in" / "clips" / "clip.txt", content)
         call = _data("pack", "in/clips", "out/p", "--size", "32x32", "--fps", "8")
     elif of_prompts:
-        from ovi_lab.released.requests import read_requests
+        from ovi_lab.sampling.requests import read_requests
 
         def call() -> Any:
             batch = read_requests(table)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import TINY_VIDEO
 from ovi_lab.models import TwinDiT
-from twin_goldens import TINY_VIDEO
 
 OUTSIDE = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import FusionConfig, TwinDiT
-from twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
 
 READS = {
     "bidirectional": (True, True),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_twin
 from ovi_lab.models import TwinDiT, initialise_parameters
-from twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_twin
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"fusion": {"direction": "none"}},

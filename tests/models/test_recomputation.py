@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.twin_goldens import tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
-from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
-from ovi_lab.released.live_memory import LiveMemory
-from twin_goldens import tiny_batch, tiny_twin
+from ovi_lab.optim.freezing import FreezeRule
+from ovi_lab.planning.live_memory import LiveMemory
 
 BOTH, VIDEO, AUDIO = ("video", "audio"), ("video",), ("audio",)
 

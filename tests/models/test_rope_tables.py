@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, read_golden, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.rope import RopeTables, apply_rotation, audio_angles, axis_dims, rotation, video_angles
-from twin_goldens import TINY_AUDIO, TINY_VIDEO, read_golden, tiny_batch, tiny_twin
 
 CPU = torch.device("cpu")
 PAPER = 0.19676

@@ -12,10 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from ovi_lab.freezing import FreezeRule
+from helpers.twin_goldens import tiny_batch, tiny_twin
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.sequence_parallel import enable_sequence_parallel, sequence_group
-from twin_goldens import tiny_batch, tiny_twin
+from ovi_lab.optim.freezing import FreezeRule
 
 BOTH = ("video", "audio")
 # 5 x 2 x 2 video and 11 audio tokens: the audio's do not divide by two.

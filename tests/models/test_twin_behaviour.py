@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.norms import per_token
-from twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import golden_twin, read_golden, tower_settings
 from ovi_lab.models import TwinDiT, TwinOutput
 from ovi_lab.models.norms import LayerNorm, RMSNorm
-from twin_goldens import golden_twin, read_golden, tower_settings
 
 ATOL = 2e-5
 Golden = tuple[TwinDiT, dict[str, Tensor], dict[str, str]]

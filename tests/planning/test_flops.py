@@ -9,12 +9,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
+from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
+from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.flops import count_flops
-from ovi_lab.planning.on_meta import as_trained
-from ovi_lab.planning.shapes import ClipShape
+from ovi_lab.planning.meta_kernels import as_trained
 
 VIDEO = {
     "dim": 48,

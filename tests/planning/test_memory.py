@@ -13,8 +13,8 @@ import torch
 from ovi_lab.models import TwinDiT
 from ovi_lab.planning import activations
 from ovi_lab.planning.activations import META, Pass, measure
+from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.memory import Counts, Memory, Work, memory_of
-from ovi_lab.planning.shapes import ClipShape
 from ovi_lab.planning.strategy import Sharding, Types
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "planning.py"

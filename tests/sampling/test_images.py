@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from ovi_lab.errors import UserError
-from ovi_lab.released.images import read_image
+from ovi_lab.sampling.images import read_image
 
 SIDE = 32
 RAMP = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)

@@ -10,17 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from ovi_eval.media import decode_audio, decode_video, read_clip
-from ovi_lab.checkpoints.released import ReleasedModel, released_model
+from ovi_eval.clips.clip import read_clip
+from ovi_eval.clips.picture import decode_video
+from ovi_eval.clips.sound import decode_audio
+from ovi_lab.checkpoints.presets import ReleasedModel, released_model
+from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.errors import UserError
 from ovi_lab.flow import noise_batch, sample
-from ovi_lab.released.batch import record_of
-from ovi_lab.released.clip_files import read_record, write_clip, write_sheet
-from ovi_lab.released.images import read_image, scaled
-from ovi_lab.released.layout import find_layout
-from ovi_lab.released.pipeline import Clip, Options, OviPipeline, plan_request
-from ovi_lab.released.requests import Request
-from ovi_lab.sampling import SamplerSettings
+from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.sampling.batch import record_of
+from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
+from ovi_lab.sampling.images import read_image, scaled
+from ovi_lab.sampling.pipeline import Clip, Options, OviPipeline, plan_request
+from ovi_lab.sampling.requests import Request
 
 SETTINGS = SamplerSettings(
     steps=2,
@@ -229,7 +231,7 @@ def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.M
     assert "at least 16 pixels" in refusal("dot.png")
     Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
     assert "pixels are read" in refusal("bomb.png")
-    monkeypatch.setattr("ovi_lab.released.images.MAX_BYTES", 10)
+    monkeypatch.setattr("ovi_lab.sampling.images.MAX_BYTES", 10)
     assert "at most 10 are read" in refusal("whole.png")
 
 

@@ -8,14 +8,8 @@ import torch
 from ovi_lab.errors import UserError
 from ovi_lab.flow import sample
 from ovi_lab.models import TwinDiT
-from ovi_lab.released.placement import Placement
-from ovi_lab.released.quantise import (
-    MAX_RELATIVE_CHANGE,
-    is_quantised,
-    linear_names,
-    quantise,
-    stored_bytes,
-)
+from ovi_lab.sampling.offload import Placement
+from ovi_lab.sampling.quantise import MAX_RELATIVE_CHANGE, is_quantised, linear_names, quantise, stored_bytes
 
 TOWER = {"num_heads": 2, "num_layers": 2, "text_len": 8, "text_dim": 12, "freq_dim": 16}
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ovi_lab.checkpoints.released import released_model
+from ovi_lab.checkpoints.presets import released_model
 from ovi_lab.errors import UserError
-from ovi_lab.released.requests import (
+from ovi_lab.sampling.requests import (
     MAX_SEED,
     Request,
     check_request,

@@ -14,18 +14,19 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ovi_eval.media import decode_video, read_clip
+from ovi_eval.clips.clip import read_clip
+from ovi_eval.clips.picture import decode_video
 from ovi_lab import sample
-from ovi_lab.checkpoints.released import released_model
+from ovi_lab.checkpoints.presets import released_model
+from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.common.command_line import check
-from ovi_lab.paths import config_dir
-from ovi_lab.released.asked import prepared
-from ovi_lab.released.clip_files import read_record
-from ovi_lab.released.layout import find_layout
-from ovi_lab.released.long_prompts import fit_prompts
-from ovi_lab.released.pipeline import plan_request
-from ovi_lab.released.requests import Request
-from ovi_lab.sampling import SamplerSettings
+from ovi_lab.common.paths import config_dir
+from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.sampling.arguments import prepared
+from ovi_lab.sampling.clip_files import read_record
+from ovi_lab.sampling.long_prompts import fit_prompts
+from ovi_lab.sampling.pipeline import plan_request
+from ovi_lab.sampling.requests import Request
 
 QUICK = ["sampler.steps=1", "sampler.video_guidance=1", "sampler.audio_guidance=1"]
 
@@ -232,7 +233,7 @@ def test_a_stopped_batch_says_how_to_go_on(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ovi_lab.released.clip_files.write_mp4", stopped)
+    monkeypatch.setattr("ovi_lab.sampling.clip_files.write_mp4", stopped)
     code, out, err = typed(f"checkpoint={small_ovi}", "prompt=rain", *QUICK)
     assert code == 130
     assert "the same command goes on" in err
@@ -323,9 +324,9 @@ def test_released_models_take_the_released_sampler_unless_another_is_named(small
 def test_too_little_memory_is_told_before_loading(
     typed, small_ovi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovi_lab.released.command.LARGE", 0)
-    monkeypatch.setattr("ovi_lab.released.planning.available_host_memory", lambda: 2**20)
-    monkeypatch.setattr("ovi_lab.released.command.OviPipeline", None)  # nothing is to be loaded
+    monkeypatch.setattr("ovi_lab.sampling.command.LARGE", 0)
+    monkeypatch.setattr("ovi_lab.planning.sampling_report.available_host_memory", lambda: 2**20)
+    monkeypatch.setattr("ovi_lab.sampling.command.OviPipeline", None)  # nothing is to be loaded
     code, _, err = typed(f"checkpoint={small_ovi}", "prompt=rain", *QUICK)
     assert code == 2
     assert "small at 64x64 needs about" in only_line(err)

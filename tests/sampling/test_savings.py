@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.twin_goldens import golden_twin, read_golden, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SampledLatents, noise_batch, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.embeddings import merged_text_batch
 from ovi_lab.models.rope import RopeTables, apply_rotation
 from ovi_lab.models.savings import LoopedTables
-from twin_goldens import golden_twin, read_golden, tiny_batch, tiny_twin
 
 PASSES = {"cache_text": True, "batch_passes": True, "merge_padding": True, "share_opening": True}
 MODEL = {"shared_modulation": True, "cache_rope": True, "cache_masks": True}

@@ -12,10 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from helpers.twin_goldens import golden_twin, read_golden, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.flow import noise_batch, sample
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group, sequence_parallel
-from twin_goldens import golden_twin, read_golden, tiny_twin
 
 # Latents of one clip: 4 x 2 x 2 and 10 tokens divide by two; 5 x 3 x 1 and 9 do not, nor does a single one.
 EVEN = {"video": (4, 4, 4, 4), "audio": (10, 3)}

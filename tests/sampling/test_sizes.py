@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ovi_lab.errors import UserError
-from ovi_lab.released.sizes import check_shape, parse_aspect, parse_size, size_for_image, snapped
+from ovi_lab.sampling.sizes import check_shape, parse_aspect, parse_size, size_for_image, snapped
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ovi_lab.checkpoints.released import is_released, released_model
+from helpers.published_goldens import listed
+from ovi_lab.checkpoints import weights_layout
+from ovi_lab.checkpoints.presets import is_released, released_model
 from ovi_lab.codecs.mmaudio import MMAudioConfig, build_vae, build_vocoder, vocoder_name
 from ovi_lab.codecs.wan22 import Wan22Config, build
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from ovi_lab.released import layout
-from ovi_lab.released.parts import load_parts
-from ovi_lab.released.small import main, published_text_names, published_vae_names, write_small
+from ovi_lab.sampling.parts import load_parts
+from ovi_lab.sampling.small_ovi import main, published_text_names, published_vae_names, write_small
 from ovi_lab.text.umt5 import UMT5Config
-from published_goldens import listed
 
 
 def test_full_size_names_are_the_published(goldens: Path) -> None:
@@ -39,21 +39,21 @@ def test_the_files_have_the_released_names(small_ovi: Path, goldens: Path) -> No
         return torch.load(small_ovi / path, weights_only=True)
 
     for found, keys in (
-        (file(layout.VIDEO_VAE), "wan22_vae_keys"),
-        (file(layout.TEXT_ENCODER), "umt5_xxl_keys"),
-        (file(layout.AUDIO_VAE), "mmaudio_vae16k_keys"),
-        (file(layout.VOCODER)["generator"], "bigvgan16k_keys"),
+        (file(weights_layout.VIDEO_VAE), "wan22_vae_keys"),
+        (file(weights_layout.TEXT_ENCODER), "umt5_xxl_keys"),
+        (file(weights_layout.AUDIO_VAE), "mmaudio_vae16k_keys"),
+        (file(weights_layout.VOCODER)["generator"], "bigvgan16k_keys"),
     ):
         published = {row[0] for row in listed(goldens / f"{keys}.txt.gz")}
         assert kinds(found) == kinds(published), keys
-    with safe_open(small_ovi / layout.MODEL, "pt") as towers:
+    with safe_open(small_ovi / weights_layout.MODEL, "pt") as towers:
         assert kinds(towers.keys()) == kinds(row[0] for row in listed(goldens / "ovi_state_dict_keys.txt.gz"))
 
 
 def test_latents_have_the_real_geometry(small_ovi: Path) -> None:
     assert is_released(small_ovi)
     preset, real = released_model(small_ovi), released_model("ovi_720x720_5s")
-    parts = load_parts(preset, layout.find_layout(small_ovi, preset))
+    parts = load_parts(preset, weights_layout.find_layout(small_ovi, preset))
     assert parts.video.strides == (4, 16, 16)
     assert (parts.video.channels, parts.sound.channels) == (48, 20)
     assert parts.sound.token_samples == 512
@@ -107,7 +107,7 @@ def test_a_preset_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_vocoders_filters_are_its_own(small_ovi: Path) -> None:
-    content = torch.load(small_ovi / layout.VOCODER, weights_only=True)["generator"]
+    content = torch.load(small_ovi / weights_layout.VOCODER, weights_only=True)["generator"]
     filters = [t for n, t in content.items() if n.endswith(".filter")]
     assert len(filters) > 10
     # low-pass filters keep what does not change
@@ -117,6 +117,6 @@ def test_the_vocoders_filters_are_its_own(small_ovi: Path) -> None:
     assert {vocoder_name(n) for n in content if "parametrizations" not in n} <= own.keys()
     assert (
         build_vae(config).state_dict().keys()
-        == torch.load(small_ovi / layout.AUDIO_VAE, weights_only=True).keys()
+        == torch.load(small_ovi / weights_layout.AUDIO_VAE, weights_only=True).keys()
     )
     assert TwinDiT(**released_model(small_ovi).model_config).num_layers == 12

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from several import start
 
+from helpers.several import start
 from ovi_lab.checkpoints import Checkpoint
 
 pytest.importorskip("deepspeed")

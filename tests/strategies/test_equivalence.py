@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from several import start
 
+from helpers.several import start
 from ovi_lab.checkpoints import Checkpoint
-from ovi_lab.checkpoints.export import export_run
-from ovi_lab.checkpoints.tensor_files import TensorFiles
+from ovi_lab.export.export import export_run
+from ovi_lab.weights.tensor_files import TensorFiles
 
 pytest.importorskip("deepspeed")
 

@@ -8,11 +8,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from helpers.published_goldens import golden, listed, on_meta, word_tokenizer
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named
 from ovi_lab.text import UMT5Text
 from ovi_lab.text.umt5 import UMT5Config, build, encode, load_encoder, transformers_name
-from published_goldens import golden, listed, on_meta, word_tokenizer
+from ovi_lab.weights.torch_files import load_named
 
 TINY = {"vocabulary": 100, "dim": 32, "ffn_dim": 64, "num_heads": 4, "head_dim": 8, "num_layers": 2}
 ROOT = Path(__file__).resolve().parent.parent.parent

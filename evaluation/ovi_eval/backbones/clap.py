@@ -20,11 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import EvalError
-from ..needs import PublishedFolder
-from .clap_keys import BASE, Size, check_names, check_values, masks_and_indices, plain_names, to_transformers
-from .clap_sound import log_mel, transform_tables
-from .published import Loaded, PublishedFile, file_sha256, read_weights
+from ovi_eval.backbones.clap_keys import (
+    BASE,
+    Size,
+    check_names,
+    check_values,
+    masks_and_indices,
+    plain_names,
+    to_transformers,
+)
+from ovi_eval.backbones.clap_sound import log_mel, transform_tables
+from ovi_eval.common.needs import PublishedFolder
+from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, read_weights
+from ovi_eval.errors import EvalError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"
 MUSIC_SPEECH = PublishedFile(
@@ -120,7 +128,7 @@ def load_clap(
     check_values(tensors, as_built(size), size, str(path), file.needs())
     network: Towers
     if route == "laion":
-        from .clap_laion import LaionTowers
+        from ovi_eval.backbones.clap_laion import LaionTowers
 
         network = LaionTowers(tensors, size)
     else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
+from ovi_eval.errors import EvalError
 
 WINDOW = 8
 """Places along one side of an attention window."""

@@ -9,9 +9,9 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ..errors import EvalError
-from .clap import Towers
-from .clap_keys import Size
+from ovi_eval.backbones.clap import Towers
+from ovi_eval.backbones.clap_keys import Size
+from ovi_eval.errors import EvalError
 
 
 def import_laion() -> ModuleType:

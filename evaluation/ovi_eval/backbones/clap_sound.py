@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from . import slaney
-from .clap_keys import TABLES
+from ovi_eval.backbones import slaney
+from ovi_eval.backbones.clap_keys import TABLES
+from ovi_eval.errors import EvalError
 
 SAMPLE_RATE = 48000
 PIECE = 480000

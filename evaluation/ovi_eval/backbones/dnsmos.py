@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EvalError
-from .published import PublishedFile, file_sha256
+from ovi_eval.common.weights import PublishedFile, file_sha256
+from ovi_eval.errors import EvalError
 
 SAMPLE_RATE = 16000
 SECONDS = 9.01

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ..errors import EvalError
+from ovi_eval.errors import EvalError
 
 # What reading a damaged or foreign folder leads to, in transformers and the libraries below it.
 FAULTS = (OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, SafetensorError)

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EvalError
-from .published import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.errors import EvalError
 
 SIDE = 224
 CLASSES = 400

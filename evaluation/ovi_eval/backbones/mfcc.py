@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from ..errors import EvalError
+from ovi_eval.errors import EvalError
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import EvalError
-from ..faces.boxes import suppressed
-from .published import Loaded, PublishedFile, load_published
+from ovi_eval.backbones.boxes import suppressed
+from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.errors import EvalError
 
 SCALE = 0.25
 MEANS_RGB = (123.0, 117.0, 104.0)

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EvalError
-from .mfcc import SAMPLE_RATE, mfcc
-from .published import Loaded, PublishedFile, load_published
+from ovi_eval.backbones.mfcc import SAMPLE_RATE, mfcc
+from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.errors import EvalError
 
 FPS = 25
 SIDE = 224

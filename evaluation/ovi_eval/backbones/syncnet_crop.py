@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..clips import timing
-from ..clips.container import picture_stream, sound_stream
-from ..clips.whole import check_whole
-from ..errors import EvalError
-from ..media import decode_audio, opened
-from . import jpeg
-from .mfcc import SAMPLE_RATE
-from .syncnet import FPS, SIDE
+from ovi_eval.backbones import jpeg
+from ovi_eval.backbones.mfcc import SAMPLE_RATE
+from ovi_eval.backbones.syncnet import FPS, SIDE
+from ovi_eval.clips import timing
+from ovi_eval.clips.container import opened, picture_stream, sound_stream
+from ovi_eval.clips.sound import decode_audio
+from ovi_eval.clips.whole import check_whole
+from ovi_eval.errors import EvalError
 
 
 class Crop(NamedTuple):

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import EvalError
-from ..faces.boxes import suppressed
-from .published import Loaded, PublishedFile, file_sha256, load_published
+from ovi_eval.backbones.boxes import suppressed
+from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, load_published
+from ovi_eval.errors import EvalError
 
 WIDTH, HEIGHT = 320, 240
 MEAN, SPREAD = 127.0, 128.0

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import EvalError
-from .published import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.errors import EvalError
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512

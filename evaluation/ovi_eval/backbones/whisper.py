@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from ..needs import PublishedFolder
-from .hub_folder import model_from, quiet, reading
-from .published import file_sha256
+from ovi_eval.backbones.hub_folder import model_from, quiet, reading
+from ovi_eval.common.needs import PublishedFolder
+from ovi_eval.common.weights import file_sha256
+from ovi_eval.errors import EvalError
 
 SAMPLE_RATE = 16000
 WEIGHTS = "model.safetensors"

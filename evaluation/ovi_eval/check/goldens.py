@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import EvalError
+from ovi_eval.errors import EvalError
 
 KNOWN_BY = "stats_golden.json"
 """A file that every folder of goldens has."""

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..backbones.published import WEIGHTS_FOLDER
-from ..errors import EvalError
-from . import catalogue
-from .cases import CannotRunError, Case, Setting
-from .compare import Line
-from .goldens import Goldens
+from ovi_eval.check.case import CannotRunError, Case, Setting
+from ovi_eval.check.cases import catalogue
+from ovi_eval.check.goldens import Goldens
+from ovi_eval.check.lines import Line
+from ovi_eval.common.weights import WEIGHTS_FOLDER
+from ovi_eval.errors import EvalError
 
 OK, FAILED, NOT_RUN = "ok", "FAILED", "not run"
 

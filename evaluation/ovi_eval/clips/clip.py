@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from .container import shown_name
-from .picture import Video, decode_video
-from .sound import Audio, decode_audio
+from ovi_eval.clips.container import shown_name
+from ovi_eval.clips.picture import Video, decode_video
+from ovi_eval.clips.sound import Audio, decode_audio
+from ovi_eval.errors import EvalError
 
 MISSING_SECONDS = 0.5
 MISSING_SHARE = 0.1

@@ -13,8 +13,8 @@ from typing import Any
 import av
 import numpy as np
 
-from ..errors import EvalError
-from . import container as bounds
+from ovi_eval.clips import container as bounds
+from ovi_eval.errors import EvalError
 
 JITTER = 0.005
 """Seconds by which a packet's time may differ from where the samples before it end, and is taken to follow them; one

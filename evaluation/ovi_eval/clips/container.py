@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import av
 
-from ..errors import EvalError
+from ovi_eval.errors import EvalError
 
 FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "wav", "flac", "mp3", "ogg")
 """FFmpeg's names of the formats that are read."""

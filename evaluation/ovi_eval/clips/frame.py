@@ -14,8 +14,8 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from ..errors import EvalError
-from .container import check_pixels
+from ovi_eval.clips.container import check_pixels
+from ovi_eval.errors import EvalError
 
 SAME_SHAPE = 0.02
 """Share by which the sides of a frame may leave the first one's proportions and still be scaled to its size."""

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from . import container as bounds
-from . import timing
-from .frame import Upright
-from .whole import check_whole
+from ovi_eval.clips import container as bounds
+from ovi_eval.clips import timing
+from ovi_eval.clips.frame import Upright
+from ovi_eval.clips.whole import check_whole
+from ovi_eval.errors import EvalError
 
 STILL_FPS = 25.0
 BACKWARD = 0.5

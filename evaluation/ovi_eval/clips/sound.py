@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from . import container as bounds
-from .clock import Clock, first_of
-from .whole import check_whole
+from ovi_eval.clips import container as bounds
+from ovi_eval.clips.clock import Clock, first_of
+from ovi_eval.clips.whole import check_whole
+from ovi_eval.errors import EvalError
 
 
 @dataclass(frozen=True)

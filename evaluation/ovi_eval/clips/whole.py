@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ..errors import EvalError
-from . import container as bounds
+from ovi_eval.clips import container as bounds
+from ovi_eval.errors import EvalError
 
 SLACK = 0.1
 """Seconds that may be missing beside two frames or packets: containers round, and codecs pad."""

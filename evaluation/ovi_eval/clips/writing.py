@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from ..files import written_whole
-from .clip import fit_length
+from ovi_eval.clips.clip import fit_length
+from ovi_eval.common.files import written_whole
+from ovi_eval.errors import EvalError
 
 SAME_BYTES = {"x264-params": "threads=1:lookahead-threads=1:sync-lookahead=0:mbtree=0"}
 """x264's macroblock tree adds up in another order from run to run; without it a clip's bytes are always the same."""

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbones import jpeg
-from ..backbones.mfcc import SAMPLE_RATE
-from ..backbones.syncnet import FPS, SAMPLES_PER_FRAME
-from ..errors import EvalError
-from ..items import Item
-from ..media import Video, missing_at_end
-from ..metrics.base import SILENT
-from . import scenes
-from .detection import Detector
-from .kept import Files, Pictures
+from ovi_eval.backbones import jpeg
+from ovi_eval.backbones.mfcc import SAMPLE_RATE
+from ovi_eval.backbones.syncnet import FPS, SAMPLES_PER_FRAME
+from ovi_eval.clips.clip import missing_at_end
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.clips.picture import Video
+from ovi_eval.errors import EvalError
+from ovi_eval.faces import scenes
+from ovi_eval.faces.detection import Detector
+from ovi_eval.faces.frame_store import Files, Pictures
 
 QUANTISER = 2
 

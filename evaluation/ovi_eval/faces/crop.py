@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .tracks import Track
+from ovi_eval.faces.tracks import Track
 
 SIDE = 224
 WIDER = 0.4

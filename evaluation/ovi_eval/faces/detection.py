@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbones import s3fd, ultraface
-from ..backbones.published import find_weights
-from ..extractors import CPU
+from ovi_eval.backbones import s3fd, ultraface
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import find_weights
 
 BATCH = 4
 

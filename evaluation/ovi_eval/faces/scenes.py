@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import EvalError
+from ovi_eval.errors import EvalError
 
 THRESHOLD = 27.0
 SHORTEST = 15

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .boxes import overlap
+from ovi_eval.backbones.boxes import overlap
 
 OVERLAP = 0.5
 MOST_MISSED = 25

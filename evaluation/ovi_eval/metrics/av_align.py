@@ -27,14 +27,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..clips import timing
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..items import Item
-from ..media import Video
-from ..needs import Package
-from .base import SILENT
-from .items import ItemMean, ValueSpec
+from ovi_eval.clips import timing
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.clips.picture import Video
+from ovi_eval.common.needs import Package
+from ovi_eval.common.processes import CPU
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 Array = NDArray[np.float64]
 

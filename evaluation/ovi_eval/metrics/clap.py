@@ -14,16 +14,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, TOKENS, Tokenizer, load_clap
-from ..backbones.clap_keys import BASE, TINY, Size
-from ..backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
-from ..captions import few
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..items import Item
-from ..needs import Need, PublishedFile, find_folder, find_weights
-from .base import SILENT, ValueSpec
-from .items import ItemMean
+from ovi_eval.backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, TOKENS, Tokenizer, load_clap
+from ovi_eval.backbones.clap_keys import BASE, TINY, Size
+from ovi_eval.backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
+from ovi_eval.clips.captions import few
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import Need, PublishedFile, find_folder, find_weights
+from ovi_eval.common.processes import CPU
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 
 class Clap(Extractor):

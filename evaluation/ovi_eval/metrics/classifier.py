@@ -11,11 +11,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..extractors import Features
-from ..statistics import Interval
-from .isc_kl import inception_jackknife, inception_score, kl_divergences
-from .items import Compared, Details, ItemMean, ItemSet, Kind, ValueSpec
-from .sound_features import PannsFeatures
+from ovi_eval.metrics.base import Compared, Details, Features, ItemMean, ItemSet, Kind, ValueSpec
+from ovi_eval.metrics.sound_features import PannsFeatures
+from ovi_eval.stats.inception import inception_jackknife, inception_score, kl_divergences
+from ovi_eval.stats.intervals import Interval
 
 SPLITS = 10
 NORMAL_95 = 1.959964

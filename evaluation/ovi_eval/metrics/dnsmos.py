@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..backbones import dnsmos
-from ..backbones.published import PublishedFile
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..items import Item
-from ..needs import Package, find_weights
-from .base import SILENT
-from .items import ItemMean, ValueSpec
+from ovi_eval.backbones import dnsmos
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import Package, find_weights
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import PublishedFile
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
 

@@ -1,7 +1,7 @@
 """FAD-infinity: the Fréchet audio distance in VGGish, extrapolated to infinitely many rows of features.
 
 As fadtk has it (Gui et al. 2024, "Adapting Fréchet Audio Distance for generative music evaluation"), see
-`ovi_eval.distances.frechet_infinity`: 25 sizes from 500 rows to all, drawn by numpy's RandomState(0).
+`ovi_eval.stats.frechet_intervals.frechet_infinity`: 25 sizes from 500 rows to all, drawn by numpy's RandomState(0).
 
 Shapes: R rows of features, D features.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..distances import FEWEST, frechet_infinity
-from .items import Details, ItemSet, ValueSpec
-from .published_frechet import compared_with, too_few
-from .sound_features import VGGishFeatures
+from ovi_eval.metrics.base import Details, ItemSet, ValueSpec
+from ovi_eval.metrics.frechet import compared_with, too_few
+from ovi_eval.metrics.sound_features import VGGishFeatures
+from ovi_eval.stats.frechet_intervals import FEWEST, frechet_infinity
 
 
 class FadInfVGGish(ItemSet):

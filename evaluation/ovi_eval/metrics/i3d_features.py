@@ -12,11 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones import i3d
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..items import Item
-from ..needs import find_weights
+from ovi_eval.backbones import i3d
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import find_weights
+from ovi_eval.common.processes import CPU
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features
 
 CROPPED = "all frames, short side to 224 bilinear, centre cut out, [-1, 1]"
 STRETCHED = "all frames, both sides to 224 bilinear, [-1, 1]"

@@ -1,6 +1,6 @@
 """KID of a clip's sound: the kernel distance in Cnn14's features, unbiased at any number of clips.
 
-See `ovi_eval.kernel_distance`: degree 3, gamma 1 / 2048, c 1; the mean over 100 subsets of 100 clips, drawn by
+See `ovi_eval.stats.kernel_distance`: degree 3, gamma 1 / 2048, c 1; the mean over 100 subsets of 100 clips, drawn by
 numpy's RandomState(2020). Published code mostly takes subsets of 1000, of which few sets of clips have enough;
 the mean is the same, only its spread is not.
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..kernel_distance import SIZE, kernel_distance, kernel_interval
-from ..statistics import Interval
-from .items import Details, ItemSet, ValueSpec
-from .published_frechet import compared_with
-from .sound_features import PannsFeatures
+from ovi_eval.metrics.base import Details, ItemSet, ValueSpec
+from ovi_eval.metrics.frechet import compared_with
+from ovi_eval.metrics.sound_features import PannsFeatures
+from ovi_eval.stats.intervals import Interval
+from ovi_eval.stats.kernel_distance import SIZE, kernel_distance, kernel_interval
 
 FEWEST = 3
 """Clips that differ, of either set, that an interval needs."""

@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..backbones import s3fd, syncnet, ultraface
-from ..backbones.published import find_weights
-from ..backbones.syncnet_crop import Crop, read_crop, through_jpeg
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..faces import clip, crop, tracks
-from ..faces.detection import Detector, S3FDDetector, UltraFaceDetector, faces_in
-from ..items import FileItem, Item
-from ..needs import Need, Package
-from .items import ItemMean, ValueSpec
+from ovi_eval.backbones import s3fd, syncnet, ultraface
+from ovi_eval.backbones.syncnet_crop import Crop, read_crop, through_jpeg
+from ovi_eval.clips.items import FileItem, Item
+from ovi_eval.common.needs import Need, Package
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import find_weights
+from ovi_eval.errors import EvalError
+from ovi_eval.faces import clip, crop, tracks
+from ovi_eval.faces.detection import Detector, S3FDDetector, UltraFaceDetector, faces_in
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 _INSTALL = "pip install 'ovi-lab[sync]'"
 CV2 = Package("cv2", _INSTALL, "to resize frames as SyncNet's release does")

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones import panns, vggish
-from ..backbones.published import Loaded
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..items import Item
-from ..needs import find_weights
-from .base import SILENT
+from ovi_eval.backbones import panns, vggish
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import find_weights
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import Loaded
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features
 
 RESAMPLED = "mono by the channels' mean, 16 kHz by FFmpeg's resampler"
 

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EvalError
-from ..extractors import Extractor, Features
-from ..items import Item
-from .items import ItemMean, ValueSpec
+from ovi_eval.clips.items import Item
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 
 class FrameDifferences(Extractor):

@@ -22,17 +22,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbones.published import file_sha256
-from ..backbones.whisper import SAMPLE_RATE, WEIGHTS, Whisper, published_folder
-from ..captions import nfc, read_texts
-from ..errors import EvalError
-from ..extractors import CPU, Extractor, Features
-from ..items import Item
-from ..needs import Need, find_folder
-from ..statistics import RESAMPLES, Interval, generator
-from .base import SILENT
-from .items import Compared, Details, ItemMean, ItemSet, Kind, ValueSpec
-from .wer import character_edits, plain, word_edits
+from ovi_eval.backbones.whisper import SAMPLE_RATE, WEIGHTS, Whisper, published_folder
+from ovi_eval.clips.captions import nfc, read_texts
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import Need, find_folder
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import file_sha256
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import (
+    Compared,
+    Details,
+    Extractor,
+    Features,
+    ItemMean,
+    ItemSet,
+    Kind,
+    ValueSpec,
+)
+from ovi_eval.metrics.error_rates import character_edits, plain, word_edits
+from ovi_eval.stats.intervals import RESAMPLES, Interval, generator
 
 GIVEN = "OVI_EVAL_TRANSCRIPTS"
 """The environment variable that names a CSV, TSV or JSONL file with the columns id and text."""

@@ -6,23 +6,31 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovi_eval.files import written_together
+from ovi_eval.common.files import written_together
+from ovi_eval.errors import EvalError
+from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
 
 if TYPE_CHECKING:
-    from ovi_eval.board import Leaderboard
+    from ovi_eval.ranking.leaderboard import Leaderboard
 
 
 def write_all(board: Leaderboard, out_dir: Path, progress: bool = False) -> None:
     """Writes results.json, leaderboard.md, figure.png and leaderboard.html to `out_dir`: all of them, or none.
 
-    `progress` shows a bar on the terminal while the clips are drawn. Raises EvalError where they cannot be written.
+    `progress` shows a bar on the terminal while the clips are drawn. Raises EvalError where they cannot be written, or
+    `out_dir` holds the results of something else.
     """
     from rich.progress import Progress
 
     from ovi_eval.report.figure import figure_png
+    from ovi_eval.report.html.page import page
     from ovi_eval.report.markdown import markdown
-    from ovi_eval.report.page import page
 
+    target = out_dir / "results.json"
+    if target.is_file() and load_json(target).get("schema") != LEADERBOARD_SCHEMA:
+        raise EvalError(
+            f"{target}: holds other results, which a leaderboard must not replace; pass another --out"
+        )
     with written_together() as beside:
         results = json.dumps(board.to_dict(), indent=1, allow_nan=False) + "\n"
         beside(out_dir / "results.json").write_text(results, encoding="utf-8")

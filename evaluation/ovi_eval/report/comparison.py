@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.claims import format_p
+from ovi_eval.ranking.claims import format_p
 from ovi_eval.report import words
 from ovi_eval.report.terminal import WIDTH, new_console
 from ovi_eval.report.text import in_markdown, line
 
 if TYPE_CHECKING:
-    from ovi_eval.compare import Comparison, Entry
+    from ovi_eval.ranking.comparison import Comparison, Entry
 
 VERDICTS = {
     "a_better": "A better",

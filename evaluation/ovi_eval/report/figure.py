@@ -12,7 +12,7 @@ from ovi_eval.report.palette import DASHES, colour
 from ovi_eval.report.text import line
 
 if TYPE_CHECKING:
-    from ovi_eval.board import Leaderboard
+    from ovi_eval.ranking.leaderboard import Leaderboard
 
 _ACROSS = 4
 # Characters of a title that fit above a panel, and of a name that fit beside it.

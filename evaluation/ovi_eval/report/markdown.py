@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ovi_eval.ranking.table import Cell, Column, Row
 from ovi_eval.report import published, words
 from ovi_eval.report.text import in_markdown
-from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
-    from ovi_eval.board import Leaderboard
+    from ovi_eval.ranking.leaderboard import Leaderboard
 
 
 def markdown(board: Leaderboard) -> str:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.references.published import PublishedTable, by_benchmark
 from ovi_eval.report.text import escape, line
+from ovi_eval.results.published import PublishedTable, by_benchmark
 
 TITLE = "Published by others"
 CAUTION = (

@@ -11,15 +11,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.claims import format_number
-from ovi_eval.metrics.base import FrechetMetric
-from ovi_eval.needs import Need, missing
+from ovi_eval.ball.base import FrechetMetric
+from ovi_eval.common.needs import Need, missing
+from ovi_eval.ranking.claims import format_number
 from ovi_eval.registry import ALIASES, BALL, FAULTS, PUBLISHED
 from ovi_eval.report import words
 from ovi_eval.report.terminal import new_console
 from ovi_eval.report.text import line
-from ovi_eval.results import RunResults
-from ovi_eval.score import Scored
+from ovi_eval.results.files import RunResults
+from ovi_eval.scoring.ball_world import Scored
 
 ARROWS = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
 COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ovi_eval.ranking.table import Cell, Column, Row
 from ovi_eval.report import published, words
 from ovi_eval.report.text import line
-from ovi_eval.table import Cell, Column, Row
 
 if TYPE_CHECKING:
-    from ovi_eval.board import Leaderboard
+    from ovi_eval.ranking.leaderboard import Leaderboard
 
 WIDTH = 100
 _STYLES = {"better": "green", "worse": "red", "no_difference": "dim"}

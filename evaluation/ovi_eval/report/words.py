@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovi_eval.claims import digits_for, format_number, format_p
-from ovi_eval.statistics import Interval
-from ovi_eval.table import Cell, Column, Row
+from ovi_eval.ranking.claims import digits_for, format_number, format_p
+from ovi_eval.ranking.table import Cell, Column, Row
+from ovi_eval.stats.intervals import Interval
 
 NOT_COMPARABLE = "not comparable: of a part of the clips, so it is shown and never ranked"
 NO_BENCHMARK = "no benchmark named"

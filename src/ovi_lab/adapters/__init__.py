@@ -2,7 +2,6 @@
 
 from ovi_lab.adapters.lora import LoraSettings, LoraValues, add_lora, load_adapter, merge_lora, save_adapter
 from ovi_lab.adapters.merging import MergedWeights
-from ovi_lab.adapters.reading import merged_weights, model_weights
 
 __all__ = [
     "LoraSettings",
@@ -11,7 +10,5 @@ __all__ = [
     "add_lora",
     "load_adapter",
     "merge_lora",
-    "merged_weights",
-    "model_weights",
     "save_adapter",
 ]

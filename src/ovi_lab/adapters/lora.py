@@ -23,10 +23,10 @@ from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_lab.adapters.merging import Stored, merged
 from ovi_lab.adapters.settings import ADAPTER, LoraSettings, adapted_layer, base_name
+from ovi_lab.common.foreign import reading
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.errors import UserError
-from ovi_lab.foreign import reading
 from ovi_lab.models import TwinDiT
-from ovi_lab.seeding import generator_for
 
 _METADATA = "ovi_lab.lora"
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ovi_lab.adapters.settings import LoraSettings, adapted_layer, base_name
-from ovi_lab.checkpoints.tensor_files import Stored, StoredTensor
 from ovi_lab.errors import UserError
+from ovi_lab.weights.tensor_files import Stored, StoredTensor
 
 
 def merged(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:

@@ -16,10 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 from torch import Tensor, distributed, nn
 
+from ovi_lab.callbacks.bad_batch import Seen, save_for_inspection
 from ovi_lab.callbacks.gradients import gradient_norms, loss_scale, total_norm, whole_norm, zero_optimizer
-from ovi_lab.callbacks.inspected import Seen, save_for_inspection
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.parallel import everyone, started
+from ovi_lab.strategies.process_groups import everyone, started
 
 log = logging.getLogger("ovi_lab.guard")
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.parallel import started
+from ovi_lab.strategies.process_groups import started
 
 _KILLED_BY_SIGTERM = 128 + signal.SIGTERM
 

@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import MODALITIES
+from ovi_lab.planning.clip_shape import ClipShape, clips_of
 from ovi_lab.planning.cluster import gpu_of_device
 from ovi_lab.planning.flops import count_flops
-from ovi_lab.planning.shapes import ClipShape, clips_of
 
 GIB = 2**30
 _FETCH = "train_dataloader_next"

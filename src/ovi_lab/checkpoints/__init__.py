@@ -1,8 +1,8 @@
 """Checkpoints as folders: safetensors weights, the resolved configuration, and what resuming needs."""
 
 from ovi_lab.checkpoints.folder import FORMAT, Checkpoint, latest_checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.io import FolderCheckpointIO
-from ovi_lab.checkpoints.loading import initialise_from
+from ovi_lab.checkpoints.init_from import initialise_from
+from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO
 
 __all__ = [
     "FORMAT",

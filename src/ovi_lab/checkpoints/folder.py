@@ -28,10 +28,10 @@ from torch import Tensor
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import Configuration
-from ovi_lab.checkpoints.pieces import FOLDER, PieceReader, PieceTensors, part_of
-from ovi_lab.checkpoints.tensor_files import TensorFiles
+from ovi_lab.checkpoints.sharded import FOLDER, PieceReader, PieceTensors, part_of
+from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
-from ovi_lab.foreign import reading
+from ovi_lab.weights.tensor_files import TensorFiles
 
 FORMAT = "ovi_lab.checkpoint/1"
 _STEP = re.compile(r"step_(\d+)$")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.shown import shown
-from ovi_lab.checkpoints.tensor_files import Stored, StoredTensor
 from ovi_lab.errors import UserError
+from ovi_lab.weights.tensor_files import Stored, StoredTensor
 
 _TOWER = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?:video|audio)_model\.")
 _BARE = "patch_embedding.weight"

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import Configuration
+from ovi_lab.checkpoints.deepspeed import is_zero, open_zero
 from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.names import Renamed, model_of
-from ovi_lab.checkpoints.pickled import PickledTensors, Pieces, load_plain, state_of
-from ovi_lab.checkpoints.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
-from ovi_lab.checkpoints.zero import is_zero, open_zero
 from ovi_lab.errors import UserError
+from ovi_lab.weights.pickled import PickledTensors, Pieces, load_plain, state_of
+from ovi_lab.weights.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
 
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 _STEP = re.compile(r"step_(\d+)(\.ckpt)?$")

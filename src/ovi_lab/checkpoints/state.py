@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.folder import Checkpoint
-from ovi_lab.checkpoints.pieces import AVERAGE, BUFFER, WEIGHT, PieceReader
+from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, PieceReader
+from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
-from ovi_lab.foreign import reading
 
 OPTIMIZER_NAMES = "optimizer_names"
 """In trainer_state.pt: the parameters behind the numbers of a torch optimiser's state."""
@@ -125,7 +125,7 @@ def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: it is broken or holds anything else.
     """
-    from ovi_lab.checkpoints.pickled import load_plain
+    from ovi_lab.weights.pickled import load_plain
 
     content = load_plain(checkpoint.file("trainer_state.pt"))
     if content.get("global_step") != checkpoint.step:

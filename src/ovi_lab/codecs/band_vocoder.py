@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.ball.sound_bands import BAND_EDGES_HZ, FLOOR, NUM_BANDS, band_energies, token_samples
 from ovi_eval.errors import EvalError
-from ovi_eval.signal import BAND_EDGES_HZ, FLOOR, NUM_BANDS, band_energies, token_samples
 from ovi_lab.codecs.base import register_audio
+from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
-from ovi_lab.typed import check_types
 
 TONE_ENERGY = 0.375  # band energy of a sine of amplitude 1 (Hann window, main lobe inside the band)
 

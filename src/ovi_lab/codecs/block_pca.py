@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ovi_lab.codecs.base import register_video
+from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
-from ovi_lab.typed import check_types
 
 
 @register_video("block_pca")

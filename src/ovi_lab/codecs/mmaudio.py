@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.codecs.base import register_audio
+from ovi_lab.common.typed import check_sizes, check_types
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named, read_tensors
-from ovi_lab.typed import check_sizes, check_types
+from ovi_lab.weights.torch_files import load_named, read_tensors
 
 SAMPLE_RATE, MEL_HOP, MEL_WINDOW = 16000, 256, 1024
 

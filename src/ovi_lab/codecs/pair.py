@@ -19,8 +19,8 @@ from torch import Tensor
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs.base import AudioCodec, VideoCodec, audio_codec, video_codec
+from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
-from ovi_lab.foreign import reading
 
 FORMAT = "ovi_lab.codec/1"
 MAX_FPS = 1000

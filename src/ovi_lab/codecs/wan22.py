@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.codecs.base import register_video
+from ovi_lab.common.typed import check_sizes, check_types
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named, read_tensors
-from ovi_lab.typed import check_sizes, check_types
+from ovi_lab.weights.torch_files import load_named, read_tensors
 
 # fmt: off
 LATENT_MEAN = (

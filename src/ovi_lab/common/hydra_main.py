@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 from ovi_eval.common.shown import shown
 from ovi_lab.common.boundary import MISTAKES
+from ovi_lab.common.paths import config_dir
 from ovi_lab.common.values import with_texts
 from ovi_lab.errors import UserError
-from ovi_lab.paths import config_dir
 
 
 def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path, PurePath, PurePosixPath
 
-from ovi_eval.captions import CAPTION_COLUMNS, ID_COLUMNS, clip_id, few, nfc
+from ovi_eval.clips.captions import CAPTION_COLUMNS, ID_COLUMNS, clip_id, few, nfc
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.tables import read_table

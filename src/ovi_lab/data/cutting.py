@@ -14,7 +14,9 @@ import av
 import torch
 from torch import Tensor
 
-from ovi_eval.media import PictureStream, SoundStream, fit_length
+from ovi_eval.clips.clip import fit_length
+from ovi_eval.clips.picture import PictureStream
+from ovi_eval.clips.sound import SoundStream
 from ovi_lab.data.index import BadSampleError
 from ovi_lab.data.shards import MAX_MEMBER
 

@@ -15,20 +15,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch.utils.data import Dataset
 
-from ovi_eval.media import resample
+from ovi_eval.clips.writing import resample
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.index import (
-    BadSample,
-    BadSampleError,
-    Entry,
-    Shapes,
-    ShardIndex,
-    encoded_by,
-    file_sha256,
-    read_index,
-)
-from ovi_lab.data.order import AudioTokens, Pick
-from ovi_lab.data.samples import (
+from ovi_lab.data.batch_order import AudioTokens, Pick
+from ovi_lab.data.decode import (
     BOTH,
     MediaClip,
     MediaFormat,
@@ -39,6 +29,16 @@ from ovi_lab.data.samples import (
     read_latents,
     read_media,
     refuse_other_rate,
+)
+from ovi_lab.data.index import (
+    BadSample,
+    BadSampleError,
+    Entry,
+    Shapes,
+    ShardIndex,
+    encoded_by,
+    file_sha256,
+    read_index,
 )
 from ovi_lab.data.shards import ShardReader, expand_shards
 from ovi_lab.errors import UserError

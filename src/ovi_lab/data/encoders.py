@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ovi_lab.codecs import AudioCodec, LatentCodec, VideoCodec
+from ovi_lab.data.decode import BOTH
 from ovi_lab.data.index import file_sha256
-from ovi_lab.data.samples import BOTH
 from ovi_lab.errors import UserError
 
 PUBLISHED = "ovi_720x720_5s"
@@ -70,9 +70,9 @@ def published_encoders(
     Raises:
         UserError: a file is missing, damaged, or another model.
     """
+    from ovi_lab.checkpoints.digests import Digests
+    from ovi_lab.checkpoints.weights_layout import place
     from ovi_lab.codecs import mmaudio, wan22
-    from ovi_lab.released.layout import place
-    from ovi_lab.released.parts import Digests
 
     preset = _preset(weights)
     parts = ["audio_vae", *([] if audio_only else ["video_vae"])]
@@ -106,8 +106,8 @@ def with_published_text(
     `long_captions`: what becomes of captions of more tokens than it reads, see `ovi_lab.text.lengths`. Raises
     UserError as `published_encoders`.
     """
-    from ovi_lab.released.layout import place
-    from ovi_lab.released.parts import Digests
+    from ovi_lab.checkpoints.digests import Digests
+    from ovi_lab.checkpoints.weights_layout import place
     from ovi_lab.text import UMT5Text
 
     preset = _preset(weights)
@@ -133,13 +133,13 @@ def with_published_text(
 
 
 def _preset(weights: Path):  # type: ignore[no-untyped-def]
-    from ovi_lab.checkpoints.released import PRESET_FILE, released_model
+    from ovi_lab.checkpoints.presets import PRESET_FILE, released_model
 
     return released_model(weights if (weights / PRESET_FILE).is_file() else PUBLISHED)
 
 
 def _refuse_faults(weights: Path, parts: Sequence[str]) -> None:
-    from ovi_lab.released.layout import fault
+    from ovi_lab.checkpoints.weights_layout import fault
 
     if not weights.is_dir():
         raise UserError(

@@ -21,8 +21,18 @@ import torch
 
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
+from ovi_lab.common.progress import progress
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.dataset import OnError, at_rates, of_one_shape, other_rate
+from ovi_lab.data.decode import (
+    SOUND_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    MediaClip,
+    OnResample,
+    kind_of,
+    latent_members,
+    read_media,
+)
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.index import (
     BadSample,
@@ -32,16 +42,6 @@ from ovi_lab.data.index import (
     said_of,
     stored_index,
     write_index,
-)
-from ovi_lab.data.progress import progress
-from ovi_lab.data.samples import (
-    SOUND_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    MediaClip,
-    OnResample,
-    kind_of,
-    latent_members,
-    read_media,
 )
 from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, numbered_shards, remove_shard
 from ovi_lab.errors import UserError

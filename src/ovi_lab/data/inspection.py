@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.common.progress import progress
 from ovi_lab.data.dataset import ClipDataset
-from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, file_sha256, read_index, scan_shard
-from ovi_lab.data.progress import progress
-from ovi_lab.data.samples import (
+from ovi_lab.data.decode import (
     BOTH,
     FRAMES,
     LATENTS,
@@ -29,6 +28,7 @@ from ovi_lab.data.samples import (
     read_latents,
     read_media,
 )
+from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, file_sha256, read_index, scan_shard
 from ovi_lab.data.shards import ShardReader, total_bytes
 from ovi_lab.errors import UserError
 

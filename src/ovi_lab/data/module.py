@@ -18,14 +18,14 @@ import torch
 from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 
-from ovi_eval.clipset import ClipSet
+from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
+from ovi_lab.data.decode import BOTH, MediaFormat, OnResample
 from ovi_lab.data.fitting import fit_codec, learned_from
 from ovi_lab.data.loading import ClipLoader
-from ovi_lab.data.order import AudioTokens, Buckets, EpochSampler
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
-from ovi_lab.data.samples import BOTH, MediaFormat, OnResample
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
 

@@ -23,18 +23,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ovi_eval.clips.clip import MISSING_SECONDS, MISSING_SHARE
+from ovi_eval.clips.clip import MISSING_SECONDS, MISSING_SHARE, missing_at_end
 from ovi_eval.clips.container import MAX_BYTES, MAX_UNFOLDING
+from ovi_eval.clips.picture import PictureStream
+from ovi_eval.clips.sound import SoundStream
+from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import EvalError
-from ovi_eval.media import PictureStream, SoundStream, missing_at_end, write_mp4
+from ovi_lab.common.progress import progress
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.cutting import CutSound, cut_picture
 from ovi_lab.data.dataset import other_rate
-from ovi_lab.data.index import BadSample, BadSampleError, index_path
-from ovi_lab.data.progress import progress
-from ovi_lab.data.samples import (
+from ovi_lab.data.decode import (
     VIDEO_EXTENSIONS,
     MediaClip,
     OnResample,
@@ -43,6 +44,7 @@ from ovi_lab.data.samples import (
     json_bytes,
     refuse_other_rate,
 )
+from ovi_lab.data.index import BadSample, BadSampleError, index_path
 from ovi_lab.data.shards import MAX_MEMBER, Members, numbered_shards, remove_shard, write_shards
 from ovi_lab.errors import UserError
 

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
+from ovi_lab.common.progress import progress
 from ovi_lab.data.dataset import ClipDataset, media_runs
+from ovi_lab.data.decode import array_members
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.encoding import encode_run
 from ovi_lab.data.index import file_sha256, index_path, write_atomically
-from ovi_lab.data.progress import progress
-from ovi_lab.data.samples import array_members
 from ovi_lab.data.shards import write_shards
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.errors import UserError
-from ovi_lab.seeding import generator_for
 
 CONVENTIONS = ("named", "reference")
 

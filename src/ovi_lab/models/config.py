@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from ovi_lab.common.typed import MAX_LAYERS, MAX_WIDTH
 from ovi_lab.errors import UserError
-from ovi_lab.typed import MAX_LAYERS, MAX_WIDTH
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.models.norms import LayerNorm, RMSNorm
-from ovi_lab.seeding import generator_for
 
 FUSION_DIVISOR = 10.0
 """Fusion projections start this much smaller, so that a pretrained tower is little disturbed at first."""

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import AttentionFunction
 from ovi_lab.models.config import Modality
-from ovi_lab.models.sharding import SequenceGroup, TokenSharding
+from ovi_lab.models.token_sharding import SequenceGroup, TokenSharding
 from ovi_lab.models.twin import TwinDiT
 
 

@@ -33,15 +33,8 @@ from ovi_lab.models.initialisation import initialise_parameters
 from ovi_lab.models.recomputation import Recomputation
 from ovi_lab.models.rope import RopeTables, Rotation
 from ovi_lab.models.savings import LoopedTables, ModelSavings
-from ovi_lab.models.sharding import TokenSharding
-from ovi_lab.models.tower import (
-    CleanMasks,
-    Conditions,
-    FirstFrameClean,
-    TextContext,
-    Tokens,
-    Tower,
-)
+from ovi_lab.models.token_sharding import TokenSharding
+from ovi_lab.models.tower import CleanMasks, Conditions, FirstFrameClean, TextContext, Tokens, Tower
 from ovi_lab.models.twin_block import TwinBlock
 
 

@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import yaml
 
+from ovi_lab.common.sizes import GIB, gib
 from ovi_lab.common.values import nearest
 from ovi_lab.errors import UserError
-from ovi_lab.released.peaks import GIB, gib
 
 PER_NODE = 8
 """GPUs of a machine."""

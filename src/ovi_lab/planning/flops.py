@@ -21,7 +21,7 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.embeddings import GatedConv
 from ovi_lab.models.tower import Tower, TowerBlock
-from ovi_lab.planning.shapes import ClipShape
+from ovi_lab.planning.clip_shape import ClipShape
 
 
 @dataclass

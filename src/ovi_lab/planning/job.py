@@ -16,12 +16,12 @@ from torch import nn
 from ovi_lab.adapters import add_lora
 from ovi_lab.common.building import build
 from ovi_lab.errors import UserError
-from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import Modality
 from ovi_lab.optim import parameter_groups
+from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
-from ovi_lab.planning.shapes import ClipShape
+from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.strategy import PERSISTENT
 from ovi_lab.planning.text import TextEncoder, text_encoder
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ovi_lab.common.sizes import DRIVER, MARGIN
 from ovi_lab.planning.activations import Work
 from ovi_lab.planning.strategy import CPU_BUCKET, MAX_LIVE, Sharding, Types
-from ovi_lab.released.peaks import DRIVER, MARGIN
 
 Parts = Mapping[str, int]
 FP32 = 4

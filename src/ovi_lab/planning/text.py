@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ovi_lab.planning.activations import META
-from ovi_lab.planning.on_meta import TrainingMemory, as_trained
+from ovi_lab.planning.meta_kernels import TrainingMemory, as_trained
 
 _UMT5, _LEARNED = "ovi_lab.text.UMT5Text", "ovi_lab.text.LearnedText"
 
@@ -45,7 +45,7 @@ def text_encoder(config: DictConfig) -> TextEncoder | None:
 
 
 def _umt5(settings: DictConfig) -> TextEncoder:
-    from ovi_lab.released.quantise import stored_bytes
+    from ovi_lab.sampling.quantise import stored_bytes
     from ovi_lab.text import umt5
 
     sizes: Any = settings.get("configuration")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -14,15 +14,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ovi_eval.clipset import ClipSet
+from ovi_eval.clips.clipset import ClipSet
+from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import EvalError
-from ovi_eval.media import write_mp4
-from ovi_eval.results import RunResults
+from ovi_eval.results.files import RunResults
+from ovi_lab.common.progress import Reporter, SilentReporter
+from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
+from ovi_lab.flow.generate import SamplerSettings, generate_latents
 from ovi_lab.runs.identity import config_hash
-from ovi_lab.runs.progress import Reporter, SilentReporter
-from ovi_lab.sampling import SamplerSettings, generate_latents
-from ovi_lab.seeding import seed_for
+from ovi_lab.sampling.own_run import scaled_shapes
 
 _PACKAGES = ("ovi-lab", "lightning", "diffusers")
 
@@ -114,16 +115,6 @@ def evaluate_run(
     return results
 
 
-def scaled_shapes(shapes: Mapping[str, Sequence[int]], length: float) -> dict[str, tuple[int, ...]]:
-    """Latent shapes of clips `length` times as long, both modalities cut to the same duration."""
-    C, F, h, w = shapes["video"]
-    L, D = shapes["audio"]
-    frames = round(F * length)
-    if frames < 1:
-        raise UserError(f"evaluation.length is {length}: no video frame is left")
-    return {"video": (C, frames, h, w), "audio": (round(L * frames / F), D)}
-
-
 def _reference_set(data: Any, first: int) -> ClipSet:
     """Real evaluation clips that lend no caption to a sample, so that no clip is measured against itself."""
     everything = data.eval_clips(None)
@@ -140,9 +131,9 @@ def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
 
 
 def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
-    """Score one set of clips with the world's metrics; `facts` as `ovi_eval.record.run_results` takes them."""
-    from ovi_eval.record import run_results
-    from ovi_eval.score import score_clips
+    """Score one set of clips with the world's metrics; `facts` as `results_of.run_results` takes them."""
+    from ovi_eval.scoring.ball_world import score_clips
+    from ovi_eval.scoring.results_of import run_results
 
     return run_results(clips, score_clips(clips, reference), provenance=provenance(), **facts)
 
@@ -156,7 +147,7 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     """
     from hydra.utils import instantiate
 
-    from ovi_eval.score import make_references
+    from ovi_eval.scoring.ball_world import make_references
 
     settings = config.evaluation
     stamp = json.dumps({"num_clips": settings.num_clips, "data": str(config.data)}, sort_keys=True)

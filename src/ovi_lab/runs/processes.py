@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.parallel import everyone, started
+from ovi_lab.strategies.process_groups import everyone, started
 
 _LOST = re.compile(
     r"connection (closed|reset|refused)|peer|timed? ?out|socket|abort|unhandled system error", re.I

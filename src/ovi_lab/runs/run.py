@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from ovi_lab.callbacks.preemption import was_requeued
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.io import recover
+from ovi_lab.checkpoints.lightning_io import recover
 from ovi_lab.common.building import build
+from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import check_same_run, config_hash, run_config
 from ovi_lab.runs.processes import died, is_first_process
-from ovi_lab.runs.progress import Reporter
 from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.runs.written import remove_run
 
@@ -212,7 +212,7 @@ def _whole_again(run_dir: Path, config: DictConfig) -> Any:
     """The averaged model of a run whose processes each hold a part, put together from its last checkpoint."""
     from types import SimpleNamespace
 
-    from ovi_lab.sample import load_model
+    from ovi_lab.sampling.own_run import load_model
 
     # the encoder's files as this run's own configuration names them
     loaded = load_model(run_dir / "last", text_files=config.get("text"))

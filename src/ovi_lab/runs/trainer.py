@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_lab.checkpoints.folder import Checkpoint
+from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import config_hash
 from ovi_lab.runs.processes import RankAgreement, is_first_process
-from ovi_lab.runs.progress import Reporter
 
 
 def make_trainer(
@@ -168,8 +168,8 @@ def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
     device = trainer.strategy.root_device
     if device.type != "cuda" or data is None or not is_first_process():
         return
-    from ovi_lab.planning.report import check_fits
-    from ovi_lab.planning.shapes import ClipShape
+    from ovi_lab.planning.clip_shape import ClipShape
+    from ovi_lab.planning.training_report import check_fits
 
     shapes = data.latent_shapes
     clip = ClipShape(

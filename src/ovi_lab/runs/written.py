@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ovi_eval.clipset import HEADER
+from ovi_eval.clips.clipset import HEADER
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.configuration import Configuration

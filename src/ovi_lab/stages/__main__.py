@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from ovi_lab.common.boundary import one_line
 from ovi_lab.common.command_line import check_text
-from ovi_lab.runs.launcher import LocalPoolLauncher
 from ovi_lab.stages.chain import parse, run_chain
+from ovi_lab.sweeps.local_pool import LocalPoolLauncher
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,9 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ovi_lab.common.command_line import check
+from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
-from ovi_lab.paths import config_dir
-from ovi_lab.runs.launcher import Job
+from ovi_lab.sweeps.local_pool import Job
 
 Runner = Callable[[Sequence[Job]], Mapping[str, tuple[str, str]]]
 """Does runs that do not need each other; by name, each one's status ("done", "skipped", "failed") and message."""

@@ -13,16 +13,16 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from ovi_eval.common.plain_data import read_json
-from ovi_eval.results import read
+from ovi_eval.results.files import read
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.export import export_run
-from ovi_lab.checkpoints.loading import initialise_from
+from ovi_lab.checkpoints.init_from import initialise_from
+from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
+from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
-from ovi_lab.paths import config_dir
-from ovi_lab.runs.launcher import Job
-from ovi_lab.sample import sample_clips
+from ovi_lab.sampling.own_run import sample_clips
 from ovi_lab.stages.chain import Settings, fused_arm, scratch_arm
+from ovi_lab.sweeps.local_pool import Job
 
 PROMPT = "a red ball bounces three times low drum"
 METRIC = "ball/onset_f1"
@@ -180,7 +180,8 @@ def report(settings: Settings, scored: Sequence[Job]) -> str:
 
     Written to `runs/<name>`: `report/stages.md`, `report/steps.png` and the leaderboard, `export` and `clips`.
     """
-    from ovi_eval import leaderboard
+    from ovi_eval.ranking.build import build_leaderboard
+    from ovi_eval.report import write_all
     from ovi_lab.runs.evaluate import evaluate_references
 
     main_run = settings.run(settings.main_arm, settings.seed[0])
@@ -193,15 +194,14 @@ def report(settings: Settings, scored: Sequence[Job]) -> str:
     said = verdict(found, settings.goal)
     arms = list(dict.fromkeys(str(job.config["arm_name"]) for job in scored))
     title = "The three stages on the bouncing ball"
-    leaderboard.build(
+    board = build_leaderboard(
         [*(job.run_dir for job in scored), references],
-        folder,
         first=settings.main_arm,
         title=title,
         message=said,
         order=sorted(arms, key=lambda arm: arm != settings.main_arm),
-        progress=True,
     )
+    write_all(board, folder, progress=True)
     draw(found, settings.goal, onset_f1(references / "real"), folder / "steps.png")
     text = "\n\n".join(
         [

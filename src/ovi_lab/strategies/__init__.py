@@ -38,12 +38,12 @@ def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> A
 
             strategy = FSDP2Strategy(**values)
         elif name == "ddp" or several:
-            from ovi_lab.strategies.whole import ReplicatedProcesses
+            from ovi_lab.strategies.replicated import ReplicatedProcesses
 
             # fused variants leave the other direction's parameters without use; all others take part in every step
             strategy = ReplicatedProcesses(gradient_as_bucket_view=True, broadcast_buffers=False, **values)
         else:
-            from ovi_lab.strategies.whole import SingleProcess
+            from ovi_lab.strategies.replicated import SingleProcess
 
             strategy = SingleProcess(device=_device(trainer, accelerator), **values)
     except TypeError as error:

@@ -12,10 +12,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from ovi_lab.models import TwinDiT
-from ovi_lab.strategies.parallel import DataPlaces
-from ovi_lab.strategies.placement import Values, owned_parameters
+from ovi_lab.strategies.initial_values import Values, owned_parameters
+from ovi_lab.strategies.process_groups import DataPlaces
 from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
-from ovi_lab.strategies.shards import TorchShards
+from ovi_lab.strategies.shares import TorchShards
 
 
 class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from ovi_lab.checkpoints.folder import Checkpoint
-from ovi_lab.checkpoints.io import FolderCheckpointIO, facts_of, written_or_gone
-from ovi_lab.checkpoints.pieces import AVERAGE, BUFFER, WEIGHT, Piece, shard_name, write_pieces
+from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO, facts_of, written_or_gone
+from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, Piece, shard_name, write_pieces
 from ovi_lab.checkpoints.state import OPTIMIZER_SCALARS, TrainingState, plain_content, training_state
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.parallel import everyone, from_first
-from ovi_lab.strategies.shards import Shards
+from ovi_lab.strategies.process_groups import everyone, from_first
+from ovi_lab.strategies.shares import Shards
 
 
 class ShardedCheckpoints:
@@ -110,7 +110,7 @@ class ShardedCheckpoints:
                     yield Piece(BUFFER, name, tuple(tensor.shape), 0, tensor.detach().reshape(-1))
 
     def _averages(self) -> Mapping[str, torch.Tensor]:
-        from ovi_lab.callbacks.ema import EMA
+        from ovi_lab.strategies.ema import EMA
 
         callbacks = self.lightning_module.trainer.callbacks
         return next((c.average for c in callbacks if isinstance(c, EMA)), {})

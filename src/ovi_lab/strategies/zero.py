@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from ovi_lab.strategies.parallel import DataPlaces
-from ovi_lab.strategies.placement import Values, owned_parameters, place_whole
+from ovi_lab.strategies.initial_values import Values, owned_parameters, place_whole
+from ovi_lab.strategies.process_groups import DataPlaces
 from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
-from ovi_lab.strategies.shards import Shards
-from ovi_lab.strategies.zero_shards import PartitionedZeroShards, ReplicatedZeroShards
+from ovi_lab.strategies.shares import Shards
+from ovi_lab.strategies.zero_shares import PartitionedZeroShards, ReplicatedZeroShards
 
 
 class ZeroPrecision(DeepSpeedPrecision):

@@ -9,15 +9,15 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed, nn
 
-from ovi_lab.checkpoints.loading import find_beginning, load_text_encoder
+from ovi_lab.checkpoints.init_from import find_beginning, load_text_encoder
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.errors import UserError
 from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
-from ovi_lab.freezing import FreezeRule
 from ovi_lab.models import TwinDiT
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
-from ovi_lab.seeding import generator_for
-from ovi_lab.strategies.parallel import started
-from ovi_lab.strategies.placement import ParameterValues, Values, place_whole
+from ovi_lab.optim.freezing import FreezeRule
+from ovi_lab.strategies.initial_values import ParameterValues, Values, place_whole
+from ovi_lab.strategies.process_groups import started
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep
 
 Latents = Tensor | list[Tensor]

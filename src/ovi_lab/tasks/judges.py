@@ -10,11 +10,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ovi_eval.backbones.ball_judges import WEIGHTS, Judges, save_judges
-from ovi_eval.clipset import ClipSet
+from ovi_eval.ball.judges import WEIGHTS, Judges, save_judges
+from ovi_eval.clips.clipset import ClipSet
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
-from ovi_lab.seeding import generator_for
 
 PARTS = ("video", "audio", "sync")
 

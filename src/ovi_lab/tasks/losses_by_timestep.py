@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, distributed
 
-from ovi_lab.strategies.parallel import started
+from ovi_lab.strategies.process_groups import started
 
 
 class LossByTimestep:

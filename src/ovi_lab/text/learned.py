@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ovi_lab.common.seeding import generator_for
 from ovi_lab.errors import UserError
-from ovi_lab.seeding import generator_for
 from ovi_lab.text.lengths import CutTexts
 
 _WORD = re.compile(r"[\w']+|<[^>]*>|[^\w\s]")

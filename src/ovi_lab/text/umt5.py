@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ovi_lab.common.typed import check_sizes, check_types
 from ovi_lab.errors import UserError
-from ovi_lab.published import load_named, read_tensors
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import clean_characters
-from ovi_lab.typed import check_sizes, check_types
+from ovi_lab.weights.torch_files import load_named, read_tensors
 
 _OUTSIDE = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
 _IN_BLOCK = {

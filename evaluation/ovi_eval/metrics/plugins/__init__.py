@@ -7,12 +7,12 @@ docs/metrics/plugins.md.
 
 from __future__ import annotations
 
-from .audiobox import AudioBoxAesthetics
-from .desync import DeSync
-from .face import FaceSimilarity
-from .imagebind import ImageBindScore
-from .packages import from_packages
-from .speaker import SpeakerSimilarity
+from ovi_eval.metrics.plugins.audiobox import AudioBoxAesthetics
+from ovi_eval.metrics.plugins.desync import DeSync
+from ovi_eval.metrics.plugins.entry_points import from_packages
+from ovi_eval.metrics.plugins.face import FaceSimilarity
+from ovi_eval.metrics.plugins.imagebind import ImageBindScore
+from ovi_eval.metrics.plugins.speaker import SpeakerSimilarity
 
 BUILT_IN = (DeSync, ImageBindScore, AudioBoxAesthetics, SpeakerSimilarity, FaceSimilarity)
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...backbones.published import file_sha256
-from ...errors import EvalError
-from ...extractors import CPU, Extractor, Features
-from ...items import Item
-from ...needs import Package, PublishedFolder, find_folder
-from ..items import ItemMean, ValueSpec
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import Package, PublishedFolder, find_folder
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import file_sha256
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 FRAMES = 8
 DETECTOR, RECOGNISER = "det_10g.onnx", "w600k_r50.onnx"

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...backbones.published import PublishedFile
-from ...errors import EvalError
-from ...extractors import CPU, Extractor, Features
-from ...items import Item
-from ...needs import Package, find_weights
-from ..base import SILENT
-from ..items import ItemMean, ValueSpec
-from .others import fill
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import Package, find_weights
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import PublishedFile
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.plugins.loading import fill
 
 FILE = PublishedFile(
     what="ImageBind",

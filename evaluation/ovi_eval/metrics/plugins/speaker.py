@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backbones.hub_folder import model_from, reading
-from ...backbones.published import file_sha256
-from ...errors import EvalError
-from ...extractors import CPU, Extractor, Features
-from ...items import Item
-from ...needs import PublishedFolder, find_folder
-from ..base import SILENT
-from ..items import ItemMean, ValueSpec
+from ovi_eval.backbones.hub_folder import model_from, reading
+from ovi_eval.clips.clipset import SILENT
+from ovi_eval.clips.items import Item
+from ovi_eval.common.needs import PublishedFolder, find_folder
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import file_sha256
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 SAMPLE_RATE = 16000
 SHORTEST = SAMPLE_RATE // 2

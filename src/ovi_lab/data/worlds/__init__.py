@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from ovi_lab.errors import UserError
 
 if TYPE_CHECKING:
-    from ovi_eval.clipset import ClipSet
+    from ovi_eval.clips.clipset import ClipSet
 
 
 class World(Protocol):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ovi_lab.data.worlds import register
 
 if TYPE_CHECKING:
-    from ovi_eval.clipset import ClipSet
+    from ovi_eval.clips.clipset import ClipSet
 
 Array = NDArray[Any]
 
@@ -74,7 +74,7 @@ class BouncingBall:
                 (those
             inside the clip), count, vague, seed, index.
         """
-        from ovi_eval.clipset import ClipSet
+        from ovi_eval.clips.clipset import ClipSet
 
         numbers = [int(i) for i in indices]
         frames_NTHWC = np.empty((len(numbers), self.num_frames, self.height, self.width, 3), np.uint8)

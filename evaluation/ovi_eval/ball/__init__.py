@@ -1,0 +1,1 @@
+"""The ball world's own metrics: detectors and trained judges for clips whose truth is known."""

@@ -1,0 +1,136 @@
+"""The three judges of the ball world in one small file, with where they come from.
+
+`weights/ball_judges.safetensors` holds the tensors as `video.*`, `audio.*` and `sync.*`, and as its only
+metadata one JSON object: the format, the networks' sizes, and the provenance given to `save_judges` (world,
+seeds, steps, measured accuracies). Numbers seen through other weights are another variant of a metric:
+`Judges.variant` names the weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ovi_eval.ball.networks import AudioJudge, SyncNet, VideoJudge
+from ovi_eval.common.files import written_whole
+from ovi_eval.errors import EvalError
+
+__all__ = ["AudioJudge", "Judges", "SyncNet", "VideoJudge", "load_judges", "save_judges"]
+
+WEIGHTS = Path(__file__).parent / "weights" / "ball_judges.safetensors"
+FORMAT = "ovi_eval.ball_judges/1"
+HEADER = "judges"
+
+
+@dataclass
+class Judges:
+    """What sees, what hears, what knows whether both are in time; `sha256` is that of their file."""
+
+    video: VideoJudge = field(default_factory=VideoJudge)
+    audio: AudioJudge = field(default_factory=AudioJudge)
+    sync: SyncNet = field(default_factory=SyncNet)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def variant(self) -> str:
+        """Names these weights in results: metrics seen through other judges are not comparable."""
+        return f"judges {self.sha256[:12]}" if self.sha256 else "judges not saved"
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by the prefix of their tensors."""
+        return {"video": self.video, "audio": self.audio, "sync": self.sync}
+
+
+def save_judges(judges: Judges, provenance: Mapping[str, Any], path: str | Path = WEIGHTS) -> Judges:
+    """Writes the judges, whole or not at all, and gives them back with the file's sha256.
+
+    `provenance` is plain JSON values: the world and its settings, seeds, steps, what accuracy was measured
+    on which clips. The same judges and provenance give the same bytes. Raises EvalError where a tensor is
+    not finite or the place cannot be written.
+    """
+    path = Path(path)
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
+        for prefix, part in judges.parts().items()
+        for name, tensor in part.state_dict().items()
+    }
+    _check_finite(tensors, str(path))
+    try:
+        header = json.dumps(
+            {"format": FORMAT, "provenance": dict(provenance)}, allow_nan=False, sort_keys=True
+        )
+    except (TypeError, ValueError) as error:
+        raise EvalError(f"{path}: provenance of judges must be plain finite JSON values ({error})") from error
+    data = save(tensors, metadata={HEADER: header})
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+    return Judges(judges.video, judges.audio, judges.sync, dict(provenance), hashlib.sha256(data).hexdigest())
+
+
+def load_judges(path: str | Path = WEIGHTS) -> Judges:
+    """Reads judges, in evaluation mode and without gradients.
+
+    Raises EvalError naming the file where it is missing, broken or of another format, and the tensors that
+    are missing, unknown, of another shape or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EvalError(
+            f"{path}: no judges there; train them with `python -m ovi_lab.train experiment=judges` "
+            "or reinstall the package"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise EvalError(
+            f"{path}: is no readable safetensors file ({error}); fetch or train it again"
+        ) from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else header
+        raise EvalError(f'{path}: format is {found!r}, this version reads "{FORMAT}"')
+    judges = Judges(provenance=dict(header.get("provenance", {})))
+    _check_tensors(judges, tensors, str(path))
+    for prefix, part in judges.parts().items():
+        part.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in part.state_dict()})
+        part.eval().requires_grad_(False)
+    judges.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return judges
+
+
+def _check_tensors(judges: Judges, tensors: Mapping[str, Tensor], path: str) -> None:
+    wanted = {
+        f"{prefix}.{name}": tensor
+        for prefix, part in judges.parts().items()
+        for name, tensor in part.state_dict().items()
+    }
+    faults = [f"{name} is missing" for name in wanted if name not in tensors]
+    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
+    faults += [
+        f"{name} is {_kind(tensors[name])} instead of {_kind(tensor)}"
+        for name, tensor in wanted.items()
+        if name in tensors and (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype)
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise EvalError(f"{path}: holds other judges: {'; '.join(faults[:3])}{more}; train them again")
+    _check_finite(tensors, path)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
+    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise EvalError(f"{path}: {', '.join(bad[:3])} of the judges is not finite; train them again")

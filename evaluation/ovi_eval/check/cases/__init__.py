@@ -1,0 +1,1 @@
+"""What is recomputed and compared by ovi-eval check, by topic."""

@@ -1,0 +1,121 @@
+"""Faces in real frames by UltraFace's published networks, and what needs the frames alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovi_eval.backbones import s3fd, ultraface
+from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.cases.audio import architecture
+from ovi_eval.check.lines import Line, close, same
+from ovi_eval.check.rule_made import clip
+from ovi_eval.clips.items import FileItem
+from ovi_eval.clips.picture import decode_video
+from ovi_eval.common.needs import Package
+from ovi_eval.common.weights import PublishedFile
+from ovi_eval.metrics.temporal_flickering import FrameDifferences, TemporalFlickering
+
+CASES = Cases()
+FACES_JSON, S3FD_JSON, S3FD_KEYS = "face_vbench_wer.json", "s3fd_golden.json", "s3fd_keys.txt.gz"
+SYNC_EXTRA = "pip install 'ovi-lab[sync]'"
+FLICKERING = "vbench_temporal_flickering_ltx2"
+
+
+def first_frame(path: Path) -> np.ndarray:
+    """The first frame [H, W, 3] uint8 RGB of a file; the others are decoded and dropped."""
+    kept: list[Tensor] = []
+
+    def keep_first(frame_HWC: Tensor) -> Tensor:
+        if not kept:
+            kept.append(frame_HWC.clone())
+        return frame_HWC[:1, :1]
+
+    decode_video(path, transform=keep_first)
+    return kept[0].numpy()
+
+
+def _ultraface(what: str, file: PublishedFile, module: str, rtol: float) -> None:
+    @CASES.case(
+        f"faces.ultraface_{what}",
+        metric="face tracks (UltraFace)",
+        reference="Linzaer@dffdddda, onnxruntime 1.32.0",
+        goldens=f"{FACES_JSON}: ultraface_rfb320",
+        slow=True,
+    )
+    def run(setting: Setting) -> Iterator[Line]:
+        clips = setting.goldens.json(FACES_JSON, "ultraface_rfb320")
+        paths = {name: setting.clip(name) for name in clips}
+        setting.need(Package("cv2", SYNC_EXTRA), Package(module, SYNC_EXTRA))
+        path = setting.real_weights(file)
+        network = ultraface.UltraFaceOnnx(path) if what == "onnx" else ultraface.load_ultraface(path).network
+        for name, expected in clips.items():
+            shown = Path(name).stem
+            frame_HWC = setting.keep(name, lambda name=name: first_frame(paths[name]))  # type: ignore[misc]
+            digest = hashlib.sha256(np.ascontiguousarray(frame_HWC[..., ::-1]).tobytes()).hexdigest()
+            yield same(f"{shown}: frame 0, BGR, sha256", digest, expected["frame0_bgr_sha256"])
+            height, width = frame_HWC.shape[:2]
+            yield same(f"{shown}: height and width", [height, width], expected["hw"])
+            small_NHWC = ultraface.shrunk(frame_HWC)[None]
+            with torch.no_grad():
+                scores_NP, boxes_NP4 = network(ultraface.prepared(small_NHWC))
+            found_n5 = ultraface.faces(scores_NP[0], boxes_NP4[0], height, width)
+            boxes = expected["boxes_x1y1x2y2_conf"]
+            yield same(f"{shown}: faces", len(found_n5), len(boxes))
+            if boxes:
+                why = "pixels of frames up to 1920 high"
+                yield close(f"{shown}: boxes and scores", found_n5, boxes, rtol=rtol, atol=1e-3, why=why)
+
+
+_ultraface("onnx", ultraface.ONNX_FILE, "onnxruntime", 1e-5)
+_ultraface("torch", ultraface.FILE, "torch", 1e-5)
+
+
+@CASES.case(
+    "faces.s3fd", metric="face tracks (S3FD)", reference="syncnet_python@6efbb1c3", goldens=f"{S3FD_KEYS}: *"
+)
+def s3fd_names(setting: Setting) -> Iterator[Line]:
+    yield architecture(setting, S3FD_KEYS, s3fd.S3FD)
+
+
+@CASES.case(
+    "faces.s3fd_network",
+    metric="face tracks (S3FD)",
+    reference="syncnet_python@907c0b57",
+    goldens=f"{S3FD_JSON}: frames",
+)
+def s3fd_network(setting: Setting) -> Iterator[Line]:
+    setting.need(Package("cv2", SYNC_EXTRA))
+    network = s3fd.load_s3fd(setting.rule_made(s3fd.FILE, S3FD_KEYS)).network
+    for seed, expected in setting.goldens.json(S3FD_JSON, "frames").items():
+        frame_HWC = clip(1, 300, 420, int(seed))[0]
+        with torch.no_grad():
+            scores_1P, boxes_1P4 = network(s3fd.prepared(s3fd.shrunk(frame_HWC)[None]))
+        yield same(f"frame {seed}: places", scores_1P.shape[1], expected["places"])
+        scores, boxes = expected["scores_every_5"], expected["boxes_every_25"]
+        why = "the golden has seven digits"
+        yield close(f"frame {seed}: scores", scores_1P[0, ::5], scores, atol=1e-6, why=why)
+        yield close(f"frame {seed}: boxes", boxes_1P4[0, ::25], boxes, atol=1e-5, why=why)
+
+
+@CASES.case(
+    "flickering.ltx2",
+    metric="temporal flickering",
+    reference="VBench's rule; FastVideo@2f3d4074",
+    goldens=f"{FACES_JSON}: {FLICKERING}",
+)
+def flickering(setting: Setting) -> Iterator[Line]:
+    name = "ltx2/ltx2.mp4"
+    extractor = FrameDifferences()
+    features = extractor.run(extractor.load(FileItem(setting.clip(name), name)))
+    found = TemporalFlickering().measure(features)[0]
+    expected = setting.goldens.json(FACES_JSON, FLICKERING)
+    why = "the reference sums in float32"
+    yield close("value, VBench's rule", found, expected["computed_here"], rtol=1e-6, why=why)
+    why = "its decoder converts colours otherwise"
+    yield close("value, FastVideo's", found, expected["fastvideo_reference"], rtol=0, atol=5e-5, why=why)

@@ -1,0 +1,170 @@
+"""Many clips in memory and in one tensor file.
+
+Shapes: N clips, T frames, H rows, W columns, 3 colours (RGB), S samples.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovi_eval.common.files import written_whole
+from ovi_eval.common.plain_data import parse_json
+from ovi_eval.errors import EvalError
+
+CLIPS_FORMAT = "ovi_eval.clips/1"
+HEADER = "clips"
+"""The only key of the metadata: of several, safetensors would choose a random order at each write."""
+INT16_SCALE = 32767.0
+SILENT = 1e-4
+"""Largest absolute sample below which sound counts as none at all (about 3 steps of 16 bits)."""
+FAILED = "failed"
+"""Key of a clip's meta that holds, in words, why the clip cannot be scored."""
+
+
+@dataclass
+class ClipSet:
+    """N clips of one size, rate and length.
+
+    `frames_NTHWC` uint8 [N, T, H, W, 3]; `waves_NS` float32 [N, S] in [-1, 1]; `meta` holds what made the
+    clips knows of each. A clip whose sampling failed keeps its place, with the reason under meta["failed"].
+    Raises EvalError where numbers of clips, types or shapes do not fit.
+    """
+
+    ids: list[str]
+    captions: list[str]
+    frames_NTHWC: Tensor
+    fps: float
+    waves_NS: Tensor
+    sample_rate: int
+    meta: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.meta:
+            self.meta = [{} for _ in self.ids]
+        frames, waves = self.frames_NTHWC, self.waves_NS
+        if frames.dim() != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+            raise EvalError(
+                f"clips need frames [N, T, H, W, 3] of uint8, got {list(frames.shape)} of {frames.dtype}"
+            )
+        if waves.dim() != 2 or waves.dtype != torch.float32:
+            raise EvalError(f"clips need waves [N, S] of float32, got {list(waves.shape)} of {waves.dtype}")
+        counts = {
+            "ids": len(self.ids),
+            "captions": len(self.captions),
+            "frames": frames.shape[0],
+            "waves": waves.shape[0],
+            "meta": len(self.meta),
+        }
+        if len(set(counts.values())) != 1:
+            listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise EvalError(f"clips need as many of each, got {listed}")
+        if not (self.fps > 0 and self.sample_rate > 0):
+            raise EvalError(
+                f"clips need rates above 0, got {self.fps} frames/s and {self.sample_rate} samples/s"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "ClipSet":
+        """The named clips as a ClipSet, in the order named; one number gives a set of one."""
+        if isinstance(index, int):
+            index = [index]
+        if isinstance(index, Tensor):
+            index = index.nonzero().flatten().tolist() if index.dtype == torch.bool else index.tolist()
+        picked = range(len(self))[index] if isinstance(index, slice) else [range(len(self))[i] for i in index]
+        rows = torch.tensor(list(picked), dtype=torch.long)
+        return ClipSet(
+            ids=[self.ids[i] for i in picked],
+            captions=[self.captions[i] for i in picked],
+            frames_NTHWC=self.frames_NTHWC[rows],
+            fps=self.fps,
+            waves_NS=self.waves_NS[rows],
+            sample_rate=self.sample_rate,
+            meta=[self.meta[i] for i in picked],
+        )
+
+    def with_waves(self, waves_NS: Tensor) -> "ClipSet":
+        """The same clips with other sound [N, S]."""
+        return ClipSet(
+            self.ids, self.captions, self.frames_NTHWC, self.fps, waves_NS, self.sample_rate, self.meta
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes one safetensors file, whole or not at all: frames uint8, waves int16, the rest as JSON.
+
+        A clip whose sound is not finite is stored as silence with that reason under meta["failed"].
+        Raises EvalError where the file cannot be written.
+        """
+        path = Path(path)
+        finite_N = torch.isfinite(self.waves_NS).all(dim=1)
+        meta = [
+            row if ok else {FAILED: "its sound is not finite", **row}
+            for row, ok in zip(self.meta, finite_N.tolist(), strict=True)
+        ]
+        waves_NS = torch.where(finite_N[:, None], self.waves_NS, 0.0).clamp(-1, 1)
+        header = {
+            "format": CLIPS_FORMAT,
+            "fps": float(self.fps),
+            "sample_rate": int(self.sample_rate),
+            "ids": self.ids,
+            "captions": self.captions,
+            "meta": meta,
+        }
+        tensors = {
+            "frames": self.frames_NTHWC.contiguous(),
+            "waves": (waves_NS * INT16_SCALE).round().to(torch.int16).contiguous(),
+        }
+        with written_whole(path) as temporary:
+            save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ClipSet":
+        """Reads what `save` wrote. Raises EvalError naming a file that is missing, broken or another kind."""
+        path = Path(path)
+        if not path.is_file():
+            raise EvalError(f"{path}: no such file; name a clips.safetensors that sampling wrote")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = parse_json((file.metadata() or {}).get(HEADER, "{}"), str(path))
+                if header.get("format") != CLIPS_FORMAT:
+                    found = header.get("format")
+                    raise EvalError(f'{path}: format is {found!r}, this version reads "{CLIPS_FORMAT}"')
+                frames, waves = file.get_tensor("frames"), file.get_tensor("waves")
+            if waves.dtype != torch.int16:
+                raise EvalError(f"{path}: waves are {waves.dtype}, expected int16; sample the clips again")
+            return cls(
+                ids=_strings(header["ids"]),
+                captions=_strings(header["captions"]),
+                frames_NTHWC=frames,
+                fps=float(header["fps"]),
+                waves_NS=waves.float() / INT16_SCALE,
+                sample_rate=int(header["sample_rate"]),
+                meta=_records(header["meta"]),
+            )
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+            raise EvalError(
+                f"{path}: is no readable file of clips ({error}); sample the clips again"
+            ) from error
+        except EvalError as error:
+            raise error if str(path) in str(error) else EvalError(f"{path}: {error}") from error
+
+
+def _strings(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("ids and captions must be lists of strings")
+    return values
+
+
+def _records(values: Any) -> list[dict[str, Any]]:
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ValueError("meta must be a list of objects")
+    return values

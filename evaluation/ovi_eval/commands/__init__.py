@@ -1,0 +1,1 @@
+"""The commands of ovi-eval, one file each."""

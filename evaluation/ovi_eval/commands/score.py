@@ -1,0 +1,350 @@
+"""`ovi-eval score` and `ovi-eval metrics`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovi_eval.common import processes
+from ovi_eval.errors import EvalError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ovi_eval.clips.items import Item
+    from ovi_eval.metrics.base import ItemMetric
+    from ovi_eval.registry import BallMetric
+    from ovi_eval.results.files import RunResults
+    from ovi_eval.scoring.ball_world import Progress as Step
+    from ovi_eval.scoring.ball_world import Scored
+
+
+def add_score(commands: Any) -> None:
+    """Adds the command to argparse's subcommands."""
+    score = commands.add_parser("score", help="score clips, against real ones where a metric compares")
+    score.add_argument("clips", help="a folder of clips (mp4, wav, …), one file, or a clips.safetensors")
+    score.add_argument(
+        "--reference", metavar="REAL", help="real clips, for the metrics that compare with such"
+    )
+    score.add_argument(
+        "--metrics", help="names with commas between (default: all that can be had; see metrics)"
+    )
+    score.add_argument("--out", default="results.json", help="where the results go (default: results.json)")
+    score.add_argument(
+        "--captions", help="CSV, TSV or JSONL of id and caption (default: those in the folder)"
+    )
+    score.add_argument(
+        "--transcripts",
+        metavar="FILE",
+        help="CSV, TSV or JSONL of id and text: error rates of these, not of Whisper's",
+    )
+    score.add_argument("--name", help="of the model or arm (default: the clips' folder)")
+    score.add_argument(
+        "--seed", type=int, help="the training or sampling seed, where a model has several runs"
+    )
+    score.add_argument(
+        "--benchmark", default="", help="name of the set of prompts; others are never ranked with it"
+    )
+    score.add_argument(
+        "--weights", metavar="DIR", help="folder of published weights (default: $OVI_EVAL_WEIGHTS)"
+    )
+    score.add_argument(
+        "--crops", action="store_true", help="the clips are face crops of 224x224 at 25 fps already"
+    )
+    score.add_argument(
+        "--detector",
+        default="s3fd",
+        metavar="DETECTOR",
+        choices=["s3fd", "ultraface"],
+        help="what finds faces for sync: s3fd as published, or ultraface, a variant (default: s3fd)",
+    )
+    score.add_argument(
+        "--limit", type=int, metavar="N", help="the first N clips only; not comparable, and marked so"
+    )
+    score.add_argument("--strict", action="store_true", help="stop at the first clip that cannot be scored")
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    score.add_argument(
+        "--workers", type=int, default=1, help="threads that decode ahead (default: 1; 0: none)"
+    )
+    score.add_argument(
+        "--cache", metavar="DIR", help="folder of features (default: $OVI_EVAL_CACHE, ~/.cache/ovi_eval)"
+    )
+    score.add_argument("--no-cache", action="store_true", help="compute every feature anew, keep none")
+    score.add_argument("--no-intervals", action="store_true", help="leave the bootstrap intervals out")
+    score.set_defaults(run=run_score)
+
+
+def add_metrics(commands: Any) -> None:
+    """Adds the command to argparse's subcommands."""
+    metrics = commands.add_parser("metrics", help="list the metrics: what each gives, needs and lacks here")
+    metrics.add_argument(
+        "--weights", metavar="DIR", help="folder of published weights (default: $OVI_EVAL_WEIGHTS)"
+    )
+    metrics.set_defaults(run=run_metrics)
+
+
+@dataclass
+class _Wanted:
+    """What is to be scored: the ball world's metrics, the published ones, and why others were left out."""
+
+    ball: list[BallMetric] = field(default_factory=list)
+    published: list[type[ItemMetric]] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """Scores, prints a table, writes results.json and its per-clip values."""
+    if Path(options.out).is_dir():
+        raise EvalError(
+            f"{options.out}: is a folder; name the file the results go to, as {options.out}/results.json"
+        )
+    for name, least in (("limit", 1), ("workers", 0)):
+        given = getattr(options, name)
+        if given is not None and given < least:
+            raise EvalError(f"--{name} must be {least} or more, got {given}")
+    _use_weights(options.weights)
+    if options.transcripts:
+        if not Path(options.transcripts).is_file():
+            raise EvalError(f"--transcripts {options.transcripts}: no such file")
+        os.environ["OVI_EVAL_TRANSCRIPTS"] = str(Path(options.transcripts).resolve())
+    with processes.together():
+        _score_together(options)
+
+
+def _score_together(options: argparse.Namespace) -> None:
+    from ovi_eval.clips.captions import read_caption_file
+    from ovi_eval.clips.items import find_items, without_clip
+    from ovi_eval.report.scores import show_run
+
+    names = listed(options.metrics)
+    wanted = (
+        _find(names, options.crops, options.detector) if names else None
+    )  # an unknown name is told before minutes of decoding
+    device = processes.device_of(options.device)
+    captions = read_caption_file(options.captions) if options.captions else None
+    found = find_items(options.clips, captions)
+    items, notes = found.items, found.notes + without_clip(captions or {}, found.items)
+    if options.transcripts:
+        from ovi_eval.metrics.transcripts import read_transcripts
+
+        notes += without_clip(read_transcripts(options.transcripts), items, "transcripts")
+    reference = None
+    if options.reference:
+        real = find_items(options.reference)
+        reference, notes = real.items, notes + [f"reference: {note}" for note in real.notes]
+    if options.limit and options.limit < len(items):
+        notes.append(f"only the first {options.limit} of {len(items)} clips are scored: not comparable")
+        items = items[: options.limit]
+    else:
+        options.limit = None
+    wanted = wanted or _all_there(items, options.crops, reference is not None)
+    with progress_bar(processes.rank() == 0) as bar:
+        scored = _scored(wanted, items, reference, options, device, bar)
+    if processes.rank() == 0:
+        results = _results(items, scored, options, notes)
+        path = results.write(options.out)
+        show_run(results, scored, list(wanted.absent))
+        print(path)
+
+
+def _find(names: Sequence[str], crops: bool, detector: str) -> _Wanted:
+    from ovi_eval.registry import SYNC_BY_DETECTOR, find
+
+    sync = "sync_crops" if crops else SYNC_BY_DETECTOR[detector]
+    names = [sync if name in ("sync", "lse") else name for name in names]
+    ball, published = find(names)
+    return _Wanted(ball, published)
+
+
+def _all_there(items: Sequence[Item], crops: bool, reference: bool) -> _Wanted:
+    """All that can be had: the ball world's for the tensor file its sampling writes, else the published ones."""
+    from ovi_eval.ball.base import FrechetMetric
+    from ovi_eval.clips.items import MemoryItem
+    from ovi_eval.registry import BALL, to_be_had
+
+    if isinstance(items[0], MemoryItem):
+        return _Wanted([m for m in BALL.values() if reference or not issubclass(m, FrechetMetric)])
+    there, absent = to_be_had(reference)
+    there = [
+        metric
+        for metric in there
+        if (metric.name == "sync_crops") == crops or not metric.name.startswith("sync")
+    ]
+    if not there:
+        first = next(iter(absent.values()), "")
+        raise EvalError(f"no metric can be had here; {first}; ovi-eval metrics lists what each needs")
+    return _Wanted([], there, absent)
+
+
+def _scored(
+    wanted: _Wanted,
+    items: Sequence[Item],
+    reference: Sequence[Item] | None,
+    options: argparse.Namespace,
+    device: Any,
+    bar: Progress,
+) -> Scored:
+    from ovi_eval.scoring.feature_cache import FeatureCache, default_folder
+    from ovi_eval.scoring.runner import Options, score_items
+
+    parts: list[Scored] = []
+    if wanted.published:
+        how = Options(
+            device=device,
+            cache=None if options.no_cache else FeatureCache(options.cache or default_folder()),
+            workers=options.workers,
+            resamples=not options.no_intervals,
+            strict=options.strict,
+            comparable=options.limit is None,
+        )
+        parts.append(score_items(items, reference, wanted.published, how, step_of(bar)))
+    if wanted.ball and processes.rank() == 0:  # seconds of work, which one process does alone
+        parts.append(_ball(wanted, items, reference, options, bar))
+    return _joined(parts, len(items))
+
+
+def _ball(
+    wanted: _Wanted,
+    items: Sequence[Item],
+    reference: Sequence[Item] | None,
+    options: argparse.Namespace,
+    bar: Progress,
+) -> Scored:
+    from ovi_eval.ball.downscale import small_clips
+    from ovi_eval.clips.clipset import ClipSet
+    from ovi_eval.clips.items import MemoryItem
+    from ovi_eval.scoring.ball_world import score_batches, score_clips
+
+    names, intervals = [metric.name for metric in wanted.ball], not options.no_intervals
+    if all(isinstance(item, MemoryItem) for item in [*items, *(reference or ())]):
+        sets = [ClipSet.load(_tensor_file(path)) for path in (options.clips, options.reference) if path]
+        return score_clips(
+            sets[0][: len(items)],
+            sets[1] if reference else None,
+            names,
+            progress=step_of(bar),
+            intervals=intervals,
+        )
+    return score_batches(
+        small_clips(items, options.strict),
+        len(items),
+        small_clips(reference, options.strict) if reference is not None else None,
+        len(reference or ()),
+        metrics=names,
+        progress=step_of(bar),
+        intervals=intervals,
+    )
+
+
+def _tensor_file(path: str) -> Path:
+    return Path(path) / "clips.safetensors" if Path(path).is_dir() else Path(path)
+
+
+def _joined(parts: Sequence[Scored], count: int) -> Scored:
+    from ovi_eval.scoring.ball_world import Scored
+
+    whole = Scored({}, [{} for _ in range(count)], {}, {}, [{} for _ in range(count)])
+    for part in parts:
+        whole.values.update(part.values)
+        whole.provenance.update(part.provenance)
+        for place in range(count):
+            whole.per_clip[place].update(part.per_clip[place])
+            whole.reasons[place].update(part.reasons[place])
+        if not whole.copies:
+            whole.copies.update(part.copies)
+        for place, why in part.failed.items():
+            known = whole.failed.get(place)
+            whole.failed[place] = why if known in (None, why) else f"{known}; {why}"
+    return replace(whole, notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)))
+
+
+def _results(
+    items: Sequence[Item], scored: Scored, options: argparse.Namespace, notes: Sequence[str]
+) -> RunResults:
+    from ovi_eval.common.places import told_of
+    from ovi_eval.common.provenance import configuration_hash
+    from ovi_eval.scoring.results_of import run_results
+
+    clips = Path(options.clips).resolve()
+    return run_results(
+        items,
+        scored,
+        name=options.name or (clips.parent.name if clips.is_file() else clips.name),
+        seed=options.seed,
+        # Where somebody keeps files is not told: names below the results' folder, else the folder's own name.
+        provenance={
+            "clips": told_of(clips, Path(options.out).parent),
+            "reference": told_of(options.reference, Path(options.out).parent)
+            if options.reference
+            else "none",
+        },
+        config_hash=configuration_hash(_choices(options, scored)),
+        notes=notes,
+        benchmark=options.benchmark,
+    )
+
+
+def _choices(options: argparse.Namespace, scored: Scored) -> dict[str, Any]:
+    """What was chosen that numbers may depend on, but for the clips themselves."""
+    made = {key: [score.version, score.variant, score.preprocessing] for key, score in scored.values.items()}
+    return {"metrics": made, "limit": options.limit, "crops": options.crops, "benchmark": options.benchmark}
+
+
+def run_metrics(options: argparse.Namespace) -> None:
+    """Lists every metric, and for those that lack something here what it is and where to get it."""
+    from ovi_eval.report.scores import show_metrics
+
+    _use_weights(options.weights)
+    show_metrics()
+
+
+def _use_weights(folder: str | None) -> None:
+    from ovi_eval.common.needs import WEIGHTS_FOLDER
+
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise EvalError(f"--weights {folder}: no such folder")
+    os.environ[WEIGHTS_FOLDER] = str(Path(folder).resolve())
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Names with commas between; None where nothing was given."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise EvalError(f"expected names with commas between, found {text!r}")
+    return names
+
+
+def step_of(bar: Progress) -> Step:
+    """What is told of progress becomes a line of the bar for each thing that goes on."""
+    tasks: dict[str, Any] = {}
+
+    def step(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
+
+    return step
+
+
+@contextmanager
+def progress_bar(shown: bool = True) -> Iterator[Progress]:
+    """A bar on the terminal for as long as the block lasts."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True, disable=not shown) as bar:
+        yield bar

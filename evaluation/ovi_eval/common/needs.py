@@ -1,0 +1,94 @@
+"""What a metric cannot do without: weight files of others, folders of them, Python packages.
+
+Everything is looked for where it is used and said in one line where it is not there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, find_weights
+from ovi_eval.errors import EvalError
+
+__all__ = [
+    "WEIGHTS_FOLDER",
+    "Need",
+    "Package",
+    "PublishedFile",
+    "PublishedFolder",
+    "find_folder",
+    "find_weights",
+    "lacking",
+    "missing",
+]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package by the name it is imported by, the command that installs it, and what uses it."""
+
+    module: str
+    install: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class PublishedFolder:
+    """A published folder of files (a tokenizer, a model in transformers' layout).
+
+    `name` is the folder's, looked for beside the weight files; `files` must be in it; `source` is where its
+    authors give it.
+    """
+
+    what: str
+    name: str
+    source: str
+    files: tuple[str, ...] = ()
+
+    def needs(self) -> str:
+        """What a user has to fetch, in a few words."""
+        held = f" (with {', '.join(self.files)})" if self.files else ""
+        return f"{self.what}: the folder {self.name}{held} from {self.source}"
+
+
+Need = PublishedFile | PublishedFolder | Package
+
+
+def find_folder(folder: PublishedFolder, for_what: str) -> Path:
+    """Where the folder lies: below that of OVI_EVAL_WEIGHTS, under its own name.
+
+    Raises EvalError that says what `for_what` needs, where it comes from and where to put it.
+    """
+    root = os.environ.get(WEIGHTS_FOLDER, "")
+    place = Path(root) / folder.name
+    if root and place.is_dir():
+        absent = [name for name in folder.files if not (place / name).is_file()]
+        if not absent:
+            return place
+        raise EvalError(f"{for_what} needs {folder.needs()}; {place} has no {', '.join(absent)}")
+    put = f"put it into {root}" if root else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
+    raise EvalError(f"{for_what} needs {folder.needs()}; {put}")
+
+
+def missing(need: Need, for_what: str = "this") -> str | None:
+    """None where the need is met here, else one line that says what to do."""
+    try:
+        if isinstance(need, PublishedFile):
+            find_weights(need, for_what)
+        elif isinstance(need, PublishedFolder):
+            find_folder(need, for_what)
+        elif importlib.util.find_spec(need.module) is None:
+            why = f" {need.why}" if need.why else ""
+            return f"{for_what} needs the package {need.module}{why}, which is not installed; {need.install}"
+    except EvalError as error:
+        return str(error)
+    return None
+
+
+def lacking(needs: Sequence[Need], for_what: str) -> list[str]:
+    """One line for each need that is not met."""
+    return [line for need in needs if (line := missing(need, for_what)) is not None]

@@ -1,0 +1,204 @@
+"""Reads the weight files that others published, as they published them, without running what is in them.
+
+A file is opened as plain tensors only: safetensors, or torch's own format with `weights_only`. Its names,
+shapes and types must be exactly those of the architecture, and its sha256 is part of what comes back, so
+that every number can say which weights it was seen through. The counters `num_batches_tracked`, which
+files from before torch 0.4.1 lack and no result depends on, may be missing.
+"""
+
+import glob
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ovi_eval.errors import EvalError
+
+COUNTER = "num_batches_tracked"
+CHUNK = 1 << 22
+WEIGHTS_FOLDER = "OVI_EVAL_WEIGHTS"
+"""The environment variable that names the folder of published weight files."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """What is known of a published weight file.
+
+    `what` names the network, `name` the file as published, `source` where its authors give it; `inside` is
+    the key under which the file holds its tensors ("": the file is the tensors); `sha256` as many of its
+    leading hexadecimal digits as its authors state ("" for none).
+    """
+
+    what: str
+    name: str
+    source: str
+    inside: str = ""
+    sha256: str = ""
+
+    def needs(self) -> str:
+        """What a user has to fetch, in a few words."""
+        return f"{self.what} weights: {self.name} from {self.source}"
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Network]):
+    """A network in evaluation mode without gradients, the file it came from and that file's sha256.
+
+    `as_published` is whether the sha256 is the one the authors state, None where they state none.
+    """
+
+    network: Network
+    path: Path
+    sha256: str
+    as_published: bool | None
+
+    @property
+    def variant(self) -> str:
+        """Names these weights in results: numbers seen through others are not comparable."""
+        return f"weights {self.sha256[:12]}"
+
+
+def find_weights(file: PublishedFile, for_what: str) -> Path:
+    """Where the file lies: in the folder of OVI_EVAL_WEIGHTS or one below it, under its own name or as safetensors.
+
+    Raises EvalError that says what `for_what` needs, where it comes from and where to put it.
+    """
+    folder = os.environ.get(WEIGHTS_FOLDER, "")
+    if folder:
+        for name in (file.name, Path(file.name).with_suffix(".safetensors").name):
+            for path in (Path(folder) / name, *sorted(Path(folder).glob(f"*/{glob.escape(name)}"))):
+                if path.is_file():
+                    return path
+    put = f"put it into {folder}" if folder else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
+    raise EvalError(f"{for_what} needs {file.needs()}; {put}")
+
+
+def load_published(
+    build: Callable[[], Network], path: str | Path, file: PublishedFile, *, sha256: str | None = None
+) -> Loaded[Network]:
+    """Builds a network and gives it the tensors of the file at `path`, on the CPU.
+
+    `sha256`: the digest, or at least its first 8 digits, that the file must have; None takes any file whose
+    tensors fit. Raises EvalError in one line where the file is missing, damaged, holds anything but tensors,
+    has another digest, or holds tensors that are missing, unknown, of another shape or type, or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EvalError(f"{path}: no such file; it should hold {file.needs()}")
+    digest = file_sha256(path)
+    if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
+        raise EvalError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+    tensors = _tensors(read_weights(path), file, path)
+    with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
+        network = build()
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        if name.endswith(COUNTER):
+            tensors.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
+    _check(wanted, tensors, file, path)
+    network.load_state_dict(tensors, assign=True)
+    network.eval().requires_grad_(False)
+    known = digest.startswith(file.sha256) if file.sha256 else None
+    return Loaded(network, path, digest, known)
+
+
+def file_sha256(path: str | Path) -> str:
+    """The file's sha256 in 64 hexadecimal digits, read in pieces."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while piece := stream.read(CHUNK):
+                digest.update(piece)
+    except OSError as error:
+        raise EvalError(f"{path}: cannot be read ({error})") from error
+    return digest.hexdigest()
+
+
+def read_weights(path: Path) -> object:
+    """What a weight file holds, of plain containers, numbers and tensors only.
+
+    Raises EvalError where the file is damaged or would have to run code to be read.
+    """
+    again = "fetch it again"
+    if _is_torchscript(path):
+        raise EvalError(
+            f"{path}: is a TorchScript program, which is not opened because it can run code; "
+            "save its state dict alone, as safetensors"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if any(word in text for word in ("GLOBAL", "instantiate", "Can only")):
+            raise EvalError(
+                f"{path}: holds Python objects besides tensors, which are not opened because they can run "
+                "code; save its state dict alone, as safetensors"
+            ) from error
+        raise EvalError(
+            f"{path}: is no readable weight file (damaged, cut off or of another kind); {again}"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EvalError(f"{path}: is no readable weight file ({first}); {again}") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[-1] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False  # torch says what is wrong with it
+
+
+def _tensors(content: object, file: PublishedFile, path: Path) -> dict[str, Tensor]:
+    if file.inside and isinstance(content, Mapping) and isinstance(content.get(file.inside), Mapping):
+        content = content[file.inside]
+    if not isinstance(content, Mapping):
+        raise EvalError(
+            f"{path}: holds a {type(content).__name__} instead of tensors by name; fetch {file.needs()}"
+        )
+    others = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]
+    if others:
+        raise EvalError(
+            f"{path}: {', '.join(others[:3])} is no tensor, so these are not the weights of {file.what}; "
+            f"fetch {file.needs()}"
+        )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _check(
+    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: PublishedFile, path: Path
+) -> None:
+    faults = [f"{name} is missing" for name in wanted if name not in tensors]
+    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
+    faults += [
+        f"{name} is {_kind(tensors[name])} instead of {_kind(tensor)}"
+        for name, tensor in wanted.items()
+        if name in tensors and _kind(tensors[name]) != _kind(tensor)
+    ]
+    faults += [
+        f"{name} is not finite" for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise EvalError(
+            f"{path}: holds other weights than those of {file.what}: {'; '.join(faults[:3])}{more}; "
+            f"fetch {file.needs()}"
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,39 @@
+"""What networks of other people's packages are loaded with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovi_eval.common.weights import PublishedFile, file_sha256, read_weights
+from ovi_eval.errors import EvalError
+
+
+def fill(network: nn.Module, path: Path, file: PublishedFile) -> str:
+    """Gives a built network the tensors of the file, all of them and no others; the file's sha256.
+
+    Built in full and not as `load_published` does it, because a stranger's network may compute tables while it is
+    built. Raises EvalError in one line for another file.
+    """
+    tensors: Any = read_weights(path)
+    try:
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = str(error).strip().splitlines()
+        told = lines[1 if len(lines) > 1 else 0].strip() if lines else type(error).__name__
+        raise EvalError(
+            f"{path}: holds no weights of {file.what} ({told[:160]}); fetch {file.needs()}"
+        ) from error
+    network.eval().requires_grad_(False)
+    return file_sha256(path)
+
+
+def at_rate(frames_THWC: Tensor, times_T: Tensor, rate: float, count: int) -> Tensor:
+    """`count` frames at `rate` a second from the first on: for each moment the last frame that has begun by then."""
+    moments = times_T[0] + torch.arange(count, dtype=torch.float64) / rate
+    # A moment that is a frame's own to the last digit belongs to that frame.
+    places = torch.searchsorted(times_T.contiguous(), moments + 1e-6, right=True) - 1
+    return frames_THWC[places]

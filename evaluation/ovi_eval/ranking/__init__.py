@@ -1,0 +1,1 @@
+"""Results of several runs ranked and compared: tables, leaderboards, claims."""

@@ -1,0 +1,104 @@
+"""Which values may be ranked together: one column for each metric and each way it was made.
+
+Values of different versions, variants or benchmarks of a metric, and those of a part of the clips, land in
+different columns; that is the whole of the rule against ranking them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from ovi_eval.errors import EvalError
+from ovi_eval.results.files import Direction, MetricKind, MetricValue, RunResults
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity whose values may be ranked together: a metric of one version, variant and benchmark, or a
+    loss. Values that are not `comparable` (of a part of the clips) have a column that is shown and never ranked.
+    """
+
+    id: str
+    key: str
+    group: str
+    direction: Direction
+    unit: str = ""
+    version: str = ""
+    variant: str = ""
+    kind: MetricKind | Literal["loss"] = "mean"
+    benchmark: str = ""
+    comparable: bool = True
+
+    @property
+    def arrow(self) -> str:
+        return {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}[self.direction]
+
+
+@dataclass(frozen=True)
+class Making:
+    """All that must agree before two values of a metric may be ranked or compared."""
+
+    variant: str
+    version: str
+    benchmark: str
+    comparable: bool
+
+    @classmethod
+    def of(cls, run: RunResults, metric: MetricValue) -> Making:
+        return cls(metric.variant, metric.version, run.benchmark, metric.comparable)
+
+
+def columns_of(runs: Sequence[RunResults]) -> list[Column]:
+    """A column for each metric and making, so that values of different making are never ranked together.
+
+    Columns of one metric are told apart in their ids by what they differ in. Raises EvalError where one version
+    of a metric is best high once and low another time.
+    """
+    found: dict[str, dict[Making, Column]] = {}
+    for run in runs:
+        for key, metric in run.metrics.items():
+            same, made = found.setdefault(key, {}), Making.of(run, metric)
+            if made in same:
+                if same[made].direction != metric.direction:
+                    raise EvalError(
+                        f"{key}: {same[made].direction} is best once, {metric.direction} in {run.folder}, "
+                        f"though both say version {metric.version}; score them with one version of ovi_eval"
+                    )
+                continue
+            same[made] = Column(
+                id=key,
+                key=key,
+                group=_group_of(key),
+                direction=metric.direction,
+                unit=metric.unit,
+                kind=metric.kind,
+                **asdict(made),
+            )
+    columns = [
+        replace(column, id=key + _told_apart(column, list(same.values())))
+        for key, same in found.items()
+        for column in same.values()
+    ]
+    losses = dict.fromkeys(key for run in runs for key in run.losses)
+    columns += [Column(f"loss/{key}", key, "losses", "lower", kind="loss") for key in losses]
+    order = list(dict.fromkeys(column.group for column in columns))
+    return sorted(columns, key=lambda column: order.index(column.group))
+
+
+def _told_apart(column: Column, same: Sequence[Column]) -> str:
+    """What a column's id needs beyond the metric's name, so that it is the only one of that name."""
+    label = ""
+    if len({c.variant for c in same}) > 1:
+        label += f" [{column.variant or 'no variant'}]"
+    if len({c.version for c in same}) > 1:
+        label += f" v{column.version}"
+    if len({c.benchmark for c in same}) > 1:
+        label += f" on {column.benchmark or 'no benchmark'}"
+    return label if column.comparable else f"{label} (not comparable)"
+
+
+def _group_of(key: str) -> str:
+    """ball/onset_f1 and ball/onset_iou belong together: ball/onset."""
+    return key.split("_")[0]

@@ -1,0 +1,358 @@
+"""Two models side by side: what one has more or less of, how sure that is, and what cannot be compared.
+
+Each side is one run, or several runs of one model with other training seeds. A metric with a value per clip is
+compared on the clips that both sides have, clip by clip; a value of a set (a Fréchet distance) over seeds, or,
+of two single runs, by the intervals that they state. Values of other versions, variants or benchmarks, and
+those of a part of the clips, are refused by name while the rest is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ovi_eval.errors import EvalError
+from ovi_eval.ranking.claims import ALPHA
+from ovi_eval.ranking.columns import Column, columns_of
+from ovi_eval.ranking.table import Row, clip_values, copies_of, difference, rows_of, values_of
+from ovi_eval.results.files import MetricValue, RunResults
+from ovi_eval.results.find import find_runs
+from ovi_eval.stats.intervals import Difference, Pairs, holm, paired_clips
+
+COMPARISON_SCHEMA = "ovi_eval.comparison/1"
+TOLD = 2
+"""Metrics whose reasons are told where none can be compared."""
+Verdict = Literal["a_better", "b_better", "differ", "no_difference", "not_tested"]
+"""`differ`: clearly apart where neither high nor low is better; `not_tested`: nothing says how sure it is."""
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models. `label` is what messages call it: its name, or its files where both have one name."""
+
+    label: str
+    files: Sequence[str]
+    row: Row
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One metric. `a` and `b` are the means that `difference` is the difference of: over the clips or seeds in
+    common; `whole_a` and `whole_b` are the sides' own values. `p_adjusted` is Holm's over all entries.
+    """
+
+    column: Column
+    a: float
+    b: float
+    whole_a: float
+    whole_b: float
+    difference: Difference
+    p_adjusted: float | None
+    verdict: Verdict
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A metric that was not compared, and why in one line."""
+
+    metric: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: Side
+    b: Side
+    entries: Sequence[Entry]
+    refusals: Sequence[Refusal]
+    notes: Sequence[str] = ()
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, schema "ovi_eval.comparison/1"."""
+        return {
+            "schema": COMPARISON_SCHEMA,
+            "created": self.created,
+            "a": _side_as_data(self.a),
+            "b": _side_as_data(self.b),
+            "alpha": ALPHA,
+            "metrics": [_entry_as_data(entry) for entry in self.entries],
+            "not_compared": [asdict(refusal) for refusal in self.refusals],
+            "notes": list(self.notes),
+        }
+
+
+def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
+    """Compares two models, each given as a results file or a folder of them, or several of one model's seeds.
+
+    Raises EvalError where a side has no run or runs of several models, a file is unsound, or no metric at all
+    can be compared.
+    """
+    rows = [_row(paths) for paths in (paths_a, paths_b)]
+    a, b = (Side(label, _files(row), row) for label, row in zip(_labels(*rows), rows, strict=True))
+    columns = columns_of([*a.row.runs, *b.row.runs])
+    entries: list[Entry] = []
+    refusals: list[Refusal] = []
+    for key in dict.fromkeys((c.kind == "loss", c.key) for c in columns):
+        same = [c for c in columns if (c.kind == "loss", c.key) == key]
+        both = [c for c in same if c.comparable and values_of(a.row, c) and values_of(b.row, c)]
+        if not both:
+            refusals.append(Refusal(same[0].key, _why_not(a, b, same)))
+        for column in same if both else ():
+            if column not in both:
+                refusals.append(Refusal(column.id, _left_over(a, b, column)))
+                continue
+            found = _entry(a, b, column)
+            if isinstance(found, Entry):
+                entries.append(found)
+            else:
+                refusals.append(found)
+    if not entries:
+        reasons = "; ".join(f"{refusal.metric}: {refusal.reason}" for refusal in refusals[:TOLD])
+        if len(refusals) > TOLD:
+            reasons += f"; and {len(refusals) - TOLD} more metrics"
+        raise EvalError(
+            f"{a.label} and {b.label}: nothing can be compared: {reasons or 'neither has a metric'}"
+        )
+    return Comparison(a, b, _judged(entries), refusals, _notes(a, b))
+
+
+def _row(paths: Paths) -> Row:
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not listed:
+        raise EvalError("a side of the comparison names no file; name a results.json or a folder of them")
+    found = find_runs(listed)
+    where = ", ".join(map(str, listed))
+    if not found.runs:
+        missing = "; ".join(f"{missing.folder}: {missing.reason}" for missing in found.missing)
+        raise EvalError(
+            f"{where}: no results were found{f' ({missing})' if missing else ''}; score the clips first"
+        )
+    rows = rows_of(found.runs)
+    if len(rows) > 1:
+        names = ", ".join(dict.fromkeys(row.name for row in rows))
+        raise EvalError(
+            f"{where}: holds runs of {names}; a side is one model, so name its files, or score them with one --name"
+        )
+    return rows[0]
+
+
+def _files(row: Row) -> list[str]:
+    """The runs' files as others may know them: a results.json with its folder's name, others by their own."""
+    found = []
+    for run in row.runs:
+        parts = run.source.parts if run.source is not None else ("in memory",)
+        found.append("/".join(parts[-2:] if parts[-1] == "results.json" else parts[-1:]))
+    return found
+
+
+def _labels(a: Row, b: Row) -> tuple[str, str]:
+    """The models' names; where both have one name, the file or the seeds beside it."""
+    if a.name != b.name:
+        return a.name, b.name
+    for told in (_file, _seeds):
+        if told(a) != told(b):
+            return f"{a.name} ({told(a)})", f"{b.name} ({told(b)})"
+    return f"{a.name} (first)", f"{b.name} (second)"
+
+
+def _file(row: Row) -> str:
+    source = row.runs[0].source
+    return "" if source is None else "/".join(source.parts[-2:])
+
+
+def _seeds(row: Row) -> str:
+    return "seed " + ", ".join("none" if seed is None else str(seed) for seed in row.seeds)
+
+
+def _why_not(a: Side, b: Side, same: Sequence[Column]) -> str:
+    """Why a metric has no column that both sides can be compared in."""
+    if same[0].kind == "loss":
+        return f"only {(a if values_of(a.row, same[0]) else b).label} has this loss"
+    having = {side.label: _metrics(side.row, same[0].key) for side in (a, b)}
+    for label, metrics in having.items():
+        if not metrics:
+            other = b.label if label == a.label else a.label
+            return f"only {other} has it"
+        if all(metric.value is None for _, metric in metrics):
+            return f"no clip of {label} could be scored"
+    apart = []
+    for name in ("version", "variant", "benchmark"):
+        told = [_told(name, metrics) for metrics in having.values()]
+        if told[0] != told[1]:
+            apart.append(f"{name} is {told[0]} in {a.label} and {told[1]} in {b.label}")
+    if apart:
+        return f"{', '.join(apart)}; score both in the same way"
+    part = [label for label, metrics in having.items() if all(not m.comparable for _, m in metrics)]
+    if part:
+        return f"the value of {' and of '.join(part)} is of a part of the clips and not comparable; score all clips"
+    return f"{a.label} and {b.label} have it in no version, variant and benchmark in common"
+
+
+def _left_over(a: Side, b: Side, column: Column) -> str:
+    """Why one column of a metric that is compared in another is not."""
+    if not column.comparable:
+        return "is of a part of the clips and not comparable"
+    having = [side.label for side in (a, b) if values_of(side.row, column)]
+    return f"only {having[0]} has it" if having else "no clip could be scored"
+
+
+def _metrics(row: Row, key: str) -> list[tuple[RunResults, MetricValue]]:
+    return [(run, run.metrics[key]) for run in row.runs if key in run.metrics]
+
+
+def _told(name: str, metrics: Sequence[tuple[RunResults, MetricValue]]) -> str:
+    texts = [run.benchmark if name == "benchmark" else str(getattr(metric, name)) for run, metric in metrics]
+    return " and ".join(repr(text) if text else "not named" for text in dict.fromkeys(texts))
+
+
+def _entry(a: Side, b: Side, column: Column) -> Entry | Refusal:
+    """The comparison in one column; p values are adjusted and judged later, over all columns."""
+    whole_a, whole_b = (values_of(side.row, column) for side in (a, b))
+    clips_a, clips_b = clip_values(a.row, column), clip_values(b.row, column)
+    pairs: Pairs | None = None
+    if clips_a is not None and clips_b is not None:
+        pairs = paired_clips(clips_a, clips_b, copies_of(a.row, b.row, column))
+        if pairs is None:
+            return Refusal(
+                column.id,
+                f"no clip in common: {a.label} has {_some(clips_a)}, {b.label} has {_some(clips_b)}; "
+                "a prompt's clip needs the same name on both sides",
+            )
+    found = difference(a.row, b.row, column)
+    if found is None:
+        raise TypeError(f"{column.id} has values on both sides and yet no difference")
+    if pairs is not None:
+        mean_a, mean_b = (float(np.nanmean(x_SN, axis=1).mean()) for x_SN in (pairs.a_SN, pairs.b_SN))
+    else:
+        mean_a, mean_b = (
+            float(np.mean([values[seed] for seed in found.by_seed or values]))
+            for values in (whole_a, whole_b)
+        )
+    return Entry(
+        column=column,
+        a=mean_a,
+        b=mean_b,
+        whole_a=float(np.mean(list(whole_a.values()))),
+        whole_b=float(np.mean(list(whole_b.values()))),
+        difference=found,
+        p_adjusted=None,
+        verdict="not_tested",
+        notes=_entry_notes(a, b, column, found, (clips_a, clips_b)),
+    )
+
+
+def _some(clips: Mapping[Any, Mapping[str, float]]) -> str:
+    names = sorted({clip for of_run in clips.values() for clip in of_run})
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _entry_notes(
+    a: Side,
+    b: Side,
+    column: Column,
+    found: Difference,
+    clips: tuple[Mapping[Any, Mapping[str, float]] | None, Mapping[Any, Mapping[str, float]] | None],
+) -> list[str]:
+    notes = []
+    if found.n_clips is not None:
+        names_a, names_b = ({clip for of_run in (of or {}).values() for clip in of_run} for of in clips)
+        for side, lone in ((a, names_a - names_b), (b, names_b - names_a)):
+            if lone:
+                notes.append(f"{len(lone)} clips of {side.label} have no partner and are left out")
+        if (units := copies_of(a.row, b.row, column)) is not None:
+            common = names_a & names_b
+            if (same := len(common) - len({units.get(clip, clip) for clip in common})) > 0:
+                notes.append(f"{same} clips are copies by content of others on both sides and count once")
+    elif column.kind == "mean":
+        notes.append("compared as whole values: not both sides have values per clip whose mean it is")
+    covered = [min((m.coverage for _, m in _metrics(side.row, column.key)), default=1.0) for side in (a, b)]
+    if column.kind != "loss" and min(covered) < 1:
+        shares = (f"{side.label} {100 * share:.3g} %" for side, share in zip((a, b), covered, strict=True))
+        notes.append(f"coverage: {', '.join(shares)} of the clips have a value")
+    if found.test.p is None:
+        notes.append("nothing says how sure the difference is: score more seeds, or with an interval")
+    elif found.interval is not None and "independent" in found.interval.method:
+        notes.append(
+            "taken as independent: with prompts or a reference in common the interval is if anything too wide"
+        )
+    for side in (a, b):
+        warned = dict.fromkeys(
+            w
+            for _, metric in _metrics(side.row, column.key)
+            for w in metric.warnings
+            if column.kind != "loss"
+        )
+        notes += [f"{side.label}: {warning}" for warning in warned]
+    return notes
+
+
+def _judged(entries: Sequence[Entry]) -> list[Entry]:
+    adjusted = holm([entry.difference.test.p for entry in entries])
+    return [
+        replace(entry, p_adjusted=p, verdict=_verdict(entry, p))
+        for entry, p in zip(entries, adjusted, strict=True)
+    ]
+
+
+def _verdict(entry: Entry, p: float | None) -> Verdict:
+    interval, direction = entry.difference.interval, entry.column.direction
+    if p is None or interval is None:
+        return "not_tested"
+    # The two can part ways near the border: a permutation test and a bootstrap are not each other's inverse.
+    if p >= ALPHA or interval.low <= 0 <= interval.high:
+        return "no_difference"
+    if direction == "closer_to_reference":
+        return "differ"
+    return "a_better" if (entry.difference.value > 0) == (direction == "higher") else "b_better"
+
+
+def _notes(a: Side, b: Side) -> list[str]:
+    """What may move numbers though it parts no versions: other decoders, another ovi_eval."""
+    told = []
+    for name, keys in (("decoder", None), ("versions", ("ovi_eval",))):
+        facts = [_facts(side.row, name, keys) for side in (a, b)]
+        if all(facts) and facts[0] != facts[1]:
+            apart = [
+                key for key in dict.fromkeys([*facts[0], *facts[1]]) if facts[0].get(key) != facts[1].get(key)
+            ]
+            words = ", ".join(
+                f"{key} {facts[0].get(key, 'none')} and {facts[1].get(key, 'none')}" for key in apart
+            )
+            told.append(
+                f"{a.label} and {b.label} were scored with other {'decoders' if keys is None else 'versions'}: "
+                f"{words}"
+            )
+    return told
+
+
+def _facts(row: Row, name: str, keys: Sequence[str] | None) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for run in row.runs:
+        facts = run.provenance.get(name)
+        for key, value in facts.items() if isinstance(facts, Mapping) else ():
+            if keys is None or key in keys:
+                found.setdefault(str(key), []).append(str(value))
+    return {key: "/".join(dict.fromkeys(values)) for key, values in found.items()}
+
+
+def _side_as_data(side: Side) -> dict[str, Any]:
+    runs = [
+        {"file": file, "seed": run.seed, "created": run.created, "config_hash": run.config_hash}
+        for file, run in zip(side.files, side.row.runs, strict=True)
+    ]
+    return {"label": side.label, "name": side.row.name, "kind": side.row.kind, "runs": runs}
+
+
+def _entry_as_data(entry: Entry) -> dict[str, Any]:
+    data = asdict(entry)
+    by_seed = entry.difference.by_seed
+    data["difference"]["by_seed"] = [{"seed": seed, "value": value} for seed, value in by_seed.items()]
+    return data

@@ -1,1 +1,0 @@
-"""Numbers of others, kept with their sources."""

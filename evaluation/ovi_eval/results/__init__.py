@@ -1,0 +1,1 @@
+"""Results files: their form, where they are found, what in them can be checked, and published numbers."""

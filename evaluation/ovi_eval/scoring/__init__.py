@@ -1,0 +1,1 @@
+"""Scoring a folder of clips: features, their cache, and the results of the metrics."""

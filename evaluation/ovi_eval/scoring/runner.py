@@ -1,0 +1,395 @@
+"""Scores clips one by one through extractors: decoded ahead, cached, spread over processes, put together.
+
+A clip that cannot be read or judged is missing from that metric, with the reason; nothing else stops for it, whatever
+was raised. What no metric means to raise is a fault of the metric or of a library, and is told at the end.
+Memory does not grow with the number of clips but for their features, which are small.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ovi_eval.clips.items import FAULT, Item, why_lost
+from ovi_eval.common import processes
+from ovi_eval.common.processes import CPU
+from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Details, Extractor, Features, ItemMean, ItemMetric, ItemSet
+from ovi_eval.results import copies
+from ovi_eval.scoring.ball_world import Progress, Score, Scored
+from ovi_eval.scoring.feature_cache import FeatureCache, finite
+from ovi_eval.stats import intervals
+
+SET_RESAMPLES = 200
+NOT_FINITE = "its features are not finite"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to score. `cache` None keeps no features; `workers` threads decode ahead (0: none does).
+
+    `resamples` False leaves intervals out; `seed` is that of every resampling. `strict` stops at the first
+    clip that a metric cannot score. `comparable` False marks every number, as of a part of the clips.
+    """
+
+    device: torch.device = CPU
+    cache: FeatureCache | None = None
+    workers: int = 1
+    resamples: bool = True
+    seed: int = intervals.SEED
+    strict: bool = False
+    comparable: bool = True
+
+
+@dataclass
+class _Loaded:
+    """One clip on its way: for each extractor its cached features, what to run it on, or why it has none."""
+
+    side: int
+    place: int
+    item: Item
+    cached: dict[str, Features] = field(default_factory=dict)
+    prepared: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    content: str | None = None
+
+
+def score_items(
+    items: Sequence[Item],
+    reference: Sequence[Item] | None,
+    metrics: Sequence[type[ItemMetric]],
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """Scores clips with the metrics, through one pass over them; see `Scored` for what comes back.
+
+    Under torchrun every process takes its share of the clips, and all get the result. `progress` is told
+    after each clip. Raises EvalError for no clips, no reference where one is needed, ids of which none is in
+    the reference for a metric over pairs, and, with `strict`, the first clip that cannot be scored.
+    """
+    return _Run(items, reference, metrics, options or Options(), progress).score()
+
+
+class _Run:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        reference: Sequence[Item] | None,
+        metrics: Sequence[type[ItemMetric]],
+        options: Options,
+        progress: Progress | None,
+    ) -> None:
+        if not len(items):
+            raise EvalError("there are no clips to score")
+        self.sides: tuple[Sequence[Item], Sequence[Item]] = (items, reference or ())
+        self.options, self.progress = options, progress
+        self._check(metrics)
+        self.extractors: dict[str, Extractor] = {}
+        self.of_metric: dict[str, str] = {}
+        self.metrics: list[ItemMetric] = []
+        for kind in metrics:
+            extractor = self._extractor(kind.extractor)
+            self.of_metric[kind.name] = extractor.key
+            self.metrics.append(kind())
+        self.reasons: dict[int, dict[str, str]] = {}
+        self.partners: dict[tuple[str, str], Features] = {}
+        self.left_out = {metric.name: 0 for metric in self.metrics}
+        self.contents: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        self.why_left_out: dict[str, str] = {}
+
+    def _check(self, metrics: Sequence[type[ItemMetric]]) -> None:
+        needing = [metric.name for metric in metrics if metric.compares != "alone"]
+        if needing and not len(self.sides[1]):
+            raise EvalError(f"{', '.join(needing)} compares with real clips; give a reference")
+        pairs = [metric.name for metric in metrics if metric.compares == "pairs"]
+        if pairs and not {item.id for item in self.sides[0]} & {item.id for item in self.sides[1]}:
+            raise EvalError(
+                f"{pairs[0]} compares clips of the same id, and no clip here has the id of one of the reference; "
+                f"the first are {self.sides[0][0].id} and {self.sides[1][0].id}"
+            )
+
+    def _extractor(self, kind: type[Extractor]) -> Extractor:
+        for extractor in self.extractors.values():
+            if type(extractor) is kind:
+                return extractor
+        extractor = kind(self.options.device)
+        self.extractors[extractor.key] = extractor
+        return extractor
+
+    def score(self) -> Scored:
+        jobs = list(self._jobs())
+        for done, loaded in enumerate(self._loaded(jobs), 1):
+            self._look(loaded)
+            if self.progress:
+                self.progress("clips", done, len(jobs))
+        return self._together()
+
+    def _jobs(self) -> Iterator[tuple[int, int]]:
+        """(side, place) of this process's clips; a reference clip goes where the scored one of its id goes.
+
+        The reference comes first, as pairs need it.
+        """
+        place_of = {item.id: place for place, item in enumerate(self.sides[0])}
+        used = any(metric.compares != "alone" for metric in self.metrics)
+        for place, item in enumerate(self.sides[1] if used else ()):
+            if place_of.get(item.id, place) % processes.world() == processes.rank():
+                yield 1, place
+        for place in range(processes.rank(), len(self.sides[0]), processes.world()):
+            yield 0, place
+
+    def _wanted(self, side: int) -> list[Extractor]:
+        """What looks at the clips of a side."""
+        keys = dict.fromkeys(
+            self.of_metric[metric.name] for metric in self.metrics if side == 0 or metric.compares != "alone"
+        )
+        return [self.extractors[key] for key in keys]
+
+    def _loaded(self, jobs: Sequence[tuple[int, int]]) -> Iterator[_Loaded]:
+        """The clips in order, decoded ahead by threads: one more than there are workers at a time."""
+        if self.options.workers < 1:
+            yield from (self._load(*job) for job in jobs)
+            return
+        waiting: deque[Future[_Loaded]] = deque()
+        with ThreadPoolExecutor(self.options.workers, thread_name_prefix="decode") as pool:
+            try:
+                for job in jobs:
+                    waiting.append(pool.submit(self._load, *job))
+                    if len(waiting) > self.options.workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _load(self, side: int, place: int) -> _Loaded:
+        item = self.sides[side][place]
+        loaded = _Loaded(side, place, item)
+        for extractor in self._wanted(side):
+            key = extractor.key
+            try:
+                if item.failed:
+                    raise EvalError(item.failed)
+                if self.options.cache and (kept := self.options.cache.get(item, extractor)) is not None:
+                    loaded.cached[key] = kept
+                else:
+                    loaded.prepared[key] = extractor.load(item)
+            except Exception as error:  # of a library or a metric's own code: one clip never ends a scoring
+                loaded.reasons[key] = why_lost(error, item)
+        if not item.failed:
+            with suppress(EvalError):  # an unreadable file, which has its reason already
+                loaded.content = item.content()
+        item.release()
+        return loaded
+
+    def _look(self, loaded: _Loaded) -> None:
+        if loaded.content is not None:
+            self.contents[loaded.side][loaded.place] = loaded.content
+        features = dict(loaded.cached)
+        for key, prepared in loaded.prepared.items():
+            extractor = self.extractors[key]
+            try:
+                with torch.no_grad():
+                    found = extractor.run(prepared)
+                if not finite(found):
+                    raise EvalError(NOT_FINITE)
+                features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
+            except Exception as error:  # as in _load
+                loaded.reasons[key] = why_lost(error, loaded.item)
+                continue
+            if self.options.cache:
+                self.options.cache.put(loaded.item, extractor, features[key])
+        loaded.prepared.clear()
+        for metric in self.metrics:
+            self._update(metric, loaded, features.get(self.of_metric[metric.name]))
+
+    def _update(self, metric: ItemMetric, loaded: _Loaded, features: Features | None) -> None:
+        reference = loaded.side == 1
+        if reference and metric.compares == "alone":
+            return
+        key = self.of_metric[metric.name]
+        try:
+            if features is None:
+                raise EvalError(loaded.reasons[key])
+            if metric.compares == "pairs" and reference:
+                self.partners[key, loaded.item.id] = features
+            elif isinstance(metric, ItemSet):
+                metric.update(loaded.place, features, reference=reference)
+            elif isinstance(metric, ItemMean):
+                partner = self.partners.get((key, loaded.item.id)) if metric.compares == "pairs" else None
+                if metric.compares == "pairs" and partner is None:
+                    raise EvalError("the reference has no clip of this id that can be looked at")
+                metric.update(loaded.place, features, partner)
+        except Exception as error:  # as in _load
+            why = why_lost(error, loaded.item)
+            if self.options.strict:
+                raise EvalError(f"{loaded.item.name}: {metric.name}: {why}") from None
+            if reference:
+                self.left_out[metric.name] += 1
+                if why.startswith(FAULT):
+                    self.why_left_out.setdefault(metric.name, f", as {loaded.item.id}, which {why}")
+            else:
+                self.reasons.setdefault(loaded.place, {})[metric.name] = why
+
+    def _together(self) -> Scored:
+        """The results of all processes, the same in each."""
+        reasons = {place: why for part in processes.gathered(self.reasons) for place, why in part.items()}
+        left_out, told = processes.gathered(self.left_out), processes.gathered(self.why_left_out)
+        contents: list[dict[int, str]] = [{}, {}]
+        for part in processes.gathered(self.contents):
+            for known, own in zip(contents, part, strict=True):
+                known.update(own)
+        items = self.sides[0]
+        rows: list[dict[str, float | None]] = [{} for _ in items]
+        scores: dict[str, Score] = {}
+        for metric in self.metrics:
+            metric.agree(max(processes.gathered(metric.row_width)))
+            if processes.world() > 1:
+                metric.sync()
+            lost = _lost(metric.name, left_out, told)
+            try:
+                scores |= self._scores(metric, lost, rows, contents)
+            except Exception as error:  # one metric never takes the others' numbers away
+                if self.options.strict:
+                    raise
+                scores |= self._none(metric, f"cannot be computed ({type(error).__name__}: {shown(error)})")
+        failed = {
+            place: items[place].failed or "; ".join(f"{name}: {text}" for name, text in why.items())
+            for place, why in sorted(reasons.items())
+        }
+        placed = [reasons.get(place, {}) for place in range(len(rows))]
+        found = [self._copies(side, contents[side]) for side in (0, 1)]
+        notes = (
+            *copies.note(found[0], [item.id for item in items]),
+            *copies.note(found[1], [item.id for item in self.sides[1]], "reference"),
+            *_faults(placed, [item.id for item in items]),
+        )
+        return Scored(scores, rows, failed, {}, placed, found[0], notes)
+
+    def _copies(self, side: int, contents: Mapping[int, str], reads_caption: bool = False) -> dict[int, int]:
+        """Which clips of a side are copies of which; with `reads_caption` only if their captions agree as well."""
+        items = self.sides[side]
+        found = [contents.get(place) for place in range(len(items))]
+        if reads_caption:
+            found = [text and f"{text} {item.caption}" for text, item in zip(found, items, strict=True)]
+        return copies.first_places(found)
+
+    def _none(self, metric: ItemMetric, why: str) -> dict[str, Score]:
+        """The scores of a metric that has none."""
+        extractor = self.extractors[self.of_metric[metric.name]]
+        return {
+            spec.key: Score(
+                value=None,
+                n=0,
+                coverage=0.0,
+                direction=spec.direction,
+                unit=spec.unit,
+                version=metric.version,
+                variant=extractor.variant,
+                kind=metric.kind,
+                weights=dict(extractor.weights),
+                preprocessing=extractor.preprocessing,
+                warnings=(why,),
+                comparable=self.options.comparable,
+            )
+            for spec in metric.values
+        }
+
+    def _scores(
+        self,
+        metric: ItemMetric,
+        lost: tuple[str, ...],
+        rows: list[dict[str, float | None]],
+        contents: Sequence[Mapping[int, str]],
+    ) -> dict[str, Score]:
+        extractor = self.extractors[self.of_metric[metric.name]]
+        if isinstance(metric, ItemSet):
+            metric.take_as_one(*(self._copies(s, contents[s], extractor.reads_caption) for s in (0, 1)))
+        have, columns = metric.have(), metric.per_clip(len(rows))
+        details = metric.details(self.options.seed, SET_RESAMPLES if self.options.resamples else 0)
+        differing = int(metric.measured()[1].unique().numel()) if isinstance(metric, ItemSet) else 0
+        with warnings.catch_warnings():
+            # A metric that no clip has a value of is told by its coverage.
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+            values = metric.compute()  # last, as it takes what the processes put together apart again
+        for key, column in columns.items():
+            for row, value in zip(rows, column.tolist(), strict=True):
+                row[key] = value if math.isfinite(value) else None
+        found, notes = {}, extractor.notes(self.sides[0])
+        captions = [item.caption for item in self.sides[0]]
+        clips = [contents[0].get(place, place) for place in range(len(rows))]
+        for spec in metric.values:
+            beside = details.get(spec.key, Details())
+            interval, distinct = beside.interval, have[spec.key]
+            if isinstance(metric, ItemSet):
+                distinct = differing
+            elif spec.key in columns:
+                column_N = columns[spec.key].numpy()
+                there = np.flatnonzero(~np.isnan(column_N)).tolist()
+                measured = copies.units(
+                    [clips[i] for i in there], [captions[i] for i in there], column_N[there].tolist()
+                )
+                distinct = len(set(measured))
+                if interval is None and self.options.resamples:
+                    same = measured if distinct < len(there) else None
+                    interval = intervals.mean_interval(column_N[there], spec.key, self.options.seed, same)
+            told = beside.warnings + lost
+            value, n = float(values[spec.key]), have[spec.key]
+            if n and not math.isfinite(value) and not told:
+                told += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
+            n = n if math.isfinite(value) else 0
+            found[spec.key] = Score(
+                value=value if n else None,
+                n=n,
+                coverage=n / len(rows),
+                direction=spec.direction,
+                unit=spec.unit,
+                version=metric.version,
+                variant=extractor.variant,
+                kind=metric.kind,
+                ci95=(interval.low, interval.high) if interval else None,
+                dimension=beside.dimension,
+                bias=beside.bias,
+                weights=dict(extractor.weights),
+                preprocessing=extractor.preprocessing,
+                warnings=(*told, *notes),
+                comparable=self.options.comparable,
+                distinct=distinct if n else None,
+            )
+        return found
+
+
+def _lost(
+    name: str, counts: Sequence[Mapping[str, int]], told: Sequence[Mapping[str, str]]
+) -> tuple[str, ...]:
+    """A warning of the reference clips that a metric could not look at."""
+    count = sum(part[name] for part in counts)
+    first = next((part[name] for part in told if name in part), "")
+    return (f"{count} reference clips could not be looked at and are left out{first}",) if count else ()
+
+
+def _faults(reasons: Sequence[Mapping[str, str]], ids: Sequence[str]) -> list[str]:
+    """A line for each metric that failed on clips in a way that it did not mean to."""
+    found: dict[str, list[int]] = {}
+    for place, why in enumerate(reasons):
+        for name, text in why.items():
+            if text.startswith(FAULT):
+                found.setdefault(name, []).append(place)
+    return [
+        f"{name}: {len(places)} of {len(ids)} clips {reasons[places[0]][name]}, the first is {ids[places[0]]}; "
+        "this is a fault of the metric or of a library it uses, please report it"
+        for name, places in found.items()
+    ]
+
+
+__all__ = ["Options", "score_items"]

@@ -1,0 +1,1 @@
+"""Statistics of scores: intervals, tests, and distances between sets of features."""

@@ -1,0 +1,41 @@
+"""Training's place in the run's progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ovi_lab.common.progress import Reporter
+
+
+class TrainingProgress(Callback):
+    """Reports the step, and the last loss that was logged."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self._loss: Any = None
+        self._note = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is trained, until there is a loss to tell."""
+        trained, total = (getattr(pl_module, f"{word}_parameters", 0) for word in ("trained", "total"))
+        if total:
+            self._note = f"{trained:,} of {total:,} parameters"
+            self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """One step further."""
+        loss = trainer.logged_metrics.get("train/loss")
+        if loss is not None and loss is not self._loss:
+            # read once for each time it is logged: reading waits for the device
+            self._loss, self._note = loss, f"loss {float(loss):.3f}"
+        self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """One batch further."""
+        if trainer.state.fn != "validate":
+            return  # a look in between belongs to training
+        total = sum(int(n) for n in trainer.num_val_batches)
+        batch_idx = args[2] if len(args) > 2 else 0
+        self.reporter.at("validation", int(batch_idx) + 1, total)

@@ -1,0 +1,183 @@
+"""Starting a run from the weights of others: `init_from`, as opposed to `resume`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ovi_eval.common.shown import shown
+from ovi_lab.checkpoints.names import finite
+from ovi_lab.checkpoints.opening import open_weights
+from ovi_lab.errors import UserError
+from ovi_lab.weights.tensor_files import Stored
+
+_TOWERS = {"video": "video_model.", "audio": "audio_model."}
+# What a tower has only since it was fused; a tower pretrained alone comes without.
+_FUSION = ("k_fusion.", "v_fusion.", "norm_k_fusion.", "pre_attn_norm_fusion.")
+_BARE_MODULATION = re.compile(r"(blocks\.\d+\.modulation)$")
+
+
+def is_fusion_parameter(name: str) -> bool:
+    """Whether the parameter exists only for the exchange between the towers."""
+    return any(part in name for part in _FUSION)
+
+
+@dataclass
+class Beginning:
+    """Where a model's parameters begin other than at their initial values; none of them read yet."""
+
+    weights: dict[str, tuple[Stored, str]] = field(default_factory=dict)
+    """By parameter: the file, and the name in it."""
+    text: Stored | None = None
+    """Of the text encoder, where a source holds one."""
+    left: list[str] = field(default_factory=list)
+    """Parameters that no source gives (fusion parameters, as a rule)."""
+
+    def value(self, name: str) -> Tensor:
+        """The whole tensor of a parameter. UserError where it holds NaN or an infinite value."""
+        stored, key = self.weights[name]
+        return finite(key, next(iter(stored.stream([key])))[1], str(stored.path))
+
+
+def _open(source: str | Path, use_ema: bool) -> tuple[Stored, Stored | None]:
+    """Weights of the model, an adapter merged, and of the text encoder where there is one."""
+    from ovi_lab.checkpoints.reading import merged_weights
+
+    opened = open_weights(source, None if use_ema else False)
+    return merged_weights(opened.weights, opened.configuration), opened.text
+
+
+def _named_as_ours(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """Stored name by our name; a video tower published by itself (Wan2.2) has names of its own."""
+    names = list(names)
+    if prefix != _TOWERS["video"] or "patch_embedding.weight" not in names:
+        return {name: name for name in names}
+    return {prefix + _BARE_MODULATION.sub(r"\1.modulation", name): name for name in names}
+
+
+def _check_shapes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Tensor], source: str) -> None:
+    wrong = [n for n, shape in stored.items() if n in own and tuple(own[n].shape) != tuple(shape)]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"init_from {source} does not fit this model: {name} is {list(stored[name])} there and "
+            f"{list(own[name].shape)} here ({len(wrong)} tensors differ): choose the model it was trained with"
+        )
+
+
+def find_beginning(
+    model: nn.Module, sources: str | Path | Mapping[str, str | Path], use_ema: bool = True
+) -> Beginning:
+    """Where each parameter begins, by the names and shapes that the sources' tables tell.
+
+    Args:
+        model: a TwinDiT, on the meta device or not.
+        sources: one checkpoint for everything, or one each under "video" and "audio" for its tower, of any kind that
+            `open_weights` reads. The video's may be the published Wan2.2 tower: its .safetensors file, or the folder
+            or index of its shards.
+        use_ema: prefer averaged weights.
+
+    Raises:
+        UserError: a source is unreadable, does not fit, or leaves other than fusion parameters unset.
+    """
+    named = (
+        {"": sources}
+        if isinstance(sources, str | Path)
+        else {k: v for k, v in sources.items() if v is not None}
+    )
+    unknown = set(named) - {"", *_TOWERS}
+    if unknown:
+        raise UserError(
+            f"init_from.{sorted(unknown)[0]} is unknown: give one path, or init_from.video / init_from.audio"
+        )
+    own = model.state_dict()
+    found = Beginning()
+    for tower, source in named.items():
+        stored, text = _open(source, use_ema)
+        prefix = _TOWERS.get(tower, "")
+        tensors = stored.tensors
+        if not prefix and not tensors.keys() & own.keys():
+            raise UserError(
+                f"init_from.all {source} has no weight of this model's names: give a tower published by itself "
+                "as init_from.video"
+            )
+        names = {ours: n for ours, n in _named_as_ours(tensors, prefix).items() if ours.startswith(prefix)}
+        if not names:
+            raise UserError(
+                f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower"
+            )
+        _check_shapes({ours: tensors[n].shape for ours, n in names.items()}, own, str(source))
+        # of a tower that this model has: a source for everything may have another one besides
+        built = tuple(p for p in _TOWERS.values() if any(n.startswith(p) for n in own))
+        surplus = [n for n in names if n not in own and not is_fusion_parameter(n) and n.startswith(built)]
+        if surplus:
+            raise UserError(
+                f"init_from {source} has {shown(surplus[0])}, which this model lacks: choose its own model size"
+            )
+        found.weights.update({ours: (stored, n) for ours, n in names.items() if ours in own})
+        found.text = text if text is not None else found.text
+    given = found.weights
+    found.left = left = [n for n in own if n not in given]
+    towers = [p for t, p in _TOWERS.items() if t in named or "" in named]
+    unexplained = [n for n in left if not is_fusion_parameter(n) and n.startswith(tuple(towers))]
+    if "" in named:
+        # one source for everything may be a single tower: the other then starts fresh
+        touched = {n.split(".")[0] for n in given}
+        unexplained = [n for n in unexplained if n.split(".")[0] in touched and "rope_scale" not in n]
+    if unexplained:
+        raise UserError(
+            f"init_from gives no {unexplained[0]} ({len(unexplained)} parameters missing): "
+            "the checkpoint is of another configuration"
+        )
+    return found
+
+
+@torch.no_grad()
+def load_text_encoder(text_encoder: nn.Module, beginning: Beginning) -> None:
+    """The text encoder's weights, where a source holds them. UserError where they do not fit."""
+    if beginning.text is not None:
+        tensors = beginning.text.tensors
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        _check_shapes(shapes, text_encoder.state_dict(), str(beginning.text.path))
+        missing = [name for name in text_encoder.state_dict() if name not in shapes]
+        unknown = [name for name in shapes if name not in text_encoder.state_dict()]
+        if missing or unknown:
+            raise UserError(
+                f"init_from {beginning.text.path} has another text encoder than this model "
+                f"({shown((missing + unknown)[0])}): choose the text encoder it was trained with"
+            )
+        source = str(beginning.text.path)
+        text_encoder.load_state_dict({n: finite(n, t, source) for n, t in beginning.text.stream()})
+
+
+@torch.no_grad()
+def initialise_from(
+    model: nn.Module,
+    text_encoder: nn.Module | None,
+    sources: str | Path | Mapping[str, str | Path],
+    use_ema: bool = True,
+) -> list[str]:
+    """Load pretrained weights in place, into a model whose parameters have memory already.
+
+    Args:
+        model, sources, use_ema: see `find_beginning`.
+        text_encoder: loaded too where a source holds one; with several sources, the last one that does.
+
+    Returns:
+        Names of the parameters that no source gave.
+
+    Raises:
+        UserError: as `find_beginning`.
+    """
+    beginning = find_beginning(model, sources, use_ema)
+    own = model.state_dict()
+    for name in beginning.weights:
+        own[name].copy_(beginning.value(name))
+    if text_encoder is not None:
+        load_text_encoder(text_encoder, beginning)
+    return beginning.left

@@ -1,0 +1,242 @@
+"""The released Ovi models: what each is, and loading weights of their layout into our model.
+
+Facts of the presets: the released inference code and arXiv 2510.01284; `conf/released` holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ovi_eval.common.plain_data import read_yaml
+from ovi_eval.common.shown import shown
+from ovi_eval.errors import EvalError
+from ovi_lab.checkpoints.configuration import check_model, model_settings
+from ovi_lab.checkpoints.names import check_fit, finite, model_of
+from ovi_lab.codecs.mmaudio import MMAudioConfig
+from ovi_lab.codecs.wan22 import Wan22Config
+from ovi_lab.common.paths import config_dir
+from ovi_lab.common.typed import check_types
+from ovi_lab.errors import UserError
+from ovi_lab.models import TwinDiT
+from ovi_lab.text.umt5 import UMT5Config
+from ovi_lab.weights.tensor_files import INDEX_SUFFIX, TensorFiles
+
+__all__ = [
+    "PRESET_FILE",
+    "ReleasedModel",
+    "check_fit",
+    "is_released",
+    "load_released",
+    "model_settings",
+    "released_model",
+    "released_names",
+]
+
+_MOST = {
+    "video_latent_frames": 2**16, "audio_latents": 2**20, "area": 2**16, "fps": 1000, "sample_rate": 2**20,
+}  # fmt: skip
+"""What a preset may ask for at most."""
+
+PRESET_FILE = "preset.yaml"
+_ADVICE = "copy one of conf/released, or write it again"
+"""In a folder of weights: the preset that describes them, for a model that is none of the released."""
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """One released model: its file and the clips it was trained on."""
+
+    name: str
+    file: str
+    """Below the folder of all weights."""
+    model_config: dict[str, Any]
+    """Arguments of TwinDiT."""
+    video_latent_frames: int
+    audio_latents: int
+    area: tuple[int, int]
+    """Height and width in pixels whose product a clip's picture has, about."""
+    fps: float
+    sample_rate: int
+    audio_tag: str
+    """How the description of the sound is written in a prompt; `{}` stands for it."""
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    """Sizes of umT5 (`UMT5Config`) that differ from the published ones."""
+    video_codec: dict[str, Any] = field(default_factory=dict)
+    """Likewise of the Wan2.2 VAE (`Wan22Config`)."""
+    audio_codec: dict[str, Any] = field(default_factory=dict)
+    """Likewise of MMAudio's VAE and vocoder (`MMAudioConfig`)."""
+
+    def weights_file(self, folder: str | Path) -> Path:
+        """The file below `folder` (where it may lie without its subfolder), or the index of its shards.
+
+        Raises:
+            UserError: neither is there.
+        """
+        folder = Path(folder)
+        places = [folder / self.file, folder / Path(self.file).name]
+        for place in places:
+            index = place.with_name(f"{place.stem}{INDEX_SUFFIX}")
+            for found in (place, index):
+                if found.is_file():
+                    return found
+        raise UserError(
+            f"{self.name} needs {self.file}, which is not in {folder}: fetch it there, or correct weights="
+        )
+
+
+class _Facts:
+    """What a preset tells."""
+
+    def __init__(
+        self,
+        name: str,
+        file: str,
+        model: Mapping[str, Any],
+        video_latent_frames: int,
+        audio_latents: int,
+        area: tuple[int, int],
+        fps: float,
+        sample_rate: int,
+        audio_tag: str,
+        text_encoder: Mapping[str, Any] | None = None,
+        video_codec: Mapping[str, Any] | None = None,
+        audio_codec: Mapping[str, Any] | None = None,
+    ) -> None: ...
+
+
+def released_names() -> list[str]:
+    """Names of the presets."""
+    return sorted(path.stem for path in (config_dir() / "released").glob("*.yaml"))
+
+
+def is_released(checkpoint: str | Path) -> bool:
+    """Whether `checkpoint=` names a released model, or a folder in its layout with a preset of its own."""
+    return str(checkpoint) in released_names() or _preset_file(checkpoint).is_file()
+
+
+def released_model(name: str | Path) -> ReleasedModel:
+    """The preset of a name such as `ovi_960x960_10s`, or the one that a folder of weights brings along.
+
+    Raises:
+        UserError: unknown name, or a preset.yaml that is none.
+    """
+    if str(name) in released_names():
+        return _own_preset(str(name))
+    if _preset_file(name).is_file():
+        try:
+            facts = read_yaml(_preset_file(name))
+        except EvalError as error:
+            raise UserError(f"{_preset_file(name)} is no preset ({error}): {_ADVICE}") from error
+        return _preset(facts, str(_preset_file(name)))
+    raise UserError(f"{str(name)!r} is no released model; there are {', '.join(released_names())}")
+
+
+def _preset_file(place: str | Path) -> Path:
+    place = Path(place)
+    return place if place.name == PRESET_FILE else place / PRESET_FILE
+
+
+def _own_preset(name: str) -> ReleasedModel:
+    """One of conf/released, whose parts are names in conf/."""
+    folder = config_dir()
+    facts: Any = OmegaConf.load(folder / "released" / f"{name}.yaml")
+    # the same references as in a composed run: the model's file points at fusion, rope and seed
+    parts = {
+        part: OmegaConf.load(folder / part / f"{facts[part]}.yaml") for part in ("model", "fusion", "rope")
+    }
+    model: Any = OmegaConf.to_container(OmegaConf.create({**parts, "seed": 0}).model, resolve=True)
+    plain: Any = OmegaConf.to_container(facts)
+    kept = {key: value for key, value in plain.items() if key not in ("fusion", "rope")}
+    return _preset({"name": name, **kept, "model": model}, f"conf/released/{name}.yaml")
+
+
+def _preset(facts: Any, source: str) -> ReleasedModel:
+    """A preset of plain values. Raises UserError for one that is not whole, or asks for more than any model is."""
+    if not isinstance(facts, Mapping):
+        raise UserError(f"{source} is no preset: {_ADVICE}")
+    given = {"name": Path(source).stem, **facts}
+    try:
+        check_types(_Facts, given, "it")
+    except UserError as error:
+        raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
+    file = PurePosixPath(given["file"])
+    if file.is_absolute() or ".." in file.parts or "\\" in given["file"] or not file.name:
+        raise UserError(
+            f"{source}: file is {shown(given['file'], 80)}; expected a path below the folder of weights"
+        )
+    for key in _MOST:
+        for number in given[key] if key == "area" else [given[key]]:
+            if not 0 < number <= _MOST[key]:
+                raise UserError(f"{source}: {key} is {number}; expected above 0 and at most {_MOST[key]}")
+    sizes: dict[str, Any] = {
+        "text_encoder": UMT5Config,
+        "video_codec": Wan22Config,
+        "audio_codec": MMAudioConfig,
+    }
+    for part, config in sizes.items():
+        try:
+            config.of(given.get(part))
+        except UserError as error:
+            raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
+    if given["audio_tag"].count("{}") != 1 or set(given["audio_tag"].replace("{}", "")) & set("{}"):
+        raise UserError(
+            f"{source}: audio_tag is {shown(given['audio_tag'], 60)}; expected a text with one {{}}"
+        )
+    return ReleasedModel(
+        name=given["name"],
+        file=given["file"],
+        model_config=model_settings(given["model"], f"{source}: model"),
+        video_latent_frames=given["video_latent_frames"],
+        audio_latents=given["audio_latents"],
+        area=(given["area"][0], given["area"][1]),
+        fps=float(given["fps"]),
+        sample_rate=given["sample_rate"],
+        audio_tag=given["audio_tag"],
+        **{part: dict(given.get(part) or {}) for part in sizes},
+    )
+
+
+def load_released(
+    path: str | Path,
+    model_config: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> TwinDiT:
+    """A TwinDiT with the weights of a file in the released layout, frozen and set to evaluation.
+
+    Names and shapes are compared before a tensor is read. The model never exists a second time: it is built
+    without memory, and each tensor goes from the mapped file straight to its type and device. On the CPU and
+    in the file's own type the parameters are the mapped file, read as they are used; replace such a file by
+    another name (as every tool here does), never in place.
+
+    Args:
+        path: a .safetensors file, its index where it is in shards, or the folder that holds it.
+        model_config: arguments of TwinDiT (see `released_model(name).model_config`).
+        dtype: of all parameters; None keeps the file's.
+        device: to put them on.
+
+    Raises:
+        UserError: no such file, not whole, or the weights of another model.
+    """
+    files = TensorFiles.open(path, "model weights")
+    stored, others = model_of(files)
+    settings = model_settings(model_config)
+    held = {**stored.tensors, **{name: files.tensors[name] for name in others}}
+    check_model(settings, held, str(stored.path))
+    with torch.device("meta"):
+        model = TwinDiT(**settings)
+    converted: dict[str, Tensor] = {}
+    for name, tensor in stored.stream():
+        copied = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        # what stays the mapped file is read as it is used; the latents made by it are checked then
+        converted[name] = finite(name, copied, str(stored.path)) if copied is not tensor else copied
+        del tensor, copied
+    model.load_state_dict(converted, strict=True, assign=True)
+    return model.requires_grad_(False).eval()

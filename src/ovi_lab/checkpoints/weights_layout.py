@@ -1,0 +1,141 @@
+"""What lies where below the folder of all weights, and whether it is there and whole.
+
+DIR/
+  Ovi/model.safetensors                                 the twin towers (or model_960x960.safetensors, …)
+  Wan2.2-TI2V-5B/Wan2.2_VAE.pth                         picture to latents and back
+  Wan2.2-TI2V-5B/models_t5_umt5-xxl-enc-bf16.pth        text to vectors
+  Wan2.2-TI2V-5B/google/umt5-xxl/                       its tokenizer
+  MMAudio/ext_weights/v1-16.pth                         sound to latents and back, as mel spectra
+  MMAudio/ext_weights/best_netG.pt                      mel spectra to waves
+
+A .pth or .pt file may be replaced by a .safetensors file of the same names beside it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovi_lab.checkpoints.presets import PRESET_FILE, ReleasedModel
+from ovi_lab.errors import UserError
+from ovi_lab.weights.tensor_files import INDEX_SUFFIX, TensorFiles
+
+MODEL = "Ovi/model.safetensors"
+VIDEO_VAE = "Wan2.2-TI2V-5B/Wan2.2_VAE.pth"
+TEXT_ENCODER = "Wan2.2-TI2V-5B/models_t5_umt5-xxl-enc-bf16.pth"
+TOKENIZER = "Wan2.2-TI2V-5B/google/umt5-xxl"
+AUDIO_VAE = "MMAudio/ext_weights/v1-16.pth"
+VOCODER = "MMAudio/ext_weights/best_netG.pt"
+
+PARTS = {
+    "model": ("Ovi towers", "https://github.com/character-ai/Ovi"),
+    "video_vae": ("Wan2.2 VAE", "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B"),
+    "text_encoder": ("umT5 encoder", "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B"),
+    "tokenizer": ("umT5 tokenizer", "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B"),
+    "audio_vae": ("MMAudio VAE", "https://huggingface.co/hkchengrex/MMAudio"),
+    "vocoder": ("BigVGAN vocoder", "https://huggingface.co/hkchengrex/MMAudio"),
+}
+"""Each part in words, and where its authors give it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each part lies; all of them were there and whole by their headers when this was made."""
+
+    folder: Path
+    model: Path
+    video_vae: Path
+    text_encoder: Path
+    tokenizer: Path
+    audio_vae: Path
+    vocoder: Path
+
+    def weight_files(self) -> dict[str, Path]:
+        """Every file whose numbers decide what is made, by its path below the folder; shards one by one."""
+        files = [self.video_vae, self.text_encoder, self.audio_vae, self.vocoder]
+        files += sorted({t.file for t in TensorFiles.open(self.model).tensors.values()})
+        return {file.relative_to(self.folder).as_posix(): file for file in sorted(files)}
+
+
+def find_layout(weights: str | Path, preset: ReleasedModel) -> Layout:
+    """The parts of a preset below a folder.
+
+    Raises:
+        UserError: the folder, or parts of it, are missing or not whole; all faults in one line.
+    """
+    weights = Path(weights)
+    if not weights.is_dir():
+        raise UserError(
+            f"weights={weights} is no folder: name the one that holds Ovi, Wan2.2-TI2V-5B and MMAudio"
+        )
+    found = {part: place(weights, part, preset) for part in PARTS}
+    if (
+        weights / PRESET_FILE
+    ).is_file():  # a stranger's folder; links in one's own, which has no preset, are followed
+        for part, path in found.items():
+            if path is not None and not path.resolve().is_relative_to(weights.resolve()):
+                raise UserError(
+                    f"{path} is a link that leads outside {weights}, refused: put the {PARTS[part][0]} there itself"
+                )
+    wrong = [line for part in PARTS if (line := fault(weights, part, preset))]
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return Layout(weights, **{part: path for part, path in found.items() if path is not None})
+
+
+def faults(weights: str | Path, preset: ReleasedModel) -> list[str]:
+    """What is missing or not whole, one line a part; none where all is well."""
+    return [line for part in PARTS if (line := fault(Path(weights), part, preset))]
+
+
+def place(weights: Path, part: str, preset: ReleasedModel) -> Path | None:
+    """Where a part lies, or None."""
+    if part == "model":
+        try:
+            return preset.weights_file(weights)
+        except UserError:
+            return None
+    path = weights / expected(part, preset)
+    if part == "tokenizer":
+        return path if path.is_dir() else None
+    return next((p for p in (path, path.with_suffix(".safetensors")) if p.is_file()), None)
+
+
+def expected(part: str, preset: ReleasedModel) -> str:
+    """The path below the folder under which a part is published."""
+    paths = {
+        "model": preset.file,
+        "video_vae": VIDEO_VAE,
+        "text_encoder": TEXT_ENCODER,
+        "tokenizer": TOKENIZER,
+        "audio_vae": AUDIO_VAE,
+        "vocoder": VOCODER,
+    }
+    return paths[part]
+
+
+def fault(weights: Path, part: str, preset: ReleasedModel) -> str | None:
+    """What is wrong with a part by its headers alone, in one line with the remedy; None where nothing is."""
+    what, source = PARTS[part]
+    path = place(weights, part, preset)
+    if path is None:
+        return f"no {what} at {weights / expected(part, preset)}: fetch it from {source}"
+    if part == "tokenizer":
+        names = ("tokenizer.json", "spiece.model")
+        if not any((path / name).is_file() for name in names):
+            return f"{path} holds neither {' nor '.join(names)}: fetch the {what} from {source}"
+        return None
+    if path.suffix == ".safetensors" or path.name.endswith(INDEX_SUFFIX):
+        try:
+            TensorFiles.open(path, what)
+        except UserError as error:
+            return str(error)
+        return None
+    # torch's own format ends with the directory of a zip archive; loading checks the rest. What older versions of
+    # torch wrote is no archive, and only loading tells.
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if path.stat().st_size == 0 or (zipped and not zipfile.is_zipfile(path)):
+        return f"{path} ({path.stat().st_size} bytes) is cut short or empty: fetch the {what} again from {source}"
+    return None

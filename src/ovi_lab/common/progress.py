@@ -1,0 +1,121 @@
+"""Progress of one run, on the screen or in a file that the process that started it reads."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Item = TypeVar("Item")
+# Shares of a run's time by stage, measured on the ball world; they only smooth the estimate of the time left.
+STAGES = {"data": 0.02, "training": 0.80, "validation": 0.04, "sampling": 0.12, "scoring": 0.02}
+
+
+class Reporter(Protocol):
+    """Told where a run stands."""
+
+    def at(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` steps of a stage are behind us."""
+
+    def close(self) -> None:
+        """No more reports."""
+
+
+class SilentReporter:
+    """For ranks other than the first, and for tests."""
+
+    def at(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Nothing to show."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class ConsoleReporter:
+    """Bars with the time left, for a run that has the terminal to itself."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self.tasks: dict[str, Any] = {}
+        self.progress.start()
+
+    def at(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Draw it."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=total, note=note)
+        self.progress.update(self.tasks[stage], completed=done, total=total, note=note)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        self.progress.stop()
+
+
+class FileReporter:
+    """Writes `progress.json` at most twice a second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written = 0.0
+
+    def at(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Write it, atomically."""
+        now = time.monotonic()
+        if now - self._written < 0.5 and 0 < done < total:
+            return
+        self._written = now
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text(json.dumps({"stage": stage, "done": done, "total": total, "note": note}))
+        temporary.replace(self.path)
+
+    def close(self) -> None:
+        """Remove it: the run is over."""
+        self.path.unlink(missing_ok=True)
+
+
+def fraction(state: dict[str, Any]) -> float:
+    """Share of a run that is behind it, from what `FileReporter` wrote."""
+    behind = 0.0
+    for stage, share in STAGES.items():
+        if stage == state["stage"]:
+            return behind + share * state["done"] / max(1, state["total"])
+        behind += share
+    return behind
+
+
+def progress(items: Iterable[Item], description: str, total: int, shown: bool = True) -> Iterator[Item]:
+    """Yields `items` while a bar with the time left goes along; a line of text where there is no terminal."""
+    if not shown:
+        yield from items
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"{description} ({total})", highlight=False)
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)

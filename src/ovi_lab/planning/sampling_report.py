@@ -1,0 +1,259 @@
+"""What a clip takes, before anything is loaded: `ovi-sample --plan`, and the refusal of what cannot fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from ovi_lab.checkpoints.presets import ReleasedModel, is_released, released_model
+from ovi_lab.common.boundary import command
+from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
+from ovi_lab.errors import UserError
+from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.planning.sampling_parts import Footprint
+from ovi_lab.planning.sampling_planner import STAGES, Peak, Planner, in_words, offload_of, savings, what_fits
+from ovi_lab.sampling.offload import OFFLOADS
+from ovi_lab.sampling.pipeline import Options, Plan
+from ovi_lab.sampling.sizes import snapped
+
+
+# --------------------------------------------------------------------------------------------- before a run
+def check_memory(
+    preset: ReleasedModel, plans: Sequence[Plan], settings: SamplerSettings, options: Options
+) -> None:
+    """Refuses clips that the device has no memory for, before anything is loaded.
+
+    Raises:
+        UserError: what is needed, what there is, and which options would fit.
+    """
+    if not plans:
+        return
+    largest = max(plans, key=lambda plan: plan.size[0] * plan.size[1])
+    images = any(plan.request.image is not None for plan in plans)
+    planner = Planner(preset, largest.size, settings, images)
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        _check(planner, options, str(device), torch.cuda.mem_get_info(device)[0])
+    elif device.type == "cpu":
+        _check(planner, options, "this machine", available_host_memory(), host=True)
+
+
+def _check(planner: Planner, options: Options, where: str, free: int | None, host: bool = False) -> None:
+    measure = planner.host_peak if host else planner.peak
+    asked = measure(options)
+    if free is None or asked.total <= free:
+        return
+    size = f"{planner.size[0]}x{planner.size[1]}"
+    need = f"{planner.preset.name} at {size} needs about {gib(asked.total)}, {where} has {gib(free)} free"
+    peaks = [measure(choice) for choice in savings(options, planner, ("bf16",))]
+    fitting = next((p for p in peaks if p.total * MARGIN <= free), None)
+    if fitting is None:
+        least = min(peaks, key=lambda p: p.total)
+        words = in_words(least.options, planner, least.options.dtype != options.dtype)
+        raise UserError(f"{need}: nothing fits; least is {words} with {gib(least.total)}")
+    words = in_words(fitting.options, planner, fitting.options.dtype != options.dtype)
+    raise UserError(f"{need}: {words} takes {gib(fitting.total)} and fits")
+
+
+def available_host_memory() -> int | None:
+    """Bytes that this process can still have, by Linux's count and its control group's; None elsewhere."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    if match is None:
+        return None
+    free = int(match[1]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, int(limit) - int(used))
+
+
+# ------------------------------------------------------------------------------------------------- --plan
+def parse_memory(text: str) -> int:
+    """Bytes of `24GB`, `24GiB`, `24` or `24000MB`. GPUs are sold in units of 2^30 bytes, so both words mean these.
+
+    Raises UserError for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([gmt]?)i?b?\s*", text, re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise UserError(f"gpu={text} is not understood: give its memory such as gpu=24GB")
+    unit = {"": GIB, "g": GIB, "m": 2**20, "t": 2**40}[match[2].lower()]
+    return int(float(match[1]) * unit)
+
+
+@command("error")
+def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
+    """`ovi-sample --plan …`: print the plan; a user's mistake is one line. Returns the exit code."""
+    from ovi_lab.sampling.arguments import prepared
+
+    return main(prepared([a for a in argv if a != "--plan"]), console)
+
+
+def main(arguments: Sequence[str], console: Console | None = None) -> int:
+    """Print what a clip takes with which options; 0 where something fits the given memory, else 1.
+
+    Args:
+        arguments: as `ovi-sample` takes them, without `--plan`.
+        console: to print on.
+
+    Raises:
+        UserError: an argument is wrong, or `checkpoint=` is no released model.
+    """
+    from ovi_lab.common.command_line import checked
+    from ovi_lab.common.paths import config_dir
+    from ovi_lab.sampling.arguments import asked_shape, sampler_settings
+
+    config = checked(arguments, config_dir(), "sample")
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
+    if not is_released(config.checkpoint):
+        raise UserError(
+            f"checkpoint={config.checkpoint} is no released model, and --plan is for those: give a name such as "
+            "ovi_960x960_10s, or a folder with a preset.yaml"
+        )
+    preset = released_model(config.checkpoint)
+    area = preset.area[0] * preset.area[1]
+    size = snapped(asked_shape(config) or preset.area, area)
+    planner = Planner(preset, size, sampler_settings(config), config.image is not None)
+    options = _asked_options(config)
+    console = console or Console()
+    memory = _memory(config)
+    _print_parts(console, planner, options)
+    fitting = _print_choices(console, planner, options, memory)
+    return 0 if memory is None or fitting else 1
+
+
+def _asked_options(config: Any) -> Options:
+    dtype = "bf16" if config.dtype == "auto" else str(config.dtype)
+    names = ("offload", "weights_8bit", "vae_tiling", "batch_passes", "cache_text", "shared_modulation")
+    options = Options(device="cpu", dtype=dtype, **{name: config[name] for name in names})
+    if offload_of(options) not in OFFLOADS:
+        raise UserError(
+            f"offload is {options.offload!r}; expected true, false or one of {', '.join(OFFLOADS)}"
+        )
+    return options
+
+
+def _memory(config: Any) -> int | None:
+    if config.gpu is not None:
+        return parse_memory(str(config.gpu))
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+
+
+def _print_parts(console: Console, planner: Planner, options: Options) -> None:
+    preset, (height, width) = planner.preset, planner.size
+    frames = 4 * (preset.video_latent_frames - 1) + 1
+    begins = ", from an image" if planner.first_frame else ""
+    table = Table(
+        title=f"{preset.name}: {height}x{width}, {frames} frames{begins}",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("Part")
+    table.add_column("Type")
+    table.add_column("Weights", justify="right")
+    table.add_column("Its work takes", justify="right")
+    parts = planner.footprints(options)
+    tiled = planner.footprints(replace(options, vae_tiling=True))["picture"]
+    narrow = planner.footprints(replace(options, weights_8bit=True))["towers"]
+    batched = planner.footprints(replace(options, batch_passes=False))["towers"]
+    rows: list[tuple[str, str, Footprint]] = [
+        (STAGES["text"], "bf16", parts["text"]),
+        (STAGES["towers"], options.dtype, parts["towers"]),
+    ]
+    if planner.batches(options):
+        rows.append(("  passes one by one", options.dtype, batched))
+    if not options.weights_8bit:
+        rows.append(("  weights in 8 bits", "int8", narrow))
+    rows.append((STAGES["picture"], options.dtype, parts["picture"]))
+    if not options.vae_tiling:
+        rows.append(("  in tiles", options.dtype, tiled))
+    rows.append((STAGES["sound"], "fp32", parts["sound"]))
+    for name, dtype, part in rows:
+        table.add_row(name, dtype, gib(part.weights), gib(part.work))
+    console.print(table)
+    towers = parts["towers"]
+    if options.cache_text:
+        console.print(
+            f"Of the towers' work, {gib(towers.kept)} are keys and values of the texts (cache_text)."
+        )
+    console.print(f"With offload=blocks {gib(towers.streamed)} of the towers' weights are there at a time.\n")
+
+
+def _print_choices(console: Console, planner: Planner, options: Options, memory: int | None) -> Peak | None:
+    types = list(dict.fromkeys((options.dtype, "bf16", "fp32")))
+    table = Table(title="Peak memory on the device", title_justify="left", title_style="bold")
+    table.add_column("Options", overflow="fold")
+    for name in types:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Most in", no_wrap=True)
+    best = what_fits(planner, options, memory) if memory is not None else None
+    for choice in _ladder(planner, options, best):
+        peaks = [planner.peak(replace(choice, dtype=name)) for name in types]
+        cells = []
+        for peak in peaks:
+            fits = memory is not None and peak.fits(memory)
+            cells.append(f"[green]{gib(peak.total)} fits[/]" if fits else gib(peak.total))
+        chosen = best is not None and choice == best.options
+        style = "bold" if chosen else ""
+        table.add_row(in_words(choice, planner), *cells, STAGES[peaks[0].stage], style=style)
+    console.print(table)
+    if planner.settings.skip_layers:
+        console.print("sampler.skip_layers is set: the two passes of guidance run one by one in any case.")
+    weights = sum(part.weights for part in planner.footprints(options).values())
+    console.print(f"With offload, {gib(weights)} of weights stay in host memory or in their mapped files.")
+    if memory is None:
+        console.print("Give gpu=24GB to see what fits.")
+    elif best is not None:
+        words = in_words(best.options, planner)
+        taken = f"{gib(best.total)} of {gib(memory)}"
+        console.print(f"[bold]Least drastic that fits, {options.dtype}: {words}[/] ({taken}).")
+    else:
+        least = min((planner.peak(choice) for choice in savings(options, planner)), key=lambda p: p.total)
+        words = in_words(least.options, planner)
+        console.print(f"[bold]Nothing fits {gib(memory)}[/]; least is {words} with {gib(least.total)}.")
+    console.print(f"Fits: {MARGIN:g} x peak + {gib(DRIVER)} for the driver, kernels and allocator.")
+    return best
+
+
+def _ladder(planner: Planner, options: Options, best: Peak | None) -> list[Options]:
+    """The sets that are shown: from nothing to everything, each different in what it takes."""
+    tiled = replace(options, vae_tiling=True)
+    one_by_one = replace(tiled, batch_passes=False)
+    steps = [
+        replace(options, offload=offload_of(options)),
+        tiled,
+        one_by_one,
+        replace(one_by_one, weights_8bit=True),
+        replace(options, offload="parts"),
+        replace(tiled, offload="parts"),
+        replace(one_by_one, offload="parts"),
+        replace(one_by_one, offload="parts", weights_8bit=True),
+        replace(options, offload="blocks"),
+        replace(tiled, offload="blocks"),
+        replace(one_by_one, offload="blocks"),
+        replace(one_by_one, offload="blocks", weights_8bit=True),
+    ]
+    if best is not None:
+        steps.append(best.options)
+    begin = OFFLOADS.index(offload_of(options))
+    shown: dict[str, Options] = {}
+    for step in steps:
+        if OFFLOADS.index(offload_of(step)) >= begin:
+            step = replace(step, offload=offload_of(step))
+            shown.setdefault(in_words(step, planner), step)
+    order = {choice: place for place, choice in enumerate(savings(options, planner))}
+    return sorted(shown.values(), key=lambda choice: order.get(choice, len(order)))

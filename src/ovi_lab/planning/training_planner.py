@@ -1,0 +1,275 @@
+"""Predicts a run's memory and time under each choice, and finds the least drastic choice that fits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from ovi_lab.common.paths import config_dir
+from ovi_lab.errors import UserError
+from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
+from ovi_lab.planning.activations import META, Pass, Work, measure, optimiser_step
+from ovi_lab.planning.cluster import PER_NODE, Cluster
+from ovi_lab.planning.flops import Flops, count_flops
+from ovi_lab.planning.job import Batch, Checkpointing, Job
+from ovi_lab.planning.memory import Counts, Memory, memory_of
+from ovi_lab.planning.strategy import Sharding, Types
+from ovi_lab.planning.time import EFFICIENCY, StepTime, step_time
+
+# How much each change costs, in time, money or trouble: the least drastic set has the smallest sum.
+_CHECKPOINTING_COSTS = {"none": 0.0, "matmul": 1.0, "attention": 2.0, "full": 3.0}
+_MICRO_COST = 1.5
+_STRATEGY_COSTS = {
+    "zero1": 4.0,
+    "zero2": 5.0,
+    "zero3": 7.0,
+    "zero2_offload": 12.0,
+    "zero3_offload": 16.0,
+    "zero3_nvme": 25.0,
+}
+_SEQUENCE_COSTS = {2: 20.0, 4: 21.0, 8: 22.0}
+_GPU_COSTS = {2: 30.0, 4: 32.0, 8: 34.0}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be changed to make a run fit."""
+
+    sharding: Sharding
+    checkpointing: Checkpointing
+    micro: int
+    gpus: int
+
+
+class Planner:
+    """Of one job; each pass over the model is measured once.
+
+    Args:
+        job: what is trained.
+        on_cpu: training runs on a CPU: its kernels, and the optimiser parameter by parameter.
+        text_tokens: of each caption; None: as many as the towers take.
+    """
+
+    def __init__(self, job: Job, on_cpu: bool = False, text_tokens: int | None = None) -> None:
+        self.job, self.on_cpu, self.text_tokens = job, on_cpu, text_tokens
+        self.text_is_trained = job.text is not None and bool(job.text.trained)
+        self._work = cache(self._measured)
+        self._optimiser = cache(self._stepped)
+
+    # ---- memory
+
+    def memory(self, choice: Choice) -> Memory:
+        """Of one GPU; UserError where the choice cannot be run at all."""
+        types = Types.of(self.job.precision, choice.sharding)
+        work = self._work(choice.checkpointing, choice.micro, types.network, types.autocast)
+        return self._with(choice, self._share(work, choice.sharding))
+
+    def _with(self, choice: Choice, work: Work) -> Memory:
+        """Of one GPU whose passes take so much."""
+        sharding, text = choice.sharding, self.job.text
+        sharding.check(choice.gpus)
+        types = Types.of(self.job.precision, sharding)
+        return memory_of(
+            self.counts,
+            work,
+            self._optimiser(types.master, types.weights, bool(sharding.stage)),
+            sharding,
+            types,
+            choice.gpus,
+            accumulate=self.batch(choice).accumulate,
+            averaged=self.job.averaged,
+            on_cpu=self.on_cpu,
+            encoder_work=0 if text is None else text.work(choice.micro),
+        )
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Parameters of the job."""
+        job = self.job
+        units = job.units
+        return Counts(
+            job.total,
+            sum(p.numel() for p in job.trained.values()),
+            job.small,
+            max(units),
+            job.total - sum(units),
+            job.frozen_size,
+            0 if job.text is None else job.text.weights,
+        )
+
+    def batch(self, choice: Choice) -> Batch:
+        """What a step sees."""
+        return self.job.batch(choice.sharding.data_parallel(choice.gpus), choice.micro)
+
+    def _measured(
+        self, checkpointing: Checkpointing, micro: int, dtype: torch.dtype, autocast: torch.dtype | None
+    ) -> Work:
+        model = self.job.model(checkpointing, dtype)
+        device = "cpu" if self.on_cpu else "cuda"
+        work = Pass(
+            self.job.clip,
+            micro,
+            device,
+            autocast,
+            self.text_tokens,
+            self.text_is_trained,
+            self.job.first_frame_clean,
+        )
+        return measure(model, work)
+
+    @staticmethod
+    def _share(work: Work, sharding: Sharding) -> Work:
+        """Of one GPU of a group that computes a clip together: tokens inside the blocks are dealt out."""
+        parts = sharding.sequence_parallel
+        inside = work.activations - work.outside
+        saved = inside - inside // parts
+        return Work(work.forward - saved, work.activations - saved, work.with_gradients - saved, work.outside)
+
+    def _stepped(self, master: bool, dtype: torch.dtype, flat: bool) -> tuple[int, int]:
+        """Bytes that the optimiser keeps and takes for a moment, of all parameters."""
+        own = torch.float32 if master else dtype
+        trained = self.job.trained
+        # element by element it makes no difference which tensors the values lie in, and one is quick
+        one = flat or (not self.on_cpu and not self.job.config.optim.muon)
+        sizes = (
+            {"all": (sum(p.numel() for p in trained.values()),)}
+            if one
+            else {n: p.shape for n, p in trained.items()}
+        )
+        held = {n: nn.Parameter(torch.empty(s, dtype=own, device=META)) for n, s in sizes.items()}
+
+        def make() -> torch.optim.Optimizer:
+            optimizer = self.job.optimiser(held)
+            for group in optimizer.param_groups:
+                if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+                    group["foreach"] = not self.on_cpu  # PyTorch's own choice on these devices
+            return optimizer
+
+        return optimiser_step(list(held.values()), make)
+
+    # ---- time
+
+    def flops(self, choice: Choice) -> Flops:
+        """Of a micro batch."""
+        return count_flops(
+            self.job.model(choice.checkpointing),
+            self.job.clip,
+            clips=choice.micro,
+            first_frame_clean=self.job.first_frame_clean,
+            text_is_trained=self.text_is_trained,
+        )
+
+    def time(self, choice: Choice, cluster: Cluster, efficiency: float = EFFICIENCY) -> StepTime | None:
+        """Of a step; None where the kind of GPU is not known."""
+        model = self.job.model(choice.checkpointing)
+        text = self.job.text
+        return step_time(
+            self.flops(choice),
+            self.batch(choice),
+            self.counts,
+            self.job.tokens,
+            model.tower_configs,
+            choice.sharding,
+            Types.of(self.job.precision, choice.sharding),
+            cluster.of(choice.gpus),
+            efficiency=efficiency,
+            text_flops=0 if text is None else text.flops(choice.micro),
+            recomputes=choice.checkpointing.choice != "none",
+        )
+
+    # ---- what fits
+
+    def asked(self, gpus: int) -> Choice:
+        """What the configuration says."""
+        settings = OmegaConf.to_container(self.job.config.strategy, resolve=False)
+        return Choice(Sharding.of(settings), self.job.checkpointing, self.job.micro, gpus)  # type: ignore[arg-type]
+
+    def what_fits(self, asked: Choice, memory: int) -> tuple[Choice, Memory] | None:
+        """The least drastic change that fits, or None."""
+        for choice in self.changes(asked):
+            try:
+                # what is held between passes is known without running one
+                if not self._with(choice, Work(0, 0, 0, 0)).fits(memory):
+                    continue
+                predicted = self.memory(choice)
+            except UserError:  # the batch does not divide so
+                continue
+            if predicted.fits(memory):
+                return choice, predicted
+        return None
+
+    def changes(self, asked: Choice) -> Iterator[Choice]:
+        """Every set of changes, the least drastic first."""
+        choices = itertools.product(
+            self._checkpointings(asked), self._micros(asked), self._shardings(asked), self._counts(asked)
+        )
+        found = [
+            (sum(cost for _, cost in each), Choice(sharding, checkpointing, micro, gpus))
+            for each in choices
+            for (checkpointing, _), (micro, _), (sharding, _), (gpus, _) in (each,)
+        ]
+        for _, choice in sorted(found, key=lambda pair: pair[0]):
+            yield choice
+
+    def _checkpointings(self, asked: Choice) -> list[tuple[Checkpointing, float]]:
+        own = asked.checkpointing
+        base = _CHECKPOINTING_COSTS[own.choice]
+        more = [c for c in ACTIVATION_CHECKPOINTING if _CHECKPOINTING_COSTS[c] >= max(base, 1.0)]
+        changed = [(Checkpointing(c), _CHECKPOINTING_COSTS[c] - base + (own.every > 1)) for c in more]
+        return [(own, 0.0), *[(c, cost) for c, cost in changed if c != own]]
+
+    @staticmethod
+    def _micros(asked: Choice) -> list[tuple[int, float]]:
+        sizes, micro = [(asked.micro, 0.0)], asked.micro
+        while micro > 1:
+            micro //= 2
+            sizes.append((micro, sizes[-1][1] + _MICRO_COST))
+        return sizes
+
+    def _shardings(self, asked: Choice) -> list[tuple[Sharding, float]]:
+        own = asked.sharding
+        found = [(own, 0.0)]
+        if not self.job.config.optim.muon:  # which needs whole matrices
+            before = _STRATEGY_COSTS["zero3" if own.name == "fsdp2" else own.file] if own.stage else 0.0
+            for name, cost in _STRATEGY_COSTS.items():
+                if cost > before:
+                    settings = OmegaConf.load(config_dir() / "strategy" / f"{name}.yaml")
+                    other = Sharding.of(OmegaConf.to_container(settings))  # type: ignore[arg-type]
+                    found.append((replace(other, sequence_parallel=own.sequence_parallel), cost - before))
+        shared = []
+        for parts, cost in _SEQUENCE_COSTS.items():
+            heads = all(
+                c.num_heads % parts == 0 for c in self.job.model(asked.checkpointing).tower_configs.values()
+            )
+            if own.sequence_parallel < parts <= min(asked.gpus, PER_NODE) and heads:
+                shared += [(replace(s, sequence_parallel=parts), cost + own_cost) for s, own_cost in found]
+        return [*found, *shared]
+
+    @staticmethod
+    def _counts(asked: Choice) -> list[tuple[int, float]]:
+        return [(asked.gpus, 0.0), *((asked.gpus * times, cost) for times, cost in _GPU_COSTS.items())]
+
+    def typed(self, choice: Choice, asked: Choice, cluster: Cluster) -> str:
+        """What of a choice differs from what was asked, as it is typed."""
+        words = []
+        if choice.checkpointing.choice != asked.checkpointing.choice:
+            words.append(f"model.activation_checkpointing={choice.checkpointing.choice}")
+        if choice.checkpointing.every != asked.checkpointing.every:
+            words.append(f"model.checkpoint_every={choice.checkpointing.every}")
+        if choice.micro != asked.micro:
+            words += self.job.typed_micro(choice.micro)
+        if choice.sharding.file != asked.sharding.file:
+            words.append(f"strategy={choice.sharding.file}")
+            if "nvme" in choice.sharding.file:
+                words.append("strategy.nvme_path=…")
+        if choice.sharding.sequence_parallel != asked.sharding.sequence_parallel:
+            words.append(f"strategy.sequence_parallel={choice.sharding.sequence_parallel}")
+        if choice.gpus != asked.gpus:
+            words.append(cluster.of(choice.gpus).typed)
+        return " ".join(words) or "as it is"

@@ -1,0 +1,65 @@
+"""What the command line of `ovi-sample` asks for: texts as they are typed, sizes, the sampler."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ovi_lab.errors import UserError
+from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
+
+if TYPE_CHECKING:
+    from ovi_lab.flow.generate import SamplerSettings
+
+TEXTS = (
+    "checkpoint", "prompt", "prompts", "weights", "image", "out", "aspect", "sampler.negative_video",
+    "sampler.negative_audio", "text.weights", "text.tokenizer",
+)  # fmt: skip
+"""Keys whose values are taken as they are typed."""
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra is to see it.
+
+    Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model
+    gets the released sampler where none is named.
+    """
+    from ovi_lab.checkpoints.presets import is_released
+
+    ready = [_quoted(argument) for argument in arguments]
+    given = dict(a.split("=", 1) for a in arguments if "=" in a and not a.startswith("-"))
+    if "sampler" not in given and is_released(given.get("checkpoint", "").strip("'\"")):
+        ready.append("sampler=ovi")
+    return ready
+
+
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or key not in TEXTS or not value or value == "null":
+        return argument
+    if re.fullmatch(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", value, re.DOTALL):
+        return argument  # quoted for Hydra already
+    # as Hydra unquotes: backslashes double where a quote follows them, and no ${…} is looked up
+    value = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    value = value.replace("${", "\\${")
+    return f"{key}='{value}'"
+
+
+def asked_shape(config: DictConfig) -> Size | None:
+    """Height and width of `size=` or of `aspect=`; None where neither is given."""
+    if config.size is not None and config.aspect is not None:
+        raise UserError("size= and aspect= are both given: give one")
+    if config.aspect is not None:
+        return parse_aspect(str(config.aspect))
+    return parse_size(str(config.size)) if config.size is not None else None
+
+
+def sampler_settings(config: DictConfig) -> SamplerSettings:
+    """The configuration's sampler."""
+    from ovi_lab.flow.generate import SamplerSettings
+
+    chosen: Any = OmegaConf.to_container(config.sampler, resolve=True)
+    return SamplerSettings(**chosen)

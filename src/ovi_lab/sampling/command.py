@@ -1,0 +1,236 @@
+"""`ovi-sample` for released models: from the composed configuration to clips in a folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from ovi_lab.checkpoints.digests import Digests
+from ovi_lab.checkpoints.presets import PRESET_FILE, ReleasedModel, released_model
+from ovi_lab.checkpoints.weights_layout import Layout, find_layout
+from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
+from ovi_lab.errors import UserError
+from ovi_lab.flow import Guidance, build_solver
+from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
+from ovi_lab.sampling import batch
+from ovi_lab.sampling.arguments import asked_shape, sampler_settings
+from ovi_lab.sampling.device import usable_device
+from ovi_lab.sampling.long_prompts import fit_prompts
+from ovi_lab.sampling.offload import Placement
+from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan
+from ovi_lab.sampling.requests import (
+    BadRow,
+    Request,
+    check_request,
+    check_seed,
+    prompt_name,
+    read_requests,
+    variants,
+)
+
+LARGE = 2**30
+MemoryCheck = Callable[[ReleasedModel, list[Plan], SamplerSettings, Options], None]
+
+
+def sample_released(config: DictConfig, check_memory: MemoryCheck | None = None) -> batch.Outcome:
+    """Make the clips that the configuration asks for; finished ones are kept.
+
+    Everything that can be wrong with prompts, images, sizes and files is reported before weights are loaded.
+    `check_memory` raises UserError for plans that do not fit into memory; it is called for weights of a GiB and more.
+
+    Raises:
+        UserError, EvalError: what stops all of it; with `strict`, or with one prompt, the first that cannot be made.
+    """
+    preset = released_model(config.checkpoint)
+    strict = config.strict or config.prompts is None
+    settings, options = sampler_settings(config), pipeline_options(config)
+    check_settings(settings, preset)
+    requests, bad = asked(config)
+    plans, unplanned = batch.plan_rows(requests, preset, strict)
+    layout = find_layout(weights_folder(config, preset), preset)
+    plans, too_long = fit_prompts(plans, layout, settings, options.long_prompts, strict)
+    with processes(config, options.device) as group:
+        mine = plans[group.index :: group.count]
+        digests = Digests(layout.weight_files())
+
+        def record(plan: Plan) -> dict[str, Any]:
+            return batch.record_of(plan, preset, settings, options, digests.result())
+
+        jobs, outcome = batch.find_jobs(mine, Path(config.out), record, config.overwrite)
+        if group.index == 0:
+            outcome.bad = [*bad, *unplanned, *too_long, *outcome.bad]
+        if strict and outcome.bad:
+            raise UserError(outcome.bad[0].reason)
+        jobs = batch.agreed(jobs, group)
+        if group.rank == 0:
+            for row in outcome.bad:
+                _warn(row)
+        if jobs:
+            _make(config, preset, layout, settings, options, group, jobs, outcome, record, check_memory)
+    return outcome
+
+
+def _make(
+    config: DictConfig,
+    preset: ReleasedModel,
+    layout: Layout,
+    settings: SamplerSettings,
+    options: Options,
+    group: SequenceGroup,
+    jobs: list[batch.Job],
+    outcome: batch.Outcome,
+    record: Callable[[Plan], dict[str, Any]],
+    check_memory: MemoryCheck | None,
+) -> None:
+    # the prediction takes seconds, and megabytes of weights fit wherever torch does
+    if check_memory and sum(file.stat().st_size for file in layout.weight_files().values()) > LARGE:
+        check_memory(preset, [job.plan for job in jobs], settings, options)
+    first = group.rank == group.index == 0
+    # on stderr: what is printed is the list of clips
+    reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
+    try:
+        pipeline = OviPipeline.load(
+            preset,
+            layout,
+            settings,
+            options,
+            lambda done, total, name: reporter.at("loading", done, total, name),
+        )
+        batch.run_jobs(
+            pipeline,
+            jobs,
+            outcome,
+            record=record,
+            log=Path(config.out) / ("clips.jsonl" if group.index == 0 else f"clips.rank{group.index}.jsonl"),
+            group=group,
+            preview=config.preview,
+            strict=config.strict or config.prompts is None,
+            on_step=lambda done, total, name: reporter.at("sampling", done, total, name),
+            on_bad=_warn if group.rank == 0 else None,
+        )
+    finally:
+        reporter.close()
+
+
+def asked(config: DictConfig) -> tuple[list[Request], list[BadRow]]:
+    """The requests of `prompt` (with `image`) or of the file `prompts`, each with its variants; and bad rows.
+
+    Raises:
+        UserError: both or neither are given, or what is given is no request.
+    """
+    single, many = not OmegaConf.is_missing(config, "prompt"), config.prompts is not None
+    if single == many:
+        state = "both given" if many else "neither given"
+        raise UserError(f'prompt= and prompts= are {state}: give prompt="…" or prompts=FILE')
+    shape = asked_shape(config)
+    if many:
+        if config.image is not None:
+            raise UserError(
+                "image= goes with prompt=: with prompts=FILE, name images in its column image_path"
+            )
+        rows = read_requests(config.prompts, check_seed(config.seed), shape)
+        if config.strict and rows.bad:
+            raise UserError(rows.bad[0].reason)
+        return variants(rows.requests, config.variants), list(rows.bad)
+    prompt = str(config.prompt)
+    image = Path(config.image) if config.image is not None else None
+    request = check_request(
+        Request(prompt_name(prompt), prompt.strip(), check_seed(config.seed), image, shape)
+    )
+    return variants([request], config.variants), []
+
+
+def weights_folder(config: DictConfig, preset: ReleasedModel) -> Path:
+    """The folder of all weights: `weights=`, or the folder whose preset `checkpoint=` names.
+
+    Raises:
+        UserError: it is not given, and the preset lies in no such folder.
+    """
+    if config.weights is not None:
+        return Path(config.weights)
+    folder = Path(config.checkpoint)
+    folder = folder.parent if folder.name == PRESET_FILE else folder
+    if (folder / PRESET_FILE).is_file():
+        return folder
+    raise UserError(
+        f"weights= is not given: name the folder with {preset.file}, Wan2.2-TI2V-5B and MMAudio below it"
+    )
+
+
+def check_settings(settings: SamplerSettings, preset: ReleasedModel) -> None:
+    """Raises UserError for a solver, steps, guidance or blocks to leave out that there cannot be."""
+    build_solver(settings.solver, settings.steps, settings.shift)
+    Guidance(settings.video_guidance, settings.audio_guidance)
+    layers = preset.model_config["video"]["num_layers"]
+    for index in settings.skip_layers:
+        if not 0 <= index < layers:
+            raise UserError(
+                f"sampler.skip_layers names block {index}: {preset.name} has blocks 0 to {layers - 1}"
+            )
+
+
+def pipeline_options(config: DictConfig) -> Options:
+    """The configuration's options; `auto` is decided by whether there is a GPU."""
+    device = str(config.device)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    usable_device(device)
+    dtype = str(config.dtype)
+    if dtype == "auto":
+        dtype = "fp32" if device == "cpu" else "bf16"
+    savings = ("batch_passes", "cache_text", "merge_padding", "share_opening", "shared_modulation")
+    for name in ("weights_8bit", "vae_tiling", "preview", *savings):
+        if not isinstance(config[name], bool):
+            raise UserError(f"{name} is {config[name]!r}: expected true or false")
+    Placement(device, config.offload)  # says what is wrong with it
+    return Options(
+        device=device,
+        dtype=dtype,
+        offload=config.offload,
+        weights_8bit=config.weights_8bit,
+        vae_tiling=config.vae_tiling,
+        long_prompts=str(config.long_prompts),
+        **{name: config[name] for name in savings},
+    )
+
+
+@contextmanager
+def processes(config: DictConfig, device: str) -> Iterator[SequenceGroup]:
+    """This process's place among those of torchrun: rows are dealt to groups, a group shares each clip.
+
+    Raises:
+        UserError: the processes do not divide into groups of `sequence_parallel`.
+    """
+    import torch.distributed as dist
+
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    begun = world > 1 and not dist.is_initialized()
+    if begun:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(torch.device(device))
+        # one process may have much more to do than another before they meet again
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=30))
+    try:
+        yield sequence_group(config.sequence_parallel)
+        if world > 1:
+            # torchrun ends all processes when one leaves with an error, such as a row that was left out
+            dist.barrier()
+    finally:
+        if begun:
+            dist.destroy_process_group()
+
+
+def _warn(row: BadRow) -> None:
+    print(f"left out: {row.id}: {row.reason}", file=sys.stderr, flush=True)

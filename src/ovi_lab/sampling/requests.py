@@ -1,0 +1,209 @@
+"""What clips are asked for: one a row of a CSV, TSV or JSONL file, checked before anything is loaded.
+
+Columns: `text_prompt` (or `prompt`), and where wanted `image_path` (or `image`; relative to the file's folder),
+`id`, `seed`, `size` or `aspect`, `negative_video`, `negative_audio`. Other columns are left alone. The files of
+prompts that came with the released code are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ovi_eval.clips.captions import nfc
+from ovi_eval.common.shown import shown
+from ovi_eval.common.tables import Row, read_table
+from ovi_eval.common.unicode_text import unusable
+from ovi_eval.errors import EvalError
+from ovi_lab.errors import UserError
+from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
+from ovi_lab.text.prompts import check_tags
+
+PROMPT_COLUMNS = ("text_prompt", "prompt")
+IMAGE_COLUMNS = ("image_path", "image")
+MAX_BYTES = 64 * 2**20
+MAX_SEED = 2**63 - 1
+MAX_ID = 120
+"""Bytes of a file's name, so that seeds and suffixes fit behind it on every file system."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip that is asked for."""
+
+    id: str
+    """Of the row: the clip's file is `<id>_seed<seed>.mp4`."""
+    prompt: str
+    seed: int = 0
+    image: Path | None = None
+    """The first frame, where it is given."""
+    shape: Size | None = None
+    """Height and width whose shape the picture is to have; None: the image's, or a square's."""
+    negative_video: str | None = None
+    """None: the sampler's."""
+    negative_audio: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the clip's file, without suffix."""
+        return f"{self.id}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that asks for nothing that can be made."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of a file: what is asked for, in order, and what cannot be."""
+
+    requests: tuple[Request, ...]
+    bad: tuple[BadRow, ...] = field(default_factory=tuple)
+
+
+def check_request(request: Request) -> Request:
+    """The request itself. Raises UserError for broken tags, a seed out of range, an image that is not there."""
+    if why := unusable(request.prompt):
+        raise UserError(f"the prompt {why}: write it in UTF-8")
+    check_tags(request.prompt)
+    check_seed(request.seed)
+    if request.image is not None and not _is_file(request.image):
+        raise UserError(f"no image at {shown(request.image)}")
+    return request
+
+
+def check_seed(seed: object) -> int:
+    """The seed. Raises UserError unless it is a whole number that a generator takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed is {seed!r}: expected a whole number from 0 to {MAX_SEED}")
+    return seed
+
+
+def variants(requests: Iterable[Request], count: int) -> list[Request]:
+    """Each request with `count` seeds: its own and the next ones. Raises UserError for a count below 1."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"variants is {count!r}: expected a whole number of at least 1")
+    return [replace(r, seed=check_seed(r.seed + i)) for r in requests for i in range(count)]
+
+
+def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) -> Batch:
+    """The rows of a file of prompts.
+
+    Args:
+        path: .csv, .tsv or .jsonl, see `ovi_eval.common.tables`.
+        seed: of rows that name none.
+        shape: of rows that name none and have no image.
+
+    Raises:
+        UserError: the file is missing, too large, no text, has no prompts, no column of prompts or quotes that are
+            not closed.
+    """
+    path = Path(path)
+    requests: list[Request] = []
+    bad: list[BadRow] = []
+    try:
+        rows = read_table(path, (PROMPT_COLUMNS,), "prompts", max_bytes=MAX_BYTES)
+    except EvalError as error:
+        raise UserError(f"prompts: {error}") from error
+    if not rows:
+        raise UserError(f"{shown(path)} holds no prompts")
+    digits = max(4, len(str(len(rows))))
+    names: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        where = f"row {number}"
+        id = f"{number:0{digits}d}"
+        try:
+            if row.fault:
+                raise UserError(row.fault)
+            id = _id(row, id)
+            request = check_request(_request(row, id, path.parent, seed, shape))
+            # files are made on systems that take A for a
+            if id.lower() in names:
+                raise UserError(f"its id {id} is that of {names[id.lower()]} too: give each row its own")
+            names[id.lower()] = where
+            requests.append(request)
+        except (UserError, EvalError) as error:
+            bad.append(BadRow(id, f"{shown(path.name)} {where}: {error}"))
+    return Batch(tuple(requests), tuple(bad))
+
+
+def _request(row: Row, id: str, folder: Path, seed: int, shape: Size | None) -> Request:
+    prompt = _text(row, *PROMPT_COLUMNS)
+    if prompt is None:
+        raise UserError("it has no text_prompt")
+    image, own = _text(row, *IMAGE_COLUMNS), _shape(row)
+    return Request(
+        id=id,
+        prompt=prompt,
+        seed=_whole(row, seed),
+        image=_image(folder, image) if image is not None else None,
+        shape=own or (None if image is not None else shape),
+        negative_video=_text(row, "negative_video"),
+        negative_audio=_text(row, "negative_audio"),
+    )
+
+
+def _text(row: Row, *columns: str) -> str | None:
+    """The first of the columns that says anything."""
+    return row.text(columns) or None
+
+
+def _whole(row: Row, seed: int) -> int:
+    value = row.values.get("seed")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return seed
+    if isinstance(value, str):
+        if not re.fullmatch(r"\s*[0-9]{1,19}\s*", value):
+            raise UserError(f"its seed is {shown(repr(value), 40)}, expected a whole number")
+        value = int(value)
+    return check_seed(value)
+
+
+def _shape(row: Row) -> Size | None:
+    size, aspect = _text(row, "size"), _text(row, "aspect")
+    if size is not None and aspect is not None:
+        raise UserError("it has both size and aspect: give one")
+    return parse_size(size) if size is not None else parse_aspect(aspect) if aspect is not None else None
+
+
+def _id(row: Row, number: str) -> str:
+    """A row's id as a file's name can hold it; its number where it has none."""
+    value = row.name(("id",))
+    return (file_name(nfc(value)) if value else "") or number
+
+
+def _image(folder: Path, name: str) -> Path:
+    """The file that a table names: with / for \\, and in the form of Unicode in which it is there."""
+    plain = name.replace("\\", "/")
+    forms = [name, plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
+    return next((folder / form for form in forms if _is_file(folder / form)), folder / plain)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def file_name(text: str) -> str:
+    """Letters, digits, `.`, `-` and `_` of a text; anything else becomes `_`, and no name begins with a dot."""
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._")
+    encoded = name.encode()
+    if len(encoded) <= MAX_ID:
+        return name
+    cut = encoded[: MAX_ID - 9].decode(errors="ignore")
+    return f"{cut}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
+def prompt_name(prompt: str) -> str:
+    """A name for a prompt that has none: its first 50 characters without tags, as the released code names files."""
+    return file_name(re.sub(r"<[^>]*>", "", prompt)[:50].replace(" ", "_")) or "clip"

@@ -1,0 +1,78 @@
+"""One process, and DDP: every process holds the whole model and the whole optimiser; the first one saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
+
+from ovi_lab.checkpoints.folder import Checkpoint
+from ovi_lab.checkpoints.state import OPTIMIZER_NAMES, ready_optimizer_state, training_state
+from ovi_lab.models import TwinDiT
+from ovi_lab.strategies.initial_values import Values, place_whole
+from ovi_lab.strategies.process_groups import DataPlaces, from_first
+from ovi_lab.strategies.shares import TorchShards
+
+
+class WholeModel(DataPlaces):
+    """Mixin for a Lightning strategy: places a model, and reads checkpoints of sharded strategies too."""
+
+    lightning_module: Any
+    optimizers: Any
+    root_device: torch.device
+    is_global_zero: bool
+
+    def place(self, model: TwinDiT, values: Values) -> None:
+        """Parameters on the device, each with its value."""
+        place_whole(model, values, self.root_device)
+
+    def place_other(self, module: nn.Module) -> None:
+        """What else is trained goes where Lightning puts it."""
+
+    def shards(self) -> TorchShards:
+        """Everything, saved by the first process."""
+        optimizer = self.optimizers[0] if self.optimizers else None
+        return TorchShards(self.lightning_module, optimizer, self.is_global_zero)
+
+    def _optimizer_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        names = {id(p): n for n, p in self.lightning_module.named_parameters()}
+        return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        """As Lightning does, with the names of the optimiser's parameters."""
+        if self.optimizers:
+            checkpoint[OPTIMIZER_NAMES] = self._optimizer_names(self.optimizers[0])
+        super().save_checkpoint(checkpoint, filepath, storage_options)  # type: ignore[misc]
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The first process's choice of a checkpoint, on all of them."""
+        path = from_first(str(checkpoint_path))
+        self._resumed_from = path
+        return super().load_checkpoint(path, weights_only)  # type: ignore[misc]
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Whatever strategy wrote it; parameters are found by name."""
+        optimizer = self.optimizers[0]
+        opened = Checkpoint.open(self._resumed_from)
+        if not opened.sharded and OPTIMIZER_NAMES not in checkpoint:
+            super().load_optimizer_state_dict(checkpoint)  # type: ignore[misc]
+            return
+        saved = checkpoint["optimizer_states"][0]["param_groups"]
+        own = optimizer.state_dict()["param_groups"]
+        groups = [{**new, "params": now["params"]} for new, now in zip(saved, own, strict=True)]
+        names = self._optimizer_names(optimizer)
+        state = ready_optimizer_state(training_state(opened, checkpoint), names, groups)
+        optimizer.load_state_dict(state)
+
+
+class SingleProcess(WholeModel, SingleDeviceStrategy):
+    """One process on one device."""
+
+
+class ReplicatedProcesses(WholeModel, DDPStrategy):
+    """Distributed data parallel: gradients of what is trained are averaged over all processes, nothing else."""

@@ -1,0 +1,133 @@
+"""The end of a sweep: ceilings and floors beside the arms, one leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from ovi_eval.common.files import written_whole
+from ovi_lab.errors import UserError
+
+JOBS_FILE = "jobs.json"
+
+
+@dataclass(frozen=True)
+class _Study:
+    folder: Path
+    title: str
+    message: str
+    claims: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A member of a sweep of this process, and how it ended."""
+
+    name: str
+    config: Mapping[str, Any]
+    """As the command line composed it: nothing of it was read from the run's folder."""
+    run_dir: Path
+    status: str
+    """"done", "skipped" or "failed"."""
+    message: str
+
+
+_jobs: dict[Path, Sequence[EndedJob]] = {}
+
+
+def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
+    """Leave what a sweep's launcher knows for `finish`, and a list of it in the sweep's folder for people."""
+    _jobs[folder] = jobs
+    rows = [
+        {
+            "name": job.name,
+            "arm": job.config["arm_name"],
+            "seed": job.config["seed"],
+            "run_dir": job.run_dir.name
+            if not job.run_dir.is_relative_to(folder)
+            else str(job.run_dir.relative_to(folder)),
+            "status": job.status,
+            "message": job.message,
+        }
+        for job in jobs
+    ]
+    with written_whole(folder / JOBS_FILE) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1))
+
+
+# Hydra turns what its callbacks raise into warnings; what they leave here is done by `finish`, whose errors count.
+_ended: list[_Study] = []
+
+
+class StudyCallback(Callback):
+    """Notes that a sweep has ended, and how its leaderboard is to be shown.
+
+    Args:
+        title, message: at the top of the page.
+        claims: what the numbers are to be held against; see `ovi_eval.ranking.claims.parse_claims`.
+    """
+
+    def __init__(self, title: str = "Leaderboard", message: str = "", claims: Sequence[Any] = ()) -> None:
+        plain: Any = OmegaConf.to_container(claims, resolve=True) if OmegaConf.is_config(claims) else claims
+        self.title, self.message, self.claims = title, message, list(plain)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's signal that all jobs were launched and have ended."""
+        folder = Path(str(config.hydra.sweep.dir)).absolute()
+        _ended.append(_Study(folder, self.title, self.message, self.claims))
+
+
+def _score_references(folder: Path, jobs: Sequence[EndedJob]) -> None:
+    """Score real clips, and real clips spoiled by rule, once per study, on the data that this command configures."""
+    from ovi_lab.runs.evaluate import evaluate_references
+
+    for job in jobs:
+        if job.status != "failed" and (job.run_dir / "results.json").is_file():
+            evaluate_references(OmegaConf.create(dict(job.config)), folder / "references")
+            return
+
+
+def finish() -> None:
+    """Build the leaderboard of every sweep that has ended.
+
+    Raises:
+        UserError: runs of it have failed (after the rest has been shown), or nothing can be ranked.
+    """
+    from ovi_eval.errors import EvalError
+    from ovi_eval.ranking.build import build_leaderboard
+    from ovi_eval.report import write_all
+    from ovi_eval.report.terminal import show
+
+    while _ended:
+        study = _ended.pop()
+        jobs = _jobs.pop(study.folder, ())
+        failed = [f"{job.name}: {job.message}" for job in jobs if job.status == "failed"]
+        arms = list(dict.fromkeys(job.config["arm_name"] for job in jobs))
+        try:
+            _score_references(study.folder, jobs)
+            if len(failed) < len(jobs) or not jobs:
+                board = build_leaderboard(
+                    [study.folder],
+                    first=arms[0] if arms and not failed else None,
+                    title=study.title,
+                    message=study.message,
+                    order=arms,
+                    claims=study.claims,
+                    expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
+                )
+                write_all(board, study.folder, progress=True)
+                show(board)
+                print(f"\n{study.folder / 'leaderboard.html'}")
+        except EvalError as error:
+            raise UserError(str(error)) from error
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. "
+                + "; ".join(failed)
+            )

@@ -1,0 +1,180 @@
+"""A run that is told to leave: it saves at the next step, is queued again where there is SLURM, and loses no bit."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from safetensors.torch import load_file
+
+from ovi_lab.callbacks.preemption import Preemption, cluster_environment, slurm_job, was_requeued
+from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
+from ovi_lab.common.progress import SilentReporter
+from ovi_lab.errors import UserError
+from ovi_lab.runs.run import execute
+
+STEPS = 60
+SETTINGS = [
+    f"trainer.max_steps={STEPS}",
+    "checkpoint.every_n_steps=4",
+    "task.text_dropout=0.2",
+    "optim=adamw",
+]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    folder = resolve_checkpoint(run)
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
+
+
+def start(run: Path, data_root: Path, extra: list[str], **environment: str) -> subprocess.Popen:
+    small = [
+        "debug=fast",
+        "logger.tensorboard=false",
+        "sampler.steps=2",
+        f"run_dir={run}",
+        f"data.root={data_root}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "ovi_lab.train", *small, *SETTINGS, *extra],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment},
+    )
+
+
+def wait_for_a_checkpoint(run: Path, *processes: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not (run / "last").exists() and time.monotonic() < deadline:
+        for process in processes:
+            assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory, data_root):
+    """Two runs told to leave, side by side: one process by SIGTERM, and one of two under SLURM by SIGUSR1."""
+    folder = tmp_path_factory.mktemp("left")
+    (folder / "bin").mkdir()
+    scontrol = folder / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.txt\n')
+    scontrol.chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = start(folder / "alone", data_root, ["samples.every_n_steps=0"])
+    ranks = [
+        start(
+            folder / "ranks", data_root, ["strategy=ddp", "trainer.devices=2", "samples.every_n_steps=4"],
+            PATH=f"{folder / 'bin'}:{os.environ['PATH']}", SLURM_JOB_ID="4711",
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0",
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    wait_for_a_checkpoint(folder / "alone", alone)
+    alone.send_signal(signal.SIGTERM)
+    wait_for_a_checkpoint(folder / "ranks", *ranks)
+    ranks[1].send_signal(signal.SIGUSR1)
+    return folder, [(p.communicate(timeout=120)[0], p.returncode) for p in (alone, *ranks)]
+
+
+def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, trained, composed, tmp_path):
+    folder, ((output, code), *_) = left
+    assert code == 143, output
+    step = Checkpoint.open(resolve_checkpoint(folder / "alone")).step
+    assert 0 < step < STEPS
+    assert f"SIGTERM: step {step} is saved; resume=last goes on from there" in output
+    assert "Traceback" not in output
+    execute(
+        composed([*SETTINGS, "samples.every_n_steps=0", "resume=last"], folder / "alone"), SilentReporter()
+    )
+    whole = trained([*SETTINGS, "samples.every_n_steps=0"], tmp_path / "whole")
+    expected, found = weights(whole), weights(folder / "alone")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    first, second = (
+        [row["train/loss"] for row in csv.DictReader((run / "metrics.csv").open()) if row["train/loss"]]
+        for run in (whole, folder / "alone")
+    )
+    assert first == second
+    assert len(first) == STEPS
+
+
+def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_again(left):
+    folder, (_, *ranks) = left
+    assert [code for _, code in ranks] == [0, 0], ranks
+    assert (folder / "scontrol.txt").read_text() == "requeue 4711\n"
+    step = Checkpoint.open(resolve_checkpoint(folder / "ranks")).step
+    assert f"SIGUSR1: step {step} is saved; job 4711 is queued again, resume=auto goes on" in ranks[0][0]
+    assert "SIGUSR1" not in ranks[1][0]
+    # three prompts dealt out over two ranks, written by the first
+    assert [p.name for p in sorted((folder / "ranks" / "samples" / "step_000004").iterdir())] == [
+        "0.mp4",
+        "1.mp4",
+        "2.mp4",
+    ]
+    assert 0 < step < STEPS
+
+
+def test_what_cannot_be_caught_is_refused():
+    with pytest.raises(UserError, match=r"preemption.signals names SIGKILL, SIGWHAT"):
+        Preemption(None, signals=["SIGTERM", "SIGKILL", "SIGWHAT"])
+
+
+def told_after_training(number: int) -> None:
+    with Preemption(None).at_once(first=True):
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+
+def test_after_training_it_leaves_at_once_and_says_where_requeueing_failed(capsys, monkeypatch, tmp_path):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho job already completing >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SystemExit) as ended:
+        told_after_training(signal.SIGUSR1)
+    assert ended.value.code == 143
+    assert "(scontrol requeue 12_3 failed: job already completing)" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_lightning_does_not_requeue_beside_it(monkeypatch):
+    for name in [n for n in os.environ if n.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    assert cluster_environment() is None
+    assert slurm_job() is None
+    assert not was_requeued()
+    for name, value in {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "7", "RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    environment = cluster_environment()
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+    assert slurm_job() == "7"
+    assert was_requeued()
+
+
+def test_submitit_is_handed_the_signal_once_all_is_saved(monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    heard = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            told_after_training(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert heard == [signal.SIGUSR2]
+    assert ended.value.code == 0

@@ -1,0 +1,201 @@
+"""The names of laion_clap's checkpoints and of transformers' ClapModel, both ways, and files that are no checkpoint."""
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from helpers.clap_files import SMALL, published, small_checkpoint
+from helpers.rule_made import published_keys
+from ovi_eval.backbones.clap import AUDIO_630K, MUSIC_SPEECH, TransformersTowers, as_built, load_clap
+from ovi_eval.backbones.clap_keys import (
+    BASE,
+    POSITIONS,
+    TABLES,
+    TINY,
+    Size,
+    pairs,
+    shift_mask,
+    to_laion,
+    to_transformers,
+    without_counterpart,
+)
+from ovi_eval.errors import EvalError
+
+ONLY_OURS = {"text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids"}
+"""Counts and zeros that ClapModel keeps as buffers and laion_clap makes anew."""
+
+
+def state(size: Size) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return TransformersTowers(size).model.state_dict()
+
+
+@pytest.mark.parametrize("size", [TINY, BASE], ids=["tiny", "base"])
+def test_every_published_name_and_shape_is_covered(size: Size, goldens: Path) -> None:
+    keys = goldens / f"laion_clap_htsat_{size.name.removeprefix('HTSAT-')}_keys.txt.gz"
+    wanted = {name: (shape, kind) for name, shape, kind in published_keys(keys)}
+    mapped = {
+        name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in to_laion(state(size), size).items()
+    }
+    left = {name: (shape, "float32") for name, shape in without_counterpart(size).items()}
+    assert not mapped.keys() & left.keys()
+    assert mapped | left == wanted
+    assert {name for _, ours in pairs(size) for name in ours} == state(size).keys() - ONLY_OURS
+    built = {name: tuple(tensor.shape) for name, tensor in as_built(size).items()}
+    assert built == {name: wanted[name][0] for name in built}
+
+
+def test_a_random_model_comes_back_bit_for_bit() -> None:
+    torch.manual_seed(3)
+    model = TransformersTowers(SMALL).model.state_dict()
+    model = {
+        name: torch.randn(tensor.shape) if tensor.is_floating_point() else torch.randint(9, tensor.shape)
+        for name, tensor in model.items()
+        if name not in ONLY_OURS
+    }
+    back = to_transformers(to_laion(model, SMALL), SMALL)
+    assert back.keys() == model.keys()
+    assert all(back[name].equal(tensor) for name, tensor in model.items())
+
+
+def test_a_random_checkpoint_comes_back_bit_for_bit() -> None:
+    checkpoint = {
+        name: torch.randn_like(tensor) if tensor.is_floating_point() else torch.randint_like(tensor, 9)
+        for name, tensor in small_checkpoint().items()
+    }
+    back = to_laion(to_transformers(checkpoint, SMALL), SMALL)
+    assert checkpoint.keys() == back.keys() | without_counterpart(SMALL).keys()
+    assert all(checkpoint[name].equal(tensor) for name, tensor in back.items())
+
+
+def test_queries_keys_and_values_are_cut_in_this_order() -> None:
+    checkpoint = small_checkpoint()
+    whole = checkpoint["audio_branch.layers.1.blocks.0.attn.qkv.bias"]
+    at = "audio_model.audio_encoder.layers.1.blocks.0.attention.self"
+    mapped = to_transformers(checkpoint, SMALL)
+    for place, kind in enumerate(("query", "key", "value")):
+        assert mapped[f"{at}.{kind}.bias"].equal(whole[32 * place : 32 * (place + 1)])
+
+
+def test_computed_tensors_are_those_of_the_architecture() -> None:
+    encoder = TransformersTowers(SMALL).model.audio_model.audio_encoder
+    for stage, side in enumerate((64, 32, 16)):
+        theirs = encoder.layers[stage].blocks[1].get_attn_mask(side, side, torch.float32, torch.device("cpu"))
+        assert theirs.equal(shift_mask(stage))
+    index = encoder.layers[0].blocks[0].attention.self.relative_position_index
+    assert as_built(SMALL)["audio_branch.layers.0.blocks.0.attn.relative_position_index"].equal(index)
+
+
+def in_published_form(path: Path, tensors: dict[str, Tensor]) -> Path:
+    torch.save(published(tensors), path)
+    return path
+
+
+def with_numbers_of_numpy(path: Path, tensors: dict[str, Tensor]) -> Path:
+    content = published(tensors | {POSITIONS: torch.arange(514)[None]})
+    scores = {"best": np.float64(0.9), "epoch": np.int64(15), "top": {"recall": np.float32(0.5)}}
+    torch.save({**content, **scores, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}}, path)
+    return path
+
+
+def bare(path: Path, tensors: dict[str, Tensor]) -> Path:
+    torch.save(tensors, path)
+    return path
+
+
+def as_safetensors(path: Path, tensors: dict[str, Tensor]) -> Path:
+    path = path.with_suffix(".safetensors")
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("write", [in_published_form, with_numbers_of_numpy, bare, as_safetensors])
+def test_checkpoints_are_read_in_all_their_forms(
+    write: Callable[[Path, dict[str, Tensor]], Path], tmp_path: Path
+) -> None:
+    tensors = small_checkpoint()
+    loaded = load_clap(write(tmp_path / "clap.pt", tensors), MUSIC_SPEECH, SMALL)
+    state = loaded.network.state_dict()
+    wanted = to_transformers(tensors, SMALL)
+    assert all(state[f"model.{name}"].equal(tensor) for name, tensor in wanted.items())
+    assert state.keys() - {f"model.{name}" for name in wanted} == {f"model.{name}" for name in ONLY_OURS}
+    assert not any(tensor.is_meta for tensor in state.values())
+    assert not loaded.network.training
+
+
+def faulty(change: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
+    tensors = {name: tensor.clone() for name, tensor in small_checkpoint().items()}
+    change(tensors)
+    return tensors
+
+
+QKV = "audio_branch.layers.0.blocks.0.attn.qkv.weight"
+MASK = "audio_branch.layers.1.blocks.1.attn_mask"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: t.pop(QKV), f"{QKV} is missing; fetch CLAP"),
+        (lambda t: t.update(other=torch.ones(1)), "other is unknown"),
+        (lambda t: t.update({QKV: t[QKV][:3]}), r"is float32 \[3, 16\] instead of float32 \[48, 16\]"),
+        (lambda t: t.update({QKV: t[QKV].half()}), "is float16 .* instead of float32"),
+        (lambda t: t["logit_scale_a"].fill_(torch.nan), "logit_scale_a is not finite"),
+        (lambda t: t[TABLES[2]].mul_(1.01), f"{TABLES[2]} holds other numbers than it is built with"),
+        (lambda t: t[MASK].zero_(), f"{MASK} holds other numbers"),
+        (lambda t: t.update({"audio_branch.patch_embed.mel_conv2d.weight": torch.ones(1)}), "feature fusion"),
+        (lambda t: [t.pop(name) for name in list(t)[5:]], "and [0-9]+ more; fetch"),
+    ],
+)
+def test_other_tensors_are_refused_in_one_line(
+    change: Callable[[dict[str, Tensor]], object], text: str, tmp_path: Path
+) -> None:
+    path = in_published_form(tmp_path / "clap.pt", faulty(change))
+    with pytest.raises(EvalError, match=text) as caught:
+        load_clap(path, MUSIC_SPEECH, SMALL)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return (Path.touch, (Path("touched"),))  # type: ignore[return-value]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_other_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = in_published_form(tmp_path / "whole.pt", small_checkpoint())
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:100_000])
+    torch.save({"state_dict": {}, "run": Malicious()}, tmp_path / "runs.pt")
+    torch.save({"state_dict": [1, 2]}, tmp_path / "list.pt")
+    torch.save({"state_dict": {"module.epoch": 3}}, tmp_path / "numbers.pt")
+    torch.save(published(small_checkpoint()), tmp_path / "new.pt", pickle_protocol=4)
+    (tmp_path / "numpy.pt").write_bytes(pickle.dumps({"state_dict": np.zeros(3)}))
+    for name, text in (
+        ("none.pt", "no such file; it should hold CLAP HTSAT-base music_speech_audioset weights"),
+        ("cut.pt", "no readable weight file"),
+        ("runs.pt", "holds Python objects besides tensors"),
+        ("list.pt", "holds no tensors by name under state_dict; fetch CLAP"),
+        ("numbers.pt", "holds no tensors by name"),
+        ("new.pt", "save its state_dict as new.safetensors"),
+        ("numpy.pt", "pickled in a way that is not read"),
+    ):
+        with pytest.raises(EvalError, match=re.escape(str(tmp_path / name)) + ".*" + f"({text})") as caught:
+            load_clap(tmp_path / name, MUSIC_SPEECH, SMALL)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "touched").exists()
+    with pytest.raises(EvalError, match=r"has the sha256 .*, expected 0123456789"):
+        load_clap(whole, MUSIC_SPEECH, SMALL, sha256="0123456789")
+    with pytest.raises(EvalError, match=r"HTSAT-tiny: .*; fetch CLAP HTSAT-tiny 630k-audioset weights"):
+        load_clap(whole, AUDIO_630K, TINY)
+    with pytest.raises(EvalError, match="one of transformers, laion, got 'hub'"):
+        load_clap(whole, MUSIC_SPEECH, SMALL, route="hub")

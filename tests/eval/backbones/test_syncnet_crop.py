@@ -1,0 +1,73 @@
+"""A real face crop read and judged as SyncNet's release does it, against the release's numbers."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.rule_made import clip, wave, weights
+from ovi_eval.backbones import syncnet
+from ovi_eval.backbones.syncnet_crop import read_crop, to_int16
+from ovi_eval.clips.writing import write_mp4
+from ovi_eval.errors import EvalError
+
+CROP = "clips/sync/ovi_two_men_fixedcrop224_25fps.mp4"
+KEY = "ovi_two_men_fixedcrop224"
+
+
+@pytest.mark.slow
+def test_a_real_crop_is_judged_as_by_the_release(shared_dir: Path, goldens: Path) -> None:
+    wanted = json.loads((goldens / "syncnet_golden.json").read_text())[f"evaluate_hashfill.{KEY}"]
+    mean_R = load_file(goldens / "syncnet_golden.safetensors")[f"evaluate.{KEY}.mdist"]
+    network = syncnet.SyncNet()
+    network.load_state_dict(weights(goldens / "syncnet_keys.txt.gz"))
+    network.eval()
+    crop = read_crop(shared_dir / CROP)
+    assert (len(crop.frames_FHWC), len(crop.wave_S)) == (wanted["frames"], wanted["audio_samples"])
+    assert hashlib.sha256(crop.wave_S.tobytes()).hexdigest() == wanted["audio_sha256"]
+    assert syncnet.windows_of(len(crop.frames_FHWC), len(crop.wave_S)) == wanted["n_windows"]
+    sync = syncnet.measure(network, *crop)
+    torch.testing.assert_close(sync.mean_R, mean_R, rtol=5e-5, atol=0)
+    assert sync.offset == wanted["offset"]
+    assert sync.distance == pytest.approx(wanted["min_dist"], rel=5e-5)
+    assert sync.confidence == pytest.approx(wanted["conf"], rel=0.01)
+
+
+def written(path: Path, frames: int = 12, side: int = 224, fps: float = 25.0) -> Path:
+    sound = torch.from_numpy(wave(16000, frames / fps)).float() / 32768
+    return write_mp4(path, torch.from_numpy(clip(frames, side, side)), fps, sound, 16000)
+
+
+def test_crops_with_and_without_jpeg(tmp_path: Path) -> None:
+    path = written(tmp_path / "crop.mp4")
+    crop, plain = read_crop(path), read_crop(path, as_published=False)
+    assert crop.frames_FHWC.shape == plain.frames_FHWC.shape == (12, 224, 224, 3)
+    assert np.array_equal(crop.wave_S, plain.wave_S)
+    assert len(crop.wave_S) == pytest.approx(12 * 640, abs=1024)
+    away = (crop.frames_FHWC.float() - plain.frames_FHWC.float()).abs().mean()
+    assert 0 < float(away) < 40  # a pattern this busy suffers at 200 kbit/s
+    rgb = torch.from_numpy(clip(12, 224, 224)).float()
+    near, swapped = (float((plain.frames_FHWC.float() - f).abs().mean()) for f in (rgb.flip(-1), rgb))
+    assert near < swapped  # blue comes first
+    assert torch.equal(crop.frames_FHWC, read_crop(path).frames_FHWC)
+
+
+def test_sound_becomes_16_bit_numbers() -> None:
+    found = to_int16(torch.tensor([0.0, 1.0, -1.0, 1.5, 1 / 32768, 0.4 / 32768, -0.6 / 32768]))
+    assert found.tolist() == [0, 32767, -32768, 32767, 1, 0, -1]
+
+
+def test_faults_are_told(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no clip")
+    for path, text in (
+        (tmp_path / "none.mp4", "no such file"),
+        (tmp_path / "bad.mp4", "cannot be decoded"),
+        (written(tmp_path / "small.mp4", side=128), "is 256x256 at 25 fps; a face crop is 224x224 at 25"),
+        (written(tmp_path / "slow.mp4", fps=24.0), "is 224x224 at 24 fps"),
+    ):
+        with pytest.raises(EvalError, match=text):
+            read_crop(path)

@@ -1,0 +1,203 @@
+"""Detectors, event sync and agreement: what they must read from clips whose truth is known."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.ball_clips import broken_clips, real_clips
+from ovi_eval.ball import detectors
+from ovi_eval.ball.agreement import Agreement, is_vague
+from ovi_eval.ball.event_sync import EventSync
+from ovi_eval.clips.clip import read_clip
+from ovi_eval.clips.clipset import ClipSet
+from ovi_eval.clips.writing import write_mp4
+from ovi_eval.scoring.ball_world import with_late_sound, with_others_sound
+
+
+def sync(clips: ClipSet) -> list[float]:
+    metric = EventSync()
+    metric.update(clips)
+    return [float(value) for value in metric.compute().values()]
+
+
+def agreement(clips: ClipSet) -> list[float]:
+    metric = Agreement()
+    metric.update(clips)
+    return [float(value) for value in metric.compute().values()]
+
+
+# --- detectors ---
+
+
+def test_landings_and_onsets_are_where_the_rule_put_them() -> None:
+    clips = real_clips()
+    for found, tolerance in (
+        (detectors.landings(detectors.seen(clips), clips.fps), 0.5 / clips.fps + 0.002),
+        (detectors.onsets(detectors.heard(clips)), 0.026),
+    ):
+        hits = truths = wrong = 0
+        for times, meta in zip(found, clips.meta, strict=True):
+            pairs = detectors.matched(times, meta["landings_s"], tolerance)
+            hits, truths, wrong = hits + pairs, truths + meta["count"], wrong + len(times) - pairs
+        assert hits / truths > 0.95
+        assert wrong / truths < 0.03
+
+
+def test_colour_and_pitch_are_read_from_every_clip() -> None:
+    clips = real_clips()
+    truth = [detectors.COLOURS.index(meta["colour"]) for meta in clips.meta]
+    assert detectors.colour(detectors.seen(clips)).tolist() == truth
+    assert detectors.pitch(detectors.heard(clips)).tolist() == truth
+
+
+def test_events_close_to_one_another_count_once() -> None:
+    events = torch.tensor([[1, 1, 0, 0, 1, 1, 0, 1, 1, 1]], dtype=torch.bool)
+    assert detectors.first_of_each(events, 4).nonzero()[:, 1].tolist() == [0, 4, 8]
+    assert detectors.first_of_each(events, 1).equal(events)
+
+
+def test_matching_is_one_to_one_and_closest_first() -> None:
+    assert detectors.matched([0.0, 0.1], [0.05], 0.075) == 1
+    assert (
+        detectors.matched([0.0, 0.06], [0.05, 0.12], 0.075) == 1
+    )  # 0.06 takes 0.05, nothing is left for 0.0
+    assert detectors.matched([0.0], [0.076], 0.075) == 0
+    assert detectors.matched([], [0.1], 0.075) == 0
+
+
+def test_offsets_are_to_the_nearest_and_capped() -> None:
+    assert detectors.nearest_offsets([0.0, 1.0], [0.1], 0.4) == pytest.approx([0.1, 0.4, 0.1])
+    assert detectors.nearest_offsets([0.2], [], 0.4) == [0.4]
+
+
+def test_quiet_hum_and_darkness_show_nothing() -> None:
+    clips = broken_clips()[[4]]
+    assert detectors.colour(detectors.seen(clips)).tolist() == [-1]
+    assert detectors.pitch(detectors.heard(clips)).tolist() == [-1]
+    assert detectors.landings(detectors.seen(clips), clips.fps) == [[]]
+    assert detectors.onsets(detectors.heard(clips)) == [[]]
+
+
+def test_a_clip_enlarged_to_mp4_and_read_back_is_judged_alike(tmp_path: Path) -> None:
+    clips = real_clips()[:6]
+    read = [
+        read_clip(write_mp4(tmp_path / f"{i}.mp4", clips.frames_NTHWC[i], clips.fps, clips.waves_NS[i], 8000))
+        for i in range(len(clips))
+    ]
+    back = ClipSet(
+        clips.ids,
+        clips.captions,
+        torch.stack([clip.frames_THWC for clip in read]),
+        read[0].fps,
+        torch.stack([clip.wave_S for clip in read]),
+        read[0].sample_rate,
+        clips.meta,
+    )
+    assert back.frames_NTHWC.shape[2:4] == (256, 256)
+    assert back.sample_rate == 16000
+    assert float((detectors.seen(back) - detectors.seen(clips)).abs().mean()) < 0.01
+    before, after = (detectors.landings(detectors.seen(c), c.fps) for c in (clips, back))
+    assert [pytest.approx(times) for times in before] == after
+    assert sync(back)[0] == pytest.approx(sync(clips)[0], abs=0.05)
+    assert agreement(back) == [1.0, 1.0]
+
+
+# --- event sync: the figures measured on this world before ---
+
+
+def test_real_clips_are_in_time() -> None:
+    f1, iou, offset = sync(real_clips())
+    assert f1 == pytest.approx(0.988, abs=0.012)
+    assert iou == pytest.approx(0.980, abs=0.02)
+    assert offset == pytest.approx(22, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("ms", "expected"), [(25, 0.988), (50, 0.946), (75, 0.608), (100, 0.215), (150, 0.0)]
+)
+def test_late_sound_lowers_f1_as_measured_before(ms: int, expected: float) -> None:
+    assert sync(with_late_sound(real_clips(), ms / 1000))[0] == pytest.approx(expected, abs=0.06)
+
+
+def test_late_sound_is_late_by_so_much() -> None:
+    assert sync(with_late_sound(real_clips(), 0.1))[2] == pytest.approx(105, abs=6)
+
+
+def test_another_clips_sound_is_out_of_time() -> None:
+    f1, iou, offset = sync(with_others_sound(real_clips(), seed=0))
+    assert f1 == pytest.approx(0.253, abs=0.08)
+    assert iou == pytest.approx(0.173, abs=0.07)
+    assert offset == pytest.approx(169, abs=25)
+
+
+def test_one_side_without_events_scores_zero_and_both_are_missing() -> None:
+    metric = EventSync()
+    metric.update(broken_clips())
+    f1, offset = metric.per_clip()["ball/onset_f1"], metric.per_clip()["ball/onset_offset_ms"]
+    assert (float(f1[3]), round(float(offset[3]), 6)) == (0.0, 400.0)  # black, but drumming
+    assert f1[[0, 1, 2, 4]].isnan().all()
+    assert float(f1[5:].min()) > 0.5
+    assert metric.failures() == [
+        "its sound is not finite",
+        "its sound is silence",
+        "marked as failed when it was made",
+        None,
+        "no landing is seen and no hit is heard",
+        None,
+        None,
+        None,
+    ]
+    assert metric.coverage()["ball/onset_f1"] == (4, 0.5)
+    assert float(metric.compute()["ball/onset_f1"]) == pytest.approx(float(f1[[3, 5, 6, 7]].mean()))
+
+
+def test_batches_make_no_difference() -> None:
+    clips, whole, parts = real_clips(), EventSync(), EventSync()
+    whole.update(clips)
+    for start in range(0, len(clips), 20):
+        parts.update(clips[start : start + 20])
+    assert whole.compute() == parts.compute()
+
+
+# --- agreement ---
+
+
+def test_real_clips_agree_and_strangers_only_by_chance() -> None:
+    assert agreement(real_clips()) == [1.0, 1.0]
+    full, vague = agreement(with_others_sound(real_clips(), seed=0))
+    assert full < 0.45
+    assert vague < 0.45
+
+
+def test_the_caption_is_only_for_the_split() -> None:
+    clips = real_clips()[:8]
+    lied = ClipSet(
+        clips.ids,
+        ["a red ball bounces two times low drum"] * 8,
+        clips.frames_NTHWC,
+        clips.fps,
+        clips.waves_NS,
+        clips.sample_rate,
+        [{} for _ in range(8)],
+    )
+    metric = Agreement()
+    metric.update(lied)
+    assert float(metric.compute()["ball/agreement_full"]) == 1.0
+    assert metric.compute()["ball/agreement_vague"].isnan()
+    assert metric.coverage() == {"ball/agreement_full": (8, 1.0), "ball/agreement_vague": (0, 0.0)}
+
+
+def test_captions_without_a_colour_are_vague() -> None:
+    clips = real_clips()
+    assert [is_vague(caption) for caption in clips.captions] == [meta["vague"] for meta in clips.meta]
+
+
+def test_each_clip_counts_in_one_of_the_two_values() -> None:
+    metric = Agreement()
+    metric.update(broken_clips())
+    full, vague = metric.per_clip().values()
+    assert not (~full.isnan() & ~vague.isnan()).any()
+    assert metric.failures()[3] == "no ball is seen"
+    # Clips 0 to 4 fail; of 5, 6 and 7 the odd ones are vague. Four of each kind should have a value.
+    assert metric.coverage() == {"ball/agreement_full": (1, 0.25), "ball/agreement_vague": (2, 0.5)}

@@ -1,0 +1,185 @@
+"""DNSMOS equals the published script's scores of real clips, from the samples up."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.ball_clips import real_clips
+from ovi_eval.backbones import dnsmos
+from ovi_eval.clips.clipset import ClipSet
+from ovi_eval.clips.items import FileItem, Item, MemoryItem
+from ovi_eval.clips.sound import decode_pcm16
+from ovi_eval.common.needs import lacking
+from ovi_eval.common.weights import WEIGHTS_FOLDER
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835, P808Score, P835Scores
+
+RATE = dnsmos.SAMPLE_RATE
+CLIPS = (
+    "latentsync/demo1_video.mp4",
+    "ltx2/ltx2.mp4",
+    "mova/mova_624x352.mp4",
+    "ovi/kitchen_two_women_1280x704.mp4",
+    "ovi/man_red_1504x608.mp4",
+    "ovi/two_men_1344x704.mp4",
+)
+
+
+KEYS = ("dnsmos_p808", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
+
+
+@pytest.fixture(scope="module")
+def weights(shared_dir: Path) -> Path:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'ovi-lab[dnsmos]'")
+    return shared_dir / "weights" / "dnsmos"
+
+
+@pytest.fixture(scope="module")
+def expected(goldens: Path) -> dict[str, dict[str, float | str]]:
+    return json.loads((goldens / "real_clips_open.json").read_text(encoding="utf-8"))["dnsmos"]
+
+
+def scores_of(item: Item) -> dict[str, float]:
+    """All four values of one clip, by the metrics."""
+    found: dict[str, float] = {}
+    for metric in (DnsmosP808(), DnsmosP835()):
+        extractor = metric.extractor()
+        metric.update(0, extractor.run(extractor.load(item)))
+        found |= {key: float(value) for key, value in metric.compute().items()}
+    assert tuple(found) == KEYS
+    return found
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_samples_are_those_that_ffmpeg_writes(shared_dir: Path, expected: dict, name: str) -> None:
+    path = shared_dir / "clips" / name
+    pcm_S = decode_pcm16(path, RATE)
+    assert pcm_S.dtype == np.int16
+    assert hashlib.sha256(pcm_S.tobytes()).hexdigest() == expected[name]["pcm16k_sha256"]
+    assert np.array_equal(decode_pcm16(path.read_bytes(), RATE), pcm_S)
+
+
+def test_scores_equal_the_published_scripts(weights: Path, shared_dir: Path, expected: dict) -> None:
+    assert set(CLIPS) == set(expected)
+    overall = dnsmos.OnnxNetwork(weights / "model_v8.onnx", dnsmos.P808_FILE)
+    parts = dnsmos.OnnxNetwork(weights / "sig_bak_ovr.onnx", dnsmos.P835_FILE)
+    for name, row in expected.items():
+        wave_S = decode_pcm16(shared_dir / "clips" / name, RATE) / 32768
+        assert len(list(dnsmos.segments(wave_S))) == row["num_hops"]
+        assert dnsmos.p808(overall, wave_S) == pytest.approx(row["P808_MOS"], abs=2e-6)
+        scores, raw = dnsmos.p835(parts, wave_S)
+        assert scores == pytest.approx([row["SIG"], row["BAK"], row["OVRL"]], abs=2e-6)
+        assert raw == pytest.approx([row["SIG_raw"], row["BAK_raw"], row["OVRL_raw"]], abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["latentsync/demo1_video.mp4", "ovi/two_men_1344x704.mp4"])
+def test_as_metrics_they_give_the_same_scores_of_files(
+    weights: Path, shared_dir: Path, expected: dict, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(WEIGHTS_FOLDER, str(weights))
+    found = scores_of(FileItem(shared_dir / "clips" / name, name))
+    row = expected[name]
+    wanted = dict(zip(KEYS, (row[key] for key in ("P808_MOS", "SIG", "BAK", "OVRL")), strict=True))
+    assert found == pytest.approx(wanted, abs=2e-6)
+    assert P808Score().variant == "weights 9246480c5856, 16 kHz by FFmpeg"
+    assert list(P835Scores().weights) == ["sig_bak_ovr.onnx"]
+
+
+def test_rows_of_a_clip_set_are_scored_and_silence_and_low_rates_are_not(
+    weights: Path, shared_dir: Path, expected: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WEIGHTS_FOLDER, str(weights))
+    name = "ovi/two_men_1344x704.mp4"
+    wave_S = torch.from_numpy(decode_pcm16(shared_dir / "clips" / name, RATE)).float() / 32768
+    clips = ClipSet(
+        ["two_men", "silent"],
+        ["", ""],
+        torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8),
+        24.0,
+        torch.stack([wave_S, torch.zeros_like(wave_S)]),
+        RATE,
+        [{}, {}],
+    )
+    row = expected[name]
+    found = scores_of(MemoryItem(clips, 0))
+    assert list(found.values()) == pytest.approx(
+        [row[k] for k in ("P808_MOS", "SIG", "BAK", "OVRL")], abs=2e-6
+    )
+    for extractor in (P808Score(), P835Scores()):
+        with pytest.raises(EvalError, match="its sound is silence"):
+            extractor.load(MemoryItem(clips, 1))
+        with pytest.raises(EvalError, match="its sound has 8000 Hz, a lower rate than the 16 kHz"):
+            extractor.load(MemoryItem(real_clips(2), 0))
+
+
+def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
+    wanted = r"dnsmos_p835 needs DNSMOS P\.835 weights: sig_bak_ovr\.onnx"
+    with pytest.raises(EvalError, match=wanted):
+        P835Scores()
+    assert any(re.match(wanted, line) for line in lacking(P835Scores.needs, "dnsmos_p835"))
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model_v8.onnx"
+    with pytest.raises(EvalError, match="no such file"):
+        dnsmos.OnnxNetwork(path, dnsmos.P808_FILE)
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(EvalError, match=r"its sha256 begins \w{12}, that of model_v8.onnx 9246480c5856"):
+        dnsmos.OnnxNetwork(path, dnsmos.P808_FILE)
+
+
+def test_without_onnxruntime_the_extra_is_named(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EvalError, match=r"pip install 'ovi-lab\[dnsmos\]'"):
+        dnsmos.OnnxNetwork(shared_dir / "weights" / "dnsmos" / "model_v8.onnx", dnsmos.P808_FILE)
+
+
+def test_segments_are_the_releases() -> None:
+    def starts(samples: int) -> list[int]:
+        return [int(part[0]) for part in dnsmos.segments(np.arange(samples, dtype=np.float64))]
+
+    assert starts(144160) == [0]
+    assert starts(159999) == [0]
+    assert starts(11 * RATE) == [0, RATE]
+    assert starts(26 * RATE) == [second * RATE for second in range(7)]  # 7 and on are a sample short
+    (doubled,) = dnsmos.segments(np.arange(80000.0))
+    assert np.array_equal(doubled, np.arange(144160) % 80000)
+
+
+def test_the_log_mel_picture_of_a_tone() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(144000) / RATE)
+    picture = dnsmos.log_mel(tone)
+    assert picture.shape == (900, 120)
+    assert (picture.max(), picture.min()) == (pytest.approx(1.0), pytest.approx(-1.0))
+    assert picture[450].argmax() == 39  # 1000 Hz is 15 of 45.2 mel, the bands' tops lie 0.374 apart
+    assert np.allclose(dnsmos.log_mel(tone / 100), picture)
+
+
+@pytest.mark.parametrize(
+    ("wave", "named"),
+    [
+        (np.zeros(0), r"got \[0\]"),
+        (np.zeros((2, 9)), r"got \[2, 9\]"),
+        (np.array([0.0, np.nan]), "numbers that are not finite"),
+    ],
+)
+def test_sound_that_cannot_be_scored_is_refused(wave: np.ndarray, named: str) -> None:
+    with pytest.raises(EvalError, match=named):
+        next(dnsmos.segments(wave))
+
+
+def test_files_without_sound_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with pytest.raises(EvalError, match=r"a\.mp4: no such file"):
+        decode_pcm16(path, RATE)
+    path.write_bytes(b"not sound at all")
+    with pytest.raises(EvalError, match=r"a\.mp4: cannot be decoded"):
+        decode_pcm16(path, RATE)

@@ -1,0 +1,366 @@
+"""leaderboard.html and figure.png: self-contained, escaped, accessible, small; in a real browser where
+there is one.
+"""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.browser import launched, missing, opened
+from helpers.eval_study import ARMS, CLAIMS, run, write_study
+from ovi_eval.ranking.build import build_leaderboard, collect_leaderboard
+from ovi_eval.report import write_all
+from ovi_eval.report.html import pictures
+from ovi_eval.report.html.panels import ticks
+from ovi_eval.results.find import find_runs
+
+PROMPTS = 2
+COLUMNS = 4  # real and three arms
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes, and whether they were closed in order."""
+
+    VOID = ("meta", "link", "img", "br", "wbr", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.stack = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack[-1] == tag, f"</{tag}> closes <{self.stack[-1]}>"
+        self.stack.pop()
+
+    def all(self, tag, **attrs):
+        return [
+            a for t, a in self.found if t == tag and all(a.get(k.rstrip("_")) == v for k, v in attrs.items())
+        ]
+
+
+def home(html):
+    """The part that all models share, without their own pages."""
+    return html[html.index('<main class="home">') : html.index('<div class="pages">')]
+
+
+def carried(html):
+    """The data of each clip in the page, by number."""
+    found = re.findall(r'<script type="application/json" id="clip-(\d+)">(.*?)</script>', html)
+    return {number: json.loads(data) for number, data in found}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    study = write_study(tmp_path_factory.mktemp("page"), n_clips=8, playable=PROMPTS)
+    write_all(
+        build_leaderboard([study], title="Fusion <ablation>", message="Why & how", claims=CLAIMS), study
+    )
+    return study
+
+
+@pytest.fixture(scope="module")
+def html(built):
+    return (built / "leaderboard.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def tags(html):
+    return Tags(html)
+
+
+def test_the_markup_is_well_formed_and_ids_are_unique(tags):
+    assert tags.stack == []
+    ids = [attrs["id"] for _, attrs in tags.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    labels = [attrs["aria-labelledby"] for _, attrs in tags.found if "aria-labelledby" in attrs]
+    assert set(labels) <= set(ids)
+
+
+def test_the_page_fetches_nothing(html, tags):
+    for _, attrs in tags.found:
+        for key in ("src", "href", "poster", "srcset", "action"):
+            assert attrs.get(key, "data:").startswith(("data:", "#"))
+    assert not re.search(r"@import|url\((?!\"data:)|fetch\(|XMLHttpRequest|WebSocket", html)
+    assert [m for m in re.findall(r"https?://[^\s\"'<)]+", html) if "www.w3.org/2000/svg" not in m] == []
+    content = next(a["content"] for a in tags.all("meta") if "http-equiv" in a)
+    assert "default-src 'none'" in content
+
+
+def test_links_within_the_page_lead_somewhere(tags):
+    ids = {attrs["id"] for _, attrs in tags.found if "id" in attrs}
+    links = [attrs["href"] for attrs in tags.all("a")]
+    assert links
+    assert {link.removeprefix("#") for link in links if link.startswith("#")} <= ids
+
+
+def test_every_prompt_has_a_row_and_every_arm_a_clip_in_it(html):
+    tags = Tags(home(html))
+    videos = tags.all("video")
+    assert len(videos) == PROMPTS * COLUMNS
+    numbers = [attrs["data-clip"] for attrs in tags.all("div", class_="player")]
+    assert len(set(numbers)) == len(videos)
+    for number in numbers:
+        data = carried(html)[number]
+        assert base64.b64decode(data["mp4"])[4:8] == b"ftyp"
+        assert data["poster"].startswith("data:image/jpeg;base64,")
+        assert data["timeline"].startswith("data:image/jpeg;base64,")
+    assert html.count('<article class="prompt"') == PROMPTS
+    assert [a["aria-label"] for a in videos[:COLUMNS]] == [
+        "real, clip_0000",
+        *(f"{name} · seed 0, clip_0000" for name in ARMS),
+    ]
+    assert "“a red ball bounces three times”" in html
+    scores = run("none", 0, n_clips=8).clips[1]
+    assert f"<span>onset_<wbr>f1</span> {scores.values['ball/onset_f1']:.2f}</li>" in html
+
+
+def test_pictures_and_controls_have_names(tags):
+    images = tags.all("img")
+    assert len(images) >= PROMPTS * COLUMNS
+    assert all("spectrogram" in image["alt"] for image in images)
+    sliders = tags.all("div", role="slider")
+    assert len(sliders) == len(images)
+    assert all(
+        {"aria-valuemin", "aria-valuemax", "aria-valuenow", "aria-label", "tabindex"} <= set(s)
+        for s in sliders
+    )
+    assert all(a.get("aria-label") or a["class"] != "play" for a in tags.all("button") if "class" in a)
+    assert all("aria-label" in a for a in tags.all("svg", role="img"))
+    sortable = [a for a in tags.all("th") if "aria-sort" in a]
+    assert len(sortable) == 1 + 5  # the names, and the five metrics
+    assert tags.all("html", lang="en")
+
+
+def test_numbers_carry_their_test_and_findings_stand_on_top(html):
+    assert html.index("Scaled RoPE carries when") < html.index('id="table"') < html.index('id="clips"')
+    assert "sign-flip permutation over clips" in html
+    assert "Holm p &lt; 0.001" in html or "Holm p = 0" in html
+    assert "paired t over seeds (n = 3, 3 seeds in common)" in html
+    assert "beside, not ranked" in html
+    assert "judge-64" in html
+
+
+def test_it_is_small(built):
+    assert (built / "leaderboard.html").stat().st_size < 1_500_000
+
+
+def test_text_from_files_is_escaped_everywhere(tmp_path):
+    evil = '"><img src=x onerror=alert(1)><script>alert(2)</script>@@script@@'
+    made = run("none", 0, n_clips=4)
+    clips = [replace(clip, caption=evil) for clip in made.clips]
+    clips[1] = replace(clips[1], failed=evil, values={})
+    folder = tmp_path / "one"
+    metrics = {
+        f"ball/{evil}": replace(made.metrics["ball/frechet_video"], unit=evil, variant=evil, kind="frechet")
+    }
+    replace(
+        made, name=evil, clips=clips, metrics=metrics, notes=[evil], provenance={evil: evil}, config_hash=evil
+    ).write(folder)
+    study = write_study(tmp_path / "two", playable=2, n_clips=4)
+    (study / "none" / "seed_0" / "clips").rename(folder / "clips")
+    board = build_leaderboard([folder], title=evil, message=evil)
+    board = replace(board, problems=[evil])
+    write_all(board, tmp_path / "out")
+    tags = Tags((tmp_path / "out" / "leaderboard.html").read_text())
+    assert [a for a in tags.all("script") if a.get("type") != "application/json"] == [{}]
+    assert not [a for _, a in tags.found if "onerror" in a]
+    assert {a["src"][:10] for a in tags.all("img")} == {"data:image"}
+    assert len(Tags(home((tmp_path / "out" / "leaderboard.html").read_text())).all("video")) == 2
+
+
+def test_clips_that_cannot_be_shown_are_named_and_the_rest_is_shown(tmp_path):
+    study = write_study(tmp_path, n_clips=4, playable=2)
+    (study / "none" / "seed_0" / "clips" / "clip_0000.mp4").write_bytes(b"no video")
+    (study / "bidirectional_scaled" / "seed_0" / "clips" / "clip_0001.mp4").unlink()
+    (study / "none" / "seed_0" / "clips" / "huge.mp4").write_bytes(bytes(10))
+    write_all(build_leaderboard([study]), study)
+    html = (study / "leaderboard.html").read_text()
+    assert "cannot be shown: clip_0000.mp4" in html
+    assert len(Tags(home(html)).all("video")) == COLUMNS - 1
+    assert html.count('<article class="prompt"') == 1
+
+
+def test_without_clips_there_is_still_a_page(tmp_path):
+    board = collect_leaderboard(find_runs([run("a", 0).write(tmp_path / "a")]))
+    write_all(board, tmp_path / "out")
+    assert "No run has clips on disk" in (tmp_path / "out" / "leaderboard.html").read_text()
+
+
+def test_prompts_are_left_out_rather_than_growing_the_page(tmp_path, monkeypatch):
+    from ovi_eval.report.html import clips
+
+    study = write_study(tmp_path, n_clips=4, playable=3)
+    monkeypatch.setattr(clips, "BUDGET", 400_000)
+    write_all(build_leaderboard([study]), study)
+    html = (study / "leaderboard.html").read_text()
+    assert 0 < html.count('<article class="prompt"') < 3
+    assert "more prompts are left out" in html
+
+
+def test_the_figure_is_the_same_for_the_same_numbers(built, tmp_path):
+    first = (built / "figure.png").read_bytes()
+    image = Image.open(io.BytesIO(first))
+    assert image.width > 1000
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    board = build_leaderboard([built])
+    write_all(board, tmp_path)
+    assert (tmp_path / "figure.png").read_bytes() == first
+
+
+def test_a_tone_and_a_click_stand_where_they_sound():
+    rate, seconds = 16000, 2.0
+    time = np.arange(int(rate * seconds)) / rate
+    wave = 0.5 * np.sin(2 * np.pi * 1000 * time) * (time > 1.0)
+    bright = pictures.spectrogram(wave, rate).astype(int).sum(axis=2)
+    rows = np.geomspace(8000, 50, pictures.SPECTROGRAM)
+    loudest = bright[:, pictures.WIDTH * 3 // 4].argmax()
+    assert rows[loudest] == pytest.approx(1000, rel=0.06)
+    begins = np.argmax(bright[loudest] > bright[loudest].max() / 2)
+    assert begins / pictures.WIDTH * seconds == pytest.approx(1.0, abs=0.04)
+
+
+def test_the_strip_shows_each_moment_in_its_place():
+    frames = np.zeros((10, 20, 20, 3), dtype=np.uint8)
+    frames[5:, :, :, 1] = 200
+    strip = pictures.strip(frames)
+    assert strip.shape == (pictures.STRIP, pictures.WIDTH, 3)
+    assert (strip[:, : pictures.WIDTH // 2] == 0).all()
+    assert (strip[:, pictures.WIDTH // 2 :, 1] == 200).all()
+    image = Image.open(io.BytesIO(pictures.timeline(torch.from_numpy(frames), torch.zeros(8000), 8000)))
+    assert image.size == (512, 168)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 12.1), (0.2531, 0.2984), (17, 2300), (-5, -4.9)])
+def test_ticks_are_few_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 8
+    assert all(low <= tick <= high for tick in found)
+    assert all(len(f"{tick:g}") <= 7 for tick in found)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if (reason := missing()) is not None:
+        pytest.skip(f"{reason}; the page is checked by its markup alone")
+    with launched() as window:
+        yield window
+
+
+@pytest.fixture
+def sight(browser, built):
+    with opened(browser, built / "leaderboard.html") as seen:
+        yield seen
+
+
+def order(sight):
+    return sight.values("#table tbody.arms th", "e.dataset.value")
+
+
+def test_a_heading_sorts_best_first_then_worst_first(sight, built):
+    head = sight.page.locator("#table thead th", has_text="onset_offset_ms")
+    assert order(sight) == list(ARMS)
+    head.get_by_role("button").click()
+    values = {row.name: row.cells["ball/onset_offset_ms"].value for row in build_leaderboard([built]).arms}
+    assert order(sight) == sorted(ARMS, key=values.get)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert "▲" in head.locator(".sorted").evaluate("e => getComputedStyle(e, '::after').content")
+    head.get_by_role("button").press("Enter")
+    assert order(sight) == sorted(ARMS, key=values.get, reverse=True)
+    assert head.get_attribute("aria-sort") == "descending"
+    sight.page.locator("#table thead th", has_text="onset_f1").get_by_role("button").click()
+    assert order(sight)[0] == "bidirectional_scaled"
+    assert head.get_attribute("aria-sort") == "none"
+    sight.page.locator("#table thead th", has_text="model").get_by_role("button").click()
+    assert order(sight) == sorted(ARMS)
+
+
+def test_a_clip_plays_and_its_playhead_moves(sight):
+    first, second = (sight.page.locator("#clips .player").nth(place) for place in (0, 1))
+    assert first.locator(".playhead").evaluate("e => e.style.left || '0%'") in ("0%", "0px")
+    first.locator(".play").click()
+    sight.until("#clips video", "e.currentTime > 0.4")
+    played = first.evaluate(
+        """box => {
+          const video = box.querySelector('video'), place = parseFloat(box.querySelector('.playhead').style.left);
+          return { place, width: video.videoWidth, duration: video.duration,
+                   drift: Math.abs(place / 100 * Number(box.dataset.seconds) - video.currentTime) };
+        }"""
+    )
+    assert played["place"] > 15
+    assert played["drift"] < 0.1
+    assert played["width"] == 128
+    assert played["duration"] == pytest.approx(2.03, abs=0.1)
+    assert first.locator(".play").get_attribute("aria-label").startswith("Pause ")
+    second.locator(".play").click()
+    sight.until("#clips .card:nth-child(2) video", "!e.paused")
+    assert first.locator("video").evaluate("e => e.paused")
+
+
+def test_pictures_come_when_a_clip_comes_near_the_screen(sight):
+    image = sight.page.locator("#clips .timeline img").first
+    image.scroll_into_view_if_needed()
+    sight.until("#clips .timeline img", "e.naturalWidth === 512")
+    assert image.evaluate("e => e.naturalHeight") == 168
+    assert sight.page.locator("#clips video").first.get_attribute("poster").startswith("data:image/jpeg")
+
+
+def test_the_keyboard_moves_the_playhead_and_tips_show_on_focus(sight):
+    line = sight.page.locator("#clips .timeline").first
+    line.focus()
+    line.press("ArrowRight")
+    sight.until("#clips video", "e.currentTime > 0.04")
+    now = sight.page.locator("#clips video").first.evaluate("e => e.currentTime")
+    assert now == pytest.approx(0.05, abs=0.01)
+    line.press("End")
+    sight.until("#clips .timeline", "Number(e.getAttribute('aria-valuenow')) > 2")
+    assert line.get_attribute("aria-valuetext") == "2.02 s"
+    tip = sight.page.locator("#tip")
+    assert tip.is_hidden()
+    cells = sight.page.locator("#table tbody.arms .cell")
+    with_test = next(c for c in cells.all() if "sign-flip" in (c.get_attribute("data-tip") or ""))
+    with_test.focus()
+    assert tip.is_visible()
+    assert "sign-flip permutation" in tip.inner_text()
+    sight.page.keyboard.press("Escape")
+    assert tip.is_hidden()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (390, True)])
+@pytest.mark.parametrize("address", ["", "#model=bidirectional_scaled"])
+def test_nothing_spills_over_and_the_console_is_silent(browser, built, width, dark, address):
+    with opened(browser, built / "leaderboard.html", address, width, 844, dark) as sight:
+        assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
+        sight.page.locator("details").evaluate_all("found => found.forEach((e) => { e.open = true; })")
+        assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert sight.page.evaluate(SMALL) == []
+        ground = sight.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == ("rgb(20, 21, 23)" if dark else "rgb(251, 250, 248)")
+        assert sight.said == []
+        assert {url.split(":")[0] for url in sight.asked} <= {"file", "data", "blob"}
+        assert len([url for url in sight.asked if url.startswith("file:")]) == 1
+
+
+# Texts that a reader would have to bend down to.
+SMALL = """
+[...document.querySelectorAll('body *')]
+  .filter((e) => !e.children.length && e.textContent.trim() && e.checkVisibility() && !e.closest('svg'))
+  .filter((e) => parseFloat(getComputedStyle(e).fontSize) < 11.5)
+  .map((e) => e.outerHTML)
+"""

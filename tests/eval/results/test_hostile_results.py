@@ -1,0 +1,235 @@
+"""Results of strangers: contradictions are refused in one line or marked, and no text is acted upon."""
+
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from helpers.eval_study import run
+from ovi_eval.cli import main
+from ovi_eval.ranking.build import build_leaderboard
+from ovi_eval.ranking.comparison import compare
+from ovi_eval.registry import BALL, PUBLISHED
+from ovi_eval.report import comparison, write_all
+from ovi_eval.report.html.panels import ticks
+from ovi_eval.report.markdown import markdown
+from ovi_eval.report.terminal import show
+from ovi_eval.results.files import ClipScores, MetricValue, read
+from ovi_eval.results.ranges import RANGES
+
+EVIL = (
+    "\x1b[2J\x1b]0;owned\x07",
+    "a\rb\x00c\x08",
+    "[red]x[/red][/]",
+    "</script><script>alert(1)</script>",
+    "\u2028x\u2029",
+    "\u202egnp.exe",
+    '" onmouseover="alert(1)',
+    "$\\frac{1}{$ $x_{$",
+    "[click](javascript:alert(1))",
+    "a|b|c",
+    "# head\n\n| x |\n|---|\n<img src=x onerror=alert(1)>",
+    "&lt;b&gt;`code`",
+    "@@script@@",
+    "javascript:alert(1)",
+    "x" * 480,
+)
+
+
+def stranger(folder: Path, change: Any = lambda data: None, clips: Any = None) -> Path:
+    """A sound results file of three clips, changed as a stranger may."""
+    made = run("m", None, n_clips=3, losses={})
+    rows = [ClipScores(f"c{i}", {"ball/onset_f1": value}) for i, value in enumerate((0.1, 0.2, 0.3))]
+    score = MetricValue(0.2, 3, "higher", ci95=(0.1, 0.3))
+    path = replace(made, clips=rows, metrics={"ball/onset_f1": score}).write(folder)
+    data = json.loads(path.read_text())
+    del data["per_clip_sha256"]
+    change(data)
+    path.write_text(json.dumps(data))
+    if clips is not None:
+        (folder / "per_clip.jsonl").write_text(clips)
+    return path
+
+
+def score_of(data: Any) -> Any:
+    return data["metrics"]["ball/onset_f1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("value", 0.9999, r"value is 0.9999, but the mean of its 3 clips is 0.2"),
+        ("value", 3.7, r"value is 3.7, which this metric cannot be"),
+        ("value", -0.1, "value is -0.1, which this metric cannot be"),
+        ("value", 1e300, r"value is 1e\+300, expected a size of 1e\+15 or less"),
+        ("n", 10**18, r"n is 1000000000000000000, expected 10000000 or fewer"),
+        ("n", 4, r"n is 4, more than the 3 clips of the run"),
+        ("n", 2, r"n is 2, but 3 clips have a value"),
+        ("n", 0, r"n is 0 though it has a value"),
+        ("n", -3, r"n is -3, expected 0 or more"),
+        ("n", 3.0, r"n must be a whole number"),
+        ("coverage", 0.5, r"coverage is 0.5, but n is 3 of n_clips 3"),
+        ("coverage", -1, r"coverage is -1.0, expected a share"),
+        ("ci95", [0.3, 0.1], "expected the lower bound first"),
+        ("ci95", [-1e300, 1e300], "expected a size of"),
+        ("distinct", 5, "distinct is 5, expected 3 or fewer"),
+        ("version", "v" * 600, "has 600 characters, expected 500 or fewer"),
+        ("warnings", ["w" * 30000], "has 30000 characters, expected 20000 or fewer"),
+        ("weights", {str(i): "x" for i in range(200)}, "weights holds 200 files"),
+    ],
+)
+def test_a_value_that_contradicts_what_stands_beside_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, field: str, value: object, named: str
+) -> None:
+    path = stranger(tmp_path, lambda data: score_of(data).update({field: value}))
+    assert main(["leaderboard", str(path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert len(said) < 500
+    assert re.search(named, said), said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda d: d.update(n_clips=10**18), "n_clips is 1000000000000000000, expected 10000000 or fewer"),
+        (lambda d: d.update(n_clips=-1), "n_clips is -1, expected 0 or more"),
+        (lambda d: d.update(name="n" * 10**6), "has 1000000 characters"),
+        (lambda d: d.update(seed=10**30), "field seed is"),
+        (lambda d: d.update(metrics={f"m{i}": score_of(d) for i in range(1000)}), "holds 1000 metrics"),
+        (lambda d: d.update(losses={f"m{i}": 1 for i in range(1000)}), "holds 1000 losses"),
+        (lambda d: d.update(per_clip="\x00"), "must be the name of a file beside it"),
+        (lambda d: d.update(per_clip="/etc/passwd"), "must be the name of a file beside it"),
+    ],
+)
+def test_counts_and_names_beyond_all_bounds_are_refused(tmp_path: Path, change: Any, named: str) -> None:
+    from ovi_eval.errors import EvalError
+
+    with pytest.raises(EvalError, match=named) as caught:
+        read(stranger(tmp_path, change))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"schema": ' + "[" * 100_000, "nested deeper than 64"),
+        ('{"a": 1, "a": 2}', "names the key a twice"),
+        ('{"a": ' + "9" * 5000 + "}", "is no JSON"),
+        (" " * (16 * 2**20 + 1), "is larger than"),
+    ],
+)
+def test_json_beyond_all_bounds_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    from ovi_eval.errors import EvalError
+
+    path = stranger(tmp_path)
+    path.write_text(text)
+    with pytest.raises(EvalError, match=named):
+        read(path)
+    stranger(tmp_path, clips='{"id": "c0", "reasons": ' + '{"a":' * 5000 + "}" * 5001 + "\n")
+    with pytest.raises(EvalError, match="line 1: is nested deeper"):
+        read(tmp_path)
+
+
+def test_an_interval_that_does_not_hold_its_value_is_left_out_and_told(tmp_path: Path) -> None:
+    path = stranger(tmp_path, lambda data: score_of(data).update(ci95=[0.25, 0.3]))
+    board = build_leaderboard([path])
+    assert board.problems == ["m: ball/onset_f1: its ci95 [0.25, 0.3] does not hold its value 0.2; left out"]
+    assert board.arms[0].cells["ball/onset_f1"].interval.method == "bca bootstrap over clips"
+
+
+def test_no_place_or_host_of_a_stranger_is_shown(tmp_path: Path) -> None:
+    def change(data: Any) -> None:
+        place = "/home/alice/secret/x"
+        data |= {"name": place, "benchmark": place, "created": place, "notes": [place]}
+        data["provenance"] = {
+            "host": "lab.example",
+            "Host_Name": "lab.example",
+            "in": {"user": "alice", "of": place},
+        }
+        score_of(data).update(unit=place, variant=place, version=place, preprocessing=place, warnings=[place])
+
+    stranger(tmp_path / "m", change)
+    found = read(tmp_path / "m")
+    assert (found.name, found.metrics["ball/onset_f1"].unit, found.provenance) == (
+        "x",
+        "x",
+        {"in": {"of": "x"}},
+    )
+    write_all(build_leaderboard([tmp_path / "m"]), tmp_path / "out")
+    written = [
+        file for file in (tmp_path / "out").rglob("*") if file.suffix in (".html", ".md", ".json", ".svg")
+    ]
+    assert len(written) >= 3
+    for file in written:
+        assert not re.search("alice|secret|lab\\.example", file.read_text()), file
+
+
+def test_clips_behind_a_link_are_not_read(tmp_path: Path) -> None:
+    from ovi_eval.errors import EvalError
+
+    path = stranger(tmp_path / "run")
+    (tmp_path / "run" / "per_clip.jsonl").rename(tmp_path / "private.jsonl")
+    (tmp_path / "run" / "per_clip.jsonl").symlink_to(tmp_path / "private.jsonl")
+    with pytest.raises(EvalError, match=r"per_clip\.jsonl are a link that leads outside"):
+        read(path)
+    study = tmp_path / "study"
+    study.mkdir()
+    stranger(tmp_path / "secret" / "seed_0")
+    (study / "arm").symlink_to(tmp_path / "secret")
+    (study / "again").symlink_to(study)
+    stranger(study / "own")
+    board = build_leaderboard([study])
+    assert [row.name for row in board.arms] == ["m"]
+    assert board.problems == [
+        "study/arm: a link that leads outside of the folder that was named; name what it leads to"
+    ]
+
+
+def test_no_text_of_a_stranger_is_acted_upon(tmp_path: Path) -> None:
+    runs = []
+    for number, evil in enumerate((" ".join(EVIL[:7]), " ".join(EVIL[7:-1]), EVIL[-1])):
+        clips = [ClipScores(f"{evil}{i}", {"m": i / 10}, evil, reasons={evil: evil}) for i in range(3)]
+        score = MetricValue(
+            0.1, 3, "higher", unit=evil[:40], variant=evil, warnings=(evil,), preprocessing=evil
+        )
+        own = replace(score, kind="set")
+        made = run(evil, None, n_clips=3, clips=clips, losses={}, metrics={f"m{evil[:40]}": own, "m": score})
+        made = replace(made, benchmark=evil, notes=[evil], provenance={evil: {evil: evil}}, config_hash=evil)
+        runs.append(replace(made, created=evil).write(tmp_path / f"{number}.json"))
+    board = build_leaderboard(runs, title=EVIL[0] + EVIL[3], message=EVIL[2] + EVIL[7])
+    beside = replace(read(runs[0]), name="other").write(tmp_path / "other.json")
+    found = compare(runs[0], beside)
+    out = io.StringIO()
+    show(board, Console(file=out, width=100, force_terminal=True, color_system=None))
+    comparison.show(found, Console(file=out, width=100, force_terminal=True, color_system=None))
+    write_all(board, tmp_path / "out")
+    page = (tmp_path / "out" / "leaderboard.html").read_text()
+    texts = {"terminal": out.getvalue(), "md": markdown(board) + comparison.markdown(found), "page": page}
+    for where, text in texts.items():
+        assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029\u202e]", text), where
+    for where in ("md", "page"):
+        assert not re.search(r"(?<!\\)<(img|script>alert)", texts[where]), where
+    assert "](javascript" not in texts["md"]
+    assert not re.findall(r'href="(?!#|https://|data:,")', page)
+    assert page.count("<script") == page.count("</script>") == 1
+    # What looks like a tag is one in no attribute either.
+    assert ' onmouseover="alert' not in page
+    rows = [row for row in texts["md"].splitlines() if row.startswith("| arm")]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)
+
+
+def test_every_metric_has_bounds_or_is_known_to_have_none() -> None:
+    keys = {spec.key for metric in (*PUBLISHED.values(), *BALL.values()) for spec in metric.values}
+    assert set(RANGES) <= keys
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (5e-324, 1e-323), (-1e15, 1e15), (1e15, 1e15 + 0.25)])
+def test_an_axis_of_any_range_has_a_tick(low: float, high: float) -> None:
+    assert ticks(low, high)

@@ -1,0 +1,408 @@
+"""Clips scored one by one: the numbers, what is missing and why, the cache, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.small_metrics import Colours, Levels, LouderThan, Loudness, write_clips
+from ovi_eval.clips.items import Item, items_in
+from ovi_eval.clips.writing import write_mp4
+from ovi_eval.errors import EvalError
+from ovi_eval.metrics.base import Details, Features, ValueSpec
+from ovi_eval.metrics.frechet import FrechetOfSets
+from ovi_eval.scoring.feature_cache import FeatureCache
+from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.stats.frechet import frechet_distance
+from ovi_eval.stats.intervals import Interval
+from ovi_eval.stats.kernel_distance import kernel_interval
+
+METRICS = [Loudness, LouderThan, Colours]
+QUICK = Options(resamples=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("made") / "clips", 7)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("real") / "clips", 9, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_runs() -> None:
+    Levels.runs.clear()
+
+
+def features_of(items: list[Item]) -> list[dict[str, torch.Tensor]]:
+    extractor = Levels()
+    return [extractor.run(extractor.load(item)) for item in items]
+
+
+def test_numbers_are_those_of_the_features(made: Path, real: Path) -> None:
+    scored = score_items(items_in(made), items_in(real), METRICS, QUICK)
+    mine, theirs = features_of(items_in(made)), features_of(items_in(real))
+    loud = [float(f["loudness"]) for f in mine]
+    assert [row["loudness"] for row in scored.per_clip] == pytest.approx(loud, rel=1e-6)
+    assert scored.values["loudness"].value == pytest.approx(sum(loud) / 7, rel=1e-6)
+    apart = [float(a["loudness"] - b["loudness"]) for a, b in zip(mine, theirs[:7], strict=True)]
+    assert scored.values["louder_than"].value == pytest.approx(sum(apart) / 7, rel=1e-6)
+    sets = [torch.cat([f["colours"] for f in of]) for of in (mine, theirs)]
+    assert scored.values["colours"].value == frechet_distance(*sets)
+    assert {score.n for key, score in scored.values.items() if key != "loudness_above_half"} == {7}
+    assert scored.values["loudness_above_half"].n == 0
+    assert scored.values["loudness_above_half"].value is None
+    assert scored.values["colours"].preprocessing == Levels.preprocessing
+    assert not scored.failed
+
+
+def test_intervals_are_seeded_and_hold_the_value(made: Path, real: Path) -> None:
+    first, again = (score_items(items_in(made), items_in(real), [Loudness]) for _ in range(2))
+    assert first.values == again.values
+    low, high = first.values["loudness"].ci95
+    assert low < first.values["loudness"].value < high
+    other = score_items(items_in(made), None, [Loudness], Options(seed=1))
+    assert other.values["loudness"].ci95 != first.values["loudness"].ci95
+    assert score_items(items_in(made), None, [Loudness], QUICK).values["loudness"].ci95 is None
+
+
+def spoiled(folder: Path, tmp_path: Path) -> Path:
+    """The clips, with one broken, one dark, one without sound and one without picture."""
+    path = tmp_path / "spoiled"
+    path.mkdir()
+    for file in sorted(folder.iterdir())[:3]:
+        (path / file.name).write_bytes(file.read_bytes())
+    (path / "broken.mp4").write_bytes(b"not a clip")
+    whole = (folder / "c00.mp4").read_bytes()
+    (path / "cut.mp4").write_bytes(whole[: len(whole) * 3 // 4])
+    write_mp4(path / "dark.mp4", torch.zeros(8, 32, 32, 3, dtype=torch.uint8), 12.0, torch.rand(8000), 16000)
+    import numpy as np
+    import soundfile
+
+    soundfile.write(path / "sound.wav", np.random.default_rng(0).normal(size=8000) * 0.1, 16000)
+    return path
+
+
+def test_what_cannot_be_scored_is_missing_with_its_reason(made: Path, real: Path, tmp_path: Path) -> None:
+    items = items_in(spoiled(made, tmp_path))
+    scored = score_items(items, items_in(real), METRICS, QUICK)
+    why = {item.id: reasons for item, reasons in zip(items, scored.reasons, strict=True)}
+    assert why["c00"] == {}
+    assert why["broken"]["loudness"].startswith("cannot be decoded")
+    assert "broken.mp4" not in why["broken"]["loudness"]  # the clip stands beside it
+    assert why["cut"]["colours"].startswith(("is cut off or damaged", "cannot be decoded"))
+    assert why["dark"] == dict.fromkeys(("loudness", "louder_than", "colours"), "it is dark")
+    assert "has no picture stream" in why["sound"]["loudness"]
+    assert scored.values["loudness"].n == 3
+    assert scored.values["loudness"].coverage == 3 / 7
+    assert "dark" in scored.failed[[item.id for item in items].index("dark")]
+    with pytest.raises(EvalError, match=r"^broken.mp4: loudness: cannot be decoded"):
+        score_items(items, items_in(real), METRICS, Options(strict=True))
+
+
+def test_broken_reference_clips_are_told(made: Path, tmp_path: Path) -> None:
+    scored = score_items(items_in(made), items_in(spoiled(made, tmp_path)), [Colours, LouderThan], QUICK)
+    assert scored.values["colours"].warnings == ("4 reference clips could not be looked at and are left out",)
+    assert scored.values["louder_than"].n == 3
+    assert scored.reasons[4] == {"louder_than": "the reference has no clip of this id that can be looked at"}
+
+
+def test_features_that_are_not_finite_are_no_features(made: Path) -> None:
+    class Broken(Levels):
+        name = "broken_levels"
+
+        def run(self, loaded):
+            return {"loudness": torch.tensor(float("nan")), "colours": torch.zeros(1, 3)}
+
+    class BrokenLoudness(Loudness):
+        extractor = Broken
+
+    scored = score_items(items_in(made), None, [BrokenLoudness], QUICK)
+    assert scored.values["loudness"].n == 0
+    assert scored.reasons[0] == {"loudness": "its features are not finite"}
+
+
+def test_a_set_with_too_few_clips_has_no_value(made: Path, real: Path) -> None:
+    class Whole(Colours):
+        name = "whole"
+
+        def value(self, scored_RD, reference_RD):
+            return {"colours": float("nan") if len(scored_RD) < 9 else 1.0}
+
+    score = score_items(items_in(made)[:1], items_in(real), [Whole], QUICK).values["colours"]
+    assert (score.value, score.n, score.coverage) == (None, 0, 0.0)
+    assert score.warnings == ("1 clip is too few for a value",)
+
+
+def test_bad_wishes(made: Path, real: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="colours compares with real clips; give a reference"):
+        score_items(items_in(made), None, [Colours])
+    with pytest.raises(EvalError, match="no clips to score"):
+        score_items([], None, [Loudness])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.mp4").write_bytes((made / "c00.mp4").read_bytes())
+    with pytest.raises(EvalError, match="no clip here has the id of one of the reference"):
+        score_items(items_in(other), items_in(real), [LouderThan])
+
+
+def test_the_cache_spares_the_network_and_changes_nothing(made: Path, real: Path, tmp_path: Path) -> None:
+    plain = score_items(items_in(made), items_in(real), METRICS, QUICK)
+    ran = len(Levels.runs)
+    cached = Options(resamples=False, cache=FeatureCache(tmp_path / "cache"))
+    assert score_items(items_in(made), items_in(real), METRICS, cached) == plain
+    assert len(Levels.runs) == 2 * ran == 32
+    assert score_items(items_in(made), items_in(real), METRICS, cached) == plain
+    assert len(Levels.runs) == 2 * ran
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 16
+    files[3].write_bytes(files[3].read_bytes()[:40])  # damaged on disk: made again
+    assert score_items(items_in(made), items_in(real), METRICS, cached) == plain
+    assert len(Levels.runs) == 2 * ran + 1
+
+
+def test_the_cache_knows_content_version_and_caption(made: Path, tmp_path: Path) -> None:
+    cache, extractor, item = FeatureCache(tmp_path), Levels(), items_in(made)[0]
+    path = cache.path(item, extractor)
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((made / "c00.mp4").read_bytes())
+    assert cache.path(items_in(copy)[0], extractor) == path  # the same clip under another name
+
+    class Newer(Levels):
+        version = "2"
+
+    class Reader(Levels):
+        reads_caption = True
+
+    assert cache.path(item, Newer()) != path
+    assert cache.path(items_in(made)[1], extractor) != path
+    before = cache.path(item, Reader())
+    item.caption = "another"
+    assert cache.path(item, Reader()) != before
+    assert cache.path(item, extractor) == path
+
+
+def test_cache_files_that_are_not_what_was_written_are_made_again(made: Path, tmp_path: Path) -> None:
+    cache, extractor = FeatureCache(tmp_path), Levels()
+    item, other = items_in(made)[:2]
+    features = extractor.run(extractor.load(item))
+    path, foreign = cache.path(item, extractor), cache.path(other, extractor)
+    cache.put(other, extractor, {name: tensor + 1 for name, tensor in features.items()})
+    cache.put(item, extractor, features)
+    whole = path.read_bytes()
+    kept = cache.get(item, extractor)
+    assert kept is not None
+    assert all(torch.equal(kept[name], features[name]) for name in features)
+    spoiled = bytearray(whole)
+    spoiled[-1] ^= 1  # one bit of one feature
+    for content in (
+        bytes(spoiled),
+        whole[:-3],
+        b"",
+        b"\xff" * 100,
+        (2**62).to_bytes(8, "little"),
+        foreign.read_bytes(),
+    ):
+        path.write_bytes(content)
+        assert cache.get(item, extractor) is None
+    save_file(features, path)  # the same numbers, by somebody else
+    assert cache.get(item, extractor) is None
+    path.unlink()
+    path.mkdir()
+    assert cache.get(item, extractor) is None
+
+
+def test_copies_of_clips_are_told_and_narrow_no_interval(made: Path, real: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    for file in made.glob("*.mp4"):
+        for letter in "ab":
+            shutil.copy(file, twice / f"{file.stem}_{letter}.mp4")
+    once, both = (
+        score_items(items_in(folder), items_in(real), [Loudness, KernelOfColours, FrechetOfColours])
+        for folder in (made, twice)
+    )
+    for key in ("loudness", "kernel_of_colours", "frechet_of_colours"):
+        assert (once.values[key].n, both.values[key].n) == (7, 14)
+        assert once.values[key].distinct == both.values[key].distinct == 7
+        assert both.values[key].ci95 is not None
+        width = [scored.values[key].ci95[1] - scored.values[key].ci95[0] for scored in (once, both)]
+        assert width[1] == pytest.approx(width[0], rel=0.15)
+    assert once.notes == ()
+    assert once.copies == {}
+    assert both.copies == {2 * place + 1: 2 * place for place in range(7)}
+    assert both.notes == (
+        "7 of 14 clips are copies by content of others, as c00_b of c00_a: intervals and tests rest on the 7 that "
+        "differ",
+    )
+
+
+def test_copies_that_were_asked_for_other_things_are_measurements_of_their_own(
+    made: Path, tmp_path: Path
+) -> None:
+    class OfCaption(Loudness):
+        name = "of_caption"
+        values = (ValueSpec("of_caption", "higher"),)
+        extractor = Reader
+
+        def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+            return [float(features["length"])]
+
+    items = []
+    for number in range(4):
+        shutil.copy(next(made.glob("*.mp4")), tmp_path / f"{number}.mp4")
+        (tmp_path / f"{number}.txt").write_text("x" * (number // 2 + 1))
+    items = items_in(tmp_path)
+    scored = score_items(items, None, [OfCaption])
+    assert (scored.values["of_caption"].n, scored.values["of_caption"].distinct) == (4, 2)
+    assert len(scored.copies) == 3
+
+
+class Reader(Levels):
+    """A network that looks at the caption too."""
+
+    name = "reader"
+    reads_caption = True
+
+    def load(self, item: Item) -> str:
+        return item.caption
+
+    def run(self, loaded: str) -> Features:
+        return {"length": torch.tensor(float(len(loaded)))}
+
+
+class FrechetOfColours(FrechetOfSets):
+    name = "frechet_of_colours"
+    values = (ValueSpec("frechet_of_colours", "lower"),)
+    extractor = Levels
+    feature = "colours"
+
+
+class KernelOfColours(FrechetOfColours):
+    """The kernel distance of the clips' mean colours."""
+
+    name = "kernel_of_colours"
+    values = (ValueSpec("kernel_of_colours", "lower"),)
+
+    def details(self, seed: int, resamples: int) -> dict[str, Details]:
+        low, high = kernel_interval(self.distinct(), self.distinct(reference=True))
+        return {self.name: Details(Interval(low, high, "jackknife", len(self.distinct())))}
+
+
+@pytest.mark.parametrize("where", ["load", "run", "measure", "compute"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of\nmemory at /home/somebody/x.py"), MemoryError(), KeyError("fps")]
+)
+def test_what_one_clip_makes_a_library_raise_is_its_reason_and_ends_nothing(
+    made: Path, where: str, error: Exception
+) -> None:
+    class Faulty(Levels):
+        name = "faulty"
+
+        def load(self, item: Item):
+            if where == "load" and item.id == "c03":
+                raise error
+            return super().load(item)
+
+        def run(self, loaded):
+            if where == "run" and loaded[0] == "c03":
+                raise error
+            return {**super().run(loaded), "third": torch.tensor(loaded[0] == "c03")}
+
+    class FaultyLoudness(Loudness):
+        name = "faulty"
+        values = (ValueSpec("faulty", "higher"), ValueSpec("faulty_above_half", "higher"))
+        extractor = Faulty
+
+        def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+            if where == "measure" and features["third"]:
+                raise error
+            return super().measure(features, reference)
+
+        def compute(self):
+            if where == "compute":
+                raise error
+            return super().compute()
+
+    scored = score_items(items_in(made), None, [FaultyLoudness, Loudness], QUICK)
+    assert scored.values["loudness"].n == 7
+    name = type(error).__name__
+    if where == "compute":
+        assert scored.values["faulty"].value is None
+        assert scored.values["faulty"].warnings[0].startswith(f"cannot be computed ({name}: ")
+        return
+    assert scored.values["faulty"].n == 6
+    assert scored.reasons[3]["faulty"].startswith(f"cannot be measured ({name}: ")
+    assert "\n" not in scored.reasons[3]["faulty"]
+    (told,) = scored.notes
+    assert told.startswith(f"faulty: 1 of 7 clips cannot be measured ({name}: ")
+    assert "the first is c03; this is a fault of the metric or of a library" in told
+    with pytest.raises(EvalError, match=r"c03\.mp4: faulty: cannot be measured"):
+        score_items(items_in(made), None, [FaultyLoudness], Options(resamples=False, strict=True))
+
+
+def test_a_cache_that_cannot_be_written_says_so(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvalError, match=r"cannot be written .*or choose another folder by --cache"):
+        score_items(items_in(made), None, [Loudness], Options(cache=FeatureCache(tmp_path / "file")))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_decoding_ahead_changes_nothing(made: Path, real: Path, workers: int) -> None:
+    order: list[tuple[str, int, int]] = []
+    options = Options(resamples=False, workers=workers)
+    scored = score_items(items_in(made), items_in(real), METRICS, options, lambda *now: order.append(now))
+    assert scored == score_items(items_in(made), items_in(real), METRICS, QUICK)
+    assert order == [("clips", n, 16) for n in range(1, 17)]
+    assert Levels.runs[:9] == [f"c{n:02}" for n in range(9)]  # the reference, then the scored clips
+
+
+PROGRAM = """
+import dataclasses, json, sys
+sys.path.insert(0, sys.argv[1])
+from safetensors.torch import save_file
+from helpers.small_metrics import Colours, LouderThan, Loudness
+from ovi_eval import processes
+from ovi_eval.clips.items import items_in
+from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.stats.intervals import Interval
+with processes.together():
+    found = score_items(items_in(sys.argv[2]), items_in(sys.argv[3]), [Loudness, LouderThan, Colours])
+    rank = processes.rank()
+with open(f"{sys.argv[4]}/{rank}.json", "w") as file:
+    json.dump(dataclasses.asdict(found), file, sort_keys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_give_the_numbers_of_one(
+    made: Path, real: Path, tmp_path: Path, count: int
+) -> None:
+    clips = spoiled(made, tmp_path) if count == 3 else made
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    arguments = [str(Path(__file__).parents[2]), str(clips), str(real)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    for folder in (alone, many):
+        folder.mkdir()
+    subprocess.run(
+        [sys.executable, program, *arguments, str(alone)], check=True, env=environment, timeout=300
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    subprocess.run([*torchrun, program, *arguments, str(many)], check=True, env=environment, timeout=300)
+    wanted = json.loads((alone / "0.json").read_text())
+    assert wanted["values"]["loudness"]["n"] == (3 if count == 3 else 7)
+    for rank in range(count):
+        assert json.loads((many / f"{rank}.json").read_text()) == wanted

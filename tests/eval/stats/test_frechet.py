@@ -1,0 +1,126 @@
+"""The Fréchet distance against published implementations, closed forms and its own properties."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.linalg import sqrtm
+
+from ovi_eval.errors import EvalError
+from ovi_eval.stats.frechet import (
+    between,
+    frechet_distance,
+    frechet_from_statistics,
+    gaussian_of,
+    weighted_gaussian,
+)
+
+
+def features(count: int, size: int, seed: int, rank: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(rank or size, size, generator=generator, dtype=torch.float64) / math.sqrt(rank or size)
+    return torch.randn(count, rank or size, generator=generator, dtype=torch.float64) @ mix + 0.1 * seed
+
+
+def by_eigenvalues(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The definition, its trace from the eigenvalues of the covariances' product: good at full rank only."""
+    trace = torch.linalg.eigvals(x.T.cov() @ y.T.cov()).real.clamp(min=0).sqrt().sum()
+    apart = (x.mean(0) - y.mean(0)).square().sum()
+    return float(apart + x.var(0).sum() + y.var(0).sum() - 2 * trace)
+
+
+def test_fewer_clips_than_features_as_published_code_gives_it(goldens: Path) -> None:
+    tensors = load_file(goldens / "frechet_features.safetensors")
+    wanted = json.loads((goldens / "stats_golden.json").read_text())["i3d_A_B"]
+    value = frechet_distance(tensors["fvd.FA"], tensors["fvd.FB"])
+    assert value == pytest.approx(wanted["exact_nuclear_fp64"], rel=1e-12)
+    assert value == pytest.approx(wanted["videogpt_fp64"], rel=1e-9)
+    assert value == pytest.approx(
+        wanted["styleganv"], rel=1e-6
+    )  # scipy's sqrtm of a singular matrix, 1e-8 off
+    # The covariances' route loses half the digits where most eigenvalues are zero.
+    a, b = tensors["fvd.FA"], tensors["fvd.FB"]
+    assert frechet_from_statistics(a.mean(0), a.T.cov(), b.mean(0), b.T.cov()) == pytest.approx(
+        value, rel=1e-5
+    )
+
+
+def test_diagonal_covariances_in_closed_form(goldens: Path) -> None:
+    case = json.loads((goldens / "stats_golden.json").read_text())["diag_analytic"]
+    mu1, mu2, var1, var2 = (torch.tensor(case[key]).double() for key in ("mu1", "mu2", "var1", "var2"))
+    value = frechet_from_statistics(mu1, torch.diag(var1), mu2, torch.diag(var2))
+    assert value == pytest.approx(case["analytic"], rel=1e-13)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(50, 40, 8), (400, 300, 128), (130, 129, 128)])
+def test_full_rank_equals_the_definition(n: int, m: int, d: int) -> None:
+    x, y = features(n, d, 1), features(m, d, 2)
+    assert frechet_distance(x, y) == pytest.approx(by_eigenvalues(x, y), rel=1e-8)
+    statistics = frechet_from_statistics(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())
+    assert statistics == pytest.approx(frechet_distance(x, y), rel=1e-8)
+
+
+def test_features_in_a_small_subspace_equal_the_distance_inside_it() -> None:
+    """Five dimensions turned into 600: a singular covariance whose distance is known from the five."""
+    x, y = features(64, 5, 3), features(48, 5, 4)
+    turn = torch.linalg.qr(torch.randn(600, 5, generator=torch.Generator().manual_seed(0)).double()).Q
+    assert frechet_distance(x @ turn.T, y @ turn.T) == pytest.approx(by_eigenvalues(x, y), rel=1e-9)
+
+
+def test_symmetric_zero_on_itself_and_shift_squared() -> None:
+    x, y = features(30, 64, 5), features(20, 64, 6)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-12)
+    assert 0 <= frechet_distance(x, x) < 1e-10
+    assert frechet_distance(x, x + 0.5) == pytest.approx(64 * 0.25, rel=1e-10)
+    assert frechet_distance(x, 3 * (x - x.mean(0)) + x.mean(0)) == pytest.approx(
+        4 * float(x.var(0).sum()), rel=1e-10
+    )
+
+
+def test_single_precision_features_are_computed_in_double() -> None:
+    x, y = features(400, 32, 7).float() + 1000, features(300, 32, 8).float() + 1000
+    assert frechet_distance(x, y) == frechet_distance(x.double(), y.double())
+
+
+def test_rows_that_occur_several_times_are_those_rows_repeated() -> None:
+    x, y = features(30, 8, 9), features(25, 8, 10)
+    times = torch.arange(30) % 4
+    counted = between(weighted_gaussian(x, times.double()), gaussian_of(y, "second"))
+    assert counted == pytest.approx(frechet_distance(x.repeat_interleave(times, dim=0), y), rel=1e-10)
+
+
+@pytest.mark.slow
+def test_a_matrix_square_root_takes_fifty_times_as_long_and_loses_digits() -> None:
+    x, y = features(64, 768, 11), features(50, 768, 12)
+    began = time.perf_counter()
+    found = frechet_distance(x, y)
+    ours, began = time.perf_counter() - began, time.perf_counter()
+    cov_x, cov_y = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
+    trace = np.trace(sqrtm(cov_x @ cov_y))
+    theirs = time.perf_counter() - began
+    apart = float((x.mean(0) - y.mean(0)).square().sum())
+    by_root = apart + np.trace(cov_x) + np.trace(cov_y) - 2 * trace.real
+    assert found == pytest.approx(by_root, rel=1e-5)
+    assert np.iscomplexobj(trace)
+    assert theirs > 50 * ours
+
+
+def test_bad_features_are_refused() -> None:
+    good = features(5, 4, 0)
+    with pytest.raises(EvalError, match=r"N >= 2, got \[1, 4\] in the second"):
+        frechet_distance(good, good[:1])
+    with pytest.raises(EvalError, match="4 and 3"):
+        frechet_distance(good, good[:, :3])
+    broken = good.clone()
+    broken[3, 1] = float("nan")
+    with pytest.raises(EvalError, match="first set has others in 1 of 5 clips, the first being clip 3"):
+        frechet_distance(broken, good)
+    with pytest.raises(EvalError, match="not finite and symmetric"):
+        frechet_from_statistics(good[0], torch.triu(torch.ones(4, 4)), good[0], torch.eye(4))
+    with pytest.raises(EvalError, match="below zero"):
+        frechet_from_statistics(good[0], -torch.eye(4), good[0], torch.eye(4))

@@ -1,0 +1,1 @@
+"""What several test files use: small inputs, networks with generated weights, and processes to start."""

@@ -1,0 +1,28 @@
+"""Real clips of the ball world, and clips broken in known ways, for the tests of its metrics."""
+
+from functools import cache
+
+import torch
+
+from ovi_eval.clips.clipset import ClipSet
+from ovi_lab.data.worlds.bouncing_ball import BouncingBall
+
+
+@cache
+def real_clips(count: int = 96, seed: int = 7) -> ClipSet:
+    return BouncingBall().render(range(count), seed)
+
+
+def broken_clips() -> ClipSet:
+    """Eight clips: 0 sound not finite, 1 silent, 2 marked as failed, 3 black, 4 black and only humming; rest
+    sound.
+    """
+    real = real_clips()[:8]
+    waves, frames = real.waves_NS.clone(), real.frames_NTHWC.clone()
+    waves[0, 100] = float("nan")
+    waves[1] = 0
+    frames[3:5] = 0
+    waves[4] = 0.04 * torch.sin(torch.arange(waves.shape[1]) * 2 * torch.pi * 110 / real.sample_rate)
+    meta = [dict(row) for row in real.meta]
+    meta[2]["failed"] = "the solver diverged"
+    return ClipSet(real.ids, real.captions, frames, real.fps, waves, real.sample_rate, meta)

@@ -1,0 +1,93 @@
+"""A run that is killed again and again, by SIGKILL, at random moments and in the middle of saves.
+
+    python tests/helpers/killed.py RUN_DIR --kills 20 --seed 0 OVERRIDES…
+
+Each attempt is a fork of this process, so that it starts in a moment; `resume=auto` goes on where the one before was
+killed. Prints how many attempts were killed while they saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+import ovi_lab.callbacks
+import ovi_lab.checkpoints
+import ovi_lab.data.module
+import ovi_lab.strategies.replicated
+import ovi_lab.tasks  # noqa: F401 - imported once, before the forks
+from ovi_lab.common.paths import config_dir
+from ovi_lab.common.progress import SilentReporter
+from ovi_lab.runs.run import execute
+
+
+def attempt(run_dir: Path, overrides: list[str]) -> int:
+    """Fork a process that does what is left of the run; its number."""
+    child = os.fork()
+    if child:
+        os.setpgid(child, child)  # its data workers are killed with it
+        return child
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            config = compose("train", overrides=[*overrides, f"run_dir={run_dir}", "resume=auto"])
+        execute(config, SilentReporter())
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def saving(run_dir: Path) -> bool:
+    """Whether a checkpoint is being written at this moment."""
+    return any((run_dir / "checkpoints").glob(".step_*"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--kills", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    a, overrides = parser.parse_known_args()
+    draw = random.Random(a.seed)
+    killed = while_saving = 0
+    while True:
+        child = attempt(a.run_dir, overrides)
+        at, wait_for_save = time.monotonic() + draw.uniform(0.1, 1.6), draw.random() < 0.5
+        while killed < a.kills:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            if (wait_for_save and time.monotonic() > at - 1 and saving(a.run_dir)) or (
+                not wait_for_save and time.monotonic() > at
+            ):
+                while_saving += saving(a.run_dir)
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                killed += 1
+                status = -1
+                break
+            time.sleep(0.0005)
+        else:
+            _, status = os.waitpid(child, 0)
+        if status == 0:
+            print(f"killed {killed} times, {while_saving} of them while saving")
+            return
+        if status > 0:
+            raise SystemExit(f"the run failed by itself (status {status})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""A task of two tiny towers whose batches go wrong on demand, and its training under every strategy.
+
+    python tests/helpers/watched.py OUT --rank 0 --world 2 --port 29555
+
+trains it in one of the processes, under one strategy after the other, and writes OUT/<strategy>_<rank>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ovi_lab.callbacks.gradients import GradientNorms
+from ovi_lab.callbacks.guard import Guard
+
+STRATEGIES = {
+    "ddp": {"name": "ddp"},
+    "fsdp2": {"name": "fsdp2"},
+    "zero1": {"name": "zero", "stage": 1},
+    "zero2": {"name": "zero", "stage": 2},
+    "zero3": {"name": "zero", "stage": 3},
+}
+STEPS, ACCUMULATE = 4, 2
+BAD = 5  # the second micro-batch of step 2
+
+
+class Clips(Dataset):
+    """Micro-batches of two clips; those at `bad` (number, rank) hold `value`."""
+
+    def __init__(
+        self, count: int, rank: int = 0, bad: tuple[int, int] | None = None, value: float = math.nan
+    ):
+        self.count, self.rank, self.bad, self.value = count, rank, bad, value
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(1000 * self.rank + number)
+        batch = {name: torch.randn(2, 5, generator=generator) for name in ("video", "audio")}
+        if self.bad == (number, self.rank):
+            batch["video"] *= self.value
+        ids = [f"r{self.rank}n{number}c{i}" for i in range(2)]
+        return {"id": ids, "caption": ["a", "b"], "text": [batch["audio"][0]], **batch}
+
+
+class Tower(nn.Module):
+    """A layer of its own and one of fusion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.k_fusion = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.k_fusion(self.own(x))
+
+
+class Pair(nn.Module):
+    """Two towers, and the loss of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.video_model, self.audio_model = Tower(), Tower()
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return {
+            "video": self.video_model(batch["video"]).square().mean(),
+            "audio": self.audio_model(batch["audio"]).square().mean(),
+        }
+
+
+class Towers(LightningModule):
+    """Trains a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observers: list[Any] = []
+        self.model: nn.Module | None = None
+
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        torch.manual_seed(0)
+        self.model = Pair()
+        place = getattr(self.trainer.strategy, "place_other", None)
+        if place is not None:
+            place(self.model)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        losses = self.model(batch)
+        for observe in self.observers:
+            observe(batch, {"video": torch.tensor([0.1, 0.2])}, losses)
+        return losses["video"] + losses["audio"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1)
+
+
+class Recorder(Callback):
+    """Weights after each optimiser step, by name, whole; and the gradient norms that were logged."""
+
+    def __init__(self) -> None:
+        self.weights: list[list[float]] = []
+        self.norms: list[dict[str, float]] = []
+        self._at = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == self._at:
+            return
+        self._at = trainer.global_step
+        self.weights.append([x for p in pl_module.parameters() for x in whole(p).flatten().tolist()])
+        self.norms.append(
+            {
+                n.removeprefix("grad_norm/"): float(v)
+                for n, v in trainer.callback_metrics.items()
+                if n.startswith("grad_norm/")
+            }
+        )
+
+
+def whole(parameter: Any) -> torch.Tensor:
+    """A parameter put together from all ranks, in float32."""
+    if hasattr(parameter, "full_tensor"):
+        return parameter.full_tensor().detach()
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter)
+    return parameter.detach()
+
+
+def trainer(
+    run_dir: Path, strategy: Any, devices: int, callbacks: list[Callback], **settings: Any
+) -> Trainer:
+    return Trainer(
+        accelerator="cpu", devices=devices, strategy=strategy, callbacks=callbacks, logger=False, max_epochs=-1,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        use_distributed_sampler=False, default_root_dir=run_dir, **settings,
+    )  # fmt: skip
+
+
+def loader(clips: Clips) -> DataLoader:
+    return DataLoader(clips, batch_size=None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    for name in ("rank", "world", "port"):
+        parser.add_argument(f"--{name}", type=int)
+    a = parser.parse_args()
+    os.environ.update(
+        RANK=str(a.rank), LOCAL_RANK=str(a.rank), WORLD_SIZE=str(a.world), LOCAL_WORLD_SIZE=str(a.world),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(a.port), TORCHELASTIC_RUN_ID="test", GROUP_RANK="0",
+        DS_ACCELERATOR="cpu",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    from ovi_lab.errors import UserError
+    from ovi_lab.strategies import build_strategy
+
+    machine = {"accelerator": "cpu", "devices": a.world}
+    for name, settings in STRATEGIES.items():
+        recorder = Recorder()
+        guard = Guard(a.out, on_bad_step="skip")
+        fit = trainer(
+            a.out, build_strategy(settings, machine), a.world, [GradientNorms(), guard, recorder],
+            max_steps=STEPS, accumulate_grad_batches=ACCUMULATE, gradient_clip_val=1.0,
+        )  # fmt: skip
+        fit.fit(Towers(), loader(Clips(STEPS * ACCUMULATE, a.rank, bad=(BAD, 1))))
+        told = {
+            "weights": recorder.weights,
+            "norms": recorder.norms,
+            "skipped": guard.skipped,
+            "at": guard.skipped_at,
+        }
+        (a.out / f"{name}_{a.rank}.json").write_text(json.dumps(told))
+    stopping = trainer(
+        a.out, build_strategy(STRATEGIES["ddp"], machine), a.world, [Guard(a.out)], max_steps=STEPS
+    )
+    try:
+        stopping.fit(Towers(), loader(Clips(STEPS, a.rank, bad=(1, 1))))
+    except UserError as error:
+        (a.out / f"stopped_{a.rank}.txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    main()

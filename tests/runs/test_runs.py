@@ -1,0 +1,273 @@
+"""Whole runs at the smallest size: every experiment, resuming, what is written, what is refused."""
+
+import csv
+import json
+import math
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
+from ovi_lab.common.paths import config_dir
+from ovi_lab.common.progress import SilentReporter
+from ovi_lab.errors import UserError
+from ovi_lab.runs.run import execute
+
+# real_clips needs shards of real clips (tests/data), the full-size ones a cluster (tests/stages/test_stage_configs.py,
+# tests/adapters); the rest must run from nothing
+EXPERIMENTS = sorted(
+    p.stem
+    for p in (config_dir() / "experiment").glob("*.yaml")
+    if p.stem != "real_clips" and not p.stem.startswith("ovi_")
+)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    folder = resolve_checkpoint(run)
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's log, less what two runs never share: speed and memory."""
+    rows = csv.DictReader((run / "metrics.csv").open())
+    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in rows]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_two_steps(experiment, composed, tmp_path):
+    overrides = [f"experiment={experiment}"]
+    if experiment == "judges":
+        overrides += ["task.num_train=32", "task.num_eval=32"]
+    config = composed(overrides)
+    if config.evaluation.enabled:
+        config.evaluation.num_clips, config.evaluation.num_mp4 = 4, 1
+    assert execute(config, SilentReporter()) == "done"
+    run = Path(config.run_dir)
+    done = json.loads((run / "done.json").read_text())
+    assert done["steps"] == 2
+    assert all(math.isfinite(v) for v in done["losses"].values())
+    assert Checkpoint.open(run / "last").step == 2
+    assert execute(config, SilentReporter()) == "skipped"
+    if config.evaluation.enabled:
+        results = json.loads((run / "results.json").read_text())
+        assert results["n_clips"] == 4
+        assert {"ball/onset_f1", "ball/frechet_video", "ball/sync_c"} <= results["metrics"].keys()
+        assert len(list((run / "clips").glob("*.mp4"))) == 1
+
+
+def test_a_run_stopped_and_resumed_is_the_run_that_was_not(trained, composed, tmp_path):
+    settings = ["trainer.max_steps=11", "checkpoint.every_n_steps=4", "task.text_dropout=0.3"]
+    whole = trained(settings, tmp_path / "whole")
+
+    class Stop(SilentReporter):
+        def at(self, stage, done, total, note=""):
+            if stage == "training" and done == 7:
+                raise KeyboardInterrupt
+
+    # 32 clips in batches of 4: the stop, after a checkpoint at step 4, and step 8 lie on either side of an epoch's end
+    config = composed([*settings, "resume=auto"], tmp_path / "stopped")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        execute(config, Stop())
+    assert Checkpoint.open(resolve_checkpoint(tmp_path / "stopped")).step == 4
+    execute(config, SilentReporter())
+    assert same(weights(whole), weights(tmp_path / "stopped"))
+    first, second = (
+        [row for row in csv.DictReader((run / "metrics.csv").open()) if row["train/loss"]]
+        for run in (whole, tmp_path / "stopped")
+    )
+    assert [r["train/loss"] for r in first] == [r["train/loss"] for r in second]
+    assert len(first) == 11
+
+
+def test_a_run_killed_after_its_last_step_is_scored_with_its_averages(trained, composed, tmp_path):
+    settings = ["experiment=fusion", "evaluation=ball"]
+    whole = trained(settings, tmp_path / "whole")
+    run = trained(settings, tmp_path / "run")
+    for name in ("done.json", "results.json", "clips.safetensors"):
+        (run / name).unlink()
+    assert execute(composed([*settings, "resume=auto"], run), SilentReporter()) == "done"
+    results = [json.loads((r / "results.json").read_text())["metrics"] for r in (whole, run)]
+    assert results[0] == results[1]
+    assert (whole / "clips.safetensors").read_bytes() == (run / "clips.safetensors").read_bytes()
+    done = [json.loads((r / "done.json").read_text())["losses"] for r in (whole, run)]
+    assert done[0] == done[1]
+
+
+def test_the_same_command_gives_the_same_numbers(trained, tmp_path):
+    runs = [trained(["experiment=fusion", "evaluation=ball"], tmp_path / name) for name in ("a", "b")]
+    assert same(*(weights(r) for r in runs))
+    results = [json.loads((r / "results.json").read_text()) for r in runs]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert (runs[0] / "clips.safetensors").read_bytes() == (runs[1] / "clips.safetensors").read_bytes()
+
+
+def test_arms_see_the_same_data_and_noise_and_begin_alike(trained, tmp_path):
+    rows = {}
+    for arm in ("bidirectional_scaled", "bidirectional_unscaled", "none"):
+        run = trained([f"arm={arm}", "experiment=fusion"], tmp_path / arm)
+        rows[arm] = next(csv.DictReader((run / "metrics.csv").open()))
+    # with a head of zeros the first loss is of data, noise and timesteps alone
+    first = {row["train/loss"] for row in rows.values()}
+    assert len(first) == 1
+
+
+def test_fusion_begins_from_pretrained_towers(trained, tmp_path):
+    audio = trained(["experiment=audio_pretraining"], tmp_path / "audio")
+    video = trained(["experiment=video_pretraining"], tmp_path / "video")
+    assert all(k.startswith("audio_model.") for k in Checkpoint.open(audio / "last").weights("model"))
+    fused = trained(
+        [f"init_from.audio={audio}/last", f"init_from.video={video}", "trainer.max_steps=1", "optim=adamw",
+         "freeze=all_but_fusion"],
+        tmp_path / "fused",
+    )  # fmt: skip
+    start = {
+        **Checkpoint.open(resolve_checkpoint(audio)).weights("model", ema=True),
+        **Checkpoint.open(resolve_checkpoint(video)).weights("model", ema=True),
+    }
+    end = Checkpoint.open(resolve_checkpoint(fused)).weights("model")
+    assert all(torch.equal(end[name], value) for name, value in start.items())
+    assert {n for n in end if n not in start} == {n for n in end if "_fusion" in n}
+
+
+def test_init_from_refuses_another_size(trained, tmp_path):
+    audio = trained(["experiment=audio_pretraining"], tmp_path / "audio")
+    with pytest.raises(UserError, match="does not fit this model"):
+        trained([f"init_from.audio={audio}", "model.audio.ffn_dim=64"], tmp_path / "other")
+    with pytest.raises(UserError, match="no video_model"):
+        trained([f"init_from.video={audio}"], tmp_path / "wrong_tower")
+    with pytest.raises(UserError, match="no checkpoint"):
+        trained([f"init_from.all={tmp_path}/nowhere"], tmp_path / "nothing")
+
+
+def test_a_run_of_another_configuration_is_refused_by_field(trained, tmp_path):
+    trained([], tmp_path / "run")
+    with pytest.raises(UserError, match=r"seed was 0, is 1"):
+        trained(["seed=1"], tmp_path / "run")
+    with pytest.raises(UserError, match=r"fusion\.direction was 'bidirectional', is 'none'"):
+        trained(["fusion=none", "resume=last"], tmp_path / "run")
+    trained(["seed=1", "overwrite=true"], tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_refused_by_file_where_there_is_no_other(trained, composed, tmp_path):
+    settings = ["checkpoint.every_n_steps=1", "checkpoint.keep_last=1"]
+    run = trained(settings, tmp_path / "run")
+    (run / "done.json").unlink()
+    file = resolve_checkpoint(run) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"damaged: model\.safetensors has 100 of"):
+        execute(composed([*settings, "resume=last"], run), SilentReporter())
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(trained, composed, tmp_path, caplog):
+    settings = ["checkpoint.every_n_steps=1", "trainer.max_steps=3"]
+    whole = trained(settings, tmp_path / "whole")
+    run = trained(settings, tmp_path / "run")
+    (run / "done.json").unlink()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
+    file = resolve_checkpoint(run) / "ema" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # of the right size, and wrong
+    file.write_bytes(content)
+    execute(composed([*settings, "resume=last"], run), SilentReporter())
+    assert "ema/model.safetensors is not as it was written" in caplog.text
+    assert "trying the one before" in caplog.text
+    assert same(weights(whole), weights(run))
+    assert logged(whole) == logged(run)
+
+
+def test_a_loss_that_is_not_finite_names_step_modality_and_checkpoint(trained, tmp_path):
+    wild = [f"optim.factory.{name}=1e30" for name in ("lr", "adamw_lr")]
+    with pytest.raises(
+        UserError, match=r"loss is not finite at step [1-9].* last good checkpoint is .*last"
+    ) as told:
+        trained([*wild, "trainer.max_steps=8", "trainer.gradient_clip_val=null"], tmp_path / "run")
+    assert "video" in str(told.value) or "audio" in str(told.value)
+    assert Checkpoint.open(resolve_checkpoint(tmp_path / "run")).step >= 1
+
+
+def test_a_failed_write_leaves_the_checkpoint_before(trained, composed, tmp_path):
+    run = trained(["checkpoint.every_n_steps=1", "checkpoint.keep_last=-1"], tmp_path / "run")
+    before = sorted(p.name for p in (run / "checkpoints").iterdir())
+    (run / "done.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step_000002")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # no file may pass 200 kB: the disk is full as far as the weights are concerned
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        config = composed(["checkpoint.every_n_steps=1", "checkpoint.keep_last=-1", "resume=last"], run)
+        with pytest.raises(UserError, match="could not be written"):
+            execute(config, SilentReporter())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        n for n in before if n != "step_000002"
+    ]
+    assert Checkpoint.open(resolve_checkpoint(run)).step == 1
+
+
+def test_nothing_but_tensors_and_plain_values_is_in_a_checkpoint(trained, tmp_path):
+    run = trained([], tmp_path / "run")
+    state = torch.load(resolve_checkpoint(run) / "trainer_state.pt", weights_only=True)
+    assert state["global_step"] == 2
+    assert "state_dict" not in state
+
+
+def test_samples_reach_tensorboard(composed, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = composed(["logger.tensorboard=true"])
+    config.logger.tensorboard = True
+    execute(config, SilentReporter())
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert any(t.endswith("/clip") for t in tags["images"])
+    assert any(t.endswith("/frames and sound") for t in tags["images"])
+    assert any(t.endswith("/sound") for t in tags["audio"])
+    assert len(list((tmp_path / "run" / "samples").rglob("*.mp4"))) == 3
+
+
+def test_paper_weights_timesteps_and_clean_first_frames_train(trained, tmp_path):
+    run = trained(
+        ["loss=paper", "timesteps=logit_normal", "timesteps.shared=false", "task.first_frame_clean=0.5", "freeze=ffn",
+         "rope=learned", "fusion=every_2"],
+        tmp_path / "run",
+    )  # fmt: skip
+    row = next(csv.DictReader((run / "metrics.csv").open()))
+    expected = 0.85 * float(row["train/loss_video"]) + 0.15 * float(row["train/loss_audio"])
+    assert float(row["train/loss"]) == pytest.approx(expected, rel=1e-5)
+    assert "audio_model.rope_scale" in Checkpoint.open(resolve_checkpoint(run)).weights("model")
+
+
+def test_clips_may_be_longer_and_positions_other_than_trained(trained, tmp_path):
+    from ovi_eval.clips.clipset import ClipSet
+
+    common = ["experiment=fusion", "evaluation=ball"]
+    run = trained([*common, "evaluation.length=1.5", "evaluation.rope_factor=0.1"], tmp_path / "longer")
+    clips = ClipSet.load(run / "clips.safetensors")
+    assert clips.frames_NTHWC.shape[1:] == (48, 16, 16, 3)
+    assert clips.waves_NS.shape[1] == round(48 * 8000 * 2.025 / 32)
+    plain = trained([*common, "evaluation.length=1.5"], tmp_path / "plain")
+    other = ClipSet.load(plain / "clips.safetensors")
+    assert not torch.equal(clips.waves_NS, other.waves_NS)
+    assert same(weights(run), weights(plain))
+
+
+def test_a_machine_that_is_not_there_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match=r"trainer settings do not fit: .*abacus"):
+        trained(["trainer.accelerator=abacus"], tmp_path / "run")
+
+
+def test_one_tower_cannot_be_scored_and_is_told_so_before_it_is_trained(trained, tmp_path):
+    with pytest.raises(UserError, match="use evaluation=none"):
+        trained(["experiment=audio_pretraining", "evaluation=ball"], tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
