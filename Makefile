@@ -32,7 +32,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart=0 $(PYTEST)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from ovi_eval.common.compiled import own_compiled_code
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+own_compiled_code()  # before any test imports librosa
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = Path(__file__).resolve().parent / "goldens"

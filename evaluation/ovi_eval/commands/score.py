@@ -189,14 +189,15 @@ def _scored(
     device: Any,
     bar: Progress,
 ) -> Scored:
-    from ovi_eval.scoring.feature_cache import FeatureCache, default_folder
+    from ovi_eval.common.files import cache_folder
+    from ovi_eval.scoring.feature_cache import FeatureCache
     from ovi_eval.scoring.runner import Options, score_items
 
     parts: list[Scored] = []
     if wanted.published:
         how = Options(
             device=device,
-            cache=None if options.no_cache else FeatureCache(options.cache or default_folder()),
+            cache=None if options.no_cache else FeatureCache(options.cache or cache_folder()),
             workers=options.workers,
             resamples=not options.no_intervals,
             strict=options.strict,

@@ -84,3 +84,10 @@ def _keep(path: Path, aside: Path) -> None:
         os.link(path, aside)
     except OSError:
         path.replace(aside)
+
+
+def cache_folder() -> Path:
+    """The folder of OVI_EVAL_CACHE, else ovi_eval below the user's cache folder."""
+    if named := os.environ.get("OVI_EVAL_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovi_eval"

@@ -31,6 +31,7 @@ from ovi_eval.clips import timing
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.clips.picture import Video
+from ovi_eval.common.compiled import compiling, own_compiled_code
 from ovi_eval.common.needs import Package
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import EvalError
@@ -104,8 +105,9 @@ def heard(item: Item) -> tuple[NDArray[np.float32], int]:
 def onsets(wave_S: NDArray[np.float32], sample_rate: int) -> Array:
     """When sounds begin, [A] seconds, by librosa's onset detection in steps of 512 samples."""
     librosa = _librosa()
-    strength = librosa.onset.onset_strength(y=wave_S, sr=sample_rate)
-    steps = librosa.onset.onset_detect(onset_envelope=strength, sr=sample_rate)
+    with compiling():
+        strength = librosa.onset.onset_strength(y=wave_S, sr=sample_rate)
+        steps = librosa.onset.onset_detect(onset_envelope=strength, sr=sample_rate)
     return np.asarray(librosa.frames_to_time(steps, sr=sample_rate), dtype=np.float64)
 
 
@@ -232,6 +234,7 @@ def _cv2() -> Any:
 
 
 def _librosa() -> Any:
+    own_compiled_code()
     try:
         import librosa
     except ImportError:

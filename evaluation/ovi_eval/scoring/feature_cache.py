@@ -7,7 +7,6 @@ clip or extractor, or does not hold what was written counts as not there and is 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -21,17 +20,8 @@ from ovi_eval.metrics.base import Extractor, Features
 
 READER = "clips 2"
 """How files are read (docs/clips.md). Features of another way of reading are not those of the same clip."""
-FOLDER = "OVI_EVAL_CACHE"
-"""The environment variable that names the folder of cached features."""
 MOST_BYTES = 2**28
 """The largest file of features that is read."""
-
-
-def default_folder() -> Path:
-    """The folder of OVI_EVAL_CACHE, else ovi_eval below the user's cache folder."""
-    if named := os.environ.get(FOLDER):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovi_eval"
 
 
 class FeatureCache:

@@ -341,7 +341,7 @@ def test_tags_in_other_encodings_are_no_reason(tmp_path: Path) -> None:
 
 WRITE = """
 import hashlib, math, sys, torch
-from ovi_eval.media import write_mp4
+from ovi_eval.clips.writing import write_mp4
 y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
 frames = torch.stack([
     torch.stack([127 + 120 * torch.sin(x / 9 + n / 5 + c) * torch.cos(y / 11 - n / 7) for c in range(3)], -1)

@@ -1,7 +1,7 @@
 """Metrics that others' packages bring, and those here whose networks could not be run where this was written.
 
 A package joins in by an entry point of the group "ovi_eval.metrics" that names a class, or a tuple of classes, of
-`ovi_eval.metrics.items`: their metrics are then listed, scored and ranked as the others are. See
+`ovi_eval.metrics.base`: their metrics are then listed, scored and ranked as the others are. See
 docs/metrics/plugins.md.
 """
 
