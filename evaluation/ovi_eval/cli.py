@@ -14,7 +14,7 @@ from ovi_eval.commands.check import add_check
 from ovi_eval.commands.compare import add_compare
 from ovi_eval.commands.score import add_metrics, add_score, listed
 from ovi_eval.common.boundary import LineParser, command
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 @command("ovi-eval")
@@ -114,7 +114,7 @@ def _claims(path: str | None) -> list[Any] | None:
     if isinstance(data, dict):
         data = data.get("claims")
     if not isinstance(data, list):
-        raise EvalError(f"{path}: expected a list of claims, or one under the key claims")
+        raise UserError(f"{path}: expected a list of claims, or one under the key claims")
     return data
 
 

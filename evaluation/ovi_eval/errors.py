@@ -1,5 +1,5 @@
-"""The one exception for what a user can get wrong; the command line shows its message and nothing else."""
+"""The error of a user's mistake, which commands show as one line."""
 
 
-class EvalError(Exception):
-    """Bad input: the message names the clip, file or value, what was expected and what to do, in one line."""
+class UserError(Exception):
+    """What the user can put right: the message says which value is wrong, what was expected and what to do."""

@@ -18,7 +18,7 @@ from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
 from ovi_eval.ball.judges import Judges
 from ovi_eval.ball.sync import BallSync
 from ovi_eval.common.needs import lacking
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics import plugins
 from ovi_eval.metrics.av_align import AvAlignJavis, AvAlignMova
 from ovi_eval.metrics.base import ItemMetric, OviMetric
@@ -87,7 +87,7 @@ PUBLISHED_KEYS = {spec.key: metric for metric in PUBLISHED.values() for spec in 
 def find(names: Iterable[str]) -> tuple[list[BallMetric], list[type[ItemMetric]]]:
     """The ball world's metrics and the published ones among the names, each once and in the order named.
 
-    A name is that of a metric, of one of its values, or one of ALIASES. Raises EvalError for an unknown name,
+    A name is that of a metric, of one of its values, or one of ALIASES. Raises UserError for an unknown name,
     with the nearest known ones, and for a metric that lacks something here, with what it needs.
     """
     ball: list[BallMetric] = []
@@ -101,29 +101,29 @@ def find(names: Iterable[str]) -> tuple[list[BallMetric], list[type[ItemMetric]]
             metric = PUBLISHED_KEYS[name]
             if lacks := lacking(metric.extractor.needs, metric.name):
                 more = f" ({len(lacks) - 1} more: ovi-eval metrics lists them)" if len(lacks) > 1 else ""
-                raise EvalError(lacks[0] + more)
+                raise UserError(lacks[0] + more)
             if metric not in published:
                 published.append(metric)
         else:
             if name in FAULTS:
-                raise EvalError(FAULTS[name])
+                raise UserError(FAULTS[name])
             near = difflib.get_close_matches(name, [*known, *ALIASES], n=3, cutoff=0.4)
             offer = f"did you mean {', '.join(near)}?" if near else "there are"
             listed = ", ".join([*PUBLISHED, *BALL])
-            raise EvalError(f"no metric is called {name!r}; {offer} All metrics: {listed}")
+            raise UserError(f"no metric is called {name!r}; {offer} All metrics: {listed}")
     return ball, published
 
 
 def find_ball(names: Iterable[str] | None = None) -> list[BallMetric]:
     """The ball world's metrics by name or by the key of one of their values; all of them for None.
 
-    Raises EvalError for an unknown name, and for a published one.
+    Raises UserError for an unknown name, and for a published one.
     """
     if names is None:
         return list(BALL.values())
     ball, published = find(names)
     if published:
-        raise EvalError(
+        raise UserError(
             f"{published[0].name} looks at clips as they are, here only the ball world's are taken"
         )
     return ball

@@ -1,5 +1,5 @@
-"""The one exception for what a user can get wrong; the command line shows its message and nothing else."""
+"""The error of a user's mistake, one class for both packages."""
 
+from ovi_eval.errors import UserError
 
-class UserError(Exception):
-    """Bad input: the message names the value, what was expected and what to do, in one line."""
+__all__ = ["UserError"]

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from ovi_eval.errors import EvalError
 from ovi_lab.common.boundary import LineParser, command, one_line
 from ovi_lab.errors import UserError
 
@@ -23,7 +22,7 @@ def raising(error):
     ("error", "line"),
     [
         (UserError("seed is 'x'"), "ovi-test: seed is 'x'\n"),
-        (EvalError("two\n lines\tof it"), "ovi-test: two lines of it\n"),
+        (UserError("two\n lines\tof it"), "ovi-test: two lines of it\n"),
         (UserError("a name \x1b[31mred\x1b[0m \u202e"), "ovi-test: a name \\x1b[31mred\\x1b[0m \\u202e\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/x/y"), "ovi-test: No such file: /x/y\n"),
         (OSError(errno.ENOSPC, "No space left"), "ovi-test: No space left\n"),
@@ -75,7 +74,7 @@ def test_a_closed_pipe_is_no_error():
 def test_a_parser_refuses_in_one_line_with_the_nearest_name():
     parser = LineParser(prog="ovi-test")
     parser.add_argument("--to", choices=("ovi", "comfyui"))
-    with pytest.raises(EvalError, match="to 'comfui' is unknown; did you mean comfyui"):
+    with pytest.raises(UserError, match="to 'comfui' is unknown; did you mean comfyui"):
         parser.parse_args(["--to", "comfui"])
-    with pytest.raises(EvalError, match="unrecognized arguments: --nope; see ovi-test --help"):
+    with pytest.raises(UserError, match="unrecognized arguments: --nope; see ovi-test --help"):
         parser.parse_args(["--nope"])

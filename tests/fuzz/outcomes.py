@@ -57,7 +57,6 @@ class Case:
 
 def observe(case: Case) -> Seen:
     """Run a case in the working folder, as the command line would be run; never raises for what the case does."""
-    from ovi_eval.errors import EvalError
     from ovi_lab.errors import UserError
 
     out, err = io.StringIO(), io.StringIO()
@@ -69,7 +68,7 @@ def observe(case: Case) -> Seen:
             code = case.call()
         except SystemExit as left:
             code = left.code
-        except (EvalError, UserError) as error:
+        except UserError as error:
             # a function behind a command, whose main would print this
             code = 2
             print(f"error: {error}", file=err)

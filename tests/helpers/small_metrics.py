@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ovi_eval.clips.items import Item
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ItemSet, ValueSpec
 from ovi_eval.stats.frechet import frechet_distance
 
@@ -31,7 +31,7 @@ class Levels(Extractor):
         id, frames_THWC, wave_S = loaded
         self.runs.append(id)
         if float(frames_THWC.max()) < 20:
-            raise EvalError("it is dark")
+            raise UserError("it is dark")
         return {"colours": frames_THWC.mean(dim=(1, 2)), "loudness": wave_S.square().mean().sqrt()}
 
 

@@ -32,7 +32,7 @@ from ovi_eval.backbones.clap_keys import (
 from ovi_eval.backbones.clap_sound import log_mel, transform_tables
 from ovi_eval.common.needs import PublishedFolder
 from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, read_weights
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"
 MUSIC_SPEECH = PublishedFile(
@@ -109,18 +109,18 @@ def load_clap(
 ) -> Loaded[Towers]:
     """CLAP with the weights of a laion_clap checkpoint, or of its state dict as safetensors.
 
-    `route`: whose code runs, "transformers" or "laion". Raises EvalError in one line where the file is missing,
+    `route`: whose code runs, "transformers" or "laion". Raises UserError in one line where the file is missing,
     damaged, holds objects besides tensors and numbers, has another digest than `sha256` (at least its first 8
     digits), or holds other tensors than a checkpoint of that size without fusion.
     """
     path = Path(path)
     if route not in ROUTES:
-        raise EvalError(f"CLAP's route is one of {', '.join(ROUTES)}, got {route!r}; mend {ROUTE}")
+        raise UserError(f"CLAP's route is one of {', '.join(ROUTES)}, got {route!r}; mend {ROUTE}")
     if not path.is_file():
-        raise EvalError(f"{path}: no such file; it should hold {file.needs()}")
+        raise UserError(f"{path}: no such file; it should hold {file.needs()}")
     digest = file_sha256(path)
     if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
-        raise EvalError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+        raise UserError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
     tensors = read_checkpoint(path, file)
     with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
         towers = TransformersTowers(size)
@@ -155,7 +155,7 @@ def read_checkpoint(path: Path, file: PublishedFile) -> dict[str, Tensor]:
     """A checkpoint's tensors by laion_clap's names, without the prefix of its training.
 
     Files written in training hold numpy's numbers (best scores) beside the tensors; those are plain numbers and
-    let through, nothing else is. Raises EvalError as `load_clap`.
+    let through, nothing else is. Raises UserError as `load_clap`.
     """
     scalar = np.float64(0).__reduce__()[0]  # numpy's maker of numbers, whose module has had two names
     kinds = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
@@ -163,9 +163,9 @@ def read_checkpoint(path: Path, file: PublishedFile) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([*plain, np.dtype, *kinds]):
             content = read_weights(path)
-    except EvalError as error:
+    except UserError as error:
         if isinstance(error.__cause__, pickle.UnpicklingError) and "operand" in str(error.__cause__):
-            raise EvalError(
+            raise UserError(
                 f"{path}: is pickled in a way that is not read without running code; open it once where you "
                 f"trust it and save its {file.inside} as {path.with_suffix('.safetensors').name}"
             ) from error
@@ -173,14 +173,14 @@ def read_checkpoint(path: Path, file: PublishedFile) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get(file.inside), Mapping):
         content = content[file.inside]
     if not isinstance(content, Mapping) or not all(isinstance(x, Tensor) for x in content.values()):
-        raise EvalError(f"{path}: holds no tensors by name under {file.inside}; fetch {file.needs()}")
+        raise UserError(f"{path}: holds no tensors by name under {file.inside}; fetch {file.needs()}")
     return plain_names({str(name): tensor for name, tensor in content.items()})
 
 
 class Tokenizer:
     """RoBERTa's tokenizer from a local folder; `digest` is that of its two files.
 
-    Raises EvalError where its files are damaged, or are another model's.
+    Raises UserError where its files are damaged, or are another model's.
     """
 
     def __init__(self, folder: Path, size: Size = BASE) -> None:
@@ -192,10 +192,10 @@ class Tokenizer:
             self._encode: Any = RobertaTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # the tokenizers package raises plain Exceptions
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise EvalError(f"{folder}: is no tokenizer ({first}); fetch {TOKENIZER.needs()}") from error
+            raise UserError(f"{folder}: is no tokenizer ({first}); fetch {TOKENIZER.needs()}") from error
         marks = (self._encode.bos_token_id, self._encode.pad_token_id, self._encode.eos_token_id)
         if len(self._encode) != size.vocabulary or marks != (0, 1, 2):
-            raise EvalError(
+            raise UserError(
                 f"{folder}: is the tokenizer of another model ({len(self._encode)} tokens with the marks {marks}, "
                 f"expected {size.vocabulary} with (0, 1, 2)); fetch {TOKENIZER.needs()}"
             )

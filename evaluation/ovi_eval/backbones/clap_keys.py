@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 WINDOW = 8
 """Places along one side of an attention window."""
@@ -209,13 +209,13 @@ def shift_mask(stage: int) -> Tensor:
 def check_names(
     tensors: Mapping[str, Tensor], size: Size, wanted: Mapping[str, Tensor], shown: str, fetch: str
 ) -> None:
-    """Raises EvalError unless the names, shapes and types are those of a published file of that size.
+    """Raises UserError unless the names, shapes and types are those of a published file of that size.
 
     `wanted`: ClapModel's state, of which only shapes and types are read; `shown` names the file, `fetch` says
     which one to get.
     """
     if any(".fusion_model." in name or ".mel_conv2d." in name for name in tensors):
-        raise EvalError(
+        raise UserError(
             f"{shown}: is a checkpoint with feature fusion, which is not supported; fetch {fetch}, without fusion"
         )
     kinds = {name: _kind(tensor.dtype, tensor.shape) for name, tensor in to_laion(wanted, size).items()}
@@ -232,7 +232,7 @@ def check_names(
 def check_values(
     tensors: Mapping[str, Tensor], built: Mapping[str, Tensor], size: Size, shown: str, fetch: str
 ) -> None:
-    """Raises EvalError for numbers that are not finite, and for others than `built` where nothing is learnt."""
+    """Raises UserError for numbers that are not finite, and for others than `built` where nothing is learnt."""
     faults = [
         f"{name} is not finite" for name, tensor in tensors.items() if not bool(tensor.isfinite().all())
     ]
@@ -246,10 +246,10 @@ def check_values(
 
 
 def raise_faults(faults: list[str], size: Size, shown: str, fetch: str) -> None:
-    """Raises EvalError with the first faults, if there are any."""
+    """Raises UserError with the first faults, if there are any."""
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise EvalError(
+        raise UserError(
             f"{shown}: holds other weights than those of CLAP {size.name}: {'; '.join(faults[:3])}{more}; "
             f"fetch {fetch}"
         )

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ovi_eval.backbones.clap import Towers
 from ovi_eval.backbones.clap_keys import Size
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def import_laion() -> ModuleType:
-    """The package laion_clap. Raises EvalError that says why it does not import."""
+    """The package laion_clap. Raises UserError that says why it does not import."""
     try:
         import laion_clap
     except Exception as error:  # it reaches for other packages and for the hub, and fails in many ways
-        raise EvalError(
+        raise UserError(
             f"CLAP's route laion needs laion_clap, which does not import here {_why(error)}"
         ) from error
     return laion_clap
@@ -36,7 +36,7 @@ def _why(error: Exception) -> str:
 class LaionTowers(Towers):
     """The towers of laion_clap with a checkpoint's tensors, which go by laion_clap's names.
 
-    Raises EvalError where laion_clap does not import or cannot be built.
+    Raises UserError where laion_clap does not import or cannot be built.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], size: Size) -> None:
@@ -45,7 +45,7 @@ class LaionTowers(Towers):
         try:
             self.module = package.CLAP_Module(enable_fusion=False, device="cpu", amodel=size.name)
         except Exception as error:  # it fetches RoBERTa's configuration and tokenizer from the hub
-            raise EvalError(f"laion_clap cannot build {size.name} here {_why(error)}") from error
+            raise UserError(f"laion_clap cannot build {size.name} here {_why(error)}") from error
         self.module.model.load_state_dict(dict(tensors))
 
     def sounds(self, waves_NP: Tensor) -> Tensor:

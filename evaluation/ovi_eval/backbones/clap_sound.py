@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ovi_eval.backbones import slaney
 from ovi_eval.backbones.clap_keys import TABLES
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 48000
 PIECE = 480000
@@ -64,13 +64,13 @@ def pieces(wave_S: Tensor, content: str, rounding: Rounding = "int16", crops: Cr
     """What is heard of a 48 kHz wave: [N, P] float32.
 
     `content` identifies the clip, as its start is drawn from it; `rounding` is "int16" (to 16 bits and back) or
-    "float" (as decoded); `crops` as in `starts`. Raises EvalError for a wave that is not [S] or has no sample,
+    "float" (as decoded); `crops` as in `starts`. Raises UserError for a wave that is not [S] or has no sample,
     and for choices there are not.
     """
     if wave_S.dim() != 1 or not len(wave_S):
-        raise EvalError(f"CLAP needs a wave [S] of at least 1 sample at 48000 Hz, got {list(wave_S.shape)}")
+        raise UserError(f"CLAP needs a wave [S] of at least 1 sample at 48000 Hz, got {list(wave_S.shape)}")
     if rounding not in ("int16", "float") or crops not in ("one", "all"):
-        raise EvalError(
+        raise UserError(
             f"CLAP's rounding is int16 or float and its crops are one or all, got {rounding!r} and {crops!r}"
         )
     wave_S = round_to_int16(wave_S) if rounding == "int16" else wave_S.float()

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ovi_eval.common.weights import PublishedFile, file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
 SECONDS = 9.01
@@ -57,21 +57,21 @@ class OnnxNetwork:
     def __init__(self, path: str | Path, file: PublishedFile) -> None:
         """Opens the file at `path`, which must be the published one to the byte.
 
-        Raises EvalError where it is missing or another file, or onnxruntime is not installed.
+        Raises UserError where it is missing or another file, or onnxruntime is not installed.
         """
         path = Path(path)
         if not path.is_file():
-            raise EvalError(f"{path}: no such file; it should hold {file.needs()}")
+            raise UserError(f"{path}: no such file; it should hold {file.needs()}")
         self.sha256 = file_sha256(path)
         if self.sha256 != file.sha256:
-            raise EvalError(
+            raise UserError(
                 f"{path}: its sha256 begins {self.sha256[:12]}, that of {file.name} {file.sha256[:12]}; "
                 f"fetch {file.needs()}"
             )
         try:
             import onnxruntime
         except ImportError:
-            raise EvalError(
+            raise UserError(
                 f"{file.what} needs onnxruntime, which is not installed; pip install 'ovi-lab[dnsmos]'"
             ) from None
         options = onnxruntime.SessionOptions()
@@ -91,14 +91,14 @@ class OnnxNetwork:
 
 
 def p808(network: OnnxNetwork, wave_S: np.ndarray) -> float:
-    """The overall score, about 1 to 5, of a 16 kHz wave [S] in [-1, 1]. Raises EvalError as `segments`."""
+    """The overall score, about 1 to 5, of a 16 kHz wave [S] in [-1, 1]. Raises UserError as `segments`."""
     return float(np.mean([network(log_mel(part[:-HOP]))[0] for part in segments(wave_S)]))
 
 
 def p835(network: OnnxNetwork, wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """SIG, BAK and OVRL [3], about 1 to 5, of a 16 kHz wave [S] in [-1, 1], and the network's own outputs [3].
 
-    Raises EvalError as `segments`.
+    Raises UserError as `segments`.
     """
     raw = np.array([network(part) for part in segments(wave_S)], dtype=np.float64)
     mapped = np.stack(
@@ -110,11 +110,11 @@ def p835(network: OnnxNetwork, wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def segments(wave_S: np.ndarray) -> Iterator[np.ndarray]:
     """The stretches of 144160 samples that are scored, float64.
 
-    Raises EvalError for a wave that is not [S], has no sample or is not finite.
+    Raises UserError for a wave that is not [S], has no sample or is not finite.
     """
     if wave_S.ndim != 1 or not len(wave_S) or not np.isfinite(wave_S).all():
         what = "numbers that are not finite" if wave_S.size and wave_S.ndim == 1 else f"{list(wave_S.shape)}"
-        raise EvalError(f"DNSMOS scores a wave [S] of finite samples at {SAMPLE_RATE} Hz, got {what}")
+        raise UserError(f"DNSMOS scores a wave [S] of finite samples at {SAMPLE_RATE} Hz, got {what}")
     sound = wave_S.astype(np.float64)
     while len(sound) < SEGMENT:
         sound = np.concatenate([sound, sound])

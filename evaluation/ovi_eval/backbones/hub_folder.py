@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 # What reading a damaged or foreign folder leads to, in transformers and the libraries below it.
 FAULTS = (OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, SafetensorError)
@@ -22,7 +22,7 @@ FAULTS = (OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeEr
 def model_from(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     """transformers' `kind` in float32 from `folder`, in evaluation mode without gradients, on the CPU.
 
-    Raises EvalError where the folder holds no whole `what`.
+    Raises UserError where the folder holds no whole `what`.
     """
     with reading(folder, what):
         network, report = kind.from_pretrained(
@@ -36,7 +36,7 @@ def model_from(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     listed = (report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     faults = [key if isinstance(key, str) else key[0] for keys in listed for key in keys]
     if faults:
-        raise EvalError(
+        raise UserError(
             f"{folder}: holds other weights than its config.json describes, such as {faults[0]}; "
             "fetch the folder again"
         )
@@ -45,13 +45,13 @@ def model_from(kind: Any, folder: Path, what: str, **options: Any) -> Any:
 
 @contextmanager
 def reading(folder: Path, what: str) -> Iterator[None]:
-    """Quiet, and with an EvalError that names the folder where it cannot be read as `what`."""
+    """Quiet, and with an UserError that names the folder where it cannot be read as `what`."""
     try:
         with quiet():
             yield
     except FAULTS as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EvalError(f"{folder}: cannot be read as {what} ({first}); fetch it again") from error
+        raise UserError(f"{folder}: cannot be read as {what} ({first}); fetch it again") from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi_eval.common.weights import Loaded, PublishedFile, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SIDE = 224
 CLASSES = 400
@@ -61,22 +61,22 @@ VARIANTS = {
 
 
 def find_variant(name: str) -> Variant:
-    """The variant of that name. Raises EvalError with the names there are."""
+    """The variant of that name. Raises UserError with the names there are."""
     if name not in VARIANTS:
-        raise EvalError(f"no variant of FVD is called {name!r}; there are {', '.join(VARIANTS)}")
+        raise UserError(f"no variant of FVD is called {name!r}; there are {', '.join(VARIANTS)}")
     return VARIANTS[name]
 
 
 def preprocess(frames_NTHWC: Tensor, fit: Literal["crop", "stretch"] = "crop") -> Tensor:
     """Frames [N, T, H, W, 3] uint8 RGB to what I3D sees: [N, 3, T, 224, 224] float32 in [-1, 1].
 
-    Raises EvalError for other shapes or types, or fewer than 10 frames.
+    Raises UserError for other shapes or types, or fewer than 10 frames.
     """
     shape = list(frames_NTHWC.shape)
     if len(shape) != 5 or shape[4] != 3 or frames_NTHWC.dtype != torch.uint8 or 0 in shape:
-        raise EvalError(f"I3D needs frames [N, T, H, W, 3] of uint8, got {shape} of {frames_NTHWC.dtype}")
+        raise UserError(f"I3D needs frames [N, T, H, W, 3] of uint8, got {shape} of {frames_NTHWC.dtype}")
     if shape[1] < SHORTEST:
-        raise EvalError(
+        raise UserError(
             f"FVD needs clips of at least {SHORTEST} frames, got {shape[1]}; leave shorter ones out"
         )
     height, width = shape[2:4]
@@ -204,7 +204,7 @@ class I3D(nn.Module):
 def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None = None) -> Loaded[I3D]:
     """I3D with a variant's eps and the weights of a published file.
 
-    Raises EvalError for an unknown variant, and as `load_published` does.
+    Raises UserError for an unknown variant, and as `load_published` does.
     """
     eps = find_variant(variant).eps
     loaded = load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
@@ -218,12 +218,12 @@ def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None =
 def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") -> Tensor:
     """FVD's features [N, 400] float32 of clips [N, T, H, W, 3] uint8, one clip at a time to spare memory.
 
-    Raises EvalError for an unknown variant, a network built for another one's eps, and as `preprocess` does.
+    Raises UserError for an unknown variant, a network built for another one's eps, and as `preprocess` does.
     """
     wanted = find_variant(variant)
     found = network.get_submodule("Conv3d_1a_7x7.bn").eps
     if found != wanted.eps:
-        raise EvalError(f"FVD's variant {variant} has batch norms of eps {wanted.eps}, this I3D of {found}")
+        raise UserError(f"FVD's variant {variant} has batch norms of eps {wanted.eps}, this I3D of {found}")
     return torch.cat([logits_of(network, preprocess(clip[None], wanted.fit)) for clip in frames_NTHWC])
 
 

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
@@ -25,10 +25,10 @@ SMALLEST = float(np.finfo(np.float64).eps)
 def mfcc(wave_S: np.ndarray) -> np.ndarray:
     """Cepstra [M, 13] float64 of a 16 kHz wave [S] of int16; M = 1 + ceil((S - 400) / 160), at least 1.
 
-    Raises EvalError for a wave of another type or shape, or without a sample.
+    Raises UserError for a wave of another type or shape, or without a sample.
     """
     if wave_S.ndim != 1 or wave_S.dtype != np.int16 or not len(wave_S):
-        raise EvalError(
+        raise UserError(
             f"cepstra are taken of a wave [S] of int16 at {SAMPLE_RATE} Hz, got {list(wave_S.shape)} of "
             f"{wave_S.dtype}"
         )

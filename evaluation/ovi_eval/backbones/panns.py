@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi_eval.common.weights import Loaded, PublishedFile, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
 WINDOW, HOP = 512, 160
@@ -117,7 +117,7 @@ class Cnn14(nn.Module):
 
 
 def load_cnn14(path: str | Path, sha256: str | None = None) -> Loaded[Cnn14]:
-    """Cnn14 with the weights of a published file. Raises EvalError as `load_published` does."""
+    """Cnn14 with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(Cnn14, path, FILE, sha256=sha256)
 
 
@@ -125,10 +125,10 @@ def load_cnn14(path: str | Path, sha256: str | None = None) -> Loaded[Cnn14]:
 def hear(network: Cnn14, waves_NS: Tensor) -> Heard:
     """Features and logits, float32, of waves in [-1, 1] at 16 kHz, all of one length.
 
-    Raises EvalError for waves that are not [N, S], or shorter than 0.31 s.
+    Raises UserError for waves that are not [N, S], or shorter than 0.31 s.
     """
     if waves_NS.dim() != 2 or waves_NS.shape[1] < SHORTEST:
-        raise EvalError(
+        raise UserError(
             f"Cnn14 needs waves [N, S] of at least {SHORTEST} samples ({SHORTEST / SAMPLE_RATE} s) at "
             f"{SAMPLE_RATE} Hz, got {list(waves_NS.shape)}; leave shorter clips out"
         )

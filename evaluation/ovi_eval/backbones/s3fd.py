@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
 from ovi_eval.common.weights import Loaded, PublishedFile, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SCALE = 0.25
 MEANS_RGB = (123.0, 117.0, 104.0)
@@ -129,19 +129,19 @@ def decoded(offsets_NP4: Tensor, places_P4: Tensor) -> Tensor:
 
 
 def load_s3fd(path: str | Path, sha256: str | None = None) -> Loaded[S3FD]:
-    """S3FD with the weights of a published file. Raises EvalError as `load_published` does."""
+    """S3FD with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(S3FD, path, FILE, sha256=sha256)
 
 
 def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
-    """A frame [H, W, 3] uint8 at a quarter of its size. Raises EvalError for one too small for the network."""
+    """A frame [H, W, 3] uint8 at a quarter of its size. Raises UserError for one too small for the network."""
     import cv2
 
     small_HWC = cv2.resize(frame_HWC, (0, 0), fx=SCALE, fy=SCALE, interpolation=cv2.INTER_LINEAR)
     if min(small_HWC.shape[:2]) < SMALLEST:
         height, width = frame_HWC.shape[:2]
         least = round(SMALLEST / SCALE)
-        raise EvalError(f"S3FD needs frames of at least {least}x{least} pixels, got {width}x{height}")
+        raise UserError(f"S3FD needs frames of at least {least}x{least} pixels, got {width}x{height}")
     return small_HWC
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ovi_eval.backbones.mfcc import SAMPLE_RATE, mfcc
 from ovi_eval.common.weights import Loaded, PublishedFile, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 FPS = 25
 SIDE = 224
@@ -142,15 +142,15 @@ class Sync:
 
 
 def load_syncnet(path: str | Path, sha256: str | None = None) -> Loaded[SyncNet]:
-    """SyncNet with the weights of a published file. Raises EvalError as `load_published` does."""
+    """SyncNet with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(SyncNet, path, FILE, sha256=sha256)
 
 
 def windows_of(frames: int, samples: int) -> int:
-    """How many windows a crop of that many frames and samples gives. Raises EvalError for none."""
+    """How many windows a crop of that many frames and samples gives. Raises UserError for none."""
     count = min(frames, samples // SAMPLES_PER_FRAME) - WINDOW
     if count < 1:
-        raise EvalError(
+        raise UserError(
             f"SyncNet needs at least {WINDOW + 1} frames at {FPS} fps and the {(WINDOW + 1) * SAMPLES_PER_FRAME} "
             f"samples of their time at {SAMPLE_RATE} Hz, got {frames} and {samples}; leave shorter clips out"
         )
@@ -162,10 +162,10 @@ def embeddings(network: SyncNet, frames_FHWC: Tensor, wave_S: np.ndarray) -> tup
     """Embeddings of picture and sound, [V, 1024] each, float32.
 
     `frames_FHWC`: a face crop at 25 fps, uint8 [F, 224, 224, 3], BGR; `wave_S`: int16 [S] at 16 kHz.
-    Raises EvalError for other shapes or types, or a clip shorter than a window and one frame.
+    Raises UserError for other shapes or types, or a clip shorter than a window and one frame.
     """
     if frames_FHWC.shape[1:] != (SIDE, SIDE, 3) or frames_FHWC.dtype != torch.uint8:
-        raise EvalError(
+        raise UserError(
             f"SyncNet needs a face crop [F, {SIDE}, {SIDE}, 3] of uint8, got {list(frames_FHWC.shape)} of "
             f"{frames_FHWC.dtype}"
         )
@@ -187,10 +187,10 @@ def shift_distances(seen_VE: Tensor, heard_VE: Tensor, max_shift: int = MAX_SHIF
     """Distances [R, V] of each window to the sound of windows `max_shift` before it to as many after.
 
     Outside the sound an embedding counts as zeros. 1e-6 is added to every difference, as torch's pairwise
-    distance does. Raises EvalError unless there are as many windows of sound as of picture.
+    distance does. Raises UserError unless there are as many windows of sound as of picture.
     """
     if seen_VE.shape != heard_VE.shape or seen_VE.dim() != 2 or not len(seen_VE):
-        raise EvalError(
+        raise UserError(
             f"SyncNet compares embeddings [V, E] window by window, got {list(seen_VE.shape)} and "
             f"{list(heard_VE.shape)}"
         )

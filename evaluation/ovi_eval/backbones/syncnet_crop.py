@@ -25,7 +25,7 @@ from ovi_eval.clips import timing
 from ovi_eval.clips.container import opened, picture_stream, sound_stream
 from ovi_eval.clips.sound import decode_audio
 from ovi_eval.clips.whole import check_whole
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 class Crop(NamedTuple):
@@ -39,7 +39,7 @@ def read_crop(path: str | Path, as_published: bool = True) -> Crop:
     """The pictures and sound of a face crop, as `ovi_eval.backbones.syncnet` takes them.
 
     Sound is cut where the file says that it ends, as FFmpeg's own program does: the padding of its last
-    block is left out. Raises EvalError naming the file where it is unreadable, has no picture or no sound,
+    block is left out. Raises UserError naming the file where it is unreadable, has no picture or no sound,
     or is not 224x224 at 25 fps.
     """
     check_whole(path, "video")
@@ -70,7 +70,7 @@ def _frames(container: Any, path: str, as_published: bool) -> Tensor:
         for frame in container.decode(stream):
             if (frame.width, frame.height) != (SIDE, SIDE):
                 size = f"{frame.width}x{frame.height} at {float(stream.average_rate or 0):g} fps"
-                raise EvalError(f"{path}: is {size}; a face crop is {SIDE}x{SIDE} at {FPS} fps")
+                raise UserError(f"{path}: is {size}; a face crop is {SIDE}x{SIDE} at {FPS} fps")
             times.append(frame.time if frame.time is not None else len(times) / FPS)
             yield frame
 
@@ -80,14 +80,14 @@ def _frames(container: Any, path: str, as_published: bool) -> Tensor:
     else:
         pictures = [frame.to_ndarray(format="bgr24") for frame in frames]
     if not pictures:
-        raise EvalError(f"{path}: its picture stream holds no frame")
+        raise UserError(f"{path}: its picture stream holds no frame")
     times_F = torch.tensor(times, dtype=torch.float64)
     rate = (
         timing.even_rate(times_F, float(stream.time_base), [Fraction(FPS)]) if len(times) > 1 else float(FPS)
     )
     if rate != FPS:
         shown = f"{rate:.4g} fps" if rate else "a variable rate"
-        raise EvalError(f"{path}: is {SIDE}x{SIDE} at {shown}; a face crop is {SIDE}x{SIDE} at {FPS} fps")
+        raise UserError(f"{path}: is {SIDE}x{SIDE} at {shown}; a face crop is {SIDE}x{SIDE} at {FPS} fps")
     return torch.from_numpy(np.stack(pictures))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
 from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 WIDTH, HEIGHT = 320, 240
 MEAN, SPREAD = 127.0, 128.0
@@ -183,7 +183,7 @@ def _boxes(offsets_NP4: Tensor, places_P4: Tensor) -> Tensor:
 
 
 def load_ultraface(path: str | Path, sha256: str | None = None) -> Loaded[UltraFace]:
-    """UltraFace with the weights of a published file. Raises EvalError as `load_published` does."""
+    """UltraFace with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(UltraFace, path, FILE, sha256=sha256)
 
 
@@ -193,21 +193,21 @@ class UltraFaceOnnx:
     def __init__(self, path: str | Path) -> None:
         """Opens the file at `path`, which must be the published one to the byte.
 
-        Raises EvalError where it is missing or another file, or onnxruntime is not installed.
+        Raises UserError where it is missing or another file, or onnxruntime is not installed.
         """
         path = Path(path)
         if not path.is_file():
-            raise EvalError(f"{path}: no such file; it should hold {ONNX_FILE.needs()}")
+            raise UserError(f"{path}: no such file; it should hold {ONNX_FILE.needs()}")
         self.sha256 = file_sha256(path)
         if self.sha256 != ONNX_FILE.sha256:
-            raise EvalError(
+            raise UserError(
                 f"{path}: its sha256 begins {self.sha256[:12]}, that of {ONNX_FILE.name} "
                 f"{ONNX_FILE.sha256[:12]}; fetch {ONNX_FILE.needs()}"
             )
         try:
             import onnxruntime
         except ImportError:
-            raise EvalError(
+            raise UserError(
                 f"{ONNX_FILE.name} needs onnxruntime, which is not installed; pip install 'ovi-lab[sync]'"
             ) from None
         options = onnxruntime.SessionOptions()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.weights import Loaded, PublishedFile, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
@@ -64,7 +64,7 @@ class VGGish(nn.Module):
 
 
 def load_vggish(path: str | Path, sha256: str | None = None) -> Loaded[VGGish]:
-    """VGGish with the weights of a published file. Raises EvalError as `load_published` does."""
+    """VGGish with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(VGGish, path, FILE, sha256=sha256)
 
 
@@ -89,10 +89,10 @@ def _htk_mel(hz: Tensor) -> Tensor:
 def log_mel(wave_S: Tensor) -> Tensor:
     """Log-mel frames [M, 64] float64 of a 16 kHz wave in [-1, 1]; M = 1 + (S - 400) // 160.
 
-    Raises EvalError for a wave that is not [S], or shorter than a frame.
+    Raises UserError for a wave that is not [S], or shorter than a frame.
     """
     if wave_S.dim() != 1 or len(wave_S) < WINDOW:
-        raise EvalError(
+        raise UserError(
             f"VGGish needs a wave [S] of at least {WINDOW} samples at {SAMPLE_RATE} Hz, "
             f"got {list(wave_S.shape)}"
         )
@@ -106,10 +106,10 @@ def log_mel(wave_S: Tensor) -> Tensor:
 def patches(wave_S: Tensor) -> Tensor:
     """Patches [P, 96, 64] float64 of a 16 kHz wave in [-1, 1].
 
-    Raises EvalError for a wave shorter than one patch, 0.975 s.
+    Raises UserError for a wave shorter than one patch, 0.975 s.
     """
     if wave_S.dim() != 1 or len(wave_S) < SHORTEST:
-        raise EvalError(
+        raise UserError(
             f"VGGish needs a wave [S] of at least {SHORTEST} samples ({SHORTEST / SAMPLE_RATE} s) at "
             f"{SAMPLE_RATE} Hz, got {list(wave_S.shape)}; leave shorter clips out"
         )

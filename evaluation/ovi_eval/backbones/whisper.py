@@ -18,7 +18,7 @@ from torch import Tensor
 from ovi_eval.backbones.hub_folder import model_from, quiet, reading
 from ovi_eval.common.needs import PublishedFolder
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
 WEIGHTS = "model.safetensors"
@@ -48,7 +48,7 @@ class Whisper:
     """`sha256` is that of the weights, `window` the samples that are heard at once."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        """Raises EvalError where the folder holds no whole Whisper model."""
+        """Raises UserError where the folder holds no whole Whisper model."""
         from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
         self.device = device
@@ -60,7 +60,7 @@ class Whisper:
             self.tokenizer: Any = WhisperTokenizer.from_pretrained(folder, local_files_only=True)
             self.hearing: Any = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         if self.hearing.sampling_rate != SAMPLE_RATE:
-            raise EvalError(
+            raise UserError(
                 f"{folder}: listens at {self.hearing.sampling_rate} Hz, Whisper does at {SAMPLE_RATE}; fetch it again"
             )
         self.window = int(self.hearing.n_samples)

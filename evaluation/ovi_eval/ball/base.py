@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import OviMetric
 from ovi_eval.stats.frechet import frechet_distance
 
@@ -103,13 +103,13 @@ class FrechetMetric(OviMetric):
             self.codes.append(codes_N)
 
     def compute(self) -> dict[str, Tensor]:
-        """The distance; NaN for fewer than two clips. Raises EvalError without two clips to compare with."""
+        """The distance; NaN for fewer than two clips. Raises UserError without two clips to compare with."""
         key = self.values[0].key
         references, scored = (
             dim_zero_cat(x) if len(x) else torch.zeros(0, 1) for x in (self.references, self.scored)
         )
         if len(references) < 2:
-            raise EvalError(f"{key} compares with real clips and got {len(references)}; give a reference")
+            raise UserError(f"{key} compares with real clips and got {len(references)}; give a reference")
         if len(scored) < 2:
             return {key: torch.tensor(torch.nan, dtype=torch.float64)}
         return {key: torch.tensor(frechet_distance(scored, references), dtype=torch.float64)}

@@ -11,19 +11,19 @@ from ovi_eval.ball import detectors
 from ovi_eval.clips.clip import aligned
 from ovi_eval.clips.clipset import FAILED, ClipSet
 from ovi_eval.clips.items import Item, why_lost
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def small_clips(items: Sequence[Item], strict: bool = False) -> Iterator[ClipSet]:
     """Each clip as a set of one. One that cannot be read comes as a failed clip with the reason; with `strict`
-    the first raises EvalError.
+    the first raises UserError.
     """
     for item in items:
         try:
             yield small_clip(item)
         except Exception as error:  # whatever a strange clip does to a library is that clip's reason
             if strict:
-                raise EvalError(f"{item.name}: {why_lost(error, item)}") from error
+                raise UserError(f"{item.name}: {why_lost(error, item)}") from error
             nothing = torch.zeros(1, 1, detectors.SIDE, detectors.SIDE, 3, dtype=torch.uint8)
             silence = torch.zeros(1, 1)
             meta = [{FAILED: item.failed or why_lost(error, item)}]
@@ -33,7 +33,7 @@ def small_clips(items: Sequence[Item], strict: bool = False) -> Iterator[ClipSet
 
 
 def small_clip(item: Item) -> ClipSet:
-    """One clip as a set of one. Raises EvalError naming a clip that cannot be read or has no picture or sound."""
+    """One clip as a set of one. Raises UserError naming a clip that cannot be read or has no picture or sound."""
     clip = aligned(item.name, item.frames_through(_pooled), item.audio(detectors.RATE))
     meta = [{FAILED: item.failed} if item.failed else {}]
     return ClipSet(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ovi_eval.ball.networks import AudioJudge, SyncNet, VideoJudge
 from ovi_eval.common.files import written_whole
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = ["AudioJudge", "Judges", "SyncNet", "VideoJudge", "load_judges", "save_judges"]
 
@@ -53,7 +53,7 @@ def save_judges(judges: Judges, provenance: Mapping[str, Any], path: str | Path 
     """Writes the judges, whole or not at all, and gives them back with the file's sha256.
 
     `provenance` is plain JSON values: the world and its settings, seeds, steps, what accuracy was measured
-    on which clips. The same judges and provenance give the same bytes. Raises EvalError where a tensor is
+    on which clips. The same judges and provenance give the same bytes. Raises UserError where a tensor is
     not finite or the place cannot be written.
     """
     path = Path(path)
@@ -68,7 +68,7 @@ def save_judges(judges: Judges, provenance: Mapping[str, Any], path: str | Path 
             {"format": FORMAT, "provenance": dict(provenance)}, allow_nan=False, sort_keys=True
         )
     except (TypeError, ValueError) as error:
-        raise EvalError(f"{path}: provenance of judges must be plain finite JSON values ({error})") from error
+        raise UserError(f"{path}: provenance of judges must be plain finite JSON values ({error})") from error
     data = save(tensors, metadata={HEADER: header})
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
@@ -78,12 +78,12 @@ def save_judges(judges: Judges, provenance: Mapping[str, Any], path: str | Path 
 def load_judges(path: str | Path = WEIGHTS) -> Judges:
     """Reads judges, in evaluation mode and without gradients.
 
-    Raises EvalError naming the file where it is missing, broken or of another format, and the tensors that
+    Raises UserError naming the file where it is missing, broken or of another format, and the tensors that
     are missing, unknown, of another shape or not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise EvalError(
+        raise UserError(
             f"{path}: no judges there; train them with `python -m ovi_lab.train experiment=judges` "
             "or reinstall the package"
         )
@@ -92,12 +92,12 @@ def load_judges(path: str | Path = WEIGHTS) -> Judges:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise EvalError(
+        raise UserError(
             f"{path}: is no readable safetensors file ({error}); fetch or train it again"
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else header
-        raise EvalError(f'{path}: format is {found!r}, this version reads "{FORMAT}"')
+        raise UserError(f'{path}: format is {found!r}, this version reads "{FORMAT}"')
     judges = Judges(provenance=dict(header.get("provenance", {})))
     _check_tensors(judges, tensors, str(path))
     for prefix, part in judges.parts().items():
@@ -122,7 +122,7 @@ def _check_tensors(judges: Judges, tensors: Mapping[str, Tensor], path: str) -> 
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise EvalError(f"{path}: holds other judges: {'; '.join(faults[:3])}{more}; train them again")
+        raise UserError(f"{path}: holds other judges: {'; '.join(faults[:3])}{more}; train them again")
     _check_finite(tensors, path)
 
 
@@ -133,4 +133,4 @@ def _kind(tensor: Tensor) -> str:
 def _check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
     bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise EvalError(f"{path}: {', '.join(bad[:3])} of the judges is not finite; train them again")
+        raise UserError(f"{path}: {', '.join(bad[:3])} of the judges is not finite; train them again")

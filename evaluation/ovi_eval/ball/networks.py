@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ovi_eval.ball import detectors
 from ovi_eval.ball.sound_bands import FLOOR, NUM_BANDS, TOKEN_SECONDS
 from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 BINS = 8
 PER_BIN = 8
@@ -126,13 +126,13 @@ class Truth:
 
     @classmethod
     def of(cls, clips: ClipSet, steps: int, device: torch.device) -> "Truth":
-        """Raises EvalError naming the clip whose meta lacks its colour or its landings."""
+        """Raises UserError naming the clip whose meta lacks its colour or its landings."""
         duration = clips.frames_NTHWC.shape[1] / clips.fps
         centres_T = (torch.arange(steps) + 0.5) * duration / steps
         kinds, counts, bumps = [], [], []
         for name, meta in zip(clips.ids, clips.meta, strict=True):
             if meta.get("colour") not in detectors.COLOURS or "landings_s" not in meta:
-                raise EvalError(
+                raise UserError(
                     f"{name}: judges are trained on clips whose meta has colour and landings_s, "
                     f"this one's has {', '.join(sorted(meta)) or 'nothing'}"
                 )
@@ -216,12 +216,12 @@ class SyncNet(nn.Module):
         return F.normalize(self.heard(F.silu(self.hear(x_NCA)).transpose(1, 2)), dim=-1)
 
     def forward(self, clips: ClipSet) -> tuple[Tensor, Tensor]:
-        """Embeddings of picture [N, V, E] and sound [N, A, E]. Raises EvalError for clips shorter than a
+        """Embeddings of picture [N, V, E] and sound [N, A, E]. Raises UserError for clips shorter than a
         window.
         """
         frames_NTCHW, bands_NLK = frames_of(clips, self), bands_of(clips, self)
         if frames_NTCHW.shape[1] < WINDOW_FRAMES or bands_NLK.shape[1] < WINDOW_TOKENS:
-            raise EvalError(
+            raise UserError(
                 f"SyncNet looks at {WINDOW_FRAMES} frames and {WINDOW_TOKENS} tokens of 25 ms at once; "
                 f"these clips have {frames_NTCHW.shape[1]} and {bands_NLK.shape[1]}"
             )

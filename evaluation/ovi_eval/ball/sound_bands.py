@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 TOKEN_SECONDS = 0.025
 FLOOR = 1e-3
@@ -23,9 +23,9 @@ NUM_BANDS = len(BAND_EDGES_HZ) - 1
 
 
 def token_samples(sample_rate: int) -> int:
-    """Samples in one token of 25 ms. Raises EvalError where 80 Hz does not divide the rate."""
+    """Samples in one token of 25 ms. Raises UserError where 80 Hz does not divide the rate."""
     if sample_rate % 80 or sample_rate < 2 * BAND_EDGES_HZ[-1]:
-        raise EvalError(
+        raise UserError(
             f"band energies need a sample rate of at least {2 * BAND_EDGES_HZ[-1]} Hz that 80 Hz divides, "
             f"got {sample_rate} Hz; resample the sound first, for instance to 8000 Hz"
         )
@@ -47,14 +47,14 @@ def band_energies(waves_BS: Tensor, sample_rate: int = 8000) -> Tensor:
     """log(E + 1e-3) of twelve bands every 25 ms, [B, S // (samples of 25 ms), 12].
 
     `waves_BS`: float waves in [-1, 1]; one wave [S] gives [L, 12]. Samples after the last whole token are
-    heard only through its window. Raises EvalError for a rate that 80 Hz does not divide and for a wave
+    heard only through its window. Raises UserError for a rate that 80 Hz does not divide and for a wave
     shorter than one token.
     """
     if waves_BS.dim() == 1:
         return band_energies(waves_BS[None], sample_rate)[0]
     hop = token_samples(sample_rate)
     if waves_BS.dim() != 2 or waves_BS.shape[1] < hop:
-        raise EvalError(
+        raise UserError(
             f"band energies need waves of shape [B, S] with S >= {hop} samples at {sample_rate} Hz, "
             f"got {list(waves_BS.shape)}"
         )

@@ -15,31 +15,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 KNOWN_BY = "stats_golden.json"
 """A file that every folder of goldens has."""
 
 
 def goldens_folder() -> Path:
-    """The folder of the goldens that come with ovi-eval. Raises EvalError where an installation lacks it."""
+    """The folder of the goldens that come with ovi-eval. Raises UserError where an installation lacks it."""
     package = Path(__file__).resolve().parents[1]
     places = (package / "goldens", package.parents[1] / "tests" / "goldens")
     for place in places:
         if (place / KNOWN_BY).is_file():
             return place
-    raise EvalError(
+    raise UserError(
         f"no goldens at {' or '.join(map(str, places))}; install ovi-lab again, or name a folder with --goldens"
     )
 
 
 class Goldens:
-    """The files of one folder. Raises EvalError that names file and key where something is not there."""
+    """The files of one folder. Raises UserError that names file and key where something is not there."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / KNOWN_BY).is_file():
-            raise EvalError(f"{self.folder}: is no folder of goldens (it has no {KNOWN_BY})")
+            raise UserError(f"{self.folder}: is no folder of goldens (it has no {KNOWN_BY})")
         self._json = cache(self._read_json)
         self._tensors = cache(self._read_tensors)
 
@@ -47,7 +47,7 @@ class Goldens:
         """Where the file of that name lies."""
         path = self.folder / name
         if not path.is_file():
-            raise EvalError(f"{path}: no such file; the folder of goldens is not whole")
+            raise UserError(f"{path}: no such file; the folder of goldens is not whole")
         return path
 
     def json(self, name: str, *keys: str) -> Any:
@@ -55,7 +55,7 @@ class Goldens:
         value = self._json(name)
         for place, key in enumerate(keys):
             if not isinstance(value, dict) or key not in value:
-                raise EvalError(f"{self.folder / name}: has no {' > '.join(keys[: place + 1])}")
+                raise UserError(f"{self.folder / name}: has no {' > '.join(keys[: place + 1])}")
             value = value[key]
         return value
 
@@ -63,7 +63,7 @@ class Goldens:
         """One tensor of a safetensors file."""
         tensors = self._tensors(name)
         if key not in tensors:
-            raise EvalError(f"{self.folder / name}: has no tensor {key}")
+            raise UserError(f"{self.folder / name}: has no tensor {key}")
         return tensors[key]
 
     def _read_json(self, name: str) -> Any:
@@ -71,11 +71,11 @@ class Goldens:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise EvalError(f"{path}: cannot be read as JSON ({error})") from error
+            raise UserError(f"{path}: cannot be read as JSON ({error})") from error
 
     def _read_tensors(self, name: str) -> dict[str, Tensor]:
         path = self.path(name)
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise EvalError(f"{path}: cannot be read as safetensors ({error})") from error
+            raise UserError(f"{path}: cannot be read as safetensors ({error})") from error

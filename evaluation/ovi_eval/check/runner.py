@@ -16,7 +16,7 @@ from ovi_eval.check.cases import catalogue
 from ovi_eval.check.goldens import Goldens
 from ovi_eval.check.lines import Line
 from ovi_eval.common.weights import WEIGHTS_FOLDER
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 OK, FAILED, NOT_RUN = "ok", "FAILED", "not run"
 
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def chosen(names: Sequence[str] | None) -> list[Case]:
-    """Cases by name or group, in their own order; all for None. Raises EvalError for an unknown name."""
+    """Cases by name or group, in their own order; all for None. Raises UserError for an unknown name."""
     cases = catalogue.CASES
     if names is None:
         return list(cases.values())
@@ -42,7 +42,7 @@ def chosen(names: Sequence[str] | None) -> list[Case]:
         if name not in cases and name not in groups:
             near = difflib.get_close_matches(name, [*groups, *cases], n=3, cutoff=0.4)
             offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(groups))}"
-            raise EvalError(f"no check is called {name!r}; {offer}")
+            raise UserError(f"no check is called {name!r}; {offer}")
     return [case for case in cases.values() if case.name in names or case.group in names]
 
 
@@ -59,11 +59,11 @@ def run_cases(
     """Runs the cases in a folder of their own for files, which is gone afterwards.
 
     `weights`: a folder of published files (None: that of OVI_EVAL_WEIGHTS); `quick` leaves slow cases out;
-    `begun` and `ended` hear of each case. Raises EvalError where a folder is not there.
+    `begun` and `ended` hear of each case. Raises UserError where a folder is not there.
     """
     for option, folder in (("--clips", clips), ("--weights", weights)):
         if folder is not None and not folder.is_dir():
-            raise EvalError(f"{option} {folder}: no such folder")
+            raise UserError(f"{option} {folder}: no such folder")
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="ovi-eval-check-") as scratch, _weights_in(weights):
         setting = Setting(goldens, clips, Path(scratch) / "files")
@@ -93,7 +93,7 @@ def _outcome(case: Case, setting: Setting) -> Outcome:
             verdict, reason = FAILED, "it compared nothing"
     except CannotRunError as error:
         verdict, reason = NOT_RUN, str(error)
-    except EvalError as error:
+    except UserError as error:
         verdict, reason = FAILED, str(error)
     except (
         Exception

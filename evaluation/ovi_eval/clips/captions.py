@@ -11,7 +11,7 @@ from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.tables import read_table
 from ovi_eval.common.unicode_text import read_caption_text
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 IN_FOLDER = ("captions.jsonl", "captions.csv", "captions.tsv")
 ID_COLUMNS = ("file", "filename", "file_name", "id", "name", "path", "video", "audio")
@@ -41,7 +41,7 @@ def read_captions(folder: Path, texts: Iterable[Path] | None = None) -> FolderCa
     """Captions of a folder: .txt files beside the clips, then captions.jsonl, .csv and .tsv. A later source wins.
 
     `texts`: the .txt files, which may lie in folders below it; None takes all that there are. One that cannot be read
-    is noted, and its clip has no caption from it. Raises EvalError for a table that cannot be read.
+    is noted, and its clip has no caption from it. Raises UserError for a table that cannot be read.
     """
     found = FolderCaptions()
     if texts is None:
@@ -49,7 +49,7 @@ def read_captions(folder: Path, texts: Iterable[Path] | None = None) -> FolderCa
     for file in texts:
         try:
             found.add({clip_id(file.relative_to(folder)): read_caption_text(file)}, file.name)
-        except EvalError as error:
+        except UserError as error:
             found.notes.append(f"caption left out: {error}")
     for name in IN_FOLDER:
         if (folder / name).is_file():
@@ -66,7 +66,7 @@ def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str,
     """Texts by clip id of one CSV, TSV or JSONL file.
 
     A row's id is in the first of ID_COLUMNS that it has (a media suffix is left out), its text in the first of
-    `columns`; `what` they are called in messages. Raises EvalError naming the file and line where these are not
+    `columns`; `what` they are called in messages. Raises UserError naming the file and line where these are not
     there, are no text, or an id comes twice with other words.
     """
     path = Path(path)
@@ -75,16 +75,16 @@ def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str,
         if row.empty:
             continue
         if row.fault:
-            raise EvalError(f"{shown(path)}: {row.fault}")
+            raise UserError(f"{shown(path)}: {row.fault}")
         try:
             name, text = row.name(ID_COLUMNS), row.text(columns)
             if not name or text is None:
-                raise EvalError(f"it must have {ID_COLUMNS[0]} (or id) and {columns[0]}")
+                raise UserError(f"it must have {ID_COLUMNS[0]} (or id) and {columns[0]}")
             id = plain_id(name)
             if found.setdefault(id, text) != text:
-                raise EvalError(f"it gives {shown(id)} a second text that differs; keep one")
-        except EvalError as error:
-            raise EvalError(f"{shown(path)}: line {row.line}: {error}") from None
+                raise UserError(f"it gives {shown(id)} a second text that differs; keep one")
+        except UserError as error:
+            raise UserError(f"{shown(path)}: line {row.line}: {error}") from None
     return found
 
 

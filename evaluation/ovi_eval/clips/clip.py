@@ -14,7 +14,7 @@ from torch import Tensor
 from ovi_eval.clips.container import shown_name
 from ovi_eval.clips.picture import Video, decode_video
 from ovi_eval.clips.sound import Audio, decode_audio
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 MISSING_SECONDS = 0.5
 MISSING_SHARE = 0.1
@@ -40,7 +40,7 @@ def read_clip(source: str | Path | bytes, sample_rate: int | None = None, *, nam
     """One file's picture and sound on one clock, at a constant rate of frames.
 
     The sound is cut or padded with silence to begin with the first frame and to last round(T / fps * rate)
-    samples. Raises EvalError as `decode_video`, `decode_audio` and `aligned` do.
+    samples. Raises UserError as `decode_video`, `decode_audio` and `aligned` do.
     """
     return aligned(
         shown_name(source, name),
@@ -50,11 +50,11 @@ def read_clip(source: str | Path | bytes, sample_rate: int | None = None, *, nam
 
 
 def aligned(name: str, video: Video, audio: Audio) -> Clip:
-    """Picture and sound [S] on one clock, as `read_clip` has them. Raises EvalError where too much sound is missing."""
+    """Picture and sound [S] on one clock, as `read_clip` has them. Raises UserError where too much sound is missing."""
     try:
         even = video.constant()
-    except EvalError as error:
-        raise EvalError(f"{name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     seconds = len(even.frames_THWC) / even.fps
     missing = missing_at_end(audio.end, float(video.times_T[0]), seconds, name)
     wave_S = from_start(audio, float(video.times_T[0]))
@@ -71,12 +71,12 @@ def aligned(name: str, video: Video, audio: Audio) -> Clip:
 def missing_at_end(sound_end: float, picture_start: float, seconds: float, name: str) -> float:
     """Seconds of a picture of `seconds` after its sound has ended, 0 where none are.
 
-    Raises EvalError naming the clip where they are more than MISSING_SECONDS and MISSING_SHARE of the picture, or the
+    Raises UserError naming the clip where they are more than MISSING_SECONDS and MISSING_SHARE of the picture, or the
     sound ends before the picture begins.
     """
     missing = picture_start + seconds - sound_end
     if missing > max(MISSING_SECONDS, MISSING_SHARE * seconds) or missing >= seconds:
-        raise EvalError(
+        raise UserError(
             f"{name}: its sound ends {missing:.2f} s before its picture of {seconds:.2f} s; "
             f"up to {MISSING_SECONDS:g} s or {MISSING_SHARE:.0%} become silence"
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovi_eval.common.files import written_whole
 from ovi_eval.common.plain_data import parse_json
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 CLIPS_FORMAT = "ovi_eval.clips/1"
 HEADER = "clips"
@@ -34,7 +34,7 @@ class ClipSet:
 
     `frames_NTHWC` uint8 [N, T, H, W, 3]; `waves_NS` float32 [N, S] in [-1, 1]; `meta` holds what made the
     clips knows of each. A clip whose sampling failed keeps its place, with the reason under meta["failed"].
-    Raises EvalError where numbers of clips, types or shapes do not fit.
+    Raises UserError where numbers of clips, types or shapes do not fit.
     """
 
     ids: list[str]
@@ -50,11 +50,11 @@ class ClipSet:
             self.meta = [{} for _ in self.ids]
         frames, waves = self.frames_NTHWC, self.waves_NS
         if frames.dim() != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
-            raise EvalError(
+            raise UserError(
                 f"clips need frames [N, T, H, W, 3] of uint8, got {list(frames.shape)} of {frames.dtype}"
             )
         if waves.dim() != 2 or waves.dtype != torch.float32:
-            raise EvalError(f"clips need waves [N, S] of float32, got {list(waves.shape)} of {waves.dtype}")
+            raise UserError(f"clips need waves [N, S] of float32, got {list(waves.shape)} of {waves.dtype}")
         counts = {
             "ids": len(self.ids),
             "captions": len(self.captions),
@@ -64,9 +64,9 @@ class ClipSet:
         }
         if len(set(counts.values())) != 1:
             listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-            raise EvalError(f"clips need as many of each, got {listed}")
+            raise UserError(f"clips need as many of each, got {listed}")
         if not (self.fps > 0 and self.sample_rate > 0):
-            raise EvalError(
+            raise UserError(
                 f"clips need rates above 0, got {self.fps} frames/s and {self.sample_rate} samples/s"
             )
 
@@ -101,7 +101,7 @@ class ClipSet:
         """Writes one safetensors file, whole or not at all: frames uint8, waves int16, the rest as JSON.
 
         A clip whose sound is not finite is stored as silence with that reason under meta["failed"].
-        Raises EvalError where the file cannot be written.
+        Raises UserError where the file cannot be written.
         """
         path = Path(path)
         finite_N = torch.isfinite(self.waves_NS).all(dim=1)
@@ -128,19 +128,19 @@ class ClipSet:
 
     @classmethod
     def load(cls, path: str | Path) -> "ClipSet":
-        """Reads what `save` wrote. Raises EvalError naming a file that is missing, broken or another kind."""
+        """Reads what `save` wrote. Raises UserError naming a file that is missing, broken or another kind."""
         path = Path(path)
         if not path.is_file():
-            raise EvalError(f"{path}: no such file; name a clips.safetensors that sampling wrote")
+            raise UserError(f"{path}: no such file; name a clips.safetensors that sampling wrote")
         try:
             with safe_open(path, framework="pt") as file:
                 header = parse_json((file.metadata() or {}).get(HEADER, "{}"), str(path))
                 if header.get("format") != CLIPS_FORMAT:
                     found = header.get("format")
-                    raise EvalError(f'{path}: format is {found!r}, this version reads "{CLIPS_FORMAT}"')
+                    raise UserError(f'{path}: format is {found!r}, this version reads "{CLIPS_FORMAT}"')
                 frames, waves = file.get_tensor("frames"), file.get_tensor("waves")
             if waves.dtype != torch.int16:
-                raise EvalError(f"{path}: waves are {waves.dtype}, expected int16; sample the clips again")
+                raise UserError(f"{path}: waves are {waves.dtype}, expected int16; sample the clips again")
             return cls(
                 ids=_strings(header["ids"]),
                 captions=_strings(header["captions"]),
@@ -151,11 +151,11 @@ class ClipSet:
                 meta=_records(header["meta"]),
             )
         except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-            raise EvalError(
+            raise UserError(
                 f"{path}: is no readable file of clips ({error}); sample the clips again"
             ) from error
-        except EvalError as error:
-            raise error if str(path) in str(error) else EvalError(f"{path}: {error}") from error
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
 def _strings(values: Any) -> list[str]:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from ovi_eval.clips import container as bounds
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 JITTER = 0.005
 """Seconds by which a packet's time may differ from where the samples before it end, and is taken to follow them; one
@@ -36,7 +36,7 @@ class Clock:
     """Iterates over `frames` of decoded sound and yields packed frames without times that follow each other.
 
     Each has the format, channels and rate of the frame that it is of. `start` is the first sample's time (known once
-    one has come), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises EvalError
+    one has come), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises UserError
     naming the file where the clock leaves a gap, or goes back, beyond the bounds above, or a sample is not finite.
     """
 
@@ -80,14 +80,14 @@ class Clock:
                     yield kept
                 skip = max(0, skip - packed.samples)
         if self.start is not None and self.filled > MOST_SILENCE * self.seconds:
-            raise EvalError(
+            raise UserError(
                 f"{self._shown}: {self.filled:.2f} s of its {self.seconds:.2f} s of sound are missing (lost packets)"
             )
 
     def _check_numbers(self, packed: Any) -> None:
         """One value that is not a number would spread over a whole clip in every filter after this."""
         if packed.format.name in ("flt", "dbl") and not np.abs(packed.to_ndarray()).max(initial=0) <= LOUDEST:
-            raise EvalError(
+            raise UserError(
                 f"{self._shown}: its sound holds values that are not finite or beyond {LOUDEST:.0e} "
                 f"at about {self.now:.2f} s; full scale is 1"
             )
@@ -107,7 +107,7 @@ class Clock:
 
     def _silence(self, seconds: float) -> Iterator[Any]:
         if seconds > LONGEST_GAP:
-            raise EvalError(
+            raise UserError(
                 f"{self._shown}: its sound has a gap of {seconds:.2f} s at {self.now:.2f} s; "
                 f"up to {LONGEST_GAP:g} s become silence"
             )
@@ -125,7 +125,7 @@ class Clock:
 
     def _overlap(self, seconds: float, samples: int) -> int:
         if seconds > BACKWARD:
-            raise EvalError(
+            raise UserError(
                 f"{self._shown}: its sound's clock goes back by {seconds:.2f} s at {self.now:.2f} s; "
                 "write it again with one clock"
             )

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import av
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "wav", "flac", "mp3", "ogg")
 """FFmpeg's names of the formats that are read."""
@@ -75,20 +75,20 @@ class _Bytes:
 
 @contextmanager
 def byte_file(source: str | Path | bytes, name: str | None) -> Iterator[tuple[IO[bytes], int, str]]:
-    """The bytes as a file, their number, and the name errors call them by. Raises EvalError where there are none."""
+    """The bytes as a file, their number, and the name errors call them by. Raises UserError where there are none."""
     shown = shown_name(source, name)
     if isinstance(source, bytes):
         size = len(source)
     elif Path(source).is_file():
         size = Path(source).stat().st_size
     else:
-        raise EvalError(f"{shown}: no such file")
+        raise UserError(f"{shown}: no such file")
     if not size:
-        raise EvalError(f"{shown}: is empty (0 bytes); fetch or make it again")
+        raise UserError(f"{shown}: is empty (0 bytes); fetch or make it again")
     try:
         file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except OSError as error:
-        raise EvalError(f"{shown}: cannot be opened ({error.strerror or error})") from error
+        raise UserError(f"{shown}: cannot be opened ({error.strerror or error})") from error
     with file:
         yield file, size, shown
 
@@ -99,22 +99,22 @@ def shown_name(source: str | Path | bytes, name: str | None) -> str:
 
 @contextmanager
 def guarded(shown: str) -> Iterator[None]:
-    """Whatever FFmpeg and numpy raise over a file becomes an EvalError that names it."""
+    """Whatever FFmpeg and numpy raise over a file becomes an UserError that names it."""
     try:
         yield
-    except EvalError:
+    except UserError:
         raise
     except FOREIGN as error:
         raise undecodable(shown, error) from error
 
 
-def undecodable(shown: str, error: BaseException) -> EvalError:
+def undecodable(shown: str, error: BaseException) -> UserError:
     """The reason of a file that FFmpeg, or a library that its frames go through, cannot take."""
     if isinstance(error, MemoryError):
         text = "there is not enough memory for it"
     else:
         text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return EvalError(f"{shown}: cannot be decoded ({text}); the file is damaged or of no known kind")
+    return UserError(f"{shown}: cannot be decoded ({text}); the file is damaged or of no known kind")
 
 
 @contextmanager
@@ -138,15 +138,15 @@ _ISO = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 def picture_stream(container: Any, shown: str) -> Any:
     """The picture that is taken: the one marked as default, else the first; a sound file's cover is none.
 
-    Raises EvalError where there is none, or its frames are larger than the bound.
+    Raises UserError where there is none, or its frames are larger than the bound.
     """
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     stream = _default(streams)
     if stream is None:
-        raise EvalError(f"{shown}: has no picture stream; a clip needs picture and sound")
+        raise UserError(f"{shown}: has no picture stream; a clip needs picture and sound")
     if stream.codec_context is None:
-        raise EvalError(f"{shown}: its picture is of a codec that is not known here")
+        raise UserError(f"{shown}: its picture is of a codec that is not known here")
     check_pixels(stream.codec_context.width, stream.codec_context.height, shown)
     # What the container's header states binds no frame: each has its own.
     stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
@@ -156,13 +156,13 @@ def picture_stream(container: Any, shown: str) -> Any:
 def sound_stream(container: Any, shown: str) -> Any:
     """The sound that is taken: the one marked as default, else the first.
 
-    Raises EvalError where there is none, or its rate or channels are out of bounds.
+    Raises UserError where there is none, or its rate or channels are out of bounds.
     """
     stream = _default(list(container.streams.audio))
     if stream is None:
-        raise EvalError(f"{shown}: has no sound stream; a clip needs picture and sound")
+        raise UserError(f"{shown}: has no sound stream; a clip needs picture and sound")
     if stream.codec_context is None:
-        raise EvalError(f"{shown}: its sound is of a codec that is not known here")
+        raise UserError(f"{shown}: its sound is of a codec that is not known here")
     return stream
 
 
@@ -173,7 +173,7 @@ def _default(streams: list[Any]) -> Any:
 
 def check_pixels(width: int, height: int, shown: str) -> None:
     if width * height > MAX_PIXELS:
-        raise EvalError(
+        raise UserError(
             f"{shown}: its frames are {width}x{height}; up to {MAX_PIXELS / 1e6:.0f} million pixels are read"
         )
 
@@ -181,6 +181,6 @@ def check_pixels(width: int, height: int, shown: str) -> None:
 def check_sound(sample_rate: int, channels: int, shown: str) -> None:
     low, high = SAMPLE_RATES
     if not low <= sample_rate <= high:
-        raise EvalError(f"{shown}: its sound has {sample_rate} Hz; {low} to {high} are read")
+        raise UserError(f"{shown}: its sound has {sample_rate} Hz; {low} to {high} are read")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise EvalError(f"{shown}: its sound has {channels} channels; 1 to {MAX_CHANNELS} are read")
+        raise UserError(f"{shown}: its sound has {channels} channels; 1 to {MAX_CHANNELS} are read")

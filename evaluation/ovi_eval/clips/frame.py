@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from ovi_eval.clips.container import check_pixels
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAME_SHAPE = 0.02
 """Share by which the sides of a frame may leave the first one's proportions and still be scaled to its size."""
@@ -45,7 +45,7 @@ class Upright:
     def __call__(self, frame: Any, pixel_shape: Fraction | None) -> Tensor:
         """[H, W, 3] uint8; `pixel_shape` is a pixel's width by its height, of which the first frame's counts.
 
-        Raises EvalError for another shape than the first one's, or one out of bounds.
+        Raises UserError for another shape than the first one's, or one out of bounds.
         """
         if self._stored is None:
             self._stored = (frame.width, frame.height)
@@ -53,7 +53,7 @@ class Upright:
         width, height = self._square
         other = frame.width / frame.height / (self._stored[0] / self._stored[1]) - 1
         if abs(other) > SAME_SHAPE:
-            raise EvalError(
+            raise UserError(
                 f"{self._shown}: its picture changes from {self._stored[0]}x{self._stored[1]} to "
                 f"{frame.width}x{frame.height}; write it again in one shape"
             )
@@ -75,7 +75,7 @@ class Upright:
         if ratio <= 0:
             ratio = Fraction(1)
         if not Fraction(1, MOST_STRETCHED) <= ratio <= MOST_STRETCHED:
-            raise EvalError(
+            raise UserError(
                 f"{self._shown}: its pixels are {ratio.numerator}:{ratio.denominator}; up to "
                 f"{MOST_STRETCHED}:1 are read"
             )

@@ -26,7 +26,7 @@ from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import unusable
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 PICTURES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
@@ -56,13 +56,13 @@ class Item(ABC):
         self._content: str | None = None
 
     def content(self) -> str:
-        """sha256 of what the clip is made of, 64 hexadecimal digits. Raises EvalError for an unreadable file."""
+        """sha256 of what the clip is made of, 64 hexadecimal digits. Raises UserError for an unreadable file."""
         if self._content is None:
             self._content = self._digest()
         return self._content
 
     def video(self) -> Video:
-        """All frames. Raises EvalError naming the clip where there are none or they cannot be decoded."""
+        """All frames. Raises UserError naming the clip where there are none or they cannot be decoded."""
         if self._video is None:
             self._video = self._decode_video()
         return self._video
@@ -71,14 +71,14 @@ class Item(ABC):
         """What `look` makes of each frame [H, W, 3] uint8, stacked as the frames of a Video.
 
         Of a file only what `look` returns is kept, unless it was decoded whole and is kept already. Raises
-        EvalError as `video`.
+        UserError as `video`.
         """
         video = self.video()
         looked_at = torch.stack([look(frame_HWC) for frame_HWC in video.frames_THWC])
         return Video(looked_at, video.fps, video.times_T, video.end)
 
     def audio(self, sample_rate: int | None = None, mono: bool = True) -> Audio:
-        """All sound at `sample_rate` (None: its own), as `media.decode_audio`; EvalError where there is none."""
+        """All sound at `sample_rate` (None: its own), as `media.decode_audio`; UserError where there is none."""
         key = (sample_rate, mono)
         if key not in self._audio:
             self._audio[key] = self._decode_audio(sample_rate, mono)
@@ -86,7 +86,7 @@ class Item(ABC):
 
     @abstractmethod
     def pcm16(self, sample_rate: int) -> np.ndarray:
-        """Mono sound as int16 [S], as `pcm.decode_pcm16`; EvalError where there is none."""
+        """Mono sound as int16 [S], as `pcm.decode_pcm16`; UserError where there is none."""
 
     def release(self) -> None:
         """Forgets what was decoded."""
@@ -182,7 +182,7 @@ class MemoryItem(Item):
     def _decode_audio(self, sample_rate: int | None, mono: bool) -> Audio:
         wave_S, own = self._clips.waves_NS[self._place], self._clips.sample_rate
         if not bool(torch.isfinite(wave_S).all()):
-            raise EvalError(f"{self.name}: its sound is not finite")
+            raise UserError(f"{self.name}: its sound is not finite")
         wave_S = resample(wave_S, own, sample_rate or own)
         return Audio(wave_S if mono else wave_S[None], sample_rate or own, 0.0)
 
@@ -205,7 +205,7 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
 
     `captions` by id take precedence over those found in the folder (see `captions.read_captions`). In the
     order of their ids. A clip whose file cannot be opened (a broken link, no permission) is there as failed, so
-    that it counts as missing. Raises EvalError where there is no clip, two pictures share an id, or captions were
+    that it counts as missing. Raises UserError where there is no clip, two pictures share an id, or captions were
     given and none belongs to a clip.
     """
     path = Path(path)
@@ -219,14 +219,14 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
     if path.is_file():
         return _one(path, captions)
     if not path.is_dir():
-        raise EvalError(
+        raise UserError(
             f"{shown(path)}: no such file or folder; name a folder of clips or a clips.safetensors"
         )
     folder = files_of(path, PICTURES + SOUNDS)
     if not folder.files and not folder.lost:
         kinds = ", ".join(kind.lstrip(".") for kind in PICTURES + SOUNDS)
         beside = f" ({folder.told()})" if folder.told() else ""
-        raise EvalError(
+        raise UserError(
             f"{shown(path)}: holds no clips.safetensors and no clip ({kinds}){beside}; name the folder they are in"
         )
     found: dict[str, list[Path]] = {}
@@ -259,11 +259,11 @@ def without_clip(texts: Mapping[str, str], items: Sequence[Item], what: str = "c
 
 def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
     if path.suffix.lower() not in PICTURES + SOUNDS:
-        raise EvalError(
+        raise UserError(
             f"{shown(path)}: is no clip; name a folder of them or a file of {', '.join(PICTURES + SOUNDS)}"
         )
     if unusable(path.name):
-        raise EvalError(f"{shown(path)}: its name is not UTF-8; rename it")
+        raise UserError(f"{shown(path)}: its name is not UTF-8; rename it")
     id = clip_id(PurePosixPath(path.name))
     beside = (file for file in path.parent.iterdir() if file.suffix.lower() == ".txt")
     texts = [file for file in beside if clip_id(PurePosixPath(file.name)) == id]
@@ -278,7 +278,7 @@ def _item(id: str, files: Sequence[Path], caption: str) -> FileItem:
     sounds = [file for file in files if file.suffix.lower() in SOUNDS]
     for same in (pictures, sounds):
         if len(same) > 1:
-            raise EvalError(
+            raise UserError(
                 f"{shown(same[0])} and {shown(same[1].name)} have the same id {shown(id)}; keep one of them"
             )
     if pictures:
@@ -291,7 +291,7 @@ def _caption(items: Sequence[Item], captions: Mapping[str, str] | None, path: Pa
         return
     known = {nfc(item.id) for item in items}
     if captions and not known & captions.keys():
-        raise EvalError(
+        raise UserError(
             f"{shown(path)}: no clip here has the id of a caption; the captions name {few(captions)}, "
             f"the clips are {few(known)}"
         )
@@ -308,9 +308,9 @@ def reason_of(error: Exception, item: Item) -> str:
 
 
 def why_lost(error: Exception, item: Item) -> str:
-    """Why a clip has no value: the reason of an EvalError; of anything else, a fault of a metric or of a library, what
+    """Why a clip has no value: the reason of an UserError; of anything else, a fault of a metric or of a library, what
     was raised.
     """
-    if isinstance(error, EvalError):
+    if isinstance(error, UserError):
         return reason_of(error, item)
     return f"{FAULT} ({type(error).__name__}: {shown(reason_of(error, item)) or 'without a message'})"

@@ -20,7 +20,7 @@ from ovi_eval.clips import container as bounds
 from ovi_eval.clips import timing
 from ovi_eval.clips.frame import Upright
 from ovi_eval.clips.whole import check_whole
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 STILL_FPS = 25.0
 BACKWARD = 0.5
@@ -63,14 +63,14 @@ class Video:
     def constant(self) -> Video:
         """The same at a constant rate: itself where it is, else frames repeated at their shortest usual spacing.
 
-        Raises EvalError where that would not fit into memory.
+        Raises UserError where that would not fit into memory.
         """
         if self.even:
             return self
         fps = timing.grid_rate(self.times_T, 1e-3)
         places_N = self.seen(fps)
         if len(places_N) * self.frames_THWC[0].nbytes > bounds.MAX_BYTES:
-            raise EvalError(
+            raise UserError(
                 f"its picture lasts {self.seconds:.0f} s; at {fps:g} frames a second it does not fit into memory"
             )
         times_N = self.times_T[0] + torch.arange(len(places_N), dtype=torch.float64) / fps
@@ -89,7 +89,7 @@ class PictureStream:
     known before anything is decoded. `size` is the height and width of the frames before
     `transform`.
 
-    Raises EvalError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
+    Raises UserError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
     file's timestamps are read first, without decoding) or out of bounds; while iterating, where it cannot be decoded
     further.
     """
@@ -124,7 +124,7 @@ class PictureStream:
             stack.callback(self._release)
             self._first = next(self._decoded, None)
             if self._first is None:
-                raise EvalError(f"{self.shown}: its picture stream holds no frame")
+                raise UserError(f"{self.shown}: its picture stream holds no frame")
             self._stack = stack.pop_all()
         return self
 
@@ -177,7 +177,7 @@ class PictureStream:
     def _decode(self, container: Any) -> Generator[tuple[float, Tensor]]:
         for number, frame in enumerate(self._frames(container)):
             if number >= bounds.MAX_FRAMES:
-                raise EvalError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
+                raise UserError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
             time = self._time(frame)
             with bounds.guarded(self.shown):
                 picture = self._upright(frame, self._stream.sample_aspect_ratio)
@@ -209,12 +209,12 @@ class PictureStream:
         if time is None:
             return before + 1 / float(self._stated[0] if self._stated else STILL_FPS)
         if time < before - BACKWARD:
-            raise EvalError(
+            raise UserError(
                 f"{self.shown}: its picture's clock goes back from {before:.3f} s to {time:.3f} s; "
                 "write it again with one clock"
             )
         if time - self._times[0] > bounds.MAX_SECONDS:
-            raise EvalError(
+            raise UserError(
                 f"{self.shown}: its picture lasts more than {bounds.MAX_SECONDS / 3600:.0f} hours"
             )
         return max(time, before)
@@ -231,7 +231,7 @@ class PictureStream:
         usual = float(times_T.diff().median())
         end = float(times_T[-1]) + (last_duration if last_duration > 0 else usual)
         if end <= self.start:
-            raise EvalError(
+            raise UserError(
                 f"{self.shown}: all of its frames have the same time; write it again with a clock"
             )
         return end, len(times_T) / (end - self.start)
@@ -247,7 +247,7 @@ def decode_video(
 
     `source`: a path, or a file's bytes (then `name` is what errors call it). `transform` maps each frame
     [H, W, 3] uint8 as it comes, so that a crop or a smaller size keeps long clips out of memory.
-    Raises EvalError naming the file where it is unreadable, has no picture stream or no frame, is cut off, or does not
+    Raises UserError naming the file where it is unreadable, has no picture stream or no frame, is cut off, or does not
     fit into memory.
     """
     frames, held = [], 0
@@ -255,7 +255,7 @@ def decode_video(
         for _, frame in picture:
             held += frame.nbytes
             if held > bounds.MAX_BYTES:
-                raise EvalError(
+                raise UserError(
                     f"{picture.shown}: its frames take more than {bounds.MAX_BYTES >> 30} GiB of memory; "
                     "cut it into shorter clips or make it smaller"
                 )

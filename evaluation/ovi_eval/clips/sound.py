@@ -26,7 +26,7 @@ from torch import Tensor
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips.clock import Clock, first_of
 from ovi_eval.clips.whole import check_whole
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class SoundStream:
     the container's clock, which the file's picture shares, known from the beginning; `filled` is how many seconds of
     silence stand for lost packets so far. Nothing but what `read` has not yet taken is kept.
 
-    Raises EvalError naming the file: on entering, where it is unreadable, holds no sound, is cut off or out of bounds;
+    Raises UserError naming the file: on entering, where it is unreadable, holds no sound, is cut off or out of bounds;
     while reading, where it cannot be decoded further or its clock leaves the bounds.
     """
 
@@ -133,7 +133,7 @@ class SoundStream:
         try:
             first = next(self._parts, None)
             if first is None:
-                raise EvalError(f"{self.shown}: its sound stream holds no sample")
+                raise UserError(f"{self.shown}: its sound stream holds no sample")
             self._kept.append(first)
             self._nothing = first[..., :0]
         except BaseException:
@@ -185,7 +185,7 @@ class SoundStream:
             self.read(-late)
         elif late:
             if late > bounds.MAX_SECONDS * self.sample_rate:
-                raise EvalError(
+                raise UserError(
                     f"{self.shown}: its sound begins {late / self.sample_rate:.0f} s after its picture"
                 )
             self._kept.insert(0, self._kept[0].new_zeros((*self._kept[0].shape[:-1], late)))
@@ -241,7 +241,7 @@ def decode_audio(
 ) -> Audio:
     """All sound on its clock, float32, at `sample_rate` (None: the file's own).
 
-    One channel [S], or every channel [C, S] with `mono=False`; as `SoundStream` has it. Raises EvalError naming the
+    One channel [S], or every channel [C, S] with `mono=False`; as `SoundStream` has it. Raises UserError naming the
     file where it is unreadable, has no sound stream or no sample, is cut off, or does not fit into memory.
     """
     parts, held = [], 0
@@ -249,7 +249,7 @@ def decode_audio(
         for part in sound:
             held += part.nbytes
             if held > bounds.MAX_BYTES:
-                raise EvalError(
+                raise UserError(
                     f"{sound.shown}: its sound takes more than {bounds.MAX_BYTES >> 30} GiB of memory"
                 )
             parts.append(part)
@@ -261,7 +261,7 @@ def decode_pcm16(source: str | Path | bytes, sample_rate: int, *, name: str | No
 
     The same samples as `ffmpeg -i FILE -ac 1 -ar RATE -c:a pcm_s16le` of FFmpeg 9: channels mixed and resampled by its
     resampler in one go, and the last frame cut where an mp4 says that its sound ends, which older versions of the
-    command line do not do. Gaps are silence, see `clock`. Raises EvalError as `decode_audio`.
+    command line do not do. Gaps are silence, see `clock`. Raises UserError as `decode_audio`.
     """
     parts: list[np.ndarray] = []
     with _Decoder(source, name) as decoder, bounds.guarded(decoder.shown):
@@ -281,5 +281,5 @@ def decode_pcm16(source: str | Path | bytes, sample_rate: int, *, name: str | No
             parts += [out.to_ndarray()[0] for out in resample(frame)]
         parts += [out.to_ndarray()[0] for out in resample(None)]
         if not sum(len(part) for part in parts):
-            raise EvalError(f"{decoder.shown}: its sound stream holds no sample")
+            raise UserError(f"{decoder.shown}: its sound stream holds no sample")
     return np.concatenate(parts)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from ovi_eval.clips import container as bounds
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SLACK = 0.1
 """Seconds that may be missing beside two frames or packets: containers round, and codecs pad."""
@@ -80,7 +80,7 @@ class _Scan:
 def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> Track:
     """What the track's timestamps say, read without decoding.
 
-    Raises EvalError naming the file where it ends before it says that it does, or would unfold beyond bounds.
+    Raises UserError naming the file where it ends before it says that it does, or would unfold beyond bounds.
 
     `kind`: of which track; the other is looked at only where the container states one length for both.
     """
@@ -91,7 +91,7 @@ def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None)
             track = scan.tracks[stream.index]
             if not track.packets:
                 what = "picture stream holds no frame" if kind == "video" else "sound stream holds no sample"
-                raise EvalError(f"{shown}: its {what}")
+                raise UserError(f"{shown}: its {what}")
             _check_unfolding(track, kind, size, shown)
             _check_reached(container, scan, track, shown)
             format_name = container.format.name
@@ -114,18 +114,18 @@ def _check_unfolding(track: Track, kind: Kind, size: int, shown: str) -> None:
     context = track.stream.codec_context
     seconds = track.seconds
     if seconds > bounds.MAX_SECONDS:
-        raise EvalError(
+        raise UserError(
             f"{shown}: lasts {seconds / 3600:.1f} hours; up to {bounds.MAX_SECONDS / 3600:.0f} are read"
         )
     if kind == "video":
         if track.packets > bounds.MAX_FRAMES:
-            raise EvalError(f"{shown}: has {track.packets} frames; up to {bounds.MAX_FRAMES} are read")
+            raise UserError(f"{shown}: has {track.packets} frames; up to {bounds.MAX_FRAMES} are read")
         decoded = 3 * track.packets * context.width * context.height
     else:
         bounds.check_sound(context.sample_rate, context.channels, shown)
         decoded = round(4 * seconds * context.sample_rate * context.channels)
     if decoded > bounds.MAX_BYTES and decoded > size * bounds.MAX_UNFOLDING:
-        raise EvalError(
+        raise UserError(
             f"{shown}: is {size / 1000:.0f} kB and would unfold to {decoded / 1e9:.0f} GB; it is not decoded"
         )
 
@@ -147,8 +147,8 @@ def _check_reached(container: Any, scan: _Scan, track: Track, shown: str) -> Non
         raise cut_off(shown, reached, stated)
 
 
-def cut_off(shown: str, reached: float, stated: float) -> EvalError:
-    return EvalError(
+def cut_off(shown: str, reached: float, stated: float) -> UserError:
+    return UserError(
         f"{shown}: is cut off or damaged: it ends after {max(reached, 0):.2f} s of the {stated:.2f} s that it states"
     )
 
@@ -163,16 +163,16 @@ def _check_structure(file: IO[bytes], size: int, format_name: str, track: Track,
             raise cut_off(shown, track.end, seconds)
     elif format_name == "ogg":
         if not _ogg_ends(file):
-            raise EvalError(f"{shown}: is cut off or damaged: the page that ends an ogg stream is missing")
+            raise UserError(f"{shown}: is cut off or damaged: the page that ends an ogg stream is missing")
     elif format_name.startswith("mov") and not _boxes_end(file, size):
-        raise EvalError(f"{shown}: is cut off or damaged: its last fragment or its media data are not whole")
+        raise UserError(f"{shown}: is cut off or damaged: its last fragment or its media data are not whole")
     elif "matroska" in format_name:
         _check_bytes(_segment_end(file), size, shown)
 
 
 def _check_bytes(stated: int | None, size: int, shown: str) -> None:
     if stated is not None and stated > size:
-        raise EvalError(
+        raise UserError(
             f"{shown}: is cut off or damaged: {size} of the {stated} bytes that it states are there"
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovi_eval.clips.clip import fit_length
 from ovi_eval.common.files import written_whole
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SAME_BYTES = {"x264-params": "threads=1:lookahead-threads=1:sync-lookahead=0:mbtree=0"}
 """x264's macroblock tree adds up in another order from run to run; without it a clip's bytes are always the same."""
@@ -49,16 +49,16 @@ def write_mp4(
 
     `frames_THWC` uint8 [T, H, W, 3], enlarged by the whole factor that brings the longer side nearest below
     `enlarge_to` (never made smaller); `wave_S` in [-1, 1], resampled where AAC has no such rate.
-    Whole or not at all. Raises EvalError where there is nothing to write or no place for it.
+    Whole or not at all. Raises UserError where there is nothing to write or no place for it.
     """
     path = Path(path)
     if frames_THWC.dim() != 4 or not len(frames_THWC) or frames_THWC.dtype != torch.uint8:
-        raise EvalError(
+        raise UserError(
             f"{path}: a clip needs frames [T, H, W, 3] of uint8 with T >= 1, "
             f"got {list(frames_THWC.shape)} of {frames_THWC.dtype}"
         )
     if not bool(torch.isfinite(wave_S).all()):
-        raise EvalError(f"{path}: the sound is not finite; this clip cannot be written")
+        raise UserError(f"{path}: the sound is not finite; this clip cannot be written")
     factor = max(1, enlarge_to // max(frames_THWC.shape[1:3]))
     pictures = frames_THWC.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     # yuv420p halves the colour's size, so both sides must be even: the last row or column is doubled.

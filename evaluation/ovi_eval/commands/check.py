@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def add_check(commands: Any) -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def add_check(commands: Any) -> argparse.ArgumentParser:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """Runs the cases, prints the table; 0 where none failed, else 1. Raises EvalError for bad options."""
+    """Runs the cases, prints the table; 0 where none failed, else 1. Raises UserError for bad options."""
     from ovi_eval.check.goldens import Goldens, goldens_folder
     from ovi_eval.check.printing import Report, write
     from ovi_eval.check.runner import FAILED, chosen, run_cases
@@ -38,7 +38,7 @@ def run_check(options: argparse.Namespace) -> int:
     goldens = Goldens(options.goldens or goldens_folder())
     out = Path(options.json) if options.json else None
     if out is not None and out.is_dir():
-        raise EvalError(f"--json {out}: is a folder; name a file, as {out}/check.json")
+        raise UserError(f"--json {out}: is a folder; name a file, as {out}/check.json")
     with Report(len(cases)) as report:
         outcomes = run_cases(
             cases,
@@ -64,5 +64,5 @@ def _names(text: str | None) -> list[str] | None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise EvalError(f"--only expects names with commas between, found {text!r}")
+        raise UserError(f"--only expects names with commas between, found {text!r}")
     return names

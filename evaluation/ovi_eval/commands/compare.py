@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.common.files import written_together
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 EPILOG = """A and B are each a results file or a folder of them. Several training seeds of one model are named with
 commas between, as a0.json,a1.json b0.json,b1.json, or by the folder that holds them. Differences are A minus B,
@@ -31,21 +31,21 @@ def add_compare(commands: Any) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    """Compares, prints, and writes what was asked for. Raises EvalError for bad input before anything is written."""
+    """Compares, prints, and writes what was asked for. Raises UserError for bad input before anything is written."""
     from ovi_eval.ranking.comparison import compare
     from ovi_eval.report.comparison import markdown, show
 
     outputs = [Path(out) for out in (options.json, options.markdown) if out]
     for out in outputs:
         if out.is_dir():
-            raise EvalError(f"{out}: is a folder; name the file that the comparison goes to")
+            raise UserError(f"{out}: is a folder; name the file that the comparison goes to")
     if len({out.resolve() for out in outputs}) < len(outputs):
-        raise EvalError(f"{outputs[0]}: is named for both outputs; name a file for each")
+        raise UserError(f"{outputs[0]}: is named for both outputs; name a file for each")
     sides = [_paths(text) for text in (options.a, options.b)]
     inputs = {path.resolve() for side in sides for path in side}
     for out in outputs:
         if out.resolve() in inputs:
-            raise EvalError(f"{out}: is one of the results compared; name another file for the comparison")
+            raise UserError(f"{out}: is one of the results compared; name another file for the comparison")
     comparison = compare(*sides)
     show(comparison)
     with written_together() as beside:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovi_eval.common import processes
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -100,17 +100,17 @@ class _Wanted:
 def run_score(options: argparse.Namespace) -> None:
     """Scores, prints a table, writes results.json and its per-clip values."""
     if Path(options.out).is_dir():
-        raise EvalError(
+        raise UserError(
             f"{options.out}: is a folder; name the file the results go to, as {options.out}/results.json"
         )
     for name, least in (("limit", 1), ("workers", 0)):
         given = getattr(options, name)
         if given is not None and given < least:
-            raise EvalError(f"--{name} must be {least} or more, got {given}")
+            raise UserError(f"--{name} must be {least} or more, got {given}")
     _use_weights(options.weights)
     if options.transcripts:
         if not Path(options.transcripts).is_file():
-            raise EvalError(f"--transcripts {options.transcripts}: no such file")
+            raise UserError(f"--transcripts {options.transcripts}: no such file")
         os.environ["OVI_EVAL_TRANSCRIPTS"] = str(Path(options.transcripts).resolve())
     with processes.together():
         _score_together(options)
@@ -177,7 +177,7 @@ def _all_there(items: Sequence[Item], crops: bool, reference: bool) -> _Wanted:
     ]
     if not there:
         first = next(iter(absent.values()), "")
-        raise EvalError(f"no metric can be had here; {first}; ovi-eval metrics lists what each needs")
+        raise UserError(f"no metric can be had here; {first}; ovi-eval metrics lists what each needs")
     return _Wanted([], there, absent)
 
 
@@ -310,7 +310,7 @@ def _use_weights(folder: str | None) -> None:
     if folder is None:
         return
     if not Path(folder).is_dir():
-        raise EvalError(f"--weights {folder}: no such folder")
+        raise UserError(f"--weights {folder}: no such folder")
     os.environ[WEIGHTS_FOLDER] = str(Path(folder).resolve())
 
 
@@ -320,7 +320,7 @@ def listed(text: str | None) -> list[str] | None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise EvalError(f"expected names with commas between, found {text!r}")
+        raise UserError(f"expected names with commas between, found {text!r}")
     return names
 
 

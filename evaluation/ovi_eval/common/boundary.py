@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = ["LineParser", "Told", "command", "fail", "one_line"]
 
@@ -41,7 +41,7 @@ def fail(error: BaseException | str, prefix: str = "error", code: int = USAGE) -
 @contextmanager
 def one_line(
     prefix: str,
-    mistakes: tuple[type[Exception], ...] = (EvalError,),
+    mistakes: tuple[type[Exception], ...] = (UserError,),
     interrupted: str = "interrupted; nothing half-written is left",
     interrupted_code: int = INTERRUPTED,
 ) -> Iterator[None]:
@@ -71,7 +71,7 @@ def one_line(
 
 
 def command(
-    prefix: str, mistakes: tuple[type[Exception], ...] = (EvalError,), **interrupted: Any
+    prefix: str, mistakes: tuple[type[Exception], ...] = (UserError,), **interrupted: Any
 ) -> Callable[[Callable[_Parameters, int | None]], Callable[_Parameters, int]]:
     """Decorates the `main` of a command: it returns its exit code, 2 after one line for what a user can mend.
 
@@ -93,15 +93,15 @@ def command(
 
 
 class LineParser(argparse.ArgumentParser):
-    """argparse whose refusals are one line (EvalError), with the nearest names for one that is unknown."""
+    """argparse whose refusals are one line (UserError), with the nearest names for one that is unknown."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises EvalError."""
-        raise EvalError(f"{message}; see {self.prog} --help")
+        """Raises UserError."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             names = list(map(str, action.choices))
             near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
             offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-            raise EvalError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")
+            raise UserError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 class Fields:
@@ -14,7 +14,7 @@ class Fields:
 
     def __init__(self, path: Path, data: Any, where: str = "") -> None:
         if not isinstance(data, dict):
-            raise EvalError(f"{path}: field {where} must be an object, found {kind_of(data)}")
+            raise UserError(f"{path}: field {where} must be an object, found {kind_of(data)}")
         self.path, self.data, self.where = path, data, where
 
     def _name(self, key: str) -> str:
@@ -27,14 +27,14 @@ class Fields:
     def get(self, key: str, types: type | tuple[type, ...], default: Any = ...) -> Any:
         if key not in self.data:
             if default is ...:
-                raise EvalError(f"{self.path}: field {self._name(key)} is missing")
+                raise UserError(f"{self.path}: field {self._name(key)} is missing")
             return default
         value = self.data[key]
         allowed = types if isinstance(types, tuple) else (types,)
         # bool is an int to Python, and never what a number field means.
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             wanted = " or ".join(_TYPE_NAMES[t] for t in allowed if t is not int or float not in allowed)
-            raise EvalError(f"{self.path}: field {self._name(key)} must be {wanted}, found {kind_of(value)}")
+            raise UserError(f"{self.path}: field {self._name(key)} must be {wanted}, found {kind_of(value)}")
         return value
 
     def number(self, key: str, default: Any = ...) -> float:
@@ -42,7 +42,7 @@ class Fields:
         try:
             return float(value)
         except OverflowError:
-            raise EvalError(f"{self.path}: field {self._name(key)} is too large a number") from None
+            raise UserError(f"{self.path}: field {self._name(key)} is too large a number") from None
 
     def number_or_none(self, key: str, default: Any = ...) -> float | None:
         self.get(key, (int, float, type(None)), default)
@@ -59,7 +59,7 @@ class Fields:
         found = self.get(key, (list, type(None)), None) or []
         for place, value in enumerate(found):
             if not isinstance(value, str):
-                raise EvalError(
+                raise UserError(
                     f"{self.path}: field {self._name(key)}[{place}] must be text, found {kind_of(value)}"
                 )
         return tuple(found)
@@ -67,7 +67,7 @@ class Fields:
     def choice(self, key: str, valid: tuple[str, ...]) -> str:
         value = str(self.get(key, str))
         if value not in valid:
-            raise EvalError(
+            raise UserError(
                 f"{self.path}: field {self._name(key)} is {shown(repr(value), 60)}, expected one of {', '.join(valid)}"
             )
         return value

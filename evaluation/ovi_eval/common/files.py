@@ -7,14 +7,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and is removed otherwise.
 
-    Raises EvalError naming `path` where the place cannot be written.
+    Raises UserError naming `path` where the place cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -22,7 +22,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise EvalError(f"{path}: cannot be written ({error}); free space or choose another place") from error
+        raise UserError(f"{path}: cannot be written ({error}); free space or choose another place") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -33,7 +33,7 @@ def written_together() -> Iterator[Callable[[Path], Path]]:
     """Gives for each path a temporary name beside it; when the block ends well all take their places, else none.
 
     A disk that is full shows while the temporary files are written, when nothing has its place yet. Files that were
-    there before are kept aside until all have theirs. Raises EvalError naming the path that cannot be written.
+    there before are kept aside until all have theirs. Raises UserError naming the path that cannot be written.
     """
     temporary: dict[Path, Path] = {}
     aside: dict[Path, Path] = {}
@@ -68,7 +68,7 @@ def written_together() -> Iterator[Callable[[Path], Path]]:
             with suppress(OSError):
                 old.replace(path)
         if isinstance(error, OSError):
-            raise EvalError(
+            raise UserError(
                 f"{current}: cannot be written ({error}); free space or choose another place"
             ) from error
         raise

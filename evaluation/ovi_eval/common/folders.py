@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = ["FolderFiles", "LeftOut", "files_of"]
 
@@ -98,7 +98,7 @@ class FolderFiles:
 def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
     """The files of a folder, in any depth, whose extension is one of `suffixes` (".mp4", in any case).
 
-    Raises EvalError where the folder itself is missing, is none, or cannot be read.
+    Raises UserError where the folder itself is missing, is none, or cannot be read.
     """
     root = Path(folder)
     try:
@@ -106,9 +106,9 @@ def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
             pass
         top = root.stat()
     except NotADirectoryError:
-        raise EvalError(f"{shown(root)}: is no folder") from None
+        raise UserError(f"{shown(root)}: is no folder") from None
     except OSError as error:
-        raise EvalError(f"{shown(root)}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{shown(root)}: cannot be read ({error.strerror or error})") from error
     walk = _Walk(root, frozenset(suffix.lower() for suffix in suffixes))
     walk.seen.add((top.st_dev, top.st_ino))
     walk.read("")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, find_weights
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = [
     "WEIGHTS_FOLDER",
@@ -61,7 +61,7 @@ Need = PublishedFile | PublishedFolder | Package
 def find_folder(folder: PublishedFolder, for_what: str) -> Path:
     """Where the folder lies: below that of OVI_EVAL_WEIGHTS, under its own name.
 
-    Raises EvalError that says what `for_what` needs, where it comes from and where to put it.
+    Raises UserError that says what `for_what` needs, where it comes from and where to put it.
     """
     root = os.environ.get(WEIGHTS_FOLDER, "")
     place = Path(root) / folder.name
@@ -69,9 +69,9 @@ def find_folder(folder: PublishedFolder, for_what: str) -> Path:
         absent = [name for name in folder.files if not (place / name).is_file()]
         if not absent:
             return place
-        raise EvalError(f"{for_what} needs {folder.needs()}; {place} has no {', '.join(absent)}")
+        raise UserError(f"{for_what} needs {folder.needs()}; {place} has no {', '.join(absent)}")
     put = f"put it into {root}" if root else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
-    raise EvalError(f"{for_what} needs {folder.needs()}; {put}")
+    raise UserError(f"{for_what} needs {folder.needs()}; {put}")
 
 
 def missing(need: Need, for_what: str = "this") -> str | None:
@@ -84,7 +84,7 @@ def missing(need: Need, for_what: str = "this") -> str | None:
         elif importlib.util.find_spec(need.module) is None:
             why = f" {need.why}" if need.why else ""
             return f"{for_what} needs the package {need.module}{why}, which is not installed; {need.install}"
-    except EvalError as error:
+    except UserError as error:
         return str(error)
     return None
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
 
@@ -29,7 +29,7 @@ MAX_DEPTH = 64
 def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES, constants: bool = False) -> Any:
     """The value of a JSON file in UTF-8, as `parse_json`; the path is what errors call it.
 
-    Raises EvalError also for a file that is missing, unreadable or larger than `max_bytes`.
+    Raises UserError also for a file that is missing, unreadable or larger than `max_bytes`.
     """
     return parse_json(read_text(path, max_bytes=max_bytes), str(path), constants=constants)
 
@@ -37,7 +37,7 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES, constants: bool =
 def read_yaml(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
     """The value of a YAML file in UTF-8, as `parse_yaml`; the path is what errors call it.
 
-    Raises EvalError also for a file that is missing, unreadable or larger than `max_bytes`.
+    Raises UserError also for a file that is missing, unreadable or larger than `max_bytes`.
     """
     return parse_yaml(read_text(path, max_bytes=max_bytes), str(path))
 
@@ -45,23 +45,23 @@ def read_yaml(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
 def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
     """A text file in UTF-8, with or without a byte order mark.
 
-    Raises EvalError for a file that is missing, unreadable, no text or larger than `max_bytes`.
+    Raises UserError for a file that is missing, unreadable, no text or larger than `max_bytes`.
     """
     path = Path(path)
     try:
         if not path.is_file():
-            raise EvalError(f"{shown(path)}: no such file")
+            raise UserError(f"{shown(path)}: no such file")
         # Not by its stated size: devices and pipes have none.
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
-        raise EvalError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
     if len(content) > max_bytes:
-        raise EvalError(f"{shown(path)}: is larger than the {max_bytes} bytes that such a file may have")
+        raise UserError(f"{shown(path)}: is larger than the {max_bytes} bytes that such a file may have")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise EvalError(
+        raise UserError(
             f"{shown(path)}: is no UTF-8 text (byte {error.start}); save it again in UTF-8"
         ) from error
 
@@ -69,7 +69,7 @@ def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
 def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
     """The value of a JSON text; `name` is what errors call it.
 
-    NaN and Infinity, which JSON does not have, are refused unless `constants`. Raises EvalError for text that is
+    NaN and Infinity, which JSON does not have, are refused unless `constants`. Raises UserError for text that is
     no JSON, nested deeper than MAX_DEPTH, naming a key twice or holding a number that no float can hold.
     """
     try:
@@ -80,9 +80,9 @@ def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
             parse_float=lambda digits: _finite(digits, name),
         )
     except RecursionError as error:
-        raise EvalError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels") from error
+        raise UserError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:  # also UnicodeDecodeError, and whole numbers of thousands of digits
-        raise EvalError(f"{shown(name)}: is no JSON ({shown(error)})") from error
+        raise UserError(f"{shown(name)}: is no JSON ({shown(error)})") from error
     _check_depth(value, name)
     return value
 
@@ -90,7 +90,7 @@ def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
 def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML text; `name` is what errors call it.
 
-    Numbers as YAML 1.2 has them (1e-4 is one); dates stay text. Raises EvalError for text that is no YAML, holds an
+    Numbers as YAML 1.2 has them (1e-4 is one); dates stay text. Raises UserError for text that is no YAML, holds an
     anchor, an alias or a tag, names a key twice or is nested deeper than MAX_DEPTH.
     """
     try:
@@ -100,23 +100,23 @@ def parse_yaml(text: str, name: str) -> Any:
             _check_event(event, depth, name)
         return yaml.load(text, Loader=_Loader)
     except RecursionError as error:
-        raise EvalError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels") from error
+        raise UserError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise EvalError(f"{shown(name)}: is no plain YAML ({shown(problem)}{line})") from error
+        raise UserError(f"{shown(name)}: is no plain YAML ({shown(problem)}{line})") from error
 
 
 def _check_event(event: yaml.Event, depth: int, name: str) -> None:
     line = f"line {event.start_mark.line + 1}" if event.start_mark is not None else "a line"
     if depth > MAX_DEPTH:
-        raise EvalError(f"{shown(name)}: {line} is nested deeper than {MAX_DEPTH} levels")
+        raise UserError(f"{shown(name)}: {line} is nested deeper than {MAX_DEPTH} levels")
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-        raise EvalError(f"{shown(name)}: {line} has an anchor or an alias; write the value out")
+        raise UserError(f"{shown(name)}: {line} has an anchor or an alias; write the value out")
     tag = getattr(event, "tag", None)
     if tag is not None and tag != "!":  # "!" says that a scalar is text
-        raise EvalError(f"{shown(name)}: {line} has the tag {shown(tag)}; plain values have none")
+        raise UserError(f"{shown(name)}: {line} has the tag {shown(tag)}; plain values have none")
 
 
 class _Loader(yaml.SafeLoader):
@@ -172,18 +172,18 @@ def _object(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise EvalError(f"{shown(name)}: names the key {shown(twice)} twice in one object")
+        raise UserError(f"{shown(name)}: names the key {shown(twice)} twice in one object")
     return made
 
 
 def _refuse(word: str, name: str) -> Any:
-    raise EvalError(f"{shown(name)}: holds {word}, which is no JSON; write null where there is no number")
+    raise UserError(f"{shown(name)}: holds {word}, which is no JSON; write null where there is no number")
 
 
 def _finite(digits: str, name: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise EvalError(f"{shown(name)}: holds the number {shown(digits, 40)}, too large for any float")
+        raise UserError(f"{shown(name)}: holds the number {shown(digits, 40)}, too large for any float")
     return value
 
 
@@ -193,7 +193,7 @@ def _check_depth(value: Any, name: str) -> None:
         level = [inner for outer in level if isinstance(outer, (list, dict)) for inner in _inside(outer)]
         if not level:
             return
-    raise EvalError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels")
+    raise UserError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels")
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:

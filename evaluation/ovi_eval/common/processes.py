@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def together() -> Iterator[None]:
     try:
         dist.init_process_group("gloo")
     except (RuntimeError, ValueError) as error:
-        raise EvalError(f"the processes of torchrun could not meet: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the processes of torchrun could not meet: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ def together() -> Iterator[None]:
 def device_of(name: str) -> torch.device:
     """The device by name: `auto` is this process's GPU where there is one, else the CPU.
 
-    Raises EvalError for a device that is not here.
+    Raises UserError for a device that is not here.
     """
     place = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
@@ -67,9 +67,9 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
-            raise EvalError(f"device {name!r} is not used here; choose auto, cpu or cuda")
+            raise UserError(f"device {name!r} is not used here; choose auto, cpu or cuda")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise EvalError(f"device {name} is not here: this machine has {torch.cuda.device_count()} GPUs")
+            raise UserError(f"device {name} is not here: this machine has {torch.cuda.device_count()} GPUs")
     except RuntimeError:
-        raise EvalError(f"device {name!r} is unknown; choose auto, cpu or cuda") from None
+        raise UserError(f"device {name!r} is unknown; choose auto, cpu or cuda") from None
     return device

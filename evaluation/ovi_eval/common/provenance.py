@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval import __version__
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 # Every number rests on these; each is named even where its version cannot be known.
 COMPUTE = ("torch", "torchmetrics", "numpy", "scipy", "av")
@@ -111,7 +111,7 @@ def configuration_hash(options: Mapping[str, Any]) -> str:
     """sha256, 64 hexadecimal digits, of the options that a score rests on.
 
     Taken over JSON with sorted keys, no spaces and UTF-8, so that the order in which options were given does
-    not matter. Paths count as text, tuples as lists, sets as sorted lists. Raises EvalError naming an option
+    not matter. Paths count as text, tuples as lists, sets as sorted lists. Raises UserError naming an option
     that has no such form.
     """
     plain = {str(key): _plain(value, str(key)) for key, value in options.items()}
@@ -132,6 +132,6 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(item, f"{name}[{place}]") for place, item in enumerate(value)]
     if isinstance(value, set | frozenset):
         return sorted((_plain(item, name) for item in value), key=repr)
-    raise EvalError(
+    raise UserError(
         f"option {name} is {value!r}, which cannot be hashed; use text, finite numbers, lists or maps"
     )

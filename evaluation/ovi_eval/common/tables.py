@@ -17,7 +17,7 @@ from typing import Any
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_unicode, unusable
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = ["KINDS", "MAX_FIELD", "Row", "read_table"]
 
@@ -45,7 +45,7 @@ class Row:
     def text(self, columns: Sequence[str]) -> str | None:
         """The first of the columns that says something; "" if one is there and none does, None if none is.
 
-        Raises EvalError for a value that is neither text nor null.
+        Raises UserError for a value that is neither text nor null.
         """
         found = None
         for column in columns:
@@ -53,7 +53,7 @@ class Row:
             if value is None:
                 continue
             if not isinstance(value, str):
-                raise EvalError(f"its {column} is {shown(repr(value), 40)}, expected text in quotes")
+                raise UserError(f"its {column} is {shown(repr(value), 40)}, expected text in quotes")
             if value.strip():
                 return value.strip()
             found = ""
@@ -83,14 +83,14 @@ def read_table(
     A .csv whose header names the needed columns with semicolons or tabs between them is read so.
 
     Raises:
-        EvalError: the file cannot be read as text, is of another kind, lacks a column, names one twice, or has quotes
+        UserError: the file cannot be read as text, is of another kind, lacks a column, names one twice, or has quotes
             that are not closed or stand before other characters. A row of too few or too many fields, or a line that
             is no JSON object, is told in the row's `fault`.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in KINDS:
-        raise EvalError(f"{shown(path)}: {what} come in a .csv, .tsv or .jsonl file")
+        raise UserError(f"{shown(path)}: {what} come in a .csv, .tsv or .jsonl file")
     text = read_unicode(path, max_bytes=max_bytes)
     if kind == ".jsonl":
         return [
@@ -112,7 +112,7 @@ def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]]
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise EvalError(f"{shown(path)}: {_csv_fault(str(error), begins, reader.line_num)}") from error
+            raise UserError(f"{shown(path)}: {_csv_fault(str(error), begins, reader.line_num)}") from error
         if fields is None:
             break
         line, begins = begins, reader.line_num + 1
@@ -146,13 +146,13 @@ def _columns(path: Path, header: list[str], needed: Sequence[Sequence[str]], del
     found = ", ".join(shown(name, 40) for name in header) or "none"
     for names in needed:
         if not set(names) & set(columns):
-            raise EvalError(
+            raise UserError(
                 f"{shown(path)}: has the columns {found}: expected a first line that names "
                 f"{' and '.join(n[0] for n in needed)}, with {_DELIMITERS[delimiter]} between"
             )
     twice = next((name for name in columns if name and columns.count(name) > 1), None)
     if twice is not None:
-        raise EvalError(f"{shown(path)}: its first line names the column {shown(twice, 40)} twice; keep one")
+        raise UserError(f"{shown(path)}: its first line names the column {shown(twice, 40)} twice; keep one")
     return columns
 
 
@@ -175,7 +175,7 @@ def _delimiter(text: str, kind: str, needed: Sequence[Sequence[str]]) -> str:
 def _json_row(line: str, number: int) -> Row:
     try:
         value = parse_json(line.strip(" \t\r\ufeff"), f"line {number}")
-    except EvalError as error:
+    except UserError as error:
         return Row(number, fault=str(error))
     if not isinstance(value, dict):
         return Row(number, fault=f"line {number}: is {shown(line, 40)}, expected an object such as {{…}}")

@@ -9,7 +9,7 @@ import codecs
 from pathlib import Path
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 __all__ = [
     "MAX_CAPTION_BYTES",
@@ -28,7 +28,7 @@ MAX_CAPTION_BYTES = 2**20
 def read_unicode(path: str | Path, *, max_bytes: int) -> str:
     """The text of a file, its line ends as they are.
 
-    Raises EvalError for a file that is missing, unreadable, larger than `max_bytes`, in another encoding, or that
+    Raises UserError for a file that is missing, unreadable, larger than `max_bytes`, in another encoding, or that
     holds a NUL character.
     """
     return parse_unicode(read_bytes(path, max_bytes=max_bytes), str(path))
@@ -37,7 +37,7 @@ def read_unicode(path: str | Path, *, max_bytes: int) -> str:
 def parse_unicode(content: bytes, name: str) -> str:
     """The text of a file's content, its line ends as they are; `name` is what errors call it.
 
-    Raises EvalError for another encoding or a NUL character.
+    Raises UserError for another encoding or a NUL character.
     """
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
@@ -48,12 +48,12 @@ def parse_unicode(content: bytes, name: str) -> str:
         start = mark + error.start
         line = content[mark:start].decode(encoding, "ignore").count("\n") + 1
         problem = "is broken UTF-16" if wide else "is no UTF-8 text, nor UTF-16 with a byte order mark"
-        raise EvalError(
+        raise UserError(
             f"{shown(name)}: {problem} (line {line}, byte {start}); save it again as UTF-8"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise EvalError(
+        raise UserError(
             f"{shown(name)}: holds a NUL character (line {line}), as UTF-16 without a byte order mark, UTF-32 or a "
             "file of no text does; save it again as UTF-8"
         )
@@ -71,20 +71,20 @@ def parse_caption(content: bytes, name: str) -> str:
 
 
 def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
-    """A regular file's content. Raises EvalError for one that is missing, unreadable or larger than `max_bytes`."""
+    """A regular file's content. Raises UserError for one that is missing, unreadable or larger than `max_bytes`."""
     path = Path(path)
     try:
         if not path.is_file():
-            raise EvalError(f"{shown(path)}: no such file")
+            raise UserError(f"{shown(path)}: no such file")
         # Not by its stated size, which may change while it is read.
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise EvalError(
+        raise UserError(
             f"{shown(path)}: cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
     if len(content) > max_bytes:
-        raise EvalError(f"{shown(path)}: is larger than the {max_bytes} bytes that such a file may have")
+        raise UserError(f"{shown(path)}: is larger than the {max_bytes} bytes that such a file may have")
     return content
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 COUNTER = "num_batches_tracked"
 CHUNK = 1 << 22
@@ -72,7 +72,7 @@ class Loaded(Generic[Network]):
 def find_weights(file: PublishedFile, for_what: str) -> Path:
     """Where the file lies: in the folder of OVI_EVAL_WEIGHTS or one below it, under its own name or as safetensors.
 
-    Raises EvalError that says what `for_what` needs, where it comes from and where to put it.
+    Raises UserError that says what `for_what` needs, where it comes from and where to put it.
     """
     folder = os.environ.get(WEIGHTS_FOLDER, "")
     if folder:
@@ -81,7 +81,7 @@ def find_weights(file: PublishedFile, for_what: str) -> Path:
                 if path.is_file():
                     return path
     put = f"put it into {folder}" if folder else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
-    raise EvalError(f"{for_what} needs {file.needs()}; {put}")
+    raise UserError(f"{for_what} needs {file.needs()}; {put}")
 
 
 def load_published(
@@ -90,15 +90,15 @@ def load_published(
     """Builds a network and gives it the tensors of the file at `path`, on the CPU.
 
     `sha256`: the digest, or at least its first 8 digits, that the file must have; None takes any file whose
-    tensors fit. Raises EvalError in one line where the file is missing, damaged, holds anything but tensors,
+    tensors fit. Raises UserError in one line where the file is missing, damaged, holds anything but tensors,
     has another digest, or holds tensors that are missing, unknown, of another shape or type, or not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise EvalError(f"{path}: no such file; it should hold {file.needs()}")
+        raise UserError(f"{path}: no such file; it should hold {file.needs()}")
     digest = file_sha256(path)
     if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
-        raise EvalError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+        raise UserError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
     tensors = _tensors(read_weights(path), file, path)
     with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
         network = build()
@@ -121,18 +121,18 @@ def file_sha256(path: str | Path) -> str:
             while piece := stream.read(CHUNK):
                 digest.update(piece)
     except OSError as error:
-        raise EvalError(f"{path}: cannot be read ({error})") from error
+        raise UserError(f"{path}: cannot be read ({error})") from error
     return digest.hexdigest()
 
 
 def read_weights(path: Path) -> object:
     """What a weight file holds, of plain containers, numbers and tensors only.
 
-    Raises EvalError where the file is damaged or would have to run code to be read.
+    Raises UserError where the file is damaged or would have to run code to be read.
     """
     again = "fetch it again"
     if _is_torchscript(path):
-        raise EvalError(
+        raise UserError(
             f"{path}: is a TorchScript program, which is not opened because it can run code; "
             "save its state dict alone, as safetensors"
         )
@@ -143,16 +143,16 @@ def read_weights(path: Path) -> object:
     except pickle.UnpicklingError as error:
         text = str(error)
         if any(word in text for word in ("GLOBAL", "instantiate", "Can only")):
-            raise EvalError(
+            raise UserError(
                 f"{path}: holds Python objects besides tensors, which are not opened because they can run "
                 "code; save its state dict alone, as safetensors"
             ) from error
-        raise EvalError(
+        raise UserError(
             f"{path}: is no readable weight file (damaged, cut off or of another kind); {again}"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EvalError(f"{path}: is no readable weight file ({first}); {again}") from error
+        raise UserError(f"{path}: is no readable weight file ({first}); {again}") from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -167,12 +167,12 @@ def _tensors(content: object, file: PublishedFile, path: Path) -> dict[str, Tens
     if file.inside and isinstance(content, Mapping) and isinstance(content.get(file.inside), Mapping):
         content = content[file.inside]
     if not isinstance(content, Mapping):
-        raise EvalError(
+        raise UserError(
             f"{path}: holds a {type(content).__name__} instead of tensors by name; fetch {file.needs()}"
         )
     others = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]
     if others:
-        raise EvalError(
+        raise UserError(
             f"{path}: {', '.join(others[:3])} is no tensor, so these are not the weights of {file.what}; "
             f"fetch {file.needs()}"
         )
@@ -194,7 +194,7 @@ def _check(
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise EvalError(
+        raise UserError(
             f"{path}: holds other weights than those of {file.what}: {'; '.join(faults[:3])}{more}; "
             f"fetch {file.needs()}"
         )

@@ -22,7 +22,7 @@ from ovi_eval.clips.clip import missing_at_end
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.clips.picture import Video
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.faces import scenes
 from ovi_eval.faces.detection import Detector
 from ovi_eval.faces.frame_store import Files, Pictures
@@ -56,7 +56,7 @@ class Prepared:
 
 
 def prepare(item: Item, detector: Detector) -> Prepared:
-    """A clip's frames and sound. Raises EvalError where it has no picture, no sound, or nothing but silence."""
+    """A clip's frames and sound. Raises UserError where it has no picture, no sound, or nothing but silence."""
     jpegs, small, thumbnails = Files(), Pictures(), Pictures()
     size = (0, 0)
 
@@ -89,5 +89,5 @@ def _sound(item: Item, video: Video) -> np.ndarray:
     late = round((audio.start - start) * SAMPLE_RATE)
     wave_S = wave_S[-late:] if late < 0 else np.pad(wave_S, (late, 0))
     if not len(wave_S) or int(np.abs(wave_S.astype(np.int32)).max()) < SILENT * 32768:
-        raise EvalError(f"{item.name}: its sound is silence")
+        raise UserError(f"{item.name}: its sound is silence")
     return wave_S

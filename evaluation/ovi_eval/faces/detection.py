@@ -40,11 +40,11 @@ class Detector(ABC):
     @classmethod
     @abstractmethod
     def found(cls, for_what: str, device: torch.device = CPU) -> Detector:
-        """With the weights in OVI_EVAL_WEIGHTS. Raises EvalError that says what `for_what` needs where none are."""
+        """With the weights in OVI_EVAL_WEIGHTS. Raises UserError that says what `for_what` needs where none are."""
 
     @abstractmethod
     def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
-        """A frame [H, W, 3] uint8, RGB, as `look` takes it. Raises EvalError for one that is too small."""
+        """A frame [H, W, 3] uint8, RGB, as `look` takes it. Raises UserError for one that is too small."""
 
     @abstractmethod
     def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 THRESHOLD = 27.0
 SHORTEST = 15
@@ -32,12 +32,12 @@ def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
 def scenes(frames: Sequence[np.ndarray], fps: float) -> list[tuple[int, int]]:
     """First frame and the one after the last of each scene, of all shrunk BGR frames of a clip.
 
-    Raises EvalError where PySceneDetect is not installed.
+    Raises UserError where PySceneDetect is not installed.
     """
     try:
         from scenedetect import ContentDetector, FrameTimecode
     except ImportError:
-        raise EvalError(
+        raise UserError(
             "finding cuts needs PySceneDetect, which is not installed; pip install 'ovi-lab[sync]'"
         ) from None
     detector = ContentDetector(threshold=THRESHOLD, min_scene_len=SHORTEST)

@@ -34,7 +34,7 @@ from ovi_eval.clips.picture import Video
 from ovi_eval.common.compiled import compiling, own_compiled_code
 from ovi_eval.common.needs import Package
 from ovi_eval.common.processes import CPU
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 Array = NDArray[np.float64]
@@ -74,7 +74,7 @@ class PeaksOfSoundAndMotion(Extractor):
         video = item.frames_through(meter)
         if len(video.frames_THWC) < SHORTEST_FRAMES:
             count = len(video.frames_THWC)
-            raise EvalError(f"it has {count} frames, AV-Align needs at least {SHORTEST_FRAMES}")
+            raise UserError(f"it has {count} frames, AV-Align needs at least {SHORTEST_FRAMES}")
         flow_T, fps = evenly(video)
         return {
             "onsets": torch.from_numpy(onsets_A),
@@ -90,15 +90,15 @@ def heard(item: Item) -> tuple[NDArray[np.float32], int]:
     """The clip's sound [S] in [-1, 1] as a script reads the WAV that FFmpeg writes of it, and its rate.
 
     Rounded to 16 bits channel by channel, then their mean, cut where the container says that the sound ends.
-    Raises EvalError where there is no sound or it is silence.
+    Raises UserError where there is no sound or it is silence.
     """
     audio = item.audio(None, mono=False)
     whole_CS = (audio.wave_S * 32768).round().clamp(-32768, 32767) / 32768
     wave_S = whole_CS.mean(dim=0)[: len(item.pcm16(audio.sample_rate))]
     if float(wave_S.abs().max()) < SILENT:
-        raise EvalError("its sound is silence")
+        raise UserError("its sound is silence")
     if len(wave_S) < SHORTEST_SOUND:
-        raise EvalError(f"its sound has {len(wave_S)} samples, onsets are found in {SHORTEST_SOUND} or more")
+        raise UserError(f"its sound has {len(wave_S)} samples, onsets are found in {SHORTEST_SOUND} or more")
     return wave_S.numpy().astype(np.float32), audio.sample_rate
 
 
@@ -200,7 +200,7 @@ class _AvAlign(ItemMean):
         onsets_A, fps = features["onsets"].numpy(), float(features["fps"])
         peaks_V = motion_peaks(features["flow"].numpy(), fps, self.floor)
         if not len(onsets_A) and not len(peaks_V):
-            raise EvalError("it has no onset of sound and no peak of motion, so there is nothing to align")
+            raise UserError("it has no onset of sound and no peak of motion, so there is nothing to align")
         return [self.share(onsets_A, peaks_V, fps)]
 
 
@@ -229,7 +229,7 @@ def _cv2() -> Any:
     try:
         import cv2
     except ImportError:
-        raise EvalError(f"AV-Align needs OpenCV, which is not installed; {_INSTALL}") from None
+        raise UserError(f"AV-Align needs OpenCV, which is not installed; {_INSTALL}") from None
     return cv2
 
 
@@ -238,5 +238,5 @@ def _librosa() -> Any:
     try:
         import librosa
     except ImportError:
-        raise EvalError(f"AV-Align needs librosa, which is not installed; {_INSTALL}") from None
+        raise UserError(f"AV-Align needs librosa, which is not installed; {_INSTALL}") from None
     return librosa

@@ -57,7 +57,7 @@ class Extractor(ABC):
     variant: str = ""
 
     def __init__(self, device: torch.device = CPU) -> None:
-        """Finds and loads the weights. Raises EvalError where something that is needed is not there."""
+        """Finds and loads the weights. Raises UserError where something that is needed is not there."""
         self.device = device
         self.weights: dict[str, str] = {}
 
@@ -72,11 +72,11 @@ class Extractor(ABC):
 
     @abstractmethod
     def load(self, item: Item) -> Any:
-        """What `run` takes, decoded and prepared. Raises EvalError with the reason a clip has no features."""
+        """What `run` takes, decoded and prepared. Raises UserError with the reason a clip has no features."""
 
     @abstractmethod
     def run(self, loaded: Any) -> Features:
-        """The features of one clip. Raises EvalError with the reason where it has none."""
+        """The features of one clip. Raises UserError with the reason where it has none."""
 
 
 class OviMetric(Metric):
@@ -209,13 +209,13 @@ class ItemMean(ItemMetric):
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         """One value for each of `values`, NaN for one that the clip lacks.
 
-        `reference`: the features of the clip with the same id, for a metric over pairs. Raises EvalError with
+        `reference`: the features of the clip with the same id, for a metric over pairs. Raises UserError with
         the reason where the clip has no value at all.
         """
         raise TypeError(f"{type(self).__name__} has no measure()")
 
     def update(self, place: int, features: Features, reference: Features | None = None) -> None:
-        """Scores one clip. Raises EvalError as `measure`; the clip is then missing."""
+        """Scores one clip. Raises UserError as `measure`; the clip is then missing."""
         found = self.measure(features, reference)
         if len(found) != len(self.values):
             raise TypeError(f"{self.name} has {len(self.values)} values, measure() gave {len(found)}")

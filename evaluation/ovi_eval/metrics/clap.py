@@ -22,7 +22,7 @@ from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Need, PublishedFile, find_folder, find_weights
 from ovi_eval.common.processes import CPU
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 
@@ -74,15 +74,15 @@ class Clap(Extractor):
     def load(self, item: Item) -> tuple[Tensor, str]:
         """Pieces of sound [N, 480000], and the caption. The tokenizer is not made for several threads.
 
-        Raises EvalError for a clip without a caption, without sound, or whose sound is not finite or silence.
+        Raises UserError for a clip without a caption, without sound, or whose sound is not finite or silence.
         """
         if not item.caption.strip():
-            raise EvalError("it has no caption, which CLAP compares its sound with")
+            raise UserError("it has no caption, which CLAP compares its sound with")
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if not bool(wave_S.isfinite().all()):
-            raise EvalError("its sound is not finite")
+            raise UserError("its sound is not finite")
         if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         return pieces(wave_S, item.content(), self.rounding, self.crops), item.caption
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
@@ -45,10 +45,10 @@ class _Scores(Extractor):
         """The wave [S] float64 in [-1, 1]."""
         own = item.audio().sample_rate
         if own < dnsmos.SAMPLE_RATE:
-            raise EvalError(f"its sound has {own} Hz, a lower rate than the 16 kHz that DNSMOS listens to")
+            raise UserError(f"its sound has {own} Hz, a lower rate than the 16 kHz that DNSMOS listens to")
         wave_S = item.pcm16(dnsmos.SAMPLE_RATE) / 32768
         if np.abs(wave_S).max() < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         return wave_S
 
 

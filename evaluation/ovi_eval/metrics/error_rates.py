@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 VERSION = "1"
 
@@ -104,7 +104,7 @@ def word_error_rate(references: Sequence[str], heard: Sequence[str], normalise: 
     """WER of transcripts `heard` against `references`, clip by clip and over all.
 
     `normalise`: "plain" compares what is heard (see `plain`), "spaced" the texts as they stand but for
-    white space. Raises EvalError for no clips, unequal counts, what is no text, or an unknown normalisation.
+    white space. Raises UserError for no clips, unequal counts, what is no text, or an unknown normalisation.
     """
     return _rates(references, heard, normalise, "word", word_edits)
 
@@ -124,18 +124,18 @@ def _rates(
     count: Callable[[str, str], Edits],
 ) -> ErrorRate:
     if isinstance(references, str) or isinstance(heard, str):
-        raise EvalError("error rates take a list of references and one of transcripts, got a single text")
+        raise UserError("error rates take a list of references and one of transcripts, got a single text")
     if not references or len(references) != len(heard):
-        raise EvalError(
+        raise UserError(
             f"error rates need one transcript for each reference, got {len(references)} references and "
             f"{len(heard)} transcripts; give an empty text where nothing was heard"
         )
     if normalise not in NORMALISATIONS:
-        raise EvalError(f"normalisation {normalise!r} is unknown; there are {', '.join(NORMALISATIONS)}")
+        raise UserError(f"normalisation {normalise!r} is unknown; there are {', '.join(NORMALISATIONS)}")
     for what, texts in (("reference", references), ("transcript", heard)):
         for place, text in enumerate(texts):
             if not isinstance(text, str):
-                raise EvalError(f"{what} {place} should be text, got {text!r}; use an empty text for silence")
+                raise UserError(f"{what} {place} should be text, got {text!r}; use an empty text for silence")
     tidy = NORMALISATIONS[normalise]
     counted = [count(tidy(a), tidy(b)) for a, b in zip(references, heard, strict=True)]
     rates = tuple(each.rate for each in counted)

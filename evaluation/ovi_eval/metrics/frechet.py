@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details, ItemSet, ValueSpec
 from ovi_eval.metrics.i3d_features import (
     CdFvdFeatures,
@@ -34,9 +34,9 @@ def too_few(scored_RD: Tensor, reference_RD: Tensor) -> str:
 
 
 def compared_with(key: str, reference_RD: Tensor | None) -> Tensor:
-    """The reference features of a metric over sets. Raises EvalError where there is no reference at all."""
+    """The reference features of a metric over sets. Raises UserError where there is no reference at all."""
     if reference_RD is None:
-        raise EvalError(f"{key} compares with real clips; give a reference")
+        raise UserError(f"{key} compares with real clips; give a reference")
     return reference_RD
 
 

@@ -16,7 +16,7 @@ from ovi_eval.backbones import i3d
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import find_weights
 from ovi_eval.common.processes import CPU
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features
 
 CROPPED = "all frames, short side to 224 bilinear, centre cut out, [-1, 1]"
@@ -37,10 +37,10 @@ class I3DFeatures(Extractor):
         self.weights = {loaded.path.name: loaded.sha256}
 
     def load(self, item: Item) -> Tensor:
-        """What I3D sees, [1, 3, T, 224, 224] float32. Raises EvalError for fewer frames than FVD needs."""
+        """What I3D sees, [1, 3, T, 224, 224] float32. Raises UserError for fewer frames than FVD needs."""
         frames_THWC = item.video().constant().frames_THWC
         if len(frames_THWC) < i3d.SHORTEST:
-            raise EvalError(f"it has {len(frames_THWC)} frames, FVD needs {i3d.SHORTEST}")
+            raise UserError(f"it has {len(frames_THWC)} frames, FVD needs {i3d.SHORTEST}")
         return i3d.preprocess(frames_THWC[None], i3d.find_variant(self.choices).fit)
 
     def run(self, loaded: Tensor) -> Features:

@@ -17,7 +17,7 @@ from ovi_eval.clips.items import FileItem, Item
 from ovi_eval.common.needs import Need, Package
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import find_weights
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.faces import clip, crop, tracks
 from ovi_eval.faces.detection import Detector, S3FDDetector, UltraFaceDetector, faces_in
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
@@ -38,7 +38,7 @@ class _SyncNet(Extractor):
         self.variant = loaded.variant
 
     def judge(self, seen: Crop) -> syncnet.Sync:
-        """Raises EvalError for a crop too short for a window."""
+        """Raises UserError for a crop too short for a window."""
         return syncnet.measure(self.network, seen.frames_FHWC, seen.wave_S)
 
 
@@ -80,18 +80,18 @@ class SyncNetTracks(_SyncNet):
         by_frame = faces_in(self.detector, loaded.small, loaded.height, loaded.width)
         found = tracks.follow([by_frame[place] for place in loaded.shown], loaded.scenes)
         if not found:
-            raise EvalError(self._without(by_frame, len(loaded.shown)))
+            raise UserError(self._without(by_frame, len(loaded.shown)))
         judged, kept, reason = [], [], ""
         for track in found:
             pictures = through_jpeg(crop.crops(track, loaded.picture))
             try:
                 judged.append(self.judge(Crop(pictures, loaded.sound(track.first, track.end))))
-            except EvalError as error:  # its sound ends too soon
+            except UserError as error:  # its sound ends too soon
                 reason = str(error)
                 continue
             kept.append(track)
         if not judged:
-            raise EvalError(reason)
+            raise UserError(reason)
         spans = torch.tensor([[track.first, track.end] for track in kept], dtype=torch.float64)
         detected = torch.tensor([track.detected for track in kept], dtype=torch.float64)
         return _features(judged) | {"spans": spans, "detected": detected}
@@ -126,7 +126,7 @@ class SyncNetCrops(_SyncNet):
 
     def load(self, item: Item) -> Crop:
         if not isinstance(item, FileItem):
-            raise EvalError(f"{item.name}: is no file; face crops are read from video files")
+            raise UserError(f"{item.name}: is no file; face crops are read from video files")
         return read_crop(item.path)
 
     def run(self, loaded: Crop) -> Features:

@@ -19,7 +19,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import Loaded
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features
 
 RESAMPLED = "mono by the channels' mean, 16 kHz by FFmpeg's resampler"
@@ -39,17 +39,17 @@ class SoundExtractor(Extractor):
         self.weights = {loaded.path.name: loaded.sha256}
 
     def load(self, item: Item) -> Tensor:
-        """The wave [S] float32 at 16 kHz. Raises EvalError for no sound, silence, and fewer samples than needed."""
+        """The wave [S] float32 at 16 kHz. Raises UserError for no sound, silence, and fewer samples than needed."""
         wave_S = item.audio(self.sample_rate).wave_S
         if not bool(torch.isfinite(wave_S).all()):
-            raise EvalError("its sound is not finite")
+            raise UserError("its sound is not finite")
         if len(wave_S) < self.shortest:
-            raise EvalError(
+            raise UserError(
                 f"its sound is too short for the network: {len(wave_S) / self.sample_rate:.3f} s of "
                 f"{self.shortest / self.sample_rate:.3f} s"
             )
         if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         return wave_S
 
 

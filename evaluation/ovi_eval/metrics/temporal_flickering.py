@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.clips.items import Item
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 
@@ -29,7 +29,7 @@ class FrameDifferences(Extractor):
 
     def run(self, loaded: Any) -> Features:
         if len(loaded) < 2:
-            raise EvalError("it has a single frame, temporal flickering needs at least 2")
+            raise UserError("it has a single frame, temporal flickering needs at least 2")
         return {"difference": loaded[1:]}
 
 

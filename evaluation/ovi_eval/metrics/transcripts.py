@@ -29,7 +29,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Need, find_folder
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import (
     Compared,
     Details,
@@ -71,7 +71,7 @@ class Transcripts(Extractor):
         super().__init__(device)
         self.spoken = os.environ.get(SPOKEN) or SPOKEN_CHOICES[0]
         if self.spoken not in SPOKEN_CHOICES:
-            raise EvalError(f"{SPOKEN} is {self.spoken!r}; choose one of {', '.join(SPOKEN_CHOICES)}")
+            raise UserError(f"{SPOKEN} is {self.spoken!r}; choose one of {', '.join(SPOKEN_CHOICES)}")
         self.given: dict[str, str] | None = None
         if given := os.environ.get(GIVEN):
             self.given = read_transcripts(given)
@@ -87,10 +87,10 @@ class Transcripts(Extractor):
         """What should be said, and what is said: its text, or what Whisper is to hear."""
         said = plain(words_to_say(item.caption, whole=self.spoken == "caption"))
         if not said:
-            raise EvalError("its caption has it say nothing that has a letter or digit")
+            raise UserError("its caption has it say nothing that has a letter or digit")
         if self.given is not None:
             if nfc(item.id) not in self.given:
-                raise EvalError("the transcripts have none of it; give an empty text where nothing is said")
+                raise UserError("the transcripts have none of it; give an empty text where nothing is said")
             return said, self.given[nfc(item.id)]
         wave_S = item.pcm16(SAMPLE_RATE) / 32768
         if np.abs(wave_S).max() < SILENT:
@@ -110,20 +110,20 @@ class Transcripts(Extractor):
 def words_to_say(caption: str, whole: bool = False) -> str:
     """The text between <S> and <E>, several joined by a space; without any, with `whole`, the caption.
 
-    Raises EvalError where there is none, or a mark stands alone.
+    Raises UserError where there is none, or a mark stands alone.
     """
     if not caption.strip():
-        raise EvalError("it has no caption, so what it should say is not known")
+        raise UserError("it has no caption, so what it should say is not known")
     found = _SPEECH.findall(caption)
     rest = _SPEECH.sub(" ", caption)
     if "<S>" in rest or "<E>" in rest or any("<S>" in text for text in found):
-        raise EvalError(
+        raise UserError(
             "its caption has <S> without <E>, or <E> without <S>, so what it should say is not clear"
         )
     if found:
         return " ".join(found)
     if not whole:
-        raise EvalError(
+        raise UserError(
             f"its caption has no speech between <S> and <E>; {SPOKEN}=caption takes captions whole"
         )
     return caption

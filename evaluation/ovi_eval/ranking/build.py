@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.common.places import without_places
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking import claims as claims_module
 from ovi_eval.ranking.claims import ClaimedComparison, Measured
 from ovi_eval.ranking.leaderboard import Leaderboard
@@ -56,7 +56,7 @@ def build_leaderboard(
     section of their own and never ranked. `clips` are folders below which the clips of runs lie that are not in the
     runs' own folders: nothing else is put into the page (see `clip_files`).
 
-    Raises EvalError where no run is usable, two runs have one name and seed, `first` is unknown, or a folder of
+    Raises UserError where no run is usable, two runs have one name and seed, `first` is unknown, or a folder of
     `clips` is not there.
     """
     found = find_runs(paths)
@@ -100,13 +100,13 @@ def collect_leaderboard(
     references = [row for row in rows if row.kind == "reference"]
     if not arms:
         listed = f"; {'; '.join(problems)}" if problems else ""
-        raise EvalError(f"no finished run of any arm was found{listed}")
+        raise UserError(f"no finished run of any arm was found{listed}")
     position = {name: i for i, name in enumerate(order)}
     arms.sort(key=lambda row: position.get(row.name, len(position)))
     names = [row.name for row in arms]
     if first is not None and first not in names:
         if first_must_exist and first not in position:
-            raise EvalError(f"no arm is named {first!r}{suggest(first, names)}")
+            raise UserError(f"no arm is named {first!r}{suggest(first, names)}")
         problems.append(f"{first}: has no finished run, so differences are to {names[0]}")
         first = None
     first = first or (order[0] if order and order[0] in names else names[0])
@@ -137,12 +137,12 @@ def _remembered(found: FoundRuns) -> dict[str, Any]:
         return {}
     study = load_json(found.leaderboards[0]).get("study")
     if not isinstance(study, dict):
-        raise EvalError(
+        raise UserError(
             f"{found.leaderboards[0]}: field study must be an object; remove the file to build it anew"
         )
     for key, kind in {"title": str, "message": str, "first": str, "order": list, "claims": list}.items():
         if key in study and not isinstance(study[key], kind):
-            raise EvalError(f"{found.leaderboards[0]}: field study.{key} has a wrong type; remove the file")
+            raise UserError(f"{found.leaderboards[0]}: field study.{key} has a wrong type; remove the file")
     return study
 
 
@@ -176,7 +176,7 @@ def _measure(
         )
     column = shared[0]
     if column.direction == "closer_to_reference" and comparison.relation == "better":
-        raise EvalError(
+        raise UserError(
             f"claim on {column.id}: it is best near its reference, so neither arm is better; use within"
         )
     d = difference(both[0], both[1], column)

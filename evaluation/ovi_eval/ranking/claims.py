@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import Direction
 from ovi_eval.stats.intervals import Difference, holm
 
@@ -75,7 +75,7 @@ def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
 
     One comparison: {metric, arm, versus, relation?, margin?}. Several: {comparisons: [...]}, each such an
     object or a pair [arm, versus] that takes metric, relation and margin from beside the list. `name` is
-    for messages; without wordings the claim is worded by its comparisons. Raises EvalError that names the
+    for messages; without wordings the claim is worded by its comparisons. Raises UserError that names the
     entry and the field.
     """
     claims = []
@@ -85,7 +85,7 @@ def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
             continue
         where = f"{source}, claim {number}"
         if not isinstance(entry, Mapping):
-            raise EvalError(f"{where}: expected fields, found {entry!r}")
+            raise UserError(f"{where}: expected fields, found {entry!r}")
         rest = dict(entry)
         name = str(rest.pop("name", ""))
         wording = {key: rest.pop(key) for key in ("supported", "unsupported") if key in rest}
@@ -93,7 +93,7 @@ def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
             listed = rest.pop("comparisons")
             shared = {key: rest.pop(key) for key in _SHARED if key in rest}
             if rest or not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-                raise EvalError(
+                raise UserError(
                     f"{where}: give either metric, arm and versus, or a list of comparisons, and the wordings"
                 )
         else:
@@ -111,15 +111,15 @@ def _comparison(entry: Any, shared: Mapping[str, Any], where: str) -> ClaimedCom
         entry = {"arm": entry[0], "versus": entry[1]}
     valid = ("metric", "arm", "versus", "relation", "margin")
     if not isinstance(entry, Mapping) or set(entry) - set(valid):
-        raise EvalError(f"{where}: a comparison is [arm, versus] or has {', '.join(valid)}; found {entry!r}")
+        raise UserError(f"{where}: a comparison is [arm, versus] or has {', '.join(valid)}; found {entry!r}")
     entry = {**shared, **entry}
     relation, margin = entry.get("relation", "better"), entry.get("margin", 0.0)
     if relation not in ("better", "within"):
-        raise EvalError(f"{where}: relation is {relation!r}, expected better or within")
+        raise UserError(f"{where}: relation is {relation!r}, expected better or within")
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
-        raise EvalError(f"{where}: margin is {margin!r}, expected a number of 0 or more")
+        raise UserError(f"{where}: margin is {margin!r}, expected a number of 0 or more")
     if relation == "within" and margin == 0:
-        raise EvalError(f"{where}: a comparison within a margin needs a margin above 0")
+        raise UserError(f"{where}: a comparison within a margin needs a margin above 0")
     names = [_text(entry, key, where) for key in ("metric", "arm", "versus")]
     return ClaimedComparison(names[0], names[1], names[2], relation, float(margin))
 
@@ -141,7 +141,7 @@ def _plain_wording(comparisons: Sequence[ClaimedComparison]) -> dict[str, str]:
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise EvalError(f"{where}: field {key} must be text, found {value!r}")
+        raise UserError(f"{where}: field {key} must be text, found {value!r}")
     return value
 
 
@@ -247,7 +247,7 @@ def _fill(wording: str, fields: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         key = match.group(1)
         if key not in fields:
-            raise EvalError(
+            raise UserError(
                 f"claim wording holds {{{key}}}, which is unknown; valid are {', '.join(sorted(fields))}"
             )
         return fields[key]

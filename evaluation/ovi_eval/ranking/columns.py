@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import Direction, MetricKind, MetricValue, RunResults
 
 
@@ -53,7 +53,7 @@ class Making:
 def columns_of(runs: Sequence[RunResults]) -> list[Column]:
     """A column for each metric and making, so that values of different making are never ranked together.
 
-    Columns of one metric are told apart in their ids by what they differ in. Raises EvalError where one version
+    Columns of one metric are told apart in their ids by what they differ in. Raises UserError where one version
     of a metric is best high once and low another time.
     """
     found: dict[str, dict[Making, Column]] = {}
@@ -62,7 +62,7 @@ def columns_of(runs: Sequence[RunResults]) -> list[Column]:
             same, made = found.setdefault(key, {}), Making.of(run, metric)
             if made in same:
                 if same[made].direction != metric.direction:
-                    raise EvalError(
+                    raise UserError(
                         f"{key}: {same[made].direction} is best once, {metric.direction} in {run.folder}, "
                         f"though both say version {metric.version}; score them with one version of ovi_eval"
                     )

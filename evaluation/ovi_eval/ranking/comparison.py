@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.claims import ALPHA
 from ovi_eval.ranking.columns import Column, columns_of
 from ovi_eval.ranking.table import Row, clip_values, copies_of, difference, rows_of, values_of
@@ -92,7 +92,7 @@ class Comparison:
 def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
     """Compares two models, each given as a results file or a folder of them, or several of one model's seeds.
 
-    Raises EvalError where a side has no run or runs of several models, a file is unsound, or no metric at all
+    Raises UserError where a side has no run or runs of several models, a file is unsound, or no metric at all
     can be compared.
     """
     rows = [_row(paths) for paths in (paths_a, paths_b)]
@@ -118,7 +118,7 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
         reasons = "; ".join(f"{refusal.metric}: {refusal.reason}" for refusal in refusals[:TOLD])
         if len(refusals) > TOLD:
             reasons += f"; and {len(refusals) - TOLD} more metrics"
-        raise EvalError(
+        raise UserError(
             f"{a.label} and {b.label}: nothing can be compared: {reasons or 'neither has a metric'}"
         )
     return Comparison(a, b, _judged(entries), refusals, _notes(a, b))
@@ -127,18 +127,18 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
 def _row(paths: Paths) -> Row:
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
-        raise EvalError("a side of the comparison names no file; name a results.json or a folder of them")
+        raise UserError("a side of the comparison names no file; name a results.json or a folder of them")
     found = find_runs(listed)
     where = ", ".join(map(str, listed))
     if not found.runs:
         missing = "; ".join(f"{missing.folder}: {missing.reason}" for missing in found.missing)
-        raise EvalError(
+        raise UserError(
             f"{where}: no results were found{f' ({missing})' if missing else ''}; score the clips first"
         )
     rows = rows_of(found.runs)
     if len(rows) > 1:
         names = ", ".join(dict.fromkeys(row.name for row in rows))
-        raise EvalError(
+        raise UserError(
             f"{where}: holds runs of {names}; a side is one model, so name its files, or score them with one --name"
         )
     return rows[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.claims import ALPHA
 from ovi_eval.ranking.columns import Column, Making, columns_of
 from ovi_eval.results import copies
@@ -69,14 +69,14 @@ def rows_of(runs: Sequence[RunResults]) -> list[Row]:
     """Runs by arm, in the order they came; references apart from measured arms of the same name.
 
     One seed may have several files, as of two benchmarks or of metrics scored one after the other, but each
-    value only once: else EvalError.
+    value only once: else UserError.
     """
     grouped: dict[tuple[str, RunKind], list[RunResults]] = {}
     for run in runs:
         same = grouped.setdefault((run.name, run.kind), [])
         for other in same:
             if other.seed == run.seed and (twice := _in_both(other, run)) is not None:
-                raise EvalError(
+                raise UserError(
                     f"{run.label()} was found twice, in {other.source} and in {run.source} (both have {twice}); "
                     "leave one out, or score each with its own --seed"
                 )

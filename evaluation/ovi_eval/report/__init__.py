@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.files import written_together
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def write_all(board: Leaderboard, out_dir: Path, progress: bool = False) -> None:
     """Writes results.json, leaderboard.md, figure.png and leaderboard.html to `out_dir`: all of them, or none.
 
-    `progress` shows a bar on the terminal while the clips are drawn. Raises EvalError where they cannot be written, or
+    `progress` shows a bar on the terminal while the clips are drawn. Raises UserError where they cannot be written, or
     `out_dir` holds the results of something else.
     """
     from rich.progress import Progress
@@ -28,7 +28,7 @@ def write_all(board: Leaderboard, out_dir: Path, progress: bool = False) -> None
 
     target = out_dir / "results.json"
     if target.is_file() and load_json(target).get("schema") != LEADERBOARD_SCHEMA:
-        raise EvalError(
+        raise UserError(
             f"{target}: holds other results, which a leaderboard must not replace; pass another --out"
         )
     with written_together() as beside:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from ovi_eval.clips.captions import clip_id
 from ovi_eval.common.places import inside, stays_inside
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import RunResults
 
 KINDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".avi", ".webm", ".mkv", ".mov", ".mp4")
@@ -39,13 +39,13 @@ class ClipFinder:
     `name/seed_N` or `name`, or in a folder named as the one that was scored (or a root that has that name itself).
     Below a root, a folder that several runs would take is nobody's. Only clips with an id of the run count.
 
-    Raises EvalError for a root that is no folder.
+    Raises UserError for a root that is no folder.
     """
 
     def __init__(self, runs: Sequence[RunResults] = (), roots: Sequence[str | Path] = ()) -> None:
         for root in roots:
             if not Path(root).is_dir():
-                raise EvalError(f"--clips {shown(root)}: no such folder; name the one that holds the clips")
+                raise UserError(f"--clips {shown(root)}: no such folder; name the one that holds the clips")
         self._found: dict[object, Clips] = {}
         taken: dict[Path, set[object]] = {}
         places: dict[object, Path] = {}

@@ -20,7 +20,7 @@ from ovi_eval.common.files import written_together
 from ovi_eval.common.places import inside, stays_inside, without_hosts, without_places
 from ovi_eval.common.plain_data import parse_json, read_json, read_text
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.checking import CLIP_FIELDS, MOST_CLIPS, check, unproven
 
 SCHEMA = "ovi_eval.results.files/1"
@@ -139,7 +139,7 @@ class RunResults:
         beside it.
 
         Both appear whole or neither does, and results.json holds the sha256 of its clips' file, so that the two are
-        never of two scorings. Raises EvalError where a value is not a finite number or contradicts its clips.
+        never of two scorings. Raises UserError where a value is not a finite number or contradicts its clips.
         """
         path = Path(path)
         if path.suffix != ".json":
@@ -166,7 +166,7 @@ class RunResults:
         try:
             text = json.dumps(body, indent=1, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise EvalError(
+            raise UserError(
                 f"{path}: provenance cannot be written as JSON ({error}); use plain finite values"
             ) from None
         with written_together() as beside:
@@ -176,17 +176,17 @@ class RunResults:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object as `plain_data.read_json` does; EvalError, naming the file, for anything else."""
+    """Reads a JSON object as `plain_data.read_json` does; UserError, naming the file, for anything else."""
     data = read_json(path)
     if not isinstance(data, dict):
-        raise EvalError(f"{shown(path)}: expected a JSON object, found {kind_of(data)}")
+        raise UserError(f"{shown(path)}: expected a JSON object, found {kind_of(data)}")
     return data
 
 
 def read(path: str | Path) -> RunResults:
     """Reads a results.json (or the folder that holds one) and its per-clip values.
 
-    Raises EvalError that names the file and the field where the schema is another, a field is missing or of
+    Raises UserError that names the file and the field where the schema is another, a field is missing or of
     a wrong type, or a number is not finite or contradicts what stands beside it (see `results_check`). An interval
     that does not hold its value is left out and named in `problems`. Places of files become the last part of their
     names, and the names of hosts and users are left out of the provenance.
@@ -197,11 +197,11 @@ def read(path: str | Path) -> RunResults:
     data = load_json(path)
     schema = data.get("schema")
     if schema == LEADERBOARD_SCHEMA:
-        raise EvalError(
+        raise UserError(
             f"{path}: is a leaderboard over runs, not a run; name the folders of the runs instead"
         )
     if schema != SCHEMA:
-        raise EvalError(f'{path}: schema is {shown(repr(schema), 60)}, this version reads "{SCHEMA}"')
+        raise UserError(f'{path}: schema is {shown(repr(schema), 60)}, this version reads "{SCHEMA}"')
     # places of files, wherever they stand; but for the name of the file that is to be read
     data = {key: value if key == "per_clip" else without_places(value) for key, value in data.items()}
     fields = Fields(path, data)
@@ -242,7 +242,7 @@ def read(path: str | Path) -> RunResults:
     check(run, str(path))
     told = fields.get("per_clip_sha256", (str, type(None)), None)
     if told is not None and digest is not None and told != digest:
-        raise EvalError(
+        raise UserError(
             f"{path}: its per-clip file is of another scoring (per_clip_sha256 differs); score the run again"
         )
     unheld = [
@@ -266,7 +266,7 @@ def _metric(fields: Fields, n_clips: int) -> MetricValue:
     ci95 = fields.get("ci95", (list, type(None)), None)
     if ci95 is not None:
         if len(ci95) != 2 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in ci95):
-            raise EvalError(
+            raise UserError(
                 f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {shown(ci95, 60)}"
             )
         ends = Fields(fields.path, {"low": ci95[0], "high": ci95[1]}, f"{fields.where}.ci95")
@@ -297,16 +297,16 @@ def _read_clips(path: Path, name: str | None) -> tuple[list[ClipScores], str | N
     if not name:
         return [], None
     if Path(name).name != name or not stays_inside(name):
-        raise EvalError(
+        raise UserError(
             f"{path}: field per_clip must be the name of a file beside it, found {shown(repr(name), 60)}"
         )
     source = path.parent / name
     if not source.is_file():
-        raise EvalError(
+        raise UserError(
             f"{path}: its per-clip values {shown(name, 60)} are missing; copy the file beside it or score again"
         )
     if inside(path.parent, source) is None:
-        raise EvalError(
+        raise UserError(
             f"{path}: its per-clip values {shown(name, 60)} are a link that leads outside of its folder; "
             "put a copy there"
         )
@@ -319,11 +319,11 @@ def _read_clips(path: Path, name: str | None) -> tuple[list[ClipScores], str | N
             continue
         where = f"line {number}"
         if len(line) > MOST_BYTES_OF_A_LINE or len(clips) >= MOST_CLIPS:
-            raise EvalError(f"{source}: {where} is too long, or there are too many; score the run again")
+            raise UserError(f"{source}: {where} is too long, or there are too many; score the run again")
         fields = Fields(source, parse_json(line, f"{source}: {where}"), where)
         clip_id = str(fields.get("id", (str, int)))
         if clip_id in seen:
-            raise EvalError(
+            raise UserError(
                 f"{source}: {where} has the id {shown(repr(clip_id), 60)} a second time; ids must be unique"
             )
         seen.add(clip_id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.common.places import inside
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import LEADERBOARD_SCHEMA, SCHEMA, RunResults, load_json, read
 
 
@@ -45,7 +45,7 @@ def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
     A run folder (one with a config.yaml, or named seed_*) without results, or whose results cannot be read,
     is listed in `missing`; a results file that was named itself must be sound. A folder that holds no run
     folder gives the results files in it, whatever their names. Links that lead outside of the path that was named are
-    not followed and are listed in `missing`. Raises EvalError for a path that does not exist and for more than
+    not followed and are listed in `missing`. Raises UserError for a path that does not exist and for more than
     MOST_RUNS runs.
     """
     found = FoundRuns([], [], [])
@@ -62,11 +62,11 @@ def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
             if len(found.runs) + len(found.missing) + len(found.leaderboards) + len(seen) == before:
                 _files(path, found, seen)
         else:
-            raise EvalError(
+            raise UserError(
                 f"{path}: no such file or folder; name run folders, study folders or results.json files"
             )
         if len(found.runs) > MOST_RUNS:
-            raise EvalError(f"{path}: holds more than {MOST_RUNS} runs; name fewer of them")
+            raise UserError(f"{path}: holds more than {MOST_RUNS} runs; name fewer of them")
     return found
 
 
@@ -100,7 +100,7 @@ class _Walk:
                 else:
                     found.runs.append(read(results))
                     return
-            except EvalError as error:
+            except UserError as error:
                 found.missing.append(MissingRun(folder, str(error).removeprefix(f"{results}: ")))
                 return
         before = len(found.runs) + len(found.missing)
@@ -124,7 +124,7 @@ def _children(folder: Path) -> list[Path]:
             key=natural_key,
         )
     except OSError as error:
-        raise EvalError(f"{folder}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
 
 
 def _files(folder: Path, found: FoundRuns, seen: set[Path]) -> None:

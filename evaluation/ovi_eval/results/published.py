@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SCHEMA = "ovi_eval.published/1"
 
@@ -46,7 +46,7 @@ class PublishedTable:
 def published_tables(path: Path | None = None) -> list[PublishedTable]:
     """The tables that come with the package, or those of another YAML file of the same form, in its order.
 
-    Raises EvalError in one line that names the table and the field where the file cannot be read, a table
+    Raises UserError in one line that names the table and the field where the file cannot be read, a table
     lacks its source, or a value is no finite number.
     """
     import yaml
@@ -57,10 +57,10 @@ def published_tables(path: Path | None = None) -> list[PublishedTable]:
         data = yaml.safe_load((path or own).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise EvalError(f"{name}: cannot be read as YAML ({reason}); mend it or leave it out") from None
+        raise UserError(f"{name}: cannot be read as YAML ({reason}); mend it or leave it out") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise EvalError(f'{name}: schema is {found!r}, this version reads "{SCHEMA}"')
+        raise UserError(f'{name}: schema is {found!r}, this version reads "{SCHEMA}"')
     tables = []
     for group in _field(data, "benchmarks", list, name):
         benchmark = _text(group, "benchmark", name)
@@ -83,10 +83,10 @@ def _table(entry: Any, benchmark: str, name: str) -> PublishedTable:
     rows: dict[str, dict[str, float]] = {}
     for system, values in _field(entry, "rows", dict, where).items():
         if not isinstance(values, dict) or not values:
-            raise EvalError(f"{where}: row {system} must hold values by metric, found {values!r}")
+            raise UserError(f"{where}: row {system} must hold values by metric, found {values!r}")
         for metric, value in values.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise EvalError(f"{where}: {system}, {metric} must be a finite number, found {value!r}")
+                raise UserError(f"{where}: {system}, {metric} must be a finite number, found {value!r}")
         rows[str(system)] = {str(metric): float(value) for metric, value in values.items()}
     return PublishedTable(
         benchmark=benchmark,
@@ -103,12 +103,12 @@ def _field(entry: Any, key: str, kind: type, where: str) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind) or value in ([], {}):
         wanted = {list: "a list", dict: "an object", bool: "true or false", str: "text"}[kind]
-        raise EvalError(f"{where}: field {key} must be {wanted} and not empty, found {value!r}")
+        raise UserError(f"{where}: field {key} must be {wanted} and not empty, found {value!r}")
     return value
 
 
 def _text(entry: Any, key: str, where: str) -> str:
     text = str(_field(entry, key, str, where)).strip()
     if not text:
-        raise EvalError(f"{where}: field {key} is empty; every published number needs it")
+        raise UserError(f"{where}: field {key} is empty; every published number needs it")
     return text

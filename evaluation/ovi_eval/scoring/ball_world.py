@@ -16,7 +16,7 @@ from ovi_eval.ball.detectors import landings, seen
 from ovi_eval.ball.judges import Judges, load_judges
 from ovi_eval.clips.clipset import FAILED, ClipSet
 from ovi_eval.clips.items import MemoryItem
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import OviMetric
 from ovi_eval.registry import build, find_ball
 from ovi_eval.results import copies
@@ -93,7 +93,7 @@ def score_clips(
         progress: told after every batch.
         intervals: give means their bootstrap intervals over clips, a tenth of a second each.
 
-    Raises EvalError for no clips, unknown names, or a Fréchet distance asked for by name without a reference.
+    Raises UserError for no clips, unknown names, or a Fréchet distance asked for by name without a reference.
     """
     return score_batches(
         _batches(clips),
@@ -120,13 +120,13 @@ def score_batches(
 ) -> Scored:
     """As `score_clips`, of `count` clips that come a few at a time and are looked at once."""
     if not count:
-        raise EvalError("there are no clips to score")
+        raise UserError("there are no clips to score")
     wanted = find_ball(metrics)
     lacking = (
         [metric.name for metric in wanted if issubclass(metric, FrechetMetric)] if reference is None else []
     )
     if lacking and metrics is not None:
-        raise EvalError(f"{', '.join(lacking)} compares with real clips; give a reference")
+        raise UserError(f"{', '.join(lacking)} compares with real clips; give a reference")
     wanted = [metric for metric in wanted if metric.name not in lacking]
     if judges is None and any(metric.needs_judges for metric in wanted):
         judges = load_judges()
@@ -233,7 +233,7 @@ def make_references(real: ClipSet, seed: int) -> dict[str, ClipSet]:
     """Rows to stand beside the arms: `real`, `real_shifted_50ms` (100, 150) and `real_shuffled`.
 
     Late sound begins with silence. The other clip has as many landings (by meta["count"], else as seen), so
-    that only when they happen differs, and the colour's pitch; `seed` draws which. Raises EvalError for a
+    that only when they happen differs, and the colour's pitch; `seed` draws which. Raises UserError for a
     single clip.
     """
     rows = {"real": real}
@@ -248,7 +248,7 @@ def with_late_sound(clips: ClipSet, seconds: float) -> ClipSet:
     late = round(seconds * clips.sample_rate)
     if not 0 <= late < clips.waves_NS.shape[1]:
         length = clips.waves_NS.shape[1] / clips.sample_rate
-        raise EvalError(f"sound can be late by 0 s to the clips' {length:.3f} s, got {seconds} s")
+        raise UserError(f"sound can be late by 0 s to the clips' {length:.3f} s, got {seconds} s")
     waves_NS = torch.nn.functional.pad(clips.waves_NS, (late, 0))[:, : clips.waves_NS.shape[1]]
     return clips.with_waves(waves_NS)
 
@@ -256,11 +256,11 @@ def with_late_sound(clips: ClipSet, seconds: float) -> ClipSet:
 def with_others_sound(clips: ClipSet, seed: int) -> ClipSet:
     """The clips, each with the sound of another that has as many landings.
 
-    A number of landings that only one clip has goes together with the next one. Raises EvalError for a
+    A number of landings that only one clip has goes together with the next one. Raises UserError for a
     single clip.
     """
     if len(clips) < 2:
-        raise EvalError(f"sounds can be exchanged between two clips or more, got {len(clips)}")
+        raise UserError(f"sounds can be exchanged between two clips or more, got {len(clips)}")
     generator = torch.Generator().manual_seed(seed)
     source = torch.arange(len(clips))
     for group in _alike(clips):

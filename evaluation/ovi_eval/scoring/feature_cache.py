@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from ovi_eval.clips.items import Item
 from ovi_eval.common.files import written_whole
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features
 
 READER = "clips 2"
@@ -31,7 +31,7 @@ class FeatureCache:
         self.folder = Path(folder)
 
     def path(self, item: Item, extractor: Extractor) -> Path:
-        """Where the features lie. Raises EvalError where the clip's file cannot be read."""
+        """Where the features lie. Raises UserError where the clip's file cannot be read."""
         digest = self._entry(item, extractor)
         return self.folder / extractor.name / digest[:2] / f"{digest[2:]}.safetensors"
 
@@ -57,15 +57,15 @@ class FeatureCache:
         return found if kept == wanted and finite(found) else None
 
     def put(self, item: Item, extractor: Extractor, features: Features) -> None:
-        """Keeps the features. Raises EvalError where the folder cannot be written."""
+        """Keeps the features. Raises UserError where the folder cannot be written."""
         path = self.path(item, extractor)
         kept = {name: tensor.contiguous() for name, tensor in features.items()}
         told = {"key": extractor.key, "entry": self._entry(item, extractor), "sha256": _sha256(kept)}
         try:
             with written_whole(path) as temporary:
                 save_file(kept, temporary, metadata=told)
-        except EvalError as error:
-            raise EvalError(f"{error}; or choose another folder by --cache, or none by --no-cache") from error
+        except UserError as error:
+            raise UserError(f"{error}; or choose another folder by --cache, or none by --no-cache") from error
 
 
 def _sha256(features: Features) -> str:

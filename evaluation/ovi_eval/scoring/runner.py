@@ -23,7 +23,7 @@ from ovi_eval.clips.items import FAULT, Item, why_lost
 from ovi_eval.common import processes
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details, Extractor, Features, ItemMean, ItemMetric, ItemSet
 from ovi_eval.results import copies
 from ovi_eval.scoring.ball_world import Progress, Score, Scored
@@ -74,7 +74,7 @@ def score_items(
     """Scores clips with the metrics, through one pass over them; see `Scored` for what comes back.
 
     Under torchrun every process takes its share of the clips, and all get the result. `progress` is told
-    after each clip. Raises EvalError for no clips, no reference where one is needed, ids of which none is in
+    after each clip. Raises UserError for no clips, no reference where one is needed, ids of which none is in
     the reference for a metric over pairs, and, with `strict`, the first clip that cannot be scored.
     """
     return _Run(items, reference, metrics, options or Options(), progress).score()
@@ -90,7 +90,7 @@ class _Run:
         progress: Progress | None,
     ) -> None:
         if not len(items):
-            raise EvalError("there are no clips to score")
+            raise UserError("there are no clips to score")
         self.sides: tuple[Sequence[Item], Sequence[Item]] = (items, reference or ())
         self.options, self.progress = options, progress
         self._check(metrics)
@@ -110,10 +110,10 @@ class _Run:
     def _check(self, metrics: Sequence[type[ItemMetric]]) -> None:
         needing = [metric.name for metric in metrics if metric.compares != "alone"]
         if needing and not len(self.sides[1]):
-            raise EvalError(f"{', '.join(needing)} compares with real clips; give a reference")
+            raise UserError(f"{', '.join(needing)} compares with real clips; give a reference")
         pairs = [metric.name for metric in metrics if metric.compares == "pairs"]
         if pairs and not {item.id for item in self.sides[0]} & {item.id for item in self.sides[1]}:
-            raise EvalError(
+            raise UserError(
                 f"{pairs[0]} compares clips of the same id, and no clip here has the id of one of the reference; "
                 f"the first are {self.sides[0][0].id} and {self.sides[1][0].id}"
             )
@@ -179,7 +179,7 @@ class _Run:
             key = extractor.key
             try:
                 if item.failed:
-                    raise EvalError(item.failed)
+                    raise UserError(item.failed)
                 if self.options.cache and (kept := self.options.cache.get(item, extractor)) is not None:
                     loaded.cached[key] = kept
                 else:
@@ -187,7 +187,7 @@ class _Run:
             except Exception as error:  # of a library or a metric's own code: one clip never ends a scoring
                 loaded.reasons[key] = why_lost(error, item)
         if not item.failed:
-            with suppress(EvalError):  # an unreadable file, which has its reason already
+            with suppress(UserError):  # an unreadable file, which has its reason already
                 loaded.content = item.content()
         item.release()
         return loaded
@@ -202,7 +202,7 @@ class _Run:
                 with torch.no_grad():
                     found = extractor.run(prepared)
                 if not finite(found):
-                    raise EvalError(NOT_FINITE)
+                    raise UserError(NOT_FINITE)
                 features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
             except Exception as error:  # as in _load
                 loaded.reasons[key] = why_lost(error, loaded.item)
@@ -220,7 +220,7 @@ class _Run:
         key = self.of_metric[metric.name]
         try:
             if features is None:
-                raise EvalError(loaded.reasons[key])
+                raise UserError(loaded.reasons[key])
             if metric.compares == "pairs" and reference:
                 self.partners[key, loaded.item.id] = features
             elif isinstance(metric, ItemSet):
@@ -228,12 +228,12 @@ class _Run:
             elif isinstance(metric, ItemMean):
                 partner = self.partners.get((key, loaded.item.id)) if metric.compares == "pairs" else None
                 if metric.compares == "pairs" and partner is None:
-                    raise EvalError("the reference has no clip of this id that can be looked at")
+                    raise UserError("the reference has no clip of this id that can be looked at")
                 metric.update(loaded.place, features, partner)
         except Exception as error:  # as in _load
             why = why_lost(error, loaded.item)
             if self.options.strict:
-                raise EvalError(f"{loaded.item.name}: {metric.name}: {why}") from None
+                raise UserError(f"{loaded.item.name}: {metric.name}: {why}") from None
             if reference:
                 self.left_out[metric.name] += 1
                 if why.startswith(FAULT):

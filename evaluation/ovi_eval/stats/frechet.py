@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Gaussian:
 def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
     """Squared Fréchet distance (what FVD and FAD report) of Gaussians fitted to two sets of features.
 
-    Covariances are the unbiased ones. Raises EvalError for fewer than two rows in a set, another number of
+    Covariances are the unbiased ones. Raises UserError for fewer than two rows in a set, another number of
     features, or values that are not finite.
     """
     return between(gaussian_of(x_ND, "first"), gaussian_of(y_MD, "second"))
@@ -37,7 +37,7 @@ def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
 def frechet_from_statistics(mean_xD: Tensor, cov_xDD: Tensor, mean_yD: Tensor, cov_yDD: Tensor) -> float:
     """The same from means and covariances, as published statistics files hold them.
 
-    A covariance's eigenvalues below zero are rounding and count as zero. Raises EvalError where shapes do
+    A covariance's eigenvalues below zero are rounding and count as zero. Raises UserError where shapes do
     not fit, a covariance is not symmetric, or it has an eigenvalue below zero by more than rounding.
     """
     return between(
@@ -49,17 +49,17 @@ def frechet_from_statistics(mean_xD: Tensor, cov_xDD: Tensor, mean_yD: Tensor, c
 def checked_features(features_ND: Tensor, which: str, what: str = "a Fréchet distance") -> Tensor:
     """The features in float64 on the CPU.
 
-    Raises EvalError, naming the set `which` and `what` needs it, as `frechet_distance` does.
+    Raises UserError, naming the set `which` and `what` needs it, as `frechet_distance` does.
     """
     if features_ND.dim() != 2 or features_ND.shape[0] < 2:
-        raise EvalError(
+        raise UserError(
             f"{what} needs features [N, D] with N >= 2, "
             f"got {list(features_ND.shape)} in the {which} set; score more clips"
         )
     x_ND = features_ND.detach().cpu().double()
     bad = (~torch.isfinite(x_ND)).any(dim=1).nonzero().flatten().tolist()
     if bad:
-        raise EvalError(
+        raise UserError(
             f"{what} needs finite features; the {which} set has others in {len(bad)} of "
             f"{len(x_ND)} clips, the first being clip {bad[0]}"
         )
@@ -67,7 +67,7 @@ def checked_features(features_ND: Tensor, which: str, what: str = "a Fréchet di
 
 
 def gaussian_of(features_ND: Tensor, which: str) -> Gaussian:
-    """The Gaussian of a set of features. Raises EvalError as `checked_features` does."""
+    """The Gaussian of a set of features. Raises UserError as `checked_features` does."""
     x_ND = checked_features(features_ND, which)
     return weighted_gaussian(x_ND, torch.ones(len(x_ND), dtype=torch.float64))
 
@@ -88,28 +88,28 @@ def weighted_gaussian(x_ND: Tensor, times_N: Tensor) -> Gaussian:
 
 def _covariance_factor(mean_D: Tensor, cov_DD: Tensor, which: str) -> Tensor:
     if mean_D.dim() != 1 or cov_DD.shape != (len(mean_D), len(mean_D)):
-        raise EvalError(
+        raise UserError(
             f"statistics need a mean [D] and a covariance [D, D], got {list(mean_D.shape)} and "
             f"{list(cov_DD.shape)} in the {which} set"
         )
     cov = cov_DD.detach().cpu().double()
     scale = float(cov.abs().max()) or 1.0
     if not bool(torch.isfinite(cov).all()) or float((cov - cov.T).abs().max()) > 1e-5 * scale:
-        raise EvalError(
+        raise UserError(
             f"the covariance of the {which} set is not finite and symmetric; make the statistics again"
         )
     values_D, vectors_DD = torch.linalg.eigh((cov + cov.T) / 2)
     if float(values_D[0]) < -1e-4 * scale:
-        raise EvalError(
+        raise UserError(
             f"the covariance of the {which} set has the eigenvalue {float(values_D[0]):.3g}, below zero"
         )
     return values_D.clamp(min=0).sqrt()[:, None] * vectors_DD.T
 
 
 def between(x: Gaussian, y: Gaussian) -> float:
-    """Squared Fréchet distance of two Gaussians. Raises EvalError where they have other numbers of features."""
+    """Squared Fréchet distance of two Gaussians. Raises UserError where they have other numbers of features."""
     if x.mean_D.shape != y.mean_D.shape:
-        raise EvalError(
+        raise UserError(
             f"a Fréchet distance needs the same features in both sets, got {len(x.mean_D)} and {len(y.mean_D)}"
         )
     apart = (x.mean_D.cpu() - y.mean_D.cpu()).square().sum()

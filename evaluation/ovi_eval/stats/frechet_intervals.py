@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats.frechet import Gaussian, between, checked_features, gaussian_of, weighted_gaussian
 from ovi_eval.stats.intervals import Interval
 
@@ -39,7 +39,7 @@ class _Clips:
         if clips_N is None:
             clips_N = torch.arange(len(self.x_ND))
         if clips_N.shape != (len(self.x_ND),):
-            raise EvalError(
+            raise UserError(
                 f"the {which} set has {len(self.x_ND)} rows of features and clips of shape "
                 f"{list(clips_N.shape)}; name one clip for each row"
             )
@@ -83,7 +83,7 @@ def small_sample_bias(
 
     Where the bias is c / N, that of half the clips is 2 c / N, so the mean distance of random halves less the
     distance of all is the bias. With fewer rows than features the bias falls more slowly than 1 / N, and this
-    is then too low. `*_clips` names each row's clip (None: every row is a clip of its own). Raises EvalError
+    is then too low. `*_clips` names each row's clip (None: every row is a clip of its own). Raises UserError
     as `frechet_distance` does.
     """
     scored = _Clips(scored_ND, scored_clips_N, "scored")
@@ -119,7 +119,7 @@ def frechet_interval(
     this at most 1.6 times, and with many rows both give the true one. Percentiles are not used, as resampled
     distances are larger than the value by the bias of fewer clips. The interval ends at 0 and leaves the bias
     at this N in. None where a set has fewer than three clips. `progress` is told how many resamples are done.
-    Raises EvalError as `frechet_distance` does.
+    Raises UserError as `frechet_distance` does.
     """
     scored = _Clips(scored_ND, scored_clips_N, "scored")
     reference = _Clips(reference_MD, reference_clips_M, "reference")
@@ -191,12 +191,12 @@ def frechet_infinity(
 
     Sizes go evenly from `fewest` to N, cut to whole numbers; rows of the scored set are drawn with replacement
     by numpy's `RandomState(seed).choice`; the reference stays whole. Being drawn with replacement, they approach
-    the N rows as they are: the bias of N itself is not taken off. Raises EvalError where the scored set has
+    the N rows as they are: the bias of N itself is not taken off. Raises UserError where the scored set has
     no more than `fewest` rows, and as `frechet_distance` does.
     """
     x_ND = checked_features(scored_ND, "scored")
     if len(x_ND) <= fewest:
-        raise EvalError(
+        raise UserError(
             f"an extrapolated Fréchet distance needs more than {fewest} rows of features, got {len(x_ND)}; "
             "score more clips"
         )
@@ -211,10 +211,10 @@ def frechet_infinity(
 
 
 def line_to_infinity(points: list[tuple[int, float]]) -> Extrapolated:
-    """The least-squares line through distances over 1 / n, at 1 / n = 0. Raises EvalError for fewer than two n."""
+    """The least-squares line through distances over 1 / n, at 1 / n = 0. Raises UserError for fewer than two n."""
     size_P, distance_P = np.array(points, dtype=np.float64).reshape(-1, 2).T
     if len(np.unique(size_P)) < 2:
-        raise EvalError(f"a line needs distances at two sizes or more, got {sorted(set(size_P.tolist()))}")
+        raise UserError(f"a line needs distances at two sizes or more, got {sorted(set(size_P.tolist()))}")
     across_P = 1 / size_P - (1 / size_P).mean()
     slope = float((across_P * distance_P).sum() / (across_P**2).sum())
     value = float(distance_P.mean() - slope * (1 / size_P).mean())

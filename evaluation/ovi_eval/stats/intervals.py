@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 Array = NDArray[np.float64]
 # None is the key of a run without a seed: another team's model, a reference row.
@@ -143,7 +143,7 @@ def bootstrap_interval(
     """
     x_N = np.asarray(values, dtype=np.float64)
     if method not in ("percentile", "bca"):
-        raise EvalError(f"bootstrap method {method!r} is unknown; choose percentile or bca")
+        raise UserError(f"bootstrap method {method!r} is unknown; choose percentile or bca")
     sums_N, sizes_N = (x_N, np.ones_like(x_N)) if units is None else _gathered(x_N, units)
     n = int(sums_N.size)
     if n < 2:

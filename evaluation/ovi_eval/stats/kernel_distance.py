@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats.frechet import checked_features
 
 SUBSETS, SIZE, SEED = 100, 100, 2020
@@ -37,12 +37,12 @@ def kernel_distance(
     """Mean and spread (over subsets, ddof 0) of the unbiased squared discrepancy; it may fall below zero.
 
     Each subset takes `size` rows of either set without replacement, x before y, by numpy's
-    `RandomState(seed).choice`. Raises EvalError for fewer rows than `size`, another number of features, or
+    `RandomState(seed).choice`. Raises UserError for fewer rows than `size`, another number of features, or
     values that are not finite.
     """
     x_ND, y_MD = _checked(x_ND, y_MD)
     if subsets < 1 or not 2 <= size <= min(len(x_ND), len(y_MD)):
-        raise EvalError(
+        raise UserError(
             f"KID needs a subset or more of at least 2 clips and no more than either set has "
             f"({len(x_ND)} and {len(y_MD)}), got {subsets} of {size}"
         )
@@ -68,13 +68,13 @@ def kernel_interval(
 ) -> tuple[float, float]:
     """The discrepancy of all rows of both sets ± 1.96 jackknife standard errors over rows (Arvesen 1969).
 
-    It says how far KID would move with other clips; nothing is drawn. Raises EvalError for fewer than 3 rows in
+    It says how far KID would move with other clips; nothing is drawn. Raises UserError for fewer than 3 rows in
     a set, and as `kernel_distance` does.
     """
     x_ND, y_MD = _checked(x_ND, y_MD)
     n, m = len(x_ND), len(y_MD)
     if min(n, m) < 3:
-        raise EvalError(f"an interval of KID needs 3 clips or more in either set, got {n} and {m}")
+        raise UserError(f"an interval of KID needs 3 clips or more in either set, got {n} and {m}")
     kernel = _Kernel(degree, 1 / x_ND.shape[1] if gamma is None else gamma, coef0)
     within_x, within_y = (
         kernel.sums(z, z) - kernel.of_itself(z) for z in (x_ND, y_MD)
@@ -112,5 +112,5 @@ class _Kernel:
 def _checked(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
     x_ND, y_MD = (checked_features(z, which, "KID") for z, which in ((x_ND, "first"), (y_MD, "second")))
     if x_ND.shape[1] != y_MD.shape[1]:
-        raise EvalError(f"KID needs the same features in both sets, got {x_ND.shape[1]} and {y_MD.shape[1]}")
+        raise UserError(f"KID needs the same features in both sets, got {x_ND.shape[1]} and {y_MD.shape[1]}")
     return x_ND, y_MD

@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.common.plain_data import read_json
-from ovi_eval.errors import EvalError
 from ovi_lab.callbacks.joint_sampling import sample_together, set_aside
 from ovi_lab.common.progress import Reporter
 from ovi_lab.common.seeding import seed_for
@@ -101,12 +100,12 @@ class MetricsInLoop(Callback):
                 try:
                     find([name])
                     found.append(name)
-                except EvalError as error:
+                except UserError as error:
                     if names is not None:
                         raise
                     log.warning("val_metrics: %s is left out: %s", name, error)
             return found
-        except EvalError as error:
+        except UserError as error:
             raise UserError(f"val_metrics.metrics: {error}") from error
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,7 +12,6 @@ from threading import Thread
 from typing import Any
 
 from ovi_eval.common.plain_data import read_json
-from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.errors import UserError
 
@@ -68,6 +67,6 @@ def default_cache() -> Path:
 def _read_kept(path: Path) -> dict[str, str]:
     try:
         content: Any = read_json(path)
-    except EvalError:
+    except UserError:
         return {}
     return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import read_yaml
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.configuration import check_model, model_settings
 from ovi_lab.checkpoints.names import check_fit, finite, model_of
 from ovi_lab.codecs.mmaudio import MMAudioConfig
@@ -132,7 +131,7 @@ def released_model(name: str | Path) -> ReleasedModel:
     if _preset_file(name).is_file():
         try:
             facts = read_yaml(_preset_file(name))
-        except EvalError as error:
+        except UserError as error:
             raise UserError(f"{_preset_file(name)} is no preset ({error}): {_ADVICE}") from error
         return _preset(facts, str(_preset_file(name)))
     raise UserError(f"{str(name)!r} is no released model; there are {', '.join(released_names())}")

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from ovi_eval.ball.sound_bands import BAND_EDGES_HZ, FLOOR, NUM_BANDS, band_energies, token_samples
-from ovi_eval.errors import EvalError
 from ovi_lab.codecs.base import register_audio
 from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
@@ -61,7 +60,7 @@ class BandVocoder:
     ) -> None:
         try:
             self.token_samples = token_samples(sample_rate)
-        except EvalError as error:
+        except UserError as error:
             raise UserError(f"the band vocoder: {error}") from error
         self.sample_rate = sample_rate
         self.partials_hz = tuple(sorted(float(hz) for hz in partials_hz))
@@ -160,7 +159,7 @@ class BandVocoder:
     def _levels(self, waves_BS: Tensor) -> Tensor:
         try:
             return band_energies(waves_BS, self.sample_rate)
-        except EvalError as error:
+        except UserError as error:
             raise UserError(f"the band vocoder: {error}") from error
 
     def _fitted(self) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,11 @@ from functools import partial
 
 from ovi_eval.common import boundary
 from ovi_eval.common.boundary import LineParser, Told, fail
-from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 
 __all__ = ["MISTAKES", "LineParser", "Told", "command", "fail", "one_line"]
 
-MISTAKES = (UserError, EvalError)
+MISTAKES = UserError
 """What a user can mend."""
 
 command = partial(boundary.command, mistakes=MISTAKES)

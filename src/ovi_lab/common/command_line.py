@@ -23,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.common.boundary import LineParser
 from ovi_lab.common.forms import misfit
 from ovi_lab.common.values import check_values, closed, forms, nearest, said, with_texts
@@ -113,7 +112,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
     check_text(arguments)
     try:
         flags = _parser().parse_args(list(arguments))
-    except EvalError as error:
+    except UserError as error:
         raise UserError(str(error)) from error
     if flags.config_path is not None:
         raise UserError(

@@ -12,7 +12,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 
 # What parsers, torch and our own code raise over content of another shape than expected.
@@ -36,7 +35,7 @@ def reading(source: Path | str, what: str, advice: str = "copy it again or use a
     """
     try:
         yield
-    except EvalError as error:
+    except UserError as error:
         raise UserError(str(error)) from error
     except _WRONG as error:
         lines = str(error).strip().splitlines()

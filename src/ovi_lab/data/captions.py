@@ -15,7 +15,6 @@ from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.tables import read_table
 from ovi_eval.common.unicode_text import read_caption_text
-from ovi_eval.errors import EvalError
 from ovi_lab.data.index import BadSampleError
 from ovi_lab.errors import UserError
 
@@ -42,7 +41,7 @@ class Captions:
             else:
                 texts = files_of(folder, (".txt",)).files
                 self._texts = {clip_id(text.relative_to(folder)): text for text in texts}
-        except EvalError as error:
+        except UserError as error:
             raise UserError(f"captions: {error}") from error
 
     def of(self, file: Path) -> str | None:
@@ -52,7 +51,7 @@ class Captions:
             text = self._texts.get(clip_id(relative))
             try:
                 return read_caption_text(text) if text is not None else None
-            except EvalError as error:
+            except UserError as error:
                 raise BadSampleError(
                     f"its caption {str(error).removeprefix(f'{shown(self.folder)}/')}"
                 ) from error
@@ -78,20 +77,20 @@ class Captions:
         needed = (ID_COLUMNS, CAPTION_COLUMNS)
         rows = [row for row in read_table(table, needed, "captions") if not row.empty]
         if not rows:
-            raise EvalError(f"{shown(table)}: holds no captions")
+            raise UserError(f"{shown(table)}: holds no captions")
         for row in rows:
             if row.fault:
-                raise EvalError(f"{shown(table)}: {row.fault}")
+                raise UserError(f"{shown(table)}: {row.fault}")
             try:
                 name, caption = row.name(ID_COLUMNS), row.text(CAPTION_COLUMNS)
                 if not name or caption is None:
-                    raise EvalError("it must have the texts file and caption")
+                    raise UserError("it must have the texts file and caption")
                 key = _name(PurePosixPath(name.replace("\\", "/")))
                 if self._by_name.setdefault(key, caption) != caption:
-                    raise EvalError(f"it names {shown(name)} twice with two captions")
+                    raise UserError(f"it names {shown(name)} twice with two captions")
                 self._unused[key] = name
-            except EvalError as error:
-                raise EvalError(f"{shown(table)}: line {row.line}: {error}") from None
+            except UserError as error:
+                raise UserError(f"{shown(table)}: line {row.line}: {error}") from None
 
 
 def _name(path: PurePath) -> str:

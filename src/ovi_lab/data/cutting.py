@@ -58,7 +58,7 @@ def cut_picture(picture: PictureStream, fps: float, per_clip: int | None) -> Ite
 
     Raises:
         BadSampleError: the picture is shorter than one clip, or too long to be one.
-        EvalError: it cannot be decoded further.
+        UserError: it cannot be decoded further.
     """
     frames: list[Tensor] = []
     clips = 0
@@ -115,7 +115,7 @@ class CutSound:
     def window(self, first: int, count: int) -> tuple[Tensor, int, int]:
         """[count] from sample `first` on, and for how many at its beginning and its end there is no sound but silence.
 
-        `first` must not fall from one window to the next. Raises EvalError where the sound cannot be decoded further.
+        `first` must not fall from one window to the next. Raises UserError where the sound cannot be decoded further.
         """
         begin = first - self._late
         end = begin + count

@@ -26,7 +26,6 @@ from ovi_eval.clips.writing import resample
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import parse_caption, unusable
-from ovi_eval.errors import EvalError
 from ovi_lab.data.cutting import LATE, cut_picture
 from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError
 from ovi_lab.data.npy import load_npy, npy_bytes
@@ -119,7 +118,7 @@ def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
         caption, meta = about.get("caption"), about.get("meta", {})
         if caption is None and "txt" in members:
             caption = parse_caption(members["txt"], "its .txt")
-    except EvalError as error:
+    except UserError as error:
         raise BadSampleError(f"its .json or .txt cannot be read ({error})") from error
     if not isinstance(caption, str) or not isinstance(meta, dict):
         raise BadSampleError('its .json has no "caption" in words')
@@ -230,7 +229,7 @@ def read_media(
         video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
         sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
         return decode_clip(video, sound, about, wanted, on_resample, fps)
-    except EvalError as error:
+    except UserError as error:
         raise BadSampleError(str(error)) from error
 
 
@@ -244,7 +243,7 @@ def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> Media
             audio = decode_audio(
                 next(members[extension] for extension in files if extension in members), name="its sound"
             )
-        except EvalError as error:
+        except UserError as error:
             raise BadSampleError(str(error)) from error
         wave_S, rate = audio.wave_S, audio.sample_rate
     return MediaClip(about["caption"], nothing, 0.0, wave_S, rate, rate, dict(about["meta"]))
@@ -260,7 +259,7 @@ def decode_clip(
 ) -> MediaClip:
     """Decode a video file (and its sound, or that of another file), no further than is wanted.
 
-    Raises as `read_media`, and EvalError where it cannot be decoded.
+    Raises as `read_media`, and UserError where it cannot be decoded.
     """
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
     rate_or_none = fps if wanted is None else wanted.fps

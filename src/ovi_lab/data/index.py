@@ -22,7 +22,6 @@ from typing import Any
 
 from ovi_eval.common.plain_data import MAX_BYTES, parse_json, read_json
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.data.tar_headers import BLOCK, Member, TarError, tar_members
 from ovi_lab.errors import UserError
 
@@ -166,7 +165,7 @@ def stored_index(shard: Path) -> ShardIndex | None:
     try:
         content = read_json(beside, max_bytes=min(_MAX_INDEX, max(size, 2**16)))
         index = _parsed(shard, size, content)
-    except (EvalError, _NoIndexError):
+    except (UserError, _NoIndexError):
         return None  # a foreign or damaged index: the tar itself says what it holds
     if "encoders" not in content:  # written before indexes told of latents
         index.entries, index.encoders = _with_latents_headers(shard, index.entries)
@@ -273,7 +272,7 @@ def _header_shapes(descriptor: int, offset: int, size: int) -> Shapes | None:
         header = parse_json(head[8 : 8 + length], "its latents")
         _need(isinstance(header, dict) and all(isinstance(about, dict) for about in header.values()))
         return _parsed_shapes({part: header[part].get("shape") for part in LATENT_PARTS if part in header})
-    except (EvalError, _NoIndexError):
+    except (UserError, _NoIndexError):
         return None
 
 
@@ -284,7 +283,7 @@ def said_of(descriptor: int, entry: Entry) -> tuple[dict[str, str], str]:
         return {}, ""
     try:
         about = parse_json(os.pread(descriptor, size, offset), "its .json", constants=True)
-    except EvalError:
+    except UserError:
         return {}, ""
     about = about if isinstance(about, dict) else {}
     return encoded_by(about), str(about.get("made_of", ""))

@@ -30,7 +30,6 @@ from ovi_eval.clips.sound import SoundStream
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.common.progress import progress
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.cutting import CutSound, cut_picture
@@ -257,7 +256,7 @@ def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip |
             meta = {"source_fps": picture.fps, "source_rate": sound.sample_rate}
             rate = sound.sample_rate
             yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
-    except EvalError as error:
+    except UserError as error:
         raise BadSampleError(str(error)) from error
 
 
@@ -313,7 +312,7 @@ def _clips(
             if per_clip is not None:
                 _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
             _count(report.lost_sound, name, sound.filled)
-    except EvalError as error:
+    except UserError as error:
         raise BadSampleError(str(error)) from error
 
 
@@ -342,7 +341,7 @@ def _without_bars(file: Path) -> tuple[int, int, int, int] | None:
         ) as picture:
             for _, light_HW in picture:
                 lightest_HW = light_HW if lightest_HW is None else torch.maximum(lightest_HW, light_HW)
-    except EvalError as error:
+    except UserError as error:
         raise BadSampleError(str(error)) from error
     if lightest_HW is None:
         return None

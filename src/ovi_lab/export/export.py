@@ -23,7 +23,6 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import read_json, read_text
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.configuration import check_model
 from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.names import finite
@@ -81,7 +80,7 @@ def export_run(
 
     Raises:
         UserError: no such checkpoint, damaged, not a TwinDiT, or the place cannot be written.
-        EvalError: the run's results.json cannot be read.
+        UserError: the run's results.json cannot be read.
     """
     if target not in TARGETS:
         raise UserError(f"--to is {target!r}; expected {' or '.join(TARGETS)}")
@@ -240,7 +239,7 @@ def _check_place(folder: Path, names: Sequence[str], overwrite: bool) -> None:
 def _is_export(folder: Path) -> bool:
     try:
         content = read_json(folder / "config.json")
-    except EvalError:
+    except UserError:
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 

@@ -35,7 +35,7 @@ def results_of(checkpoint: Path, step: int | None) -> tuple[RunResults | None, s
         step: of its weights; None where it does not say.
 
     Raises:
-        EvalError: results.json is there and cannot be read.
+        UserError: results.json is there and cannot be read.
     """
     if checkpoint.parent.name != "checkpoints":
         return None, "The checkpoint was not exported from its run's folder, so no scores are known."

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
 from ovi_eval.results.files import RunResults
 from ovi_lab.common.progress import Reporter, SilentReporter
 from ovi_lab.common.seeding import seed_for
@@ -167,7 +166,7 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
         reporter.at("scoring", number, len(made))
         try:
             score(clips, reference, name=name, kind="reference").write(folder / name / "results.json")
-        except EvalError as error:
+        except UserError as error:
             raise UserError(f"reference {name} cannot be scored: {error}") from error
         _write_mp4s(clips, folder / name / "clips", settings.num_mp4, settings.size)
     marker.write_text(stamp)

@@ -193,13 +193,12 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     if config.evaluation.enabled and first and dealt_out:
         task, ema = _whole_again(run_dir, config), None
     if config.evaluation.enabled and first:
-        from ovi_eval.errors import EvalError
         from ovi_lab.runs.evaluate import evaluate_run
 
         try:
             with preemption.at_once(first):
                 evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
-        except EvalError as error:
+        except UserError as error:
             raise UserError(str(error)) from error
     if first:
         temporary = run_dir / ".done.json.tmp"

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 
 from ovi_eval.clips.clipset import HEADER
 from ovi_eval.common.plain_data import parse_json
-from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.errors import UserError
 
@@ -110,7 +109,7 @@ def _literal(name: str) -> str:
 
 def _clip_ids(path: Path) -> list[str]:
     """Of the clips that the run scored; none where they cannot be told."""
-    with suppress(OSError, SafetensorError, EvalError, ValueError, AttributeError, TypeError):
+    with suppress(OSError, SafetensorError, UserError, ValueError, AttributeError, TypeError):
         if path.is_file() and not path.is_symlink():
             with safe_open(path, framework="pt") as file:
                 header = (file.metadata() or {}).get(HEADER, "{}")

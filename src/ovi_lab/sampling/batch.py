@@ -19,7 +19,6 @@ from typing import Any
 import torch.distributed as dist
 
 from ovi_eval.common.files import written_whole
-from ovi_eval.errors import EvalError
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.errors import UserError
 from ovi_lab.flow.generate import SamplerSettings
@@ -182,7 +181,7 @@ def run_jobs(
         on_bad: called with each clip that could not be made.
 
     Raises:
-        UserError, EvalError: with `strict`, the first clip's.
+        UserError: with `strict`, the first clip's.
     """
     said = on_step or (lambda done, total, name: None)
     steps = pipeline.settings.steps
@@ -203,7 +202,7 @@ def run_jobs(
                 write_sheet(job.path.with_suffix(".png"), clip.frames_THWC)
             facts = record(job.plan)
             write_clip(job.path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, facts)
-        except (UserError, EvalError) as error:
+        except UserError as error:
             if strict:
                 raise
             outcome.bad.append(BadRow(name, str(error)))
@@ -216,7 +215,7 @@ def run_jobs(
 
 
 def add_line(log: Path, line: Mapping[str, Any]) -> None:
-    """Append one clip's line; an earlier one of the same clip gives way. Raises EvalError where it cannot be."""
+    """Append one clip's line; an earlier one of the same clip gives way. Raises UserError where it cannot be."""
     text = json.dumps(line, ensure_ascii=False) + "\n"
     kept = log.read_text(encoding="utf-8") if log.is_file() else ""
     mark = f'{{"file": {json.dumps(line["file"], ensure_ascii=False)}, '
@@ -225,7 +224,7 @@ def add_line(log: Path, line: Mapping[str, Any]) -> None:
             with log.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise EvalError(f"{log}: cannot be written ({error})") from error
+            raise UserError(f"{log}: cannot be written ({error})") from error
         return
     with written_whole(log) as temporary:
         others = [other for other in kept.splitlines(keepends=True) if not other.startswith(mark)]

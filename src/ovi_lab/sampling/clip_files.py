@@ -18,7 +18,7 @@ from ovi_eval.clips.container import opened
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.files import written_whole
 from ovi_eval.common.plain_data import parse_json
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 RECORD = "ovi_lab"
 """The metadata's key whose value is the whole record of a clip, JSON."""
@@ -32,7 +32,7 @@ def write_clip(
     The record lies as JSON under `ovi_lab`, each of its values under its own name as well, and the prompt as
     the title, which players show.
 
-    Raises EvalError where there is nothing to write or no place for it.
+    Raises UserError where there is nothing to write or no place for it.
     """
     with written_whole(path) as temporary:
         plain = temporary.with_name(f"{temporary.name}.mp4")
@@ -80,7 +80,7 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
             record = found
             frames = container.streams.video[0].frames
         return record, frames == record.get("frames") and _boxes_end_with(path)
-    except (OSError, ValueError, EvalError):
+    except (OSError, ValueError, UserError):
         return record, False
 
 
@@ -103,7 +103,7 @@ def _boxes_end_with(path: Path) -> bool:
 def write_sheet(path: Path, frames_THWC: Tensor, columns: int = 4, count: int = 12, side: int = 320) -> Path:
     """A PNG of up to `count` frames spread evenly over the clip, first and last among them, in rows.
 
-    Each is at most `side` pixels long. Whole or not at all; raises EvalError where there is no place for it.
+    Each is at most `side` pixels long. Whole or not at all; raises UserError where there is no place for it.
     """
     from PIL import Image
 

@@ -49,7 +49,7 @@ def sample_released(config: DictConfig, check_memory: MemoryCheck | None = None)
     `check_memory` raises UserError for plans that do not fit into memory; it is called for weights of a GiB and more.
 
     Raises:
-        UserError, EvalError: what stops all of it; with `strict`, or with one prompt, the first that cannot be made.
+        UserError: what stops all of it; with `strict`, or with one prompt, the first that cannot be made.
     """
     preset = released_model(config.checkpoint)
     strict = config.strict or config.prompts is None

@@ -18,7 +18,6 @@ from ovi_eval.clips.captions import nfc
 from ovi_eval.common.shown import shown
 from ovi_eval.common.tables import Row, read_table
 from ovi_eval.common.unicode_text import unusable
-from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
 from ovi_lab.text.prompts import check_tags
@@ -111,7 +110,7 @@ def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) ->
     bad: list[BadRow] = []
     try:
         rows = read_table(path, (PROMPT_COLUMNS,), "prompts", max_bytes=MAX_BYTES)
-    except EvalError as error:
+    except UserError as error:
         raise UserError(f"prompts: {error}") from error
     if not rows:
         raise UserError(f"{shown(path)} holds no prompts")
@@ -130,7 +129,7 @@ def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) ->
                 raise UserError(f"its id {id} is that of {names[id.lower()]} too: give each row its own")
             names[id.lower()] = where
             requests.append(request)
-        except (UserError, EvalError) as error:
+        except UserError as error:
             bad.append(BadRow(id, f"{shown(path.name)} {where}: {error}"))
     return Batch(tuple(requests), tuple(bad))
 

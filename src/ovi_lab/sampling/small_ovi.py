@@ -67,7 +67,7 @@ def write_small(out: str | Path, seed: int = 0, area: tuple[int, int] = AREA, na
 
     Raises:
         UserError: `out` holds other files.
-        EvalError: it cannot be written.
+        UserError: it cannot be written.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / PRESET_FILE).is_file())):

@@ -30,7 +30,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ovi_eval.common.plain_data import read_json
-from ovi_eval.errors import EvalError
 from ovi_lab.common.boundary import fail
 from ovi_lab.common.progress import fraction
 from ovi_lab.errors import UserError
@@ -135,7 +134,7 @@ class _Screen:
         for job in running:
             try:
                 state = read_json(job.run_dir / "progress.json")
-            except EvalError:
+            except UserError:
                 continue
             share = fraction(state)
             if not self.shares[job.name] and share > 0.1:

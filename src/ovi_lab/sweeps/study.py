@@ -99,7 +99,6 @@ def finish() -> None:
     Raises:
         UserError: runs of it have failed (after the rest has been shown), or nothing can be ranked.
     """
-    from ovi_eval.errors import EvalError
     from ovi_eval.ranking.build import build_leaderboard
     from ovi_eval.report import write_all
     from ovi_eval.report.terminal import show
@@ -124,7 +123,7 @@ def finish() -> None:
                 write_all(board, study.folder, progress=True)
                 show(board)
                 print(f"\n{study.folder / 'leaderboard.html'}")
-        except EvalError as error:
+        except UserError as error:
             raise UserError(str(error)) from error
         if failed:
             raise UserError(

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
-from ovi_eval.errors import EvalError
 from ovi_lab.errors import UserError
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -126,7 +125,7 @@ def _indexed(index: Path, what: str) -> dict[str, StoredTensor]:
             by_file.setdefault(file, set()).add(name)
         if not all(isinstance(file, str) for file in by_file):
             raise TypeError("it names other than files")
-    except (EvalError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is no index of weights ({shown(error)}): fetch it again") from error
     tensors: dict[str, StoredTensor] = {}
     for file, names in by_file.items():

@@ -26,7 +26,7 @@ from ovi_eval.backbones.clap_keys import (
     to_transformers,
     without_counterpart,
 )
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 ONLY_OURS = {"text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids"}
 """Counts and zeros that ClapModel keeps as buffers and laion_clap makes anew."""
@@ -159,7 +159,7 @@ def test_other_tensors_are_refused_in_one_line(
     change: Callable[[dict[str, Tensor]], object], text: str, tmp_path: Path
 ) -> None:
     path = in_published_form(tmp_path / "clap.pt", faulty(change))
-    with pytest.raises(EvalError, match=text) as caught:
+    with pytest.raises(UserError, match=text) as caught:
         load_clap(path, MUSIC_SPEECH, SMALL)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -189,13 +189,13 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest
         ("new.pt", "save its state_dict as new.safetensors"),
         ("numpy.pt", "pickled in a way that is not read"),
     ):
-        with pytest.raises(EvalError, match=re.escape(str(tmp_path / name)) + ".*" + f"({text})") as caught:
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / name)) + ".*" + f"({text})") as caught:
             load_clap(tmp_path / name, MUSIC_SPEECH, SMALL)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "touched").exists()
-    with pytest.raises(EvalError, match=r"has the sha256 .*, expected 0123456789"):
+    with pytest.raises(UserError, match=r"has the sha256 .*, expected 0123456789"):
         load_clap(whole, MUSIC_SPEECH, SMALL, sha256="0123456789")
-    with pytest.raises(EvalError, match=r"HTSAT-tiny: .*; fetch CLAP HTSAT-tiny 630k-audioset weights"):
+    with pytest.raises(UserError, match=r"HTSAT-tiny: .*; fetch CLAP HTSAT-tiny 630k-audioset weights"):
         load_clap(whole, AUDIO_630K, TINY)
-    with pytest.raises(EvalError, match="one of transformers, laion, got 'hub'"):
+    with pytest.raises(UserError, match="one of transformers, laion, got 'hub'"):
         load_clap(whole, MUSIC_SPEECH, SMALL, route="hub")

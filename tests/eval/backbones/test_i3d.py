@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.rule_made import clip, published_keys, weights
 from ovi_eval.backbones import i3d
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats.frechet import frechet_distance
 
 
@@ -133,9 +133,9 @@ def test_faults_are_told(file: Path) -> None:
         (torch.zeros(1, 16, 8, 8, 3), r"of uint8, got \[1, 16, 8, 8, 3\] of torch.float32"),
         (torch.zeros(16, 8, 8, 3, dtype=torch.uint8), r"got \[16, 8, 8, 3\]"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             i3d.preprocess(clips)
-    with pytest.raises(EvalError, match="'fvd'; there are stylegan-v, videogpt, pytorch-i3d, cd-fvd"):
+    with pytest.raises(UserError, match="'fvd'; there are stylegan-v, videogpt, pytorch-i3d, cd-fvd"):
         i3d.load_i3d(file, "fvd")
-    with pytest.raises(EvalError, match=r"eps 0.001, this I3D of 1e-05"):
+    with pytest.raises(UserError, match=r"eps 0.001, this I3D of 1e-05"):
         i3d.features(i3d.I3D(), frames(10, 8, 8), "pytorch-i3d")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers.rule_made import gaussian, published_keys, weights
 from ovi_eval.backbones import panns
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats.inception import inception_score, kl_divergences
 
 
@@ -54,9 +54,9 @@ def test_features_and_logits_equal_the_reference(file: Path, golden: dict[str, T
     torch.testing.assert_close(heard.features, golden["panns.hashfill_2048"], rtol=1e-4, atol=2e-3)
     torch.testing.assert_close(heard.logits, golden["panns.hashfill_logits"], rtol=1e-4, atol=2e-3)
     assert panns.hear(network, torch.zeros(2, panns.SHORTEST)).features.shape == (2, 2048)
-    with pytest.raises(EvalError, match=r"at least 4960 samples .*got \[2, 4959\]"):
+    with pytest.raises(UserError, match=r"at least 4960 samples .*got \[2, 4959\]"):
         panns.hear(network, torch.zeros(2, panns.SHORTEST - 1))
-    with pytest.raises(EvalError, match=r"got \[16000\]"):
+    with pytest.raises(UserError, match=r"got \[16000\]"):
         panns.hear(network, torch.zeros(16000))
 
 
@@ -102,5 +102,5 @@ def test_faults_are_told() -> None:
         (lambda: kl_divergences(sounds, torch.zeros(3, 3)), "pair by pair"),
         (lambda: kl_divergences(sounds, sounds, "max"), "got 'max'"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             call()

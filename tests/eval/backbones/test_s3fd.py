@@ -11,7 +11,7 @@ import torch
 
 from helpers.rule_made import clip, published_keys, weights
 from ovi_eval.backbones import s3fd
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.faces.detection import S3FDDetector
 
 
@@ -103,13 +103,13 @@ def test_planted_scores_give_planted_boxes() -> None:
 
 
 def test_faults_are_told(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EvalError, match="frames of at least 128x128 pixels, got 200x100"):
+    with pytest.raises(UserError, match="frames of at least 128x128 pixels, got 200x100"):
         s3fd.shrunk(np.zeros((100, 200, 3), np.uint8))
     tensors = torch.load(folder / "sfd_face.pth", weights_only=True)
     del tensors["conf.0.weight"]
     torch.save(tensors, tmp_path / "sfd_face.pth")
-    with pytest.raises(EvalError, match=r"conf\.0\.weight is missing"):
+    with pytest.raises(UserError, match=r"conf\.0\.weight is missing"):
         s3fd.load_s3fd(tmp_path / "sfd_face.pth")
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(tmp_path / "nowhere"))
-    with pytest.raises(EvalError, match=r"sync needs S3FD weights: sfd_face\.pth from https"):
+    with pytest.raises(UserError, match=r"sync needs S3FD weights: sfd_face\.pth from https"):
         S3FDDetector.found("sync")

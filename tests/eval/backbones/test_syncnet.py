@@ -15,7 +15,7 @@ from torch import Tensor
 from helpers.rule_made import clip, published_keys, wave, weights
 from ovi_eval.backbones import syncnet
 from ovi_eval.backbones.mfcc import mfcc
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_cepstra_of_silence_and_of_little(golden: dict[str, Tensor]) -> None:
         (sound / 32768, "of float64"),
         (sound.reshape(2, -1), r"got \[2, 24000\]"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             mfcc(bad)
 
 
@@ -130,7 +130,7 @@ def test_faults_are_told() -> None:
         (crop.float(), sound, "of torch.float32"),
         (crop, sound.astype(np.float32), "of float32"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             syncnet.embeddings(network, frames, wave_S)
-    with pytest.raises(EvalError, match="window by window"):
+    with pytest.raises(UserError, match="window by window"):
         syncnet.shift_distances(torch.zeros(3, 4), torch.zeros(4, 4))

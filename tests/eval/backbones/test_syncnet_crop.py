@@ -13,7 +13,7 @@ from helpers.rule_made import clip, wave, weights
 from ovi_eval.backbones import syncnet
 from ovi_eval.backbones.syncnet_crop import read_crop, to_int16
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 CROP = "clips/sync/ovi_two_men_fixedcrop224_25fps.mp4"
 KEY = "ovi_two_men_fixedcrop224"
@@ -69,5 +69,5 @@ def test_faults_are_told(tmp_path: Path) -> None:
         (written(tmp_path / "small.mp4", side=128), "is 256x256 at 25 fps; a face crop is 224x224 at 25"),
         (written(tmp_path / "slow.mp4", fps=24.0), "is 224x224 at 24 fps"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             read_crop(path)

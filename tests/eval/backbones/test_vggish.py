@@ -12,7 +12,7 @@ from helpers.rule_made import hashed, published_keys, wave, weights
 from ovi_eval.backbones import vggish
 from ovi_eval.clips.writing import resample
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_embedding_equals_the_reference(
 
 @pytest.mark.parametrize("samples", [0, 399, 15599])
 def test_waves_shorter_than_a_patch_are_told(samples: int) -> None:
-    with pytest.raises(EvalError, match=r"at least 15600 samples"):
+    with pytest.raises(UserError, match=r"at least 15600 samples"):
         vggish.patches(torch.zeros(samples))
     assert vggish.patches(torch.zeros(15600)).shape == (1, 96, 64)
     assert vggish.patches(torch.zeros(15600 + 95 * 160)).shape == (1, 96, 64)
@@ -89,5 +89,5 @@ def test_waves_shorter_than_a_patch_are_told(samples: int) -> None:
 
 
 def test_a_wave_of_several_channels_is_told() -> None:
-    with pytest.raises(EvalError, match=r"got \[2, 16000\]"):
+    with pytest.raises(UserError, match=r"got \[2, 16000\]"):
         vggish.log_mel(torch.zeros(2, 16000))

@@ -12,7 +12,7 @@ from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
 from ovi_eval.ball.judges import HEADER, WEIGHTS, Judges, SyncNet, load_judges, save_judges
 from ovi_eval.ball.sync import BallSync, shift_distances
 from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.scoring.ball_world import with_late_sound, with_others_sound
 
 UNSEEN = 991  # a seed no judge was trained on
@@ -108,7 +108,7 @@ def test_without_a_generator_nothing_is_drawn() -> None:
 def test_clips_without_their_truth_are_refused() -> None:
     clips = real_clips(2)
     bare = ClipSet(clips.ids, clips.captions, clips.frames_NTHWC, clips.fps, clips.waves_NS, 8000)
-    with pytest.raises(EvalError, match=f"{clips.ids[0]}: judges are trained on clips whose meta has colour"):
+    with pytest.raises(UserError, match=f"{clips.ids[0]}: judges are trained on clips whose meta has colour"):
         Judges().video.loss(bare)
 
 
@@ -142,23 +142,23 @@ def test_other_tensors_are_named(tmp_path: Path) -> None:
         r"video\.encoder\.out\.weight is missing; extra is unknown; "
         r"sync\.heard\.bias is torch\.float32 \[7\] instead of torch\.float32 \[32\]"
     )
-    with pytest.raises(EvalError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         load_judges(path)
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "judges.safetensors"
-    with pytest.raises(EvalError, match="experiment=judges"):
+    with pytest.raises(UserError, match="experiment=judges"):
         load_judges(path)
     path.write_bytes(WEIGHTS.read_bytes()[:5000])
-    with pytest.raises(EvalError, match="no readable safetensors"):
+    with pytest.raises(UserError, match="no readable safetensors"):
         load_judges(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(EvalError, match="format is None"):
+    with pytest.raises(UserError, match="format is None"):
         load_judges(path)
     sick = Judges()
     sick.sync.sharpness.data.fill_(float("nan"))
-    with pytest.raises(EvalError, match=r"sync\.sharpness of the judges is not finite"):
+    with pytest.raises(UserError, match=r"sync\.sharpness of the judges is not finite"):
         save_judges(sick, {}, path)
 
 
@@ -221,7 +221,7 @@ def test_clips_shorter_than_a_window_are_missing(judges: Judges) -> None:
     metric = BallSync(judges)
     metric.update(short)
     assert metric.failures() == ["the clip is shorter than SyncNet's window"] * 2
-    with pytest.raises(EvalError, match="looks at 5 frames and 13 tokens"):
+    with pytest.raises(UserError, match="looks at 5 frames and 13 tokens"):
         judges.sync(short)
 
 
@@ -262,7 +262,7 @@ def test_frechet_leaves_broken_clips_out(judges: Judges) -> None:
     assert torch.isfinite(metric.compute()["ball/frechet_audio"])
     alone = BallFrechetAudio(judges)
     alone.update(broken_clips()[:2])
-    with pytest.raises(EvalError, match="give a reference"):
+    with pytest.raises(UserError, match="give a reference"):
         alone.compute()
     alone.update(real_clips(), reference=True)
     assert alone.compute()["ball/frechet_audio"].isnan()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ovi_eval.ball.sound_bands import BAND_EDGES_HZ, band_energies
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def tone(hz: float, sample_rate: int = 8000, samples: int = 16200, amplitude: float = 1.0) -> torch.Tensor:
@@ -64,10 +64,10 @@ def test_gradients_flow() -> None:
 
 @pytest.mark.parametrize("rate", [44100, 22050, 4000])
 def test_a_rate_that_25_ms_does_not_divide_is_refused(rate: int) -> None:
-    with pytest.raises(EvalError, match=f"{rate} Hz; resample"):
+    with pytest.raises(UserError, match=f"{rate} Hz; resample"):
         band_energies(torch.zeros(1, rate), rate)
 
 
 def test_too_short_a_wave_is_refused() -> None:
-    with pytest.raises(EvalError, match="S >= 200"):
+    with pytest.raises(UserError, match="S >= 200"):
         band_energies(torch.zeros(2, 199))

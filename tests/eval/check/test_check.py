@@ -21,7 +21,7 @@ from ovi_eval.check.lines import Line, at_most, close, same
 from ovi_eval.check.runner import FAILED, NOT_RUN, OK, chosen, run_cases
 from ovi_eval.cli import main
 from ovi_eval.common.weights import WEIGHTS_FOLDER
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 MADE_BY = ("_comment", "video", "language", "*_prompt", "dialogue", "generator", "num_frames")
 NO_NUMBERS = (
@@ -283,7 +283,7 @@ def test_a_case_that_breaks_fails_and_the_next_one_runs() -> None:
                 raise fault
 
     add("a.breaks", fault=ZeroDivisionError("by\nnought"), lines=1)
-    add("a.is_told", fault=EvalError("x.mp4: is no clip"), lines=0)
+    add("a.is_told", fault=UserError("x.mp4: is no clip"), lines=0)
     add("a.lacks", fault=CannotRunError("needs a file"), lines=2)
     add("b.compares_nothing", fault=None, lines=0)
     add("b.passes", fault=None, lines=1)

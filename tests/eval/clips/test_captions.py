@@ -12,7 +12,7 @@ from ovi_eval.cli import main
 from ovi_eval.clips.captions import plain_id, read_caption_file
 from ovi_eval.clips.items import find_items, items_in
 from ovi_eval.common.places import without_places
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def captions_of(folder: Path) -> dict[str, str]:
@@ -84,5 +84,5 @@ def test_captions_that_are_not_clear_are_refused(tmp_path: Path) -> None:
         "id,caption\ncaf\u00e9.mp4,one\ncafe\u0301.wav,two\n": "line 3: it gives caf\u00e9 a second text",
     }.items():
         (tmp_path / "a.csv").write_text(content, encoding="utf-8")
-        with pytest.raises(EvalError, match=words):
+        with pytest.raises(UserError, match=words):
             read_caption_file(tmp_path / "a.csv")

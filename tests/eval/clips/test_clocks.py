@@ -16,7 +16,7 @@ from ovi_eval.clips.clock import LONGEST_GAP, Clock
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.picture import PictureStream, Video, decode_video
 from ovi_eval.clips.sound import SoundStream, decode_audio, decode_pcm16
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.faces.clip import at_25_fps
 
 RATE = 16_000
@@ -54,10 +54,10 @@ def test_sound_that_is_mostly_missing_is_refused(tmp_path: Path) -> None:
     long = clip(
         tmp_path / "long.mkv", seconds=LONGEST_GAP + 2, fps=5, lost=[(0.5, LONGEST_GAP + 1)], audio="libopus"
     )
-    with pytest.raises(EvalError, match=r"long\.mkv: its sound has a gap of 5\.\d\d s at 0\.5"):
+    with pytest.raises(UserError, match=r"long\.mkv: its sound has a gap of 5\.\d\d s at 0\.5"):
         decode_audio(long)
     some = clip(tmp_path / "some.mkv", lost=[(0.1, 0.6), (0.7, 1.4)], audio="libopus")
-    with pytest.raises(EvalError, match=r"some\.mkv: 1\.\d\d s of its 2\.\d\d s of sound are missing"):
+    with pytest.raises(UserError, match=r"some\.mkv: 1\.\d\d s of its 2\.\d\d s of sound are missing"):
         decode_pcm16(some, RATE)
 
 
@@ -95,7 +95,7 @@ def test_packets_are_laid_out_by_their_times() -> None:
     # Jitter is left alone, and does not add up: the fourth packet is 8 ms late by then.
     clock, wave = on_clock((0.0, ramp), (0.103, ramp), (0.198, ramp), (0.308, ramp))
     assert wave.tolist() == [*ramp, *ramp, *ramp, *np.zeros(128), *ramp]
-    with pytest.raises(EvalError, match=r"a\.wav: its sound's clock goes back by 2.10 s at 2.10 s"):
+    with pytest.raises(UserError, match=r"a\.wav: its sound's clock goes back by 2.10 s at 2.10 s"):
         on_clock((0.0, np.zeros(2 * RATE)), (2.0, ramp), (0.0, ramp))
 
 
@@ -173,11 +173,11 @@ def test_half_a_file_is_refused_and_the_whole_one_read(tmp_path: Path, name: str
     assert decode_audio(whole).wave_S.shape[-1] / 48_000 == pytest.approx(2.0, abs=0.1)
     for share in (0.3, 0.6):
         for read in (decode_video, decode_audio, lambda path: decode_pcm16(path, RATE)):
-            with pytest.raises(EvalError, match=rf"half_{name}: is cut off or damaged: it ends after \d"):
+            with pytest.raises(UserError, match=rf"half_{name}: is cut off or damaged: it ends after \d"):
                 read(half(whole, share))
     if not name.endswith(".avi"):  # where only the last frame or packet is gone, sizes tell
         for read in (decode_video, decode_audio):
-            with pytest.raises(EvalError, match=rf"half_{name}: (is cut off or damaged|cannot be decoded)"):
+            with pytest.raises(UserError, match=rf"half_{name}: (is cut off or damaged|cannot be decoded)"):
                 read(half(whole, 0.99))
 
 
@@ -189,7 +189,7 @@ def test_half_a_sound_is_refused_and_the_whole_one_read(tmp_path: Path, name: st
     options = {"movflags": "+faststart"} if name == "a.m4a" else {}
     whole = clip(tmp_path / name, video=None, audio=audio, wave_CS=noise, options=options)
     assert decode_audio(whole).wave_S.shape[-1] == pytest.approx(144_000, abs=1024)
-    with pytest.raises(EvalError, match=rf"half_{name}: is cut off or damaged"):
+    with pytest.raises(UserError, match=rf"half_{name}: is cut off or damaged"):
         decode_audio(half(whole))
 
 
@@ -202,7 +202,7 @@ def test_an_mp3_without_a_header_is_read_to_its_end(tmp_path: Path) -> None:
     path.write_bytes(mp3(48_000, 64_000, 3.0, xing=True))
     assert len(decode_audio(path).wave_S) == 3 * 48_000
     with pytest.raises(
-        EvalError, match=r"half_a\.mp3: is cut off or damaged: it ends after 1\.\d\d s of the 3\.\d\d s"
+        UserError, match=r"half_a\.mp3: is cut off or damaged: it ends after 1\.\d\d s of the 3\.\d\d s"
     ):
         decode_audio(half(path))
 
@@ -219,7 +219,7 @@ def test_streams_that_state_no_length_are_whole(tmp_path: Path) -> None:
         assert len(decode_audio(wav).wave_S) == 96_000
     fragments = clip(tmp_path / "a.mp4", options={"movflags": "frag_keyframe+empty_moov"})
     assert decode_video(fragments).seconds == pytest.approx(2.0, abs=0.1)
-    with pytest.raises(EvalError, match=r"half_a\.mp4: is cut off"):
+    with pytest.raises(UserError, match=r"half_a\.mp4: is cut off"):
         decode_video(half(fragments))
 
 
@@ -254,7 +254,7 @@ def test_sound_that_is_no_number_is_the_clips_reason(tmp_path: Path, name: str, 
     path = clip(tmp_path / name, video=None, audio="pcm_f32le", wave_CS=wave_CS)
     for read in (decode_audio, lambda path: decode_pcm16(path, RATE)):
         with pytest.raises(
-            EvalError, match=rf"{name}: its sound holds values that are not finite .* at about (0\.9|1\.0)"
+            UserError, match=rf"{name}: its sound holds values that are not finite .* at about (0\.9|1\.0)"
         ):
             read(path)
 
@@ -272,7 +272,7 @@ def test_sound_shorter_than_the_picture_is_padded_within_a_bound(tmp_path: Path)
     assert read_clip(clip(tmp_path / "a.mp4"), RATE).missing == 0
     shorter = clip(tmp_path / "shorter.mp4", wave_CS=clicks(1.2, 48_000))
     with pytest.raises(
-        EvalError, match=r"shorter\.mp4: its sound ends 0\.\d+ s before its picture of 2\.00 s"
+        UserError, match=r"shorter\.mp4: its sound ends 0\.\d+ s before its picture of 2\.00 s"
     ):
         read_clip(shorter, RATE)
 
@@ -330,5 +330,5 @@ def test_which_frame_is_seen_when() -> None:
 def test_a_damaged_clip_is_that_clips_reason(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4")
     item = FileItem(half(path), "a")
-    with pytest.raises(EvalError, match=r"half_a\.mp4"):
+    with pytest.raises(UserError, match=r"half_a\.mp4"):
         item.video()

@@ -15,7 +15,7 @@ from helpers.small_metrics import Loudness, write_clips
 from ovi_eval.ball.downscale import small_clips
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import find_items, items_in, reason_of
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.scoring.runner import score_items
 
 
@@ -101,7 +101,7 @@ def test_a_sound_file_beside_is_heard_only_where_the_picture_has_none(tmp_path: 
     write_sound(tmp_path / "mute.wav", 0.4)
     assert items_in(tmp_path)[1].content() != before
     (tmp_path / "mute.wav").unlink()
-    with pytest.raises(EvalError, match=r"mute\.mp4: has no sound stream"):
+    with pytest.raises(UserError, match=r"mute\.mp4: has no sound stream"):
         items_in(tmp_path)[1].audio()
 
 
@@ -132,26 +132,26 @@ def test_rows_of_a_tensor_file_are_clips_too(tmp_path: Path) -> None:
 
 
 def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="no such file or folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         items_in(tmp_path / "gone")
-    with pytest.raises(EvalError, match=r"holds no clips\.safetensors and no clip"):
+    with pytest.raises(UserError, match=r"holds no clips\.safetensors and no clip"):
         items_in(tmp_path)
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(EvalError, match="is no clip; name a folder"):
+    with pytest.raises(UserError, match="is no clip; name a folder"):
         items_in(tmp_path / "x.txt")
     write_sound(tmp_path / "a.wav")
     soundfile.write(tmp_path / "a.flac", np.zeros(100), 16000)
-    with pytest.raises(EvalError, match=r"a\.flac and a\.wav have the same id a; keep one"):
+    with pytest.raises(UserError, match=r"a\.flac and a\.wav have the same id a; keep one"):
         items_in(tmp_path)
     (tmp_path / "a.flac").unlink()
-    with pytest.raises(EvalError, match="the captions name b, the clips are a"):
+    with pytest.raises(UserError, match="the captions name b, the clips are a"):
         items_in(tmp_path, {"b": "text"})
 
 
 def test_a_file_whose_name_is_not_utf8_is_told(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     write_sound(tmp_path / "a.wav").rename(path)
-    with pytest.raises(EvalError, match=r"caf\\udce9\.wav: its name is not UTF-8; rename it") as error:
+    with pytest.raises(UserError, match=r"caf\\udce9\.wav: its name is not UTF-8; rename it") as error:
         items_in(path)
     assert str(error.value).encode()
     write_sound(tmp_path / "b.wav")
@@ -162,5 +162,5 @@ def test_a_file_whose_name_is_not_utf8_is_told(tmp_path: Path) -> None:
 def test_reasons_leave_the_clips_name_out(tmp_path: Path) -> None:
     write_sound(tmp_path / "a.wav")
     item = items_in(tmp_path)[0]
-    assert reason_of(EvalError(f"{tmp_path / 'a.wav'}: is\n broken"), item) == "is broken"
-    assert reason_of(EvalError("a.wav: is broken"), item) == "is broken"
+    assert reason_of(UserError(f"{tmp_path / 'a.wav'}: is\n broken"), item) == "is broken"
+    assert reason_of(UserError("a.wav: is broken"), item) == "is broken"

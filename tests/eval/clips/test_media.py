@@ -13,7 +13,7 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio, decode_pcm16
 from ovi_eval.clips.writing import resample, write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 FPS = 32 / 2.025
 
@@ -77,9 +77,9 @@ def test_slices_keep_order() -> None:
 
 def test_clips_that_do_not_fit_are_refused() -> None:
     clips = some_clips()
-    with pytest.raises(EvalError, match="2 ids, 3 captions"):
+    with pytest.raises(UserError, match="2 ids, 3 captions"):
         ClipSet(["a", "b"], clips.captions, clips.frames_NTHWC, FPS, clips.waves_NS, 8000)
-    with pytest.raises(EvalError, match="float32"):
+    with pytest.raises(UserError, match="float32"):
         ClipSet(clips.ids, clips.captions, clips.frames_NTHWC.float(), FPS, clips.waves_NS, 8000)
 
 
@@ -87,12 +87,12 @@ def test_broken_clip_files_are_named(tmp_path: Path) -> None:
     path = some_clips().save(tmp_path / "clips.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(EvalError, match=r"clips\.safetensors: is no readable file"):
+    with pytest.raises(UserError, match=r"clips\.safetensors: is no readable file"):
         ClipSet.load(path)
     path.write_bytes(data.replace(b"ovi_eval.clips/1", b"ovi_eval.clips/9"))
-    with pytest.raises(EvalError, match="clips/9"):
+    with pytest.raises(UserError, match="clips/9"):
         ClipSet.load(path)
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         ClipSet.load(tmp_path / "absent.safetensors")
 
 
@@ -204,9 +204,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     text.write_text("this is no clip")
     for path in (truncated, empty, text, tmp_path / "absent.mp4"):
         for read in (decode_video, decode_audio, read_clip):
-            with pytest.raises(EvalError, match=path.name):
+            with pytest.raises(UserError, match=path.name):
                 read(path)
-    with pytest.raises(EvalError, match="member 7"):
+    with pytest.raises(UserError, match="member 7"):
         decode_video(b"no clip either", name="member 7")
 
 
@@ -218,7 +218,7 @@ def test_a_missing_stream_is_named(tmp_path: Path) -> None:
         stream.pix_fmt = "yuv420p"
         container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
         container.mux(stream.encode(None))
-    with pytest.raises(EvalError, match=r"silent\.mp4: has no sound stream"):
+    with pytest.raises(UserError, match=r"silent\.mp4: has no sound stream"):
         read_clip(silent)
     sound = tmp_path / "sound.wav"
     with av.open(str(sound), "w") as container:
@@ -227,18 +227,18 @@ def test_a_missing_stream_is_named(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(EvalError, match=r"sound\.wav: has no picture stream"):
+    with pytest.raises(UserError, match=r"sound\.wav: has no picture stream"):
         decode_video(sound)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     frames, wave = flash_and_click()
-    with pytest.raises(EvalError, match="T >= 1"):
+    with pytest.raises(UserError, match="T >= 1"):
         write_mp4(tmp_path / "a.mp4", frames[:0], FPS, wave, 8000)
-    with pytest.raises(EvalError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         write_mp4(tmp_path / "a.mp4", frames, FPS, wave * float("nan"), 8000)
     (tmp_path / "file").touch()
-    with pytest.raises(EvalError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_mp4(tmp_path / "file" / "a.mp4", frames, FPS, wave, 8000)
     assert not list(tmp_path.glob(".*"))
 
@@ -280,5 +280,5 @@ def test_a_clip_that_is_cut_off_is_refused_and_not_half_read(tmp_path: Path) -> 
     for share in (0.3, 0.5, 0.6, 0.8, 0.9):
         cut.write_bytes(whole[: int(len(whole) * share)])
         for decode in (decode_video, decode_audio, lambda path: decode_pcm16(path, 16000)):
-            with pytest.raises(EvalError, match=r"cut\.mp4: (is cut off or damaged|cannot be decoded)"):
+            with pytest.raises(UserError, match=r"cut\.mp4: (is cut off or damaged|cannot be decoded)"):
                 decode(cut)

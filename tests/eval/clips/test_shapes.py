@@ -22,7 +22,7 @@ from ovi_eval.clips.items import items_in
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio, decode_pcm16
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.temporal_flickering import TemporalFlickering
 from ovi_eval.scoring.runner import score_items
 
@@ -100,7 +100,7 @@ def test_pixels_beyond_reason_are_refused(tmp_path: Path) -> None:
     def stretched(stream: Any) -> None:
         stream.codec_context.sample_aspect_ratio = Fraction(20, 1)
 
-    with pytest.raises(EvalError, match=r"a\.mp4: its pixels are 20:1"):
+    with pytest.raises(UserError, match=r"a\.mp4: its pixels are 20:1"):
         decode_video(clip(tmp_path / "a.mp4", seconds=0.2, set_up=stretched))
 
 
@@ -225,7 +225,7 @@ def changing_size(path: Path, sizes: list[tuple[int, int]]) -> Path:
 def test_a_picture_that_changes_its_size_keeps_the_first_or_is_refused(tmp_path: Path) -> None:
     frames = decode_video(changing_size(tmp_path / "same.mkv", [(96, 64), (192, 128), (48, 32)])).frames_THWC
     assert frames.shape == (9, 64, 96, 3)
-    with pytest.raises(EvalError, match=r"other\.mkv: its picture changes from 96x96 to 128x64"):
+    with pytest.raises(UserError, match=r"other\.mkv: its picture changes from 96x96 to 128x64"):
         decode_video(changing_size(tmp_path / "other.mkv", [(96, 96), (128, 64)]))
 
 
@@ -277,7 +277,7 @@ def test_only_formats_that_are_meant_are_opened(tmp_path: Path, kind: str, name:
     path = tmp_path / name
     path.write_bytes(data)
     for read in (decode_video, decode_audio):
-        with pytest.raises(EvalError, match=rf"{name}: cannot be decoded"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be decoded"):
             read(path)
 
 
@@ -292,17 +292,17 @@ def test_small_files_that_unfold_beyond_bounds_are_refused_before_decoding(
     def never(frame: torch.Tensor) -> torch.Tensor:
         raise AssertionError("a frame was decoded")
 
-    with pytest.raises(EvalError, match=r"a\.mp4: is \d+ kB and would unfold to 0 GB"):
+    with pytest.raises(UserError, match=r"a\.mp4: is \d+ kB and would unfold to 0 GB"):
         decode_video(path, transform=never)
     monkeypatch.setattr(bounds, "MAX_UNFOLDING", 10**9)
-    with pytest.raises(EvalError, match="its frames take more than 0 GiB of memory"):
+    with pytest.raises(UserError, match="its frames take more than 0 GiB of memory"):
         decode_video(path)
     monkeypatch.setattr(bounds, "MAX_PIXELS", 60_000)
-    with pytest.raises(EvalError, match="its frames are 256x256"):
+    with pytest.raises(UserError, match="its frames are 256x256"):
         decode_video(path)
     sound = clip(tmp_path / "a.wav", video=None, audio="pcm_s16le", rate=RATE)
     monkeypatch.setattr(bounds, "SAMPLE_RATES", (1000, 8000))
-    with pytest.raises(EvalError, match="its sound has 16000 Hz; 1000 to 8000 are read"):
+    with pytest.raises(UserError, match="its sound has 16000 Hz; 1000 to 8000 are read"):
         decode_audio(sound)
 
 
@@ -327,7 +327,7 @@ def test_the_default_track_is_taken_and_a_cover_is_no_picture(tmp_path: Path) ->
         out.mux(art.encode(None))
         for packet in encoded(sound, clicks(1.0, RATE), RATE, "mono", 0.0, ()):
             out.mux(packet)
-    with pytest.raises(EvalError, match=r"cover\.mp4: has no picture stream"):
+    with pytest.raises(UserError, match=r"cover\.mp4: has no picture stream"):
         decode_video(cover)
 
 
@@ -386,5 +386,5 @@ def test_frames_beyond_the_bound_are_refused_whatever_the_header_states(
             out.mux(packet)
     assert decode_video(tmp_path / "a.mov").frames_THWC.shape == (3, 32, 32, 3)
     monkeypatch.setattr(bounds, "MAX_PIXELS", 64 * 64)
-    with pytest.raises(EvalError, match=r"a\.mov: cannot be decoded"):
+    with pytest.raises(UserError, match=r"a\.mov: cannot be decoded"):
         decode_video(tmp_path / "a.mov")

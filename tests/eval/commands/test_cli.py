@@ -9,7 +9,7 @@ from helpers.eval_study import ARMS, CLAIMS, write_study
 from ovi_eval.cli import main
 from ovi_eval.clips.captions import read_caption_file, read_captions
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.registry import BALL, PUBLISHED
 from ovi_eval.results.files import read
 from ovi_eval.scoring.ball_world import score_clips
@@ -200,26 +200,26 @@ def test_captions_come_from_jsonl_csv_or_text_beside(tmp_path):
     assert read_captions(tmp_path).texts["c"] == "a ball"
     (tmp_path / "captions.csv").write_text("clip,words\nc,d\n")
     with pytest.raises(
-        EvalError, match=r"captions.csv: has the columns clip, words: expected .* file and caption"
+        UserError, match=r"captions.csv: has the columns clip, words: expected .* file and caption"
     ):
         read_captions(tmp_path)
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "captions.jsonl").write_text("{'id'}\n")
-    with pytest.raises(EvalError, match=r"captions.jsonl: line 1: is no JSON"):
+    with pytest.raises(UserError, match=r"captions.jsonl: line 1: is no JSON"):
         read_captions(tmp_path)
 
 
 def test_caption_files_that_cannot_be_used(tmp_path):
     file = tmp_path / "prompts.csv"
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_caption_file(file)
     file.write_text("id,caption\na,one\na.mp4,two\n")
-    with pytest.raises(EvalError, match="line 3: it gives a a second text that differs"):
+    with pytest.raises(UserError, match="line 3: it gives a a second text that differs"):
         read_caption_file(file)
     file.write_bytes(b"id,caption\na,\xff\n")
-    with pytest.raises(EvalError, match=r"is no UTF-8 text.*\(line 2, byte 13\)"):
+    with pytest.raises(UserError, match=r"is no UTF-8 text.*\(line 2, byte 13\)"):
         read_caption_file(file)
-    with pytest.raises(EvalError, match=r"come in a \.csv, \.tsv or \.jsonl file"):
+    with pytest.raises(UserError, match=r"come in a \.csv, \.tsv or \.jsonl file"):
         read_caption_file(tmp_path / "prompts.xlsx")
     tabs = tmp_path / "prompts.tsv"
     tabs.write_text("file\tprompt\nx/y.wav\tthunder\n")

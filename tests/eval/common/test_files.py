@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ovi_eval.common.files import written_together
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 FULL = """
 import resource, sys
@@ -17,7 +17,7 @@ sys.path.insert(0, sys.argv[2])
 from helpers.eval_study import run
 from ovi_eval.ranking.build import build_leaderboard
 from ovi_eval.report import write_all
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import read
 
 root = Path(sys.argv[1])
@@ -40,7 +40,7 @@ for folder, make in makers.items():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
         try:
             make()
-        except EvalError as error:
+        except UserError as error:
             assert "cannot be written (" in str(error), error
         else:
             raise SystemExit(f"{folder}: written within {limit} bytes")
@@ -74,7 +74,7 @@ def test_files_take_their_places_together(tmp_path: Path) -> None:
         _written(first, tmp_path / "\0")
     (tmp_path / "folder").mkdir()
     for name in ("folder", "c.txt"):
-        with pytest.raises(EvalError, match=f"{name}: cannot be written"):
+        with pytest.raises(UserError, match=f"{name}: cannot be written"):
             _written(first, tmp_path / name)
     assert (first.read_text(), second.read_text()) == ("1", "2")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "b.txt", "deep", "folder"]
@@ -96,7 +96,7 @@ def test_a_pair_of_two_scorings_is_refused(tmp_path: Path) -> None:
     run("none", 0).write(tmp_path / "old")
     run("none", 1).write(tmp_path / "new")
     (tmp_path / "old" / "per_clip.jsonl").replace(tmp_path / "new" / "per_clip.jsonl")
-    with pytest.raises(EvalError, match=r"results\.json: "):
+    with pytest.raises(UserError, match=r"results\.json: "):
         read(tmp_path / "new")
     # Values that agree with the metrics, but are not those of this scoring.
     made = run("none", 2)
@@ -104,5 +104,5 @@ def test_a_pair_of_two_scorings_is_refused(tmp_path: Path) -> None:
     clips = path.with_name("per_clip.jsonl")
     lines = clips.read_text().splitlines()
     clips.write_text("\n".join(reversed(lines)) + "\n")
-    with pytest.raises(EvalError, match="per-clip file is of another scoring"):
+    with pytest.raises(UserError, match="per-clip file is of another scoring"):
         read(path)

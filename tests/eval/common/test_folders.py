@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovi_eval.common.folders import files_of
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def touch(*paths: Path) -> None:
@@ -131,8 +131,8 @@ def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pyt
     assert [(lost.path, lost.reason) for lost in found.lost] == [
         ("a.mp4", "cannot be read (permission denied)")
     ]
-    with pytest.raises(EvalError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         files_of(tmp_path / "shut", (".mp4",))
     for wrong in ("gone", "b.mp4"):
-        with pytest.raises(EvalError):
+        with pytest.raises(UserError):
             files_of(tmp_path / wrong, (".mp4",))

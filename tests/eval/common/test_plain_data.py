@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ovi_eval.common.plain_data import MAX_DEPTH, parse_json, parse_yaml, read_json, read_yaml
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def test_plain_values_come_as_they_are():
@@ -58,7 +58,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
     ],
 )
 def test_other_yaml_is_refused_in_one_line(text, said):
-    with pytest.raises(EvalError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         parse_yaml(text, "f.yaml")
     assert str(caught.value).startswith("f.yaml: ")
     assert str(caught.value).isprintable()
@@ -80,7 +80,7 @@ def test_other_yaml_is_refused_in_one_line(text, said):
     ],
 )
 def test_other_json_is_refused_in_one_line(text, said):
-    with pytest.raises(EvalError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         parse_json(text, "f.json")
     assert str(caught.value).startswith("f.json: ")
     assert str(caught.value).isprintable()
@@ -90,12 +90,12 @@ def test_files_are_bounded_text(tmp_path):
     file = tmp_path / "a.json"
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": 1}).encode())
     assert read_json(file) == read_yaml(file) == {"a": 1}
-    with pytest.raises(EvalError, match="larger than the 4 bytes"):
+    with pytest.raises(UserError, match="larger than the 4 bytes"):
         read_json(file, max_bytes=4)
     file.write_bytes(b'"\xff"')
-    with pytest.raises(EvalError, match="no UTF-8 text"):
+    with pytest.raises(UserError, match="no UTF-8 text"):
         read_json(file)
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_yaml(tmp_path)
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_yaml("a\0b")

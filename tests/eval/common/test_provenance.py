@@ -14,7 +14,7 @@ from helpers.ball_clips import real_clips
 from ovi_eval import __version__
 from ovi_eval.clips.items import MemoryItem
 from ovi_eval.common.provenance import configuration_hash, facts, ffmpeg, git_state, machine, versions
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import read
 from ovi_eval.scoring.ball_world import Score, Scored, score_clips
 from ovi_eval.scoring.results_of import metric_value, run_results
@@ -99,7 +99,7 @@ def test_the_hash_is_of_canonical_json_and_knows_no_order() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), object(), b"x"])
 def test_an_option_that_has_no_json_form_is_named(value: object) -> None:
-    with pytest.raises(EvalError, match=r"option a\.b\[1\] is .* which cannot be hashed"):
+    with pytest.raises(UserError, match=r"option a\.b\[1\] is .* which cannot be hashed"):
         configuration_hash({"a": {"b": [1, value]}})
 
 

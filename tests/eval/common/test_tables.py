@@ -10,7 +10,7 @@ import pytest
 
 from ovi_eval.common.tables import MAX_FIELD, Row, read_table
 from ovi_eval.common.unicode_text import read_caption_text, read_unicode
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 NEEDED = (("id", "file"), ("caption", "text"))
 
@@ -95,10 +95,10 @@ def test_ids_of_json_may_be_whole_numbers(tmp_path: Path) -> None:
     ]
     for value in ("1.5", "true", "[1]", '{"a": 1}'):
         (row,) = rows(tmp_path / "t.jsonl", f'{{"id": {value}, "caption": "x"}}')
-        with pytest.raises(EvalError, match=r"its id is .*, expected text in quotes"):
+        with pytest.raises(UserError, match=r"its id is .*, expected text in quotes"):
             row.name(NEEDED[0])
     (row,) = rows(tmp_path / "t.jsonl", '{"id": 1, "caption": 5}')
-    with pytest.raises(EvalError, match="its caption is 5, expected text in quotes"):
+    with pytest.raises(UserError, match="its caption is 5, expected text in quotes"):
         row.text(NEEDED[1])
     (row,) = rows(tmp_path / "t.jsonl", '{"id": null, "file": "a", "text": null}')
     assert (row.name(NEEDED[0]), row.text(NEEDED[1])) == ("a", None)
@@ -133,8 +133,8 @@ def test_a_row_that_is_none_is_told_with_its_line(
 ) -> None:
     (fault,) = (row.fault for row in rows(tmp_path / name, content) if row.fault)
     assert fault.isprintable()
-    with pytest.raises(EvalError, match=words):
-        raise EvalError(fault)
+    with pytest.raises(UserError, match=words):
+        raise UserError(fault)
 
 
 @pytest.mark.parametrize(
@@ -171,19 +171,19 @@ def test_a_row_that_is_none_is_told_with_its_line(
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
-    with pytest.raises(EvalError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         rows(tmp_path / name, content)
     assert str(error.value).isprintable()
 
 
 def test_files_that_are_not_there_or_too_large(tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_table(tmp_path / "t.csv", NEEDED, "captions")
     (tmp_path / "d.csv").mkdir()
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_table(tmp_path / "d.csv", NEEDED, "captions")
     (tmp_path / "a.txt").write_text("abc")
-    with pytest.raises(EvalError, match="larger than the 2 bytes"):
+    with pytest.raises(UserError, match="larger than the 2 bytes"):
         read_unicode(tmp_path / "a.txt", max_bytes=2)
 
 
@@ -198,5 +198,5 @@ def test_a_caption_of_its_own_file(tmp_path: Path) -> None:
         assert read_caption_text(path) == "A caf\u00e9\n two"
     for raw in (b"A caf\xe9 \x93q\x94", "\u7537".encode("shift_jis"), "A man".encode("utf-16-be"), b"a\0"):
         path.write_bytes(raw)
-        with pytest.raises(EvalError, match=r"a\.txt"):
+        with pytest.raises(UserError, match=r"a\.txt"):
             read_caption_text(path)

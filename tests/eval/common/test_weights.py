@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, find_weights, load_published
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 FILE = PublishedFile("Toy", "toy.pth", "its authors' page", inside="model")
 
@@ -31,7 +31,7 @@ def state() -> dict[str, Tensor]:
 
 
 def told(path: Path, text: str) -> None:
-    with pytest.raises(EvalError, match=text) as caught:
+    with pytest.raises(UserError, match=text) as caught:
         load_published(Toy, path, FILE)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -73,7 +73,7 @@ def test_missing_and_other_digest(state: dict[str, Tensor], tmp_path: Path) -> N
     told(path, "no such file; it should hold Toy weights: toy.pth from its authors' page")
     torch.save(state, path)
     for wrong in ("0" * 64, "", hashlib.sha256(path.read_bytes()).hexdigest()[:7]):
-        with pytest.raises(EvalError, match=f"expected {wrong}; fetch Toy weights"):
+        with pytest.raises(UserError, match=f"expected {wrong}; fetch Toy weights"):
             load_published(Toy, path, FILE, sha256=wrong)
 
 
@@ -148,7 +148,7 @@ def test_weights_are_found_in_the_folder_and_one_below(
 ) -> None:
     file = PublishedFile("a network", "net_mAP=0.4[1].pth", "https://example.org")
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
-    with pytest.raises(EvalError, match=rf"a metric needs a network weights: .*; put it into {tmp_path}"):
+    with pytest.raises(UserError, match=rf"a metric needs a network weights: .*; put it into {tmp_path}"):
         find_weights(file, "a metric")
     (tmp_path / "sub").mkdir()
     below = tmp_path / "sub" / "net_mAP=0.4[1].safetensors"

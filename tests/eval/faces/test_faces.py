@@ -17,7 +17,7 @@ from ovi_eval.backbones.boxes import overlap, suppressed
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, MemoryItem
 from ovi_eval.clips.picture import Video
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.faces import clip as clips
 from ovi_eval.faces import crop, scenes, tracks
 from ovi_eval.faces.detection import UltraFaceDetector, UltraFaceOnnxDetector
@@ -71,13 +71,13 @@ def test_wrong_files_of_ultraface(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (UltraFaceDetector, "version-RFB-320.pth"),
         (UltraFaceOnnxDetector, "version-RFB-320.onnx"),
     ):
-        with pytest.raises(EvalError, match=f"sync needs UltraFace RFB-320 weights: {name}"):
+        with pytest.raises(UserError, match=f"sync needs UltraFace RFB-320 weights: {name}"):
             kind.found("sync")
     (tmp_path / "version-RFB-320.onnx").write_bytes(b"no network")
-    with pytest.raises(EvalError, match=r"its sha256 begins .* that of version-RFB-320\.onnx 34cd7e60aeff"):
+    with pytest.raises(UserError, match=r"its sha256 begins .* that of version-RFB-320\.onnx 34cd7e60aeff"):
         UltraFaceOnnxDetector.found("sync")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "version-RFB-320.pth")
-    with pytest.raises(EvalError, match="holds other weights than those of UltraFace"):
+    with pytest.raises(UserError, match="holds other weights than those of UltraFace"):
         UltraFaceDetector.found("sync")
 
 
@@ -254,7 +254,7 @@ def with_sound_from(path: Path, late: float) -> Path:
 def test_sound_is_heard_when_the_file_says(tmp_path: Path, late: float) -> None:
     item = FileItem(with_sound_from(tmp_path / "clip.mkv", late), "clip")
     if late < 0:  # the click was before the picture
-        with pytest.raises(EvalError, match="silence"):
+        with pytest.raises(UserError, match="silence"):
             clips.prepare(item, UltraFaceDetector.found("sync"))
         return
     ready = clips.prepare(item, UltraFaceDetector.found("sync"))
@@ -277,5 +277,5 @@ def test_a_clip_is_prepared() -> None:
     assert np.array_equal(shown, ready.picture(11))
     assert np.abs(shown[..., ::-1].astype(int) - frames[0, 11].numpy()).mean() < 60  # noise suffers
     silent = ClipSet(["one"], [""], frames, 24.0, waves * 1e-6, 16000, [{}])
-    with pytest.raises(EvalError, match="one: its sound is silence"):
+    with pytest.raises(UserError, match="one: its sound is silence"):
         clips.prepare(MemoryItem(silent, 0), UltraFaceDetector.found("sync"))

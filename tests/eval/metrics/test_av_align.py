@@ -11,7 +11,7 @@ import torch
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, MemoryItem
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.av_align import (
     AvAlignJavis,
     AvAlignMova,
@@ -126,23 +126,23 @@ def test_clips_without_a_value_say_why(extractor: PeaksOfSoundAndMotion, tmp_pat
         return extractor.run(extractor.load(MemoryItem(one, 0)))
 
     frames_THWC, wave_S = clips.frames_NTHWC[0], clips.waves_NS[0]
-    with pytest.raises(EvalError, match="its sound is silence"):
+    with pytest.raises(UserError, match="its sound is silence"):
         load(frames_THWC, torch.zeros(RATE))
-    with pytest.raises(EvalError, match="its sound is not finite"):
+    with pytest.raises(UserError, match="its sound is not finite"):
         load(frames_THWC, torch.full((RATE,), torch.nan))
-    with pytest.raises(EvalError, match="its sound has 1000 samples, onsets are found in 2048 or more"):
+    with pytest.raises(UserError, match="its sound has 1000 samples, onsets are found in 2048 or more"):
         load(frames_THWC, torch.full((1000,), 0.5))
-    with pytest.raises(EvalError, match="it has 2 frames, AV-Align needs at least 3"):
+    with pytest.raises(UserError, match="it has 2 frames, AV-Align needs at least 3"):
         load(frames_THWC[:2], wave_S)
     still = load(frames_THWC[:1].expand(9, -1, -1, -1), wave_S)
     assert len(still["flow"].unique()) == 1  # the flow between equal pictures is not quite 0
     still["onsets"] = torch.zeros(0, dtype=torch.float64)
     for metric in (AvAlignJavis(), AvAlignMova()):
-        with pytest.raises(EvalError, match="no onset of sound and no peak of motion"):
+        with pytest.raises(UserError, match="no onset of sound and no peak of motion"):
             metric.measure(still)
     path = tmp_path / "a.mp4"
     path.write_bytes(b"not a clip")
-    with pytest.raises(EvalError, match=r"a\.mp4: cannot be decoded"):
+    with pytest.raises(UserError, match=r"a\.mp4: cannot be decoded"):
         extractor.load(FileItem(path, "a"))
 
 
@@ -151,5 +151,5 @@ def test_without_its_packages_the_extra_is_named(
     extractor: PeaksOfSoundAndMotion, monkeypatch: pytest.MonkeyPatch, module: str, named: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(EvalError, match=rf"needs {named}, .* pip install 'ovi-lab\[av-align\]'"):
+    with pytest.raises(UserError, match=rf"needs {named}, .* pip install 'ovi-lab\[av-align\]'"):
         PeaksOfSoundAndMotion()

@@ -23,7 +23,7 @@ from ovi_eval.backbones.clap_laion import import_laion
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
 from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.clap import Clap, Clap630kScore, ClapAllCrops, ClapFloat, ClapScore, cosines
 from ovi_eval.scoring.feature_cache import FeatureCache
 from ovi_eval.scoring.runner import score_items
@@ -94,7 +94,7 @@ def test_both_routes_give_the_same_where_laion_clap_imports(
 ) -> None:
     try:
         import_laion()
-    except EvalError as error:
+    except UserError as error:
         pytest.skip(f"the routes cannot be compared here: {error}")
     path = request.getfixturevalue("base") / MUSIC_SPEECH.name
     check_golden(load_clap(path, MUSIC_SPEECH, BASE, route="laion").network, golden, "base")
@@ -105,7 +105,7 @@ def test_a_laion_clap_that_does_not_import_is_told(tmp_path: Path, monkeypatch: 
     torch.save(published(small_checkpoint()), path)
     monkeypatch.setitem(sys.modules, "laion_clap", None)
     with pytest.raises(
-        EvalError, match=r"does not import here \(.*laion_clap.*\); .*route transformers"
+        UserError, match=r"does not import here \(.*laion_clap.*\); .*route transformers"
     ) as e:
         load_clap(path, MUSIC_SPEECH, SMALL, route="laion")
     assert "\n" not in str(e.value)
@@ -176,7 +176,7 @@ def test_crops_of_long_sounds_follow_from_the_clip_alone() -> None:
         (lambda: clap_sound.pieces(long_S, "x", "int8"), "got 'int8' and 'one'"),
         (lambda: clap_sound.pieces(long_S, "x", "float", "some"), "got 'float' and 'some'"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             call()
 
 
@@ -193,10 +193,10 @@ def test_captions_become_77_tokens(tmp_path: Path) -> None:
 
 
 def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match=r"another model \(400 tokens .*expected 50265 .*fetch RoBERTa's"):
+    with pytest.raises(UserError, match=r"another model \(400 tokens .*expected 50265 .*fetch RoBERTa's"):
         Tokenizer(write_tokenizer(tmp_path / "small"))
     (tmp_path / "small" / "merges.txt").write_text("#version: 0.2\nq zz\n")
-    with pytest.raises(EvalError, match=r"small: is no tokenizer \(.*\); fetch RoBERTa's tokenizer") as e:
+    with pytest.raises(UserError, match=r"small: is no tokenizer \(.*\); fetch RoBERTa's tokenizer") as e:
         Tokenizer(tmp_path / "small", SMALL)
     assert "\n" not in str(e.value)
 
@@ -321,7 +321,7 @@ def test_clips_that_cannot_be_scored_say_why(small: dict[str, Any], tmp_path: Pa
         (clip(broken_S), "its sound is not finite"),
         (FileItem(tmp_path / "broken.wav", "broken", "a dog"), r"broken\.wav: cannot be decoded"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             extractor.load(item)
 
 
@@ -330,18 +330,18 @@ def test_what_is_needed_is_found_or_told(
 ) -> None:
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
     assert len(lacking(Clap.needs, "clap")) == 2
-    with pytest.raises(EvalError, match=r"clap needs RoBERTa's tokenizer: the folder roberta-base"):
+    with pytest.raises(UserError, match=r"clap needs RoBERTa's tokenizer: the folder roberta-base"):
         Clap()
     write_tokenizer(tmp_path / TOKENIZER.name, BASE.vocabulary)
     with pytest.raises(
-        EvalError, match=r"clap needs CLAP .*music_speech_audioset_epoch_15_esc_89\.98\.pt from"
+        UserError, match=r"clap needs CLAP .*music_speech_audioset_epoch_15_esc_89\.98\.pt from"
     ):
         Clap()
-    with pytest.raises(EvalError, match=r"clap_630k needs CLAP HTSAT-tiny 630k-audioset weights"):
+    with pytest.raises(UserError, match=r"clap_630k needs CLAP HTSAT-tiny 630k-audioset weights"):
         Clap630kScore.extractor()
     monkeypatch.setenv(ROUTE, "elsewhere")
     with pytest.raises(
-        EvalError, match=r"one of transformers, laion, got 'elsewhere'; mend OVI_EVAL_CLAP_ROUTE"
+        UserError, match=r"one of transformers, laion, got 'elsewhere'; mend OVI_EVAL_CLAP_ROUTE"
     ):
         SmallClap(**small)
 

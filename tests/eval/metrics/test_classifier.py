@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
 from ovi_eval.stats.inception import inception_jackknife, inception_score, kl_divergences
 
@@ -64,7 +64,7 @@ def test_jackknife_leaves_each_sound_out_in_turn() -> None:
     assert bias == pytest.approx(8 * (np.mean(without) - inception_score(given, 1, None)[0]), rel=1e-9)
     sure = inception_jackknife(1e4 * torch.eye(6), 1, None)
     assert sure[0] == pytest.approx(0, abs=1e-9)
-    with pytest.raises(EvalError, match="two sounds in each part, got 9 in 9"):
+    with pytest.raises(UserError, match="two sounds in each part, got 9 in 9"):
         inception_jackknife(given, 9)
 
 

@@ -18,7 +18,7 @@ from ovi_eval.clips.items import FileItem, Item, MemoryItem
 from ovi_eval.clips.sound import decode_pcm16
 from ovi_eval.common.needs import lacking
 from ovi_eval.common.weights import WEIGHTS_FOLDER
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835, P808Score, P835Scores
 
 RATE = dnsmos.SAMPLE_RATE
@@ -113,32 +113,32 @@ def test_rows_of_a_clip_set_are_scored_and_silence_and_low_rates_are_not(
         [row[k] for k in ("P808_MOS", "SIG", "BAK", "OVRL")], abs=2e-6
     )
     for extractor in (P808Score(), P835Scores()):
-        with pytest.raises(EvalError, match="its sound is silence"):
+        with pytest.raises(UserError, match="its sound is silence"):
             extractor.load(MemoryItem(clips, 1))
-        with pytest.raises(EvalError, match="its sound has 8000 Hz, a lower rate than the 16 kHz"):
+        with pytest.raises(UserError, match="its sound has 8000 Hz, a lower rate than the 16 kHz"):
             extractor.load(MemoryItem(real_clips(2), 0))
 
 
 def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
     wanted = r"dnsmos_p835 needs DNSMOS P\.835 weights: sig_bak_ovr\.onnx"
-    with pytest.raises(EvalError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         P835Scores()
     assert any(re.match(wanted, line) for line in lacking(P835Scores.needs, "dnsmos_p835"))
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model_v8.onnx"
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         dnsmos.OnnxNetwork(path, dnsmos.P808_FILE)
     save_file({"a": torch.ones(1)}, path)
-    with pytest.raises(EvalError, match=r"its sha256 begins \w{12}, that of model_v8.onnx 9246480c5856"):
+    with pytest.raises(UserError, match=r"its sha256 begins \w{12}, that of model_v8.onnx 9246480c5856"):
         dnsmos.OnnxNetwork(path, dnsmos.P808_FILE)
 
 
 def test_without_onnxruntime_the_extra_is_named(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EvalError, match=r"pip install 'ovi-lab\[dnsmos\]'"):
+    with pytest.raises(UserError, match=r"pip install 'ovi-lab\[dnsmos\]'"):
         dnsmos.OnnxNetwork(shared_dir / "weights" / "dnsmos" / "model_v8.onnx", dnsmos.P808_FILE)
 
 
@@ -172,14 +172,14 @@ def test_the_log_mel_picture_of_a_tone() -> None:
     ],
 )
 def test_sound_that_cannot_be_scored_is_refused(wave: np.ndarray, named: str) -> None:
-    with pytest.raises(EvalError, match=named):
+    with pytest.raises(UserError, match=named):
         next(dnsmos.segments(wave))
 
 
 def test_files_without_sound_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
-    with pytest.raises(EvalError, match=r"a\.mp4: no such file"):
+    with pytest.raises(UserError, match=r"a\.mp4: no such file"):
         decode_pcm16(path, RATE)
     path.write_bytes(b"not sound at all")
-    with pytest.raises(EvalError, match=r"a\.mp4: cannot be decoded"):
+    with pytest.raises(UserError, match=r"a\.mp4: cannot be decoded"):
         decode_pcm16(path, RATE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.error_rates import character_error_rate, edit_distance, plain, word_error_rate
 
 
@@ -76,6 +76,6 @@ def test_a_clip_without_words_is_missing_and_changes_no_total() -> None:
     ],
 )
 def test_faults_are_told_in_one_line(references: object, heard: object, normalise: str, named: str) -> None:
-    with pytest.raises(EvalError, match=named) as error:
+    with pytest.raises(UserError, match=named) as error:
         word_error_rate(references, heard, normalise)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ from ovi_eval.backbones import i3d, panns, vggish
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
 from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details
 from ovi_eval.metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
 from ovi_eval.metrics.fad_infinity import FadInfVGGish
@@ -236,7 +236,7 @@ def test_too_few_clips_have_no_distance_and_say_so() -> None:
     value, beside = details(KidPanns(), normal(600, 4, 1), normal(0, 4, 2))
     assert value != value
     assert "the smaller set has 0" in beside.warnings[0]
-    with pytest.raises(EvalError, match="fad_vggish compares with real clips; give a reference"):
+    with pytest.raises(UserError, match="fad_vggish compares with real clips; give a reference"):
         FadVGGish().value(normal(4, 4, 1), None)
 
 
@@ -246,18 +246,18 @@ def test_without_weights_each_says_what_it_needs(monkeypatch: pytest.MonkeyPatch
         (file,) = metric.extractor.needs
         assert isinstance(file, PublishedFile)
         with pytest.raises(
-            EvalError, match=f"{metric.name} needs {file.what} weights: .* from https:"
+            UserError, match=f"{metric.name} needs {file.what} weights: .* from https:"
         ) as caught:
             find([metric.name])
         assert str(caught.value).endswith(f"name that in {WEIGHTS_FOLDER}")
-        with pytest.raises(EvalError, match=f"{metric.extractor.name} needs"):
+        with pytest.raises(UserError, match=f"{metric.extractor.name} needs"):
             metric.extractor()
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
-    with pytest.raises(EvalError, match=f"fad_vggish needs .*; put it into {tmp_path}"):
+    with pytest.raises(UserError, match=f"fad_vggish needs .*; put it into {tmp_path}"):
         find(["fad_vggish"])
     (tmp_path / "vggish-10086976.pth").write_bytes(b"nothing")
     assert find(["fad_vggish"]) == ([], [FadVGGish])
-    with pytest.raises(EvalError, match="is no readable weight file"):
+    with pytest.raises(UserError, match="is no readable weight file"):
         VGGishFeatures()
 
 

@@ -18,7 +18,7 @@ from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.processes import CPU
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.faces import crop
 from ovi_eval.faces.detection import Detector
 from ovi_eval.metrics import lip_sync
@@ -183,7 +183,7 @@ def test_sound_that_ends_early_leaves_short_tracks_out() -> None:
     extractor = KnownTracks()
     loaded: Any = extractor.load(known_clip())
     object.__setattr__(loaded, "wave_S", loaded.wave_S[: 5 * 640])
-    with pytest.raises(EvalError, match=r"SyncNet needs at least 6 frames .* got 52 and 3200"):
+    with pytest.raises(UserError, match=r"SyncNet needs at least 6 frames .* got 52 and 3200"):
         extractor.run(loaded)
 
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_judged_is_missing_with_a_reason(tmp_path: Path) -> None:
     ):
         assert part in text
     assert all(score.value is None and score.coverage == 0 for score in scored.values.values())
-    with pytest.raises(EvalError, match=r"broken\.mp4: sync_crops: cannot be decoded"):
+    with pytest.raises(UserError, match=r"broken\.mp4: sync_crops: cannot be decoded"):
         score_items(items, None, [LipSyncCrops], Options(resamples=False, workers=0, strict=True))
 
 
@@ -219,21 +219,21 @@ def test_tracks_need_picture_and_sound(tmp_path: Path) -> None:
     extractor = KnownTracks()
     whole = written(tmp_path / "whole.mp4", frames=10)
     mute = write_mp4(tmp_path / "mute.mp4", decode_video(whole).frames_THWC, 25.0, torch.zeros(6400), 16000)
-    with pytest.raises(EvalError, match=r"mute\.mp4: its sound is silence"):
+    with pytest.raises(UserError, match=r"mute\.mp4: its sound is silence"):
         extractor.load(FileItem(mute, "mute"))
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         extractor.load(FileItem(tmp_path / "none.mp4", "none"))
 
 
 def test_what_each_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(tmp_path))
-    with pytest.raises(EvalError, match=r"sync needs SyncNet weights: syncnet_v2\.model from https"):
+    with pytest.raises(UserError, match=r"sync needs SyncNet weights: syncnet_v2\.model from https"):
         find(["sync"])
     (tmp_path / "syncnet_v2.model").write_bytes(b"\0")
-    with pytest.raises(EvalError, match=r"sync needs S3FD weights: sfd_face\.pth from https"):
+    with pytest.raises(UserError, match=r"sync needs S3FD weights: sfd_face\.pth from https"):
         find(["sync_d"])
     with pytest.raises(
-        EvalError, match=r"sync_ultraface needs UltraFace RFB-320 weights: version-RFB-320\.pth"
+        UserError, match=r"sync_ultraface needs UltraFace RFB-320 weights: version-RFB-320\.pth"
     ):
         find(["sync_ultraface"])
     assert find(["sync_crops"])[1] == [LipSyncCrops]

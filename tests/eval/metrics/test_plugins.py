@@ -12,7 +12,7 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
 from ovi_eval.common.compiled import compiling
 from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.plugins import BUILT_IN, audiobox, desync, from_packages, imagebind
 from ovi_eval.metrics.plugins.desync import DeSync, SynchformerOffsets
 from ovi_eval.metrics.plugins.face import FaceSimilarity
@@ -161,7 +161,7 @@ def test_built_in_plug_ins_say_what_they_need(
         assert line.startswith(f"{metric.name} needs ")
         assert "\n" not in line
         assert "pip install" in line or ("https://" in line and str(tmp_path) in line)
-    with pytest.raises(EvalError, match="needs"):
+    with pytest.raises(UserError, match="needs"):
         metric.extractor()
 
 
@@ -183,7 +183,7 @@ def test_desync_is_the_mean_size_of_the_likeliest_offsets(goldens: Path) -> None
 def test_desync_looks_at_the_first_and_the_last_window() -> None:
     assert desync.windows(14) == (slice(0, 14), slice(0, 14))
     assert desync.windows(24) == (slice(0, 14), slice(10, 24))
-    with pytest.raises(EvalError, match=r"13 segments of the 14 that DeSync needs: 4\.8 s"):
+    with pytest.raises(UserError, match=r"13 segments of the 14 that DeSync needs: 4\.8 s"):
         desync.windows(13)
 
 
@@ -196,7 +196,7 @@ def test_synchformers_input_is_cut_as_it_says() -> None:
     assert torch.equal(pictures[0, 8:], pictures[1, :8])
     assert spectra.shape == (14, 128, 66)
     (short,) = clips(voice(200, 4.5), frames=120)
-    with pytest.raises(EvalError, match="segments of the 14 that DeSync needs"):
+    with pytest.raises(UserError, match="segments of the 14 that DeSync needs"):
         extractor.load(short)
 
 
@@ -230,14 +230,14 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert network.weight.tolist() == [[1, 1]] * 3
     assert not network.weight.requires_grad
     torch.save({"weight": torch.ones(3, 2)}, path)
-    with pytest.raises(EvalError, match="holds no weights of Synchformer") as error:
+    with pytest.raises(UserError, match="holds no weights of Synchformer") as error:
         fill(network, path, desync.FILE)
     assert "\n" not in str(error.value)
     torch.save([1, 2], path)
-    with pytest.raises(EvalError, match="holds no weights of Synchformer"):
+    with pytest.raises(UserError, match="holds no weights of Synchformer"):
         fill(network, path, desync.FILE)
     path.write_bytes(b"nothing")
-    with pytest.raises(EvalError, match="no readable weight file"):
+    with pytest.raises(UserError, match="no readable weight file"):
         fill(network, path, desync.FILE)
 
 
@@ -324,7 +324,7 @@ def test_speaker_similarity_is_the_cosine_of_transformers_features(
     assert score_items(quiet, reference, [SpeakerSimilarity]).reasons[0] == {
         "speaker_similarity": "its sound is silence"
     }
-    with pytest.raises(EvalError, match=r"too short: 0\.300 s of 0\.5 s"):
+    with pytest.raises(UserError, match=r"too short: 0\.300 s of 0\.5 s"):
         VoiceFeatures().load(clips(voice(200, 0.3))[0])
 
 
@@ -338,14 +338,14 @@ def test_speaker_weights_as_published_are_read_and_absent_ones_named(
     for name in ("config.json", "preprocessor_config.json"):
         (folder / name).write_bytes((voices / folder.name / name).read_bytes())
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
-    with pytest.raises(EvalError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
+    with pytest.raises(UserError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
         VoiceFeatures()
     tensors = load_file(voices / folder.name / "model.safetensors")
     torch.save(tensors, folder / "pytorch_model.bin")
     assert list(VoiceFeatures().weights) == ["wavlm-base-plus-sv/pytorch_model.bin"]
     del tensors["feature_extractor.weight"]
     torch.save(tensors, folder / "pytorch_model.bin")
-    with pytest.raises(EvalError, match=r"such as feature_extractor\.weight"):
+    with pytest.raises(UserError, match=r"such as feature_extractor\.weight"):
         VoiceFeatures()
 
 

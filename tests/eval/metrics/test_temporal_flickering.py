@@ -8,7 +8,7 @@ import torch
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.temporal_flickering import FrameDifferences, TemporalFlickering
 
 
@@ -47,12 +47,12 @@ def test_made_up_clips_give_the_definition() -> None:
 
 
 def test_a_single_frame_has_no_value() -> None:
-    with pytest.raises(EvalError, match="it has a single frame"):
+    with pytest.raises(UserError, match="it has a single frame"):
         score(in_memory(torch.zeros(1, 6, 8, 3, dtype=torch.uint8)))
 
 
 def test_what_has_no_picture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"RIFF")
-    with pytest.raises(EvalError, match=r"a\.wav: cannot be decoded"):
+    with pytest.raises(UserError, match=r"a\.wav: cannot be decoded"):
         score(FileItem(path, "a"))

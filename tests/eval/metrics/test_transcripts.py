@@ -13,7 +13,7 @@ from ovi_eval.backbones.whisper import CHOICE, Whisper
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
 from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.error_rates import character_error_rate, word_error_rate
 from ovi_eval.metrics.transcripts import (
     GIVEN,
@@ -127,7 +127,7 @@ def test_a_caption_is_taken_whole_only_when_asked(tmp_path: Path, monkeypatch: p
     assert scored.per_clip == [{"wer": 0.0}, {"wer": 0.0}]
     assert scored.values["wer"].variant.endswith("captions as spoken")
     monkeypatch.setenv(SPOKEN, "everything")
-    with pytest.raises(EvalError, match="OVI_EVAL_SPOKEN is 'everything'; choose one of tags, caption"):
+    with pytest.raises(UserError, match="OVI_EVAL_SPOKEN is 'everything'; choose one of tags, caption"):
         Transcripts()
 
 
@@ -171,14 +171,14 @@ def test_the_interval_of_a_pooled_rate_draws_clips_whole() -> None:
 )
 def test_what_should_be_said_stands_between_the_marks(caption: str, wanted: str) -> None:
     if wanted.endswith(("<E>", "caption")):
-        with pytest.raises(EvalError, match=wanted):
+        with pytest.raises(UserError, match=wanted):
             words_to_say(caption)
     else:
         assert words_to_say(caption) == wanted
 
 
 def test_what_is_needed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EvalError, match=r"needs Whisper's speech recognition: the folder whisper-base"):
+    with pytest.raises(UserError, match=r"needs Whisper's speech recognition: the folder whisper-base"):
         Transcripts()
     monkeypatch.setenv(CHOICE, "whisper-large-v3")
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
@@ -201,33 +201,33 @@ def test_a_folder_that_is_no_whole_whisper_is_refused(
 
     cut = copy("cut")
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(EvalError, match="cannot be read as a Whisper model"):
+    with pytest.raises(UserError, match="cannot be read as a Whisper model"):
         Whisper(cut, cpu)
     fewer = copy("fewer")
     tensors = load_file(fewer / "model.safetensors")
     tensors.pop("model.encoder.conv1.weight")
     save_file(tensors, fewer / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EvalError, match=r"such as model\.encoder\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"such as model\.encoder\.conv1\.weight"):
         Whisper(fewer, cpu)
     wider = copy("wider")
     rewrite(wider, "config.json", d_model=48)
     with pytest.raises(
-        EvalError, match=r"holds other weights than its config\.json describes, such as model\."
+        UserError, match=r"holds other weights than its config\.json describes, such as model\."
     ):
         Whisper(wider, cpu)
     slow = copy("slow")
     rewrite(slow, "preprocessor_config.json", sampling_rate=8000)
-    with pytest.raises(EvalError, match="listens at 8000 Hz"):
+    with pytest.raises(UserError, match="listens at 8000 Hz"):
         Whisper(slow, cpu)
     broken = copy("broken")
     (broken / "config.json").write_text("{")
-    with pytest.raises(EvalError, match="cannot be read as a Whisper model"):
+    with pytest.raises(UserError, match="cannot be read as a Whisper model"):
         Whisper(broken, cpu)
     pickled = copy("whisper-base")
     (pickled / "model.safetensors").unlink()
     torch.save(tensors, pickled / "pytorch_model.bin")
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
-    with pytest.raises(EvalError, match=r"has no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
         Transcripts()
 
 
@@ -248,10 +248,10 @@ def test_a_folder_that_is_no_whole_whisper_is_refused(
 )
 def test_faulty_transcripts_are_named(tmp_path: Path, name: str, content: str, named: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(EvalError, match=named) as error:
+    with pytest.raises(UserError, match=named) as error:
         read_transcripts(tmp_path / name)
     assert "\n" not in str(error.value)
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_transcripts(tmp_path / "absent.csv")
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from helpers.eval_study import run, write_study
 from ovi_eval.cli import main
 from ovi_eval.commands.compare import add_compare
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.build import collect_leaderboard
 from ovi_eval.ranking.comparison import Comparison, compare
 from ovi_eval.report.comparison import VERDICTS, markdown, show
@@ -215,7 +215,7 @@ def test_seeds_that_are_not_the_same_are_not_paired(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused_by_name_and_the_rest_goes_on(
     tmp_path: Path, of_a: dict, of_b: dict, reason: str
 ) -> None:
-    with pytest.raises(EvalError) as caught:
+    with pytest.raises(UserError) as caught:
         compare(written(tmp_path, "a", **of_a), written(tmp_path, "b", **of_b))
     assert str(caught.value) == f"a and b: nothing can be compared: fvd: {reason}"
     sides = []
@@ -246,7 +246,7 @@ def test_clips_of_other_names_are_refused_with_examples(tmp_path: Path) -> None:
         clips = [ClipScores(f"{name}{i}", {"m": float(i)}) for i in range(4)]
         paths.append(written(tmp_path, name, clips=clips, metrics={"m": MetricValue(1.5, 4, "higher")}))
     with pytest.raises(
-        EvalError, match=r"m: no clip in common: a has a0, a1 and 2 more, b has b0, b1 and 2 more"
+        UserError, match=r"m: no clip in common: a has a0, a1 and 2 more, b has b0, b1 and 2 more"
     ):
         compare(*paths)
 
@@ -288,17 +288,17 @@ def test_warnings_and_other_decoders_are_told(tmp_path: Path) -> None:
 
 
 def test_a_side_is_one_model_that_is_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match=r"holds runs of bidirectional_scaled, none; a side is one model"):
+    with pytest.raises(UserError, match=r"holds runs of bidirectional_scaled, none; a side is one model"):
         compare(folder, folder / "none_0.json")
-    with pytest.raises(EvalError, match="no such file or folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         compare(tmp_path / "gone.json", folder / "none_0.json")
-    with pytest.raises(EvalError, match="no results were found"):
+    with pytest.raises(UserError, match="no results were found"):
         compare(tmp_path, folder / "none_0.json")
-    with pytest.raises(EvalError, match="names no file"):
+    with pytest.raises(UserError, match="names no file"):
         compare([], folder / "none_0.json")
     twice = run("none", 0).write(tmp_path / "again.json")
     with pytest.raises(
-        EvalError, match=r"none, seed 0 was found twice, in .*none_0\.json and in .*again\.json"
+        UserError, match=r"none, seed 0 was found twice, in .*none_0\.json and in .*again\.json"
     ):
         compare([folder / "none_0.json", twice], folder / "bidirectional_scaled_0.json")
 
@@ -311,7 +311,7 @@ def test_folders_of_a_study_are_sides_and_unfinished_ones_are_named(
     assert [e.difference for e in found.entries] == [e.difference for e in comparison.entries]
     for seed in (0, 1, 2):
         (study / BAD / f"seed_{seed}" / "results.json").unlink()
-    with pytest.raises(EvalError, match=r"seed_0: not finished: it has no results\.json yet"):
+    with pytest.raises(UserError, match=r"seed_0: not finished: it has no results\.json yet"):
         compare(study / GOOD, study / BAD)
 
 
@@ -395,8 +395,8 @@ def test_a_comma_in_a_name_is_no_list(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_command_overwrites_no_result_and_no_folder(folder: Path, tmp_path: Path) -> None:
     a, b = folder / f"{GOOD}_0.json", folder / f"{BAD}_0.json"
     before = b.read_bytes()
-    with pytest.raises(EvalError, match="is one of the results compared"):
+    with pytest.raises(UserError, match="is one of the results compared"):
         command(a, b, "--json", b)
-    with pytest.raises(EvalError, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         command(a, b, "--markdown", tmp_path)
     assert b.read_bytes() == before

@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from helpers.eval_study import ARMS, CLAIMS, run, write_study
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.build import build_leaderboard, collect_leaderboard
 from ovi_eval.ranking.claims import parse_claims
 from ovi_eval.report import write_all
@@ -230,7 +230,7 @@ def test_one_seed_of_a_set_is_compared_by_the_intervals_that_the_runs_state():
     ],
 )
 def test_a_claim_that_is_wrongly_written_is_named(entry, named):
-    with pytest.raises(EvalError, match=named):
+    with pytest.raises(UserError, match=named):
         parse_claims([entry])
 
 
@@ -252,7 +252,7 @@ def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(stu
         if "." in wording:
             assert build_leaderboard([study], claims=claims).findings[0].text == wording
         else:
-            with pytest.raises(EvalError, match=r"holds \{f1\}, which is unknown; valid are a, b, clips"):
+            with pytest.raises(UserError, match=r"holds \{f1\}, which is unknown; valid are a, b, clips"):
                 build_leaderboard([study], claims=claims)
 
 
@@ -319,7 +319,7 @@ def test_metrics_scored_one_after_the_other_are_one_row():
         ("a", ["m/score", "n/score"]),
         ("b", ["m/score"]),
     ]
-    with pytest.raises(EvalError, match=r"a, seed 0 was found twice.*both have n/score"):
+    with pytest.raises(UserError, match=r"a, seed 0 was found twice.*both have n/score"):
         collect_leaderboard(found(early, late, late))
 
 
@@ -394,7 +394,7 @@ def share(value):
 
 
 def test_one_version_with_two_directions_is_refused():
-    with pytest.raises(EvalError, match="m/score: higher is best once, lower in"):
+    with pytest.raises(UserError, match="m/score: higher is best once, lower in"):
         collect_leaderboard(found(plain("a", 0, 0.9), plain("b", 0, 0.1, direction="lower")))
 
 
@@ -405,7 +405,7 @@ def test_closer_to_reference_ranks_by_distance_to_the_first_reference():
     assert ranks == [2, 1, 2]
     assert all(row.cells["m/score"].rank is None for row in collect_leaderboard(found(*runs)).arms)
     claim = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "s", "unsupported": "u"}
-    with pytest.raises(EvalError, match="best near its reference"):
+    with pytest.raises(UserError, match="best near its reference"):
         collect_leaderboard(found(*runs, real), claims=[claim])
 
 
@@ -441,16 +441,16 @@ def test_missing_runs_are_named_and_the_rest_is_shown(tmp_path):
 
 
 def test_no_run_two_of_a_name_and_an_unknown_first_are_refused(study, tmp_path):
-    with pytest.raises(EvalError, match="no finished run of any arm"):
+    with pytest.raises(UserError, match="no finished run of any arm"):
         build_leaderboard([study / "references"])
-    with pytest.raises(EvalError, match="none, seed 0 was found twice"):
+    with pytest.raises(UserError, match="none, seed 0 was found twice"):
         collect_leaderboard(found(run("none", 0), run("none", 0)))
     with pytest.raises(
-        EvalError, match="no arm is named 'bidirectional_scale'; did you mean bidirectional_scaled"
+        UserError, match="no arm is named 'bidirectional_scale'; did you mean bidirectional_scaled"
     ):
         build_leaderboard([study], first="bidirectional_scale")
     folder = run("mine", None).write(tmp_path).parent
-    with pytest.raises(EvalError, match="a leaderboard must not replace"):
+    with pytest.raises(UserError, match="a leaderboard must not replace"):
         write_all(build_leaderboard([study]), folder)
 
 

@@ -12,7 +12,7 @@ from helpers.eval_study import BENCHMARKS, MODELS, NO_FACE, scored
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.table import Column, Row
 from ovi_eval.report.html.extremes import extremes, without_value
 from ovi_eval.report.html.players import strands_of
@@ -120,7 +120,7 @@ def test_clips_elsewhere_are_found_below_the_folders_that_the_user_names(tmp_pat
     assert place(replace(base, name="o"), root / "n") == {}
     told = replace(base, name="o", provenance={"clips": "scored"})
     assert place(told, root) == place(told, root / "scored") == "scored"
-    with pytest.raises(EvalError, match=r"--clips .*gone: no such folder"):
+    with pytest.raises(UserError, match=r"--clips .*gone: no such folder"):
         looked_for(base, tmp_path / "gone")
 
 
@@ -202,7 +202,7 @@ def test_small_clips_stay_as_they_are_and_silent_ones_are_shown(big, tmp_path):
     assert decode_video(clip.mp4, name="mute").frames_THWC.float().mean() == pytest.approx(90, abs=3)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(big.read_bytes()[:3000])
-    with pytest.raises(EvalError, match=r"broken\.mp4: "):
+    with pytest.raises(UserError, match=r"broken\.mp4: "):
         small_clip(broken)
 
 

@@ -109,9 +109,9 @@ def test_a_value_that_contradicts_what_stands_beside_it_is_refused(
     ],
 )
 def test_counts_and_names_beyond_all_bounds_are_refused(tmp_path: Path, change: Any, named: str) -> None:
-    from ovi_eval.errors import EvalError
+    from ovi_eval.errors import UserError
 
-    with pytest.raises(EvalError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         read(stranger(tmp_path, change))
     assert len(str(caught.value)) < 500
 
@@ -126,14 +126,14 @@ def test_counts_and_names_beyond_all_bounds_are_refused(tmp_path: Path, change: 
     ],
 )
 def test_json_beyond_all_bounds_is_refused(tmp_path: Path, text: str, named: str) -> None:
-    from ovi_eval.errors import EvalError
+    from ovi_eval.errors import UserError
 
     path = stranger(tmp_path)
     path.write_text(text)
-    with pytest.raises(EvalError, match=named):
+    with pytest.raises(UserError, match=named):
         read(path)
     stranger(tmp_path, clips='{"id": "c0", "reasons": ' + '{"a":' * 5000 + "}" * 5001 + "\n")
-    with pytest.raises(EvalError, match="line 1: is nested deeper"):
+    with pytest.raises(UserError, match="line 1: is nested deeper"):
         read(tmp_path)
 
 
@@ -172,12 +172,12 @@ def test_no_place_or_host_of_a_stranger_is_shown(tmp_path: Path) -> None:
 
 
 def test_clips_behind_a_link_are_not_read(tmp_path: Path) -> None:
-    from ovi_eval.errors import EvalError
+    from ovi_eval.errors import UserError
 
     path = stranger(tmp_path / "run")
     (tmp_path / "run" / "per_clip.jsonl").rename(tmp_path / "private.jsonl")
     (tmp_path / "run" / "per_clip.jsonl").symlink_to(tmp_path / "private.jsonl")
-    with pytest.raises(EvalError, match=r"per_clip\.jsonl are a link that leads outside"):
+    with pytest.raises(UserError, match=r"per_clip\.jsonl are a link that leads outside"):
         read(path)
     study = tmp_path / "study"
     study.mkdir()

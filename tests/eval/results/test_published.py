@@ -11,7 +11,7 @@ from rich.console import Console
 
 from helpers.eval_study import write_study
 from ovi_eval.cli import main
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.build import build_leaderboard
 from ovi_eval.ranking.leaderboard import Leaderboard
 from ovi_eval.report.html.page import page
@@ -207,7 +207,7 @@ def test_a_row_without_its_source_or_value_is_refused(
 ) -> None:
     table = entry()
     spoil(table)
-    with pytest.raises(EvalError, match=named):
+    with pytest.raises(UserError, match=named):
         published_tables(file(tmp_path, table))
 
 
@@ -215,6 +215,6 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for text, named in [("a: [", "cannot be read as YAML"), ("schema: x", "schema is 'x'"), ("3", "'int'")]:
         path = tmp_path / "own.yaml"
         path.write_text(text)
-        with pytest.raises(EvalError, match=named) as error:
+        with pytest.raises(UserError, match=named) as error:
             published_tables(path)
         assert "\n" not in str(error.value)

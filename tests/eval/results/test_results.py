@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.eval_study import run, write_study
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.results.files import CLIP_FIELDS, ClipScores, MetricValue, RunResults, read
 from ovi_eval.results.find import find_runs
 
@@ -91,14 +91,14 @@ def test_the_newer_fields_of_a_foreign_file_are_checked_too(tmp_path, field, val
     data = json.loads(path.read_text())
     _edit(data, field, value)
     path.write_text(json.dumps(data))
-    with pytest.raises(EvalError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         read(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_metric_cannot_take_the_name_of_a_field(tmp_path):
     made = run("none", 0, clips=[ClipScores("a", {"reasons": 1.0})])
-    with pytest.raises(EvalError, match="clip a: a metric cannot be named 'reasons'"):
+    with pytest.raises(UserError, match="clip a: a metric cannot be named 'reasons'"):
         made.write(tmp_path)
 
 
@@ -113,14 +113,14 @@ def test_two_results_in_one_folder_keep_their_clips_apart(tmp_path):
 def test_a_number_that_is_not_finite_is_refused_and_nothing_written(tmp_path, value):
     made = run("none", 0)
     metrics = {**made.metrics, "ball/sync_c": MetricValue(value, 3, "higher")}
-    with pytest.raises(EvalError, match=r"metrics\[ball/sync_c\]\.value"):
+    with pytest.raises(UserError, match=r"metrics\[ball/sync_c\]\.value"):
         replace(made, metrics=metrics).write(tmp_path)
     clips = [ClipScores("a", {"ball/sync_c": value})]
-    with pytest.raises(EvalError, match="clip a, ball/sync_c"):
+    with pytest.raises(UserError, match="clip a, ball/sync_c"):
         replace(made, clips=clips).write(tmp_path)
-    with pytest.raises(EvalError, match=r"losses\[val\]"):
+    with pytest.raises(UserError, match=r"losses\[val\]"):
         replace(made, losses={"val": value}).write(tmp_path)
-    with pytest.raises(EvalError, match="provenance"):
+    with pytest.raises(UserError, match="provenance"):
         replace(made, provenance={"speed": value}).write(tmp_path)
     assert not (tmp_path / "results.json").exists()
 
@@ -185,7 +185,7 @@ def test_a_foreign_file_is_refused_with_file_and_field(tmp_path, field, value, n
     data = json.loads(path.read_text())
     _edit(data, field, value)
     path.write_text(json.dumps(data))
-    with pytest.raises(EvalError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -195,13 +195,13 @@ def test_nan_and_half_a_file_are_refused(tmp_path):
     path = run("none", 0).write(tmp_path)
     whole = path.read_text()
     path.write_text(whole.replace('"n_clips": 40', '"n_clips": NaN'))
-    with pytest.raises(EvalError, match="holds NaN"):
+    with pytest.raises(UserError, match="holds NaN"):
         read(path)
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(EvalError, match="is no JSON"):
+    with pytest.raises(UserError, match="is no JSON"):
         read(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(EvalError, match="is no UTF-8 text"):
+    with pytest.raises(UserError, match="is no UTF-8 text"):
         read(path)
 
 
@@ -218,7 +218,7 @@ def test_numbers_beyond_all_bounds_are_refused(tmp_path, number, named):
     metrics = {"ball/onset_f1": replace(made.metrics["ball/onset_f1"], value=0.123456)}
     path = replace(made, metrics=metrics).write(tmp_path)
     path.write_text(path.read_text().replace("0.123456", number))
-    with pytest.raises(EvalError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         read(path)
     assert len(str(caught.value)) < 500
 
@@ -242,7 +242,7 @@ def test_a_bad_line_of_the_clips_is_named(tmp_path, line, named):
     run("none", 0).write(tmp_path)
     with (tmp_path / "per_clip.jsonl").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(EvalError, match=named):
+    with pytest.raises(UserError, match=named):
         read(tmp_path)
 
 
@@ -270,11 +270,11 @@ def test_runs_are_found_below_a_study_and_what_is_unfinished_is_named(tmp_path):
 
 
 def test_a_path_that_is_not_there_and_a_file_that_is_no_run(tmp_path):
-    with pytest.raises(EvalError, match="no such file or folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         find_runs([tmp_path / "gone"])
     other = tmp_path / "other.json"
     other.write_text("{}")
-    with pytest.raises(EvalError, match="schema is None"):
+    with pytest.raises(UserError, match="schema is None"):
         find_runs([other])
 
 
@@ -288,7 +288,7 @@ def test_results_side_by_side_in_a_folder_are_found_and_other_files_left_alone(t
         ("ours, seed 10", "ours_10.json"),
     ]
     (tmp_path / "torn.json").write_text("{")
-    with pytest.raises(EvalError, match=r"torn\.json: is no JSON"):
+    with pytest.raises(UserError, match=r"torn\.json: is no JSON"):
         find_runs([tmp_path])
 
 
@@ -325,7 +325,7 @@ def test_what_the_page_calls_optional_may_be_missing_and_nothing_else(tmp_path):
             if "optional" in kind:
                 read(path)
             else:
-                with pytest.raises(EvalError, match=name):
+                with pytest.raises(UserError, match=name):
                     read(path)
 
 

@@ -11,7 +11,7 @@ import torch.multiprocessing
 
 from helpers.ball_clips import broken_clips, real_clips
 from ovi_eval.ball.event_sync import EventSync
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.registry import BALL, build, find
 from ovi_eval.scoring.ball_world import make_references, score_clips, with_late_sound, with_others_sound
 
@@ -102,13 +102,13 @@ def test_progress_is_told() -> None:
 
 def test_bad_wishes_are_refused() -> None:
     clips = real_clips()[:4]
-    with pytest.raises(EvalError, match=r"did you mean .*ball/onset_f1"):
+    with pytest.raises(UserError, match=r"did you mean .*ball/onset_f1"):
         score_clips(clips, metrics=["onset_f1"])
-    with pytest.raises(EvalError, match=r"no metric is called 'zzz'.*All metrics: .*ball/event_sync"):
+    with pytest.raises(UserError, match=r"no metric is called 'zzz'.*All metrics: .*ball/event_sync"):
         score_clips(clips, metrics=["zzz"])
-    with pytest.raises(EvalError, match="ball/frechet_video compares with real clips; give a reference"):
+    with pytest.raises(UserError, match="ball/frechet_video compares with real clips; give a reference"):
         score_clips(clips, metrics=["ball/frechet_video"])
-    with pytest.raises(EvalError, match="no clips to score"):
+    with pytest.raises(UserError, match="no clips to score"):
         score_clips(clips[:0])
 
 
@@ -147,7 +147,7 @@ def test_late_sound_is_the_same_sound_later() -> None:
     late = with_late_sound(clips, 0.05)
     assert not late.waves_NS[:, :400].any()
     assert torch.equal(late.waves_NS[:, 400:], clips.waves_NS[:, :-400])
-    with pytest.raises(EvalError, match=r"0 s to the clips' 2\.025 s"):
+    with pytest.raises(UserError, match=r"0 s to the clips' 2\.025 s"):
         with_late_sound(clips, 3.0)
 
 
@@ -163,7 +163,7 @@ def test_strangers_have_as_many_landings_and_nobody_keeps_their_own() -> None:
     assert sum(alike) >= len(clips) - 3
     assert torch.equal(other.waves_NS, with_others_sound(clips, seed=3).waves_NS)
     assert not torch.equal(other.waves_NS, with_others_sound(clips, seed=4).waves_NS)
-    with pytest.raises(EvalError, match="got 1"):
+    with pytest.raises(UserError, match="got 1"):
         with_others_sound(clips[:1], 0)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from helpers.small_metrics import Colours, Levels, LouderThan, Loudness, write_clips
 from ovi_eval.clips.items import Item, items_in
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details, Features, ValueSpec
 from ovi_eval.metrics.frechet import FrechetOfSets
 from ovi_eval.scoring.feature_cache import FeatureCache
@@ -106,7 +106,7 @@ def test_what_cannot_be_scored_is_missing_with_its_reason(made: Path, real: Path
     assert scored.values["loudness"].n == 3
     assert scored.values["loudness"].coverage == 3 / 7
     assert "dark" in scored.failed[[item.id for item in items].index("dark")]
-    with pytest.raises(EvalError, match=r"^broken.mp4: loudness: cannot be decoded"):
+    with pytest.raises(UserError, match=r"^broken.mp4: loudness: cannot be decoded"):
         score_items(items, items_in(real), METRICS, Options(strict=True))
 
 
@@ -145,14 +145,14 @@ def test_a_set_with_too_few_clips_has_no_value(made: Path, real: Path) -> None:
 
 
 def test_bad_wishes(made: Path, real: Path, tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="colours compares with real clips; give a reference"):
+    with pytest.raises(UserError, match="colours compares with real clips; give a reference"):
         score_items(items_in(made), None, [Colours])
-    with pytest.raises(EvalError, match="no clips to score"):
+    with pytest.raises(UserError, match="no clips to score"):
         score_items([], None, [Loudness])
     other = tmp_path / "other"
     other.mkdir()
     (other / "x.mp4").write_bytes((made / "c00.mp4").read_bytes())
-    with pytest.raises(EvalError, match="no clip here has the id of one of the reference"):
+    with pytest.raises(UserError, match="no clip here has the id of one of the reference"):
         score_items(items_in(other), items_in(real), [LouderThan])
 
 
@@ -347,13 +347,13 @@ def test_what_one_clip_makes_a_library_raise_is_its_reason_and_ends_nothing(
     (told,) = scored.notes
     assert told.startswith(f"faulty: 1 of 7 clips cannot be measured ({name}: ")
     assert "the first is c03; this is a fault of the metric or of a library" in told
-    with pytest.raises(EvalError, match=r"c03\.mp4: faulty: cannot be measured"):
+    with pytest.raises(UserError, match=r"c03\.mp4: faulty: cannot be measured"):
         score_items(items_in(made), None, [FaultyLoudness], Options(resamples=False, strict=True))
 
 
 def test_a_cache_that_cannot_be_written_says_so(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvalError, match=r"cannot be written .*or choose another folder by --cache"):
+    with pytest.raises(UserError, match=r"cannot be written .*or choose another folder by --cache"):
         score_items(items_in(made), None, [Loudness], Options(cache=FeatureCache(tmp_path / "file")))
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats.frechet import (
     between,
     frechet_distance,
@@ -112,15 +112,15 @@ def test_a_matrix_square_root_takes_fifty_times_as_long_and_loses_digits() -> No
 
 def test_bad_features_are_refused() -> None:
     good = features(5, 4, 0)
-    with pytest.raises(EvalError, match=r"N >= 2, got \[1, 4\] in the second"):
+    with pytest.raises(UserError, match=r"N >= 2, got \[1, 4\] in the second"):
         frechet_distance(good, good[:1])
-    with pytest.raises(EvalError, match="4 and 3"):
+    with pytest.raises(UserError, match="4 and 3"):
         frechet_distance(good, good[:, :3])
     broken = good.clone()
     broken[3, 1] = float("nan")
-    with pytest.raises(EvalError, match="first set has others in 1 of 5 clips, the first being clip 3"):
+    with pytest.raises(UserError, match="first set has others in 1 of 5 clips, the first being clip 3"):
         frechet_distance(broken, good)
-    with pytest.raises(EvalError, match="not finite and symmetric"):
+    with pytest.raises(UserError, match="not finite and symmetric"):
         frechet_from_statistics(good[0], torch.triu(torch.ones(4, 4)), good[0], torch.eye(4))
-    with pytest.raises(EvalError, match="below zero"):
+    with pytest.raises(UserError, match="below zero"):
         frechet_from_statistics(good[0], -torch.eye(4), good[0], torch.eye(4))

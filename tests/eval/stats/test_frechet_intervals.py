@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.rule_made import gaussian
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats.frechet import frechet_distance
 from ovi_eval.stats.frechet_intervals import (
     affordable,
@@ -128,9 +128,9 @@ def test_sets_too_small_have_neither_interval_nor_bias() -> None:
     assert frechet_interval(y, None, y, None, generator(0), 0) is None
     assert small_sample_bias(normal(3, 4, 1), y, generator(0)) is None
     assert small_sample_bias(normal(4, 4, 1), y, generator(0)) is not None
-    with pytest.raises(EvalError, match=r"scored set has 10 rows of features and clips of shape \[9\]"):
+    with pytest.raises(UserError, match=r"scored set has 10 rows of features and clips of shape \[9\]"):
         frechet_interval(normal(10, 4, 1), torch.arange(9), y, None, generator(0), 20)
-    with pytest.raises(EvalError, match=r"4 and 3"):
+    with pytest.raises(UserError, match=r"4 and 3"):
         small_sample_bias(y, y[:, :3], generator(0))
 
 
@@ -140,7 +140,7 @@ def test_line_to_infinity_is_that_of_the_reference(goldens: Path) -> None:
     assert found.value == pytest.approx(wanted["fad_inf"], rel=1e-12)
     assert found.slope == pytest.approx(wanted["slope"], rel=1e-10)
     assert found.r2 == pytest.approx(wanted["r2"], rel=1e-10)
-    with pytest.raises(EvalError, match=r"at two sizes or more, got \[500\.0\]"):
+    with pytest.raises(UserError, match=r"at two sizes or more, got \[500\.0\]"):
         line_to_infinity([(500, 1.0), (500, 2.0)])
 
 
@@ -171,7 +171,7 @@ def test_extrapolation_takes_off_what_drawing_adds() -> None:
 
 
 def test_extrapolation_of_few_rows_is_told() -> None:
-    with pytest.raises(EvalError, match="more than 500 rows of features, got 500; score more clips"):
+    with pytest.raises(UserError, match="more than 500 rows of features, got 500; score more clips"):
         frechet_infinity(normal(500, 4, 1), normal(500, 4, 2))
     assert frechet_infinity(normal(20, 2, 1), normal(20, 2, 2), fewest=10).points[0][0] == 10
 
@@ -218,5 +218,5 @@ def test_faults_of_kernel_distances_are_told() -> None:
         (lambda: kernel_distance(x[:1], x, size=2), r"KID needs features \[N, D\] with N >= 2"),
         (lambda: kernel_interval(x[:2], x), "3 clips or more in either set, got 2 and 10"),
     ):
-        with pytest.raises(EvalError, match=text):
+        with pytest.raises(UserError, match=text):
             call()

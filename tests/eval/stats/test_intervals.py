@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.stats import intervals
 from ovi_eval.stats.intervals import (
     Interval,
@@ -128,7 +128,7 @@ def test_bootstrap_of_constant_few_and_unknown():
     assert bootstrap_interval([0.4], generator(0)) is None
     flat = bootstrap_interval(np.full(20, 0.4), generator(0))
     assert (flat.low, flat.high) == pytest.approx((0.4, 0.4))
-    with pytest.raises(EvalError, match="'jackknife' is unknown; choose percentile or bca"):
+    with pytest.raises(UserError, match="'jackknife' is unknown; choose percentile or bca"):
         bootstrap_interval([0.1, 0.2], generator(0), method="jackknife")
 
 

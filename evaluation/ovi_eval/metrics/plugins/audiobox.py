@@ -19,7 +19,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 AXES = ("CE", "CU", "PC", "PQ")
@@ -46,7 +46,7 @@ class AudioBoxRatings(Extractor):
         try:
             from audiobox_aesthetics.model.aes import AesMultiOutput
         except ImportError as error:
-            raise EvalError(f"{self.name} needs its package ({error}); {PACKAGE.install}") from error
+            raise UserError(f"{self.name} needs its package ({error}); {PACKAGE.install}") from error
         with reading(folder, "AudioBox aesthetics"):
             network: Any = AesMultiOutput.from_pretrained(str(folder), local_files_only=True, strict=True)
             told = network.target_transform
@@ -59,7 +59,7 @@ class AudioBoxRatings(Extractor):
     def load(self, item: Item) -> Tensor:
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         return wave_S
 
     def run(self, loaded: Any) -> Features:

@@ -28,7 +28,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 from ovi_eval.metrics.plugins.loading import at_rate, fill
 
@@ -55,11 +55,11 @@ def offsets() -> Tensor:
 def windows(segments: int) -> tuple[slice, slice]:
     """The first and the last 14 segments, which overlap or are the same in a clip below 9.28 s.
 
-    Raises EvalError for fewer than 14.
+    Raises UserError for fewer than 14.
     """
     if segments < WINDOW:
         seconds = ((WINDOW - 1) * FRAME_STEP + FRAMES) / FPS
-        raise EvalError(
+        raise UserError(
             f"it has {segments} segments of the {WINDOW} that DeSync needs: {seconds} s of picture and sound"
         )
     return slice(0, WINDOW), slice(segments - WINDOW, segments)
@@ -85,7 +85,7 @@ class SynchformerOffsets(Extractor):
         try:
             from av_bench.synchformer.synchformer import Synchformer
         except ImportError as error:
-            raise EvalError(f"{self.name} needs the package av_bench ({error}); {PACKAGE.install}") from error
+            raise UserError(f"{self.name} needs the package av_bench ({error}); {PACKAGE.install}") from error
         network: Any = Synchformer()
         digest = fill(network, path, FILE)
         self.network = network.to(device)
@@ -97,7 +97,7 @@ class SynchformerOffsets(Extractor):
         video = item.video()
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         seconds = min(video.seconds, len(wave_S) / SAMPLE_RATE)
         count = int(seconds * FPS + 1e-6)
         places_T = at_rate(torch.arange(len(video.frames_THWC)), video.times_T, FPS, count)

@@ -17,7 +17,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 FRAMES = 8
@@ -45,7 +45,7 @@ class FaceFeatures(Extractor):
             from insightface.model_zoo import get_model
             from insightface.utils.face_align import norm_crop
         except ImportError as error:
-            raise EvalError(f"{self.name} needs its package ({error}); {PACKAGE.install}") from error
+            raise UserError(f"{self.name} needs its package ({error}); {PACKAGE.install}") from error
         providers = ["CPUExecutionProvider"]
         self.detector: Any = get_model(str(folder / DETECTOR), providers=providers)
         self.detector.prepare(ctx_id=-1, input_size=(640, 640))
@@ -74,7 +74,7 @@ class FaceFeatures(Extractor):
                 feature_D = torch.as_tensor(self.recogniser.get_feat(aligned)).flatten()
                 found.append(torch.nn.functional.normalize(feature_D, dim=-1))
         if not found:
-            raise EvalError(f"no face is found in the {len(loaded)} frames that are looked at")
+            raise UserError(f"no face is found in the {len(loaded)} frames that are looked at")
         return {"face": torch.nn.functional.normalize(torch.stack(found).mean(dim=0), dim=-1)}
 
 

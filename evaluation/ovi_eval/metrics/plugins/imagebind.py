@@ -28,7 +28,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 from ovi_eval.metrics.plugins.loading import fill
 
@@ -59,7 +59,7 @@ class ImageBindFeatures(Extractor):
         try:
             from imagebind.models.imagebind_model import imagebind_huge
         except ImportError as error:
-            raise EvalError(
+            raise UserError(
                 f"{self.name} needs the package imagebind ({error}); {PACKAGE.install}"
             ) from error
         network: Any = imagebind_huge(pretrained=False)
@@ -73,9 +73,9 @@ class ImageBindFeatures(Extractor):
         video = item.video().constant()
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         if len(wave_S) < 400:
-            raise EvalError(f"its sound is too short: {len(wave_S)} samples at 16 kHz of 400")
+            raise UserError(f"its sound is too short: {len(wave_S)} samples at 16 kHz of 400")
         crops = []
         for start in starts(len(video.frames_THWC) / video.fps, PICTURES):
             first = min(math.ceil(start * video.fps), len(video.frames_THWC) - 1)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.weights import PublishedFile, file_sha256, read_weights
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 
 def fill(network: nn.Module, path: Path, file: PublishedFile) -> str:
     """Gives a built network the tensors of the file, all of them and no others; the file's sha256.
 
     Built in full and not as `load_published` does it, because a stranger's network may compute tables while it is
-    built. Raises EvalError in one line for another file.
+    built. Raises UserError in one line for another file.
     """
     tensors: Any = read_weights(path)
     try:
@@ -24,7 +24,7 @@ def fill(network: nn.Module, path: Path, file: PublishedFile) -> str:
     except (RuntimeError, TypeError, AttributeError) as error:
         lines = str(error).strip().splitlines()
         told = lines[1 if len(lines) > 1 else 0].strip() if lines else type(error).__name__
-        raise EvalError(
+        raise UserError(
             f"{path}: holds no weights of {file.what} ({told[:160]}); fetch {file.needs()}"
         ) from error
     network.eval().requires_grad_(False)

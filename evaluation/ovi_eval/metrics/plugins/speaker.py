@@ -19,7 +19,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import file_sha256
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 SAMPLE_RATE = 16000
@@ -57,9 +57,9 @@ class VoiceFeatures(Extractor):
     def load(self, item: Item) -> Tensor:
         wave_S = item.audio(SAMPLE_RATE).wave_S
         if float(wave_S.abs().max()) < SILENT:
-            raise EvalError("its sound is silence")
+            raise UserError("its sound is silence")
         if len(wave_S) < SHORTEST:
-            raise EvalError(
+            raise UserError(
                 f"its sound is too short: {len(wave_S) / SAMPLE_RATE:.3f} s of {SHORTEST / SAMPLE_RATE} s"
             )
         heard = self.hearing(wave_S.numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
@@ -88,4 +88,4 @@ def _weights(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise EvalError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}; fetch {FOLDER.needs()}")
+    raise UserError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}; fetch {FOLDER.needs()}")

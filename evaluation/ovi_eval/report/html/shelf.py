@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_eval.common.places import without_places
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 from ovi_eval.report.html.pictures import poster, timeline
 from ovi_eval.report.html.transcode import SECONDS, small_clip
 
@@ -80,7 +80,7 @@ def _show(path: Path, number: int) -> Shown | str:
             "timeline": timeline(clip.frames_THWC, clip.wave_S, clip.sample_rate),
             "poster": poster(clip.frames_THWC),
         }
-    except EvalError as error:
+    except UserError as error:
         return without_places(str(error))
     except OSError as error:
         return f"{path.name}: {error.strerror or type(error).__name__}"

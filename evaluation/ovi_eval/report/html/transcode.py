@@ -24,7 +24,7 @@ from ovi_eval.clips.container import opened, picture_stream, sound_stream
 from ovi_eval.clips.picture import PictureStream, Video, decode_video
 from ovi_eval.clips.sound import SoundStream, decode_audio
 from ovi_eval.clips.writing import SAME_BYTES, resample
-from ovi_eval.errors import EvalError
+from ovi_eval.errors import UserError
 
 SIDE = 320
 SECONDS = 6.0
@@ -56,14 +56,14 @@ class SmallClip:
 def small_clip(path: Path) -> SmallClip:
     """Reads a clip and makes it small where it is not.
 
-    Raises EvalError naming the file where it is unreadable or has neither picture nor sound, OSError where it
+    Raises UserError naming the file where it is unreadable or has neither picture nor sound, OSError where it
     cannot be opened at all.
     """
     with opened(path, path.name) as (container, shown):
         sees, sounds = _moves(container), bool(container.streams.audio)
         playable = sees and sounds and _plays_everywhere(container, shown)
     if not sees and not sounds:
-        raise EvalError(f"{shown}: has neither picture nor sound; a clip needs one of them")
+        raise UserError(f"{shown}: has neither picture nor sound; a clip needs one of them")
     if playable and path.stat().st_size <= AS_IT_IS:
         content = path.read_bytes()
         video, sound = decode_video(content, name=path.name), decode_audio(content, name=path.name)
@@ -157,5 +157,5 @@ def _encoded(name: str, frames_THWC: Tensor, fps: float, wave_S: Tensor | None) 
                 container.mux(audio.encode(None))
     except av.FFmpegError as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise EvalError(f"{name}: cannot be made small ({reason}); write it again as H.264 mp4") from error
+        raise UserError(f"{name}: cannot be made small ({reason}); write it again as H.264 mp4") from error
     return buffer.getvalue()
