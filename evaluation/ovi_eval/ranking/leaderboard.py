@@ -48,7 +48,7 @@ class Leaderboard:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The aggregate as plain data, schema "ovi_eval.ranking.build/1"."""
+        """The aggregate as plain data, schema "ovi_eval.leaderboard/1"."""
         return {
             "schema": LEADERBOARD_SCHEMA,
             "created": self.created,

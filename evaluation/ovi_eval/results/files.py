@@ -23,8 +23,8 @@ from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
 from ovi_eval.results.checking import CLIP_FIELDS, MOST_CLIPS, check, unproven
 
-SCHEMA = "ovi_eval.results.files/1"
-LEADERBOARD_SCHEMA = "ovi_eval.ranking.build/1"
+SCHEMA = "ovi_eval.results/1"
+LEADERBOARD_SCHEMA = "ovi_eval.leaderboard/1"
 Direction = Literal["higher", "lower", "closer_to_reference"]
 RunKind = Literal["measured", "reference"]
 MetricKind = Literal["mean", "frechet", "set"]

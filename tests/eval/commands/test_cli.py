@@ -72,7 +72,7 @@ def test_leaderboard_with_bad_input(study, tmp_path, capsys):
     assert "did you mean none?" in refused(capsys, "leaderboard", study, "--first", "nome")
     assert "no finished run of any arm" in refused(capsys, "leaderboard", tmp_path)
     broken = tmp_path / "broken.json"
-    broken.write_text('{"schema": "ovi_eval.results.files/1", "name": "x"')
+    broken.write_text('{"schema": "ovi_eval.results/1", "name": "x"')
     assert "broken.json: is no JSON" in refused(capsys, "leaderboard", broken)
     claims = tmp_path / "claims.yaml"
     claims.write_text("claims: [{metric: ball/onset_f1, arm: none}]")

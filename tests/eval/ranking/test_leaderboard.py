@@ -461,7 +461,7 @@ def test_it_is_written_whole_and_rebuilt_from_disk_as_it_was(tmp_path):
     )
     write_all(board, study)
     first = json.loads((study / "results.json").read_text())
-    assert first["schema"] == "ovi_eval.ranking.build/1"
+    assert first["schema"] == "ovi_eval.leaderboard/1"
     assert not [p for p in study.iterdir() if p.name.startswith(".")]
     write_all(build_leaderboard([study]), study)
     again = json.loads((study / "results.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.eval_study import run, write_study
 from ovi_eval.errors import UserError
-from ovi_eval.results.files import CLIP_FIELDS, ClipScores, MetricValue, RunResults, read
+from ovi_eval.results.files import CLIP_FIELDS, LEADERBOARD_SCHEMA, ClipScores, MetricValue, RunResults, read
 from ovi_eval.results.find import find_runs
 
 
@@ -23,7 +23,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read(path) == read(tmp_path) == made
     assert read(path).folder == tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["per_clip.jsonl", "results.json"]
-    assert json.loads(path.read_text())["schema"] == "ovi_eval.results.files/1"
+    assert json.loads(path.read_text())["schema"] == "ovi_eval.results/1"
 
 
 FULL = MetricValue(
@@ -138,9 +138,9 @@ def _edit(data, field, value):
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
-        (["schema"], "ovi_eval.results.files/9", "schema is 'ovi_eval.results.files/9'"),
+        (["schema"], "ovi_eval.results/9", "schema is 'ovi_eval.results/9'"),
         (["schema"], ..., "schema is None"),
-        (["schema"], "ovi_eval.ranking.build/1", "is a leaderboard over runs"),
+        (["schema"], "ovi_eval.leaderboard/1", "is a leaderboard over runs"),
         (["name"], ..., "field name is missing"),
         (["name"], " ", "field name is empty"),
         (["seed"], "0", "field seed must be a whole number or null, found text"),
@@ -341,3 +341,10 @@ def test_the_example_of_the_page_is_read(tmp_path):
     assert found.clips[2].reasons["sync"] == "no face track of 50 frames"
     again = read(found.write(tmp_path / "again"))
     assert again == found
+
+
+def test_recorded_leaderboards_have_the_schema_that_is_read():
+    experiments = Path(__file__).resolve().parents[3] / "experiments"
+    recorded = [json.loads(path.read_text())["schema"] for path in experiments.glob("*/results.json")]
+    assert recorded
+    assert set(recorded) == {LEADERBOARD_SCHEMA}
