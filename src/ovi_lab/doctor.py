@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ovi_eval.common.boundary import command
 from ovi_eval.common.shown import shown
-from ovi_lab.common.boundary import command
 from ovi_lab.errors import UserError
 
 DISTRIBUTION = "ovi-lab"

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ovi_lab.common.boundary import command
+from ovi_eval.common.boundary import command
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 

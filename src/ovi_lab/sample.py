@@ -6,7 +6,7 @@ import sys
 
 from omegaconf import DictConfig, OmegaConf
 
-from ovi_lab.common.boundary import one_line
+from ovi_eval.common.boundary import one_line
 from ovi_lab.common.command_line import check, check_text
 from ovi_lab.common.hydra_main import start
 from ovi_lab.common.paths import config_dir

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ovi_lab.common.boundary import LineParser, command, one_line
+from ovi_eval.common.boundary import LineParser, command, one_line
 from ovi_lab.errors import UserError
 
 

@@ -165,7 +165,7 @@ def test_sound_of_another_rate_is_refused_where_asked(tmp_path: Path, codec: Lat
         shard.write("other", media(22050))
     loader = ClipLoader(ClipDataset(tmp_path / "a.tar", codec, wanted, on_resample="raise"), 1, shuffle=False)
     with pytest.raises(
-        UserError, match=r"audio has 22050 Hz, this codec takes 8000; pass on_resample=resample"
+        UserError, match=r"^audio has 22050 Hz, this codec takes 8000; pass on_resample=resample"
     ):
         list(loader)
 

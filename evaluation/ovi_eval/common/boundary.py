@@ -41,7 +41,6 @@ def fail(error: BaseException | str, prefix: str = "error", code: int = USAGE) -
 @contextmanager
 def one_line(
     prefix: str,
-    mistakes: tuple[type[Exception], ...] = (UserError,),
     interrupted: str = "interrupted; nothing half-written is left",
     interrupted_code: int = INTERRUPTED,
 ) -> Iterator[None]:
@@ -49,12 +48,11 @@ def one_line(
 
     Args:
         prefix: stands before the line, as "ovi-eval".
-        mistakes: exceptions whose message is that line.
         interrupted, interrupted_code: what Ctrl-C is told with.
     """
     try:
         yield
-    except mistakes as error:
+    except UserError as error:
         fail(error, prefix)
     except BrokenPipeError:
         # what is left in the buffer must not fail again when the interpreter ends
@@ -71,7 +69,7 @@ def one_line(
 
 
 def command(
-    prefix: str, mistakes: tuple[type[Exception], ...] = (UserError,), **interrupted: Any
+    prefix: str, **interrupted: Any
 ) -> Callable[[Callable[_Parameters, int | None]], Callable[_Parameters, int]]:
     """Decorates the `main` of a command: it returns its exit code, 2 after one line for what a user can mend.
 
@@ -82,7 +80,7 @@ def command(
         @functools.wraps(main)
         def guarded(*arguments: _Parameters.args, **named: _Parameters.kwargs) -> int:
             try:
-                with one_line(prefix, mistakes, **interrupted):
+                with one_line(prefix, **interrupted):
                     return main(*arguments, **named) or 0
             except Told as told:
                 return int(told.code or 0)

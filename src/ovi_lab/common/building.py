@@ -11,7 +11,6 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from ovi_eval.common.shown import shown
-from ovi_lab.common.boundary import MISTAKES
 from ovi_lab.common.values import nearest
 from ovi_lab.errors import UserError
 
@@ -30,7 +29,7 @@ def build(node: Any, what: str) -> Any:
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, MISTAKES):
+            if isinstance(cause, UserError):
                 raise UserError(str(cause)) from error
             cause = cause.__cause__
         raise

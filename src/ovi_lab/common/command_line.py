@@ -22,8 +22,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from ovi_eval.common.boundary import LineParser
 from ovi_eval.common.shown import shown
-from ovi_lab.common.boundary import LineParser
 from ovi_lab.common.forms import misfit
 from ovi_lab.common.values import check_values, closed, forms, nearest, said, with_texts
 from ovi_lab.errors import UserError
@@ -110,10 +110,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
         UserError: a flag or an override that cannot be read.
     """
     check_text(arguments)
-    try:
-        flags = _parser().parse_args(list(arguments))
-    except UserError as error:
-        raise UserError(str(error)) from error
+    flags = _parser().parse_args(list(arguments))
     if flags.config_path is not None:
         raise UserError(
             "--config-path would replace all of ovi-lab's configuration: add yours with --config-dir"

@@ -35,8 +35,6 @@ def reading(source: Path | str, what: str, advice: str = "copy it again or use a
     """
     try:
         yield
-    except UserError as error:
-        raise UserError(str(error)) from error
     except _WRONG as error:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -13,7 +13,6 @@ import hydra
 from omegaconf import DictConfig
 
 from ovi_eval.common.shown import shown
-from ovi_lab.common.boundary import MISTAKES
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.values import with_texts
 from ovi_lab.errors import UserError
@@ -31,7 +30,7 @@ def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequen
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and not printed in Hydra's way
     try:
         _under_hydra(config_name, task)()
-    except MISTAKES:
+    except UserError:
         raise
     except Exception as error:
         if _is_ours(error.__traceback__):

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
-from ovi_lab.common.boundary import LineParser, command
 from ovi_lab.errors import UserError
 
 

@@ -36,6 +36,7 @@ from ovi_lab.data.index import (
     Entry,
     Shapes,
     ShardIndex,
+    bad_sample,
     encoded_by,
     file_sha256,
     read_index,
@@ -211,13 +212,11 @@ class ClipDataset(Dataset[Sample]):
         if self.codec is None:
             raise UserError(NO_CODEC.format(entry.shard))
         sample: Sample = {"id": entry.key, "caption": clip.caption, "meta": clip.meta}
-        try:
+        with bad_sample():
             if "video" in self.modalities:
                 sample["video"] = self.codec.video.encode(clip.frames_THWC[None])[0]
             if "audio" in self.modalities:
                 sample["audio"] = self.codec.audio.encode(clip.wave_S[None])[0]
-        except UserError as error:
-            raise BadSampleError(str(error)) from error
         if not all(bool(torch.isfinite(sample[m]).all()) for m in self.modalities):
             raise BadSampleError("its latents hold NaN or infinity")
         return {**sample, RATES: (clip.source_rate, clip.sample_rate)}

@@ -27,7 +27,7 @@ from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import parse_caption, unusable
 from ovi_lab.data.cutting import LATE, cut_picture
-from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError
+from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError, ResamplingRefusedError, bad_sample
 from ovi_lab.data.npy import load_npy, npy_bytes
 from ovi_lab.errors import UserError
 
@@ -222,15 +222,13 @@ def read_media(
     about = read_about(members)
     if "video" not in modalities:
         return _read_sound(members, about)
-    try:
+    with bad_sample():
         if FRAMES in members:
             clip = _read_arrays(members, about)
             return clip if wanted is None else conform(clip, wanted, on_resample)
         video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
         sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
         return decode_clip(video, sound, about, wanted, on_resample, fps)
-    except UserError as error:
-        raise BadSampleError(str(error)) from error
 
 
 def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
@@ -239,12 +237,10 @@ def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> Media
         wave_S, rate = _read_wave(members, about)
     else:
         files = SOUND_EXTENSIONS + VIDEO_EXTENSIONS
-        try:
+        with bad_sample():
             audio = decode_audio(
                 next(members[extension] for extension in files if extension in members), name="its sound"
             )
-        except UserError as error:
-            raise BadSampleError(str(error)) from error
         wave_S, rate = audio.wave_S, audio.sample_rate
     return MediaClip(about["caption"], nothing, 0.0, wave_S, rate, rate, dict(about["meta"]))
 
@@ -313,9 +309,9 @@ def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> Me
 
 
 def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:
-    """Raises UserError naming both rates where resampling is not allowed."""
+    """Raises ResamplingRefusedError naming both rates where resampling is not allowed."""
     if on_resample == "raise":
-        raise UserError(
+        raise ResamplingRefusedError(
             f"audio has {rate} Hz, this codec takes {wanted}; pass on_resample=resample, "
             f"or pack the clips at {wanted} Hz"
         )

@@ -37,6 +37,7 @@ from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
+    bad_sample,
     file_sha256,
     read_index,
     said_of,
@@ -378,14 +379,12 @@ def encode_run(
     """
     clips = [clip for _, clip in run]
     parts: dict[str, torch.Tensor | list[torch.Tensor]] = {}
-    try:
+    with bad_sample():
         if encoders.text is not None:  # first, as it costs least to refuse
             parts["text"] = encoders.text([clip.caption for clip in clips])
         if encoders.video is not None:
             parts["video"] = encoders.video.encode(torch.stack([clip.frames_THWC for clip in clips]))
         parts["audio"] = encoders.audio.encode(torch.stack([clip.wave_S for clip in clips]))
-    except UserError as error:
-        raise BadSampleError(str(error)) from error
     encoded = []
     for n, (key, clip) in enumerate(run):
         tensors = {part: tensors[n].to("cpu", dtype) for part, tensors in parts.items()}

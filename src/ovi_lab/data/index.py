@@ -43,6 +43,21 @@ class BadSampleError(Exception):
     """
 
 
+class ResamplingRefusedError(UserError):
+    """A sample's sound has another rate than the codec's and may not be resampled: the settings have to change."""
+
+
+@contextmanager
+def bad_sample() -> Iterator[None]:
+    """A UserError over its content makes a sample bad; a refused rate stays the error that ends the command."""
+    try:
+        yield
+    except ResamplingRefusedError:
+        raise
+    except UserError as error:
+        raise BadSampleError(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class BadSample:
     """A sample that cannot be used, or a member that belongs to none."""

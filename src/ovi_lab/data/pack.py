@@ -43,7 +43,7 @@ from ovi_lab.data.decode import (
     json_bytes,
     refuse_other_rate,
 )
-from ovi_lab.data.index import BadSample, BadSampleError, index_path
+from ovi_lab.data.index import BadSample, BadSampleError, bad_sample, index_path
 from ovi_lab.data.shards import MAX_MEMBER, Members, numbered_shards, remove_shard, write_shards
 from ovi_lab.errors import UserError
 
@@ -238,26 +238,24 @@ def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip |
     """Decoded once, to know that it can be; nothing of it is kept."""
     if file.stat().st_size > MAX_MEMBER:
         raise BadSampleError(f"it has {file.stat().st_size} bytes; originals have at most {MAX_MEMBER}")
-    try:
-        with (
-            PictureStream(
-                file, name="its picture", transform=lambda frame_HWC: frame_HWC[:1, :1].clone()
-            ) as picture,
-            SoundStream(file, name="its sound") as sound,
-        ):
-            for _, frame in picture:
-                frames_THWC = frame[None]
-            samples = sum(block_S.shape[-1] for block_S in sound)
-            ends = sound.start + samples / sound.sample_rate
-            seconds = picture.end - picture.start
-            missing = missing_at_end(ends, picture.start, seconds, "its sound")
-            _count(report.padded, name, max(0.0, sound.start - picture.start) + missing)
-            _count(report.lost_sound, name, sound.filled)
-            meta = {"source_fps": picture.fps, "source_rate": sound.sample_rate}
-            rate = sound.sample_rate
-            yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
-    except UserError as error:
-        raise BadSampleError(str(error)) from error
+    with (
+        bad_sample(),
+        PictureStream(
+            file, name="its picture", transform=lambda frame_HWC: frame_HWC[:1, :1].clone()
+        ) as picture,
+        SoundStream(file, name="its sound") as sound,
+    ):
+        for _, frame in picture:
+            frames_THWC = frame[None]
+        samples = sum(block_S.shape[-1] for block_S in sound)
+        ends = sound.start + samples / sound.sample_rate
+        seconds = picture.end - picture.start
+        missing = missing_at_end(ends, picture.start, seconds, "its sound")
+        _count(report.padded, name, max(0.0, sound.start - picture.start) + missing)
+        _count(report.lost_sound, name, sound.filled)
+        meta = {"source_fps": picture.fps, "source_rate": sound.sample_rate}
+        rate = sound.sample_rate
+        yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
 
 
 def _clips(
@@ -274,46 +272,44 @@ def _clips(
             frame_HWC = frame_HWC[box[0] : box[1], box[2] : box[3]]
         return fit_frame(frame_HWC, options.height, options.width)
 
-    try:
-        with (
-            PictureStream(file, name="its picture", transform=fit) as picture,
-            SoundStream(file, name="its sound") as sound,
-        ):
-            source_rate = sound.sample_rate
-            if source_rate != options.sample_rate:
-                refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
-                report.resampled[source_rate] += 1
-            _check_unfolding(file, picture, options)
-            cut_sound = CutSound(sound, options.sample_rate, picture.start)
-            per_clip = None if options.seconds is None else round(options.seconds * options.fps)
-            number = 0
-            for frames_THWC in cut_picture(picture, options.fps, per_clip):
-                seconds = len(frames_THWC) / options.fps
-                start_s = number * seconds
-                samples = round(seconds * options.sample_rate)
-                wave_S, before, after = cut_sound.window(round(start_s * options.sample_rate), samples)
-                missing = after / options.sample_rate
-                number += 1
-                if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
-                    missing += before / options.sample_rate
-                    at = f"the clip at {start_s:.2f} s is left out: " if per_clip is not None else ""
-                    yield BadSampleError(f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s")
-                    continue
-                _count(report.padded, name, (before + after) / options.sample_rate)
-                meta = {
-                    "start_s": start_s,
-                    "source_fps": picture.fps,
-                    "source_rate": source_rate,
-                    "source_size": list(picture.size),
-                }
-                yield MediaClip("", frames_THWC, options.fps, wave_S, options.sample_rate, source_rate, meta)
-            if other_rate(picture.fps, options.fps):
-                report.retimed[round(picture.fps, 2)] += 1
-            if per_clip is not None:
-                _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
-            _count(report.lost_sound, name, sound.filled)
-    except UserError as error:
-        raise BadSampleError(str(error)) from error
+    with (
+        bad_sample(),
+        PictureStream(file, name="its picture", transform=fit) as picture,
+        SoundStream(file, name="its sound") as sound,
+    ):
+        source_rate = sound.sample_rate
+        if source_rate != options.sample_rate:
+            refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
+            report.resampled[source_rate] += 1
+        _check_unfolding(file, picture, options)
+        cut_sound = CutSound(sound, options.sample_rate, picture.start)
+        per_clip = None if options.seconds is None else round(options.seconds * options.fps)
+        number = 0
+        for frames_THWC in cut_picture(picture, options.fps, per_clip):
+            seconds = len(frames_THWC) / options.fps
+            start_s = number * seconds
+            samples = round(seconds * options.sample_rate)
+            wave_S, before, after = cut_sound.window(round(start_s * options.sample_rate), samples)
+            missing = after / options.sample_rate
+            number += 1
+            if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
+                missing += before / options.sample_rate
+                at = f"the clip at {start_s:.2f} s is left out: " if per_clip is not None else ""
+                yield BadSampleError(f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s")
+                continue
+            _count(report.padded, name, (before + after) / options.sample_rate)
+            meta = {
+                "start_s": start_s,
+                "source_fps": picture.fps,
+                "source_rate": source_rate,
+                "source_size": list(picture.size),
+            }
+            yield MediaClip("", frames_THWC, options.fps, wave_S, options.sample_rate, source_rate, meta)
+        if other_rate(picture.fps, options.fps):
+            report.retimed[round(picture.fps, 2)] += 1
+        if per_clip is not None:
+            _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
+        _count(report.lost_sound, name, sound.filled)
 
 
 def _check_unfolding(file: Path, picture: PictureStream, options: PackOptions) -> None:
@@ -335,14 +331,12 @@ def _count(seconds_by_file: dict[str, float], name: str, seconds: float) -> None
 def _without_bars(file: Path) -> tuple[int, int, int, int] | None:
     """Top, bottom, left and right of what is ever lighter than a bar; None where nothing is."""
     lightest_HW: Tensor | None = None
-    try:
-        with PictureStream(
-            file, name="its picture", transform=lambda frame_HWC: frame_HWC.amax(-1)
-        ) as picture:
-            for _, light_HW in picture:
-                lightest_HW = light_HW if lightest_HW is None else torch.maximum(lightest_HW, light_HW)
-    except UserError as error:
-        raise BadSampleError(str(error)) from error
+    with (
+        bad_sample(),
+        PictureStream(file, name="its picture", transform=lambda frame_HWC: frame_HWC.amax(-1)) as picture,
+    ):
+        for _, light_HW in picture:
+            lightest_HW = light_HW if lightest_HW is None else torch.maximum(lightest_HW, light_HW)
     if lightest_HW is None:
         return None
     lit_HW = lightest_HW > BAR_LEVEL

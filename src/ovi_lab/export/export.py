@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.plain_data import read_json, read_text
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model
@@ -28,7 +29,6 @@ from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.opening import Opened
 from ovi_lab.checkpoints.reading import merged_weights
-from ovi_lab.common.boundary import LineParser, command
 from ovi_lab.errors import UserError
 from ovi_lab.export.comfyui import comfyui_name, comfyui_obstacles
 from ovi_lab.export.model_card import model_card, results_of

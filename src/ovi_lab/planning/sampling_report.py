@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from ovi_eval.common.boundary import command
 from ovi_lab.checkpoints.presets import ReleasedModel, is_released, released_model
-from ovi_lab.common.boundary import command
 from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
 from ovi_lab.flow.generate import SamplerSettings

@@ -195,11 +195,8 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     if config.evaluation.enabled and first:
         from ovi_lab.runs.evaluate import evaluate_run
 
-        try:
-            with preemption.at_once(first):
-                evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
-        except UserError as error:
-            raise UserError(str(error)) from error
+        with preemption.at_once(first):
+            evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
     if first:
         temporary = run_dir / ".done.json.tmp"
         temporary.write_text(json.dumps(outcome, indent=1))

@@ -18,11 +18,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovi_eval.common.boundary import LineParser, one_line
 from ovi_eval.common.files import written_whole
 from ovi_lab.checkpoints import weights_layout
 from ovi_lab.checkpoints.presets import PRESET_FILE
 from ovi_lab.codecs import mmaudio, wan22
-from ovi_lab.common.boundary import LineParser, one_line
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ovi_lab.common.boundary import one_line
+from ovi_eval.common.boundary import one_line
 from ovi_lab.common.command_line import check_text
 from ovi_lab.stages.chain import parse, run_chain
 from ovi_lab.sweeps.local_pool import LocalPoolLauncher

@@ -29,8 +29,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ovi_eval.common.boundary import fail
 from ovi_eval.common.plain_data import read_json
-from ovi_lab.common.boundary import fail
 from ovi_lab.common.progress import fraction
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.study import EndedJob, note_jobs

@@ -108,23 +108,20 @@ def finish() -> None:
         jobs = _jobs.pop(study.folder, ())
         failed = [f"{job.name}: {job.message}" for job in jobs if job.status == "failed"]
         arms = list(dict.fromkeys(job.config["arm_name"] for job in jobs))
-        try:
-            _score_references(study.folder, jobs)
-            if len(failed) < len(jobs) or not jobs:
-                board = build_leaderboard(
-                    [study.folder],
-                    first=arms[0] if arms and not failed else None,
-                    title=study.title,
-                    message=study.message,
-                    order=arms,
-                    claims=study.claims,
-                    expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
-                )
-                write_all(board, study.folder, progress=True)
-                show(board)
-                print(f"\n{study.folder / 'leaderboard.html'}")
-        except UserError as error:
-            raise UserError(str(error)) from error
+        _score_references(study.folder, jobs)
+        if len(failed) < len(jobs) or not jobs:
+            board = build_leaderboard(
+                [study.folder],
+                first=arms[0] if arms and not failed else None,
+                title=study.title,
+                message=study.message,
+                order=arms,
+                claims=study.claims,
+                expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
+            )
+            write_all(board, study.folder, progress=True)
+            show(board)
+            print(f"\n{study.folder / 'leaderboard.html'}")
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. "

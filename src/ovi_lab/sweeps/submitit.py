@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ovi_lab.common.boundary import fail
+from ovi_eval.common.boundary import fail
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.local_pool import Job, LocalPoolLauncher, _Screen, _work
