@@ -92,7 +92,7 @@ def test_stop_at_the_first_bad_file(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^broken.mp4: its picture: is cut off or damaged"):
         pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS, on_error="raise"), quiet=True)
     assert not list(tmp_path.glob("a*"))
-    with pytest.raises(UserError, match="^audio has 16000 Hz, this codec takes 8000"):
+    with pytest.raises(UserError, match=r"^audio has 16000 Hz, this codec takes 8000"):
         pack_folder(folder, tmp_path / "a", PackOptions(**OPTIONS, on_resample="raise"), quiet=True)
 
 
