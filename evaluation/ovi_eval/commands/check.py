@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from ovi_eval.commands.options import names_of
 from ovi_eval.errors import UserError
 
-
-def add_check(commands: Any) -> argparse.ArgumentParser:
-    """Adds the command to `ovi-eval`'s (what `ArgumentParser.add_subparsers` returned); sets `run`."""
-    check: argparse.ArgumentParser = commands.add_parser(
-        "check", help="recompute reference implementations' numbers on this machine and compare"
-    )
-    check.add_argument(
-        "--only", metavar="NAMES", help="cases or groups of them, with commas between (as vggish,i3d.fvd)"
-    )
-    check.add_argument("--quick", action="store_true", help="leave out cases that take over about 5 s each")
-    check.add_argument("--clips", metavar="DIR", help="folder of real clips that some goldens were made from")
-    check.add_argument(
-        "--weights", metavar="DIR", help="folder of published weight files (default: OVI_EVAL_WEIGHTS)"
-    )
-    check.add_argument("--goldens", metavar="DIR", help="compare with the goldens of another folder")
-    check.add_argument("--json", metavar="OUT", help="also write everything that was compared to this file")
-    check.set_defaults(run=run_check)
-    return check
+HELP = "recompute reference implementations' numbers on this machine and compare"
 
 
-def run_check(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add = parser.add_argument
+    add("--only", metavar="NAMES", help="cases or groups of them, with commas between (as vggish,i3d.fvd)")
+    add("--quick", action="store_true", help="leave out cases that take over about 5 s each")
+    add("--clips", metavar="DIR", help="folder of real clips that some goldens were made from")
+    add("--weights", metavar="DIR", help="folder of published weight files (default: OVI_EVAL_WEIGHTS)")
+    add("--goldens", metavar="DIR", help="compare with the goldens of another folder")
+    add("--json", metavar="OUT", help="also write everything that was compared to this file")
+
+
+def run(options: argparse.Namespace) -> int:
     """Runs the cases, prints the table; 0 where none failed, else 1. Raises UserError for bad options."""
     from ovi_eval.check.goldens import Goldens, goldens_folder
     from ovi_eval.check.printing import Report, write
     from ovi_eval.check.runner import FAILED, chosen, run_cases
 
-    cases = chosen(_names(options.only))
+    cases = chosen(names_of(options.only, "--only"))
     goldens = Goldens(options.goldens or goldens_folder())
     out = Path(options.json) if options.json else None
     if out is not None and out.is_dir():
@@ -57,12 +51,3 @@ def run_check(options: argparse.Namespace) -> int:
 
 def _folder(text: str | None) -> Path | None:
     return Path(text) if text else None
-
-
-def _names(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UserError(f"--only expects names with commas between, found {text!r}")
-    return names

@@ -5,33 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-from ovi_eval.common.files import written_together
 from ovi_eval.errors import UserError
 
+HELP = "two models: paired differences, intervals, p values"
 EPILOG = """A and B are each a results file or a folder of them. Several training seeds of one model are named with
 commas between, as a0.json,a1.json b0.json,b1.json, or by the folder that holds them. Differences are A minus B,
 clip by clip where both sides have values per clip; p values are adjusted over all metrics. Exit code 2 where
 nothing can be compared."""
 
 
-def add_compare(commands: Any) -> None:
-    """Adds the command to argparse's subparsers `commands`."""
-    parser = commands.add_parser(
-        "compare", help="two models: paired differences, intervals, p values", epilog=EPILOG
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "a", metavar="A", help="results of one model: a file, a folder, or several with commas"
     )
     parser.add_argument("b", metavar="B", help="results of the other model, in the same way")
     parser.add_argument("--json", metavar="OUT", help="also write everything to this JSON file")
     parser.add_argument("--markdown", metavar="OUT", help="also write the table to this Markdown file")
-    parser.set_defaults(run=run_compare)
 
 
-def run_compare(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Compares, prints, and writes what was asked for. Raises UserError for bad input before anything is written."""
+    from ovi_eval.common.files import written_together
     from ovi_eval.ranking.comparison import compare
     from ovi_eval.report.comparison import markdown, show
 

@@ -1,4 +1,4 @@
-"""`ovi-eval score` and `ovi-eval metrics`."""
+"""`ovi-eval score`: clips to results.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovi_eval.common import processes
+from ovi_eval.commands.options import WEIGHTS_HELP, names_of, use_weights
 from ovi_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,68 +24,41 @@ if TYPE_CHECKING:
     from ovi_eval.scoring.ball_world import Scored
 
 
-def add_score(commands: Any) -> None:
-    """Adds the command to argparse's subcommands."""
-    score = commands.add_parser("score", help="score clips, against real ones where a metric compares")
-    score.add_argument("clips", help="a folder of clips (mp4, wav, …), one file, or a clips.safetensors")
-    score.add_argument(
-        "--reference", metavar="REAL", help="real clips, for the metrics that compare with such"
-    )
-    score.add_argument(
-        "--metrics", help="names with commas between (default: all that can be had; see metrics)"
-    )
-    score.add_argument("--out", default="results.json", help="where the results go (default: results.json)")
-    score.add_argument(
-        "--captions", help="CSV, TSV or JSONL of id and caption (default: those in the folder)"
-    )
-    score.add_argument(
+HELP = "score clips, against real ones where a metric compares"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add = parser.add_argument
+    add("clips", help="a folder of clips (mp4, wav, …), one file, or a clips.safetensors")
+    add("--reference", metavar="REAL", help="real clips, for the metrics that compare with such")
+    add("--metrics", help="names with commas between (default: all that can be had; see metrics)")
+    add("--out", default="results.json", help="where the results go (default: results.json)")
+    add("--captions", help="CSV, TSV or JSONL of id and caption (default: those in the folder)")
+    add(
         "--transcripts",
         metavar="FILE",
         help="CSV, TSV or JSONL of id and text: error rates of these, not of Whisper's",
     )
-    score.add_argument("--name", help="of the model or arm (default: the clips' folder)")
-    score.add_argument(
-        "--seed", type=int, help="the training or sampling seed, where a model has several runs"
-    )
-    score.add_argument(
-        "--benchmark", default="", help="name of the set of prompts; others are never ranked with it"
-    )
-    score.add_argument(
-        "--weights", metavar="DIR", help="folder of published weights (default: $OVI_EVAL_WEIGHTS)"
-    )
-    score.add_argument(
-        "--crops", action="store_true", help="the clips are face crops of 224x224 at 25 fps already"
-    )
-    score.add_argument(
+    add("--name", help="of the model or arm (default: the clips' folder)")
+    add("--seed", type=int, help="the training or sampling seed, where a model has several runs")
+    add("--benchmark", default="", help="name of the set of prompts; others are never ranked with it")
+    add("--weights", metavar="DIR", help=WEIGHTS_HELP)
+    add("--crops", action="store_true", help="the clips are face crops of 224x224 at 25 fps already")
+    add(
         "--detector",
         default="s3fd",
         metavar="DETECTOR",
         choices=["s3fd", "ultraface"],
         help="what finds faces for sync: s3fd as published, or ultraface, a variant (default: s3fd)",
     )
-    score.add_argument(
-        "--limit", type=int, metavar="N", help="the first N clips only; not comparable, and marked so"
-    )
-    score.add_argument("--strict", action="store_true", help="stop at the first clip that cannot be scored")
-    score.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    score.add_argument(
-        "--workers", type=int, default=1, help="threads that decode ahead (default: 1; 0: none)"
-    )
-    score.add_argument(
-        "--cache", metavar="DIR", help="folder of features (default: $OVI_EVAL_CACHE, ~/.cache/ovi_eval)"
-    )
-    score.add_argument("--no-cache", action="store_true", help="compute every feature anew, keep none")
-    score.add_argument("--no-intervals", action="store_true", help="leave the bootstrap intervals out")
-    score.set_defaults(run=run_score)
-
-
-def add_metrics(commands: Any) -> None:
-    """Adds the command to argparse's subcommands."""
-    metrics = commands.add_parser("metrics", help="list the metrics: what each gives, needs and lacks here")
-    metrics.add_argument(
-        "--weights", metavar="DIR", help="folder of published weights (default: $OVI_EVAL_WEIGHTS)"
-    )
-    metrics.set_defaults(run=run_metrics)
+    add("--limit", type=int, metavar="N", help="the first N clips only; not comparable, and marked so")
+    add("--strict", action="store_true", help="stop at the first clip that cannot be scored")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--workers", type=int, default=1, help="threads that decode ahead (default: 1; 0: none)")
+    add("--cache", metavar="DIR", help="folder of features (default: $OVI_EVAL_CACHE, ~/.cache/ovi_eval)")
+    add("--no-cache", action="store_true", help="compute every feature anew, keep none")
+    add("--no-intervals", action="store_true", help="leave the bootstrap intervals out")
 
 
 @dataclass
@@ -97,7 +70,7 @@ class _Wanted:
     absent: dict[str, str] = field(default_factory=dict)
 
 
-def run_score(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Scores, prints a table, writes results.json and its per-clip values."""
     if Path(options.out).is_dir():
         raise UserError(
@@ -107,11 +80,13 @@ def run_score(options: argparse.Namespace) -> None:
         given = getattr(options, name)
         if given is not None and given < least:
             raise UserError(f"--{name} must be {least} or more, got {given}")
-    _use_weights(options.weights)
+    use_weights(options.weights)
     if options.transcripts:
         if not Path(options.transcripts).is_file():
             raise UserError(f"--transcripts {options.transcripts}: no such file")
         os.environ["OVI_EVAL_TRANSCRIPTS"] = str(Path(options.transcripts).resolve())
+    from ovi_eval.common import processes
+
     with processes.together():
         _score_together(options)
 
@@ -119,9 +94,10 @@ def run_score(options: argparse.Namespace) -> None:
 def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.clips.captions import read_caption_file
     from ovi_eval.clips.items import find_items, without_clip
+    from ovi_eval.common import processes
     from ovi_eval.report.scores import show_run
 
-    names = listed(options.metrics)
+    names = names_of(options.metrics, "--metrics")
     wanted = (
         _find(names, options.crops, options.detector) if names else None
     )  # an unknown name is told before minutes of decoding
@@ -189,6 +165,7 @@ def _scored(
     device: Any,
     bar: Progress,
 ) -> Scored:
+    from ovi_eval.common import processes
     from ovi_eval.common.files import cache_folder
     from ovi_eval.scoring.feature_cache import FeatureCache
     from ovi_eval.scoring.runner import Options, score_items
@@ -294,34 +271,6 @@ def _choices(options: argparse.Namespace, scored: Scored) -> dict[str, Any]:
     """What was chosen that numbers may depend on, but for the clips themselves."""
     made = {key: [score.version, score.variant, score.preprocessing] for key, score in scored.values.items()}
     return {"metrics": made, "limit": options.limit, "crops": options.crops, "benchmark": options.benchmark}
-
-
-def run_metrics(options: argparse.Namespace) -> None:
-    """Lists every metric, and for those that lack something here what it is and where to get it."""
-    from ovi_eval.report.scores import show_metrics
-
-    _use_weights(options.weights)
-    show_metrics()
-
-
-def _use_weights(folder: str | None) -> None:
-    from ovi_eval.common.needs import WEIGHTS_FOLDER
-
-    if folder is None:
-        return
-    if not Path(folder).is_dir():
-        raise UserError(f"--weights {folder}: no such folder")
-    os.environ[WEIGHTS_FOLDER] = str(Path(folder).resolve())
-
-
-def listed(text: str | None) -> list[str] | None:
-    """Names with commas between; None where nothing was given."""
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UserError(f"expected names with commas between, found {text!r}")
-    return names
 
 
 def step_of(bar: Progress) -> Step:

@@ -1,6 +1,8 @@
 """ovi-eval on the command line: what it prints and writes, and one line with code 2 for whatever is wrong."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -181,7 +183,9 @@ def test_score_with_bad_input(folder, tmp_path, capsys):
         capsys, "score", folder, "--metrics", "ball", "--reference", folder, "--strict", "--out", out
     )
     assert "is a folder; name the file" in refused(capsys, "score", folder, "--out", tmp_path)
-    assert "expected names with commas" in refused(capsys, "score", folder, "--metrics", " , ", "--out", out)
+    assert "--metrics expects names with commas" in refused(
+        capsys, "score", folder, "--metrics", " , ", "--out", out
+    )
     fake = tmp_path / "clips.safetensors"
     fake.write_bytes(b"12345678")
     assert "is no readable file of clips" in refused(capsys, "score", fake, "--out", out)
@@ -256,3 +260,24 @@ def test_a_folder_of_mp4_scores_as_the_tensors_it_was_made_of(folder, tmp_path):
     for key, metric in read(tmp_path / "r.json").metrics.items():
         tolerance = 8.0 if metric.unit == "ms" else 0.1
         assert metric.value == pytest.approx(direct[key].value, abs=tolerance)
+
+
+HELP_IN_A_NEW_PROCESS = """
+import sys
+from ovi_eval.cli import COMMANDS, main
+for words in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]:
+    try:
+        main(words)
+    except SystemExit as ended:
+        assert ended.code == 0, words
+print("imported:", *({"torch", "scipy", "matplotlib", "transformers", "numpy", "jinja2"} & set(sys.modules)))
+"""
+
+
+def test_help_and_version_import_nothing_heavy():
+    ended = subprocess.run(
+        [sys.executable, "-c", HELP_IN_A_NEW_PROCESS], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "imported:"
+    assert ended.stdout.count("usage: ovi-eval") == 1 + 5

@@ -14,7 +14,7 @@ from scipy import stats
 
 from helpers.eval_study import run, write_study
 from ovi_eval.cli import main
-from ovi_eval.commands.compare import add_compare
+from ovi_eval.commands import compare as compare_command
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.build import collect_leaderboard
 from ovi_eval.ranking.comparison import Comparison, compare
@@ -49,9 +49,8 @@ def printed(comparison: Comparison) -> str:
 
 def command(*words: str) -> None:
     parser = argparse.ArgumentParser()
-    add_compare(parser.add_subparsers())
-    options = parser.parse_args(["compare", *map(str, words)])
-    options.run(options)
+    compare_command.add_arguments(parser)
+    compare_command.run(parser.parse_args([*map(str, words)]))
 
 
 @pytest.fixture(scope="module")
