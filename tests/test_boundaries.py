@@ -1,9 +1,66 @@
-"""Rules between the packages, held by reading the code."""
+"""Rules of imports between packages, folders and files, checked by parsing the code."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"ovi_lab": ROOT / "src", "ovi_eval": ROOT / "evaluation"}
+ORDER = {
+    "ovi_lab": "train sample plan doctor stages sweeps runs callbacks tasks export planning sampling data strategies "
+    "checkpoints adapters flow text codecs models optim weights common errors",
+    "ovi_eval": "cli commands report scoring ranking registry check ball metrics faces backbones results clips stats "
+    "common errors",
+}
+"""Folders and modules of each package from top to bottom: each imports only what stands further down."""
+
+
+def modules(package: str) -> dict[str, Path]:
+    """The package's modules by name, `ovi_lab.flow.path`; a folder's `__init__` has the folder's name."""
+    found = {}
+    for path in (PACKAGES[package] / package).rglob("*.py"):
+        parts = path.relative_to(PACKAGES[package]).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
+    """Those of the known modules that a file imports, at its top or in a function, but not for type hints alone."""
+    names: set[str] = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports by the full name only"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names.update(full if full <= known.keys() else {*full, str(node.module)})
+        nodes.extend(ast.iter_child_nodes(node))
+    return names & known.keys()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_imports_only_folders_below_it(package):
+    order, known = ORDER[package].split(), modules(package)
+    assert {name.split(".")[1] for name in known if "." in name} == set(order)
+    upward = []
+    for name, path in known.items():
+        for other in imported_modules(path, known) - {package}:
+            if name == package or order.index(other.split(".")[1]) < order.index(name.split(".")[1]):
+                upward.append(f"{name} -> {other}")
+    assert upward == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_files_import_each_other_in_a_circle(package):
+    known = modules(package)
+    imports = {name: imported_modules(path, known) - {name} for name, path in known.items()}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 def imported(path: Path) -> set[str]:

@@ -2,10 +2,12 @@
 
 Wu et al. 2023, "Large-scale contrastive language-audio pretraining with feature fusion and keyword-to-caption
 augmentation". Read are the checkpoints of laion_clap without feature fusion. Two routes give the same values:
-transformers' ClapModel, which is everywhere, and laion_clap's own code where that imports (`clap_laion`).
+transformers' ClapModel, and laion_clap's own code where that imports. laion_clap needs torchvision and, when it is
+imported, tokenizers from Hugging Face's hub. Its checkpoints are read here, as plain tensors, and not by its own
+loader, which runs code that the file holds.
 
-transformers' defaults are not laion_clap's: RoBERTa's eps is 1e-5 there and 1e-12 here unless told otherwise,
-which alone moves text features by 3e-4.
+transformers' defaults are not laion_clap's: RoBERTa's eps is 1e-5 there and 1e-12 here by default, which
+alone moves text features by 3e-4.
 
 Shapes: N sounds or captions, P = 480000 samples of a sound, L = 77 tokens, E = 512 features.
 """
@@ -14,6 +16,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -99,6 +102,49 @@ class TransformersTowers(Towers):
         return self.model.get_text_features(ids_NL, attention_mask=mask_NL).pooler_output
 
 
+def import_laion() -> ModuleType:
+    """The package laion_clap. Raises UserError that says why it does not import."""
+    try:
+        import laion_clap
+    except Exception as error:  # it reaches for other packages and for the hub, and fails in many ways
+        raise UserError(
+            f"CLAP's route laion needs laion_clap, which does not import here {_why(error)}"
+        ) from error
+    return laion_clap
+
+
+def _why(error: Exception) -> str:
+    first = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+    return (
+        f"({first}); pip install 'ovi-lab[clap]' torchvision where Hugging Face's hub can be reached, "
+        "or take the route transformers, which gives the same values"
+    )
+
+
+class LaionTowers(Towers):
+    """The towers of laion_clap with a checkpoint's tensors, which go by laion_clap's names.
+
+    Raises UserError where laion_clap does not import or cannot be built.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], size: Size) -> None:
+        super().__init__()
+        package = import_laion()
+        try:
+            self.module = package.CLAP_Module(enable_fusion=False, device="cpu", amodel=size.name)
+        except Exception as error:  # it fetches RoBERTa's configuration and tokenizer from the hub
+            raise UserError(f"laion_clap cannot build {size.name} here {_why(error)}") from error
+        self.module.model.load_state_dict(dict(tensors))
+
+    def sounds(self, waves_NP: Tensor) -> Tensor:
+        return self.module.get_audio_embedding_from_data(waves_NP, use_tensor=True)
+
+    def texts(self, ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
+        tokens = {"input_ids": ids_NL, "attention_mask": mask_NL}
+        # It asks for strings and a tokenizer; ours has done its work already.
+        return self.module.get_text_embedding([], tokenizer=lambda _: tokens, use_tensor=True)
+
+
 def load_clap(
     path: str | Path,
     file: PublishedFile,
@@ -128,8 +174,6 @@ def load_clap(
     check_values(tensors, as_built(size), size, str(path), file.needs())
     network: Towers
     if route == "laion":
-        from ovi_eval.backbones.clap_laion import LaionTowers
-
         network = LaionTowers(tensors, size)
     else:
         fill(towers, tensors, size)

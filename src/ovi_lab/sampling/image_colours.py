@@ -14,7 +14,7 @@ import numpy as np
 from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
 
-log = logging.getLogger("ovi_lab.flow.generate")
+log = logging.getLogger("ovi_lab.sampling")
 
 _RANGE_TAGS = ((340, 341), (280, 281))
 """TIFF's smallest and largest value: of any sample format, and of whole numbers."""

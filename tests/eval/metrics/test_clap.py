@@ -17,9 +17,17 @@ from torch import Tensor
 from helpers.clap_files import SMALL, published, rule_made_checkpoint, small_checkpoint, write_tokenizer
 from helpers.rule_made import gaussian, wave
 from ovi_eval.backbones import clap_sound
-from ovi_eval.backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, Tokenizer, Towers, load_clap
+from ovi_eval.backbones.clap import (
+    AUDIO_630K,
+    MUSIC_SPEECH,
+    ROUTE,
+    TOKENIZER,
+    Tokenizer,
+    Towers,
+    import_laion,
+    load_clap,
+)
 from ovi_eval.backbones.clap_keys import BASE, TINY
-from ovi_eval.backbones.clap_laion import import_laion
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
 from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
