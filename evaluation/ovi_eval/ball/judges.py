@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ovi_eval.ball.networks import AudioJudge, SyncNet, VideoJudge
-from ovi_eval.common.files import written_whole
+from ovi_eval.common.files import write_whole
 from ovi_eval.errors import UserError
 
 __all__ = ["AudioJudge", "Judges", "SyncNet", "VideoJudge", "load_judges", "save_judges"]
@@ -70,8 +70,7 @@ def save_judges(judges: Judges, provenance: Mapping[str, Any], path: str | Path 
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: provenance of judges must be plain finite JSON values ({error})") from error
     data = save(tensors, metadata={HEADER: header})
-    with written_whole(path) as temporary:
-        temporary.write_bytes(data)
+    write_whole(path, data)
     return Judges(judges.video, judges.audio, judges.sync, dict(provenance), hashlib.sha256(data).hexdigest())
 
 

@@ -18,7 +18,7 @@ from ovi_eval import __version__
 from ovi_eval.check.case import Case
 from ovi_eval.check.lines import Line
 from ovi_eval.check.runner import FAILED, NOT_RUN, OK, Outcome
-from ovi_eval.common.files import written_whole
+from ovi_eval.common.files import write_whole
 
 SCHEMA = "ovi_eval.check/1"
 WIDTH = 120
@@ -133,8 +133,7 @@ def write(path: Path, outcomes: Sequence[Outcome], goldens: Path) -> None:
         },
         "cases": [_case(outcome) for outcome in outcomes],
     }
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _case(outcome: Outcome) -> dict[str, Any]:

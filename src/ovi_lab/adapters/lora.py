@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ovi_eval.common.files import written_whole
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_lab.adapters.merging import Stored, merged
@@ -135,8 +136,7 @@ def save_adapter(
         settings: the adapter's.
 
     Raises:
-        UserError: there is no adapter.
-        OSError: the place cannot be written; nothing is left of the file then.
+        UserError: there is no adapter; or the place cannot be written, and nothing is left of the file then.
     """
     if not isinstance(settings, LoraSettings):
         settings = LoraSettings.from_mapping(settings)
@@ -149,15 +149,10 @@ def save_adapter(
         }
     if not state:
         raise UserError("there is no adapter that could be saved: the model's own weights were trained")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
     # One entry: safetensors writes several in no fixed order, and the same adapter should be the same bytes.
     header = {_METADATA: json.dumps(dataclasses.asdict(settings))}
-    try:
+    with written_whole(Path(path)) as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, header)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_adapter(model: TwinDiT, path: str | Path) -> LoraSettings:

@@ -11,6 +11,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovi_eval.common.files import write_whole, written_whole
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -39,12 +41,11 @@ def save_for_inspection(place: Path, batches: Sequence[Seen], reason: str) -> No
                 "loss": {name: str(float(value)) for name, value in seen.losses.items()},
             }
         )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.tmp")
-    save_file(tensors, temporary)
-    temporary.replace(place.with_name(f"{place.name}.safetensors"))
-    temporary.write_text(json.dumps({"reason": reason, "batches": facts}, indent=1))
-    temporary.replace(place.with_name(f"{place.name}.json"))
+    with written_whole(place.with_name(f"{place.name}.safetensors")) as temporary:
+        save_file(tensors, temporary)
+    write_whole(
+        place.with_name(f"{place.name}.json"), json.dumps({"reason": reason, "batches": facts}, indent=1)
+    )
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

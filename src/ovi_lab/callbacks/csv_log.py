@@ -14,6 +14,8 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from ovi_eval.common.files import write_whole
+
 
 class ResumableCSVLogger(Logger):
     """Writes `<run>/metrics.csv`; rows that an earlier part of the run wrote stay, up to where it resumes.
@@ -108,8 +110,6 @@ class ResumableCSVLogger(Logger):
         if not self._columns:
             self.path.unlink(missing_ok=True)
             return
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
         text = self._text(rows, header=True).encode()
-        temporary.write_bytes(text)
-        temporary.replace(self.path)
+        write_whole(self.path, text)
         self._end = len(text) - len(self._text(rows[-1:]).encode())

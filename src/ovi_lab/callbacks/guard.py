@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors import SafetensorError
 from torch import Tensor, distributed, nn
 
 from ovi_lab.callbacks.bad_batch import Seen, save_for_inspection
@@ -197,7 +196,7 @@ class Guard(Callback):
             if rank in ranks:
                 try:
                     save_for_inspection(folder / f"step_{step:06d}_rank_{rank}", seen, verdict.reason)
-                except (OSError, SafetensorError) as error:
+                except UserError as error:
                     place = f" (it could not be saved under {folder}: {error})"
         first = f" (first clip {ids[0]})" if ids else ""
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from ovi_eval.common.files import write_whole
 from ovi_eval.common.plain_data import read_json
 from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.errors import UserError
@@ -51,11 +52,8 @@ class Digests:
         if key not in self._known:
             self._known[key] = file_digest(path)
             # a convenience: where the place cannot be written, the next time takes as long
-            with suppress(OSError):
-                self._kept.parent.mkdir(parents=True, exist_ok=True)
-                temporary = self._kept.with_name(f".{self._kept.name}.{os.getpid()}.tmp")
-                temporary.write_text(json.dumps(_read_kept(self._kept) | self._known, indent=0))
-                temporary.replace(self._kept)
+            with suppress(UserError):
+                write_whole(self._kept, json.dumps(_read_kept(self._kept) | self._known, indent=0))
         return self._known[key]
 
 

@@ -7,7 +7,6 @@ samples, L tokens.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ovi_eval.common.files import write_whole
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs.base import AudioCodec, VideoCodec, audio_codec, video_codec
@@ -88,7 +88,6 @@ class LatentCodec:
 
     def save(self, path: str | Path) -> None:
         """One safetensors file; its metadata hold the format, both configurations and the source."""
-        path = Path(path)
         tensors = {f"video.{k}": v.contiguous() for k, v in self.video.tensors().items()}
         tensors |= {f"audio.{k}": v.contiguous() for k, v in self.audio.tensors().items()}
         about = {
@@ -98,15 +97,9 @@ class LatentCodec:
             "audio": {"kind": self.audio.kind, **self.audio.config()},
             "fitted_on": self.fitted_on,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         # One entry: safetensors writes several in no fixed order, and one codec should be one file.
         metadata = {"codec": json.dumps(about, sort_keys=True)}
-        try:
-            temporary.write_bytes(save(tensors, metadata))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> LatentCodec:

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ovi_eval.common.files import write_whole
+
 Item = TypeVar("Item")
 # Shares of a run's time by stage, measured on the ball world; they only smooth the estimate of the time left.
 STAGES = {"data": 0.02, "training": 0.80, "validation": 0.04, "sampling": 0.12, "scoring": 0.02}
@@ -84,9 +86,7 @@ class FileReporter:
         if now - self._written < 0.5 and 0 < done < total:
             return
         self._written = now
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(json.dumps({"stage": stage, "done": done, "total": total, "note": note}))
-        temporary.replace(self.path)
+        write_whole(self.path, json.dumps({"stage": stage, "done": done, "total": total, "note": note}))
 
     def close(self) -> None:
         """Remove it: the run is over."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ovi_eval.common.files import write_whole
 from ovi_eval.common.plain_data import MAX_BYTES, parse_json, read_json
 from ovi_eval.common.shown import shown
 from ovi_lab.data.tar_headers import BLOCK, Member, TarError, tar_members
@@ -123,7 +124,7 @@ def write_index(shard: Path, made: Mapping[str, Any] | None = None) -> ShardInde
         "samples": [_as_json(entry) for entry in index.entries],
         "bad": [[b.key, b.reason] for b in index.bad],
     }
-    write_atomically(index_path(shard), json.dumps(content).encode())
+    write_whole(index_path(shard), json.dumps(content))
     return index
 
 
@@ -131,17 +132,6 @@ def _as_json(entry: Entry) -> dict[str, Any]:
     members = {name: list(place) for name, place in entry.members.items()}
     shapes = {} if entry.shapes is None else {"shapes": {k: list(v) for k, v in entry.shapes.items()}}
     return {"key": entry.key, "members": members, **shapes}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with no_space(path):
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

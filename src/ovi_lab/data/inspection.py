@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.common.files import written_whole
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.progress import progress
@@ -136,10 +137,8 @@ def contact_sheet(clips: Sequence[tuple[str, MediaClip]], path: Path, width: int
         draw.text((4, top + 1), text[: width // 6], fill=(230, 230, 230))
         sheet.paste(Image.fromarray(row.numpy()), (0, top + label))
         top += row.shape[0] + label + 6
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.png")
-    sheet.save(temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        sheet.save(temporary, "PNG")
     return path
 
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from os import getpid
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +25,7 @@ from ovi_eval.clips.container import MAX_BYTES, MAX_UNFOLDING
 from ovi_eval.clips.picture import PictureStream
 from ovi_eval.clips.sound import SoundStream
 from ovi_eval.clips.writing import write_mp4
+from ovi_eval.common.files import folder_beside
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
@@ -153,9 +151,9 @@ def pack_folder(
     report = PackReport(files=len(files) + len(found.lost))
     for lost in found.lost:
         _skip(report, options, folder.name, lost.path, lost.reason)
-    with _beside(prefix) as temporary:
+    with folder_beside(prefix) as temporary:
         samples = _samples(files, folder, looked_up, options, report, quiet)
-        made = write_shards(temporary, samples, options.clips_per_shard)
+        made = write_shards(temporary / prefix.name, samples, options.clips_per_shard)
         if not made:
             raise UserError(
                 f"none of {report.files} files in {shown(folder)} can be used; {report.skipped[0]}"
@@ -166,17 +164,6 @@ def pack_folder(
     report.replaced = there
     report.ignored = [told for told in (found.told(looked_up.files()), looked_up.told()) if told]
     return report
-
-
-@contextmanager
-def _beside(prefix: Path) -> Iterator[Path]:
-    """The prefix in a folder of its own beside, which is removed in the end."""
-    folder = prefix.with_name(f".{prefix.name}.{getpid()}.tmp")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder / prefix.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _moved(shard: Path, folder: Path) -> Path:

@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ovi_eval.common.files import write_whole
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.common.progress import progress
@@ -30,7 +31,7 @@ from ovi_lab.data.dataset import ClipDataset, media_runs
 from ovi_lab.data.decode import array_members
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.encoding import encode_run
-from ovi_lab.data.index import file_sha256, index_path, write_atomically
+from ovi_lab.data.index import file_sha256, index_path
 from ovi_lab.data.shards import write_shards
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
@@ -150,7 +151,7 @@ def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
         files += write_shards(folder / f"{split}-latents", samples, CLIPS_PER_SHARD)
     listed = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(files)}
     manifest = {"format": FORMAT, "settings": asdict(settings), "files": listed}
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _rendered(world: World, count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.boundary import LineParser, command
+from ovi_eval.common.files import folder_beside
 from ovi_eval.common.plain_data import read_json, read_text
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model
@@ -260,40 +259,39 @@ def _write(
 
     source = str(weights.path)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".export.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        for name, tensors in progress(shards.items(), "writing", len(shards), shown=len(shards) > 1):
-            listing = {n: (_word(held[n], dtype), held[n].shape) for n in tensors}
-            save_file(
-                temporary / name,
-                {rename(n): entry for n, entry in listing.items()},
-                ((rename(n), _converted(finite(n, t, source), dtype)) for n, t in weights.stream(tensors)),
-            )
-        written = [*shards, "config.json", "README.md"]
-        if len(shards) > 1:
-            size = sum((temporary / name).stat().st_size for name in shards)
-            places = {rename(tensor): name for name, tensors in shards.items() for tensor in tensors}
-            (temporary / index).write_text(
-                json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=1) + "\n"
-            )
-            written.insert(0, index)
-        (temporary / "config.json").write_text(config)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        sums = {name: file_digest(temporary / name) for name in written}
-        (temporary / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-        outdated = _listed(folder / SUMS) - set(written)
-        (folder / SUMS).unlink(missing_ok=True)
-        for name in written:
-            (temporary / name).replace(folder / name)
-        for name in outdated:
-            (folder / name).unlink(missing_ok=True)
-        (temporary / SUMS).replace(folder / SUMS)
+        with folder_beside(folder / "export") as temporary:
+            for name, tensors in progress(shards.items(), "writing", len(shards), shown=len(shards) > 1):
+                listing = {n: (_word(held[n], dtype), held[n].shape) for n in tensors}
+                save_file(
+                    temporary / name,
+                    {rename(n): entry for n, entry in listing.items()},
+                    (
+                        (rename(n), _converted(finite(n, t, source), dtype))
+                        for n, t in weights.stream(tensors)
+                    ),
+                )
+            written = [*shards, "config.json", "README.md"]
+            if len(shards) > 1:
+                size = sum((temporary / name).stat().st_size for name in shards)
+                places = {rename(tensor): name for name, tensors in shards.items() for tensor in tensors}
+                (temporary / index).write_text(
+                    json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=1) + "\n"
+                )
+                written.insert(0, index)
+            (temporary / "config.json").write_text(config)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+            sums = {name: file_digest(temporary / name) for name in written}
+            (temporary / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+            outdated = _listed(folder / SUMS) - set(written)
+            (folder / SUMS).unlink(missing_ok=True)
+            for name in written:
+                (temporary / name).replace(folder / name)
+            for name in outdated:
+                (folder / name).unlink(missing_ok=True)
+            (temporary / SUMS).replace(folder / SUMS)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if made and not any(folder.iterdir()):
+        if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 

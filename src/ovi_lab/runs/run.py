@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ovi_eval.common.files import write_whole
 from ovi_lab.callbacks.preemption import was_requeued
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
@@ -90,9 +91,7 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
     try:
         recover(run_dir / "checkpoints")
         run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = run_dir / ".config.yaml.tmp"
-        temporary.write_text(text)
-        temporary.replace(stored)
+        write_whole(stored, text)
     except OSError as error:
         raise UserError(
             f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place"
@@ -198,9 +197,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         with preemption.at_once(first):
             evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
     if first:
-        temporary = run_dir / ".done.json.tmp"
-        temporary.write_text(json.dumps(outcome, indent=1))
-        temporary.replace(run_dir / "done.json")
+        write_whole(run_dir / "done.json", json.dumps(outcome, indent=1))
     return "done"
 
 

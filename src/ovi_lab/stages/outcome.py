@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from ovi_eval.common.files import write_whole, written_whole
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.results.files import read
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
@@ -135,9 +136,8 @@ def draw(found: Sequence[Curve], goal: float, real: float, path: Path) -> None:
     axis.legend(loc="lower right", fontsize=8)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _row(settings: Settings, arm: str, begins: str) -> str:
@@ -216,7 +216,5 @@ def report(settings: Settings, scored: Sequence[Job]) -> str:
             "[leaderboard.md](leaderboard.md).",
         ]
     )
-    temporary = folder / ".stages.md.tmp"
-    temporary.write_text(text + "\n")
-    temporary.replace(folder / "stages.md")
+    write_whole(folder / "stages.md", text + "\n")
     return text

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ovi_eval.common.files import written_whole
+from ovi_eval.common.files import write_whole
 from ovi_lab.errors import UserError
 
 JOBS_FILE = "jobs.json"
@@ -57,8 +57,7 @@ def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
         }
         for job in jobs
     ]
-    with written_whole(folder / JOBS_FILE) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1))
+    write_whole(folder / JOBS_FILE, json.dumps(rows, indent=1))
 
 
 # Hydra turns what its callbacks raise into warnings; what they leave here is done by `finish`, whose errors count.
