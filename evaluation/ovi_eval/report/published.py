@@ -1,4 +1,5 @@
-"""Published numbers beside the leaderboard: a section of their own on the terminal, in Markdown, on the page.
+"""Published numbers beside the leaderboard: a section of their own on the terminal, in Markdown, and (published.html)
+on the page.
 
 Nothing in it is ranked, made bold or compared with a measured value.
 """
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.report.text import escape, line
+from ovi_eval.report.text import line
 from ovi_eval.results.published import PublishedTable, by_benchmark
 
 TITLE = "Published by others"
@@ -35,7 +36,7 @@ def show(tables: Sequence[PublishedTable], console: Console, width: int) -> None
             console.print(Text(line(published.table)), width=width)
             for metrics in _packed(published, width):
                 console.print(_terminal_table(published, metrics), width=width)
-            console.print(Text(line(_origin(published)), style="dim"), width=width)
+            console.print(Text(line(origin(published)), style="dim"), width=width)
 
 
 def markdown(tables: Sequence[PublishedTable], escaped: Callable[[str], str]) -> list[str]:
@@ -47,69 +48,28 @@ def markdown(tables: Sequence[PublishedTable], escaped: Callable[[str], str]) ->
         parts.append(f"### {escaped(benchmark)}")
         for published in members:
             metrics = published.metrics()
-            heads = " | ".join(escaped(_head(metric)) for metric in metrics)
+            heads = " | ".join(escaped(head(metric)) for metric in metrics)
             lines = [f"| system | {heads} |", "|---|" + "--:|" * len(metrics)]
             for system, values in published.rows.items():
-                cells = " | ".join(_number(values.get(metric)) for metric in metrics)
+                cells = " | ".join(number(values.get(metric)) for metric in metrics)
                 lines.append(f"| {escaped(system)} | {cells} |")
-            parts += [escaped(published.table), "\n".join(lines), escaped(_origin(published))]
+            parts += [escaped(published.table), "\n".join(lines), escaped(origin(published))]
     return parts
 
 
-def section(tables: Sequence[PublishedTable]) -> str:
-    """The section of the page as HTML; empty where there are no tables."""
-    if not tables:
-        return ""
-    groups = []
-    for benchmark, members in by_benchmark(tables).items():
-        boards = "".join(_page_table(published) for published in members)
-        groups.append(
-            f'<div class="benchmark" data-benchmark="{escape(benchmark)}">'
-            f'<h3>{escape(benchmark)}</h3><div class="boards">{boards}</div></div>'
-        )
-    return (
-        '<section id="published" aria-labelledby="published-h">'
-        f'<h2 id="published-h">{TITLE}</h2><p class="lead">{CAUTION}</p>{"".join(groups)}'
-        '<p class="note nothing" hidden>Nothing published of this benchmark is kept here.</p></section>'
-    )
-
-
-def _page_table(published: PublishedTable) -> str:
-    metrics = published.metrics()
-    heads = "".join(f'<th scope="col">{escape(_head(metric))}</th>' for metric in metrics)
-    lines = []
-    for system, values in published.rows.items():
-        cells = "".join(f"<td>{_number(values.get(metric))}</td>" for metric in metrics)
-        lines.append(f'<tr><th scope="row">{escape(system)}</th>{cells}</tr>')
-    region = f'class="scroll" tabindex="0" role="region" aria-label="{escape(published.table)}"'
-    return (
-        f'<figure class="board published"><figcaption>{escape(published.table)}</figcaption><div {region}>'
-        f'<table><thead><tr><th scope="col">system</th>{heads}</tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody></table></div><p class="note">{_linked(published)}</p></figure>'
-    )
-
-
-def _linked(published: PublishedTable) -> str:
-    """The origin as HTML, the source's address, where it begins with one, as a link."""
-    text = escape(_origin(published))
-    address = escape(published.source.split()[0])
-    if not address.startswith("https://"):
-        return text
-    return text.replace(address, f'<a href="{address}" rel="noreferrer">{address}</a>', 1)
-
-
-def _origin(published: PublishedTable) -> str:
+def origin(published: PublishedTable) -> str:
     """Where the numbers are from and how they were read, in one line."""
     hand = "read first-hand" if published.first_hand else "read second-hand"
     note = f" {published.note}" if published.note else ""
     return f"Source: {published.source}; {hand}: {published.seen_in}.{note}"
 
 
-def _head(metric: str) -> str:
+def head(metric: str) -> str:
+    """A metric's heading: `fvd_pct` -> `fvd (%)`."""
     return f"{metric.removesuffix('_pct')} (%)" if metric.endswith("_pct") else metric
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """As printed by the source, but for zeros at the end."""
     return "–" if value is None else repr(value).replace("-", "−")
 
@@ -118,9 +78,9 @@ def _terminal_table(published: PublishedTable, metrics: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("system", overflow="fold", max_width=_NAME_WIDE)
     for metric in metrics:
-        table.add_column(Text(line(_head(metric))), justify="right", no_wrap=True)
+        table.add_column(Text(line(head(metric))), justify="right", no_wrap=True)
     for system, values in published.rows.items():
-        table.add_row(Text(line(system)), *(_number(values.get(metric)) for metric in metrics))
+        table.add_row(Text(line(system)), *(number(values.get(metric)) for metric in metrics))
     return table
 
 
@@ -133,8 +93,8 @@ def _packed(published: PublishedTable, width: int) -> Iterator[list[str]]:
     packed: list[str] = []
     used = 0
     for metric in published.metrics():
-        found = [_number(values.get(metric)) for values in published.rows.values()]
-        wide = max(len(text) for text in [_head(metric), *found]) + 3
+        found = [number(values.get(metric)) for values in published.rows.values()]
+        wide = max(len(text) for text in [head(metric), *found]) + 3
         if packed and used + wide > room:
             yield packed
             packed, used = [], 0

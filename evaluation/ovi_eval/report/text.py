@@ -13,16 +13,11 @@ LONGEST = 2000
 """Characters; a caption of more is cut."""
 
 
-def escape(text: Any, limit: int = LONGEST) -> str:
-    """Text for the text or a quoted attribute of the page."""
-    return shown(text, limit, to="html")
-
-
 def in_markdown(text: Any, limit: int = LONGEST) -> str:
     """Text for a paragraph or a table of Markdown."""
     return shown(text, limit, to="markdown")
 
 
 def line(text: Any, limit: int = LONGEST) -> str:
-    """Text for the terminal, inside `rich.text.Text`, which reads no markup, or for the figure."""
+    """Text for `rich.text.Text`, which reads no markup, for the figure, or, before it is escaped, for the page."""
     return shown(text, limit)

@@ -10,6 +10,11 @@ from ovi_eval.stats.intervals import Interval
 
 NOT_COMPARABLE = "not comparable: of a part of the clips, so it is shown and never ranked"
 NO_BENCHMARK = "no benchmark named"
+DIRECTIONS = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "closer_to_reference": "best near the first reference",
+}
 KINDS = {"supported": "supported", "not_supported": "not shown by the data", "unknown": "not known yet"}
 
 
@@ -21,6 +26,11 @@ def number(value: float, column: Column | None = None, like: float | None = None
     size = value if like is None else like
     digits = 1 if column is not None and column.unit == "ms" and abs(size) < 1000 else None
     return format_number(value, digits_for(size) if digits is None else digits)
+
+
+def clip_number(value: float, column: Column) -> str:
+    """A clip's value: whole milliseconds, else two decimals where they mean something."""
+    return format_number(value, 0 if column.unit == "ms" or abs(value) >= 100 else 2)
 
 
 def signed(value: float, column: Column | None = None, like: float | None = None) -> str:

@@ -18,8 +18,8 @@ from helpers.browser import launched, missing, opened
 from helpers.eval_study import ARMS, CLAIMS, run, write_study
 from ovi_eval.ranking.build import build_leaderboard, collect_leaderboard
 from ovi_eval.report import write_all
-from ovi_eval.report.html import pictures
-from ovi_eval.report.html.panels import ticks
+from ovi_eval.report.html import timeline_picture as pictures
+from ovi_eval.report.html.drawings import ticks
 from ovi_eval.results.find import find_runs
 
 PROMPTS = 2

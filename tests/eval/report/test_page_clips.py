@@ -14,10 +14,10 @@ from ovi_eval.clips.sound import decode_audio
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.table import Column, Row
-from ovi_eval.report.html.extremes import extremes, without_value
-from ovi_eval.report.html.players import strands_of
-from ovi_eval.report.html.shelf import Shelf, Shown
-from ovi_eval.report.html.transcode import SECONDS, SIDE, small_clip
+from ovi_eval.report.html.clip_store import ClipStore, PageClip
+from ovi_eval.report.html.clips import sources_of
+from ovi_eval.report.html.models import extremes, without_value
+from ovi_eval.report.html.small_clip import SECONDS, SIDE, small_clip
 from ovi_eval.results.clip_files import ClipFinder
 
 OVI = MODELS[0]
@@ -147,12 +147,12 @@ def test_metrics_scored_one_after_the_other_are_one_run(tmp_path):
         metrics={"sync_c": whole.metrics["sync_c"]},
         clips=[replace(c, values={"sync_c": c.values.get("sync_c")}, caption=None) for c in whole.clips],
     )
-    (strand,) = strands_of(Row(OVI, "measured", [first, second]), "", None, ClipFinder())
-    assert set(strand.run.metrics) == {"clap", "sync_c"}
-    assert set(strand.run.clips[0].values) == {"clap", "sync_c"}
-    assert strand.run.clips[1].reasons == {"sync": NO_FACE}
-    assert strand.run.clips[1].caption == whole.clips[1].caption
-    apart = strands_of(Row(OVI, "measured", [first, replace(first)]), "", None, ClipFinder())
+    (source,) = sources_of(Row(OVI, "measured", [first, second]), "", None, ClipFinder())
+    assert set(source.run.metrics) == {"clap", "sync_c"}
+    assert set(source.run.clips[0].values) == {"clap", "sync_c"}
+    assert source.run.clips[1].reasons == {"sync": NO_FACE}
+    assert source.run.clips[1].caption == whole.clips[1].caption
+    apart = sources_of(Row(OVI, "measured", [first, replace(first)]), "", None, ClipFinder())
     assert len(apart) == 2
 
 
@@ -219,8 +219,8 @@ def test_sound_alone_is_shown_by_its_spectrogram(tmp_path):
     spectrum = torch.fft.rfft(audio.wave_S[: audio.sample_rate]).abs()
     assert int(spectrum.argmax()) == pytest.approx(1000, abs=2)
     assert int(decode_video(clip.mp4, name="small").frames_THWC.max()) < 20
-    (shown,) = Shelf(10**6).look([tmp_path / "clip_0000.wav"])
-    assert isinstance(shown, Shown)
+    (shown,) = ClipStore(10**6).read([tmp_path / "clip_0000.wav"])
+    assert isinstance(shown, PageClip)
     assert shown.note == "the first 6 s, sound alone"
     assert shown.seconds == pytest.approx(SECONDS)
     result = replace(scored(OVI, "", tmp_path), folder=tmp_path, provenance={"clips": "."})

@@ -10,9 +10,9 @@ import pytest
 from helpers.eval_study import BENCHMARKS, I3D, MODELS, NO_FACE, UNREADABLE, run, scored, write_board
 from ovi_eval.ranking.build import build_leaderboard
 from ovi_eval.report.html import page as page_module
-from ovi_eval.report.html.filters import bar
 from ovi_eval.report.html.models import addresses
 from ovi_eval.report.html.page import page
+from ovi_eval.report.html.tables import filters
 from ovi_eval.report.markdown import markdown
 from ovi_eval.results.files import MetricValue
 
@@ -67,7 +67,9 @@ def test_worst_and_best_clips_stand_with_their_own_values(html, paths):
     ranked = sorted(found, key=found.get)
     ends = own[own.index("<b>sync_<wbr>c") :]
     ends = ends[: ends.index("</details>")]
-    cards = re.findall(r'<span class="pill (\w+)">\w+</span> ([−\d.]+)</h3>.*?class="id">(.*?)</span>', ends)
+    cards = re.findall(
+        r'<span class="pill (\w+)">\w+</span> ([−\d.]+)</h3>.*?class="id">(.*?)</span>', ends, re.DOTALL
+    )
     shown = [
         (which, float(value.replace("−", "-")), clip.replace("<wbr>", "")) for which, value, clip in cards
     ]
@@ -140,7 +142,7 @@ def test_metrics_without_any_value_or_with_one_run_have_their_place(tmp_path):
     made = page(build_leaderboard(results))
     assert "no clip could be scored" in section(made, "one")
     assert "no clip shows a face" in section(made, "one")
-    plots = re.findall(r'<figure class="plot".*?</figure>', made)
+    plots = re.findall(r'<figure class="plot".*?</figure>', made, re.DOTALL)
     assert not [plot for plot in plots if "sync_<wbr>c" in plot]
     assert len([plot for plot in plots if "<figcaption>extra" in plot]) == 1
     assert "the only one" in section(made, "one")
@@ -157,7 +159,7 @@ def test_columns_are_shared_out_evenly_and_tables_keep_to_their_benchmark(html):
 
 def test_where_there_is_nothing_to_choose_there_are_no_filters(tmp_path):
     board = build_leaderboard([run("a", 0, n_clips=3).write(tmp_path / "a")])
-    assert bar(board) == ""
+    assert filters(board) == []
     assert 'class="filters"' not in page(board)
 
 

@@ -16,7 +16,7 @@ from ovi_eval.ranking.build import build_leaderboard
 from ovi_eval.ranking.comparison import compare
 from ovi_eval.registry import BALL, PUBLISHED
 from ovi_eval.report import comparison, write_all
-from ovi_eval.report.html.panels import ticks
+from ovi_eval.report.html.drawings import ticks
 from ovi_eval.report.markdown import markdown
 from ovi_eval.report.terminal import show
 from ovi_eval.results.files import ClipScores, MetricValue, read

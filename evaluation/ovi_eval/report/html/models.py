@@ -5,20 +5,18 @@ and best clips by every metric, the clips without a value, and how its runs were
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.table import Column, Making, Row
+from ovi_eval.ranking.table import Cell, Column, Making, Row
 from ovi_eval.report import words
-from ovi_eval.report.html.extremes import Extremes, Ranked, extremes, without_value
-from ovi_eval.report.html.filters import tags
-from ovi_eval.report.html.measures import making_of, measures
-from ovi_eval.report.html.players import Strand, clip_number, player, scores, strands_of, tint_of
-from ovi_eval.report.html.provenance import runs_of
-from ovi_eval.report.html.shelf import AT_ONCE, Shelf, Shown
-from ovi_eval.report.palette import breakable, dot
-from ovi_eval.report.text import escape
-from ovi_eval.results.files import ClipScores
+from ovi_eval.report.html.clip_store import AT_ONCE, ClipStore, PageClip
+from ovi_eval.report.html.clips import ClipSource, Step, sources_of, tint_of
+from ovi_eval.report.html.drawings import Axis
+from ovi_eval.report.html.run_facts import FactsOfRuns, facts_of_runs
+from ovi_eval.report.html.tables import columns_by_benchmark
+from ovi_eval.results.files import ClipScores, MetricValue, RunResults
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
@@ -28,7 +26,77 @@ COUNT = 2
 # Clips without a value that are listed, and how many of them play.
 MAX_LACKING, PLAYED = 40, 2
 
-Step = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Measure:
+    """One value of a model, or (no cell) one that it was to have and has not, with what the page says of it.
+
+    `behind`: terms and texts on how it was measured; `weights`: sha256 by file.
+    """
+
+    column: Column
+    cell: Cell | None
+    axis: Axis | None
+    facts: Sequence[str]
+    warnings: Sequence[str]
+    behind: Sequence[tuple[str, str]] = ()
+    weights: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A clip and its value by the metric in question."""
+
+    value: float
+    clip: ClipScores
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """By one metric: the worst clips, worst first, and the best, best first; `of` clips were looked through."""
+
+    column: Column
+    worst: Sequence[Ranked]
+    best: Sequence[Ranked]
+    of: int
+
+
+@dataclass(frozen=True)
+class ModelClips:
+    """The clips of a model on one benchmark, named by `title` where it has several.
+
+    `shown`: by id the clips that play here, or why one cannot.
+    """
+
+    title: str
+    source: ClipSource
+    columns: Sequence[Column]
+    extremes: Sequence[Extremes]
+    lacking: Sequence[ClipScores]
+    shown: Mapping[str, PageClip | str]
+
+    def cards(self, ends: Extremes) -> tuple[list[tuple[str, Ranked]], list[tuple[str, Ranked]]]:
+        """The worst and best clips that have a card (the first of each end, and what plays), and those only named."""
+        members = [
+            (which, ranked, place == 0 or ranked.clip.id in self.shown)
+            for which, part in (("worst", ends.worst), ("best", ends.best))
+            for place, ranked in enumerate(part)
+        ]
+        cards = [(which, ranked) for which, ranked, card in members if card]
+        return cards, [(which, ranked) for which, ranked, card in members if not card]
+
+
+@dataclass(frozen=True)
+class ModelPage:
+    """All that a model's page shows; `measures` by benchmark."""
+
+    row: Row
+    address: str
+    tint: str | None
+    facts: Sequence[str]
+    measures: Mapping[str, Sequence[Measure]]
+    clips: Sequence[ModelClips]
+    runs: FactsOfRuns
 
 
 def addresses(board: Leaderboard) -> dict[tuple[str, str], str]:
@@ -46,188 +114,197 @@ def addresses(board: Leaderboard) -> dict[tuple[str, str], str]:
     return found
 
 
-def pages(board: Leaderboard, shelf: Shelf, step: Step = lambda done, total: None) -> str:
-    """HTML of all models' pages. Every model may take an equal part of what the shelf has left; what one does
-    not need is the others'.
+def model_pages(board: Leaderboard, store: ClipStore, step: Step) -> list[ModelPage]:
+    """The pages of all models. Every model may take an equal part of what the store has left; what one does not need
+    is the others'. `step` is called with how many of how many pages are done.
     """
     rows = [*board.arms, *board.references]
-    made, named = [], addresses(board)
+    pages, named = [], addresses(board)
     for place, row in enumerate(rows):
-        share = max(0, shelf.budget - shelf.used) // (len(rows) - place)
-        made.append(_page(board, row, named[row.name, row.kind], shelf, shelf.used + share))
+        limit = store.used + max(0, store.budget - store.used) // (len(rows) - place)
+        tint = tint_of(board, row)
+        pages.append(
+            ModelPage(
+                row,
+                named[row.name, row.kind],
+                tint,
+                _facts(row),
+                _measures(board, row),
+                _all_clips(board, row, tint, store, limit),
+                facts_of_runs([row]),
+            )
+        )
         step(place + 1, len(rows))
-    return "".join(made)
+    return pages
 
 
-def _page(board: Leaderboard, row: Row, name: str, shelf: Shelf, limit: int) -> str:
-    tint = tint_of(board, row)
-    kind = "" if row.kind == "measured" else "<li>reference, not ranked</li>"
-    seeds = f"<li>{words.seeds(row)}</li>" if words.seeds(row) else ""
+def _facts(row: Row) -> list[str]:
     clips = sorted({run.n_clips for run in row.runs})
     benchmarks = [text for text in dict.fromkeys(run.benchmark for run in row.runs) if text]
-    facts = [f"{' or '.join(map(str, clips))} clips a run", ", ".join(benchmarks), row.runs[0].created[:10]]
-    listed = kind + seeds + "".join(f"<li>{escape(text)}</li>" for text in facts if text)
-    return (
-        f'<section class="model" id="model={name}" data-title="{escape(row.name)}" '
-        f'aria-labelledby="h-{name}">'
-        '<p><a class="back" href="#table">← All models</a></p>'
-        f'<h1 id="h-{name}">{dot(tint)}{breakable(row.name)}</h1><ul class="facts">{listed}</ul>'
-        f"<h2>Values</h2>{measures(board, row, tint)}"
-        f"{_all_clips(board, row, tint, shelf, limit)}"
-        f"<h2>Where the numbers come from</h2>{runs_of([row])}</section>"
-    )
+    found = [
+        "" if row.kind == "measured" else "reference, not ranked",
+        words.seeds(row),
+        f"{' or '.join(map(str, clips))} clips a run",
+        ", ".join(benchmarks),
+        row.runs[0].created[:10],
+    ]
+    return [text for text in found if text]
 
 
-def _all_clips(board: Leaderboard, row: Row, tint: str | None, shelf: Shelf, limit: int) -> str:
+def _measures(board: Leaderboard, row: Row) -> dict[str, list[Measure]]:
+    """One for each column in which the row has a value, or was to have one and has none."""
+    found: dict[str, list[Measure]] = {}
+    for benchmark, columns in columns_by_benchmark(board.columns).items():
+        found[benchmark] = []
+        for column in columns:
+            values = [run.metrics[column.key] for run in row.runs if _is_of(column, run)]
+            if (cell := row.cells.get(column.id)) is not None:
+                found[benchmark].append(_measure(board, row, column, cell, values))
+            elif values:
+                facts = ["N 0", f"coverage {words.share(values[0].coverage)}"]
+                found[benchmark].append(Measure(column, None, None, facts, _warnings(column, values)))
+    return found
+
+
+def _is_of(column: Column, run: RunResults) -> bool:
+    """Whether the run says something of just this column."""
+    metric = run.metrics.get(column.key)
+    making = Making(column.variant, column.version, column.benchmark, column.comparable)
+    return metric is not None and Making.of(run, metric) == making
+
+
+def _measure(
+    board: Leaderboard, row: Row, column: Column, cell: Cell, values: Sequence[MetricValue]
+) -> Measure:
+    facts = [_place(board, row, column, cell)]
+    if cell.n_clips is not None:
+        facts += [f"N {cell.n_clips}", f"coverage {words.share(cell.coverage)}"]
+    if cell.interval is None:
+        facts.append("no interval")
+    if column.version:
+        facts.append(f"version {column.version}")
+    behind = [("value", "\n".join(words.explain(cell, column)))]
+    if len(cell.by_seed) > 1:
+        seeds = ", ".join(f"{seed}: {words.number(v, column)}" for seed, v in cell.by_seed.items())
+        behind.append(("by seed", seeds))
+    behind += [("dimension", str(d)) for d in dict.fromkeys(m.dimension for m in values) if d is not None]
+    behind += [("preprocessing", p) for p in dict.fromkeys(m.preprocessing for m in values) if p]
+    weights = {name: digest for metric in values for name, digest in metric.weights.items()}
+    axis = Axis.of([*board.arms, *board.references], column)
+    return Measure(column, cell, axis, facts, _warnings(column, values, cell), behind, weights)
+
+
+def _place(board: Leaderboard, row: Row, column: Column, cell: Cell) -> str:
+    if cell.rank is None:
+        return "reference" if row.kind == "reference" else "not ranked"
+    of = sum(1 for arm in board.arms if column.id in arm.cells and not arm.cells[column.id].partial)
+    return f"rank {cell.rank} of {of}" if of > 1 else "the only one"
+
+
+def _warnings(column: Column, values: Sequence[MetricValue], cell: Cell | None = None) -> list[str]:
+    found = list(dict.fromkeys(text for metric in values for text in metric.warnings))
+    if cell is not None and cell.partial:
+        found.insert(0, words.PARTIAL)
+    if not column.comparable:
+        found.insert(0, words.NOT_COMPARABLE)
+    biases = [metric.bias for metric in values if metric.bias is not None]
+    if biases:
+        mean = sum(biases) / len(biases)
+        found.append(f"too high by about {words.number(mean, column)}, as the clips are few")
+    return found
+
+
+def _all_clips(
+    board: Leaderboard, row: Row, tint: str | None, store: ClipStore, limit: int
+) -> list[ModelClips]:
     """Of every benchmark the first run with clips on disk, else the first with values by clip."""
-    parts = []
+    found = []
     benchmarks = list(dict.fromkeys(run.benchmark for run in row.runs))
     for place, benchmark in enumerate(benchmarks):
-        own = strands_of(row, benchmark, tint, board.clips)
-        playable = [found for found in own if found.files]
-        scored = [found for found in own if found.run.clips]
+        sources = sources_of(row, benchmark, tint, board.clips)
+        playable = [source for source in sources if source.files]
+        scored = [source for source in sources if source.run.clips]
         if playable or scored:
-            share = max(0, limit - shelf.used) // (len(benchmarks) - place)
+            of_this = store.used + max(0, limit - store.used) // (len(benchmarks) - place)
             title = benchmark if len(benchmarks) > 1 else ""
-            parts.append(_clips(board, (playable or scored)[0], title, shelf, shelf.used + share))
-    return "".join(parts)
+            found.append(_clips(board, (playable or scored)[0], title, store, of_this))
+    return found
 
 
-def _clips(board: Leaderboard, own: Strand, title: str, shelf: Shelf, limit: int) -> str:
-    benchmark = own.run.benchmark
-    columns = [c for c in board.columns if c.kind == "mean" and _is_of(c, own)]
-    among = own.files or None
-    found = [
-        ends
-        for column in columns
-        if (ends := extremes(own.run, column, COUNT, _target(board, column), among)) is not None
-    ]
-    lacking = without_value(own.run)
-    shown = _chosen(own, found, lacking, shelf, limit)
-    seed = "" if own.run.seed is None else f" of seed {own.run.seed}"
-    of = f", among the {len(own.files)} clips on disk" if among and len(own.files) < own.run.n_clips else ""
-    lead = f'<p class="lead">By each metric the clips{seed} at its two ends{of}, each with all its own values.</p>'
-    body = "".join(_ends(own, ends, columns, shown, opened=place == 0) for place, ends in enumerate(found))
-    heading = "Worst and best clips" + (f" · {escape(title)}" if title else "")
-    section = f"<h2>{heading}</h2>{lead}{body}" if found else ""
-    section += _lacking(own, lacking, columns, shown)
-    return f'<div data-benchmark="{escape(benchmark)}">{section}</div>' if section else ""
-
-
-def _is_of(column: Column, own: Strand) -> bool:
-    """Whether the run has values of just this column."""
-    metric = own.run.metrics.get(column.key)
-    return metric is not None and Making.of(own.run, metric) == making_of(column)
+def _clips(board: Leaderboard, source: ClipSource, title: str, store: ClipStore, limit: int) -> ModelClips:
+    run = source.run
+    columns = [c for c in board.columns if c.kind == "mean" and _is_of(c, run)]
+    found = []
+    for column in columns:
+        ends = extremes(run, column, COUNT, _target(board, column), source.files or None)
+        if ends is not None:
+            found.append(ends)
+    lacking = without_value(run)
+    return ModelClips(title, source, columns, found, lacking, _chosen(source, found, lacking, store, limit))
 
 
 def _target(board: Leaderboard, column: Column) -> float | None:
     return next((row.cells[column.id].value for row in board.references if column.id in row.cells), None)
 
 
+def extremes(
+    run: RunResults,
+    column: Column,
+    count: int,
+    target: float | None = None,
+    among: Container[str] | None = None,
+) -> Extremes | None:
+    """The `count` worst and best clips of a run; fewer where there are not two times as many.
+
+    `target` is where values are best if the column's direction is "closer_to_reference"; `among` keeps to
+    clips of these ids. None where fewer than two clips have a value, all are as good, or no target is known.
+    """
+    if column.direction == "closer_to_reference" and target is None:
+        return None
+    aim = target or 0.0
+    badness = {
+        "higher": lambda ranked: -ranked.value,
+        "lower": lambda ranked: ranked.value,
+        "closer_to_reference": lambda ranked: abs(ranked.value - aim),
+    }[column.direction]
+    scored = [
+        Ranked(value, clip)
+        for clip in run.clips
+        if (value := clip.values.get(column.key)) is not None and (among is None or clip.id in among)
+    ]
+    if len({badness(ranked) for ranked in scored}) < 2:
+        return None
+    ordered = sorted(scored, key=badness)
+    count = min(count, len(ordered) // 2)
+    return Extremes(column, ordered[::-1][:count], ordered[:count], len(ordered))
+
+
+def without_value(run: RunResults) -> list[ClipScores]:
+    """Clips that failed, then those to which a metric gave no value and said why."""
+    lacking = [clip for clip in run.clips if clip.failed or clip.reasons]
+    return sorted(lacking, key=lambda clip: clip.failed is None)
+
+
 def _chosen(
-    own: Strand, found: Sequence[Extremes], lacking: Sequence[ClipScores], shelf: Shelf, limit: int
-) -> dict[str, Shown | str]:
-    """What can be shown of the clips by id, taken from the shelf until its limit: of all metrics the very worst
+    source: ClipSource, found: Sequence[Extremes], lacking: Sequence[ClipScores], store: ClipStore, limit: int
+) -> dict[str, PageClip | str]:
+    """What can be shown of the clips by id, added to the store until its limit: of all metrics the very worst
     and best first, then clips without a value, then what comes next.
     """
-    first = [pair[0].clip.id for ends in found for pair in (ends.worst, ends.best)]
-    rest = [
-        ranked.clip.id
-        for k in range(1, COUNT)
-        for e in found
-        for p in (e.worst, e.best)
-        for ranked in p[k : k + 1]
+    by_place = [
+        [part[k].clip.id for ends in found for part in (ends.worst, ends.best) if k < len(part)]
+        for k in range(COUNT)
     ]
-    order = dict.fromkeys([*first, *(clip.id for clip in lacking[:PLAYED]), *rest])
-    wanted = [clip for clip in order if clip in own.files]
-    shown: dict[str, Shown | str] = {}
+    order = dict.fromkeys(
+        [*by_place[0], *(clip.id for clip in lacking[:PLAYED]), *(name for k in by_place[1:] for name in k)]
+    )
+    wanted = [name for name in order if name in source.files]
+    shown: dict[str, PageClip | str] = {}
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
-        for clip, looked in zip(part, shelf.look([own.files[clip] for clip in part]), strict=True):
-            if shelf.used + shelf.cost(looked) > limit:
+        for name, clip in zip(part, store.read([source.files[name] for name in part]), strict=True):
+            if store.used + store.cost(clip) > limit:
                 return shown
-            shelf.take(looked)
-            shown[clip] = looked
+            store.add(clip)
+            shown[name] = clip
     return shown
-
-
-def _ends(
-    own: Strand, ends: Extremes, columns: Sequence[Column], shown: Mapping[str, Shown | str], opened: bool
-) -> str:
-    column = ends.column
-    cards, more = [], []
-    for which, members in (("worst", ends.worst), ("best", ends.best)):
-        for place, ranked in enumerate(members):
-            if place == 0 or ranked.clip.id in shown:
-                cards.append(_card(own, ranked, which, column, columns, shown.get(ranked.clip.id)))
-            else:
-                number = escape(clip_number(ranked.value, column))
-                more.append(f"next {which}: {breakable(ranked.clip.id)} {number}")
-    low, high = clip_number(ends.worst[0].value, column), clip_number(ends.best[0].value, column)
-    span = f'<span class="note">worst {escape(low)}, best {escape(high)} of {ends.of} clips</span>'
-    title = f"{breakable(words.bare(column))} {column.arrow}{escape(words.unit(column))}"
-    rest = f'<p class="note more">{"; ".join(more)}</p>' if more else ""
-    return (
-        f'<details class="ends"{tags(column)}{" open" if opened else ""}>'
-        f"<summary><b>{title}</b> {span}</summary>"
-        f'<div class="cards">{"".join(cards)}</div>{rest}</details>'
-    )
-
-
-def _card(
-    own: Strand,
-    ranked: Ranked,
-    which: str,
-    column: Column,
-    columns: Sequence[Column],
-    shown: Shown | str | None,
-) -> str:
-    clip = ranked.clip
-    number = escape(clip_number(ranked.value, column) + words.unit(column))
-    return (
-        f'<section class="card"><h3><span class="pill {which}">{which}</span> {number}</h3>'
-        f"{_caption(clip)}{_screen(own, clip, shown)}{scores(clip, columns, column)}</section>"
-    )
-
-
-def _caption(clip: ClipScores) -> str:
-    said = f"“{escape(clip.caption)}” " if clip.caption else ""
-    return f'<p class="caption">{said}<span class="id">{breakable(clip.id)}</span></p>'
-
-
-def _screen(own: Strand, clip: ClipScores, shown: Shown | str | None) -> str:
-    if isinstance(shown, Shown):
-        return player(shown, f"{own.title}, {clip.id}")
-    if isinstance(shown, str):
-        return f'<p class="note">cannot be shown: {escape(shown)}</p>'
-    kept = clip.id in own.files
-    return f'<p class="note">{"left out to keep this file small" if kept else "no clip on disk"}</p>'
-
-
-def _lacking(
-    own: Strand, lacking: Sequence[ClipScores], columns: Sequence[Column], shown: Mapping[str, Shown | str]
-) -> str:
-    if not lacking:
-        return ""
-    cards = [
-        f'<section class="card">{_caption(clip)}{_screen(own, clip, shown[clip.id])}{scores(clip, columns)}</section>'
-        for clip in lacking[:PLAYED]
-        if clip.id in shown
-    ]
-    played = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
-    lines = []
-    for clip in lacking[:MAX_LACKING]:
-        reasons = {"all": clip.failed} if clip.failed else clip.reasons
-        said = "".join(
-            f"<li><b>{breakable(metric)}</b> {escape(why)}</li>" for metric, why in reasons.items()
-        )
-        lines.append(f'<tr><th scope="row">{breakable(clip.id)}</th><td><ul>{said}</ul></td></tr>')
-    more = len(lacking) - MAX_LACKING
-    note = f'<p class="note">{more} more are in the per-clip file of the run.</p>' if more > 0 else ""
-    return (
-        f'<h2>Clips without a value</h2><details class="lacking">'
-        f"<summary>{len(lacking)} of {own.run.n_clips} clips, with the reasons</summary>{played}"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Clips without a value"><table class="reasons">'
-        '<thead><tr><th scope="col">clip</th><th scope="col">why</th></tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>{note}</details>"
-    )

@@ -1,27 +1,32 @@
 """leaderboard.html: one file that needs no network and no server.
 
-Whatever comes from files (names, captions, reasons, provenance) is escaped; the page's own policy forbids
-it to fetch anything at all.
+The Python files here work out what is shown, the templates (*.html) its form. Whatever comes from files (names,
+captions, reasons, provenance) is escaped by the environment below; the page's own policy forbids it to fetch anything.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ovi_eval.ranking.claims import Finding
-from ovi_eval.ranking.table import Column
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from ovi_eval.common.shown import shown
 from ovi_eval.report import published, words
-from ovi_eval.report.html import filters, models
-from ovi_eval.report.html.boards import boards
-from ovi_eval.report.html.clips import clips_section
-from ovi_eval.report.html.panels import panel, reference_key
-from ovi_eval.report.html.provenance import runs_of
-from ovi_eval.report.html.shelf import Shelf
-from ovi_eval.report.palette import breakable
-from ovi_eval.report.text import escape
+from ovi_eval.report.html.clip_store import ClipStore
+from ovi_eval.report.html.clips import prompt_rows, values_shown
+from ovi_eval.report.html.drawings import SIDE, WIDTH, Panel, panel
+from ovi_eval.report.html.models import MAX_LACKING, PLAYED, addresses, model_pages
+from ovi_eval.report.html.run_facts import facts_of_runs
+from ovi_eval.report.html.tables import columns_by_benchmark, filters, metric_tables
+from ovi_eval.report.html.timeline_picture import TIMELINE
+from ovi_eval.report.palette import dash_array
+from ovi_eval.report.text import LONGEST, line
+from ovi_eval.results.published import PublishedTable, by_benchmark
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
@@ -31,90 +36,85 @@ BUDGET = 11_000_000
 
 
 def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """The whole page. `step` is told how many of how many clips, and then models, have been drawn."""
-    shelf = Shelf(BUDGET)
-    clips = clips_section(board, shelf, step)
-    pages = models.pages(board, shelf, step)
-    addresses = models.addresses(board)
-    slots = {
-        "style": _asset("page.css"),
-        "script": _asset("page.js") + _asset("players.js"),
-        "title": escape(board.title),
-        "message": f'<p class="message">{escape(board.message)}</p>' if board.message else "",
-        "facts": _facts(board),
-        "findings": _findings(board.findings),
-        "problems": _problems(board.problems),
-        "filters": filters.bar(board),
-        "about": _about(board),
-        "tables": boards(board, addresses),
-        "key": reference_key(board.references),
-        "panels": _panels(board),
-        "clips": (clips or '<p class="note">No run has clips on disk.</p>') + _clip_notes(board),
-        "published": published.section(board.published),
-        "provenance": runs_of([*board.arms, *board.references], {"metrics": _versions(board)}),
-        "models": pages,
-        "shelf": shelf.html(),
+    """The whole page. `step` is called with how many of how many clips, and then models, have been drawn."""
+    store = ClipStore(BUDGET)
+    prompts, left_out = prompt_rows(board, store, step)
+    models = model_pages(board, store, step)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            board=board,
+            style=Markup(_asset("page.css")),
+            script=Markup(_asset("page.js") + _asset("players.js")),
+            facts=_facts(board),
+            filters=filters(board),
+            about=_about(board),
+            tables=metric_tables(board),
+            addresses=addresses(board),
+            panels=_panels(board),
+            prompts=prompts,
+            prompts_left_out=left_out,
+            several_benchmarks=len({run.benchmark for row in board.arms for run in row.runs}) > 1,
+            mean_columns=[column for column in board.columns if column.kind == "mean"],
+            all_runs=facts_of_runs([*board.arms, *board.references]),
+            versions=_versions(board),
+            models=models,
+            clips=store.added.values(),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(lambda name: re.sub(r"\n\s+", "\n", _asset(name))),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        # Before HTML's own characters are escaped: no control characters, one line, not too long.
+        finalize=lambda value: (
+            value if not isinstance(value, str) or isinstance(value, Markup) else line(value)
+        ),
+    )
+    environment.filters |= {
+        "as_is": Markup,
+        "breakable": _breakable,
+        "by_benchmark": by_benchmark,
+        "cut": line,
+        "evidence": _evidence,
+        "linked_origin": _linked_origin,
     }
-    # One pass, so that text from a file which looks like a slot is left alone.
-    return re.sub(r"@@(\w+)@@", lambda match: slots[match.group(1)], _asset("template.html"))
-
-
-def _clip_notes(board: Leaderboard) -> str:
-    return "".join(f'<p class="note">{escape(note)}</p>' for note in board.clip_notes())
+    environment.globals |= {
+        "MAX_LACKING": MAX_LACKING,
+        "PLAYED": PLAYED,
+        "SIDE": SIDE,
+        "TIMELINE": TIMELINE,
+        "WIDTH": WIDTH,
+        "dash_array": dash_array,
+        "published": published,
+        "values_shown": values_shown,
+        "words": words,
+    }
+    return environment
 
 
 def _asset(name: str) -> str:
     return files("ovi_eval.report.html").joinpath(name).read_text(encoding="utf-8")
 
 
-def _facts(board: Leaderboard) -> str:
-    counts = sorted({len([seed for seed in row.seeds if seed is not None]) for row in board.arms})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    clips = sorted({run.n_clips for row in board.arms for run in row.runs})
-    benchmarks = {column.benchmark for column in board.columns}
-    shown = [
-        f"{len(board.arms)} {'model' if len(board.arms) == 1 else 'models'}",
-        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each" if counts != [0] else "",
-        f"{' or '.join(str(n) for n in clips)} clips a run",
-        *(benchmarks if len(benchmarks) == 1 else ()),
-        board.created[:10],
-    ]
-    return "".join(f"<li>{escape(text)}</li>" for text in shown if text)
+def _breakable(text: str) -> Markup:
+    """Escaped text that may break after its underscores and slashes, as names here have no spaces."""
+    return Markup(shown(text, LONGEST, to="html").replace("_", "_<wbr>").replace("/", "/<wbr>"))
 
 
-def _about(board: Leaderboard) -> str:
-    """How to read the tables, for what is in them."""
-    cells = [cell for row in board.arms for cell in row.cells.values()]
-    said = ["The bar is the 95 % interval."]
-    if any(len(cell.by_seed) > 1 for cell in cells):
-        said = ["Mean over seeds; the bar is the 95 % interval, the rings are the seeds."]
-    if any(cell.versus_first for cell in cells):
-        first = f"<b>{escape(board.first)}</b>"
-        said.append(f"Below it the paired difference to {first} with its p value, adjusted by Holm.")
-    said.append(
-        "Point at, tap or tab to a number for what it rests on; a heading sorts, a name opens its page."
-    )
-    if len(board.arms) > 1 and any(cell.rank == 1 for cell in cells):
-        said.append("The best is in bold type.")
-    if words.any_partial(board.arms):
-        said.append(f"{words.PARTIAL}.")
-    if not all(column.comparable for column in board.columns):
-        said.append(
-            "A column that is not comparable holds values of a part of the clips and is never ranked."
-        )
-    return " ".join(said)
-
-
-def _findings(findings: Sequence[Finding]) -> str:
-    items = []
-    for finding in findings:
-        rows = "".join(f"<li>{escape(_evidence(e))}</li>" for e in finding.evidence)
-        evidence = f"<details><summary>evidence</summary><ul>{rows}</ul></details>" if rows else ""
-        items.append(
-            f'<li class="finding {finding.outcome}"><span class="pill">{words.KINDS[finding.outcome]}</span>'
-            f"<p>{escape(finding.text)}</p>{evidence}</li>"
-        )
-    return f'<ul class="findings">{"".join(items)}</ul>' if items else ""
+def _linked_origin(table: PublishedTable) -> Markup:
+    """Where published numbers are from, the source's address, where it begins with one, as a link."""
+    text = shown(published.origin(table), LONGEST, to="html")
+    address = shown(table.source.split()[0], LONGEST, to="html")
+    if address.startswith("https://"):
+        text = text.replace(address, f'<a href="{address}" rel="noreferrer">{address}</a>', 1)
+    return Markup(text)
 
 
 def _evidence(e: Mapping[str, Any]) -> str:
@@ -127,32 +127,54 @@ def _evidence(e: Mapping[str, Any]) -> str:
     )
 
 
-def _problems(problems: Sequence[str]) -> str:
-    if not problems:
-        return ""
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    return f'<aside class="problems"><h2>Not in these numbers</h2><ul>{items}</ul></aside>'
+def _facts(board: Leaderboard) -> list[str]:
+    counts = sorted({len([seed for seed in row.seeds if seed is not None]) for row in board.arms})
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    clips = sorted({run.n_clips for row in board.arms for run in row.runs})
+    benchmarks = {column.benchmark for column in board.columns}
+    found = [
+        f"{len(board.arms)} {'model' if len(board.arms) == 1 else 'models'}",
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each" if counts != [0] else "",
+        f"{' or '.join(str(n) for n in clips)} clips a run",
+        *(benchmarks if len(benchmarks) == 1 else ()),
+        board.created[:10],
+    ]
+    return [text for text in found if text]
 
 
-def _panels(board: Leaderboard) -> str:
-    """A plot of every metric in which anybody has a value, those of a benchmark together."""
+def _about(board: Leaderboard) -> str:
+    """HTML of how to read the tables, for what is in them."""
+    cells = [cell for row in board.arms for cell in row.cells.values()]
+    said = ["The bar is the 95 % interval."]
+    if any(len(cell.by_seed) > 1 for cell in cells):
+        said = ["Mean over seeds; the bar is the 95 % interval, the rings are the seeds."]
+    if any(cell.versus_first for cell in cells):
+        first = Markup("<b>{}</b>").format(line(board.first))
+        said.append(
+            Markup("Below it the paired difference to {} with its p value, adjusted by Holm.").format(first)
+        )
+    said.append(
+        "Point at, tap or tab to a number for what it rests on; a heading sorts, a name opens its page."
+    )
+    if len(board.arms) > 1 and any(cell.rank == 1 for cell in cells):
+        said.append("The best is in bold type.")
+    if words.any_partial(board.arms):
+        said.append(f"{words.PARTIAL}.")
+    if not all(column.comparable for column in board.columns):
+        said.append(
+            "A column that is not comparable holds values of a part of the clips and is never ranked."
+        )
+    return Markup(" ").join(said)
+
+
+def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
+    """Of every metric in which anybody has a value, those of a benchmark together."""
     rows = [*board.arms, *board.references]
     drawn = [column for column in board.columns if any(column.id in row.cells for row in rows)]
-    benchmarks = list(dict.fromkeys(column.benchmark for column in drawn))
-    parts = []
-    for benchmark in benchmarks:
-        title = f"<h3>{escape(benchmark or words.NO_BENCHMARK)}</h3>" if len(benchmarks) > 1 else ""
-        plots = "".join(_panel(board, column) for column in drawn if column.benchmark == benchmark)
-        parts.append(f'<div class="benchmark">{title}<div class="plots">{plots}</div></div>')
-    return "".join(parts)
-
-
-def _panel(board: Leaderboard, column: Column) -> str:
-    told = "".join(f"<small>{breakable(text)}</small>" for text in words.apart(column))
-    name = column.key if column.kind != "loss" else column.id
-    head = f"<figcaption>{breakable(name)} {column.arrow}{escape(words.unit(column))}{told}</figcaption>"
-    drawn = panel(board.arms, board.references, column)
-    return f'<figure class="plot"{filters.tags(column)}>{head}{drawn}</figure>'
+    return {
+        benchmark: [panel(board.arms, board.references, column) for column in own]
+        for benchmark, own in columns_by_benchmark(drawn).items()
+    }
 
 
 def _versions(board: Leaderboard) -> str:

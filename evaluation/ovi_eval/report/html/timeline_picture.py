@@ -16,7 +16,8 @@ from torch import Tensor
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 WIDTH, STRIP, SPECTROGRAM, GAP = 512, 53, 112, 3
-TIMELINE_HIGH = STRIP + GAP + SPECTROGRAM
+TIMELINE = (WIDTH, STRIP + GAP + SPECTROGRAM)
+"""Width and height of the picture in pixels."""
 _THUMB = 16
 _RANGE_DB = 65.0
 _LOW_HZ = 50.0

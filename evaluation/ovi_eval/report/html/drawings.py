@@ -1,0 +1,108 @@
+"""Geometry of the page's drawings, whose SVG is in drawings.html: a metric's axis, and the panel of all its values.
+
+Lengths are in pixels of the drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovi_eval.ranking.table import Cell, Column, Row
+from ovi_eval.report import words
+from ovi_eval.report.palette import colour, dash_array
+
+WIDTH, SIDE = 290, 10
+"""Of a panel and of a strip: the whole width, and the margin at either side."""
+_LINE, _TOP, _BOTTOM = 38, 12, 28
+# With many arms the lines draw together.
+_MANY, _NEAR = 8, 29
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values from `low` to `high`, drawn from `left` to `right`."""
+
+    low: float
+    high: float
+    left: float
+    right: float
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], column: Column, left: float = SIDE, right: float = WIDTH - SIDE) -> Axis:
+        """Holds every mean, seed and interval of a column, with a little room. At least one row has a value."""
+        values: list[float] = []
+        for row in rows:
+            if (cell := row.cells.get(column.id)) is not None:
+                values += [cell.value, *cell.by_seed.values()]
+                if cell.interval is not None:
+                    values += [cell.interval.low, cell.interval.high]
+        low, high = min(values), max(values)
+        room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+        return cls(low - room, high + room, left, right)
+
+    def x(self, value: float) -> float:
+        """Where a value is drawn."""
+        return round(self.left + (self.right - self.left) * (value - self.low) / (self.high - self.low), 1)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Where the marks of round numbers are drawn, and their labels."""
+        return [(self.x(tick), f"{tick:g}".replace("-", "−")) for tick in ticks(self.low, self.high)]
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers inside a range."""
+    if not high - low > 1e-300:
+        return [float(low)]
+    step = 10.0 ** np.floor(np.log10((high - low) / 3))
+    for factor in (5.0, 2.0):
+        if (high - low) / (step * factor) >= 3:
+            step *= factor
+            break
+    first, last = int(np.ceil(low / step)), int(np.floor(high / step))
+    return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric: every arm on a line of its own under its name, references as dashed lines across."""
+
+    column: Column
+    axis: Axis
+    arms: Sequence[tuple[Row, Cell, str, int]]
+    """Each with its cell, colour and height."""
+    references: Sequence[tuple[Row, Cell, str]]
+    """Each with its cell and dashes."""
+    bottom: int
+    top: int = _TOP - 6
+
+    @property
+    def height(self) -> int:
+        """Of the whole drawing, labels included."""
+        return self.bottom + _BOTTOM
+
+    def summary(self) -> str:
+        """The values in words."""
+        values = ", ".join(
+            f"{row.name} {words.number(cell.value, self.column)}" for row, cell, *_ in self.arms
+        )
+        return f"{self.column.id}: {values}"
+
+
+def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> Panel:
+    """The panel of a column in which somebody has a value."""
+    shown = [(row, row.cells[column.id], colour(i)) for i, row in enumerate(arms) if column.id in row.cells]
+    step = _LINE if len(shown) <= _MANY else _NEAR
+    return Panel(
+        column,
+        Axis.of([*arms, *references], column),
+        [(*drawn, _TOP + step * place + 24) for place, drawn in enumerate(shown)],
+        [
+            (row, row.cells[column.id], dash_array(i))
+            for i, row in enumerate(references)
+            if column.id in row.cells
+        ],
+        _TOP + step * max(1, len(shown)),
+    )

@@ -1,0 +1,143 @@
+"""How the leaderboard's columns are laid out in tables of the page, and what its filters offer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ovi_eval.ranking.table import Column, Row
+from ovi_eval.report import words
+from ovi_eval.report.html.drawings import Axis
+from ovi_eval.report.palette import colour
+
+if TYPE_CHECKING:
+    from ovi_eval.ranking.leaderboard import Leaderboard
+
+# Pixels between the margins of a wide screen, of a column, and of what stands around a name.
+_PAGE_WIDE, _COLUMN_WIDE, _AROUND_NAME, _NAME_WIDE = 1130, 136, 48, 240
+_WHISKER = (4, 104)
+# More metrics than this can be chosen from: fewer are seen at once.
+FEW = 6
+
+Groups = dict[str, list[Column]]
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Models in rows, metrics in columns; rows without a value in any of its columns are left out."""
+
+    groups: Groups
+    """The columns by metric group, in order."""
+    columns: Sequence[Column]
+    axes: Mapping[str, Axis]
+    """By column id what intervals are drawn on."""
+    arms: Sequence[tuple[Row, str]]
+    """Each with its colour."""
+    references: Sequence[Row]
+
+    def group_heads(self) -> list[tuple[str, int]]:
+        """The groups' names, each over so many columns; one that its columns repeat is empty."""
+        return [
+            ("" if all(words.bare(column).startswith(name) for column in members) else name, len(members))
+            for name, members in self.groups.items()
+        ]
+
+
+def metric_tables(board: Leaderboard) -> dict[str, list[MetricTable]]:
+    """The tables of each benchmark."""
+    return {
+        benchmark: [_table(board, groups) for groups in _side_by_side(board, own)]
+        for benchmark, own in columns_by_benchmark(board.columns).items()
+    }
+
+
+def columns_by_benchmark(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """The columns of each benchmark, both in the order they come."""
+    found: dict[str, list[Column]] = {}
+    for column in columns:
+        found.setdefault(column.benchmark, []).append(column)
+    return found
+
+
+def _side_by_side(board: Leaderboard, columns: Sequence[Column]) -> list[Groups]:
+    """The metric groups in order, as many to a table as fit; one which fits beside earlier ones moves up to them."""
+    grouped: Groups = {}
+    for column in columns:
+        grouped.setdefault(column.group, []).append(column)
+    longest = max(len(row.name) for row in [*board.arms, *board.references])
+    arm = _AROUND_NAME + min(_NAME_WIDE, 7.3 * longest)
+    fit = max(1, int((_PAGE_WIDE - arm) / _COLUMN_WIDE))
+    # As many columns in each table, rather than full ones and a rest.
+    most = math.ceil(len(columns) / math.ceil(len(columns) / fit))
+    tables: list[Groups] = []
+    for name, members in grouped.items():
+        for table in tables:
+            if sum(map(len, table.values())) + len(members) <= most:
+                table[name] = members
+                break
+        else:
+            tables.append({name: members})
+    return tables
+
+
+def _table(board: Leaderboard, groups: Groups) -> MetricTable:
+    columns = [column for members in groups.values() for column in members]
+    rows = [*board.arms, *board.references]
+    having = [row for row in rows if any(column.id in row.cells for column in columns)]
+    return MetricTable(
+        groups,
+        columns,
+        {c.id: Axis.of(rows, c, *_WHISKER) for c in columns if any(c.id in row.cells for row in rows)},
+        [(row, colour(i)) for i, row in enumerate(board.arms) if row in having],
+        [row for row in board.references if row in having],
+    )
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A choice between benchmarks, variants or metrics: `options` (value, text) by the heading above them, "" for
+    none.
+    """
+
+    name: str
+    everything: str
+    options: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+
+
+def filters(board: Leaderboard) -> list[Filter]:
+    """The filters of the page; none where there is nothing to choose between."""
+    found = []
+    measured = {column.benchmark for column in board.columns}
+    benchmarks = list(dict.fromkeys([*sorted(measured), *(table.benchmark for table in board.published)]))
+    if len(benchmarks) > 1:
+        options = [(name, name) for name in benchmarks if name]
+        found.append(Filter("benchmark", "all benchmarks", [("", options)]))
+    variants: dict[str, dict[str, None]] = {}
+    for column in board.columns:
+        if column.variant:
+            variants.setdefault(column.variant, {})[words.bare(column)] = None
+    if len(variants) > 1:
+        options = [(name, f"{name} ({_first_few(list(keys))})") for name, keys in variants.items()]
+        found.append(Filter("variant", "all variants", [("", options)]))
+    groups: dict[str, dict[str, None]] = {}
+    for column in board.columns:
+        groups.setdefault(column.group, {})[column.key] = None
+    if sum(map(len, groups.values())) > FEW:
+        found.append(Filter("metric", "all metrics", [_metrics(name, list(k)) for name, k in groups.items()]))
+    return found
+
+
+def _metrics(group: str, keys: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    """The metrics of a group; all of them together are its name with a star, as FVD's variants are metrics each."""
+    options = [(key, key) for key in keys]
+    if len(keys) == 1:
+        return "", options
+    return group, [(f"{group}*", f"{group}: all {len(keys)}"), *options]
+
+
+def _first_few(keys: Sequence[str], most: int = 3) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
