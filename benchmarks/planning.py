@@ -32,9 +32,9 @@ from torch.utils.data import DataLoader
 from ovi_lab.callbacks import EMA
 from ovi_lab.common.paths import config_dir
 from ovi_lab.planning.clip_shape import ClipShape
-from ovi_lab.planning.job import Job
+from ovi_lab.planning.job import TrainingJob
 from ovi_lab.planning.live_memory import LiveMemory
-from ovi_lab.planning.training_planner import Planner
+from ovi_lab.planning.training_planner import TrainingPlanner
 from ovi_lab.strategies import build_strategy
 
 HERE = Path(__file__).resolve().parent
@@ -121,14 +121,14 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 
 def predicted(config: DictConfig, case: Case) -> int:
     """Bytes at the largest moment."""
-    planner = Planner(Job(config, case.clip), on_cpu=True, text_tokens=case.words)
+    planner = TrainingPlanner(TrainingJob(config, case.clip), on_cpu=True, text_tokens=case.words)
     return planner.memory(planner.asked(1)).total
 
 
 class _Clips(torch.utils.data.Dataset[dict[str, Any]]):
     """Random latents, made as they are asked for."""
 
-    def __init__(self, job: Job, count: int, words: int) -> None:
+    def __init__(self, job: TrainingJob, count: int, words: int) -> None:
         self.job, self.count, self.words = job, count, words
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ class _Watch(pl.Callback):
 def train(config: DictConfig, case: Case, begin: Callable[[], None]) -> None:
     """Three steps."""
     task = instantiate(config.task)
-    job = Job(config, case.clip)
+    job = TrainingJob(config, case.clip)
     accumulate = int(config.trainer.accumulate_grad_batches)
     data = DataLoader(_Clips(job, 3 * accumulate * job.micro, case.words), batch_size=job.micro)
     settings = {**OmegaConf.to_container(config.trainer, resolve=True), "max_steps": 3}  # type: ignore[dict-item]

@@ -27,7 +27,7 @@ _EXTRAS_LEFT_OUT = ("dev",)
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of a table."""
 
     name: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 # --------------------------------------------------------------------------------------------- installation
-def packages(distribution: str = DISTRIBUTION) -> list[Finding]:
+def packages(distribution: str = DISTRIBUTION) -> list[Diagnosis]:
     """The packages that the project needs, then its extras.
 
     Raises:
@@ -68,19 +68,19 @@ def packages(distribution: str = DISTRIBUTION) -> list[Finding]:
         lacking = [r.name for r in own if not _satisfied(r)]
         present = ", ".join(f"{r.name} {_version(r.name)}" for r in own if r.name not in lacking)
         fault = f"lacks {', '.join(lacking)}: pip install '{distribution}[{extra}]'" if lacking else ""
-        found.append(Finding(f"[{extra}]", present or "-", fault, needed=False))
+        found.append(Diagnosis(f"[{extra}]", present or "-", fault, needed=False))
     return found
 
 
-def _core(requirement: Any) -> Finding:
+def _core(requirement: Any) -> Diagnosis:
     version = _version(requirement.name)
     if version is None:
-        return Finding(requirement.name, "-", f"missing: pip install '{requirement}'")
+        return Diagnosis(requirement.name, "-", f"missing: pip install '{requirement}'")
     if not _satisfied(requirement):
-        return Finding(
+        return Diagnosis(
             requirement.name, version, f"needs {requirement.specifier}: pip install '{requirement}'"
         )
-    return Finding(requirement.name, version)
+    return Diagnosis(requirement.name, version)
 
 
 def _version(name: str) -> str | None:
@@ -95,7 +95,7 @@ def _satisfied(requirement: Any) -> bool:
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
-def devices() -> list[Finding]:
+def devices() -> list[Diagnosis]:
     """The CPU and every GPU that PyTorch sees."""
     import torch
 
@@ -103,7 +103,7 @@ def devices() -> list[Finding]:
 
     free = available_host_memory()
     memory = "" if free is None else f", {free / GIB:.1f} GiB free"
-    found = [Finding("cpu", f"{platform.machine()}, {torch.get_num_threads()} threads{memory}")]
+    found = [Diagnosis("cpu", f"{platform.machine()}, {torch.get_num_threads()} threads{memory}")]
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = (
@@ -111,12 +111,12 @@ def devices() -> list[Finding]:
             if built
             else "PyTorch is built for CPUs"
         )
-        return [*found, Finding("cuda", f"none: {why}")]
+        return [*found, Diagnosis("cuda", f"none: {why}")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         left, total = torch.cuda.mem_get_info(index)
         found.append(
-            Finding(
+            Diagnosis(
                 f"cuda:{index}",
                 f"{properties.name}, {left / GIB:.1f} of {total / GIB:.1f} GiB free, "
                 f"sm_{properties.major}{properties.minor}, CUDA {torch.version.cuda}",
@@ -125,28 +125,28 @@ def devices() -> list[Finding]:
     return found
 
 
-def ffmpeg() -> list[Finding]:
+def ffmpeg() -> list[Diagnosis]:
     """The FFmpeg libraries inside PyAV, and the encoders that clips are written with."""
     try:
         import av
     except ImportError as error:
-        return [Finding("PyAV", "-", f"cannot be imported ({error}): pip install av")]
+        return [Diagnosis("PyAV", "-", f"cannot be imported ({error}): pip install av")]
     libraries = ("libavcodec", "libavformat", "libswscale", "libswresample")
     versions: Any = av.library_versions
     state = ", ".join(f"{n} {'.'.join(map(str, versions[n]))}" for n in libraries if n in versions)
-    found = [Finding("libraries", state)]
+    found = [Diagnosis("libraries", state)]
     for name, use in (("libx264", "H.264"), ("aac", "AAC")):
         try:
             av.codec.Codec(name, "w")
         except ValueError:
-            found.append(Finding(name, "-", f"this PyAV writes no {use}: pip install --force-reinstall av"))
+            found.append(Diagnosis(name, "-", f"this PyAV writes no {use}: pip install --force-reinstall av"))
         else:
-            found.append(Finding(name, f"writes {use}"))
+            found.append(Diagnosis(name, f"writes {use}"))
     return found
 
 
 # -------------------------------------------------------------------------------------------------- weights
-def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -> Iterator[Finding]:
+def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -> Iterator[Diagnosis]:
     """Each part of the released layout: found, its size, and whole by its names and shapes.
 
     Args:
@@ -178,22 +178,22 @@ def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -
             yield _part(folder, part, presets[0], sha256)
 
 
-def _part(folder: Path, part: str, preset: Any, sha256: bool) -> Finding:
+def _part(folder: Path, part: str, preset: Any, sha256: bool) -> Diagnosis:
     from ovi_lab.checkpoints.weights_layout import PARTS, fault, place
 
     name = f"{PARTS[part][0]} ({preset.name})" if part == "model" else PARTS[part][0]
     wrong = fault(folder, part, preset)
     path = place(folder, part, preset)
     if wrong or path is None:
-        return Finding(name, "-" if path is None else _size(path), wrong or "missing")
+        return Diagnosis(name, "-" if path is None else _size(path), wrong or "missing")
     try:
         _check_content(path, part, preset)
     except UserError as error:
-        return Finding(name, _size(path), str(error))
+        return Diagnosis(name, _size(path), str(error))
     state = f"{path.relative_to(folder).as_posix()}, {_size(path)}"
     if sha256:
         state += "".join(f"\n{digest} {file}" for file, digest in _digests(path))
-    return Finding(name, state)
+    return Diagnosis(name, state)
 
 
 def _check_content(path: Path, part: str, preset: Any) -> None:
@@ -252,7 +252,7 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------- printing
-def _print(console: Console, title: str, columns: tuple[str, str], findings: Sequence[Finding]) -> None:
+def _print(console: Console, title: str, columns: tuple[str, str], findings: Sequence[Diagnosis]) -> None:
     table = Table(
         title=title, title_justify="left", title_style="bold", show_lines=False, width=console.width
     )
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     """Print what was found; returns the exit code."""
     console = console or Console()
     folder, checkpoint, sha256 = _parsed(sys.argv[1:] if arguments is None else arguments)
-    findings = [Finding("Python", platform.python_version()), *packages()]
+    findings = [Diagnosis("Python", platform.python_version()), *packages()]
     _print(console, "Packages", ("Package", "Version"), findings)
     machine = devices()
     _print(console, "Devices", ("Device", "What it is"), machine)

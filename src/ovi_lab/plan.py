@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 def plan(arguments: Sequence[str], console: Console) -> int:
     """Print the plan; 0 where it fits, else 1. Raises UserError for bad input."""
     from ovi_lab.planning.cluster import Cluster
-    from ovi_lab.planning.job import Job
+    from ovi_lab.planning.job import TrainingJob
     from ovi_lab.planning.time import EFFICIENCY
-    from ovi_lab.planning.training_planner import Planner
+    from ovi_lab.planning.training_planner import TrainingPlanner
     from ovi_lab.planning.training_report import print_plan
 
     own, rest = _own_words(arguments)
@@ -47,7 +47,7 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     if efficiency > 1:
         raise UserError(f"efficiency={efficiency:g} is a share of the GPU's peak; expected 1 at most")
     price = _number("price", own["price"]) if "price" in own else None
-    planner = Planner(Job(_composed(rest), **_shape(own)))
+    planner = TrainingPlanner(TrainingJob(_composed(rest), **_shape(own)))
     return print_plan(console, planner, cluster, efficiency, price)
 
 

@@ -22,9 +22,9 @@ from ovi_eval.backbones import jpeg
 from ovi_eval.backbones.mfcc import SAMPLE_RATE
 from ovi_eval.backbones.syncnet import FPS, SIDE
 from ovi_eval.clips import timing
+from ovi_eval.clips.completeness import check_complete
 from ovi_eval.clips.container import opened, picture_stream, sound_stream
 from ovi_eval.clips.sound import decode_audio
-from ovi_eval.clips.whole import check_whole
 from ovi_eval.errors import UserError
 
 
@@ -42,7 +42,7 @@ def read_crop(path: str | Path, as_published: bool = True) -> Crop:
     block is left out. Raises UserError naming the file where it is unreadable, has no picture or no sound,
     or is not 224x224 at 25 fps.
     """
-    check_whole(path, "video")
+    check_complete(path, "video")
     with opened(path) as (container, shown):
         seconds = _sound_seconds(container)
         frames_FHWC = _frames(container, shown, as_published)

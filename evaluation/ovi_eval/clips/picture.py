@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips import timing
+from ovi_eval.clips.completeness import check_complete
 from ovi_eval.clips.frame import Upright
-from ovi_eval.clips.whole import check_whole
 from ovi_eval.errors import UserError
 
 STILL_FPS = 25.0
@@ -108,7 +108,7 @@ class PictureStream:
         self._last_duration = 0.0
 
     def __enter__(self) -> PictureStream:
-        track = check_whole(self._source, "video", self._name)
+        track = check_complete(self._source, "video", self._name)
         self.spans = track.seconds
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))

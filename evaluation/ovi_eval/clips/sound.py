@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips.clock import Clock, first_of
-from ovi_eval.clips.whole import check_whole
+from ovi_eval.clips.completeness import check_complete
 from ovi_eval.errors import UserError
 
 
@@ -55,7 +55,7 @@ class _Decoder:
         self._stack = ExitStack()
 
     def __enter__(self) -> _Decoder:
-        check_whole(self._source, "audio", self._name)
+        check_complete(self._source, "audio", self._name)
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self.stream = bounds.sound_stream(container, self.shown)

@@ -109,7 +109,7 @@ def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
         raise UserError(f"{shown(root)}: is no folder") from None
     except OSError as error:
         raise UserError(f"{shown(root)}: cannot be read ({error.strerror or error})") from error
-    walk = _Walk(root, frozenset(suffix.lower() for suffix in suffixes))
+    walk = _FolderWalk(root, frozenset(suffix.lower() for suffix in suffixes))
     walk.seen.add((top.st_dev, top.st_ino))
     walk.read("")
     while walk.links:  # those of a linked folder come after those before it, in the order of their paths
@@ -124,7 +124,7 @@ def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
     )
 
 
-class _Walk:
+class _FolderWalk:
     """The state of one reading; paths are relative texts with the system's separators made `/`."""
 
     def __init__(self, root: Path, suffixes: frozenset[str]) -> None:

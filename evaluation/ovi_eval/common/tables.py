@@ -19,7 +19,7 @@ from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_unicode, unusable
 from ovi_eval.errors import UserError
 
-__all__ = ["KINDS", "MAX_FIELD", "Row", "read_table"]
+__all__ = ["KINDS", "MAX_FIELD", "TableRow", "read_table"]
 
 KINDS = (".csv", ".tsv", ".jsonl")
 MAX_BYTES = 2**29
@@ -29,7 +29,7 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row: its values by column, in lower case without white space around; or why it is none.
 
     `line` is where it begins, from 1. Values of CSV and TSV are texts without white space around; those of JSON lines
@@ -66,12 +66,12 @@ class Row:
             for column, value in self.values.items()
             if isinstance(value, int) and not isinstance(value, bool)
         }
-        return Row(self.line, {**self.values, **digits}).text(columns)
+        return TableRow(self.line, {**self.values, **digits}).text(columns)
 
 
 def read_table(
     path: str | Path, needed: Sequence[Sequence[str]], what: str, *, max_bytes: int = MAX_BYTES
-) -> list[Row]:
+) -> list[TableRow]:
     """The rows of a .csv, .tsv or .jsonl file in their order; empty lines are left out.
 
     Args:
@@ -101,7 +101,9 @@ def read_table(
     return list(_rows(path, text, _delimiter(text, kind, needed), needed, what))
 
 
-def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]], what: str) -> Iterator[Row]:
+def _rows(
+    path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]], what: str
+) -> Iterator[TableRow]:
     # skipinitialspace: a quote after ", " opens a field too
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
@@ -119,21 +121,23 @@ def _rows(path: Path, text: str, delimiter: str, needed: Sequence[Sequence[str]]
         values = [_lines(value).strip() for value in fields]
         if not any(values):
             if len(values) > 1 and columns is not None:
-                yield Row(line, dict.fromkeys(columns, ""), empty=True)
+                yield TableRow(line, dict.fromkeys(columns, ""), empty=True)
             continue
         if columns is None:
             columns = _columns(path, values, needed, delimiter)
         elif len(values) == len(columns):
             # a column without a name, as of numbered rows, cannot be asked for
-            yield Row(line, {column: value for column, value in zip(columns, values, strict=True) if column})
+            yield TableRow(
+                line, {column: value for column, value in zip(columns, values, strict=True) if column}
+            )
         elif len(values) > len(columns):
-            yield Row(
+            yield TableRow(
                 line,
                 fault=f"line {line} has {len(values)} fields and the header names {len(columns)}: put {what} with "
                 f"{'commas' if delimiter == ',' else 'semicolons' if delimiter == ';' else 'tabs'} in quotes",
             )
         else:
-            yield Row(
+            yield TableRow(
                 line,
                 fault=f"line {line} has {len(values)} of the {len(columns)} fields that the header names",
             )
@@ -172,23 +176,25 @@ def _delimiter(text: str, kind: str, needed: Sequence[Sequence[str]]) -> str:
     return ","
 
 
-def _json_row(line: str, number: int) -> Row:
+def _json_row(line: str, number: int) -> TableRow:
     try:
         value = parse_json(line.strip(" \t\r\ufeff"), f"line {number}")
     except UserError as error:
-        return Row(number, fault=str(error))
+        return TableRow(number, fault=str(error))
     if not isinstance(value, dict):
-        return Row(number, fault=f"line {number}: is {shown(line, 40)}, expected an object such as {{…}}")
+        return TableRow(
+            number, fault=f"line {number}: is {shown(line, 40)}, expected an object such as {{…}}"
+        )
     values: dict[str, Any] = {}
     for key, own in value.items():
         column = _column(key)
         if column in values:
-            return Row(number, fault=f"line {number}: names the key {shown(column, 40)} twice; keep one")
+            return TableRow(number, fault=f"line {number}: names the key {shown(column, 40)} twice; keep one")
         if isinstance(own, str) and (len(own) > MAX_FIELD or unusable(own)):
             why = unusable(own) or f"is longer than {MAX_FIELD} characters"
-            return Row(number, fault=f"line {number}: its {shown(column, 40)} {why}")
+            return TableRow(number, fault=f"line {number}: its {shown(column, 40)} {why}")
         values[column] = _lines(own) if isinstance(own, str) else own
-    return Row(number, values)
+    return TableRow(number, values)
 
 
 def _column(name: str) -> str:

@@ -37,7 +37,7 @@ def shard_name(rank: int) -> str:
 
 
 @dataclass(frozen=True)
-class Piece:
+class FlatSlice:
     """A run of a parameter's flattened values."""
 
     kind: str
@@ -49,7 +49,7 @@ class Piece:
     """Flat."""
 
 
-def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
+def write_pieces(path: Path, pieces: Iterable[FlatSlice]) -> None:
     """One process's file. Pieces without values are left out."""
     tensors: dict[str, Tensor] = {}
     about: dict[str, tuple[int, tuple[int, ...]]] = {}

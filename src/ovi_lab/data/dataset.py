@@ -33,7 +33,7 @@ from ovi_lab.data.decode import (
 from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
-    Entry,
+    SampleEntry,
     Shapes,
     ShardIndex,
     bad_sample,
@@ -94,7 +94,7 @@ class ClipDataset(Dataset[Sample]):
         self.on_error, self.on_resample = on_error, on_resample
         self.modalities = tuple(m for m in BOTH if m in modalities)
         self.made_of = MadeOf()
-        self.entries: list[Entry] = []
+        self.entries: list[SampleEntry] = []
         self.known_bad: list[BadSample] = []
         self.kinds: set[str] = set()
         self.left_out = 0
@@ -221,7 +221,7 @@ class ClipDataset(Dataset[Sample]):
             raise BadSampleError("its latents hold NaN or infinity")
         return {**sample, RATES: (clip.source_rate, clip.sample_rate)}
 
-    def _compare(self, entry: Entry, sample: Sample, said: Mapping[str, str]) -> None:
+    def _compare(self, entry: SampleEntry, sample: Sample, said: Mapping[str, str]) -> None:
         """Raises BadSampleError where a sample of latents is another than the index of its shard says."""
         for part in self.parts:
             known = self.made_of.encoders.get(part, ("nothing", ""))[0]

@@ -61,7 +61,7 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class Source:
+class MediaSource:
     """What one shard of latents is made of: a shard of media."""
 
     def __init__(self, shard: Path) -> None:
@@ -86,7 +86,7 @@ class Source:
         reader.close()
 
 
-class SoundFiles(Source):
+class SoundFiles(MediaSource):
     """Files of a folder, with their captions."""
 
     def __init__(self, folder: Path, files: Sequence[tuple[str, Path]], captions: Captions) -> None:
@@ -116,7 +116,7 @@ class SoundFiles(Source):
 
 def sources_of(
     given: Sequence[str], audio_only: bool, captions: Path | None, clips_per_shard: int
-) -> list[Source]:
+) -> list[MediaSource]:
     """The shards named, or with `audio_only` the sounds of a folder, so many to a shard.
 
     Raises:
@@ -126,7 +126,7 @@ def sources_of(
     if not folders:
         if captions is not None:
             raise UserError("--captions is for a folder of sounds; the captions of shards are in them")
-        return [Source(path) for path in expand_shards(given)]
+        return [MediaSource(path) for path in expand_shards(given)]
     if len(given) > 1 or not audio_only:
         raise UserError(
             f"{folders[0]} is a folder: name it alone with --audio-only to encode its sounds, "
@@ -166,7 +166,7 @@ class EncodeReport:
 
 
 def encode_sources(
-    sources: Sequence[Source],
+    sources: Sequence[MediaSource],
     prefix: Path,
     encoders: Encoders,
     dtype: torch.dtype = torch.float32,
@@ -236,7 +236,7 @@ def _other_there(path: Path, reason: str) -> str:
     )
 
 
-def _origin(source: Source) -> dict[str, str]:
+def _origin(source: MediaSource) -> dict[str, str]:
     return {"name": source.name, "sha256": source.sha256}
 
 
@@ -247,7 +247,7 @@ def identity(made: Mapping[str, Any]) -> str:
 
 def _encode_shard(
     path: Path,
-    source: Source,
+    source: MediaSource,
     made: dict[str, Any],
     encoders: Encoders,
     dtype: torch.dtype,
@@ -322,7 +322,7 @@ def _add_skipped(report: EncodeReport, path: Path, name: str) -> None:
 
 
 def _encoded(
-    source: Source,
+    source: MediaSource,
     encoders: Encoders,
     dtype: torch.dtype,
     batch_size: int,
@@ -347,7 +347,7 @@ def _encoded(
 
 
 def _clips(
-    source: Source, encoders: Encoders, on_resample: OnResample, bad: list[BadSample], retimed: list[str]
+    source: MediaSource, encoders: Encoders, on_resample: OnResample, bad: list[BadSample], retimed: list[str]
 ) -> Iterator[tuple[str, MediaClip]]:
     for key, members in source.samples(bad):
         try:

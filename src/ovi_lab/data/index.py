@@ -72,7 +72,7 @@ class BadSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SampleEntry:
     """Where a sample's members lie: extension -> (offset, size) in bytes of the shard.
 
     `shapes`: of its latents, `video` [C,F,h,w], `audio` [L,C], `text` [n,E], those that are there; None where it has
@@ -97,7 +97,7 @@ class ShardIndex:
 
     path: Path
     size: int
-    entries: list[Entry]
+    entries: list[SampleEntry]
     bad: list[BadSample] = field(default_factory=list)
     sha256: str | None = None
     encoders: dict[str, list[str]] = field(default_factory=dict)
@@ -128,7 +128,7 @@ def write_index(shard: Path, made: Mapping[str, Any] | None = None) -> ShardInde
     return index
 
 
-def _as_json(entry: Entry) -> dict[str, Any]:
+def _as_json(entry: SampleEntry) -> dict[str, Any]:
     members = {name: list(place) for name, place in entry.members.items()}
     shapes = {} if entry.shapes is None else {"shapes": {k: list(v) for k, v in entry.shapes.items()}}
     return {"key": entry.key, "members": members, **shapes}
@@ -202,7 +202,7 @@ def _parsed(shard: Path, size: int, content: Any) -> ShardIndex:
     return ShardIndex(shard, size, entries, found, digest, encoders, made)
 
 
-def _parsed_entry(shard: Path, size: int, sample: Any) -> Entry:
+def _parsed_entry(shard: Path, size: int, sample: Any) -> SampleEntry:
     _need(isinstance(sample, dict) and isinstance(sample.get("members"), dict))
     key, members, shapes = sample.get("key"), sample["members"], sample.get("shapes")
     _need(isinstance(key, str) and not unsafe_name(key) and isinstance(shapes, dict | None))
@@ -212,7 +212,7 @@ def _parsed_entry(shard: Path, size: int, sample: Any) -> Entry:
         offset, length = place
         _need(offset >= BLOCK and offset % BLOCK == 0 and 0 <= length <= size - offset)
     places = {extension: (place[0], place[1]) for extension, place in members.items()}
-    return Entry(shard, key, places, None if shapes is None else _parsed_shapes(shapes))
+    return SampleEntry(shard, key, places, None if shapes is None else _parsed_shapes(shapes))
 
 
 def _parsed_shapes(shapes: Mapping[str, Any]) -> Shapes:
@@ -242,7 +242,7 @@ def scan_shard(shard: Path) -> ShardIndex:
                 raise UserError(f"shard {shown(shard)} {reason}") from error
             found.stop(str(error))
         entries = [
-            Entry(shard, key, members, seen=True)
+            SampleEntry(shard, key, members, seen=True)
             for key, members in found.samples.items()
             if key not in found.broken
         ]
@@ -251,7 +251,9 @@ def scan_shard(shard: Path) -> ShardIndex:
     return ShardIndex(shard, size, entries, bad, encoders=encoders)
 
 
-def _with_latents_headers(shard: Path, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, list[str]]]:
+def _with_latents_headers(
+    shard: Path, entries: Sequence[SampleEntry]
+) -> tuple[list[SampleEntry], dict[str, list[str]]]:
     """The entries with the shapes of their latents, and what encoded those, read from the samples' headers."""
     encoders: dict[str, set[str]] = {}
     described = []
@@ -281,7 +283,7 @@ def _header_shapes(descriptor: int, offset: int, size: int) -> Shapes | None:
         return None
 
 
-def said_of(descriptor: int, entry: Entry) -> tuple[dict[str, str], str]:
+def said_of(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], str]:
     """What a sample of latents says of itself: what encoded each part, and the digest of all that it was made of."""
     offset, size = entry.members.get("json", (0, 0))
     if not 0 < size <= MAX_BYTES:

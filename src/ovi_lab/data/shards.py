@@ -22,7 +22,7 @@ from ovi_eval.common.plain_data import MAX_BYTES
 from ovi_eval.common.shown import shown
 from ovi_lab.data.index import (
     BadSampleError,
-    Entry,
+    SampleEntry,
     index_path,
     no_space,
     split_name,
@@ -203,7 +203,7 @@ class ShardReader:
         self._owner = os.getpid()
         self._expected = dict(expected or {})
 
-    def read(self, entry: Entry, only: Sequence[str] | None = None) -> dict[str, bytes]:
+    def read(self, entry: SampleEntry, only: Sequence[str] | None = None) -> dict[str, bytes]:
         """The members of a sample (those of `only`, where given).
 
         Raises:
@@ -291,6 +291,6 @@ def _gone(shard: Path, error: OSError) -> UserError:
     )
 
 
-def total_bytes(entries: Iterable[Entry]) -> int:
+def total_bytes(entries: Iterable[SampleEntry]) -> int:
     """Bytes of all members together."""
     return sum(size for entry in entries for _, size in entry.members.values())

@@ -15,7 +15,7 @@ _CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A checkpoint, opened: everything of it that an export tells."""
 
     opened: Opened
@@ -25,7 +25,7 @@ class Source:
     """Checked arguments of TwinDiT."""
 
 
-def open_source(path: str | Path, ema: bool | None = None, config: str | Path | None = None) -> Source:
+def open_source(path: str | Path, ema: bool | None = None, config: str | Path | None = None) -> ExportSource:
     """Open weights, and find their model's configuration.
 
     Args:
@@ -42,7 +42,7 @@ def open_source(path: str | Path, ema: bool | None = None, config: str | Path | 
         raise UserError(f"--config is for checkpoints of other trainers; {path} brings its own configuration")
     if found is None:
         found = _found(opened.weights.path, config)
-    return Source(opened, found, found.model())
+    return ExportSource(opened, found, found.model())
 
 
 def _found(checkpoint: Path, given: str | Path | None) -> Configuration:

@@ -25,7 +25,7 @@ LONGEST_PERIOD = 6
 
 
 @dataclass(frozen=True)
-class Work:
+class PassMemory:
     """Bytes of one micro batch's pass, most at any moment."""
 
     forward: int
@@ -61,12 +61,12 @@ class Pass:
     first_frame_clean: bool = False
 
 
-def measure(model: TwinDiT, work: Pass) -> Work:
+def measure(model: TwinDiT, work: Pass) -> PassMemory:
     """The work of one micro batch; `model` is on the meta device, in the type it trains in, and frozen as it is."""
     forward, activations, _ = _over_blocks(model, lambda: _peaks(model, work, keep=False))
     _, _, late = _over_blocks(model, lambda: _peaks(model, work, keep=True))
     _, outside, _ = _of_blocks(model, 0, lambda: _peaks(model, work, keep=False))
-    return Work(forward, activations, max(activations, late), outside)
+    return PassMemory(forward, activations, max(activations, late), outside)
 
 
 _Peaks = tuple[int, ...]

@@ -38,7 +38,7 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
-class Batch:
+class GlobalBatch:
     """What the processes see in an optimiser step."""
 
     clip: ClipShape
@@ -54,7 +54,7 @@ class Batch:
         return self.micro * self.accumulate * self.places
 
 
-class Job:
+class TrainingJob:
     """A configuration of `ovi_lab.train`, before anything is made.
 
     Args:
@@ -202,12 +202,12 @@ class Job:
             return [f"data.tokens_per_batch={micro * sum(self.tokens.values())}"]
         return [f"data.batch_size={micro}"]
 
-    def batch(self, places: int, micro: int | None = None) -> Batch:
+    def batch(self, places: int, micro: int | None = None) -> GlobalBatch:
         """Of a step on so many groups of processes; UserError where they cannot share the global batch."""
         micro = self.micro if micro is None else micro
         wanted = self.config.get("global_batch_size")
         if wanted is None:
-            return Batch(
+            return GlobalBatch(
                 self.clip, micro, int(self.config.trainer.get("accumulate_grad_batches") or 1), places
             )
         if int(wanted) % (places * micro):
@@ -221,7 +221,7 @@ class Job:
                 f"global_batch_size is {wanted}, which {places} processes with data.batch_size={micro} do not "
                 f"divide: {hint}"
             )
-        return Batch(self.clip, micro, int(wanted) // (places * micro), places)
+        return GlobalBatch(self.clip, micro, int(wanted) // (places * micro), places)
 
 
 def _stored_shapes(shapes: Any) -> ClipShape | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ovi_lab.common.sizes import DRIVER, MARGIN
-from ovi_lab.planning.activations import Work
+from ovi_lab.planning.activations import PassMemory
 from ovi_lab.planning.strategy import CPU_BUCKET, MAX_LIVE, Sharding, Types
 
 Parts = Mapping[str, int]
@@ -59,7 +59,7 @@ class Memory:
 
 def memory_of(
     counts: Counts,
-    work: Work,
+    work: PassMemory,
     optimiser: tuple[float, float],
     sharding: Sharding,
     types: Types,

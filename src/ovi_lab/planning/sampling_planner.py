@@ -54,7 +54,7 @@ class Peak:
         return self.total * MARGIN + DRIVER <= memory
 
 
-class Planner:
+class SamplingPlanner:
     """Predicts peaks for one kind of clip; each footprint is worked out once.
 
     Args:
@@ -141,7 +141,7 @@ def offload_of(options: Options) -> str:
     return options.offload
 
 
-def savings(options: Options, planner: Planner, dtypes: Sequence[str] = ()) -> Iterator[Options]:
+def savings(options: Options, planner: SamplingPlanner, dtypes: Sequence[str] = ()) -> Iterator[Options]:
     """The options and every set that saves more, the least drastic first; the types of `dtypes` are tried too."""
     begin = OFFLOADS.index(offload_of(options))
     choices = itertools.product(
@@ -179,13 +179,13 @@ def savings(options: Options, planner: Planner, dtypes: Sequence[str] = ()) -> I
         yield choice
 
 
-def what_fits(planner: Planner, options: Options, memory: int) -> Peak | None:
+def what_fits(planner: SamplingPlanner, options: Options, memory: int) -> Peak | None:
     """The least drastic set of options whose peak fits, or None."""
     peaks = (planner.peak(choice) for choice in savings(options, planner))
     return next((peak for peak in peaks if peak.fits(memory)), None)
 
 
-def in_words(options: Options, planner: Planner, dtype: bool = False) -> str:
+def in_words(options: Options, planner: SamplingPlanner, dtype: bool = False) -> str:
     """The options that save memory, as they are typed."""
     words = [f"dtype={options.dtype}"] if dtype else []
     if offload_of(options) != "none":

@@ -19,7 +19,15 @@ from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
 from ovi_lab.flow.generate import SamplerSettings
 from ovi_lab.planning.sampling_parts import Footprint
-from ovi_lab.planning.sampling_planner import STAGES, Peak, Planner, in_words, offload_of, savings, what_fits
+from ovi_lab.planning.sampling_planner import (
+    STAGES,
+    Peak,
+    SamplingPlanner,
+    in_words,
+    offload_of,
+    savings,
+    what_fits,
+)
 from ovi_lab.sampling.offload import OFFLOADS
 from ovi_lab.sampling.pipeline import Options, Plan
 from ovi_lab.sampling.sizes import snapped
@@ -38,7 +46,7 @@ def check_memory(
         return
     largest = max(plans, key=lambda plan: plan.size[0] * plan.size[1])
     images = any(plan.request.image is not None for plan in plans)
-    planner = Planner(preset, largest.size, settings, images)
+    planner = SamplingPlanner(preset, largest.size, settings, images)
     device = torch.device(options.device)
     if device.type == "cuda":
         _check(planner, options, str(device), torch.cuda.mem_get_info(device)[0])
@@ -46,7 +54,9 @@ def check_memory(
         _check(planner, options, "this machine", available_host_memory(), host=True)
 
 
-def _check(planner: Planner, options: Options, where: str, free: int | None, host: bool = False) -> None:
+def _check(
+    planner: SamplingPlanner, options: Options, where: str, free: int | None, host: bool = False
+) -> None:
     measure = planner.host_peak if host else planner.peak
     asked = measure(options)
     if free is None or asked.total <= free:
@@ -127,7 +137,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     preset = released_model(config.checkpoint)
     area = preset.area[0] * preset.area[1]
     size = snapped(asked_shape(config) or preset.area, area)
-    planner = Planner(preset, size, sampler_settings(config), config.image is not None)
+    planner = SamplingPlanner(preset, size, sampler_settings(config), config.image is not None)
     options = _asked_options(config)
     console = console or Console()
     memory = _memory(config)
@@ -153,7 +163,7 @@ def _memory(config: Any) -> int | None:
     return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
 
 
-def _print_parts(console: Console, planner: Planner, options: Options) -> None:
+def _print_parts(console: Console, planner: SamplingPlanner, options: Options) -> None:
     preset, (height, width) = planner.preset, planner.size
     frames = 4 * (preset.video_latent_frames - 1) + 1
     begins = ", from an image" if planner.first_frame else ""
@@ -193,7 +203,9 @@ def _print_parts(console: Console, planner: Planner, options: Options) -> None:
     console.print(f"With offload=blocks {gib(towers.streamed)} of the towers' weights are there at a time.\n")
 
 
-def _print_choices(console: Console, planner: Planner, options: Options, memory: int | None) -> Peak | None:
+def _print_choices(
+    console: Console, planner: SamplingPlanner, options: Options, memory: int | None
+) -> Peak | None:
     types = list(dict.fromkeys((options.dtype, "bf16", "fp32")))
     table = Table(title="Peak memory on the device", title_justify="left", title_style="bold")
     table.add_column("Options", overflow="fold")
@@ -229,7 +241,7 @@ def _print_choices(console: Console, planner: Planner, options: Options, memory:
     return best
 
 
-def _ladder(planner: Planner, options: Options, best: Peak | None) -> list[Options]:
+def _ladder(planner: SamplingPlanner, options: Options, best: Peak | None) -> list[Options]:
     """The sets that are shown: from nothing to everything, each different in what it takes."""
     tiled = replace(options, vae_tiling=True)
     one_by_one = replace(tiled, batch_passes=False)

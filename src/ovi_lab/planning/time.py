@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ovi_lab.models.config import Modality, TowerConfig
 from ovi_lab.planning.cluster import NETWORK, PER_NODE, Cluster
 from ovi_lab.planning.flops import Flops
-from ovi_lab.planning.job import Batch
+from ovi_lab.planning.job import GlobalBatch
 from ovi_lab.planning.memory import Counts
 from ovi_lab.planning.strategy import Sharding, Types
 
@@ -53,7 +53,7 @@ class StepTime:
 
 def step_time(
     flops: Flops,
-    batch: Batch,
+    batch: GlobalBatch,
     counts: Counts,
     tokens: Mapping[Modality, int],
     towers: Mapping[Modality, TowerConfig],

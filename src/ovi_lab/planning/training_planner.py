@@ -14,10 +14,10 @@ from torch import nn
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
-from ovi_lab.planning.activations import META, Pass, Work, measure, optimiser_step
+from ovi_lab.planning.activations import META, Pass, PassMemory, measure, optimiser_step
 from ovi_lab.planning.cluster import PER_NODE, Cluster
 from ovi_lab.planning.flops import Flops, count_flops
-from ovi_lab.planning.job import Batch, Checkpointing, Job
+from ovi_lab.planning.job import Checkpointing, GlobalBatch, TrainingJob
 from ovi_lab.planning.memory import Counts, Memory, memory_of
 from ovi_lab.planning.strategy import Sharding, Types
 from ovi_lab.planning.time import EFFICIENCY, StepTime, step_time
@@ -47,7 +47,7 @@ class Choice:
     gpus: int
 
 
-class Planner:
+class TrainingPlanner:
     """Of one job; each pass over the model is measured once.
 
     Args:
@@ -56,7 +56,7 @@ class Planner:
         text_tokens: of each caption; None: as many as the towers take.
     """
 
-    def __init__(self, job: Job, on_cpu: bool = False, text_tokens: int | None = None) -> None:
+    def __init__(self, job: TrainingJob, on_cpu: bool = False, text_tokens: int | None = None) -> None:
         self.job, self.on_cpu, self.text_tokens = job, on_cpu, text_tokens
         self.text_is_trained = job.text is not None and bool(job.text.trained)
         self._work = cache(self._measured)
@@ -70,7 +70,7 @@ class Planner:
         work = self._work(choice.checkpointing, choice.micro, types.network, types.autocast)
         return self._with(choice, self._share(work, choice.sharding))
 
-    def _with(self, choice: Choice, work: Work) -> Memory:
+    def _with(self, choice: Choice, work: PassMemory) -> Memory:
         """Of one GPU whose passes take so much."""
         sharding, text = choice.sharding, self.job.text
         sharding.check(choice.gpus)
@@ -103,13 +103,13 @@ class Planner:
             0 if job.text is None else job.text.weights,
         )
 
-    def batch(self, choice: Choice) -> Batch:
+    def batch(self, choice: Choice) -> GlobalBatch:
         """What a step sees."""
         return self.job.batch(choice.sharding.data_parallel(choice.gpus), choice.micro)
 
     def _measured(
         self, checkpointing: Checkpointing, micro: int, dtype: torch.dtype, autocast: torch.dtype | None
-    ) -> Work:
+    ) -> PassMemory:
         model = self.job.model(checkpointing, dtype)
         device = "cpu" if self.on_cpu else "cuda"
         work = Pass(
@@ -124,12 +124,14 @@ class Planner:
         return measure(model, work)
 
     @staticmethod
-    def _share(work: Work, sharding: Sharding) -> Work:
+    def _share(work: PassMemory, sharding: Sharding) -> PassMemory:
         """Of one GPU of a group that computes a clip together: tokens inside the blocks are dealt out."""
         parts = sharding.sequence_parallel
         inside = work.activations - work.outside
         saved = inside - inside // parts
-        return Work(work.forward - saved, work.activations - saved, work.with_gradients - saved, work.outside)
+        return PassMemory(
+            work.forward - saved, work.activations - saved, work.with_gradients - saved, work.outside
+        )
 
     def _stepped(self, master: bool, dtype: torch.dtype, flat: bool) -> tuple[int, int]:
         """Bytes that the optimiser keeps and takes for a moment, of all parameters."""
@@ -195,7 +197,7 @@ class Planner:
         for choice in self.changes(asked):
             try:
                 # what is held between passes is known without running one
-                if not self._with(choice, Work(0, 0, 0, 0)).fits(memory):
+                if not self._with(choice, PassMemory(0, 0, 0, 0)).fits(memory):
                     continue
                 predicted = self.memory(choice)
             except UserError:  # the batch does not divide so

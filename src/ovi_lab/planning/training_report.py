@@ -10,10 +10,10 @@ from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
 from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.cluster import Cluster
-from ovi_lab.planning.job import Job
+from ovi_lab.planning.job import TrainingJob
 from ovi_lab.planning.memory import Memory
 from ovi_lab.planning.time import ASSUMPTIONS, StepTime
-from ovi_lab.planning.training_planner import Choice, Planner
+from ovi_lab.planning.training_planner import Choice, TrainingPlanner
 
 
 def check_fits(config: DictConfig, gpus: int, memory: int, clip: ClipShape | None = None) -> None:
@@ -28,7 +28,7 @@ def check_fits(config: DictConfig, gpus: int, memory: int, clip: ClipShape | Non
     Raises:
         UserError: what is needed, what there is, and what to change; or the configuration cannot be planned.
     """
-    planner = Planner(Job(config, clip))
+    planner = TrainingPlanner(TrainingJob(config, clip))
     asked = planner.asked(gpus)
     predicted = planner.memory(asked)
     if predicted.fits(memory):
@@ -51,7 +51,7 @@ def _needed(memory: Memory) -> int:
 
 
 def print_plan(
-    console: Console, planner: Planner, cluster: Cluster, efficiency: float, price: float | None
+    console: Console, planner: TrainingPlanner, cluster: Cluster, efficiency: float, price: float | None
 ) -> int:
     """Parameters, memory, time, and what to change where it does not fit; 0 where it fits, else 1."""
     asked = planner.asked(cluster.count)
@@ -82,7 +82,7 @@ def print_plan(
     return 0 if fits else 1
 
 
-def _parameters(planner: Planner) -> Table:
+def _parameters(planner: TrainingPlanner) -> Table:
     table = _table("Parameters")
     table.add_column("Part")
     table.add_column("All", justify="right")
@@ -123,7 +123,12 @@ def _memory(memory: Memory, choice: Choice, cluster: Cluster) -> Table:
 
 
 def _time(
-    planner: Planner, choice: Choice, cluster: Cluster, time: StepTime, efficiency: float, price: float | None
+    planner: TrainingPlanner,
+    choice: Choice,
+    cluster: Cluster,
+    time: StepTime,
+    efficiency: float,
+    price: float | None,
 ) -> Table:
     job, batch, flops = planner.job, planner.batch(choice), planner.flops(choice)
     on = cluster.of(choice.gpus)

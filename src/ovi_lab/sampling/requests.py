@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ovi_eval.clips.captions import nfc
 from ovi_eval.common.shown import shown
-from ovi_eval.common.tables import Row, read_table
+from ovi_eval.common.tables import TableRow, read_table
 from ovi_eval.common.unicode_text import unusable
 from ovi_lab.errors import UserError
 from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
@@ -134,7 +134,7 @@ def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) ->
     return Batch(tuple(requests), tuple(bad))
 
 
-def _request(row: Row, id: str, folder: Path, seed: int, shape: Size | None) -> Request:
+def _request(row: TableRow, id: str, folder: Path, seed: int, shape: Size | None) -> Request:
     prompt = _text(row, *PROMPT_COLUMNS)
     if prompt is None:
         raise UserError("it has no text_prompt")
@@ -150,12 +150,12 @@ def _request(row: Row, id: str, folder: Path, seed: int, shape: Size | None) -> 
     )
 
 
-def _text(row: Row, *columns: str) -> str | None:
+def _text(row: TableRow, *columns: str) -> str | None:
     """The first of the columns that says anything."""
     return row.text(columns) or None
 
 
-def _whole(row: Row, seed: int) -> int:
+def _whole(row: TableRow, seed: int) -> int:
     value = row.values.get("seed")
     if value is None or (isinstance(value, str) and not value.strip()):
         return seed
@@ -166,14 +166,14 @@ def _whole(row: Row, seed: int) -> int:
     return check_seed(value)
 
 
-def _shape(row: Row) -> Size | None:
+def _shape(row: TableRow) -> Size | None:
     size, aspect = _text(row, "size"), _text(row, "aspect")
     if size is not None and aspect is not None:
         raise UserError("it has both size and aspect: give one")
     return parse_size(size) if size is not None else parse_aspect(aspect) if aspect is not None else None
 
 
-def _id(row: Row, number: str) -> str:
+def _id(row: TableRow, number: str) -> str:
     """A row's id as a file's name can hold it; its number where it has none."""
     value = row.name(("id",))
     return (file_name(nfc(value)) if value else "") or number

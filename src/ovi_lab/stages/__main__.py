@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ovi_eval.common.boundary import one_line
 from ovi_lab.common.command_line import check_text
 from ovi_lab.stages.chain import parse, run_chain
-from ovi_lab.sweeps.local_pool import LocalPoolLauncher
+from ovi_lab.sweeps.local_pool import PoolLauncher
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else arguments
         check_text(given)
         settings, overrides = parse(given)
-        scored = run_chain(settings, overrides, LocalPoolLauncher(settings.workers).run_jobs)
+        scored = run_chain(settings, overrides, PoolLauncher(settings.workers).run_jobs)
         from rich.markdown import Markdown
 
         from ovi_eval.report.terminal import new_console

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
-from ovi_lab.sweeps.local_pool import Job
+from ovi_lab.sweeps.local_pool import SweepJob
 
-Runner = Callable[[Sequence[Job]], Mapping[str, tuple[str, str]]]
+Runner = Callable[[Sequence[SweepJob]], Mapping[str, tuple[str, str]]]
 """Does runs that do not need each other; by name, each one's status ("done", "skipped", "failed") and message."""
 
 
@@ -113,13 +113,13 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     return settings, rest
 
 
-def waves(settings: Settings, overrides: Sequence[str]) -> list[list[Job]]:
+def waves(settings: Settings, overrides: Sequence[str]) -> list[list[SweepJob]]:
     """The runs, in lists whose members may run side by side once the lists before are done."""
-    first: list[Job] = []
-    second: list[Job] = []
-    third: list[Job] = []
+    first: list[SweepJob] = []
+    second: list[SweepJob] = []
+    third: list[SweepJob] = []
 
-    def job(arm: str, seed: int, experiment: str, *own: str) -> Job:
+    def job(arm: str, seed: int, experiment: str, *own: str) -> SweepJob:
         run_dir = settings.run(arm, seed)
         common = [f"seed={seed}", f"name={settings.name}", f"arm_name={arm}", "resume=auto", *overrides]
         if arm in ("stage1", "stage2", "video"):
@@ -128,7 +128,7 @@ def waves(settings: Settings, overrides: Sequence[str]) -> list[list[Job]]:
         config = compose("train", overrides=[f"experiment={experiment}", *common, *own, f"run_dir={run_dir}"])
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
-        return Job(f"{arm}/seed_{seed}", {str(k): v for k, v in plain.items()}, run_dir)
+        return SweepJob(f"{arm}/seed_{seed}", {str(k): v for k, v in plain.items()}, run_dir)
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -147,7 +147,7 @@ def waves(settings: Settings, overrides: Sequence[str]) -> list[list[Job]]:
     return [first, second, third]
 
 
-def run_chain(settings: Settings, overrides: Sequence[str], runner: Runner) -> list[Job]:
+def run_chain(settings: Settings, overrides: Sequence[str], runner: Runner) -> list[SweepJob]:
     """Run all that is not done yet; returns the runs that are scored.
 
     Raises:

@@ -23,7 +23,7 @@ from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
 from ovi_lab.sampling.own_run import sample_clips
 from ovi_lab.stages.chain import Settings, fused_arm, scratch_arm
-from ovi_lab.sweeps.local_pool import Job
+from ovi_lab.sweeps.local_pool import SweepJob
 
 PROMPT = "a red ball bounces three times low drum"
 METRIC = "ball/onset_f1"
@@ -175,7 +175,7 @@ def _table(settings: Settings) -> str:
     return "\n".join([head, *(_row(settings, arm, begins) for arm, begins in rows)])
 
 
-def report(settings: Settings, scored: Sequence[Job]) -> str:
+def report(settings: Settings, scored: Sequence[SweepJob]) -> str:
     """Export and sample the main run, rank the scored ones, draw them against their steps; returns the page's text.
 
     Written to `runs/<name>`: `report/stages.md`, `report/steps.png` and the leaderboard, `export` and `clips`.

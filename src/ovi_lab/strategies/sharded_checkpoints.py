@@ -12,7 +12,7 @@ import torch
 
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO, facts_of, written_or_gone
-from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, Piece, shard_name, write_pieces
+from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, FlatSlice, shard_name, write_pieces
 from ovi_lab.checkpoints.state import OPTIMIZER_SCALARS, TrainingState, plain_content, training_state
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.process_groups import everyone, from_first
@@ -91,23 +91,23 @@ class ShardedCheckpoints:
 
         _together(finish, temporary, path)
 
-    def _pieces(self, shards: Shards) -> Iterator[Piece]:
+    def _pieces(self, shards: Shards) -> Iterator[FlatSlice]:
         averages = self._averages()
         slots = shards.slots()
         for name, share in shards.shares.items():
             if not share.written:
                 continue
-            yield Piece(WEIGHT, name, share.shape, share.start, shards.read(name))
+            yield FlatSlice(WEIGHT, name, share.shape, share.start, shards.read(name))
             if name in averages:
-                yield Piece(AVERAGE, name, share.shape, share.start, averages[name])
+                yield FlatSlice(AVERAGE, name, share.shape, share.start, averages[name])
             if share.trained and share.count:
                 for slot in slots:
-                    yield Piece(slot, name, share.shape, share.start, shards.read(name, slot))
+                    yield FlatSlice(slot, name, share.shape, share.start, shards.read(name, slot))
         if self.is_global_zero:
             held = self.lightning_module.state_dict(keep_vars=True)
             for name, tensor in held.items():
                 if name not in shards.shares:
-                    yield Piece(BUFFER, name, tuple(tensor.shape), 0, tensor.detach().reshape(-1))
+                    yield FlatSlice(BUFFER, name, tuple(tensor.shape), 0, tensor.detach().reshape(-1))
 
     def _averages(self) -> Mapping[str, torch.Tensor]:
         from ovi_lab.strategies.ema import EMA

@@ -39,7 +39,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One member of a sweep: its name on the screen, its resolved configuration and its folder."""
 
     name: str
@@ -106,7 +106,7 @@ def _clock(seconds: float) -> str:
 class _Screen:
     """The sweep's progress: one bar for all, one for each job under way, and the time left."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+    def __init__(self, jobs: Sequence[SweepJob], console: Console) -> None:
         self.jobs, self.console = jobs, console
         self.overall = Progress(
             TextColumn("[bold]{task.description}"),
@@ -129,7 +129,7 @@ class _Screen:
         self.started = self.told = time.monotonic()
         self.live = Live(Group(self.overall, self.each, Text("")), console=console, refresh_per_second=4)
 
-    def update(self, running: Sequence[Job]) -> None:
+    def update(self, running: Sequence[SweepJob]) -> None:
         """Read what the jobs wrote."""
         for job in running:
             try:
@@ -147,7 +147,7 @@ class _Screen:
             self.each.update(self.tasks[job.name], completed=share, state=text)
         self._estimate()
 
-    def finished(self, job: Job, skipped: bool) -> None:
+    def finished(self, job: SweepJob, skipped: bool) -> None:
         """A job left the field."""
         self.shares[job.name] = 1.0
         if skipped:
@@ -173,7 +173,7 @@ class _Screen:
             )
 
 
-class LocalPoolLauncher(Launcher):
+class PoolLauncher(Launcher):
     """Hydra's launcher over a pool of processes.
 
     Args:
@@ -189,7 +189,9 @@ class LocalPoolLauncher(Launcher):
         """Hydra's side of the contract."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def _job(self, overrides: Sequence[str], number: int, varied: Collection[str]) -> tuple[Job, JobReturn]:
+    def _job(
+        self, overrides: Sequence[str], number: int, varied: Collection[str]
+    ) -> tuple[SweepJob, JobReturn]:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         own = [o.replace("/", "_") for o in overrides if o.partition("=")[0].lstrip("+") in varied]
         with open_dict(config):
@@ -210,7 +212,7 @@ class LocalPoolLauncher(Launcher):
         returned = JobReturn(
             overrides=list(overrides), cfg=settings, working_dir=str(run_dir), task_name=name
         )
-        return Job(name, {str(k): v for k, v in plain.items()}, run_dir), returned
+        return SweepJob(name, {str(k): v for k, v in plain.items()}, run_dir), returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused."""
@@ -239,7 +241,7 @@ class LocalPoolLauncher(Launcher):
         )
         return [returned for _, returned in pairs]
 
-    def run_jobs(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
+    def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
         """Run them and tell of them as they end; status and message of each, by name."""
         console = Console()
         outcome: dict[str, tuple[str, str]] = {}
@@ -252,7 +254,9 @@ class LocalPoolLauncher(Launcher):
             initializer=_prepare_worker,
             initargs=(os.getpid(), self.threads),
         )
-        waiting: dict[Future[tuple[str, str]], Job] = {pool.submit(_work, job.config): job for job in jobs}
+        waiting: dict[Future[tuple[str, str]], SweepJob] = {
+            pool.submit(_work, job.config): job for job in jobs
+        }
         # A flag, not an exception: wherever the program stands when Ctrl-C comes, it is not lost.
         interrupted = threading.Event()
         before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
@@ -275,7 +279,7 @@ class LocalPoolLauncher(Launcher):
         return outcome
 
     @staticmethod
-    def _result(future: Future[tuple[str, str]], job: Job) -> tuple[str, str]:
+    def _result(future: Future[tuple[str, str]], job: SweepJob) -> tuple[str, str]:
         try:
             return future.result()
         except SystemExit:
@@ -287,7 +291,7 @@ class LocalPoolLauncher(Launcher):
             )
 
     @staticmethod
-    def _tell(console: Console, job: Job, status: str, message: str) -> None:
+    def _tell(console: Console, job: SweepJob, status: str, message: str) -> None:
         mark = {"done": "[green]done[/]", "skipped": "[dim]already done[/]", "failed": "[red]failed[/]"}[
             status
         ]

@@ -20,7 +20,7 @@ from rich.console import Console
 from ovi_eval.common.boundary import fail
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
-from ovi_lab.sweeps.local_pool import Job, LocalPoolLauncher, _Screen, _work
+from ovi_lab.sweeps.local_pool import PoolLauncher, SweepJob, _Screen, _work
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -68,7 +68,7 @@ _GENERAL = (
 """Parameters that submitit takes for every kind of cluster; others are those of one."""
 
 
-class SubmititLauncher(LocalPoolLauncher):
+class SubmititLauncher(PoolLauncher):
     """Hydra's launcher over submitit, with the parameters of the package hydra-submitit-launcher.
 
     Args:
@@ -93,7 +93,7 @@ class SubmititLauncher(LocalPoolLauncher):
             if value is not None
         }
 
-    def run_jobs(self, jobs: Sequence[Job]) -> dict[str, tuple[str, str]]:
+    def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
         """Run them and tell of them as they end; status and message of each, by name."""
         submitted = self._submit(jobs)
         console = Console()
@@ -125,7 +125,7 @@ class SubmititLauncher(LocalPoolLauncher):
             signal.signal(signal.SIGINT, before)
         return outcome
 
-    def _submit(self, jobs: Sequence[Job]) -> Mapping[str, Any]:
+    def _submit(self, jobs: Sequence[SweepJob]) -> Mapping[str, Any]:
         try:
             import submitit
         except ImportError:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ovi_eval.common.tables import MAX_FIELD, Row, read_table
+from ovi_eval.common.tables import MAX_FIELD, TableRow, read_table
 from ovi_eval.common.unicode_text import read_caption_text, read_unicode
 from ovi_eval.errors import UserError
 
 NEEDED = (("id", "file"), ("caption", "text"))
 
 
-def rows(path: Path, content: str | bytes) -> list[Row]:
+def rows(path: Path, content: str | bytes) -> list[TableRow]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return read_table(path, NEEDED, "captions")
 

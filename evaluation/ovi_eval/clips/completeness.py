@@ -23,7 +23,7 @@ Kind = Literal["video", "audio"]
 
 
 @dataclass
-class Track:
+class StreamTimes:
     """What a stream's timestamps say: packets that are shown, the first one's time, when the last ends.
 
     `decoded_from` is the first packet's decoding time in seconds.
@@ -70,14 +70,14 @@ class Track:
 
 @dataclass
 class _Scan:
-    tracks: dict[int, Track] = field(default_factory=dict)
+    tracks: dict[int, StreamTimes] = field(default_factory=dict)
 
     @property
     def end(self) -> float:
         return max((track.end for track in self.tracks.values() if track.end is not None), default=0.0)
 
 
-def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None) -> Track:
+def check_complete(source: str | Path | bytes, kind: Kind, name: str | None = None) -> StreamTimes:
     """What the track's timestamps say, read without decoding.
 
     Raises UserError naming the file where it ends before it says that it does, or would unfold beyond bounds.
@@ -102,14 +102,14 @@ def check_whole(source: str | Path | bytes, kind: Kind, name: str | None = None)
 
 def _scanned(container: Any, shown: str) -> _Scan:
     streams = [*container.streams.video, *container.streams.audio]
-    scan = _Scan({stream.index: Track(stream) for stream in streams})
+    scan = _Scan({stream.index: StreamTimes(stream) for stream in streams})
     for packet in container.demux(streams):
         if packet.size:
             scan.tracks[packet.stream.index].take(packet)
     return scan
 
 
-def _check_unfolding(track: Track, kind: Kind, size: int, shown: str) -> None:
+def _check_unfolding(track: StreamTimes, kind: Kind, size: int, shown: str) -> None:
     """Refuses what is small as a file and huge once decoded, before any of it is decoded."""
     context = track.stream.codec_context
     seconds = track.seconds
@@ -130,7 +130,7 @@ def _check_unfolding(track: Track, kind: Kind, size: int, shown: str) -> None:
         )
 
 
-def _check_reached(container: Any, scan: _Scan, track: Track, shown: str) -> None:
+def _check_reached(container: Any, scan: _Scan, track: StreamTimes, shown: str) -> None:
     slack = SLACK + 2 * track.usual
     stated = reached = None
     stream = track.stream
@@ -153,7 +153,7 @@ def cut_off(shown: str, reached: float, stated: float) -> UserError:
     )
 
 
-def _check_structure(file: IO[bytes], size: int, format_name: str, track: Track, shown: str) -> None:
+def _check_structure(file: IO[bytes], size: int, format_name: str, track: StreamTimes, shown: str) -> None:
     """What FFmpeg does not tell of a file's end."""
     if format_name == "wav":
         _check_bytes(_wav_bytes(file), size, shown)
