@@ -14,7 +14,7 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.planning import activations
 from ovi_lab.planning.activations import META, Pass, measure
 from ovi_lab.planning.clip_shape import ClipShape
-from ovi_lab.planning.memory import Counts, Memory, Work, memory_of
+from ovi_lab.planning.memory import Counts, Memory, PassMemory, memory_of
 from ovi_lab.planning.strategy import Sharding, Types
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "planning.py"
@@ -75,7 +75,7 @@ def test_a_few_blocks_tell_what_all_take(
 
 def parts(strategy: Sharding, gpus: int, **counts: int) -> Memory:
     held = Counts(**{"total": 1000, "trained": 600, "small": 0, "largest_unit": 50, "outside": 100, **counts})
-    work = Work(forward=5000, activations=6000, with_gradients=6500, outside=1000)
+    work = PassMemory(forward=5000, activations=6000, with_gradients=6500, outside=1000)
     types = Types.of("bf16-mixed", strategy)
     return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus)
 

@@ -22,7 +22,7 @@ from ovi_lab.flow.generate import SamplerSettings
 from ovi_lab.models import TwinDiT
 from ovi_lab.planning import sampling_parts, sampling_report
 from ovi_lab.planning.live_memory import LiveMemory
-from ovi_lab.planning.sampling_report import GIB, Planner, check_memory, parse_memory, plan_command
+from ovi_lab.planning.sampling_report import GIB, SamplingPlanner, check_memory, parse_memory, plan_command
 from ovi_lab.sampling.pipeline import Options, plan_request
 from ovi_lab.sampling.quantise import quantise, stored_bytes
 from ovi_lab.sampling.requests import Request
@@ -233,7 +233,7 @@ def test_sound_and_text_work_are_what_they_take() -> None:
 
 
 def test_peaks_add_up() -> None:
-    planner = Planner(make_preset(), (96, 128), GUIDED)
+    planner = SamplingPlanner(make_preset(), (96, 128), GUIDED)
     parts = planner.footprints(Options())
     whole = planner.peak(Options())
     assert whole.total == sum(p.weights for p in parts.values()) + max(p.work for p in parts.values())
@@ -242,14 +242,14 @@ def test_peaks_add_up() -> None:
     blocks = planner.peak(Options(offload="blocks"))
     assert blocks.total <= offloaded.total < whole.total
     assert planner.batches(Options())
-    assert not Planner(make_preset(), (96, 128), dataclasses.replace(GUIDED, skip_layers=(1,))).batches(
-        Options()
-    )
+    assert not SamplingPlanner(
+        make_preset(), (96, 128), dataclasses.replace(GUIDED, skip_layers=(1,))
+    ).batches(Options())
 
 
 @pytest.mark.slow
 def test_what_fits_is_the_least_drastic() -> None:
-    planner = Planner(make_preset(), (96, 128), GUIDED)
+    planner = SamplingPlanner(make_preset(), (96, 128), GUIDED)
     assert sampling_report.what_fits(planner, Options(), 40 * GIB).options == Options(offload="none")
     assert sampling_report.what_fits(planner, Options(), 2**20) is None
     costs = list(sampling_report.savings(Options(offload=True), planner))
@@ -262,7 +262,7 @@ def test_too_little_memory_is_refused_with_what_would_fit(monkeypatch: pytest.Mo
     preset = make_preset(256, 6)
     plans = [plan_request(Request("a", "rain", 0, None, None), preset)]
     check_memory(preset, plans, GUIDED, Options())
-    asked = Planner(preset, plans[0].size, GUIDED).host_peak(Options())
+    asked = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(Options())
     monkeypatch.setattr(sampling_report, "available_host_memory", lambda: int(asked.total * 0.6))
     with pytest.raises(
         UserError, match=r"small at 128x128 needs about .* free: dtype=bf16 takes .* fits"

@@ -1,6 +1,6 @@
 """Runs a sweep's jobs on a SLURM cluster: `hydra/launcher=submitit_slurm`, one SLURM job a member.
 
-What `launcher.LocalPoolLauncher` does with processes of this machine is done here with submitit's jobs: the same
+What `local_pool.PoolLauncher` does with processes of this machine is done here with submitit's jobs: the same
 folders, names, progress and leaderboard at the end. The folder of the sweep must be seen by all nodes. Stopped here by
 Ctrl-C, the jobs are cancelled. Where the terminal is lost they go on; once they are over, the same command goes on with
 what is missing and makes the leaderboard.
