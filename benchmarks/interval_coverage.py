@@ -14,6 +14,7 @@ from itertools import count
 
 import numpy as np
 
+from ovi_eval.stats import differences as d
 from ovi_eval.stats import intervals as s
 
 Array = np.ndarray
@@ -68,7 +69,7 @@ def of_two_intervals(n: int) -> Iterator[bool]:
         own = [s.bootstrap_interval(x, rng, resamples=RESAMPLES) for x in sides]
         if own[0] is None or own[1] is None:
             raise SystemExit("too few values for an interval")
-        found = s.compare_intervals(float(sides[0].mean()), own[0], float(sides[1].mean()), own[1])
+        found = d.compare_intervals(float(sides[0].mean()), own[0], float(sides[1].mean()), own[1])
         yield (
             found is not None
             and found.interval is not None
@@ -79,7 +80,7 @@ def of_two_intervals(n: int) -> Iterator[bool]:
 def flips(n: int) -> Iterator[bool]:
     for study in count():
         rng = s.generator(study, "flips", n)
-        p = s.sign_flip_test(shares(rng, n) - shares(rng, n), rng, flips=RESAMPLES).p
+        p = d.sign_flip_test(shares(rng, n) - shares(rng, n), rng, flips=RESAMPLES).p
         yield p is not None and p < 0.05
 
 
@@ -88,7 +89,7 @@ def welch(n: int) -> Iterator[bool]:
         rng = s.generator(study, "welch", n)
         sides = [rng.normal(0, 1.0, size=n), rng.normal(0, 3.0, size=n + 1)]
         a, b = ({seed + 100 * i: float(v) for seed, v in enumerate(x)} for i, x in enumerate(sides))
-        p = s.compare_seeds(a, b).test.p
+        p = d.compare_seeds(a, b).test.p
         yield p is not None and p < 0.05
 
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Ranks, writes the files and prints the table. Raises UserError for bad input."""
-    from ovi_eval.ranking.build import build_leaderboard
+    from ovi_eval.ranking.leaderboard import build_leaderboard
     from ovi_eval.report import write_all
     from ovi_eval.report.terminal import show
     from ovi_eval.results.published import published_tables

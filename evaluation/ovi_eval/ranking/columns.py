@@ -13,6 +13,8 @@ from typing import Literal
 from ovi_eval.errors import UserError
 from ovi_eval.results.files import Direction, MetricKind, MetricValue, RunResults
 
+ARROWS: dict[Direction, str] = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -33,12 +35,20 @@ class Column:
 
     @property
     def arrow(self) -> str:
-        return {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}[self.direction]
+        """Which way is better."""
+        return ARROWS[self.direction]
+
+    def metric_of(self, run: RunResults) -> MetricValue | None:
+        """The run's metric where it belongs into this column; None for a loss."""
+        metric = run.metrics.get(self.key) if self.kind != "loss" else None
+        if metric is None or Making.of(run, metric) != Making.of_column(self):
+            return None
+        return metric
 
 
 @dataclass(frozen=True)
 class Making:
-    """All that must agree before two values of a metric may be ranked or compared."""
+    """How a value was made: all that must agree before two values of a metric may be ranked or compared."""
 
     variant: str
     version: str
@@ -47,7 +57,13 @@ class Making:
 
     @classmethod
     def of(cls, run: RunResults, metric: MetricValue) -> Making:
+        """Of a run's metric."""
         return cls(metric.variant, metric.version, run.benchmark, metric.comparable)
+
+    @classmethod
+    def of_column(cls, column: Column) -> Making:
+        """Of all values in a column."""
+        return cls(column.variant, column.version, column.benchmark, column.comparable)
 
 
 def columns_of(runs: Sequence[RunResults]) -> list[Column]:
@@ -83,8 +99,23 @@ def columns_of(runs: Sequence[RunResults]) -> list[Column]:
     ]
     losses = dict.fromkeys(key for run in runs for key in run.losses)
     columns += [Column(f"loss/{key}", key, "losses", "lower", kind="loss") for key in losses]
-    order = list(dict.fromkeys(column.group for column in columns))
-    return sorted(columns, key=lambda column: order.index(column.group))
+    return [column for group in by_group(columns).values() for column in group]
+
+
+def by_group(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """The columns of each metric group, both in the order they come."""
+    found: dict[str, list[Column]] = {}
+    for column in columns:
+        found.setdefault(column.group, []).append(column)
+    return found
+
+
+def by_benchmark(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """The columns of each benchmark, both in the order they come."""
+    found: dict[str, list[Column]] = {}
+    for column in columns:
+        found.setdefault(column.benchmark, []).append(column)
+    return found
 
 
 def _told_apart(column: Column, same: Sequence[Column]) -> str:

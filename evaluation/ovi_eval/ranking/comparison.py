@@ -8,7 +8,7 @@ those of a part of the clips, are refused by name while the rest is compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +19,18 @@ import numpy as np
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.claims import ALPHA
 from ovi_eval.ranking.columns import Column, columns_of
-from ovi_eval.ranking.table import Row, clip_values, copies_of, difference, rows_of, values_of
-from ovi_eval.results.files import MetricValue, RunResults
+from ovi_eval.ranking.comparison_notes import (
+    Side,
+    notes_on_metric,
+    notes_on_scoring,
+    some_names,
+    why_column_not_compared,
+    why_not_compared,
+)
+from ovi_eval.ranking.ranks import copies_of, difference, verdict_on
+from ovi_eval.ranking.table import Row, by_seed_as_data, clip_values, rows_of, values_of
 from ovi_eval.results.find import find_runs
-from ovi_eval.stats.intervals import Difference, Pairs, holm, paired_clips
+from ovi_eval.stats.differences import Difference, Pairs, holm, paired_clips
 
 COMPARISON_SCHEMA = "ovi_eval.comparison/1"
 TOLD = 2
@@ -30,15 +38,6 @@ TOLD = 2
 Verdict = Literal["a_better", "b_better", "differ", "no_difference", "not_tested"]
 """`differ`: clearly apart where neither high nor low is better; `not_tested`: nothing says how sure it is."""
 Paths = str | Path | Sequence[str | Path]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two models. `label` is what messages call it: its name, or its files where both have one name."""
-
-    label: str
-    files: Sequence[str]
-    row: Row
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,10 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
         same = [c for c in columns if (c.kind == "loss", c.key) == key]
         both = [c for c in same if c.comparable and values_of(a.row, c) and values_of(b.row, c)]
         if not both:
-            refusals.append(Refusal(same[0].key, _why_not(a, b, same)))
+            refusals.append(Refusal(same[0].key, why_not_compared(a, b, same)))
         for column in same if both else ():
             if column not in both:
-                refusals.append(Refusal(column.id, _left_over(a, b, column)))
+                refusals.append(Refusal(column.id, why_column_not_compared(a, b, column)))
                 continue
             found = _entry(a, b, column)
             if isinstance(found, Entry):
@@ -121,7 +120,7 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
         raise UserError(
             f"{a.label} and {b.label}: nothing can be compared: {reasons or 'neither has a metric'}"
         )
-    return Comparison(a, b, _judged(entries), refusals, _notes(a, b))
+    return Comparison(a, b, _judged(entries), refusals, notes_on_scoring(a, b))
 
 
 def _row(paths: Paths) -> Row:
@@ -172,47 +171,6 @@ def _seeds(row: Row) -> str:
     return "seed " + ", ".join("none" if seed is None else str(seed) for seed in row.seeds)
 
 
-def _why_not(a: Side, b: Side, same: Sequence[Column]) -> str:
-    """Why a metric has no column that both sides can be compared in."""
-    if same[0].kind == "loss":
-        return f"only {(a if values_of(a.row, same[0]) else b).label} has this loss"
-    having = {side.label: _metrics(side.row, same[0].key) for side in (a, b)}
-    for label, metrics in having.items():
-        if not metrics:
-            other = b.label if label == a.label else a.label
-            return f"only {other} has it"
-        if all(metric.value is None for _, metric in metrics):
-            return f"no clip of {label} could be scored"
-    apart = []
-    for name in ("version", "variant", "benchmark"):
-        told = [_told(name, metrics) for metrics in having.values()]
-        if told[0] != told[1]:
-            apart.append(f"{name} is {told[0]} in {a.label} and {told[1]} in {b.label}")
-    if apart:
-        return f"{', '.join(apart)}; score both in the same way"
-    part = [label for label, metrics in having.items() if all(not m.comparable for _, m in metrics)]
-    if part:
-        return f"the value of {' and of '.join(part)} is of a part of the clips and not comparable; score all clips"
-    return f"{a.label} and {b.label} have it in no version, variant and benchmark in common"
-
-
-def _left_over(a: Side, b: Side, column: Column) -> str:
-    """Why one column of a metric that is compared in another is not."""
-    if not column.comparable:
-        return "is of a part of the clips and not comparable"
-    having = [side.label for side in (a, b) if values_of(side.row, column)]
-    return f"only {having[0]} has it" if having else "no clip could be scored"
-
-
-def _metrics(row: Row, key: str) -> list[tuple[RunResults, MetricValue]]:
-    return [(run, run.metrics[key]) for run in row.runs if key in run.metrics]
-
-
-def _told(name: str, metrics: Sequence[tuple[RunResults, MetricValue]]) -> str:
-    texts = [run.benchmark if name == "benchmark" else str(getattr(metric, name)) for run, metric in metrics]
-    return " and ".join(repr(text) if text else "not named" for text in dict.fromkeys(texts))
-
-
 def _entry(a: Side, b: Side, column: Column) -> Entry | Refusal:
     """The comparison in one column; p values are adjusted and judged later, over all columns."""
     whole_a, whole_b = (values_of(side.row, column) for side in (a, b))
@@ -223,7 +181,7 @@ def _entry(a: Side, b: Side, column: Column) -> Entry | Refusal:
         if pairs is None:
             return Refusal(
                 column.id,
-                f"no clip in common: {a.label} has {_some(clips_a)}, {b.label} has {_some(clips_b)}; "
+                f"no clip in common: {a.label} has {some_names(clips_a)}, {b.label} has {some_names(clips_b)}; "
                 "a prompt's clip needs the same name on both sides",
             )
     found = difference(a.row, b.row, column)
@@ -245,53 +203,13 @@ def _entry(a: Side, b: Side, column: Column) -> Entry | Refusal:
         difference=found,
         p_adjusted=None,
         verdict="not_tested",
-        notes=_entry_notes(a, b, column, found, (clips_a, clips_b)),
+        notes=notes_on_metric(a, b, column, found, (clips_a, clips_b)),
     )
 
 
-def _some(clips: Mapping[Any, Mapping[str, float]]) -> str:
-    names = sorted({clip for of_run in clips.values() for clip in of_run})
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-
-
-def _entry_notes(
-    a: Side,
-    b: Side,
-    column: Column,
-    found: Difference,
-    clips: tuple[Mapping[Any, Mapping[str, float]] | None, Mapping[Any, Mapping[str, float]] | None],
-) -> list[str]:
-    notes = []
-    if found.n_clips is not None:
-        names_a, names_b = ({clip for of_run in (of or {}).values() for clip in of_run} for of in clips)
-        for side, lone in ((a, names_a - names_b), (b, names_b - names_a)):
-            if lone:
-                notes.append(f"{len(lone)} clips of {side.label} have no partner and are left out")
-        if (units := copies_of(a.row, b.row, column)) is not None:
-            common = names_a & names_b
-            if (same := len(common) - len({units.get(clip, clip) for clip in common})) > 0:
-                notes.append(f"{same} clips are copies by content of others on both sides and count once")
-    elif column.kind == "mean":
-        notes.append("compared as whole values: not both sides have values per clip whose mean it is")
-    covered = [min((m.coverage for _, m in _metrics(side.row, column.key)), default=1.0) for side in (a, b)]
-    if column.kind != "loss" and min(covered) < 1:
-        shares = (f"{side.label} {100 * share:.3g} %" for side, share in zip((a, b), covered, strict=True))
-        notes.append(f"coverage: {', '.join(shares)} of the clips have a value")
-    if found.test.p is None:
-        notes.append("nothing says how sure the difference is: score more seeds, or with an interval")
-    elif found.interval is not None and "independent" in found.interval.method:
-        notes.append(
-            "taken as independent: with prompts or a reference in common the interval is if anything too wide"
-        )
-    for side in (a, b):
-        warned = dict.fromkeys(
-            w
-            for _, metric in _metrics(side.row, column.key)
-            for w in metric.warnings
-            if column.kind != "loss"
-        )
-        notes += [f"{side.label}: {warning}" for warning in warned]
-    return notes
+def _verdict(entry: Entry, p: float | None) -> Verdict:
+    found = verdict_on(entry.difference, p, entry.column.direction)
+    return "a_better" if found == "better" else "b_better" if found == "worse" else found
 
 
 def _judged(entries: Sequence[Entry]) -> list[Entry]:
@@ -300,47 +218,6 @@ def _judged(entries: Sequence[Entry]) -> list[Entry]:
         replace(entry, p_adjusted=p, verdict=_verdict(entry, p))
         for entry, p in zip(entries, adjusted, strict=True)
     ]
-
-
-def _verdict(entry: Entry, p: float | None) -> Verdict:
-    interval, direction = entry.difference.interval, entry.column.direction
-    if p is None or interval is None:
-        return "not_tested"
-    # The two can part ways near the border: a permutation test and a bootstrap are not each other's inverse.
-    if p >= ALPHA or interval.low <= 0 <= interval.high:
-        return "no_difference"
-    if direction == "closer_to_reference":
-        return "differ"
-    return "a_better" if (entry.difference.value > 0) == (direction == "higher") else "b_better"
-
-
-def _notes(a: Side, b: Side) -> list[str]:
-    """What may move numbers though it parts no versions: other decoders, another ovi_eval."""
-    told = []
-    for name, keys in (("decoder", None), ("versions", ("ovi_eval",))):
-        facts = [_facts(side.row, name, keys) for side in (a, b)]
-        if all(facts) and facts[0] != facts[1]:
-            apart = [
-                key for key in dict.fromkeys([*facts[0], *facts[1]]) if facts[0].get(key) != facts[1].get(key)
-            ]
-            words = ", ".join(
-                f"{key} {facts[0].get(key, 'none')} and {facts[1].get(key, 'none')}" for key in apart
-            )
-            told.append(
-                f"{a.label} and {b.label} were scored with other {'decoders' if keys is None else 'versions'}: "
-                f"{words}"
-            )
-    return told
-
-
-def _facts(row: Row, name: str, keys: Sequence[str] | None) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    for run in row.runs:
-        facts = run.provenance.get(name)
-        for key, value in facts.items() if isinstance(facts, Mapping) else ():
-            if keys is None or key in keys:
-                found.setdefault(str(key), []).append(str(value))
-    return {key: "/".join(dict.fromkeys(values)) for key, values in found.items()}
 
 
 def _side_as_data(side: Side) -> dict[str, Any]:
@@ -353,6 +230,5 @@ def _side_as_data(side: Side) -> dict[str, Any]:
 
 def _entry_as_data(entry: Entry) -> dict[str, Any]:
     data = asdict(entry)
-    by_seed = entry.difference.by_seed
-    data["difference"]["by_seed"] = [{"seed": seed, "value": value} for seed, value in by_seed.items()]
+    data["difference"]["by_seed"] = by_seed_as_data(entry.difference.by_seed)
     return data

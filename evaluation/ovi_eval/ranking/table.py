@@ -1,23 +1,21 @@
-"""The table behind a leaderboard: rows of arms, cells with their uncertainty, differences and ranks."""
+"""The table behind a leaderboard: rows of arms, and cells with their uncertainty. Ranks and differences: `ranks`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.claims import ALPHA
-from ovi_eval.ranking.columns import Column, Making, columns_of
+from ovi_eval.ranking.columns import Column, Making
 from ovi_eval.results import copies
-from ovi_eval.results.files import Direction, MetricValue, RunKind, RunResults
+from ovi_eval.results.files import MetricValue, RunKind, RunResults
 from ovi_eval.stats import intervals
-from ovi_eval.stats.intervals import Difference, Interval, Seed
-
-__all__ = ["Cell", "Column", "Making", "Row", "VersusFirst", "columns_of"]
+from ovi_eval.stats.differences import Difference
+from ovi_eval.stats.intervals import Interval, Seed
 
 
 @dataclass(frozen=True)
@@ -92,24 +90,17 @@ def _in_both(a: RunResults, b: RunResults) -> str | None:
     return None if a.metrics or b.metrics else "no metric"
 
 
-def _runs_of(row: Row, column: Column) -> list[RunResults]:
+def runs_with_value(row: Row, column: Column) -> list[RunResults]:
     """The row's runs with a value in the column, one a seed: those of the column's making only."""
     if column.kind == "loss":
         having = [run for run in row.runs if column.key in run.losses]
         return list({run.seed: run for run in reversed(having)}.values())[::-1]
-    making = Making(column.variant, column.version, column.benchmark, column.comparable)
-    return [
-        run
-        for run in row.runs
-        if (metric := run.metrics.get(column.key)) is not None
-        and metric.value is not None
-        and Making.of(run, metric) == making
-    ]
+    return [run for run in row.runs if (m := column.metric_of(run)) is not None and m.value is not None]
 
 
 def values_of(row: Row, column: Column) -> dict[Seed, float]:
     """The row's values in a column by seed."""
-    runs = _runs_of(row, column)
+    runs = runs_with_value(row, column)
     if column.kind == "loss":
         return {run.seed: run.losses[column.key] for run in runs}
     values = {run.seed: run.metrics[column.key].value for run in runs}
@@ -121,7 +112,7 @@ def clip_values(row: Row, column: Column) -> dict[Seed, dict[str, float]] | None
     if column.kind != "mean":
         return None
     values = values_of(row, column)
-    found = {run.seed: run.per_clip(column.key) for run in _runs_of(row, column)}
+    found = {run.seed: run.per_clip(column.key) for run in runs_with_value(row, column)}
     for seed, clips in found.items():
         if not clips or not math.isclose(
             float(np.mean(list(clips.values()))), values[seed], rel_tol=1e-3, abs_tol=1e-5
@@ -138,7 +129,7 @@ def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
             continue
         clips = clip_values(row, column)
         listed = np.array(list(values.values()))
-        runs = _runs_of(row, column)
+        runs = runs_with_value(row, column)
         metrics = [run.metrics[column.key] for run in runs] if column.kind != "loss" else []
         if clips is None and column.kind == "mean" and any(run.per_clip(column.key) for run in runs):
             problems.append(
@@ -156,7 +147,7 @@ def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
             coverage=min((metric.coverage for metric in metrics), default=1.0),
             n_distinct=min((m.n if m.distinct is None else m.distinct for m in metrics), default=None),
         )
-    return Row(row.name, row.kind, row.runs, cells)
+    return replace(row, cells=cells)
 
 
 def stated_interval(metric: MetricValue) -> Interval | None:
@@ -191,126 +182,6 @@ def _over_clips(
     return intervals.crossed_bootstrap_interval(x_SN, rng, units=units)
 
 
-def difference(a: Row, b: Row, column: Column) -> Difference | None:
-    """Paired difference a - b in a column: over clips where both have values per clip, else over seeds; of two
-    single runs by the intervals that they state.
-    """
-    clips_a, clips_b = clip_values(a, column), clip_values(b, column)
-    if clips_a is not None and clips_b is not None:
-        found = intervals.compare_clips(
-            clips_a,
-            clips_b,
-            lambda name: intervals.generator(intervals.SEED, a.name, b.name, column.id, name),
-            copies_of(a, b, column),
-        )
-        if found is not None:
-            return found
-    values_a, values_b = values_of(a, column), values_of(b, column)
-    if not values_a or not values_b:
-        return None
-    single = [stated_interval(run.metrics[column.key]) for row in (a, b) for run in _single(row, column)]
-    if len(single) == 2 and single[0] is not None and single[1] is not None:
-        (value_a,), (value_b,) = values_a.values(), values_b.values()
-        found = intervals.compare_intervals(value_a, single[0], value_b, single[1])
-        if found is not None:
-            return found
-    return intervals.compare_seeds(values_a, values_b)
-
-
-def copies_of(a: Row, b: Row, column: Column) -> dict[str, Hashable] | None:
-    """By clip id what a column's paired values are measurements of, equal where clips are copies on both sides; None
-    where there are no copies.
-    """
-    return copies.units_over_runs([*_runs_of(a, column), *_runs_of(b, column)], column.key)
-
-
-def _single(row: Row, column: Column) -> list[RunResults]:
-    """The one run that the row has in a column; empty where there are several, or the column holds a loss."""
-    runs = _runs_of(row, column)
-    return runs if len(runs) == 1 and column.kind != "loss" else []
-
-
-def compared(arms: Sequence[Row], columns: Sequence[Column], first: str) -> list[Row]:
-    """Adds to every arm but the first its difference to the first, p values adjusted over the arms of each
-    column.
-    """
-    reference = next(row for row in arms if row.name == first)
-    cells = {row.name: dict(row.cells) for row in arms}
-    for column in columns:
-        if not column.comparable:
-            continue
-        others = [
-            row
-            for row in arms
-            if row.name != first and column.id in row.cells and column.id in reference.cells
-        ]
-        differences = [difference(row, reference, column) for row in others]
-        adjusted = intervals.holm([d.test.p if d else None for d in differences])
-        for row, d, p in zip(others, differences, adjusted, strict=True):
-            if d is not None:
-                versus = VersusFirst(first, d, p, _verdict(d, p, column.direction))
-                cells[row.name][column.id] = replace(cells[row.name][column.id], versus_first=versus)
-    return [Row(row.name, row.kind, row.runs, cells[row.name]) for row in arms]
-
-
-def _verdict(
-    d: Difference, p: float | None, direction: Direction
-) -> Literal["better", "worse", "no_difference"]:
-    clear = p is not None and p < ALPHA and d.interval is not None and d.interval.low * d.interval.high > 0
-    if not clear or direction == "closer_to_reference":
-        return "no_difference"
-    return "better" if (d.value > 0) == (direction == "higher") else "worse"
-
-
-ENOUGH = 0.9
-"""Share of the best coverage and of the most clips in a column that a value needs to be ranked."""
-
-
-def marked(arms: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """Marks the values of each column that rest on far fewer clips than the others', and so may be of the easy ones.
-
-    A value is `partial` where the clips that it rests on, copies counted once, are below 9 tenths of the most of an arm
-    in the column; of the others, where its coverage is below 9 tenths of the best.
-    """
-    cells = {row.name: dict(row.cells) for row in arms}
-    for column in columns:
-        own = {name: of_row[column.id] for name, of_row in cells.items() if column.id in of_row}
-        most = max((cell.n_distinct or 0 for cell in own.values()), default=0)
-        few = {
-            n for n, cell in own.items() if cell.n_distinct is not None and cell.n_distinct < ENOUGH * most
-        }
-        best = max((cell.coverage for name, cell in own.items() if name not in few), default=0.0)
-        for name, cell in own.items():
-            if name in few or cell.coverage < ENOUGH * best:
-                cells[name][column.id] = replace(cell, partial=True)
-    return [Row(row.name, row.kind, row.runs, cells[row.name]) for row in arms]
-
-
-def ranked(arms: Sequence[Row], columns: Sequence[Column], references: Sequence[Row]) -> list[Row]:
-    """Adds each arm's rank in each column, 1 the best; references are never ranked, nor is what is not comparable
-    or partial.
-    """
-    cells = {row.name: dict(row.cells) for row in arms}
-    for column in columns:
-        target = next((row.cells[column.id].value for row in references if column.id in row.cells), None)
-        if not column.comparable or (column.direction == "closer_to_reference" and target is None):
-            continue
-        scored = []
-        for row in arms:
-            if column.id in row.cells and not row.cells[column.id].partial:
-                value = row.cells[column.id].value
-                worse = {
-                    "higher": -value,
-                    "lower": value,
-                    "closer_to_reference": abs(value - (target or 0.0)),
-                }
-                scored.append((worse[column.direction], row.name))
-        for worse_by, name in scored:
-            rank = 1 + sum(other < worse_by for other, _ in scored)
-            cells[name][column.id] = replace(cells[name][column.id], rank=rank)
-    return [Row(row.name, row.kind, row.runs, cells[row.name]) for row in arms]
-
-
 def row_as_data(row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
@@ -332,9 +203,12 @@ def row_as_data(row: Row) -> dict[str, Any]:
 
 
 def _cell_as_data(cell: Cell) -> dict[str, Any]:
-    data = asdict(cell)
-    data["by_seed"] = [{"seed": seed, "value": value} for seed, value in cell.by_seed.items()]
+    data = {**asdict(cell), "by_seed": by_seed_as_data(cell.by_seed)}
     if cell.versus_first is not None:
-        by_seed = cell.versus_first.difference.by_seed
-        data["versus_first"]["difference"]["by_seed"] = [{"seed": s, "value": v} for s, v in by_seed.items()]
+        data["versus_first"]["difference"]["by_seed"] = by_seed_as_data(cell.versus_first.difference.by_seed)
     return data
+
+
+def by_seed_as_data(values: Mapping[Seed, float]) -> list[dict[str, Any]]:
+    """For JSON, whose keys are text only."""
+    return [{"seed": seed, "value": value} for seed, value in values.items()]

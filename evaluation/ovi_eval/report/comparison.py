@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.ranking.claims import format_p
+from ovi_eval.common.number_format import format_p
 from ovi_eval.report import words
 from ovi_eval.report.terminal import WIDTH, new_console
 from ovi_eval.report.text import in_markdown, line

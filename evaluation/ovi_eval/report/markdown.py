@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.table import Cell, Column, Row
+from ovi_eval.ranking.columns import Column, by_benchmark, by_group
+from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import published, words
 from ovi_eval.report.text import in_markdown
 
@@ -22,11 +23,11 @@ def markdown(board: Leaderboard) -> str:
         parts.append(
             "\n".join(f"- **{words.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
         )
-    benchmarks = list(dict.fromkeys(column.benchmark for column in board.columns))
+    benchmarks = by_benchmark(board.columns)
     if len(benchmarks) > 1:
-        for benchmark in benchmarks:
+        for benchmark, columns in benchmarks.items():
             parts.append(f"## {in_markdown(benchmark or words.NO_BENCHMARK)}")
-            parts += _groups(board, [c for c in board.columns if c.benchmark == benchmark], "###")
+            parts += _groups(board, columns, "###")
     else:
         parts += [f"Benchmark: {in_markdown(benchmark)}." for benchmark in benchmarks if benchmark]
         parts += _groups(board, board.columns, "##")
@@ -49,11 +50,10 @@ def markdown(board: Leaderboard) -> str:
 
 def _groups(board: Leaderboard, columns: Sequence[Column], level: str) -> list[str]:
     """A heading and a table for each metric group."""
-    grouped: dict[str, list[Column]] = {}
-    for column in columns:
-        grouped.setdefault(column.group, []).append(column)
     return [
-        part for name, own in grouped.items() for part in (f"{level} {in_markdown(name)}", _table(board, own))
+        part
+        for name, own in by_group(columns).items()
+        for part in (f"{level} {in_markdown(name)}", _table(board, own))
     ]
 
 

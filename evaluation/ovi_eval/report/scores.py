@@ -13,7 +13,8 @@ from rich.text import Text
 
 from ovi_eval.ball.base import FrechetMetric
 from ovi_eval.common.needs import Need, missing
-from ovi_eval.ranking.claims import format_number
+from ovi_eval.common.number_format import format_number
+from ovi_eval.ranking.columns import ARROWS
 from ovi_eval.registry import ALIASES, BALL, FAULTS, PUBLISHED
 from ovi_eval.report import words
 from ovi_eval.report.terminal import new_console
@@ -21,7 +22,6 @@ from ovi_eval.report.text import line
 from ovi_eval.results.files import RunResults
 from ovi_eval.scoring.ball_world import Scored
 
-ARROWS = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
 COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
 REASONS = 3
 """Kinds of reasons that are told for each metric, the commonest first."""

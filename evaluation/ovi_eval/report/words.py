@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovi_eval.ranking.claims import digits_for, format_number, format_p
-from ovi_eval.ranking.table import Cell, Column, Row
+from ovi_eval.common.number_format import digits_for, format_number, format_p
+from ovi_eval.ranking.columns import Column
+from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.stats.intervals import Interval
 
 NOT_COMPARABLE = "not comparable: of a part of the clips, so it is shown and never ranked"

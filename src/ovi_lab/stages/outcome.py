@@ -180,7 +180,7 @@ def report(settings: Settings, scored: Sequence[SweepJob]) -> str:
 
     Written to `runs/<name>`: `report/stages.md`, `report/steps.png` and the leaderboard, `export` and `clips`.
     """
-    from ovi_eval.ranking.build import build_leaderboard
+    from ovi_eval.ranking.leaderboard import build_leaderboard
     from ovi_eval.report import write_all
     from ovi_lab.runs.evaluate import evaluate_references
 

@@ -98,7 +98,7 @@ def finish() -> None:
     Raises:
         UserError: runs of it have failed (after the rest has been shown), or nothing can be ranked.
     """
-    from ovi_eval.ranking.build import build_leaderboard
+    from ovi_eval.ranking.leaderboard import build_leaderboard
     from ovi_eval.report import write_all
     from ovi_eval.report.terminal import show
 

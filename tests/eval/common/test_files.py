@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from helpers.eval_study import run
-from ovi_eval.ranking.build import build_leaderboard
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.errors import UserError
 from ovi_eval.results.files import read

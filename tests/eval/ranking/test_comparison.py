@@ -16,12 +16,12 @@ from helpers.eval_study import run, write_study
 from ovi_eval.cli import main
 from ovi_eval.commands import compare as compare_command
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.build import collect_leaderboard
 from ovi_eval.ranking.comparison import Comparison, compare
+from ovi_eval.ranking.leaderboard import collect_leaderboard
 from ovi_eval.report.comparison import VERDICTS, markdown, show
 from ovi_eval.results.files import ClipScores, MetricValue
 from ovi_eval.results.find import FoundRuns
-from ovi_eval.stats.intervals import holm, sign_flip_test
+from ovi_eval.stats.differences import holm, sign_flip_test
 
 GOOD, BAD = "bidirectional_scaled", "none"
 

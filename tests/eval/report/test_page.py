@@ -16,7 +16,7 @@ from PIL import Image
 
 from helpers.browser import launched, missing, opened
 from helpers.eval_study import ARMS, CLAIMS, run, write_study
-from ovi_eval.ranking.build import build_leaderboard, collect_leaderboard
+from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.report.html import timeline_picture as pictures
 from ovi_eval.report.html.drawings import ticks

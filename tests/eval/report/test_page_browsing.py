@@ -8,7 +8,7 @@ import pytest
 
 from helpers.browser import launched, missing, opened
 from helpers.eval_study import BENCHMARKS, LONG_NAME, MODELS, PUBLISHED, run, write_board
-from ovi_eval.ranking.build import build_leaderboard
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report.html.page import page
 from ovi_eval.results.files import MetricValue
 

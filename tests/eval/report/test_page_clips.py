@@ -13,7 +13,8 @@ from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.table import Column, Row
+from ovi_eval.ranking.columns import Column
+from ovi_eval.ranking.table import Row
 from ovi_eval.report.html.clip_store import ClipStore, PageClip
 from ovi_eval.report.html.clips import sources_of
 from ovi_eval.report.html.models import extremes, without_value

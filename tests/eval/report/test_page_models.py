@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.eval_study import BENCHMARKS, I3D, MODELS, NO_FACE, UNREADABLE, run, scored, write_board
-from ovi_eval.ranking.build import build_leaderboard
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report.html import page as page_module
 from ovi_eval.report.html.models import addresses
 from ovi_eval.report.html.page import page

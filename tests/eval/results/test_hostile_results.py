@@ -12,8 +12,8 @@ from rich.console import Console
 
 from helpers.eval_study import run
 from ovi_eval.cli import main
-from ovi_eval.ranking.build import build_leaderboard
 from ovi_eval.ranking.comparison import compare
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.registry import BALL, PUBLISHED
 from ovi_eval.report import comparison, write_all
 from ovi_eval.report.html.drawings import ticks

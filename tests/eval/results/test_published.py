@@ -12,8 +12,7 @@ from rich.console import Console
 from helpers.eval_study import write_study
 from ovi_eval.cli import main
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.build import build_leaderboard
-from ovi_eval.ranking.leaderboard import Leaderboard
+from ovi_eval.ranking.leaderboard import Leaderboard, build_leaderboard
 from ovi_eval.report.html.page import page
 from ovi_eval.report.markdown import markdown
 from ovi_eval.report.published import TITLE

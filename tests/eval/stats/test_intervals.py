@@ -8,20 +8,22 @@ import pytest
 from scipy import stats
 
 from ovi_eval.errors import UserError
-from ovi_eval.stats import intervals
-from ovi_eval.stats.intervals import (
-    Interval,
-    bootstrap_interval,
+from ovi_eval.stats import differences, intervals
+from ovi_eval.stats.differences import (
     compare_clips,
     compare_intervals,
     compare_seeds,
+    holm,
+    paired_t_test,
+    sign_flip_test,
+)
+from ovi_eval.stats.intervals import (
+    Interval,
+    bootstrap_interval,
     crossed_bootstrap_interval,
     ends_of,
     generator,
-    holm,
     mean_interval,
-    paired_t_test,
-    sign_flip_test,
     t_interval,
 )
 
@@ -286,7 +288,9 @@ def test_the_page_names_the_numbers_in_use():
     page = " ".join(page.split())
     assert f"done with results by {intervals.SEED}," in page
     assert f"over clips, {intervals.RESAMPLES} resamples" in page
-    assert f"up to {intervals.EXACT_FLIPS} differences that are not 0, else {intervals.FLIPS} random" in page
+    assert (
+        f"up to {differences.EXACT_FLIPS} differences that are not 0, else {differences.FLIPS} random" in page
+    )
     for method in (
         t_interval([0.9, 1.0, 0.95], within=(0.0, 1.0)).method,
         "Welch's t",

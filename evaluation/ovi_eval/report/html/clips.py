@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.table import Column, Row
+from ovi_eval.ranking.columns import Column
+from ovi_eval.ranking.table import Row
 from ovi_eval.report.html.clip_store import ClipStore, PageClip
 from ovi_eval.report.palette import colour
 from ovi_eval.results.clip_files import ClipFinder

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovi_eval.ranking.table import Cell, Column, Row
+from ovi_eval.ranking.columns import Column
+from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import words
 from ovi_eval.report.palette import colour, dash_array
 

@@ -9,13 +9,14 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.table import Cell, Column, Making, Row
+from ovi_eval.ranking.columns import Column, by_benchmark
+from ovi_eval.ranking.ranks import badness, target_of
+from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import words
 from ovi_eval.report.html.clip_store import AT_ONCE, ClipStore, PageClip
 from ovi_eval.report.html.clips import ClipSource, Step, sources_of, tint_of
 from ovi_eval.report.html.drawings import Axis
 from ovi_eval.report.html.run_facts import FactsOfRuns, facts_of_runs
-from ovi_eval.report.html.tables import columns_by_benchmark
 from ovi_eval.results.files import ClipScores, MetricValue, RunResults
 
 if TYPE_CHECKING:
@@ -154,23 +155,16 @@ def _facts(row: Row) -> list[str]:
 def _measures(board: Leaderboard, row: Row) -> dict[str, list[Measure]]:
     """One for each column in which the row has a value, or was to have one and has none."""
     found: dict[str, list[Measure]] = {}
-    for benchmark, columns in columns_by_benchmark(board.columns).items():
+    for benchmark, columns in by_benchmark(board.columns).items():
         found[benchmark] = []
         for column in columns:
-            values = [run.metrics[column.key] for run in row.runs if _is_of(column, run)]
+            values = [m for run in row.runs if (m := column.metric_of(run)) is not None]
             if (cell := row.cells.get(column.id)) is not None:
                 found[benchmark].append(_measure(board, row, column, cell, values))
             elif values:
                 facts = ["N 0", f"coverage {words.share(values[0].coverage)}"]
                 found[benchmark].append(Measure(column, None, None, facts, _warnings(column, values)))
     return found
-
-
-def _is_of(column: Column, run: RunResults) -> bool:
-    """Whether the run says something of just this column."""
-    metric = run.metrics.get(column.key)
-    making = Making(column.variant, column.version, column.benchmark, column.comparable)
-    return metric is not None and Making.of(run, metric) == making
 
 
 def _measure(
@@ -233,18 +227,14 @@ def _all_clips(
 
 def _clips(board: Leaderboard, source: ClipSource, title: str, store: ClipStore, limit: int) -> ModelClips:
     run = source.run
-    columns = [c for c in board.columns if c.kind == "mean" and _is_of(c, run)]
+    columns = [c for c in board.columns if c.kind == "mean" and c.metric_of(run) is not None]
     found = []
     for column in columns:
-        ends = extremes(run, column, COUNT, _target(board, column), source.files or None)
+        ends = extremes(run, column, COUNT, target_of(board.references, column), source.files or None)
         if ends is not None:
             found.append(ends)
     lacking = without_value(run)
     return ModelClips(title, source, columns, found, lacking, _chosen(source, found, lacking, store, limit))
-
-
-def _target(board: Leaderboard, column: Column) -> float | None:
-    return next((row.cells[column.id].value for row in board.references if column.id in row.cells), None)
 
 
 def extremes(
@@ -261,20 +251,15 @@ def extremes(
     """
     if column.direction == "closer_to_reference" and target is None:
         return None
-    aim = target or 0.0
-    badness = {
-        "higher": lambda ranked: -ranked.value,
-        "lower": lambda ranked: ranked.value,
-        "closer_to_reference": lambda ranked: abs(ranked.value - aim),
-    }[column.direction]
     scored = [
         Ranked(value, clip)
         for clip in run.clips
         if (value := clip.values.get(column.key)) is not None and (among is None or clip.id in among)
     ]
-    if len({badness(ranked) for ranked in scored}) < 2:
+    bad = {ranked.clip.id: badness(ranked.value, column.direction, target) for ranked in scored}
+    if len(set(bad.values())) < 2:
         return None
-    ordered = sorted(scored, key=badness)
+    ordered = sorted(scored, key=lambda ranked: bad[ranked.clip.id])
     count = min(count, len(ordered) // 2)
     return Extremes(column, ordered[::-1][:count], ordered[:count], len(ordered))
 

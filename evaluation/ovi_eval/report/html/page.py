@@ -16,13 +16,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ovi_eval.common.shown import shown
+from ovi_eval.ranking import columns
 from ovi_eval.report import published, words
 from ovi_eval.report.html.clip_store import ClipStore
 from ovi_eval.report.html.clips import prompt_rows, values_shown
 from ovi_eval.report.html.drawings import SIDE, WIDTH, Panel, panel
 from ovi_eval.report.html.models import MAX_LACKING, PLAYED, addresses, model_pages
 from ovi_eval.report.html.run_facts import facts_of_runs
-from ovi_eval.report.html.tables import columns_by_benchmark, filters, metric_tables
+from ovi_eval.report.html.tables import filters, metric_tables
 from ovi_eval.report.html.timeline_picture import TIMELINE
 from ovi_eval.report.palette import dash_array
 from ovi_eval.report.text import LONGEST, line
@@ -173,7 +174,7 @@ def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
     drawn = [column for column in board.columns if any(column.id in row.cells for row in rows)]
     return {
         benchmark: [panel(board.arms, board.references, column) for column in own]
-        for benchmark, own in columns_by_benchmark(drawn).items()
+        for benchmark, own in columns.by_benchmark(drawn).items()
     }
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.table import Column, Row
+from ovi_eval.ranking.columns import Column, by_benchmark, by_group
+from ovi_eval.ranking.table import Row
 from ovi_eval.report import words
 from ovi_eval.report.html.drawings import Axis
 from ovi_eval.report.palette import colour
@@ -49,30 +50,19 @@ def metric_tables(board: Leaderboard) -> dict[str, list[MetricTable]]:
     """The tables of each benchmark."""
     return {
         benchmark: [_table(board, groups) for groups in _side_by_side(board, own)]
-        for benchmark, own in columns_by_benchmark(board.columns).items()
+        for benchmark, own in by_benchmark(board.columns).items()
     }
-
-
-def columns_by_benchmark(columns: Sequence[Column]) -> dict[str, list[Column]]:
-    """The columns of each benchmark, both in the order they come."""
-    found: dict[str, list[Column]] = {}
-    for column in columns:
-        found.setdefault(column.benchmark, []).append(column)
-    return found
 
 
 def _side_by_side(board: Leaderboard, columns: Sequence[Column]) -> list[Groups]:
     """The metric groups in order, as many to a table as fit; one which fits beside earlier ones moves up to them."""
-    grouped: Groups = {}
-    for column in columns:
-        grouped.setdefault(column.group, []).append(column)
     longest = max(len(row.name) for row in [*board.arms, *board.references])
     arm = _AROUND_NAME + min(_NAME_WIDE, 7.3 * longest)
     fit = max(1, int((_PAGE_WIDE - arm) / _COLUMN_WIDE))
     # As many columns in each table, rather than full ones and a rest.
     most = math.ceil(len(columns) / math.ceil(len(columns) / fit))
     tables: list[Groups] = []
-    for name, members in grouped.items():
+    for name, members in by_group(columns).items():
         for table in tables:
             if sum(map(len, table.values())) + len(members) <= most:
                 table[name] = members
@@ -121,20 +111,18 @@ def filters(board: Leaderboard) -> list[Filter]:
     if len(variants) > 1:
         options = [(name, f"{name} ({_first_few(list(keys))})") for name, keys in variants.items()]
         found.append(Filter("variant", "all variants", [("", options)]))
-    groups: dict[str, dict[str, None]] = {}
-    for column in board.columns:
-        groups.setdefault(column.group, {})[column.key] = None
-    if sum(map(len, groups.values())) > FEW:
-        found.append(Filter("metric", "all metrics", [_metrics(name, list(k)) for name, k in groups.items()]))
+    if len({column.key for column in board.columns}) > FEW:
+        metrics = [_metrics(name, own) for name, own in by_group(board.columns).items()]
+        found.append(Filter("metric", "all metrics", metrics))
     return found
 
 
-def _metrics(group: str, keys: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+def _metrics(group: str, columns: Sequence[Column]) -> tuple[str, list[tuple[str, str]]]:
     """The metrics of a group; all of them together are its name with a star, as FVD's variants are metrics each."""
-    options = [(key, key) for key in keys]
-    if len(keys) == 1:
+    options = [(key, key) for key in dict.fromkeys(column.key for column in columns)]
+    if len(options) == 1:
         return "", options
-    return group, [(f"{group}*", f"{group}: all {len(keys)}"), *options]
+    return group, [(f"{group}*", f"{group}: all {len(options)}"), *options]
 
 
 def _first_few(keys: Sequence[str], most: int = 3) -> str:
