@@ -33,7 +33,7 @@ _METADATA = "ovi_lab.lora"
 
 
 def add_lora(model: TwinDiT, settings: LoraSettings | Mapping[str, Any], seed: int = 0) -> tuple[int, int]:
-    """Add an adapter, which from now on is all that is trained; returns how many values are, and how many there are.
+    """Add an adapter and freeze all else; returns the number of trained values and of all values.
 
     A fresh adapter changes no prediction: B is zero. Names of adapted weights get `.base_layer` (see `base_name`).
     On the meta device the adapter is there too, without values (see `LoraValues`).
@@ -94,7 +94,7 @@ class LoraValues:
     """Where each parameter of a model with an adapter begins.
 
     Args:
-        values: of the model's own parameters, asked by released name: full name, owner, name there -> value.
+        values: gives a parameter of the model by released name: (full name, owner, name there) -> value.
         seed: of A's values: uniform within 1 / sqrt(in), as PyTorch's linear layers begin and PEFT's.
     """
 
@@ -173,7 +173,7 @@ def load_adapter(model: TwinDiT, path: str | Path) -> LoraSettings:
         raise UserError(f"{path} is no adapter of ovi-lab: its header tells no settings")
     with reading(path, "safetensors file"):
         described = LoraSettings.from_mapping(parse_json(metadata[_METADATA], str(path)))
-    # by its tensors' names: a stranger's regular expressions are not run
+    # by its tensors' names: regular expressions of a file are untrusted and not run
     found = {match[0] for name in state if (match := adapted_layer(name)) is not None}
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     foreign = sorted(found - linear.keys())

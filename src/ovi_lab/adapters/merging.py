@@ -53,12 +53,12 @@ class MergedWeights:
 
     @property
     def path(self) -> Path:
-        """Of the checkpoint."""
+        """The checkpoint's path."""
         return self._weights.path
 
     @property
     def tensors(self) -> dict[str, StoredTensor]:
-        """What will be streamed, by released name."""
+        """The tensors that `stream` yields, by released name."""
         return {name: self._weights.tensors[stored] for name, stored in self._base.items()}
 
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:

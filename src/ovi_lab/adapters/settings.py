@@ -28,7 +28,7 @@ TARGETS: dict[str, str] = {
 
 BASE_DTYPES = ("float32", "bfloat16", "float16")
 ADAPTER = "default"
-"""PEFT's own name of a model's only adapter, which stands in the names of its parameters."""
+"""PEFT's own name of a model's only adapter, a part of the names of its parameters."""
 _ADAPTED = re.compile(rf"^(?P<layer>.+)\.lora_(?P<side>[AB])(\.{ADAPTER})?\.weight$")
 
 
@@ -37,13 +37,13 @@ class LoraSettings:
     """Low-rank adaptation, y = W x + (alpha / rank) B A x (Hu et al., arXiv 2106.09685)."""
 
     rank: int
-    """Of B A: A is [rank, in], B [out, rank]."""
+    """Rank of B A: A is [rank, in], B [out, rank]."""
     alpha: float | None = None
     """None means `rank`: the product counts as it is."""
     targets: Sequence[str] = ("attention",)
     """Which linear layers: names of sets (`TARGETS`), or regular expressions searched in the layers' names."""
     dropout: float = 0.0
-    """Of what A reads, in training."""
+    """Dropout on the input of A, in training."""
     base_dtype: str | None = None
     """Type of the model's own weights, which are not trained; None leaves it. The adapter stays float32."""
 
@@ -81,7 +81,7 @@ class LoraSettings:
         return None if self.base_dtype is None else getattr(torch, self.base_dtype)
 
     def layers(self, linear: Iterable[str]) -> list[str]:
-        """Those of the linear layers' names that the targets mean; UserError for one that means none."""
+        """The linear layers that the targets match, by name; UserError for a target that matches none."""
         names, found = list(linear), set()
         for target in self.targets:
             try:

@@ -75,7 +75,7 @@ class TowerConfig:
     """One tower: a diffusion transformer over video latents or over audio latents.
 
     Widths are in channels, `text_len` in text tokens, `patch_size` in latent cells (frames, rows, columns).
-    `modality` is set by who builds the tower and is no key of the mapping.
+    `modality` is set by the caller that builds the tower and is no key of the mapping.
     """
 
     dim: int
@@ -90,7 +90,7 @@ class TowerConfig:
     text_len: int = 512
     text_dim: int = 4096
     eps: float = 1e-6
-    """Of every normalisation in the tower."""
+    """Epsilon of every normalisation in the tower."""
     patch_size: tuple[int, ...] | None = None
     """Video only, (1, 2, 2) by default. Audio latents are one token each."""
     patch_kernel_size: int | None = None

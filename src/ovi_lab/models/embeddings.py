@@ -1,4 +1,4 @@
-"""From latents, text and time to what the blocks read, and from tokens back to latents.
+"""Embeddings of latents, text and time, and the head that turns tokens back into latents.
 
 Shapes: B batch, C latent channels, F frames, H rows, W columns (latent cells), L tokens, N text tokens,
 D width, E text width, T distinct timesteps of a clip, P values of a patch.
@@ -115,7 +115,7 @@ class GatedConv(nn.Module):
         self.w3 = SequenceConv(dim, hidden, kernel, bias=False)
 
     def forward(self, x_BLD: Tensor, real_BL1: Tensor | None) -> Tensor:
-        """[B, L, D]; with `real_BL1`, what lies past a clip's end is silence to the last convolution."""
+        """[B, L, D]; with `real_BL1`, what lies past a clip's end is zero for the last convolution."""
         hidden = F.silu(self.w1(x_BLD)) * self.w3(x_BLD)
         return self.w2(hidden if real_BL1 is None else hidden * real_BL1)
 
@@ -185,9 +185,9 @@ def text_batch(text: Latents, text_len: int, text_dim: int) -> Tensor:
 def merged_text_batch(
     text: Latents, text_len: int, text_dim: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """As `text_batch`, its padding merged: texts [B, N, E] and what is added to products with their keys.
+    """Texts [B, N, E] as of `text_batch` with their padding merged, and the bias of the products with their keys.
 
-    Tokens of padding are zero before the text embedding and alike after it, so that softmax attention to c of
+    Tokens of padding are zero before the text embedding and equal after it, so that softmax attention to c of
     them is attention to one whose product is raised by log c. N is the longest text's tokens and two: one
     number of type `dtype` is too coarse for log c, so a second key carries the rest of the weight. The second
     result is [B, 1, 1, N] of `dtype`: 0 at a text's own tokens, minus infinity at what is not there.

@@ -1,7 +1,7 @@
 """Initial values: every parameter from a generator of its own, seeded by the model's seed and its name.
 
 Two models that share a parameter's name and shape therefore share its initial value, whatever else they
-hold: arms of an ablation start alike, and a sharded or meta-built model can be filled one by one.
+hold: arms of an ablation start from the same values, and a sharded or meta-built model can be filled one by one.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Recomputation:
         """`block(*args)`, the block `index`, keeping what is chosen."""
         if self.choice == "none" or index % self.every or not torch.is_grad_enabled():
             return block(*args)
-        # Not checked for equal shapes: ZeRO-3 has let go of frozen parameters by then, whose shape is then [0], and
+        # Not checked for equal shapes: ZeRO-3 has freed frozen parameters by then, whose shape is [0], and
         # gathers them again before a gradient needs them.
         settings: dict[str, Any] = {"use_reentrant": False, "determinism_check": "none"}
         if self.choice in _KEPT:
@@ -72,13 +72,13 @@ class Recomputation:
         return checkpoint(block, *args, **settings)
 
     def _contexts(self) -> tuple[_Pass, _Pass]:
-        """Of one block: around its forward pass, and around its recomputation."""
+        """The contexts of one block: around its forward pass, and around its recomputation."""
         pairs: list[tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] = []
         return _Pass(_KEPT[self.choice], pairs, again=False), _Pass(_KEPT[self.choice], pairs, again=True)
 
 
 class _Pass:
-    """One pass over a block: which results of its kernels are kept, or handed out again.
+    """One pass over a block: which results of its kernels are kept, or returned again.
 
     PyTorch's selective checkpointing watches every operation in its context. Here that context is put around the
     kernels alone, one at a time, as between them run the hooks that gather sharded parameters: their operations
@@ -130,7 +130,7 @@ _POLICIES: dict[Kind, Callable[..., CheckpointPolicy]] = {kind: _policy(kind) fo
 
 
 def attention_kernel() -> AbstractContextManager[Any]:
-    """To be put around an attention kernel, whose result is then kept where the choice says so."""
+    """Context around an attention kernel, whose result is kept where the choice says so."""
     return (_running.now.around("attention") if _running.now is not None else None) or nullcontext()
 
 
@@ -142,7 +142,7 @@ class Linear(nn.Linear):
         context = _running.now.around("matmul") if _running.now is not None else None
         if context is None:
             return super().forward(x)
-        # As rows: of more dimensions, what DeepSpeed has in the place of F.linear adds the bias to the kept product.
+        # As rows: of more dimensions, DeepSpeed's replacement of F.linear adds the bias to the kept product.
         rows = x.flatten(0, -2)
         with context:
             out = F.linear(rows, self.weight, self.bias)

@@ -1,7 +1,7 @@
 """Rotary position embedding over video latents (frames, rows, columns) and audio latents (time).
 
 Adjacent channels 2i and 2i+1 form a pair that is turned by position * theta^(-2i/n), n the channels of its
-axis (Su et al., arXiv 2104.09864). A head's channels are dealt out to frames, rows and columns; audio turns
+axis (Su et al., arXiv 2104.09864). A head's channels are divided among frames, rows and columns; audio turns
 the frames' share only, and its positions are scaled to the video's (arXiv 2510.01284), so that the pairs
 which tell time mean the same in both towers. Turning a pair is one complex multiplication.
 

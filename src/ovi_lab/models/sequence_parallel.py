@@ -1,4 +1,4 @@
-"""One clip over several processes: the tokens of both towers are dealt out, attention exchanges them for heads.
+"""Sequence parallelism: the tokens of a clip are sharded over processes, and attention exchanges them for heads.
 
 Everything but attention works token by token, so a process runs it on its share of each stream. Around
 self-attention and the attention between the towers, all processes exchange: each gives its tokens' queries, keys
@@ -56,13 +56,13 @@ def sequence_group(size: int) -> SequenceGroup:
 
 
 def enable_sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Callable[[], None]:
-    """From now on `model` predicts together with the same model on the other processes of `group`.
+    """Makes `model` predict together with the same model on the other processes of `group`.
 
     Every process calls the model with the same inputs, gets the whole prediction and computes the same loss of it.
-    A group of one leaves the model as it is. What is returned ends it.
+    A group of one leaves the model as it is. Returns a function that switches sequence parallelism off again.
 
     UserError for heads that do not divide by the group's size, for savings that are switched off in the model, and
-    where the model is shared already.
+    where the model is sharded already.
     """
     if group.size == 1:
         return lambda: None
@@ -103,7 +103,7 @@ def enable_sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Callable[[
 
 @contextmanager
 def sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Iterator[TwinDiT]:
-    """`enable_sequence_parallel` for a while."""
+    """Context in which the model runs sequence parallel (see `enable_sequence_parallel`)."""
     disable = enable_sequence_parallel(model, group)
     try:
         yield model

@@ -1,4 +1,4 @@
-"""Tokens dealt out to several processes, and exchanged for heads around attention (see `sequence_parallel`).
+"""Sharding of tokens over processes, and their exchange for heads around attention (see `sequence_parallel`).
 
 Shapes: B batch, L tokens, S tokens of one process's share, M tokens of the stream that is read, H heads, h heads of
 one process, K head dim.
@@ -26,19 +26,19 @@ class SequenceGroup:
     """The processes that make one clip together, and their place among the others."""
 
     rank: int
-    """Of this process in its group."""
+    """Rank of this process in its group."""
     size: int
-    """Processes of a group."""
+    """Number of processes in a group."""
     index: int
-    """Of this group among all."""
+    """Index of this group among all groups."""
     count: int
-    """Groups."""
+    """Number of groups."""
     group: dist.ProcessGroup | None
     """None where `size` is 1."""
 
 
 class TokenSharding:
-    """Deals out tokens, exchanges them for heads around attention, and gathers them."""
+    """Shards tokens, exchanges them for heads around attention, and gathers them."""
 
     def __init__(self, group: SequenceGroup) -> None:
         self.group = group
@@ -50,14 +50,14 @@ class TokenSharding:
     ) -> tuple[dict[Modality, Tensor], dict[Modality, Conditions]]:
         """This process's share [B, S, D] of each stream, and what its tokens read.
 
-        Shares are equal: zeros follow the last tokens where their number does not divide. Key masks stay
-        whole, since attention sees all tokens.
+        Shares are equal: zeros follow the last tokens where their number does not divide. Key masks are
+        not sharded, since attention sees all tokens.
         """
         self.lengths = {m: x.shape[1] for m, x in streams.items()}
         own = {}
         for modality, c in conditions.items():
             if not isinstance(c.rope, Tensor):
-                raise TypeError(f"tokens are dealt out with a rotary table, not with {type(c.rope).__name__}")
+                raise TypeError(f"tokens are sharded with a rotary table, not with {type(c.rope).__name__}")
             clean = None if c.clean is None else self._own(c.clean)
             own[modality] = dataclasses.replace(c, clean=clean, rope=self._own(c.rope))
         return {m: self._own(x) for m, x in streams.items()}, own
@@ -120,14 +120,14 @@ class TokenSharding:
 
 
 # Gradients. Of a world of G groups of n processes, the processes of group g hold the same whole output and compute
-# the same loss L_g of it. Wanted is that the plain mean of gradients over all G n processes, which DDP, ZeRO and FSDP
+# the same loss L_g of it. The aim: the plain mean of gradients over all G n processes, which DDP, ZeRO and FSDP
 # take, is the mean of the groups' gradients: (1 / (G n)) sum_g sum_r grad_gr = (1 / G) sum_g dL_g, so in each group
 # (1 / n) sum_r grad_gr = dL_g.
-# - After the joining, every process computes all of dL_g itself: the mean of n equal ones is right as it is.
-# - Between dealing out and joining, process r sees the part p_gr of dL_g that goes through its tokens, and their sum
-#   is dL_g: each must be n p_gr, so the joining hands back n times the own share of its gradient. Exchanges hand
-#   gradients to whoever sent the values, and the factor stays.
-# - Before the dealing out, the own tokens' gradient is n times its value, the others' is 0: the mean is right.
+# - After the gathering, every process computes all of dL_g itself: the mean of n equal ones is right as it is.
+# - Between sharding and gathering, process r sees the part p_gr of dL_g that goes through its tokens, and their sum
+#   is dL_g: each must be n p_gr, so the gathering returns n times the own share of its gradient. Exchanges send
+#   gradients back to the senders of the values, and the factor stays.
+# - Before the sharding, the own tokens' gradient is n times its value, the others' is 0: the mean is right.
 #
 # Under activation checkpointing the forward pass of a block, exchanges included, runs again. That is safe: autograd
 # takes nodes in the reverse order of their making, the processes of a group make the same nodes (shares are of one

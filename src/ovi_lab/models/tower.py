@@ -83,7 +83,7 @@ class Conditions:
     mask: Tensor | None
     """[B, 1, 1, L], True at real tokens; None without padding."""
     text: TextContext
-    """Of the clips; where `repeated` is yet to come, of all passes."""
+    """Texts of the clips; before `repeated` is called, of all passes."""
 
     def repeated(self, passes: int) -> Conditions:
         """What the same clips read in several passes at once; their texts are those of all passes already."""
@@ -197,7 +197,7 @@ class Tower(nn.Module):
     def forward(self, latents: Latents) -> Tokens:
         """Latents of this modality as tokens; UserError for a wrong shape.
 
-        Of a tower this is what is called as a module, since ZeRO gathers a module's own parameters, here the
+        A tower is called as a module here and nowhere else, since ZeRO gathers a module's own parameters, here the
         learned factor of positions, while its `forward` runs and at no other time.
         """
         as_list = not isinstance(latents, Tensor)
@@ -225,7 +225,7 @@ class Tower(nn.Module):
     def embed_text(self, text: Latents | TextContext, merge_padding: bool = False) -> TextContext:
         """The text embedded, without keys and values; a prepared one passes.
 
-        With `merge_padding` the padding, whose tokens are all alike, stands as two keys with its joint weight.
+        With `merge_padding` the padding, whose tokens are all equal, becomes two keys with its joint weight.
         """
         if isinstance(text, TextContext):
             if text.modality != self.config.modality:

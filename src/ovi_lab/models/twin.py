@@ -58,7 +58,7 @@ class TwinDiT(nn.Module):
         attention: `sdpa`, or `flash` with the package flash-attn.
         activation_checkpointing: what blocks keep for the backward pass: `none`, `full`, `attention` or `matmul`
             (see `Recomputation`).
-        checkpoint_every: every how many blocks that is done; the others keep all.
+        checkpoint_every: n for every n-th block; the others keep all activations.
         first_block_skippable: False repeats the reference, which ignores a request to skip block 0.
 
     Built inside `torch.device("meta")` it holds no memory. `twin_blocks` are the joint blocks, `video_model`
@@ -180,9 +180,9 @@ class TwinDiT(nn.Module):
         )
 
     def set_audio_rope_factor(self, factor: float | None) -> None:
-        """From now on every audio token n stands at factor * n, whatever was trained; None ends that.
+        """Fixes the position of audio token n at factor * n, whatever was trained; None restores the trained factor.
 
-        It changes no parameter and is in no checkpoint: what it is for is sampling with another factor.
+        It changes no parameter and is in no checkpoint; it serves sampling with another factor.
         """
         if factor is not None:
             check_positive_number("the audio RoPE factor", factor)
@@ -216,12 +216,12 @@ class TwinDiT(nn.Module):
     ) -> TextContext:
         """Texts (list of [n, E], or [B, n, E]) embedded for one tower, and every block's keys and values.
 
-        The result stands for the text in `forward`, as often as wanted, until parameters change.
+        `forward` takes the result in place of the text, any number of times, until parameters change.
 
         Args:
             text: the texts; a prepared one passes.
             modality: of the tower.
-            merge_padding: attend to a text's padding, whose tokens are all alike, as to two keys with its joint
+            merge_padding: attend to a text's padding, whose tokens are all equal, as to two keys with its joint
                 weight, not as to text_len minus n.
             key_values: False leaves keys and values to the blocks, which then make them in every pass.
         """
@@ -255,7 +255,7 @@ class TwinDiT(nn.Module):
             skip_layers: blocks left out in both towers (skip-layer guidance).
             passes: predictions of each clip, each under a text of its own: texts hold passes x B, those of the
                 first pass first, and so do the predictions. What no text has reached, the embeddings and the
-                first block's self-attention, is worked out once.
+                first block's self-attention, is computed once.
 
         Raises UserError for shapes that do not fit and for a modality without its time or text.
         """

@@ -1,6 +1,6 @@
-"""What a forward and backward pass has alive beside weights and optimiser, measured on the meta device.
+"""Memory of a forward and backward pass besides weights and optimiser, measured on the meta device.
 
-The real model runs, forward and backward, on shapes alone while `LiveMemory` counts. Of many like blocks a few are run
+The real model runs, forward and backward, on shapes alone while `LiveMemory` counts. Of many equal blocks a few are run
 and the rest follow, since each adds the same: to what is kept for the backward pass, and to the gradients.
 """
 
@@ -21,30 +21,30 @@ from ovi_lab.planning.meta_kernels import TrainingMemory, as_trained
 
 META = torch.device("meta")
 LONGEST_PERIOD = 6
-"""Of blocks that repeat, as every second fused; where none is found, every block is run."""
+"""The longest period of repeating blocks that is tried, as every second fused; without one every block is run."""
 
 
 @dataclass(frozen=True)
 class PassMemory:
-    """Bytes of one micro batch's pass, most at any moment."""
+    """Peak bytes of the pass of one micro-batch."""
 
     forward: int
     """Until the backward pass begins."""
     activations: int
-    """In all, where every gradient of a parameter is handed on as it is made."""
+    """Peak of the whole pass where every gradient of a parameter is freed as soon as it is made."""
     with_gradients: int
-    """In all, where gradients stay, and there were none before."""
+    """Peak of the whole pass where gradients stay, and there were none before."""
     outside: int
     """`activations` of the model without its blocks."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """How a micro batch is computed.
+    """How a micro-batch is computed.
 
     Args:
         clip: the shape of each clip.
-        clips: of a micro batch.
+        clips: clips of a micro-batch.
         device: whose attention kernel, "cuda" or "cpu".
         autocast: type of the products, None for that of the weights.
         text_tokens: of each caption; None: as many as the towers take.
@@ -62,7 +62,7 @@ class Pass:
 
 
 def measure(model: TwinDiT, work: Pass) -> PassMemory:
-    """The work of one micro batch; `model` is on the meta device, in the type it trains in, and frozen as it is."""
+    """The memory of one micro-batch; `model` is on the meta device, in the type it trains in, and frozen as it is."""
     forward, activations, _ = _over_blocks(model, lambda: _peaks(model, work, keep=False))
     _, _, late = _over_blocks(model, lambda: _peaks(model, work, keep=True))
     _, outside, _ = _of_blocks(model, 0, lambda: _peaks(model, work, keep=False))
@@ -73,7 +73,7 @@ _Peaks = tuple[int, ...]
 
 
 def _over_blocks(model: TwinDiT, run: Callable[[], _Peaks]) -> _Peaks:
-    """The peaks of the whole model, of which as many blocks are run as tell them."""
+    """The peaks of the whole model, extrapolated from as few blocks as they need."""
     count = model.num_layers
     period = _period([_kind(model, index) for index in range(count)])
     if period is None or count < 4 * period:
@@ -85,22 +85,22 @@ def _over_blocks(model: TwinDiT, run: Callable[[], _Peaks]) -> _Peaks:
 
 def _of_blocks(model: TwinDiT, count: int, run: Callable[[], _Peaks]) -> _Peaks:
     """The peaks of the model's first `count` blocks."""
-    whole, model.num_layers = model.num_layers, count
+    full_count, model.num_layers = model.num_layers, count
     try:
         return run()
     finally:
-        model.num_layers = whole
+        model.num_layers = full_count
 
 
 def _kind(model: TwinDiT, index: int) -> Any:
-    """What tells a block from others in what it takes."""
+    """A key that blocks of equal memory share."""
     blocks = [list(model.tower(m).each_block())[index] for m in model.tower_configs]
     parameters = [(n, p.shape, p.requires_grad) for block in blocks for n, p in block.named_parameters()]
     return checkpointing(model, index), parameters
 
 
 def _period(kinds: Sequence[Any]) -> int | None:
-    """The shortest distance at which blocks are alike."""
+    """The shortest distance at which blocks are equal."""
     for period in range(1, LONGEST_PERIOD + 1):
         if all(a == b for a, b in zip(kinds, kinds[period:], strict=False)):
             return period
@@ -108,7 +108,7 @@ def _period(kinds: Sequence[Any]) -> int | None:
 
 
 def _peaks(model: TwinDiT, work: Pass, keep: bool) -> _Peaks:
-    """Most that is alive in the forward pass, in all, and since the gradients of the second block began to come.
+    """Peak bytes of the forward pass, of the whole pass, and since the gradients of the second block began.
 
     With `keep` gradients stay. In the backward pass what is alive is largest at its beginning, when no gradient is
     there yet, or at its end, with those of all blocks but the first.

@@ -47,19 +47,19 @@ def gpu_of_device(name: str) -> Gpu | None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Alike GPUs in machines of `PER_NODE`."""
+    """Equal GPUs in machines of `PER_NODE`."""
 
     count: int
     memory: int
-    """Bytes of each."""
+    """Memory of each GPU in bytes."""
     gpu: Gpu | None
-    """The kind, or the one that stands for its memory; None where no kind has that."""
+    """The kind named, or a kind with that memory; None where there is none."""
     named: bool
     """Whether the kind was asked for."""
 
     @classmethod
     def parse(cls, text: str) -> Cluster:
-        """From `64x80GB`, `8xH100` or `H100`.
+        """The cluster of `64x80GB`, `8xH100` or `H100`.
 
         Raises:
             UserError: anything else, or a kind that is not in the table.
@@ -85,12 +85,12 @@ class Cluster:
         return cls(count, gpu.memory, gpu, True)
 
     def of(self, count: int) -> Cluster:
-        """So many of the same."""
+        """A cluster of `count` GPUs of the same kind."""
         return Cluster(count, self.memory, self.gpu, self.named)
 
     @property
     def typed(self) -> str:
-        """As on the command line."""
+        """The cluster as typed on the command line."""
         kind = self.gpu.name if self.named and self.gpu else f"{self.memory / GIB:g}GB"
         return f"gpus={self.count}x{kind}"
 

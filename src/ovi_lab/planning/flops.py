@@ -26,7 +26,7 @@ from ovi_lab.planning.clip_shape import ClipShape
 
 @dataclass
 class Flops:
-    """Of some clips, by tower."""
+    """Floating point operations of some clips, by tower."""
 
     forward: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
     backward: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
@@ -190,7 +190,7 @@ class _Counter:
 
 
 def checkpointing(model: TwinDiT, index: int) -> tuple[bool, bool]:
-    """Whether the backward pass computes the linear maps, and the attention, of block `index` anew."""
+    """Whether the backward pass computes the linear maps, and the attention, of block `index` again."""
     choice, every = model.recomputation.choice, model.recomputation.every
     if choice == "none" or index % every:
         return False, False

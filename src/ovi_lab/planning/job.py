@@ -31,7 +31,7 @@ RELEASED_CLIP = ClipShape(video=(31, 44, 46), audio=157)
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """Of activations (see `Recomputation`)."""
+    """Activation checkpointing (see `Recomputation`)."""
 
     choice: str = "none"
     every: int = 1
@@ -39,30 +39,30 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What the processes see in an optimiser step."""
+    """The clips of one optimiser step over all processes."""
 
     clip: ClipShape
     micro: int
-    """Clips of a process and pass."""
+    """Micro-batch: clips of a process and pass."""
     accumulate: int
     places: int
-    """Processes with different clips."""
+    """Number of groups of processes that see different clips."""
 
     @property
     def clips(self) -> int:
-        """Of a step."""
+        """Clips of a step."""
         return self.micro * self.accumulate * self.places
 
 
 class TrainingJob:
-    """A configuration of `ovi_lab.train`, before anything is made.
+    """A configuration of `ovi_lab.train`, before anything is built.
 
     Args:
         config: as composed.
         clip: the shape of each clip; None: from the configuration.
 
     Raises:
-        UserError: the configuration does not say what planning needs, or names a model or task that is none.
+        UserError: the configuration does not say what planning needs, or names no model or task.
     """
 
     def __init__(self, config: DictConfig, clip: ClipShape | None = None) -> None:
@@ -86,7 +86,7 @@ class TrainingJob:
         towers = self.model(self.checkpointing).tower_configs
         self.clip = self._clip(clip)
         self.tokens = self.clip.tokens(towers)
-        """Of a clip, by tower."""
+        """Tokens of a clip, by tower."""
 
     def _plain(self, key: str) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(self.config[key], resolve=False) if key in self.config else {}
@@ -95,7 +95,7 @@ class TrainingJob:
     # ---- the model
 
     def model(self, checkpointing: Checkpointing, dtype: torch.dtype = torch.float32) -> TwinDiT:
-        """On the meta device, frozen as configured. Each is made once."""
+        """The model on the meta device, frozen as configured; each is built once."""
         key = (checkpointing, dtype)
         if key not in self._models:
             made = self._made(checkpointing)
@@ -190,7 +190,7 @@ class TrainingJob:
 
     @property
     def micro(self) -> int:
-        """Clips of a process and pass."""
+        """Micro-batch: clips of a process and pass."""
         data = self._plain("data")
         if data.get("tokens_per_batch"):
             return max(1, int(data["tokens_per_batch"]) // sum(self.tokens.values()))
@@ -203,7 +203,7 @@ class TrainingJob:
         return [f"data.batch_size={micro}"]
 
     def batch(self, places: int, micro: int | None = None) -> GlobalBatch:
-        """Of a step on so many groups of processes; UserError where they cannot share the global batch."""
+        """The batch of a step on `places` groups of processes; UserError where they cannot share the global batch."""
         micro = self.micro if micro is None else micro
         wanted = self.config.get("global_batch_size")
         if wanted is None:
@@ -225,7 +225,7 @@ class TrainingJob:
 
 
 def _stored_shapes(shapes: Any) -> ClipShape | None:
-    """Of `data.latent_shapes`: {video: [C, F, H, W], audio: [L, C]}."""
+    """The clip of `data.latent_shapes`: {video: [C, F, H, W], audio: [L, C]}."""
     if not shapes:
         return None
     video, audio = shapes.get("video"), shapes.get("audio")

@@ -45,7 +45,7 @@ class LiveMemory(TorchDispatchMode):
         return out
 
     def reach(self, extra: int) -> None:
-        """As if `extra` bytes more had been alive for a moment."""
+        """Count a moment in which `extra` bytes more are alive."""
         self.peak = max(self.peak, self.now + extra)
 
     def _count(self, tensor: Tensor) -> None:

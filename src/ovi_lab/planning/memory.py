@@ -1,6 +1,6 @@
 """Memory of each GPU in training, by part and at the two moments where it may be largest.
 
-Weights, gradients and optimiser state follow from the counts of parameters and from what the strategy deals out
+Weights, gradients and optimiser state follow from the counts of parameters and from what the strategy shards
 (Rajbhandari et al., arXiv 1910.02054, section 5; arXiv 2104.07857 for offload); activations and what the optimiser
 takes while it steps are measured on the meta device. P are all parameters, T the trained ones, N GPUs.
 """
@@ -25,15 +25,15 @@ class Counts:
     total: int
     trained: int
     small: int
-    """In parameters so small that ZeRO 3 leaves them gathered."""
+    """Values in parameters so small that ZeRO 3 leaves them gathered."""
     largest_unit: int
-    """Of the largest block, or pair of blocks, that FSDP2 gathers at once."""
+    """Values of the largest block, or pair of blocks, that FSDP2 gathers at once."""
     outside: int
-    """In no such block."""
+    """Values outside of these blocks."""
     frozen_size: int = 4
     """Bytes of a frozen value where what is trained has 4."""
     encoder_bytes: int = 0
-    """Of a frozen text encoder that runs in the training process."""
+    """Bytes of a frozen text encoder that runs in the training process."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def memory_of(
     Args:
         counts: of parameters.
         work: of a micro batch, on one GPU of a sequence-parallel group.
-        optimiser: bytes of state, and bytes taken while it steps, all parameters together and not dealt out.
+        optimiser: bytes of state, and bytes taken while it steps, of all parameters, not sharded.
         sharding: the strategy.
         types: of weights and gradients.
         gpus: N.

@@ -30,7 +30,7 @@ TEXTS = 3
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one part."""
+    """Memory of one part of the pipeline, in bytes."""
 
     weights: int
     work: int
@@ -38,7 +38,7 @@ class Footprint:
     streamed: int = 0
     """Weights that are there at a time when blocks are brought one by one (twin towers)."""
     kept: int = 0
-    """Of `work`, what is kept from step to step: keys and values of the texts (twin towers)."""
+    """The share of `work` that is kept from step to step: keys and values of the texts (twin towers)."""
 
 
 def text_footprint(
@@ -206,7 +206,7 @@ def _saved(layer: Any) -> int:
 
 
 def _run_few_blocks(model: TwinDiT) -> None:
-    """From now on a pass runs two blocks, one of them fused where any is; texts are kept for all."""
+    """Makes a pass run two blocks only, one of them fused where any is; texts are kept for all."""
     fused = [b for b in model.twin_blocks if b.video.cross_attn.reads_other or b.audio.cross_attn.reads_other]
     model.twin_blocks = [*model.twin_blocks[:1], *fused[-1:]]
     model.num_layers = len(model.twin_blocks)
@@ -231,11 +231,11 @@ class _RepeatedFrames:
 
     The decoder's memory during a call depends on how many frames went before, up to the few whose activations it
     keeps, and is in proportion to the tile's area. What it was the first time is counted again; outputs and kept
-    activations of the fitting shapes are handed on.
+    activations of the fitting shapes are passed on.
     """
 
     DISTINCT = 4
-    """Calls after which all are alike."""
+    """Calls after which all are equal."""
 
     def __init__(self, model: Any, live: LiveMemory) -> None:
         self.decoder, self.live = model.decoder.forward, live

@@ -1,6 +1,6 @@
 """The most memory that a clip takes under each set of options, and the least drastic set that fits.
 
-The numbers are those of `footprint`: the sampling code run on shapes. Peak memory on the device is all weights and
+The numbers are those of `sampling_parts`: the sampling code run on shapes. Peak memory on the device is all weights and
 the part whose work takes most; with offload, the part that takes most with its own weights alone.
 """
 
@@ -55,7 +55,7 @@ class Peak:
 
 
 class SamplingPlanner:
-    """Predicts peaks for one kind of clip; each footprint is worked out once.
+    """Predicts peaks for one kind of clip; each footprint is computed once.
 
     Args:
         preset: the model's.
@@ -100,7 +100,7 @@ class SamplingPlanner:
         return options.batch_passes and guided and not self.settings.skip_layers
 
     def footprints(self, options: Options) -> dict[str, Footprint]:
-        """Of each of `STAGES`."""
+        """The footprint of each of `STAGES`."""
         weights, streamed, widest = self._weights(options.dtype, options.weights_8bit)
         passes = (self.batches(options), options.cache_text, options.shared_modulation)
         work = self._work(options.dtype, *passes) + widest

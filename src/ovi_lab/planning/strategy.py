@@ -1,4 +1,4 @@
-"""What a strategy's configuration means for memory and communication."""
+"""A strategy's configuration as planning reads it: what is sharded, where it is kept, in which types."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CPU_BUCKET = 5_000_000
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a run is spread over its processes.
+    """How a run is sharded over its processes.
 
-    `stage` counts as DeepSpeed's: what is dealt out is nothing (0: one process, DDP), optimiser state (1), gradients
+    `stage` counts as DeepSpeed's: sharded is nothing (0: one process, DDP), optimiser state (1), gradients
     too (2), parameters too (3: ZeRO 3, FSDP2).
     """
 
@@ -35,12 +35,12 @@ class Sharding:
     parameters_at: Place = "device"
     bucket: int = 200_000_000
     reshard: bool = True
-    """Whether gathered parameters are let go between forward and backward (stage 3)."""
+    """Whether gathered parameters are freed between forward and backward (stage 3)."""
     sequence_parallel: int = 1
 
     @property
     def file(self) -> str:
-        """Of conf/strategy, as on the command line."""
+        """The file in conf/strategy, as typed on the command line."""
         if self.name != "zero":
             return self.name
         places = (self.optimiser_at, self.parameters_at)
@@ -49,7 +49,7 @@ class Sharding:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Sharding:
-        """From a `strategy` configuration; UserError for a name that planning does not know."""
+        """The sharding of a `strategy` configuration; UserError for a name that planning does not know."""
         name = str(settings.get("name"))
         sequence = int(settings.get("sequence_parallel") or 1)
         if name in ("auto", "ddp"):
@@ -85,12 +85,12 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Types:
-    """Of what a strategy keeps and computes with under a Trainer's `precision`."""
+    """The types that a strategy keeps and computes with under a Trainer's `precision`."""
 
     weights: torch.dtype
-    """Of the parameters on the device between passes."""
+    """Type of the parameters on the device between passes."""
     network: torch.dtype
-    """Of the parameters that the network computes with."""
+    """Type of the parameters that the network computes with."""
     autocast: torch.dtype | None
     master: bool
     """Whether the optimiser steps a float32 copy."""

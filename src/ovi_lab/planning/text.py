@@ -31,7 +31,7 @@ class TextEncoder:
 
 
 def text_encoder(config: DictConfig) -> TextEncoder | None:
-    """Of a run's `text` configuration; an encoder that is not ours counts as nothing."""
+    """The encoder of a run's `text` configuration; one that is not ours counts as nothing."""
     settings: Any = config.get("text")
     target = None if settings is None else settings.get("_target_")
     if target == _LEARNED:

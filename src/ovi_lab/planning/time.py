@@ -65,7 +65,7 @@ def step_time(
     text_flops: int = 0,
     recomputes: bool = False,
 ) -> StepTime | None:
-    """Of a step of `batch`; None where the kind of GPU is not known.
+    """The time of a step of `batch`; None where the kind of GPU is not known.
 
     Args:
         flops: of a micro batch, over all GPUs of a sequence-parallel group.

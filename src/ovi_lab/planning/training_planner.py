@@ -39,7 +39,7 @@ _GPU_COSTS = {2: 30.0, 4: 32.0, 8: 34.0}
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be changed to make a run fit."""
+    """One set of the choices that make a run fit: strategy, checkpointing, micro-batch, number of GPUs."""
 
     sharding: Sharding
     checkpointing: Checkpointing
@@ -48,7 +48,7 @@ class Choice:
 
 
 class TrainingPlanner:
-    """Of one job; each pass over the model is measured once.
+    """Predicts memory and time of one job; each pass over the model is measured once.
 
     Args:
         job: what is trained.
@@ -65,13 +65,13 @@ class TrainingPlanner:
     # ---- memory
 
     def memory(self, choice: Choice) -> Memory:
-        """Of one GPU; UserError where the choice cannot be run at all."""
+        """The memory of one GPU; UserError where the choice cannot be run at all."""
         types = Types.of(self.job.precision, choice.sharding)
         work = self._work(choice.checkpointing, choice.micro, types.network, types.autocast)
         return self._with(choice, self._share(work, choice.sharding))
 
     def _with(self, choice: Choice, work: PassMemory) -> Memory:
-        """Of one GPU whose passes take so much."""
+        """The memory of one GPU whose passes take `work`."""
         sharding, text = choice.sharding, self.job.text
         sharding.check(choice.gpus)
         types = Types.of(self.job.precision, sharding)
@@ -104,7 +104,7 @@ class TrainingPlanner:
         )
 
     def batch(self, choice: Choice) -> GlobalBatch:
-        """What a step sees."""
+        """The batch of a step."""
         return self.job.batch(choice.sharding.data_parallel(choice.gpus), choice.micro)
 
     def _measured(
@@ -125,7 +125,7 @@ class TrainingPlanner:
 
     @staticmethod
     def _share(work: PassMemory, sharding: Sharding) -> PassMemory:
-        """Of one GPU of a group that computes a clip together: tokens inside the blocks are dealt out."""
+        """The pass on one GPU of a sequence-parallel group: tokens inside the blocks are sharded."""
         parts = sharding.sequence_parallel
         inside = work.activations - work.outside
         saved = inside - inside // parts
@@ -158,7 +158,7 @@ class TrainingPlanner:
     # ---- time
 
     def flops(self, choice: Choice) -> Flops:
-        """Of a micro batch."""
+        """Operations of a micro-batch."""
         return count_flops(
             self.job.model(choice.checkpointing),
             self.job.clip,
@@ -168,7 +168,7 @@ class TrainingPlanner:
         )
 
     def time(self, choice: Choice, cluster: Cluster, efficiency: float = EFFICIENCY) -> StepTime | None:
-        """Of a step; None where the kind of GPU is not known."""
+        """The time of a step; None where the kind of GPU is not known."""
         model = self.job.model(choice.checkpointing)
         text = self.job.text
         return step_time(

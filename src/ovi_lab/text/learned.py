@@ -1,4 +1,4 @@
-"""A text encoder small enough to be trained with the towers: words, hashed, and where they stand."""
+"""A text encoder small enough to be trained with the towers: hashed words and their positions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def word_count(caption: str) -> int:
 class LearnedText(nn.Module):
     """Embeds each word of a caption by its hash, plus a position.
 
-    No vocabulary has to be collected or kept: a word's row is its CRC-32 modulo the number of rows, the same on every
+    There is no vocabulary: a word's row is its CRC-32 modulo the number of rows, the same on every
     machine. It is meant for worlds of a few dozen words, where two words rarely share a row.
 
     Args:

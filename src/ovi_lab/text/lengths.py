@@ -1,4 +1,4 @@
-"""Texts longer than their encoder reads: refused, or cut where the user says, and never without a word.
+"""Texts longer than their encoder reads: refused, or cut where the user chooses, always with a message.
 
 The speech and the sound of a prompt stand at its end, which a tokenizer that truncates loses first.
 """
@@ -19,7 +19,7 @@ log = logging.getLogger("ovi_lab.text")
 CHOICES = ("refuse", "cut_end", "cut_middle")
 _NAMED = 10
 _UNIT = re.compile(r"\s*\S{1,12}")
-"""What stays whole: a word with the space before it, or twelve characters of one that is longer."""
+"""Units that are never split: a word with the space before it, or twelve characters of one that is longer."""
 
 
 def check_choice(choice: str, name: str) -> str:
@@ -48,7 +48,7 @@ def without_middle(text: str, limit: int, count: Callable[[str], int]) -> str:
 
 
 class CutTexts:
-    """Texts as an encoder can read them; each that is cut is told once, the first ten by name.
+    """Cuts texts to the length that an encoder reads; each cut is logged once, the first ten by name.
 
     Args:
         limit: tokens that the encoder reads.
@@ -63,7 +63,7 @@ class CutTexts:
         self._told: set[int] = set()
 
     def __call__(self, text: str) -> str:
-        """The text, without its middle where it is too long and that is chosen; else whoever reads it cuts its end.
+        """The text, without its middle where it is too long and that is chosen; else the tokenizer cuts its end.
 
         Raises UserError with "refuse" for a text that is too long.
         """
@@ -77,13 +77,13 @@ class CutTexts:
                 f"speech and sound stand, would be lost; shorten it, or choose {self.option}cut_middle or cut_end"
             )
         if self.choice == "cut_end":
-            self._tell(text, tokens, lost)
+            self._log_cut(text, tokens, lost)
             return text
         made = without_middle(text, self.limit, self.count)
-        self._tell(text, tokens, tokens - self.count(made))
+        self._log_cut(text, tokens, tokens - self.count(made))
         return made
 
-    def _tell(self, text: str, tokens: int, lost: int) -> None:
+    def _log_cut(self, text: str, tokens: int, lost: int) -> None:
         if hash(text) in self._told or len(self._told) > _NAMED:
             return
         self._told.add(hash(text))

@@ -1,4 +1,4 @@
-"""What is done to a prompt's characters before anything reads it, and what of it describes no sound."""
+"""Cleaning of a prompt's characters, its tags of speech and sound, and the prompt without them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TAG = re.compile(r"<(?:S|E|AUDCAP|ENDAUDCAP)>")
 
 
 def clean_characters(prompt: str) -> str:
-    """The prompt as the tokenizer is to see it: mended Unicode, no HTML entities, single spaces.
+    """The prompt as the tokenizer reads it: repaired Unicode, no HTML entities, single spaces.
 
     Entities are undone twice, as captions from the web are often escaped twice.
     """
     import ftfy
 
-    mended = html.unescape(html.unescape(ftfy.fix_text(prompt)))
-    return " ".join(mended.split())
+    repaired = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return " ".join(repaired.split())
 
 
 def without_sound(prompt: str) -> str:

@@ -37,12 +37,12 @@ _IN_BLOCK = {
 }
 _TIED = "encoder.embed_tokens.weight"
 MAX_TOKENS = 512
-"""Of a text that the released models read, the end mark included."""
+"""Tokens of a text that the released models read, the end mark included."""
 
 
 @dataclass(frozen=True)
 class UMT5Config:
-    """Sizes of the encoder; as they stand, those of umT5-XXL (5,680,910,336 parameters)."""
+    """Sizes of the encoder; the defaults are those of umT5-XXL (5,680,910,336 parameters)."""
 
     vocabulary: int = 256384
     dim: int = 4096
@@ -51,7 +51,7 @@ class UMT5Config:
     head_dim: int = 64
     num_layers: int = 24
     buckets: int = 32
-    """Of relative positions."""
+    """Number of buckets of relative positions."""
 
     @classmethod
     def of(cls, value: UMT5Config | Mapping[str, Any] | None) -> UMT5Config:
@@ -198,7 +198,7 @@ class UMT5Text(nn.Module):
                 "they do not belong together"
             )
         self.fit = CutTexts(max_tokens, partial(token_count, tokens), too_long, option)
-        # Outside of nn.Module's books: see above.
+        # Not registered with nn.Module: see above.
         self._parts = (load_encoder(weights, checked, _dtype(dtype)), tokens)
         self.register_buffer("fingerprint", _fingerprint(self._parts[0]))
 
