@@ -1,4 +1,4 @@
-"""Batches of like shape and equal tokens: one order for all workers and ranks, the same after a resume."""
+"""Batches of one shape and equal tokens: one order for all workers and ranks, the same after a resume."""
 
 import itertools
 from pathlib import Path
@@ -222,7 +222,7 @@ def test_wrong_settings_are_one_line() -> None:
     with pytest.raises(UserError, match="min 9 and max 3"):
         AudioTokens(min=9, max=3)
     with pytest.raises(
-        UserError, match="a batch of 2 needs more than the 3 clips there are, of 1 of like shape"
+        UserError, match="a batch of 2 needs more than the 3 clips there are, at most 1 of one shape"
     ):
         EpochSampler(Buckets([{"video": (1, 1, 1, n), "audio": (9, 5)} for n in (1, 10, 100)], 2))
 

@@ -47,7 +47,7 @@ def test_names_are_compared_as_people_write_them(tmp_path: Path) -> None:
     captions = table(tmp_path, content.replace("\\\\", "\\"))
     for number, file in enumerate(rows.values()):
         assert captions.of(tmp_path / "in" / file) == str(number), file
-    assert captions.told() == ""
+    assert captions.summary() == ""
     assert captions.of(tmp_path / "in/d.mp4") is None  # only an extension's case is left aside
     assert captions.of(tmp_path / "in/1.mp4") is None
 
@@ -55,15 +55,15 @@ def test_names_are_compared_as_people_write_them(tmp_path: Path) -> None:
 def test_names_that_are_no_file_are_told(tmp_path: Path) -> None:
     captions = table(tmp_path, "file,caption\n.,a\n..,b\n/,c\n/elsewhere/a.mp4,d\n\u202ea.mp4,e\n")
     assert captions.of(tmp_path / "in/a.mp4") is None
-    assert captions.told() == "5 rows of the captions name no file: ., .., / and 2 more"
+    assert captions.summary() == "5 rows of the captions name no file: ., .., / and 2 more"
 
 
 def test_a_name_with_its_extension_comes_before_one_without(tmp_path: Path) -> None:
     captions = table(tmp_path, "file,caption\na,any\na.mp4,the mp4\nz.mp4,nowhere\n")
     assert captions.of(tmp_path / "in/a.mp4") == "the mp4"
-    assert captions.told() == "2 rows of the captions name no file: a, z.mp4"
+    assert captions.summary() == "2 rows of the captions name no file: a, z.mp4"
     assert captions.of(tmp_path / "in/a.mov") == "any"
-    assert captions.told() == "1 row of the captions names no file: z.mp4"
+    assert captions.summary() == "1 row of the captions names no file: z.mp4"
 
 
 def test_columns_go_by_their_usual_names(tmp_path: Path) -> None:

@@ -79,10 +79,10 @@ def test_clips_of_several_shapes_stay_together_in_a_step_of_all_ranks() -> None:
     for a, b in seen:
         assert len({n // 24 for n in (*a, *b)}) == 1
         assert not set(a) & set(b)
-    assert not Buckets(shapes, 2).alike
+    assert not Buckets(shapes, 2).one_bucket
     cut = AudioTokens(5, 81, "random")
-    assert not Buckets([{"audio": (81, 5)}] * 9, 2, audio_tokens=cut).alike
-    assert Buckets([{"audio": (81, 5)}] * 9, 2, audio_tokens=AudioTokens(max=40)).alike
+    assert not Buckets([{"audio": (81, 5)}] * 9, 2, audio_tokens=cut).one_bucket
+    assert Buckets([{"audio": (81, 5)}] * 9, 2, audio_tokens=AudioTokens(max=40)).one_bucket
 
 
 @pytest.mark.parametrize(("ranks", "group"), [(1, 3), (2, 2), (1, 7)])

@@ -223,19 +223,19 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
             f"{shown(path)}: no such file or folder; name a folder of clips or a clips.safetensors"
         )
     folder = files_of(path, PICTURES + SOUNDS)
-    if not folder.files and not folder.lost:
+    if not folder.files and not folder.unusable:
         kinds = ", ".join(kind.lstrip(".") for kind in PICTURES + SOUNDS)
-        beside = f" ({folder.told()})" if folder.told() else ""
+        beside = f" ({folder.summary()})" if folder.summary() else ""
         raise UserError(
             f"{shown(path)}: holds no clips.safetensors and no clip ({kinds}){beside}; name the folder they are in"
         )
     found: dict[str, list[Path]] = {}
     for file in folder.files:
         found.setdefault(clip_id(file.relative_to(path)), []).append(file)
-    lost = {clip_id(PurePosixPath(entry.path)): entry for entry in folder.lost}
+    lost = {clip_id(PurePosixPath(entry.path)): entry for entry in folder.unusable}
     texts = [
         file
-        for file in folder.others
+        for file in folder.other_files
         if file.suffix.lower() == ".txt" and clip_id(file.relative_to(path)) in found.keys() | lost.keys()
     ]
     written = read_captions(path, texts)
@@ -247,7 +247,7 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
     ]
     items.sort(key=lambda item: item.id)
     _caption(items, captions, path)
-    told = folder.told([*texts, *(path / name for name in IN_FOLDER)])
+    told = folder.summary([*texts, *(path / name for name in IN_FOLDER)])
     return Found(items, [*([told] if told else []), *written.notes, *without_clip(written.texts, items)])
 
 

@@ -244,7 +244,7 @@ def _joined(parts: Sequence[Scored], count: int) -> Scored:
 def _results(
     items: Sequence[Item], scored: Scored, options: argparse.Namespace, notes: Sequence[str]
 ) -> RunResults:
-    from ovi_eval.common.places import told_of
+    from ovi_eval.common.places import shareable_path
     from ovi_eval.common.provenance import configuration_hash
     from ovi_eval.scoring.results_of import run_results
 
@@ -256,8 +256,8 @@ def _results(
         seed=options.seed,
         # Where somebody keeps files is not told: names below the results' folder, else the folder's own name.
         provenance={
-            "clips": told_of(clips, Path(options.out).parent),
-            "reference": told_of(options.reference, Path(options.out).parent)
+            "clips": shareable_path(clips, Path(options.out).parent),
+            "reference": shareable_path(options.reference, Path(options.out).parent)
             if options.reference
             else "none",
         },

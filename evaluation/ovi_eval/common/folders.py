@@ -50,7 +50,7 @@ class LeftOut:
     """Such as "broken link"."""
     reason: str
     """In words, for a report that names the file."""
-    wanted: bool
+    requested: bool
     """Whether its extension is one of those asked for."""
 
 
@@ -61,24 +61,24 @@ class FolderFiles:
     root: Path
     files: tuple[Path, ...]
     """Regular, readable files of the kinds asked for, sorted by their relative path, part by part."""
-    others: tuple[Path, ...]
+    other_files: tuple[Path, ...]
     """Regular, readable files of other kinds, sorted alike."""
     left_out: tuple[LeftOut, ...]
     """The rest, sorted alike."""
 
     @property
-    def lost(self) -> tuple[LeftOut, ...]:
+    def unusable(self) -> tuple[LeftOut, ...]:
         """Of what is left out, files of the kinds asked for: a report names them one by one."""
-        return tuple(entry for entry in self.left_out if entry.wanted)
+        return tuple(entry for entry in self.left_out if entry.requested)
 
-    def told(self, used: Iterable[Path] = ()) -> str:
+    def summary(self, used: Iterable[Path] = ()) -> str:
         """What is not used, in one line: "3 files ignored (2 .txt, 1 .json), 1 broken link: c.mp4"; or "".
 
-        `used`: those of `others` that the caller does use.
+        `used`: those of `other_files` that the caller does use.
         """
         kept = set(used)
         ignored = Counter(
-            file.suffix.lower() or "without extension" for file in self.others if file not in kept
+            file.suffix.lower() or "without extension" for file in self.other_files if file not in kept
         )
         parts = []
         if count := ignored.total():
@@ -119,7 +119,7 @@ def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
     return FolderFiles(
         root,
         tuple(root / path for path in sorted(walk.files, key=_order)),
-        tuple(root / path for path in sorted(walk.others, key=_order)),
+        tuple(root / path for path in sorted(walk.other_files, key=_order)),
         tuple(sorted(walk.left_out, key=lambda entry: _order(entry.path))),
     )
 
@@ -131,7 +131,7 @@ class _FolderWalk:
         self.root, self.suffixes = root, suffixes
         self.seen: set[tuple[int, int]] = set()
         self.files: list[str] = []
-        self.others: list[str] = []
+        self.other_files: list[str] = []
         self.links: list[str] = []
         self.left_out: list[LeftOut] = []
 
@@ -196,12 +196,12 @@ class _FolderWalk:
         elif not os.access(self.root / path, os.R_OK):
             self._leave(path, UNREADABLE, "cannot be read (permission denied)")
         else:
-            (self.files if self._wanted(path) else self.others).append(path)
+            (self.files if self._requested(path) else self.other_files).append(path)
 
     def _leave(self, path: str, kind: str, reason: str, file: bool = True) -> None:
-        self.left_out.append(LeftOut(_writable(path), kind, reason, file and self._wanted(path)))
+        self.left_out.append(LeftOut(_writable(path), kind, reason, file and self._requested(path)))
 
-    def _wanted(self, path: str) -> bool:
+    def _requested(self, path: str) -> bool:
         return Path(path).suffix.lower() in self.suffixes
 
 

@@ -36,7 +36,7 @@ def stays_inside(name: str) -> bool:
     return bool(name) and not rooted and ".." not in parts and "\0" not in name
 
 
-def told_of(path: str | Path, beside: str | Path) -> str:
+def shareable_path(path: str | Path, beside: str | Path) -> str:
     """What is recorded of a file or folder: its name relative to `beside` where it lies there, else its own name."""
     real = Path(path).resolve()
     try:

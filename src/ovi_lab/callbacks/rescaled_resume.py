@@ -82,7 +82,7 @@ class Spread(Callback):
         then, here = before.get("together", before["places"]), order.together
         if not self.by_tokens:
             then, here = then * before["batch_size"], here * now["batch_size"]
-        if then != here and not order.buckets.alike:
+        if then != here and not order.buckets.one_bucket:
             log.warning(
                 "resumed on %d processes instead of %d: clips of several shapes come in another order then, and the "
                 "epoch goes on at the same share of it",

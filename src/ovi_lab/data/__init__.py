@@ -1,3 +1,3 @@
-"""Clips: made by rule (`worlds`), packed from files (`pack`), kept in WebDataset shards, loaded in a seeded
+"""Clips: generated (`worlds`), packed from files (`pack`), stored in WebDataset shards, loaded in a seeded
 order.
 """

@@ -1,11 +1,11 @@
-"""Which clips make which batch: a function of the seed and of the place in the order, worked out without reading a
-sample.
+"""The order of training: which clips make which batch, computed from the seed and the position without reading
+samples.
 
-Clips of like shape share a bucket (the same latent frames, rows and columns; sound of like length), so that little is
-padded; a bucket's batches are as large as a budget of tokens allows. Everything is arithmetic on whole arrays: to
-begin at batch 1,000,000 costs what beginning at the first does.
+Clips of similar shape share a bucket (the same latent frames, rows and columns; sound of similar length), so that
+little is padded; a bucket's batches are as large as a budget of tokens allows. Everything is arithmetic on whole
+arrays: starting at batch 1,000,000 costs no more than starting at the first.
 
-One epoch of clips follows the other without a seam: a step of several batches takes the last ones of an epoch and the
+Epochs of clips follow each other without a gap: a step of several batches takes the last ones of an epoch and the
 first ones of the next.
 
 Shape suffixes: N samples, B buckets, S steps of an epoch (one batch on every rank).
@@ -44,7 +44,7 @@ class Pick(NamedTuple):
 
 @dataclass(frozen=True)
 class AudioTokens:
-    """How long stored sound is, and is made.
+    """Limits on the length of stored sound, and how it is cut.
 
     Args:
         min: shorter clips are left out, and cuts are no shorter.
@@ -87,7 +87,8 @@ class AudioTokens:
 
     def cuts(self, stored_N: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """First token and length [N] of what is taken of each clip in an epoch."""
-        # Row n is drawn as the n-th pair whatever comes after it: a longer list of shards cuts these clips alike.
+        # Row n is drawn as the n-th pair whatever comes after it: a longer list of shards cuts these clips in the same
+        # way.
         draws_N2 = torch.rand(
             len(stored_N), 2, generator=generator_for("audio cut", seed, epoch), dtype=torch.float64
         )
@@ -101,14 +102,15 @@ class Buckets:
     """Samples by shape, and how many of a bucket make a batch.
 
     Args:
-        shapes: of each sample's latents; a sample whose shapes are not known (None) counts as the commonest ones.
+        shapes: the shapes of each sample's latents; a sample whose shapes are not known (None) counts as the commonest
+            ones.
         batch_size: clips a batch, where `tokens_per_batch` is None.
-        tokens_per_batch: of a batch with its padding: as many clips as fit. Tokens are the towers':
+        tokens_per_batch: budget of a batch with its padding: as many clips as fit. Tokens are the towers':
             latent positions by `patch_size`, and tokens of sound.
         audio_edges: longest sound of each bucket, in tokens; None: eight an octave.
         patch_size: of the video tower, in latent frames, rows and columns.
         audio_tokens: cuts sound.
-        seed: of the cuts.
+        seed: seed of the cuts.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ class Buckets:
         return self.picture_N * len(self.edges_E) + torch.searchsorted(self.edges_E, length_N)
 
     @property
-    def alike(self) -> bool:
+    def one_bucket(self) -> bool:
         """Whether all samples share one bucket, in every epoch."""
         drawn = self.cut is not None and self.cut.crop == "random"
         return not drawn and len(self._bucket(self.stored_N).unique()) == 1
@@ -180,8 +182,8 @@ class Buckets:
         return [picks[start : start + size] for start in range(0, self.size, size)]
 
 
-class _Deal(NamedTuple):
-    """What becomes of a bucket's clips: whole steps of its own, and one of its rest with clips of shorter sound."""
+class _BucketSteps(NamedTuple):
+    """The steps of a bucket: those of its own clips, and one of the remainder filled with clips of shorter sound."""
 
     bucket: int
     steps: int
@@ -190,7 +192,7 @@ class _Deal(NamedTuple):
 
 
 class Place(NamedTuple):
-    """In the order: an epoch of clips, and how many of its batches (or steps of batches) are behind."""
+    """A position in the order: the epoch of clips, and the number of its batches (or steps) that are done."""
 
     epoch: int
     batch: int
@@ -199,14 +201,14 @@ class Place(NamedTuple):
 class EpochSampler(Sampler[list[Any]]):
     """One rank's batches, each a list of sample numbers (or `Pick`s where sound is cut).
 
-    A seeded shuffle of all samples is dealt to the buckets; whenever one holds a batch for every rank, that is a step.
+    A seeded shuffle of all samples fills the buckets; whenever one holds a batch for every rank, that is a step.
     So in a step all ranks have batches of one bucket, and a step of one rank with batches as large as those of all
     together has the same clips. A bucket too small for one step joins the next longer one of its picture; what is left
     in one at the end is filled up with clips of shorter sound. What is left of the shortest is dropped, and another
     epoch drops others.
 
-    Where all samples are alike, ranks need not wait for each other's bucket: the batches are those of one rank, dealt
-    out in turn, so that any number of ranks takes the same steps; only what does not fill one batch is dropped.
+    Where all samples share one bucket, ranks need not wait for each other's: the batches are those of one rank,
+    distributed in turn, so that any number of ranks takes the same steps; only what does not fill one batch is dropped.
 
     Every epoch has the same number of steps, that of the first: where random cuts would give more, the last are left
     out, and where fewer, the epoch's first come once more.
@@ -216,9 +218,9 @@ class EpochSampler(Sampler[list[Any]]):
 
     Args:
         buckets: which samples go together.
-        seed, rank, world_size: of the order; ranks that share a batch give the same rank.
+        seed, rank, world_size: of this order; ranks that share a batch give the same rank.
         group: batches on each rank that one optimiser step accumulates.
-        limit: use only so many batches of each epoch on a rank, or that share of them.
+        limit: the number of batches of each epoch that a rank uses, or their share.
 
     Raises:
         UserError: no bucket fills one batch on each rank.
@@ -237,25 +239,25 @@ class EpochSampler(Sampler[list[Any]]):
         self.rank, self.world_size = rank, world_size
         self.place = Place(0, 0)
         """Where an iteration begins."""
-        self.together = 1 if buckets.alike else world_size
-        """Ranks to which an epoch is dealt at once; a place counts a batch on each of them as one."""
+        self.together = 1 if buckets.one_bucket else world_size
+        """Ranks over which an epoch is distributed together; a place counts a batch on each of them as one."""
         count_B = self._joined(buckets.of_epoch(0)[0]).bincount(minlength=len(buckets.batch_B))
-        deals = self._deals(count_B)
-        clips = sum((d.steps + bool(d.rest)) * int(buckets.batch_B[d.bucket]) for d in deals)
-        self.num_batches = sum(d.steps + bool(d.rest) for d in deals)
-        """Of an epoch, each on `together` ranks."""
+        plan = self._plan(count_B)
+        clips = sum((d.steps + bool(d.rest)) * int(buckets.batch_B[d.bucket]) for d in plan)
+        self.num_batches = sum(d.steps + bool(d.rest) for d in plan)
+        """Number of batches of an epoch, each on `together` ranks."""
         self.clips_per_batch = clips / max(self.num_batches, 1)
         """Mean over the first epoch."""
-        self.batch_size = int(buckets.batch_B[count_B.argmax()])  # what others show as the loader's
+        self.batch_size = int(buckets.batch_B[count_B.argmax()])  # shown by Lightning as the loader's
         ranks = "" if self.together == 1 else f" on each of {world_size} ranks"
         if not self.num_batches:
-            alike = (
-                "" if int((count_B > 0).sum()) == 1 else f", of {int(count_B.max())} of like shape at most"
+            of_one_shape = (
+                "" if int((count_B > 0).sum()) == 1 else f", at most {int(count_B.max())} of one shape"
             )
             raise UserError(
-                f"a batch of {self.batch_size}{ranks} needs more than the {buckets.size} clips there are{alike}"
+                f"a batch of {self.batch_size}{ranks} needs more than the {buckets.size} clips there are{of_one_shape}"
             )
-        seen = {d.bucket for d in deals} | {bucket for d in deals for bucket, _, _ in d.borrowed}
+        seen = {d.bucket for d in plan} | {bucket for d in plan for bucket, _, _ in d.borrowed}
         unseen = buckets.size - int(count_B[sorted(seen)].sum())
         if unseen and buckets.cut is None:
             log.warning(
@@ -274,7 +276,7 @@ class EpochSampler(Sampler[list[Any]]):
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin at the beginning of an epoch of clips."""
+        """Start at the beginning of an epoch of clips."""
         self.place = Place(epoch, 0)
 
     def after(self, place: Place, batches: int) -> Place:
@@ -287,11 +289,11 @@ class EpochSampler(Sampler[list[Any]]):
 
     def _batches(self, place: Place) -> Iterator[list[Any]]:
         first, within = divmod(self.rank, self.together)
-        at, dealt = Place(place.epoch, place.batch + first), -1
+        at, drawn_epoch = Place(place.epoch, place.batch + first), -1
         for _ in range(len(self)):
             at = self.after(at, 0)
-            if at.epoch != dealt:
-                (numbers_N, start_S, size_S, cuts), dealt = self._steps(at.epoch), at.epoch
+            if at.epoch != drawn_epoch:
+                (numbers_N, start_S, size_S, cuts), drawn_epoch = self._steps(at.epoch), at.epoch
             step = at.batch % len(start_S)
             size = int(size_S[step])
             start = int(start_S[step]) + within * size
@@ -308,7 +310,7 @@ class EpochSampler(Sampler[list[Any]]):
         count_B = torch.bincount(bucket_N, minlength=len(self.buckets.batch_B))
         offset_B = (count_B.cumsum(0) - count_B).tolist()
         parts, lasts, sizes = [], [], []
-        for bucket, steps, rest, borrowed in self._deals(count_B):
+        for bucket, steps, rest, borrowed in self._plan(count_B):
             size = int(self.buckets.batch_B[bucket])
             whole = steps * size * self.together
             own = position_N[offset_B[bucket] : offset_B[bucket] + whole + rest]
@@ -324,7 +326,7 @@ class EpochSampler(Sampler[list[Any]]):
             raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
         size_S = torch.cat(sizes)
         start_S = (size_S.cumsum(0) - size_S) * self.together
-        # A step comes when the shuffle has dealt its last sample.
+        # A step comes when the shuffle has reached its last sample.
         when_S = torch.argsort(torch.cat(lasts))
         return order_N[torch.cat(parts)], start_S[when_S], size_S[when_S], cuts
 
@@ -346,11 +348,11 @@ class EpochSampler(Sampler[list[Any]]):
                 count[b] = 0
         return into_B[bucket_N]
 
-    def _deals(self, count_B: Tensor) -> list[_Deal]:
-        """How so many clips in each bucket become steps; of each picture, the longest sound first."""
+    def _plan(self, count_B: Tensor) -> list[_BucketSteps]:
+        """The steps of each bucket with `count_B` clips; within a picture shape, the longest sound first."""
         left, edges = count_B.tolist(), len(self.buckets.edges_E)
         needed = (self.buckets.batch_B * self.together).tolist()
-        deals = []
+        plan = []
         for bucket in reversed([b for b, count in enumerate(left) if count]):
             steps, rest = divmod(left[bucket], needed[bucket])
             shorter = [b for b in range(bucket - 1, bucket // edges * edges - 1, -1) if left[b]]
@@ -365,8 +367,8 @@ class EpochSampler(Sampler[list[Any]]):
                 if not short:
                     break
             if steps or rest:
-                deals.append(_Deal(bucket, steps, rest, borrowed))
-        return deals
+                plan.append(_BucketSteps(bucket, steps, rest, borrowed))
+        return plan
 
 
 def _picks(numbers: Tensor, cuts: tuple[Tensor, Tensor] | None) -> list[Any]:

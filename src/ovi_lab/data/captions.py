@@ -20,10 +20,10 @@ from ovi_lab.errors import UserError
 
 
 class Captions:
-    """Looks captions up by file.
+    """Captions by file.
 
     Args:
-        folder: of the clips.
+        folder: the clips' folder.
         table: a .csv, .tsv or .jsonl file; None: `<clip>.txt` beside each clip.
 
     Raises:
@@ -61,8 +61,8 @@ class Captions:
                 return self._by_name[name]
         return None
 
-    def told(self) -> str:
-        """What of the table belonged to none of the files looked up so far, in one line; or ""."""
+    def summary(self) -> str:
+        """The rows of the table that name none of the files looked up so far, in one line; or ""."""
         count = len(self._unused)
         if not count:
             return ""

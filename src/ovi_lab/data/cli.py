@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--train", type=int, default=4096, help="clips to train on (4096)")
     make.add_argument("--eval", type=int, default=512, help="clips to evaluate on (512)")
     make.add_argument(
-        "--seed", type=int, default=1, help="of the training clips; the others have the next (1)"
+        "--seed", type=int, default=1, help="seed of the training clips; evaluation has the next (1)"
     )
     make.set_defaults(run=_make)
 
@@ -91,17 +91,21 @@ def _parser() -> argparse.ArgumentParser:
         "--long-captions",
         choices=("refuse", "cut_end", "cut_middle"),
         default="refuse",
-        help="of more tokens than umT5 reads: left out, or cut (refuse)",
+        help="captions of more tokens than umT5 reads: left out, or cut (refuse)",
     )
     latents.add_argument("--audio-only", action="store_true", help="sound alone; pictures are not needed")
-    latents.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of what is stored (fp32)")
+    latents.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default="fp32", help="type of stored latents (fp32)"
+    )
     latents.add_argument("--batch-size", type=int, default=8, help="clips of one size encoded at once (8)")
     latents.add_argument(
         "--shard", metavar="I/N", help="this process's part, such as 0/8; under torchrun its rank's"
     )
     latents.add_argument("--device", help="cpu or cuda:N; else a GPU where there is one")
     latents.add_argument("--captions", type=Path, help="of a folder: .csv, .tsv or .jsonl; else a .txt each")
-    latents.add_argument("--clips-per-shard", type=int, default=512, help="of a folder's sounds (512)")
+    latents.add_argument(
+        "--clips-per-shard", type=int, default=512, help="clips a shard of a folder's sounds (512)"
+    )
     latents.add_argument("--on-error", choices=("skip", "raise"), default="skip")
     latents.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
     latents.add_argument(

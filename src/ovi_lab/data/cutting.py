@@ -23,8 +23,8 @@ from ovi_lab.data.shards import MAX_MEMBER
 LATE = 1e-4
 """Seconds by which a frame's time may lie after the moment at which it is seen: containers round times."""
 COARSEST_TICK = 0.005
-"""Seconds of a container's clock up to which times are taken to be rounded to it (mkv: 1 ms); frames of a coarser one,
-as avi's, which counts them, are where they say.
+"""Seconds of a container's clock up to which times count as rounded to it (mkv: 1 ms); frames of a coarser clock,
+as avi's, which counts them, are at their stated times.
 """
 
 
@@ -33,8 +33,8 @@ def seen_at(
 ) -> Iterator[tuple[float, Tensor]]:
     """The frame seen at 0, 1 / fps, 2 / fps, … seconds after the first, without end; nothing but the last is kept.
 
-    Each comes with how far the picture is known to reach by then, in seconds; infinity when it has ended, after which
-    the last frame comes again and again.
+    Each comes with the seconds up to which the picture is known by then; infinity when it has ended, after which
+    the last frame repeats.
     """
     start = 0.0
     before: Tensor | None = None
@@ -54,7 +54,7 @@ def seen_at(
 def cut_picture(picture: PictureStream, fps: float, per_clip: int | None) -> Iterator[Tensor]:
     """uint8 [T,H,W,3] of one clip after the other, `per_clip` frames each; all frames in one clip where it is None.
 
-    Of what remains at the end there is no clip, unless it is the only one and half a frame short at most.
+    The remainder at the end is no clip, unless it is the only one and half a frame short at most.
 
     Raises:
         BadSampleError: the picture is shorter than one clip, or too long to be one.
@@ -129,9 +129,9 @@ class CutSound:
         return torch.nn.functional.pad(wave_S, (before, after)), before, after
 
     def _drop(self, begin: int) -> None:
-        gone = min(max(0, begin - self._first), len(self._kept))
-        if gone:
-            self._kept, self._first = self._kept[gone:].clone(), self._first + gone
+        dropped = min(max(0, begin - self._first), len(self._kept))
+        if dropped:
+            self._kept, self._first = self._kept[dropped:].clone(), self._first + dropped
 
     def _take(self) -> None:
         block_S = self._sound.read(self._sound.sample_rate)
@@ -144,7 +144,7 @@ class CutSound:
         self._kept = torch.cat([self._kept, block_S])
 
     def _resampled(self, block_S: Tensor) -> Tensor:
-        """What is ready at `sample_rate`, of this block and those before it; an empty one is the last."""
+        """The samples at `sample_rate` that are ready after this block; an empty block is the last."""
         if self._resampler is None:
             return block_S
         frame = None

@@ -1,4 +1,4 @@
-"""The samples of some shards by number: media encoded as they are read, or latents made before.
+"""The data set of latents over shards: media encoded as they are read, or stored latents.
 
 Shape suffixes: C channels, F h w latent frames, rows, columns, L tokens, n words, E text channels.
 """
@@ -56,20 +56,20 @@ _CHANNELS = {"video": (0, 4), "audio": (1, 2), "text": (1, 2)}  # dimension of t
 
 
 class ClipDataset(Dataset[Sample]):
-    """The samples of some shards by number, each {"id", "caption", "meta"} and what is wanted of "video" [C,F,h,w],
+    """The samples of shards by number, each {"id", "caption", "meta"} and the modalities of "video" [C,F,h,w],
     "audio" [L,C] and "text" [n,E].
 
     Args:
         shards: a pattern (`train-{000..003}.tar`) or several.
         codec: encodes media to latents; not needed where the shards hold latents.
-        wanted: what media are brought to before they are encoded; as stored where None.
-        on_error: "skip" puts the next good sample of like shape in a bad one's place; "raise" stops at the first bad
-            one.
+        media_format: the format that media are converted to before they are encoded; None: as stored.
+        on_error: "skip" takes the next good sample of the same shape instead of a bad one; "raise" stops at the first
+            bad one.
         on_resample: whether sound of another rate is resampled or refused.
         modalities: of "video" and "audio", those that a sample must have; others are not read.
         stored_text: whether samples must have text embeddings; None: where the first latents have them.
-        audio_tokens: which latents of sound are too short, and beside a picture too long, to be taken; cutting is up to
-            who asks for a `Pick`.
+        audio_tokens: which latents of sound are too short, and beside a picture too long, to be taken; a `Pick` says
+            how sound is cut.
 
     Raises:
         UserError: a shard does not exist or is no tar, nothing usable is in them, or their latents are of different
@@ -80,7 +80,7 @@ class ClipDataset(Dataset[Sample]):
         self,
         shards: str | Path | Sequence[str | Path],
         codec: LatentCodec | None = None,
-        wanted: MediaFormat | None = None,
+        media_format: MediaFormat | None = None,
         on_error: OnError = "skip",
         on_resample: OnResample = "resample",
         modalities: Sequence[str] = BOTH,
@@ -90,7 +90,7 @@ class ClipDataset(Dataset[Sample]):
         if not modalities or set(modalities) - set(BOTH):
             raise UserError(f"data.modalities is {list(modalities)}; expected video, audio or both")
         self.paths = expand_shards(shards)
-        self.codec, self.wanted = codec, wanted
+        self.codec, self.media_format = codec, media_format
         self.on_error, self.on_resample = on_error, on_resample
         self.modalities = tuple(m for m in BOTH if m in modalities)
         self.made_of = MadeOf()
@@ -146,21 +146,21 @@ class ClipDataset(Dataset[Sample]):
                     if audio_tokens is not None and not audio_tokens.takes(entry.shapes, self.modalities):
                         self.left_out += 1
                         continue
-                    entry = replace(entry, shapes=self._wanted_shapes(entry.shapes))
+                    entry = replace(entry, shapes=self._own_shapes(entry.shapes))
             except BadSampleError as error:
                 self.known_bad.append(BadSample(index.path.name, entry.key, str(error)))
                 continue
             self.kinds.add(kind)
             self.entries.append(entry)
 
-    def _wanted_shapes(self, shapes: Shapes) -> Shapes | None:
-        """Those of the modalities wanted; None where one is no such shape at all, which reading the sample tells."""
+    def _own_shapes(self, shapes: Shapes) -> Shapes | None:
+        """The shapes of this data set's modalities; None where one is invalid, which reading the sample reports."""
         wanted = {m: shapes[m] for m in self.modalities}
         return wanted if all(_is_whole(m, shape) for m, shape in wanted.items()) else None
 
     @property
     def shapes(self) -> list[Shapes | None]:
-        """Of each sample's latents; None where only reading it tells."""
+        """The shapes of each sample's latents; None where only reading it tells."""
         return [entry.shapes for entry in self.entries]
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ class ClipDataset(Dataset[Sample]):
         raise UserError(f"none of {len(self.entries)} clips can be used; {skipped[0]}")
 
     def _in_place_of(self, number: int) -> Iterator[int]:
-        """That number, those after it of the same shape (or of one not known), then all others."""
+        """The sample's number, then those after it of the same shape (or of one not known), then the rest."""
         yield number
         shapes = self.entries[number].shapes
         for wanted in (True, False):
@@ -241,9 +241,9 @@ class ClipDataset(Dataset[Sample]):
         return self._media(members)
 
     def _media(self, members: Mapping[str, bytes]) -> MediaClip:
-        """The clip in the wanted format, its sound at the codec's rate."""
+        """The clip in the data set's media format, its sound at the codec's rate."""
         fps = None if self.codec is None else self.codec.fps
-        clip = read_media(members, self.wanted, self.on_resample, self.modalities, fps)
+        clip = read_media(members, self.media_format, self.on_resample, self.modalities, fps)
         if self.codec is None:
             return clip
         return at_rates(clip, self.codec.fps, self.codec.sample_rate, self.on_resample)
@@ -268,19 +268,19 @@ def at_rates(clip: MediaClip, fps: float, sample_rate: int, on_resample: OnResam
 
 
 def other_rate(fps: float, wanted: float) -> bool:
-    """Whether frames at `fps` a second are not of the wanted rate."""
+    """Whether frames at `fps` a second differ from the rate `wanted`."""
     return abs(fps - wanted) > 1e-3 * wanted
 
 
 @dataclass
 class MadeOf:
-    """What latents are made by and how many channels they have, by part and with the first shard that says so."""
+    """The encoder and the channels of latents, by part and with the first shard that states them."""
 
     encoders: dict[str, tuple[str, str]] = field(default_factory=dict)
     channels: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, index: ShardIndex, parts: Sequence[str]) -> None:
-        """One more shard. Raises UserError where its latents and those before it do not go together."""
+        """Adds a shard. Raises UserError where its latents do not match those before it."""
         found = MadeOf()
         for part in parts:
             for encoder in index.encoders.get(part, ()):
@@ -294,7 +294,7 @@ class MadeOf:
                         self.refuse_other(found)
 
     def refuse_other(self, other: MadeOf) -> None:
-        """Takes in what another says; raises UserError where the two do not go together."""
+        """Adds what another states; raises UserError where the two do not match."""
         for mine, theirs, how in (
             (self.encoders, other.encoders, "were made by"),
             (self.channels, other.channels, "have"),
@@ -328,7 +328,7 @@ def _has_text(index: ShardIndex) -> bool | None:
 
 
 def _cut(audio_LC: torch.Tensor, pick: Pick) -> torch.Tensor:
-    """What was asked for, moved to where there is that much: another clip may stand in for a bad one."""
+    """A pick fitted to the clip's length, as another clip may replace a bad one."""
     start = max(0, min(pick.start, len(audio_LC) - pick.length))
     return audio_LC[start : start + pick.length].clone()
 
@@ -338,7 +338,7 @@ def media_runs(
 ) -> Iterator[list[tuple[int, MediaClip]]]:
     """The first `limit` good clips in order, in runs of at most `size` of one shape, each with its number.
 
-    Bad ones are left out and warned of, or raised as a UserError, as the data set was told.
+    Bad ones are left out with a warning, or raised as a UserError, by the data set's `on_error`.
     """
     return of_one_shape(islice(_good_media(dataset), limit), size)
 

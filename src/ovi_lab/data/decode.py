@@ -1,4 +1,4 @@
-"""From a sample's bytes to tensors: lossless arrays, any video file FFmpeg reads, or latents made before.
+"""Decoding of a sample's bytes to tensors: lossless arrays, any video file FFmpeg reads, or stored latents.
 
 Every way a sample can be bad ends in a BadSampleError with the reason, so that one file cannot stop a run.
 
@@ -47,7 +47,7 @@ OnResample = Literal["resample", "raise"]
 
 @dataclass(frozen=True)
 class MediaFormat:
-    """What every clip is brought to: size in pixels, length in frames, rates in 1/s and Hz."""
+    """The format that every clip is converted to: size in pixels, length in frames, rates in 1/s and Hz."""
 
     num_frames: int
     height: int
@@ -84,9 +84,9 @@ class MediaClip:
 
 
 def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Literal["latents", "media"]:
-    """What a sample with these members holds. Raises BadSampleError naming the member that is missing.
+    """The kind of a sample with these members. Raises BadSampleError naming the member that is missing.
 
-    Where only "audio" is wanted, media need no picture.
+    With the modality "audio" alone, media need no picture.
     """
     if LATENTS in members:
         if "json" not in members and "txt" not in members:
@@ -186,7 +186,7 @@ def read_latents(
 
 
 def missing_part(part: str, there: Collection[str]) -> str:
-    """Why latents without a part that is wanted cannot be used."""
+    """Why latents without a required part cannot be used."""
     what = "text embedding" if part == "text" else f"{part} latents"
     return f"it has no {what}, only {' and '.join(sorted(there)) or 'nothing'}"
 
@@ -210,14 +210,14 @@ def read_media(
     modalities: Sequence[str] = BOTH,
     fps: float | None = None,
 ) -> MediaClip:
-    """A sample's clip, brought to the wanted format; as it is stored where none is wanted.
+    """A sample's clip, converted to the format `wanted`; as it is stored where that is None.
 
-    Files of video are read by their own clock: at the wanted rate, else at `fps`, else at a constant rate at which no
-    frame is lost. Where only "audio" is wanted, the sound alone is read, at its own length and rate.
+    Video files are read by their own timestamps: at the format's rate, else at `fps`, else at a constant rate at which
+    no frame is lost. With the modality "audio" alone, only the sound is read, at its own length and rate.
 
     Raises:
         BadSampleError: it cannot be decoded, is too short or silent of any track.
-        UserError: its sound has another rate than wanted and `on_resample` is "raise".
+        UserError: its sound has another rate than the format and `on_resample` is "raise".
     """
     about = read_about(members)
     if "video" not in modalities:
@@ -253,7 +253,7 @@ def decode_clip(
     on_resample: OnResample,
     fps: float | None = None,
 ) -> MediaClip:
-    """Decode a video file (and its sound, or that of another file), no further than is wanted.
+    """Decode a video file (and its sound, or that of another file), no further than the format needs.
 
     Raises as `read_media`, and UserError where it cannot be decoded.
     """
@@ -273,7 +273,7 @@ def decode_clip(
     with SoundStream(sound, name="its sound") as stream:
         rate = stream.sample_rate
         stream.begin_at(start)
-        # What comes later than the resampler reaches changes nothing.
+        # Samples beyond the resampler's reach change nothing.
         wave_S = stream.read(round((seconds + _BEYOND) * rate))
     missing_at_end(start + len(wave_S) / rate, start, seconds, "its sound")
     meta = dict(about.get("meta", {}))
@@ -285,7 +285,7 @@ def decode_clip(
 
 
 def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> MediaClip:
-    """Bring a clip already decoded, of evenly spaced frames, to the wanted format. Raises as `read_media`."""
+    """Convert a decoded clip of evenly spaced frames to the format `wanted`. Raises as `read_media`."""
     frames_THWC, wave_S = clip.frames_THWC, clip.wave_S
     if abs(clip.fps - wanted.fps) > 1e-6 * wanted.fps or len(frames_THWC) != wanted.num_frames:
         frames_THWC = retime(frames_THWC, clip.fps, wanted)
@@ -318,7 +318,7 @@ def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:
 
 
 def retime(frames_THWC: Tensor, fps: float, wanted: MediaFormat) -> Tensor:
-    """The evenly spaced frames seen at the wanted rate's moments. Raises BadSampleError where they end too early."""
+    """The evenly spaced frames, retimed to the rate of `wanted`. Raises BadSampleError where they end too early."""
     seconds = len(frames_THWC) / fps
     # Half a frame of either rate may be missing: containers round times.
     if seconds < wanted.seconds - 0.5 / min(fps, wanted.fps):
@@ -332,7 +332,7 @@ def retime(frames_THWC: Tensor, fps: float, wanted: MediaFormat) -> Tensor:
 def fit_frame(frame_HWC: Tensor, height: int, width: int) -> Tensor:
     """uint8 [H,W,3] scaled (antialiased) until it covers height x width, then cropped at the centre.
 
-    Raises BadSampleError for a frame so much longer or wider that hardly anything of it would be left.
+    Raises BadSampleError for a frame of such another shape that cropping would leave hardly any of it.
     """
     rows, columns = frame_HWC.shape[:2]
     if (rows, columns) == (height, width):

@@ -1,4 +1,4 @@
-"""What turns clips and captions into latents and embeddings once and for all, and what each is called.
+"""The encoders of clips and captions into stored latents and embeddings, and their names.
 
 A name is the kind and the sha256 of the weights ("wan22 sha256:…"): samples carry it, so that latents of two encoders
 are never mixed.
@@ -20,20 +20,20 @@ from ovi_lab.data.index import file_sha256
 from ovi_lab.errors import UserError
 
 PUBLISHED = "ovi_720x720_5s"
-"""The preset whose encoders are taken where the folder of weights brings none: all released models share them."""
+"""The preset whose encoders are taken where the folder of weights has none: all released models share them."""
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """What makes latents.
+    """Encoders of video, audio and text.
 
     Args:
         fps, sample_rate: of the clips that they take, in 1/s and Hz.
         audio: mono waves to latents.
         video: frames to latents; None: sound alone.
         text: captions to embeddings [n,E]; None: none are stored.
-        names: by part, what its weights are.
-        settings: what else decides what they make, in plain values.
+        names: the name of the weights, by part.
+        settings: all else that decides the latents, in plain values.
     """
 
     fps: float
@@ -46,12 +46,12 @@ class Encoders:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What a clip must have."""
+        """The modalities that a clip must have."""
         return BOTH if self.video is not None else ("audio",)
 
 
 def saved_encoders(codec: Path, audio_only: bool = False) -> Encoders:
-    """Those of a saved `LatentCodec`. Raises UserError as its `load`."""
+    """The encoders of a saved `LatentCodec`. Raises UserError as its `load`."""
     pair = LatentCodec.load(codec)
     digest = file_sha256(codec)
     names = {"video": f"{pair.video.kind} sha256:{digest}", "audio": f"{pair.audio.kind} sha256:{digest}"}
@@ -63,7 +63,7 @@ def saved_encoders(codec: Path, audio_only: bool = False) -> Encoders:
 def published_encoders(
     weights: Path, audio_only: bool = False, device: torch.device | str = "cpu"
 ) -> Encoders:
-    """Those of the released models: the Wan2.2 VAE and MMAudio's VAE, from a folder in their layout.
+    """The encoders of the released models: the Wan2.2 VAE and MMAudio's VAE, from a folder in their layout.
 
     The vocoder is not needed and not looked for.
 
@@ -101,9 +101,9 @@ def published_encoders(
 def with_published_text(
     encoders: Encoders, weights: Path, device: torch.device | str = "cpu", long_captions: str = "refuse"
 ) -> Encoders:
-    """The same, with umT5 of a folder in the released layout.
+    """The encoders with umT5 added, from a folder in the released layout.
 
-    `long_captions`: what becomes of captions of more tokens than it reads, see `ovi_lab.text.lengths`. Raises
+    `long_captions`: how captions of more tokens than it reads are handled, see `ovi_lab.text.lengths`. Raises
     UserError as `published_encoders`.
     """
     from ovi_lab.checkpoints.digests import Digests

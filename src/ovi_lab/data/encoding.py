@@ -40,7 +40,7 @@ from ovi_lab.data.index import (
     bad_sample,
     file_sha256,
     read_index,
-    said_of,
+    stated_origin,
     stored_index,
     write_index,
 )
@@ -53,16 +53,16 @@ Members = Mapping[str, bytes]
 
 
 FORMAT = "ovi_lab.latents/2"
-"""Raised where the same clips by the same encoders become other latents."""
+"""Version of the stored format: raised where the same clips by the same encoders become other latents."""
 
 
 def digest_of(value: Any) -> str:
-    """Of plain values, as sha256 in hexadecimal: the same values, the same digest."""
+    """The sha256 of plain values in hexadecimal: the same values, the same digest."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class MediaSource:
-    """What one shard of latents is made of: a shard of media."""
+    """The input of one shard of latents: a shard of media."""
 
     def __init__(self, shard: Path) -> None:
         self.shard = shard
@@ -70,7 +70,7 @@ class MediaSource:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of all that it holds."""
+        """Digest of the whole input."""
         return file_sha256(self.shard)
 
     def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
@@ -87,7 +87,7 @@ class MediaSource:
 
 
 class SoundFiles(MediaSource):
-    """Files of a folder, with their captions."""
+    """Sound files of a folder with their captions, as the input of one shard."""
 
     def __init__(self, folder: Path, files: Sequence[tuple[str, Path]], captions: Captions) -> None:
         self.folder, self.files, self.captions = folder, files, captions
@@ -138,7 +138,7 @@ def sources_of(
     found = files_of(folder, [f".{extension}" for extension in wanted])
     files = found.files
     if not files:
-        beside = f" ({found.told()})" if found.told() else ""
+        beside = f" ({found.summary()})" if found.summary() else ""
         raise UserError(f"no sound is in {shown(folder)}: expected .{', .'.join(wanted)} files{beside}")
     keys: set[str] = set()
     keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in files]
@@ -146,7 +146,7 @@ def sources_of(
     if captions is not None:
         for file in files:
             looked_up.of(file)
-    for told in (found.told(looked_up.files()), looked_up.told()):
+    for told in (found.summary(looked_up.files()), looked_up.summary()):
         if told:
             log.warning("%s: %s", shown(folder), told)
     starts = range(0, len(keyed), clips_per_shard)
@@ -155,7 +155,7 @@ def sources_of(
 
 @dataclass
 class EncodeReport:
-    """What became of the shards; `retimed`: clips of another rate than the encoder's, in words."""
+    """The result of an encoding; `retimed`: clips of another rate than the encoder's, in words."""
 
     made: list[Path] = field(default_factory=list)
     there: list[Path] = field(default_factory=list)
@@ -177,9 +177,9 @@ def encode_sources(
     quiet: bool = False,
     overwrite: bool = False,
 ) -> EncodeReport:
-    """Encode every source into the shard of its number, `<prefix>-000.tar`, …; those there of the same stay.
+    """Encode every source into the shard of its number, `<prefix>-000.tar`, …; shards of the same input stay.
 
-    A shard is of the same where clips and captions, encoders and settings are, by their content.
+    A shard is kept where clips and captions, encoders and settings are the same, by their content.
 
     Args:
         sources: in the order of their numbers, all of them, also for one of several processes.
@@ -241,7 +241,7 @@ def _origin(source: MediaSource) -> dict[str, str]:
 
 
 def identity(made: Mapping[str, Any]) -> str:
-    """Digest of what a shard of latents is made of: content, not names."""
+    """Digest of a shard's input: of content, not of names."""
     return digest_of({**made, "from": made["from"]["sha256"]})
 
 
@@ -257,8 +257,8 @@ def _encode_shard(
     report: EncodeReport,
 ) -> None:
     """One source's shard, where any of its clips can be encoded."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
-        left.unlink(missing_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        stale.unlink(missing_ok=True)
     bad: list[BadSample] = []
     digest = identity(made)
     samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad, report.retimed, digest)
@@ -271,7 +271,7 @@ def _encode_shard(
             for key, members in chain([first], samples):
                 _refuse(bad, on_error)
                 shard.write(key, members)
-            _refuse(bad, on_error)  # here, where leaving leaves no shard
+            _refuse(bad, on_error)  # here, where an error leaves no shard
             made["skipped"] = [[sample.key, sample.reason] for sample in bad]
         report.made.append(path)
         report.clips += shard.count
@@ -290,7 +290,7 @@ def _other(path: Path, made: dict[str, Any]) -> str:
     """
     index = read_index(path)
     with path.open("rb") as file:
-        said = {said_of(file.fileno(), entry)[1] for entry in index.entries}
+        said = {stated_origin(file.fileno(), entry)[1] for entry in index.entries}
     if not index.bad and said == {identity(made)}:
         if stored_index(path) is None:
             # A tar appears whole; a process killed at that moment left it without its index.
@@ -313,7 +313,7 @@ _DIFFERS = {
 
 
 def _add_skipped(report: EncodeReport, path: Path, name: str) -> None:
-    """What was skipped when a shard that stays was made."""
+    """The clips that were skipped when an existing shard was made."""
     made = read_index(path).made or {}
     skipped = made.get("skipped")
     for pair in skipped if isinstance(skipped, list) else ():

@@ -1,4 +1,4 @@
-"""A codec fitted on the clips of media shards, and how well it keeps them.
+"""Fitting of a codec on the clips of media shards, and a measure of what it loses.
 
 Shape suffixes: N clips.
 """
@@ -17,10 +17,10 @@ from ovi_lab.errors import UserError
 
 
 def learned_from(dataset: ClipDataset, limit: int) -> dict[str, Any]:
-    """What a codec fitted on that data set learned from, in plain values: the same values, the same codec."""
+    """The inputs of a fit in plain values: the same values, the same codec."""
     return {
         "shards": {path.name: file_sha256(path) for path in dataset.paths},
-        "format": vars(dataset.wanted) if dataset.wanted else None,
+        "format": vars(dataset.media_format) if dataset.media_format else None,
         "clips": min(len(dataset), limit),
     }
 
@@ -42,7 +42,7 @@ def fit_codec(dataset: ClipDataset, limit: int) -> LatentCodec:
 
 
 def quality(codec: LatentCodec, dataset: ClipDataset, clips: int = 32) -> list[tuple[str, str]]:
-    """(what, how much) of the first clips through the codec and back."""
+    """Rows (name, value) on the first clips after encoding and decoding."""
     frames_N, waves_N = next(media_batches(dataset, clips))
     video_N, audio_N = codec.encode(frames_N, waves_N)
     back_N, sound_N = codec.decode(video_N, audio_N, waves_N.shape[1])

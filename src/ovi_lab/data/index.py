@@ -1,4 +1,4 @@
-"""What a shard holds and where: from the index beside it, or from the tar's own headers.
+"""The contents of a shard and their places: from the index beside it, or from the tar's own headers.
 
 The index `<shard>.index.json` says where each member's bytes lie, so that a sample is read without reading those
 before it; of latents also their shapes and what encoded them, so that batches are planned without reading samples.
@@ -73,7 +73,7 @@ class BadSample:
 
 @dataclass(frozen=True, slots=True)
 class SampleEntry:
-    """Where a sample's members lie: extension -> (offset, size) in bytes of the shard.
+    """A sample in a shard: the places of its members, extension -> (offset, size) in bytes.
 
     `shapes`: of its latents, `video` [C,F,h,w], `audio` [L,C], `text` [n,E], those that are there; None where it has
     none, or their header cannot be read (which reading the sample tells). `seen`: the places are from the tar's own
@@ -89,10 +89,10 @@ class SampleEntry:
 
 @dataclass
 class ShardIndex:
-    """What a shard holds: its usable samples in the order of the file, and what is wrong with the rest.
+    """The contents of a shard: its usable samples in the order of the file, and the faults of the rest.
 
     `encoders`: by kind of latents, what made them ("wan22 sha256:…"), where their samples say so; `made`: how the
-    whole shard came to be, where its writer said so.
+    shard was made, where its writer states it.
     """
 
     path: Path
@@ -110,7 +110,7 @@ def index_path(shard: Path) -> Path:
 
 
 def write_index(shard: Path, made: Mapping[str, Any] | None = None) -> ShardIndex:
-    """Scan a whole shard and write its index beside it; `made` says how the shard came to be."""
+    """Scan a whole shard and write its index beside it; `made` states how the shard was made."""
     index = scan_shard(shard)
     index.sha256 = file_sha256(shard)
     index.made = None if made is None else dict(made)
@@ -162,17 +162,17 @@ def stored_index(shard: Path) -> ShardIndex | None:
 
     What it says of bytes is compared with the tar's own headers when a sample is read.
     """
-    beside = index_path(shard)
-    # Tar files are padded to 10 KiB: one written anew can have the old size, so it must not be newer.
-    if not beside.is_file() or beside.stat().st_mtime_ns < shard.stat().st_mtime_ns:
+    index_file = index_path(shard)
+    # Tar files are padded to 10 KiB: a rewritten one can have the old size, so it must not be newer.
+    if not index_file.is_file() or index_file.stat().st_mtime_ns < shard.stat().st_mtime_ns:
         return None
     size = shard.stat().st_size
     try:
-        content = read_json(beside, max_bytes=min(_MAX_INDEX, max(size, 2**16)))
+        content = read_json(index_file, max_bytes=min(_MAX_INDEX, max(size, 2**16)))
         index = _parsed(shard, size, content)
     except (UserError, _NoIndexError):
         return None  # a foreign or damaged index: the tar itself says what it holds
-    if "encoders" not in content:  # written before indexes told of latents
+    if "encoders" not in content:  # written before indexes had shapes of latents
         index.entries, index.encoders = _with_latents_headers(shard, index.entries)
     return index
 
@@ -187,7 +187,7 @@ def _need(condition: bool) -> None:
 
 
 def _parsed(shard: Path, size: int, content: Any) -> ShardIndex:
-    """An index's fields, each one looked at. Raises _NoIndexError."""
+    """An index's fields, each one checked. Raises _NoIndexError."""
     _need(isinstance(content, dict) and content.get("format") == INDEX_FORMAT and content.get("size") == size)
     samples, bad = content.get("samples"), content.get("bad")
     digest, made, encoders = content.get("sha256"), content.get("made"), content.get("encoders", {})
@@ -216,7 +216,7 @@ def _parsed_entry(shard: Path, size: int, sample: Any) -> SampleEntry:
 
 
 def _parsed_shapes(shapes: Mapping[str, Any]) -> Shapes:
-    """Of latents, as an index or their own header states them. Raises _NoIndexError."""
+    """The shapes of latents, as an index or their own header states them. Raises _NoIndexError."""
     for part, shape in shapes.items():
         _need(part in LATENT_PARTS and isinstance(shape, list) and 0 < len(shape) <= 8)
         _need(all(type(length) is int and 0 <= length < 2**32 for length in shape))
@@ -261,7 +261,7 @@ def _with_latents_headers(
         for entry in entries:
             if LATENTS in entry.members:
                 entry = replace(entry, shapes=_header_shapes(file.fileno(), *entry.members[LATENTS]))
-                for part, encoder in said_of(file.fileno(), entry)[0].items():
+                for part, encoder in stated_origin(file.fileno(), entry)[0].items():
                     encoders.setdefault(part, set()).add(encoder)
             described.append(entry)
     return described, {part: sorted(found) for part, found in sorted(encoders.items())}
@@ -283,8 +283,8 @@ def _header_shapes(descriptor: int, offset: int, size: int) -> Shapes | None:
         return None
 
 
-def said_of(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], str]:
-    """What a sample of latents says of itself: what encoded each part, and the digest of all that it was made of."""
+def stated_origin(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], str]:
+    """The origin that a sample of latents states: the encoder of each part, and the digest of its input."""
     offset, size = entry.members.get("json", (0, 0))
     if not 0 < size <= MAX_BYTES:
         return {}, ""
@@ -297,7 +297,7 @@ def said_of(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], str]:
 
 
 def encoded_by(about: Mapping[str, Any]) -> dict[str, str]:
-    """What a sample's JSON says of what encoded each part."""
+    """The encoder of each part, as a sample's JSON states it."""
     said = about.get("encoded_by")
     return {part: str(said[part]) for part in LATENT_PARTS if part in said} if isinstance(said, dict) else {}
 

@@ -1,4 +1,4 @@
-"""What shards hold: counts, shapes, lengths, captions, what is wrong, and a picture of a few clips.
+"""Inspection of shards: counts, shapes, lengths, captions, faults, and a picture of a few clips.
 
 Shape suffixes: T frames, H rows, W columns, C colours, S samples.
 """

@@ -1,12 +1,12 @@
-"""One loader for latents and media: any shards, a seeded order, resumed in no time, bad samples skipped by
-rule.
+"""One loader for latents and media: any shards, a seeded order, instant resume, bad samples skipped within
+limits.
 
 The order is a function of (seed, epoch, position), never of the number of workers; so the loader's state is two
 numbers, and a run resumed in the middle of an epoch, with other workers if need be, sees the batches it would have
 seen. (torchdata's StatefulDataLoader ties its state to the number of workers.)
 
-Lightning steps at the end of what it takes for an epoch, whatever it has accumulated till then. So what it is shown is
-no epoch of the clips, but a stretch of whole accumulated groups from an endless row of epochs.
+Lightning steps at the end of its epoch, whatever it has accumulated by then. So its epochs are not those of the
+clips, but runs of whole accumulated groups from the endless sequence of epochs.
 
 Shape suffixes: B clips, C channels, F h w latent frames, rows, columns, L tokens, n words, E text channels.
 """
@@ -36,8 +36,8 @@ class ClipLoader(DataLoader[Sample]):
     """Batches {"id", "caption", "meta"} and of what the data set gives "video" [B,C,F,h,w], "audio" [B,L,C] (lists
     where the shapes differ) and "text" (a list of [n,E]).
 
-    An iteration over the training clips goes on where the last one stopped, and has as many batches as an epoch on this
-    rank, in whole groups.
+    An iteration over the training clips continues where the last one stopped, and has as many batches as an epoch on
+    this rank, in whole groups.
 
     Bad samples are counted and named: each warned of once, all in one line at the end of an epoch; too many of them
     stop the run.
@@ -47,12 +47,12 @@ class ClipLoader(DataLoader[Sample]):
         batch_size: clips a batch on this rank, where `buckets` are not given.
         shuffle: in a seeded order without the remainder (training); else in order and all of them.
         seed, rank, world_size: of the order.
-        name: what messages call it.
-        buckets: which clips share a batch and how many; None: those of like shape, `batch_size` of them.
+        name: the name in messages.
+        buckets: which clips share a batch and how many; None: those of one shape, `batch_size` of them.
         prefetch: batches made ready while the one before is used.
         device: a GPU that batches are copied to meanwhile.
         max_bad_share: of the clips met, this many may be bad.
-        group: batches that an optimiser step accumulates: in between there is no state to go on from.
+        group: batches that an optimiser step accumulates: only between groups can a run be resumed.
         limit: of the batches of an epoch, see `EpochSampler`.
     """
 
@@ -99,10 +99,10 @@ class ClipLoader(DataLoader[Sample]):
         self._refuse_too_many(self._known_bad, len(dataset) + self._known_bad)
 
     def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
-        # A generator: what was loaded takes effect at the first batch, whoever asked for an iterator before.
+        # A generator: loaded state takes effect at the first batch, even where the iterator was made before.
         order = self.order
-        begun = Place(0, 0) if order is None else order.place
-        waited_before, handed = self.waited_s, 0
+        start = Place(0, 0) if order is None else order.place
+        waited_before, given_out = self.waited_s, 0
         with Prefetcher(super().__iter__(), self.prefetch, self.device) as batches:
             for batch in batches:
                 self.waited_s = waited_before + batches.waited_s
@@ -113,11 +113,11 @@ class ClipLoader(DataLoader[Sample]):
                 found = len(self.bad) - self._known_bad
                 self._refuse_too_many(found, self._met + found)
                 self._state_rates(batch.pop(RATES))
-                # What was read ahead does not count: the state is of what was handed out.
-                handed += 1
+                # Batches read ahead do not count: the state is that of the batches given out.
+                given_out += 1
                 if order is not None:
-                    order.place = order.after(begun, handed)
-                    if handed % order.group == 0:
+                    order.place = order.after(start, given_out)
+                    if given_out % order.group == 0:
                         self._resumable = order.place
                 yield batch
         self.summarise()
@@ -127,7 +127,7 @@ class ClipLoader(DataLoader[Sample]):
         return {"epoch": self._resumable.epoch, "position": self._resumable.batch}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was taken: the next iteration starts there."""
+        """Resume where `state_dict` was taken: the next iteration starts there."""
         if self.order is not None:
             place = Place(int(state["epoch"]), int(state["position"]))
             self.order.place = self._resumable = self.order.after(place, 0)
@@ -167,7 +167,7 @@ class ClipLoader(DataLoader[Sample]):
 
 
 class _Guarded(Dataset[Sample]):
-    """Hands a user's error on as a value: raised in a worker it would arrive wrapped in a traceback."""
+    """Returns a user's error as a value: raised in a worker it would arrive wrapped in a traceback."""
 
     def __init__(self, clips: ClipDataset) -> None:
         self.clips = clips

@@ -1,4 +1,4 @@
-"""The LightningDataModule: a world made by rule, or shards of real clips, as batches of latents.
+"""The LightningDataModule: a generated world, or shards of real clips, as batches of latents.
 
 Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S
 samples, L tokens.
@@ -43,12 +43,12 @@ class OviDataModule(LightningDataModule):
 
     Args:
         world: name of a world, or None for shards.
-        root: folder for what is made.
+        root: folder of generated data and fitted codecs.
         shards, val: shard patterns (`clips/train-{000..003}.tar`) or lists of them. train: another name of `shards`.
         codec: path of a saved codec; None: the world's own, or one fitted on the training media.
         batch_size: clips a batch and rank, where there is no `tokens_per_batch`.
-        tokens_per_batch: of a batch on a rank with its padding (see `Buckets`).
-        patch_size: of the video tower, by which tokens are counted.
+        tokens_per_batch: budget of a batch on a rank with its padding (see `Buckets`).
+        patch_size: the video tower's, by which tokens are counted.
         audio_edges: longest sound of each bucket, in tokens; None: eight an octave.
         audio_tokens: {min, max, crop} of stored sound (see `AudioTokens`).
         modalities: what a sample must have and batches bring: "video", "audio" or both.
@@ -59,9 +59,9 @@ class OviDataModule(LightningDataModule):
         max_bad_share: more bad samples than this share stop the run, when there are 20 or more.
         on_resample: "resample" sound of another rate, or "raise".
         num_train, num_eval, train_seed, eval_seed: the world's clips.
-        num_frames, height, width, fps, sample_rate: what media in shards are brought to; as stored where
-            None.
-        quiet: no progress.
+        num_frames, height, width, fps, sample_rate: the format that media in shards are converted to; None:
+            as stored.
+        quiet: show no progress.
     """
 
     def __init__(
@@ -140,15 +140,15 @@ class OviDataModule(LightningDataModule):
             "fps": fps,
             "sample_rate": sample_rate,
         }
-        self._wanted = _wanted(parts)
+        self._media_format = _parsed_format(parts)
         self._codec: LatentCodec | None = None
         self._datasets: dict[str, ClipDataset] = {}
         self._loaders: list[ClipLoader] = []
         self.limit_batches: float = 1.0
-        """Of an epoch on each rank: so many training batches, or that share of them."""
+        """Training batches of an epoch on each rank, as a number or as a share."""
 
     def prepare_data(self) -> None:
-        """Make what is missing on disk: the world's clips, or the codec of real ones.
+        """Make missing files: the world's clips, or the codec of real ones.
 
         Safe to call from any process.
         """
@@ -212,17 +212,17 @@ class OviDataModule(LightningDataModule):
         return shapes
 
     def clips_per_batch(self, world_size: int = 1) -> float:
-        """Clips in a training batch of one of so many ranks, in the mean: what a batch of equal tokens comes to."""
+        """Mean number of clips in a training batch of one of `world_size` ranks, as batches of equal tokens vary."""
         return self.order(world_size).clips_per_batch
 
     def order(self, world_size: int = 1, group: int = 1) -> EpochSampler:
-        """Of the training batches, as the first of so many ranks sees it; see `EpochSampler`."""
+        """The order of the training batches on the first of `world_size` ranks; see `EpochSampler`."""
         return EpochSampler(self._train_buckets, self.seed, 0, world_size, group, self.limit_batches)
 
     def fingerprint(self) -> str:
         """A short hash of what decides the batches: shards (names, sizes, samples), seed and settings.
 
-        Not the number of ranks or of workers: a run may go on with others.
+        The number of ranks and of workers is no part of it: a run may be resumed with others.
         """
         content = {
             "shards": self.train_dataset.shard_facts,
@@ -230,7 +230,7 @@ class OviDataModule(LightningDataModule):
             "batches": self._batches,
             "parts": self.train_dataset.parts,
             "audio_tokens": None if self.audio_tokens is None else vars(self.audio_tokens),
-            "media": None if self._wanted is None else vars(self._wanted),
+            "media": None if self._media_format is None else vars(self._media_format),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -271,13 +271,13 @@ class OviDataModule(LightningDataModule):
         return self._loader(self._datasets["eval"], False, "val") if "eval" in self._datasets else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning does, but for a CPU, where a walk through ids and captions moves nothing."""
+        """Moves a batch as Lightning does; on a CPU returns it as it is, since walking through it moves nothing."""
         return (
             batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
         )
 
     def teardown(self, stage: str | None = None) -> None:
-        """Says once more which samples were bad, for runs that end within an epoch."""
+        """Logs the bad samples once more, for runs that end within an epoch."""
         for loader in self._loaders:
             loader.summarise()
         self._loaders = []
@@ -315,7 +315,7 @@ class OviDataModule(LightningDataModule):
         return Buckets(dataset.shapes, **self._batches, audio_tokens=cut, seed=self.seed)
 
     def _place(self) -> tuple[int, int]:
-        """Which of how many parts of every step is this rank's; the ranks of a sequence-parallel group share one."""
+        """This rank's part of every step, and the number of parts; the ranks of a sequence-parallel group share one."""
         trainer = getattr(self, "trainer", None)
         if trainer is None:
             return 0, 1
@@ -343,7 +343,7 @@ class OviDataModule(LightningDataModule):
         return ClipDataset(
             shards,
             None,
-            self._wanted,
+            self._media_format,
             self.on_error,
             self.on_resample,
             self.modalities,
@@ -387,7 +387,7 @@ class OviDataModule(LightningDataModule):
         )
 
 
-def _wanted(parts: dict[str, Any]) -> MediaFormat | None:
+def _parsed_format(parts: dict[str, Any]) -> MediaFormat | None:
     """The media format, all of it or none."""
     given = [name for name, value in parts.items() if value is not None]
     if not given:

@@ -1,4 +1,4 @@
-"""Arrays of plain numbers as `.npy` bytes: read without NumPy's own reader, which tries to mend old headers.
+"""Arrays of plain numbers as `.npy` bytes: read without NumPy's own reader, which tries to repair old headers.
 
 Source of the format: NumPy Enhancement Proposal 1, versions 1.0 to 3.0.
 """

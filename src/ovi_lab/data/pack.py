@@ -1,6 +1,6 @@
 """A folder of real clips with captions -> WebDataset shards of one size, rate and length.
 
-Every file is decoded, its picture scaled and cropped, its frames taken at the wanted rate, its sound mixed to
+Every file is decoded, its picture scaled and cropped, its frames taken at the given rate, its sound mixed to
 one channel and resampled; long files are cut into clips. Files that cannot be used are counted and named.
 
 Shape suffixes: T frames, H rows, W columns, S samples.
@@ -49,13 +49,13 @@ log = logging.getLogger("ovi_lab.data")
 
 Store = Literal["auto", "arrays", "mp4", "original"]
 ARRAYS_UP_TO = 128 * 128  # pixels; larger clips are stored as H.264 unless asked otherwise
-TOLD = 0.05  # seconds of silence or of a tail from which on they are told
+REPORTED_FROM = 0.05  # seconds of silence or of a tail that are reported
 BAR_LEVEL = 24  # of 255: darker rows and columns at the edges, in every frame, are bars
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How clips are brought into one form.
+    """The common format of packed clips, and what is done with unusable files.
 
     Args:
         height, width: pixels. fps: frames a second. sample_rate: Hz.
@@ -100,11 +100,11 @@ class PackOptions:
 
 @dataclass
 class PackReport:
-    """What became of a folder.
+    """The result of packing a folder.
 
     `tails`, `padded` and `lost_sound`: by file, seconds left out after the last whole clip, of silence where its sound
     has not begun or has ended, and of silence in place of lost packets. `retimed` and `resampled`: files by the rates
-    they had. `replaced`: shards that were there. `ignored`: what else the folder and the captions hold, in words.
+    they had. `replaced`: shards that existed. `ignored`: what else the folder and the captions hold, in words.
     """
 
     files: int = 0
@@ -140,7 +140,7 @@ def pack_folder(
         )
     found = files_of(folder, [f".{extension}" for extension in VIDEO_EXTENSIONS])
     files = list(found.files)
-    if not files and not found.lost:
+    if not files and not found.unusable:
         raise UserError(f"no .{', .'.join(VIDEO_EXTENSIONS)} file is in {shown(folder)}")
     if prefix.is_dir() or str(prefix).endswith("/"):
         prefix = prefix / "clips"
@@ -148,8 +148,8 @@ def pack_folder(
     if there and not overwrite:
         raise UserError(f"{shown(there[0])} is already there; pass --overwrite, or name other shards")
     looked_up = Captions(folder, captions)
-    report = PackReport(files=len(files) + len(found.lost))
-    for lost in found.lost:
+    report = PackReport(files=len(files) + len(found.unusable))
+    for lost in found.unusable:
         _skip(report, options, folder.name, lost.path, lost.reason)
     with folder_beside(prefix) as temporary:
         samples = _samples(files, folder, looked_up, options, report, quiet)
@@ -162,7 +162,7 @@ def pack_folder(
     for stale in set(there) - set(report.shards):
         remove_shard(stale)
     report.replaced = there
-    report.ignored = [told for told in (found.told(looked_up.files()), looked_up.told()) if told]
+    report.ignored = [told for told in (found.summary(looked_up.files()), looked_up.summary()) if told]
     return report
 
 
@@ -222,7 +222,7 @@ def _samples(
 
 
 def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip | BadSampleError]:
-    """Decoded once, to know that it can be; nothing of it is kept."""
+    """Decodes a file once to find its faults; the frames are discarded."""
     if file.stat().st_size > MAX_MEMBER:
         raise BadSampleError(f"it has {file.stat().st_size} bytes; originals have at most {MAX_MEMBER}")
     with (
@@ -248,7 +248,7 @@ def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip |
 def _clips(
     file: Path, name: str, options: PackOptions, report: PackReport
 ) -> Iterator[MediaClip | BadSampleError]:
-    """A file's clips in order, in the wanted format, or why one is left out; one clip is held at a time.
+    """A file's clips in order and in the common format, or why one is left out; one clip is held at a time.
 
     Raises BadSampleError where it holds none, or cannot be decoded further.
     """
@@ -311,7 +311,7 @@ def _check_unfolding(file: Path, picture: PictureStream, options: PackOptions) -
 
 
 def _count(seconds_by_file: dict[str, float], name: str, seconds: float) -> None:
-    if seconds >= TOLD:
+    if seconds >= REPORTED_FROM:
         seconds_by_file[name] = seconds_by_file.get(name, 0.0) + seconds
 
 

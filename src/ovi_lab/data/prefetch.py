@@ -27,7 +27,7 @@ class Prefetcher(Iterator[Any]):
     come. Leaving the block, or deleting an iterator halfway, ends the thread.
 
     Args:
-        source: what gives the batches; nobody else may iterate over it meanwhile.
+        source: the batches; nothing else may iterate over it meanwhile.
         depth: batches ahead; 0 reads each when it is asked for.
         device: where batches are to be; None, or a device that is no GPU, leaves them where they are.
     """
@@ -39,7 +39,7 @@ class Prefetcher(Iterator[Any]):
         self._pool = ThreadPoolExecutor(1, "data prefetch") if depth else None
         self._ahead: deque[Future[Any]] = deque()
         self.waited_s = 0.0
-        """Seconds that the taker of the batches stood waiting for them."""
+        """Seconds that the consumer of the batches has waited for them."""
 
     def __enter__(self) -> Prefetcher:
         return self
@@ -50,7 +50,7 @@ class Prefetcher(Iterator[Any]):
         self.close()
 
     def close(self) -> None:
-        """Give up what was read ahead, and the source's workers with it."""
+        """Discard batches read ahead, and end the source's workers."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
@@ -72,7 +72,7 @@ class Prefetcher(Iterator[Any]):
         if copied is not None:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(copied)
-            # Its memory belongs to the copying stream, which must not take it back before the step has read it.
+            # Its memory belongs to the copying stream, which must not reuse it before the step has read it.
             apply_to_collection(batch, Tensor, lambda tensor: tensor.record_stream(computing))
         return batch
 

@@ -46,7 +46,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What a world's data set is made of; the same settings give the same bytes."""
+    """The settings of a world's data set; the same settings give the same bytes."""
 
     world: str
     num_train: int = 4096
@@ -72,11 +72,11 @@ class WorldSettings:
 
 
 def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> Path:
-    """The folder with everything in it, made if it is not there or not whole.
+    """The data set's folder, made if it is missing or incomplete.
 
     Raises:
-        UserError: the world is unknown, or the disk is full (what was being made then goes on with the next
-            start).
+        UserError: the world is unknown, or the disk is full (the next start continues the unfinished
+            data set).
     """
     folder = settings.folder(root)
     if is_whole(folder):

@@ -81,7 +81,7 @@ def numbered_shards(prefix: Path) -> list[Path]:
 
 
 def remove_shard(path: Path) -> None:
-    """A shard and its index, the shard first: an index never stands beside another shard than its own."""
+    """A shard and its index, the shard first: so that an index is never that of another shard."""
     path.unlink(missing_ok=True)
     index_path(path).unlink(missing_ok=True)
 
@@ -98,8 +98,8 @@ def joined_shards(arguments: Sequence[str], key: str = "data.shards") -> list[st
     quoted = [value if value[:1] in "'\"[" else f"'{value}'" for value in values]
     joined = quoted[0] if len(quoted) == 1 else f"[{','.join(quoted)}]"
     first = next(n for n, argument in enumerate(arguments) if argument.startswith(f"{key}="))
-    others = [argument for argument in arguments if not argument.startswith(f"{key}=")]
-    return [*others[:first], f"{key}={joined}", *others[first:]]
+    remaining = [argument for argument in arguments if not argument.startswith(f"{key}=")]
+    return [*remaining[:first], f"{key}={joined}", *remaining[first:]]
 
 
 class ShardWriter:
@@ -176,7 +176,7 @@ def write_shards(prefix: Path, samples: Iterator[tuple[str, Members]], clips_per
 
 
 class _Sink:
-    """A file that takes no more once closed: a tar stream given up still empties its buffer when it is
+    """A file that ignores writes once closed: an abandoned tar stream still flushes its buffer when it is
     deleted.
     """
 
@@ -195,7 +195,7 @@ class ShardReader:
 
     Args:
         expected: size and time of change (ns) of shards when their indexes were read. One that differs later, or is
-            gone, stops everything: its index tells nothing any more.
+            gone, stops everything: its index is out of date.
     """
 
     def __init__(self, expected: Mapping[Path, tuple[int, int]] | None = None) -> None:
@@ -259,7 +259,7 @@ class ShardReader:
         if (now.st_size, now.st_mtime_ns) != expected:
             raise UserError(
                 f"shard {shard} was changed or replaced after this run had read its index: "
-                "put the old one back and go on with resume=last, or start afresh"
+                "put the old one back and continue with resume=last, or start a new run"
             )
 
     def close(self) -> None:
@@ -287,7 +287,7 @@ def _is_header_of(block: bytes, key: str, extension: str, size: int) -> bool:
 def _gone(shard: Path, error: OSError) -> UserError:
     return UserError(
         f"shard {shard} can no longer be read ({error.strerror}): bring it back (is its disk mounted?) "
-        "and go on with resume=last"
+        "and continue with resume=last"
     )
 
 

@@ -31,7 +31,7 @@ class TarError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its name, where its `size` bytes begin, and what forbids to use it."""
+    """One member: its name, where its `size` bytes begin, and why it must not be used."""
 
     name: str
     offset: int
@@ -116,7 +116,7 @@ def _extended(descriptor: int, offset: int, size: int, position: int) -> bytes:
 
 
 def _pax_records(content: bytes, position: int) -> dict[str, str]:
-    """Of the records "<length> <key>=<value>\\n" those that say where bytes lie and whose they are, by key."""
+    """The pax records "<length> <key>=<value>\\n" that give names and sizes, by key."""
     records: dict[str, str] = {}
     start = 0
     while start < len(content) and content[start]:

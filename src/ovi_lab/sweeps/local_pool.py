@@ -126,7 +126,7 @@ class _Screen:
         self.tasks: dict[str, Any] = {}
         self.shares = {job.name: 0.0 for job in jobs}
         self.free: set[str] = set()
-        self.started = self.told = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.live = Live(Group(self.overall, self.each, Text("")), console=console, refresh_per_second=4)
 
     def update(self, running: Sequence[SweepJob]) -> None:
@@ -165,9 +165,9 @@ class _Screen:
             left = f"left {_clock((time.monotonic() - self.started) / earned * ahead)}"
         self.overall.update(self.total, completed=done, left=left)
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.told >= _SECONDS_BETWEEN_LINES:
+        if not self.console.is_terminal and now - self.last_line >= _SECONDS_BETWEEN_LINES:
             # a log file shows no bars
-            self.told = now
+            self.last_line = now
             self.console.print(
                 f"{100 * done:.0f} % of {len(self.jobs)} runs, {_clock(now - self.started)} gone, {left}"
             )

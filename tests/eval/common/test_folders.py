@@ -27,7 +27,7 @@ def test_files_are_found_in_any_depth_and_case_sorted_part_by_part(tmp_path: Pat
     touch(tmp_path / "b.MP4", tmp_path / "a-c/x.mp4", tmp_path / "a/y.mp4", tmp_path / "a/z/1.wav")
     assert names(tmp_path) == ["a/y.mp4", "a-c/x.mp4", "b.MP4"]
     assert names(tmp_path, ".wav", ".MP4") == ["a/y.mp4", "a/z/1.wav", "a-c/x.mp4", "b.MP4"]
-    assert files_of(tmp_path, (".mp4", ".wav")).told() == ""
+    assert files_of(tmp_path, (".mp4", ".wav")).summary() == ""
 
 
 def test_what_is_not_used_is_counted_by_extension(tmp_path: Path) -> None:
@@ -35,17 +35,17 @@ def test_what_is_not_used_is_counted_by_extension(tmp_path: Path) -> None:
         tmp_path / "a.mp4", tmp_path / "a.txt", tmp_path / "b.TXT", tmp_path / "c.json", tmp_path / "LICENSE"
     )
     found = files_of(tmp_path, (".mp4",))
-    assert found.told() == "4 files ignored (2 .txt, 1 without extension, 1 .json)"
-    assert found.told(used=[tmp_path / "a.txt", tmp_path / "b.TXT", tmp_path / "c.json"]) == (
+    assert found.summary() == "4 files ignored (2 .txt, 1 without extension, 1 .json)"
+    assert found.summary(used=[tmp_path / "a.txt", tmp_path / "b.TXT", tmp_path / "c.json"]) == (
         "1 file ignored (1 without extension)"
     )
-    assert found.lost == ()
+    assert found.unusable == ()
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path / ".a.mp4", tmp_path / ".git/b.mp4", tmp_path / "c.mp4", tmp_path / "__MACOSX/._c.mp4")
     assert names(tmp_path) == ["c.mp4"]
-    assert files_of(tmp_path, (".mp4",)).told() == "3 hidden: .a.mp4, .git, __MACOSX/._c.mp4"
+    assert files_of(tmp_path, (".mp4",)).summary() == "3 hidden: .a.mp4, .git, __MACOSX/._c.mp4"
     touch(tmp_path / ".git/b.mp4")
     assert names(tmp_path / ".git") == ["b.mp4"]  # who names it means it
 
@@ -59,24 +59,24 @@ def test_links_to_files_are_followed_and_broken_ones_named(tmp_path: Path) -> No
     (tmp_path / "set/notes").symlink_to("nowhere")
     found = files_of(tmp_path / "set", (".mp4",))
     assert names(tmp_path / "set") == ["a.mp4", "b.mp4"]
-    assert [(lost.path, lost.reason) for lost in found.lost] == [
+    assert [(lost.path, lost.reason) for lost in found.unusable] == [
         (name, "is a broken link") for name in ("c.mp4", "d.mp4", "e.mp4")
     ]
-    assert found.told() == "4 broken links: c.mp4, d.mp4, e.mp4 and 1 more"
+    assert found.summary() == "4 broken links: c.mp4, d.mp4, e.mp4 and 1 more"
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path / "set/one/a.mp4", tmp_path / "two/b.mp4", tmp_path / "two/in/c.mp4")
     (tmp_path / "set/two").symlink_to(tmp_path / "two")
     assert names(tmp_path / "set") == ["one/a.mp4", "two/b.mp4", "two/in/c.mp4"]
-    assert files_of(tmp_path / "set", (".mp4",)).told() == ""
+    assert files_of(tmp_path / "set", (".mp4",)).summary() == ""
     # a second way to a folder, whatever its name: the real folder is read, then the first link
     (tmp_path / "set/a-second").symlink_to(tmp_path / "set/one")
     (tmp_path / "set/z-second").symlink_to(tmp_path / "two")
     (tmp_path / "set/z-inner").symlink_to(tmp_path / "two/in")
     found = files_of(tmp_path / "set", (".mp4",))
     assert names(tmp_path / "set") == ["one/a.mp4", "two/b.mp4", "two/in/c.mp4"]
-    assert found.told() == "3 links to folders that are read already: a-second, z-inner, z-second"
+    assert found.summary() == "3 links to folders that are read already: a-second, z-inner, z-second"
 
 
 def test_loops_end_and_nothing_above_the_folder_is_read(tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_pipes_sockets_and_devices_are_never_opened(tmp_path: Path, monkeypatch:
     touch(tmp_path / "d.mp4")
     found = files_of(tmp_path, (".mp4",))
     assert names(tmp_path) == ["d.mp4"]
-    assert found.told() == "3 pipes, sockets or devices: a.mp4, b.mp4, c.mp4"
+    assert found.summary() == "3 pipes, sockets or devices: a.mp4, b.mp4, c.mp4"
 
 
 def test_names_that_are_not_utf8_are_told_as_text(tmp_path: Path) -> None:
     touch(*(tmp_path / os.fsdecode(name) for name in (b"caf\xe9.mp4", b"d\xff/b.mp4", b"good.mp4")))
     found = files_of(tmp_path, (".mp4",))
     assert names(tmp_path) == ["good.mp4"]
-    assert [lost.path for lost in found.lost] == ["caf\\udce9.mp4", "d\\udcff/b.mp4"]
-    assert found.told().encode() == b"2 names that are not UTF-8: caf\\udce9.mp4, d\\udcff/b.mp4"
+    assert [lost.path for lost in found.unusable] == ["caf\\udce9.mp4", "d\\udcff/b.mp4"]
+    assert found.summary().encode() == b"2 names that are not UTF-8: caf\\udce9.mp4, d\\udcff/b.mp4"
 
 
 def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +127,8 @@ def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "a.mp4" and access(path, mode))
     found = files_of(tmp_path, (".mp4",))
     assert [file.name for file in found.files] == ["b.mp4"]
-    assert found.told(found.others) == "1 unreadable file: a.mp4, 1 unreadable folder: shut"
-    assert [(lost.path, lost.reason) for lost in found.lost] == [
+    assert found.summary(found.other_files) == "1 unreadable file: a.mp4, 1 unreadable folder: shut"
+    assert [(lost.path, lost.reason) for lost in found.unusable] == [
         ("a.mp4", "cannot be read (permission denied)")
     ]
     with pytest.raises(UserError, match="cannot be read"):

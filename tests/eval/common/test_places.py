@@ -10,7 +10,7 @@ import pytest
 
 from helpers.eval_study import run, write_clips
 from ovi_eval.cli import main
-from ovi_eval.common.places import inside, stays_inside, told_of, without_places
+from ovi_eval.common.places import inside, shareable_path, stays_inside, without_places
 from ovi_eval.results.files import read
 
 
@@ -34,9 +34,9 @@ def test_absolute_paths_are_cut_to_their_last_part(text: object, told: object) -
 
 def test_a_folder_is_told_by_its_name_below_the_results(tmp_path: Path) -> None:
     (tmp_path / "run" / "clips").mkdir(parents=True)
-    assert told_of(tmp_path / "run" / "clips", tmp_path / "run") == "clips"
-    assert told_of(tmp_path / "run" / "clips", tmp_path / "elsewhere") == "clips"
-    assert told_of(tmp_path / "run" / "clips", tmp_path) == "run/clips"
+    assert shareable_path(tmp_path / "run" / "clips", tmp_path / "run") == "clips"
+    assert shareable_path(tmp_path / "run" / "clips", tmp_path / "elsewhere") == "clips"
+    assert shareable_path(tmp_path / "run" / "clips", tmp_path) == "run/clips"
 
 
 def test_only_what_stays_in_the_folder_is_inside(tmp_path: Path) -> None:

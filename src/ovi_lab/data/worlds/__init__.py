@@ -1,4 +1,4 @@
-"""Synthetic audio-video worlds made by rule: small data whose truth is known. A new world is one file here.
+"""Synthetic audio-video worlds: generated clips whose ground truth is known. A new world is one file here.
 
     @register("my_world")
     class MyWorld: ...
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class World(Protocol):
-    """What a world states about itself, and how its clips are made.
+    """The protocol of a world: its facts and the generator of its clips.
 
     Attributes:
         name: the registry's key; part of every clip's id and of every metric's name.
-        version: raised when the rule changes, so that shards of the old rule are not taken for the new one's.
+        version: raised when the generator changes, so that shards of the old one are not reused.
         fps, num_frames, height, width: of the picture. sample_rate, num_samples: of the mono sound.
         vocabulary: every word a caption may hold.
         partials_hz: frequencies of the sustained tones (for codecs that make sound from band energies).

@@ -1,8 +1,8 @@
-"""The bouncing ball: each landing flashes the floor and strikes a drum, so that when and what can both be
+"""The bouncing ball: each landing flashes the floor and strikes a drum, so that timing and content can both be
 checked.
 
-A ball of one of four colours bounces; its drum's pitch goes with the colour. The caption tells what (or, in
-the vague half, not even that) and never when. Rule and figures: the project's description of the ball world.
+A ball of one of four colours bounces; its drum's pitch goes with the colour. The caption states the content (in
+the vague half not even that), never the timing.
 
 Shape suffixes: N clips, K landings of a clip (padded), T frames, H rows, W columns, S samples.
 """
@@ -165,7 +165,7 @@ class BouncingBall:
 
 
 class _Plan:
-    """What one clip shows: drawn from its own generator, in a fixed order."""
+    """The facts of one clip, drawn from its own generator in a fixed order."""
 
     def __init__(self, seed: int, index: int, duration_s: float, num_samples: int) -> None:
         rng = np.random.default_rng([seed, index])
@@ -207,7 +207,7 @@ def _caption(meta: dict[str, Any]) -> str:
 
 
 def _padded(rows: list[Array]) -> Array:
-    """[N,K] of rows of unequal length, filled up with a time that never comes."""
+    """[N,K] of rows of unequal length, padded with a time that is never reached."""
     filled = np.full((len(rows), max(map(len, rows))), 1e9)
     for row, values in zip(filled, rows, strict=True):
         row[: len(values)] = values
