@@ -36,7 +36,9 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
     if word in ("last", "auto"):
         path = _newest_whole(run_dir)
         if path is None and word == "last":
-            raise UserError(f"resume=last, but {run_dir} has no checkpoint: leave resume out to start a new run")
+            raise UserError(
+                f"resume=last, but {run_dir} has no checkpoint: leave resume out to start a new run"
+            )
     else:
         path = resolve_checkpoint(str(word))
         _verified(path)
