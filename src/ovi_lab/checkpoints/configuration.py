@@ -1,7 +1,7 @@
-"""The configuration that a checkpoint or a run brings along: plain settings, of classes of ours alone.
+"""The configuration stored in a checkpoint or a run: plain settings, of classes of this package only.
 
-A stored `_target_` is a name to look up here, never code to be found by it: a model, a text encoder. Nothing is
-resolved, `${…}` stays the text that it is, and no path in it is followed. (The configuration that a user composes on
+A stored `_target_` is a name that is looked up here (a model, a text encoder); it never imports code. Nothing is
+resolved, `${…}` stays text, and no path in it is followed. (The configuration that a user composes on
 the command line is code, and is instantiated by Hydra.)
 """
 
@@ -39,7 +39,7 @@ TEXT_ENCODERS: Mapping[str, type[LearnedText] | type[UMT5Text]] = {
 }
 """Text encoders that it may name."""
 MAX_VALUES = 2**28
-"""Of a clip's latents (1 GiB in float32); the released models' largest clip has 1e7."""
+"""Largest number of values of a clip's latents (1 GiB in float32); the released models' largest clip has 1e7."""
 
 _HYDRA = {"_target_": str, "_partial_": bool, "_convert_": str}
 
@@ -49,19 +49,19 @@ class Configuration:
     """A run's configuration as plain values: None, bool, int, float, str, list and dict."""
 
     source: str
-    """What errors call it."""
+    """The name in errors."""
     plain: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: str | Path) -> Configuration:
-        """Of a YAML file. Raises UserError where it is missing or no plain mapping."""
+        """The configuration of a YAML file. Raises UserError where it is missing or no plain mapping."""
         with reading(path, "configuration"):
             text = read_text(path)
         return cls.parse(text, str(path))
 
     @classmethod
     def parse(cls, text: str, source: str) -> Configuration:
-        """Of a YAML text. Raises UserError where it is no plain mapping."""
+        """The configuration of a YAML text. Raises UserError where it is no plain mapping."""
         with reading(source, "configuration"):
             plain = parse_yaml(text, source)
         if not isinstance(plain, dict):
@@ -94,7 +94,7 @@ class Configuration:
         return found or None
 
     def latent_shapes(self) -> dict[str, tuple[int, ...]] | None:
-        """Of the clips trained on: {"video": (C,F,h,w), "audio": (L,C)}; None where it does not tell.
+        """Shapes of the clips trained on: {"video": (C,F,h,w), "audio": (L,C)}; None where they are not stored.
 
         Raises UserError for what is no shape, or larger than any clip.
         """
@@ -138,7 +138,7 @@ def model_settings(config: Mapping[str, Any], what: str = "model") -> dict[str, 
 def _looked_up(
     node: Any, known: Mapping[str, Any], what: str, default: str | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """A class of ours and the settings that stand beside its name; UserError for any other name."""
+    """A known class and the settings next to its name; UserError for any other name."""
     if not isinstance(node, Mapping):
         raise UserError(f"{what} is {shown(repr(node), 60)}; expected a mapping of settings")
     target = node.get("_target_", default)
@@ -159,7 +159,7 @@ def _looked_up(
 
 
 def check_model(settings: Mapping[str, Any], held: Mapping[str, StoredTensor], source: str) -> None:
-    """Compare a model's settings with the weights that it is to have, before either takes memory.
+    """Compare a model's settings with its weights, before either takes memory.
 
     Raises:
         UserError: the settings contradict the weights' names or shapes.

@@ -1,4 +1,4 @@
-"""Weights of a DeepSpeed checkpoint: what ZeRO spread over processes, put together again in fp32.
+"""Weights of a DeepSpeed checkpoint: ZeRO's shards joined in fp32.
 
 <checkpoint>/
   latest                                                the name of the folder below (Lightning: `checkpoint`)
@@ -7,8 +7,8 @@
     zero_pp_rank_R_mp_rank_00_model_states.pt           stage 3: names and shapes, process R's part of frozen weights
     [bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt    stages 1-3: process R's part of the fp32 master weights
 
-Stages 1 and 2 lay all trained weights of an optimiser's group behind one another and cut that line into one part
-per process. Stage 3 cuts every weight by itself, padded to a multiple of the processes. Nothing in the shards
+Stages 1 and 2 concatenate all trained weights of an optimiser's group and cut the result into one part per
+process. Stage 3 cuts every weight by itself, padded to a multiple of the processes. Nothing in the shards
 says which values are whose: the order of `param_shapes` does. (Facts: DeepSpeed's runtime/engine.py and
 runtime/zero; checked against running engines of 0.16.9 and 0.19.8 by tests/export/test_deepspeed.py.)
 
@@ -39,7 +39,7 @@ _OPTIM = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>
 
 
 class _Inert:
-    """Takes the place of an object of DeepSpeed's that holds no weights: its values are kept, nothing is run."""
+    """Stand-in for an object of DeepSpeed's that holds no weights: its values are kept, nothing is run."""
 
 
 _STAND_INS: tuple[tuple[Callable[..., Any], str], ...] = (
@@ -52,10 +52,10 @@ _STAND_INS: tuple[tuple[Callable[..., Any], str], ...] = (
 
 @dataclass(frozen=True)
 class ZeroCheckpoint:
-    """A DeepSpeed checkpoint whose shards are all there and belong together."""
+    """A DeepSpeed checkpoint whose shards are complete and consistent."""
 
     folder: Path
-    """Of the shards."""
+    """The folder of the shards."""
     stage: int
     processes: int
     step: int | None
@@ -75,7 +75,7 @@ def is_zero(path: Path) -> bool:
 
 
 def open_zero(path: Path) -> ZeroCheckpoint:
-    """Read all shards' tables (the weights stay on disk) and lay them out.
+    """Read all shards' tables (the weights stay on disk) and map the weights to them.
 
     Args:
         path: a checkpoint folder of DeepSpeed or of Lightning with DeepSpeed, or the folder of shards in it.
@@ -153,7 +153,7 @@ def _files(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
         rank = int(match["rank"] or 0)
         if rank in found:
             raise UserError(
-                f"{folder} holds {found[rank].name} and {file.name}: shards of two checkpoints lie in one folder"
+                f"{folder} holds {found[rank].name} and {file.name}: shards of two checkpoints are in one folder"
             )
         found[rank] = file
     return found
@@ -190,7 +190,7 @@ def _parts(folder: Path, head: dict[str, Any], shards: dict[int, Path]) -> tuple
     if len(parts) > counts[0]:
         raise UserError(
             f"{folder} holds {len(parts)} optimiser shards of {counts[0]} processes: "
-            "shards of two checkpoints lie in one folder"
+            "shards of two checkpoints are in one folder"
         )
     ordered = [parts[rank] for rank in range(counts[0])]
     stages = [part.get("zero_stage") for part in ordered]
@@ -308,7 +308,7 @@ def _stage_three(folder: Path, heads: list[dict[str, Any]], parts: list[dict[str
 
 
 def _cut(folder: Path, flats: Sequence[Tensor], start: int, length: int) -> tuple[Tensor, ...]:
-    """`length` values from `start` of the flat tensors laid behind one another, as views."""
+    """`length` values from `start` of the concatenated flat tensors, as views."""
     found = []
     for flat in flats:
         if length and start < len(flat):

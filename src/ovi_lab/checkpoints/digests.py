@@ -1,4 +1,4 @@
-"""Digests of weight files, computed beside other work and remembered in the user's cache folder."""
+"""Digests of weight files, computed in the background and cached in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ovi_lab.errors import UserError
 
 
 class Digests:
-    """SHA-256 of files, computed beside other work and kept for the next time under size and time of change.
+    """SHA-256 of files, computed in the background and cached under size and time of change.
 
     Args:
-        files: by the names that they are to have in the result.
-        kept: file that remembers; None takes `ovi_lab/sha256.json` in the user's cache folder.
+        files: the files by their names in the result.
+        cache: the file of cached digests; None takes `ovi_lab/sha256.json` in the user's cache folder.
     """
 
-    def __init__(self, files: Mapping[str, Path], kept: Path | None = None) -> None:
-        self._kept = kept or default_cache() / "sha256.json"
+    def __init__(self, files: Mapping[str, Path], cache: Path | None = None) -> None:
+        self._kept = cache or default_cache() / "sha256.json"
         self._known = _read_kept(self._kept)
         self._found: dict[str, Future[str]] = {name: Future() for name in files}
-        # a daemon: who leaves because of a mistake does not wait for forty gigabytes to be hashed
+        # a daemon: a command that ends with an error does not wait for forty gigabytes to be hashed
         Thread(target=self._work, args=(dict(files),), name="sha256", daemon=True).start()
 
     def _work(self, files: dict[str, Path]) -> None:
@@ -51,7 +51,7 @@ class Digests:
         key = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
         if key not in self._known:
             self._known[key] = file_digest(path)
-            # a convenience: where the place cannot be written, the next time takes as long
+            # a cache: where it cannot be written, the next call takes as long
             with suppress(UserError):
                 write_whole(self._kept, json.dumps(_read_kept(self._kept) | self._known, indent=0))
         return self._known[key]

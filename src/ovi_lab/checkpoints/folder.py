@@ -1,4 +1,4 @@
-"""The layout of a checkpoint folder, and finding one.
+"""The layout of a checkpoint folder, and the search for one.
 
 step_000500/
   checkpoint.json            format, step, and every file's size and sha256
@@ -7,10 +7,10 @@ step_000500/
   text_encoder.safetensors   where the text encoder is trained
   ema/…                      the same files, averaged
   trainer_state.pt           optimiser, schedule, loops, callbacks (tensors and plain values only)
-  codec.safetensors          what turns latents into picture and sound, where the data has its own
+  codec.safetensors          the codec of picture and sound, where the data has its own
 
-Strategies that deal out the weights (ZeRO, FSDP2) write, in the place of the weights and the optimiser's state,
-  shards/rank_00000.safetensors …   each process's part of weights, averages and optimiser state (see `pieces`)
+Strategies that shard the weights (ZeRO, FSDP2) write, in place of the weights and the optimiser's state,
+  shards/rank_00000.safetensors …   each process's part of weights, averages and optimiser state (see `sharded`)
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _known_digest(path: Path) -> str:
 
 
 _digests: dict[tuple[int, int, int, int], str] = {}
-"""Of the files that this process has hashed, by device, inode, size and time of change."""
+"""Digests of the files that this process has hashed, by device, inode, size and time of change."""
 
 
 @dataclass(frozen=True)
@@ -115,23 +115,23 @@ class Checkpoint:
         return self.path / name
 
     def configuration(self) -> Configuration:
-        """The run's resolved configuration, as plain values. UserError where it is not as it was written."""
+        """The run's resolved configuration, as plain values. UserError where the file was changed."""
         return Configuration.read(self.file("config.yaml"))
 
     @property
     def sharded(self) -> bool:
-        """Whether each process wrote its part."""
+        """Whether the checkpoint is sharded: each process wrote its part."""
         return any(name.startswith(f"{FOLDER}/") for name in self.files)
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint holds this file, or, sharded, what the file would hold."""
+        """Whether the checkpoint holds this file or, sharded, its content."""
         if name in self.files or not self.sharded or not name.endswith(".safetensors"):
             return name in self.files
         folder, _, part = name.removesuffix(".safetensors").rpartition("/")
         return part in self.parts(averaged=folder == "ema")
 
     def parts(self, averaged: bool = False) -> list[str]:
-        """What of the LightningModule is stored: `model`, `text_encoder`, …; with `averaged` where averages are."""
+        """The stored parts of the LightningModule: `model`, `text_encoder`, …; with `averaged` where averages are."""
         if self.sharded:
             reader = self.pieces()
             kinds = ("ema",) if averaged else ("weight", "buffer")
@@ -209,7 +209,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder that a user means by a checkpoint, a run, or a run's `last`.
+    """The checkpoint folder of a user's path to a checkpoint, a run, or a run's `last`.
 
     Raises:
         UserError: nothing there.

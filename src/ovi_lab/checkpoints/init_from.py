@@ -17,7 +17,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.weights.tensor_files import Stored
 
 _TOWERS = {"video": "video_model.", "audio": "audio_model."}
-# What a tower has only since it was fused; a tower pretrained alone comes without.
+# Parameters that only a fused tower has; a tower pretrained alone lacks them.
 _FUSION = ("k_fusion.", "v_fusion.", "norm_k_fusion.", "pre_attn_norm_fusion.")
 _BARE_MODULATION = re.compile(r"(blocks\.\d+\.modulation)$")
 
@@ -29,14 +29,14 @@ def is_fusion_parameter(name: str) -> bool:
 
 @dataclass
 class Beginning:
-    """Where a model's parameters begin other than at their initial values; none of them read yet."""
+    """The sources of a model's pretrained parameters; no tensor is read yet."""
 
     weights: dict[str, tuple[Stored, str]] = field(default_factory=dict)
-    """By parameter: the file, and the name in it."""
+    """The file and the name in it, by parameter."""
     text: Stored | None = None
-    """Of the text encoder, where a source holds one."""
+    """Weights of the text encoder, where a source holds one."""
     left: list[str] = field(default_factory=list)
-    """Parameters that no source gives (fusion parameters, as a rule)."""
+    """Parameters that no source gives (usually fusion parameters)."""
 
     def value(self, name: str) -> Tensor:
         """The whole tensor of a parameter. UserError where it holds NaN or an infinite value."""
@@ -73,7 +73,7 @@ def _check_shapes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Tensor]
 def find_beginning(
     model: nn.Module, sources: str | Path | Mapping[str, str | Path], use_ema: bool = True
 ) -> Beginning:
-    """Where each parameter begins, by the names and shapes that the sources' tables tell.
+    """The source of each parameter, found by the names and shapes in the sources' tables.
 
     Args:
         model: a TwinDiT, on the meta device or not.
@@ -126,7 +126,7 @@ def find_beginning(
     towers = [p for t, p in _TOWERS.items() if t in named or "" in named]
     unexplained = [n for n in left if not is_fusion_parameter(n) and n.startswith(tuple(towers))]
     if "" in named:
-        # one source for everything may be a single tower: the other then starts fresh
+        # one source for everything may be a single tower: the other keeps its initial values
         touched = {n.split(".")[0] for n in given}
         unexplained = [n for n in unexplained if n.split(".")[0] in touched and "rope_scale" not in n]
     if unexplained:

@@ -1,4 +1,4 @@
-"""How Lightning writes and reads a checkpoint folder: whole, by one process, or each process its part."""
+"""Lightning's CheckpointIO for checkpoint folders: written atomically, by one process or sharded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _by_part(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def facts_of(file: Path) -> dict[str, Any]:
-    """What the listing says of a file, which is on the disk, not only on its way there, when this returns."""
+    """A file's entry in the listing; the file is flushed to disk when this returns."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -41,7 +41,7 @@ def facts_of(file: Path) -> dict[str, Any]:
 
 
 class FolderCheckpointIO(CheckpointIO):
-    """Writes whole folders, atomically: a reader sees the old checkpoint or the new one, never half of one.
+    """Writes checkpoint folders atomically: a reader sees the old checkpoint or the new one, never a part.
 
     Args:
         config_text: the run's resolved configuration, stored with every checkpoint.
@@ -88,7 +88,7 @@ class FolderCheckpointIO(CheckpointIO):
 
         Args:
             temporary: the folder so far.
-            path: its name from now on; a checkpoint that is there is replaced.
+            path: the final folder; an existing checkpoint is replaced.
             content: the rest of Lightning's checkpoint: tensors and plain values.
             known: size and sha256 of files that other processes wrote.
         """
@@ -121,7 +121,7 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Lightning's checkpoint dictionary from the folder `path`; nothing but tensors and plain values is read.
 
-        Weights are whole, whoever wrote them; the optimiser's state is left to the strategy (see `state`).
+        Weights are whole tensors under any strategy; the optimiser's state is left to the strategy (see `state`).
         """
         opened = Checkpoint.open(path)
         content = plain_content(opened)
@@ -136,7 +136,7 @@ class FolderCheckpointIO(CheckpointIO):
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint folder: no longer listed as one from the first moment."""
+        """Delete a checkpoint folder; its listing goes first, so that a half-deleted folder is no checkpoint."""
         path = Path(path)
         doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         path.replace(doomed)
@@ -144,7 +144,7 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 def written_or_gone(write: Callable[[], None], temporary: Path, path: Path) -> None:
-    """Do the writing; where it fails, nothing of it is left.
+    """Context of a write that leaves nothing behind where it fails.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
@@ -157,13 +157,13 @@ def written_or_gone(write: Callable[[], None], temporary: Path, path: Path) -> N
         if _is_full_or_forbidden(error):
             raise UserError(
                 f"checkpoint {path} could not be written ({error}): free space or set run_dir elsewhere; "
-                "earlier checkpoints are untouched, resume=last goes on from there"
+                "earlier checkpoints are untouched, resume=last continues from there"
             ) from error
         raise
 
 
 def recover(checkpoints: Path) -> None:
-    """After a kill: put back a checkpoint that was being replaced, and delete what was only begun.
+    """Clean up after a kill: restore a checkpoint that was being replaced, and delete unfinished ones.
 
     Args:
         checkpoints: the folder of a run that no process is writing to now.
@@ -174,8 +174,8 @@ def recover(checkpoints: Path) -> None:
             shutil.rmtree(outdated)
         else:
             outdated.replace(path)
-    for begun in checkpoints.glob(".step_*.tmp"):
-        shutil.rmtree(begun)
+    for unfinished in checkpoints.glob(".step_*.tmp"):
+        shutil.rmtree(unfinished)
 
 
 def _sync_folder(folder: Path) -> None:

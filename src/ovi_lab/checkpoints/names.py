@@ -1,7 +1,7 @@
-"""A model's tensors in files of any maker: their released names, and whether they are weights as they stand.
+"""Names of a model's tensors in files of any trainer, and a check that they are plain weights.
 
 A trainer puts the names of its own attributes before the model's (`model.`, `module.`, `_orig_mod.`,
-`model.diffusion_model.`, …); what is quantised has other types, or scales beside the weights.
+`model.diffusion_model.`, …); quantised weights have other types, or scales beside them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ovi_lab.weights.tensor_files import Stored, StoredTensor
 
 _TOWER = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?:video|audio)_model\.")
 _BARE = "patch_embedding.weight"
-"""Which a tower published by itself (Wan2.2) has, under no tower's name."""
+"""Names of a tower published by itself (Wan2.2), without a tower's prefix."""
 _BARE_TOWER = re.compile(
     r"(?P<prefix>(?:(?:model|module|diffusion_model|state_dict|transformer|net)\.)*)patch_embedding\.weight$"
 )
@@ -32,7 +32,9 @@ _SCALES = re.compile(
     r"absmax|nested_absmax|quant_map|nested_quant_map|quant_state(?:\..+)?|SCB|weight_format|qweight|qzeros|scales|"
     r"g_idx|weight_packed|weight_shape|weight_zero_point)$"
 )
-"""What is stored beside the weights by ComfyUI's scaled fp8, bitsandbytes, GPTQ, AWQ and compressed-tensors."""
+"""Suffixes of tensors that are stored beside the weights by ComfyUI's scaled fp8, bitsandbytes, GPTQ, AWQ and
+compressed-tensors.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Renamed:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """The file's path."""
         return self.stored.path
 
     @property
@@ -81,7 +83,7 @@ def model_of(stored: Stored) -> tuple[Stored, list[str]]:
     if len(prefixes) > 1 and "model." not in prefixes:
         listed = ", ".join(repr(shown(prefix, 60)) for prefix in sorted(prefixes)[:4])
         raise UserError(
-            f"{source} holds several models, under {listed}: save the one that is wanted as `model.` or alone"
+            f"{source} holds several models, under {listed}: save the one to be used as `model.` or alone"
         )
     prefix = "model." if len(prefixes) > 1 else next(iter(prefixes))
     names: dict[str, str] = {}
@@ -114,7 +116,7 @@ def _without_wrappers(name: str) -> str:
 
 
 def check_plain(held: Mapping[str, StoredTensor], others: Iterable[str], source: str) -> None:
-    """Refuse weights that are not to be used as they stand.
+    """Refuse quantised weights.
 
     Raises:
         UserError: weights of another type than 16 bits or more of floating point, or scales beside them.

@@ -1,7 +1,7 @@
-"""Model weights of any maker, opened by one reader for all who take them: starting a run, exporting, sampling.
+"""One reader of model weights of any trainer, for initialising a run, exporting and sampling.
 
-Our own checkpoints, Lightning's files, DeepSpeed's folders, weights in the released layout. Whatever holds them,
-their names are the released ones, quantised weights are refused, and what a listing gives a sha256 of is compared.
+It reads our own checkpoints, Lightning's files, DeepSpeed's folders and weights in the released layout. Names become
+the released ones, quantised weights are refused, and listed sha256 sums are compared.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _NO_TEXT_ENCODER = (
 
 @dataclass(frozen=True)
 class Opened:
-    """Weights on disk under released names, none of them read, and what is known of them."""
+    """Opened weights: tensors on disk under released names, none of them read, with their origin."""
 
     path: Path
-    """The checkpoint itself, as it lies in its run."""
+    """The checkpoint's path in its run."""
     weights: Stored
-    """Of the model; of an adapter too, where the run had one (see `ovi_lab.adapters.MergedWeights`)."""
+    """Weights of the model and, where the run had one, of the adapter (see `ovi_lab.adapters.MergedWeights`)."""
     step: int | None
     origin: str
-    """What the weights are, in words."""
+    """A description of the weights."""
     averaged: bool
     has_averaged: bool
     text: Stored | None = None
-    """Of the trained text encoder, where there is one."""
+    """Weights of the trained text encoder, where there is one."""
     configuration: Configuration | None = None
-    """Of the run, where the checkpoint brings it."""
+    """The run's configuration, where the checkpoint holds it."""
     notes: tuple[str, ...] = field(default=())
 
 
 def open_weights(path: str | Path, ema: bool | None = None) -> Opened:
-    """Find out what `path` is, and open it.
+    """Open the weights at `path`, of any supported kind.
 
     Args:
         path: a run or its `last` (the newest of its checkpoints/step_*); a checkpoint folder of ours or of
@@ -163,7 +163,7 @@ def _zero(path: Path, ema: bool | None) -> Opened:
 
 
 def _lesser(weights: Stored, state: Mapping[str, Pieces], stage: int) -> list[str]:
-    """Weights that were never in fp32 are no worse for being written so, but their user should know."""
+    """Notes on weights that the checkpoint holds in less than fp32."""
     names = weights.names.values() if isinstance(weights, Renamed) else weights.tensors
     stored = [state[name].parts[0].dtype for name in names if state[name].parts]
     lesser = [str(dtype).removeprefix("torch.") for dtype in stored if dtype != torch.float32]
@@ -193,7 +193,7 @@ def _released(path: Path, ema: bool | None) -> Opened:
 
 
 def _parts(stored: Stored) -> tuple[Stored, Stored | None, tuple[str, ...]]:
-    """The model, the text encoder where there is one, and what is to be said of the rest."""
+    """The model, the text encoder where there is one, and notes on the remaining tensors."""
     model, others = model_of(stored)
     text = {name.removeprefix(_TEXT): name for name in others if name.startswith(_TEXT)}
     if text:

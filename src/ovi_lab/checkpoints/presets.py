@@ -1,4 +1,4 @@
-"""The released Ovi models: what each is, and loading weights of their layout into our model.
+"""Presets of the released Ovi models, and loading of weights in their layout into our model.
 
 Facts of the presets: the released inference code and arXiv 2510.01284; `conf/released` holds them.
 """
@@ -41,11 +41,11 @@ __all__ = [
 _MOST = {
     "video_latent_frames": 2**16, "audio_latents": 2**20, "area": 2**16, "fps": 1000, "sample_rate": 2**20,
 }  # fmt: skip
-"""What a preset may ask for at most."""
+"""The upper bounds of a preset's numbers."""
 
 PRESET_FILE = "preset.yaml"
 _ADVICE = "copy one of conf/released, or write it again"
-"""In a folder of weights: the preset that describes them, for a model that is none of the released."""
+"""The preset in a folder of weights, for a model that is none of the released ones."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class ReleasedModel:
 
     name: str
     file: str
-    """Below the folder of all weights."""
+    """The file of weights, relative to the folder of all weights."""
     model_config: dict[str, Any]
     """Arguments of TwinDiT."""
     video_latent_frames: int
     audio_latents: int
     area: tuple[int, int]
-    """Height and width in pixels whose product a clip's picture has, about."""
+    """Height and width in pixels whose product is a clip's approximate picture area."""
     fps: float
     sample_rate: int
     audio_tag: str
-    """How the description of the sound is written in a prompt; `{}` stands for it."""
+    """The form of the sound's description in a prompt; `{}` stands for it."""
     text_encoder: dict[str, Any] = field(default_factory=dict)
     """Sizes of umT5 (`UMT5Config`) that differ from the published ones."""
     video_codec: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class ReleasedModel:
 
 
 class _Facts:
-    """What a preset tells."""
+    """The facts of a preset, as stored."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ def is_released(checkpoint: str | Path) -> bool:
 
 
 def released_model(name: str | Path) -> ReleasedModel:
-    """The preset of a name such as `ovi_960x960_10s`, or the one that a folder of weights brings along.
+    """The preset of a name such as `ovi_960x960_10s`, or the preset of a folder of weights.
 
     Raises:
         UserError: unknown name, or a preset.yaml that is none.
@@ -157,7 +157,7 @@ def _own_preset(name: str) -> ReleasedModel:
 
 
 def _preset(facts: Any, source: str) -> ReleasedModel:
-    """A preset of plain values. Raises UserError for one that is not whole, or asks for more than any model is."""
+    """A preset of plain values. Raises UserError for one that is not whole, or exceeds the bounds of any model."""
     if not isinstance(facts, Mapping):
         raise UserError(f"{source} is no preset: {_ADVICE}")
     given = {"name": Path(source).stem, **facts}
@@ -234,7 +234,7 @@ def load_released(
     converted: dict[str, Tensor] = {}
     for name, tensor in stored.stream():
         copied = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        # what stays the mapped file is read as it is used; the latents made by it are checked then
+        # mapped weights are read as they are used; their latents are checked then
         converted[name] = finite(name, copied, str(stored.path)) if copied is not tensor else copied
         del tensor, copied
     model.load_state_dict(converted, strict=True, assign=True)

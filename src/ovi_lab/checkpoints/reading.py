@@ -1,4 +1,4 @@
-"""A run's weights as a model without an adapter takes them, whether the run had one or not."""
+"""A run's weights for a model without an adapter: an adapter of the run is merged."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def model_weights(checkpoint: Checkpoint, ema: bool = False) -> Stored:
 
 
 def merged_weights(stored: Stored, configuration: Configuration | None) -> Stored:
-    """Weights with the adapter that their run's configuration tells of merged as they are read; else as they are."""
+    """Weights with their run's adapter merged as they are read, where its configuration has one."""
     adapter = None if configuration is None else configuration.adapter()
     return MergedWeights(stored, adapter) if adapter else stored

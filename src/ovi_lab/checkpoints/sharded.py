@@ -1,9 +1,9 @@
-"""Sharded checkpoints: every process's runs of flattened values in a file of its own, read from any other layout.
+"""Sharded checkpoints: each process writes slices of flattened parameters, and any other layout reads them.
 
 shards/rank_00003.safetensors holds flat tensors named `<kind>/<parameter>`, the kind being `weight`, `ema`, `buffer` or
-an optimiser's slot (`exp_avg`, …); its metadata say which run of which shape each is. Whoever loads asks for the run
-it needs, and gets it from the files that overlap it: the number of processes, the ZeRO stage and the strategy that
-saved do not matter.
+an optimiser's slot (`exp_avg`, …); its metadata hold each slice's start and full shape. A loading process asks for the
+slice it needs, which is read from the files that overlap it: the number of processes, the ZeRO stage and the strategy
+that saved do not matter.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def shard_name(rank: int) -> str:
 
 @dataclass(frozen=True)
 class FlatSlice:
-    """A run of a parameter's flattened values."""
+    """A slice of a flattened parameter."""
 
     kind: str
     name: str
     shape: tuple[int, ...]
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
     start: int
     values: Tensor
-    """Flat."""
+    """The slice's values, flat."""
 
 
 def write_pieces(path: Path, pieces: Iterable[FlatSlice]) -> None:
-    """One process's file. Pieces without values are left out."""
+    """Write one process's file. Slices without values are left out."""
     tensors: dict[str, Tensor] = {}
     about: dict[str, tuple[int, tuple[int, ...]]] = {}
     for piece in pieces:
@@ -71,14 +71,14 @@ class _Part:
 
 @dataclass
 class PieceReader:
-    """All pieces of a checkpoint, by kind and parameter; none of them read."""
+    """All slices of a checkpoint, by kind and parameter; none of them read."""
 
     folder: Path
     parts: dict[str, list[_Part]]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
     checked: Callable[[str], Path]
-    """Gives a file of the checkpoint by its name in it, when it is first read from."""
+    """Gives a file's path by its name in the checkpoint, called before it is first read."""
     _open: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -87,10 +87,10 @@ class PieceReader:
 
         Args:
             folder, files: of the checkpoint.
-            checked: asked for a file before values are read from it; raises UserError for one that is not whole.
+            checked: gives a file's path before values are read from it; raises UserError for a damaged one.
 
         Raises:
-            UserError: a file is broken, or the pieces of a parameter leave something out.
+            UserError: a file is broken, or the slices of a parameter are incomplete.
         """
         reader = cls(folder, defaultdict(list), {}, {}, checked)
         for name in files:
@@ -127,19 +127,19 @@ class PieceReader:
         return reader
 
     def kinds(self) -> set[str]:
-        """Of the pieces there are."""
+        """The kinds of slices."""
         return {key.partition("/")[0] for key in self.parts}
 
     def names(self, kind: str) -> list[str]:
-        """Parameters of which there are pieces of this kind."""
+        """Parameters that have slices of this kind."""
         return [key.partition("/")[2] for key in self.parts if key.startswith(f"{kind}/")]
 
     def shape(self, kind: str, name: str) -> tuple[int, ...]:
-        """Of the whole parameter."""
+        """Shape of the whole parameter."""
         return self.shapes[f"{kind}/{name}"]
 
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        """A run of a parameter's values, flat; all of them where no `count` is given."""
+        """A slice of a parameter's values, flat; all of them where no `count` is given."""
         key = f"{kind}/{name}"
         stop = math.prod(self.shapes[key]) if count is None else start + count
         found = []
@@ -160,12 +160,12 @@ class PieceReader:
 
 @dataclass(frozen=True)
 class PieceTensors:
-    """A part of the network (`model`, …) out of a sharded checkpoint: whole tensors by their names in it."""
+    """A part of the network (`model`, …) in a sharded checkpoint, as whole tensors by name."""
 
     path: Path
     reader: PieceReader
     keys: Mapping[str, str]
-    """Kind of piece, by full name."""
+    """Kind of slice, by full name."""
     prefix: str
 
     @property

@@ -1,4 +1,4 @@
-"""What resuming reads from a checkpoint, run by run of each parameter's values, whichever strategy wrote it."""
+"""The state that resuming reads from a checkpoint, slice by slice, whichever strategy wrote it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
 
 OPTIMIZER_NAMES = "optimizer_names"
-"""In trainer_state.pt: the parameters behind the numbers of a torch optimiser's state."""
+"""Key in trainer_state.pt of the parameters behind the numbers of a torch optimiser's state."""
 OPTIMIZER_SCALARS = "optimizer_scalars"
 
 
@@ -24,15 +24,15 @@ class TrainingState(Protocol):
     """Weights, averages and optimiser slots of a checkpoint, by the parameters' names in the LightningModule."""
 
     def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
-        """Of the whole parameter; None where the checkpoint has no such value of it."""
+        """Shape of the whole parameter; None where the checkpoint has no such value of it."""
         ...
 
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        """A run of its values, flat."""
+        """A slice of its values, flat."""
         ...
 
     def slots(self) -> tuple[str, ...]:
-        """Of the optimiser."""
+        """Names of the optimiser's slots."""
         ...
 
     def scalars(self) -> dict[str, dict[str, float]]:
@@ -45,7 +45,7 @@ class TrainingState(Protocol):
 
 
 class ShardedState:
-    """Of a checkpoint in pieces."""
+    """The state of a sharded checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, content: Mapping[str, Any]) -> None:
         self.reader: PieceReader = checkpoint.pieces()
@@ -68,7 +68,7 @@ class ShardedState:
 
 
 class WholeState:
-    """Of a checkpoint that one process wrote: weights by part, the optimiser's state by number."""
+    """The state of a checkpoint that one process wrote: weights by part, the optimiser's state by number."""
 
     def __init__(self, checkpoint: Checkpoint, content: Mapping[str, Any]) -> None:
         self._places: dict[tuple[str, str], tuple[Any, str]] = {}
@@ -82,8 +82,8 @@ class WholeState:
         state = states[0].get("state") or {}
         if state and names is None:
             raise UserError(
-                f"checkpoint {checkpoint.path} was written before checkpoints told their optimiser's parameters: "
-                "resume it with the version that wrote it, or begin from its weights with init_from.all"
+                f"checkpoint {checkpoint.path} was written before checkpoints listed their optimiser's parameters: "
+                "resume it with the version that wrote it, or start from its weights with init_from.all"
             )
         self._state = {names[number]: values for number, values in state.items()} if names else {}
 
@@ -120,7 +120,7 @@ class WholeState:
 
 
 def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What is in trainer_state.pt: tensors and plain values, mapped from the file.
+    """The content of trainer_state.pt: tensors and plain values, mapped from the file.
 
     Raises:
         UserError: it is broken or holds anything else.

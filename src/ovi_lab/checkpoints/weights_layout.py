@@ -1,4 +1,4 @@
-"""What lies where below the folder of all weights, and whether it is there and whole.
+"""The layout of the folder of all weights, and a check that its files are complete.
 
 DIR/
   Ovi/model.safetensors                                 the twin towers (or model_960x960.safetensors, …)
@@ -36,12 +36,12 @@ PARTS = {
     "audio_vae": ("MMAudio VAE", "https://huggingface.co/hkchengrex/MMAudio"),
     "vocoder": ("BigVGAN vocoder", "https://huggingface.co/hkchengrex/MMAudio"),
 }
-"""Each part in words, and where its authors give it."""
+"""The name of each part, and where its authors publish it."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each part lies; all of them were there and whole by their headers when this was made."""
+    """The path of each part; all were complete by their headers when this was made."""
 
     folder: Path
     model: Path
@@ -52,7 +52,7 @@ class Layout:
     vocoder: Path
 
     def weight_files(self) -> dict[str, Path]:
-        """Every file whose numbers decide what is made, by its path below the folder; shards one by one."""
+        """Every file of weights by its path below the folder; shards one by one."""
         files = [self.video_vae, self.text_encoder, self.audio_vae, self.vocoder]
         files += sorted({t.file for t in TensorFiles.open(self.model).tensors.values()})
         return {file.relative_to(self.folder).as_posix(): file for file in sorted(files)}
@@ -72,7 +72,7 @@ def find_layout(weights: str | Path, preset: ReleasedModel) -> Layout:
     found = {part: place(weights, part, preset) for part in PARTS}
     if (
         weights / PRESET_FILE
-    ).is_file():  # a stranger's folder; links in one's own, which has no preset, are followed
+    ).is_file():  # an untrusted folder; links in the user's own, which has no preset, are followed
         for part, path in found.items():
             if path is not None and not path.resolve().is_relative_to(weights.resolve()):
                 raise UserError(
@@ -85,12 +85,12 @@ def find_layout(weights: str | Path, preset: ReleasedModel) -> Layout:
 
 
 def faults(weights: str | Path, preset: ReleasedModel) -> list[str]:
-    """What is missing or not whole, one line a part; none where all is well."""
+    """Missing or incomplete parts, one line each; empty where there are none."""
     return [line for part in PARTS if (line := fault(Path(weights), part, preset))]
 
 
 def place(weights: Path, part: str, preset: ReleasedModel) -> Path | None:
-    """Where a part lies, or None."""
+    """The path of a part, or None."""
     if part == "model":
         try:
             return preset.weights_file(weights)
@@ -116,7 +116,7 @@ def expected(part: str, preset: ReleasedModel) -> str:
 
 
 def fault(weights: Path, part: str, preset: ReleasedModel) -> str | None:
-    """What is wrong with a part by its headers alone, in one line with the remedy; None where nothing is."""
+    """The fault of a part by its headers alone, in one line with the remedy; None without one."""
     what, source = PARTS[part]
     path = place(weights, part, preset)
     if path is None:

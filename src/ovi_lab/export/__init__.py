@@ -1,1 +1,1 @@
-"""A run's weights in the layouts of other programs."""
+"""Export of a run's weights in the layouts of other programs."""

@@ -1,13 +1,13 @@
-"""Names that ComfyUI loads Ovi by.
+"""The names by which ComfyUI loads Ovi.
 
 Source: kijai/ComfyUI-WanVideoWrapper, the node pack that runs Ovi in ComfyUI; `WanVideoModelLoader` in
 nodes_model_loading.py (read at commit 3317577) and `WanModel` in wanvideo/modules/model.py (commit 0cf30c6).
 Its loader takes one file from ComfyUI/models/diffusion_models. It knows Ovi by `audio_model.*` beside bare
 `blocks.*`, builds the video tower from the bare names and the audio tower, with the video tower's sizes, as
 `audio_model`, and reads every parameter by its own name: `blocks.i.modulation` where the released file says
-`blocks.i.modulation.modulation`. (It renames a released file to that by itself; what it is given here is what it
-ends with.) The width alone decides on heads and blocks: 3072 means 24 and 30. The audio tower's positions are
-scaled by 0.19676, whatever it was trained with. ComfyUI itself has no Ovi, and reads no index of shards.
+`blocks.i.modulation.modulation`. (It renames a released file to that by itself; this is the result.) The width alone
+decides on heads and blocks: 3072 means 24 and 30. The audio tower's positions are scaled by 0.19676, whatever it was
+trained with. ComfyUI itself has no Ovi, and reads no index of shards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def comfyui_name(name: str) -> str:
 
 
 def comfyui_obstacles(settings: Mapping[str, Any]) -> list[str]:
-    """What keeps ComfyUI's loader from running a model of these settings (`TwinDiT.settings`) as it was trained."""
+    """Reasons why ComfyUI's loader cannot run a model of these settings (`TwinDiT.settings`) as it was trained."""
     found = []
     video, audio = settings["video"], settings["audio"]
     for tower, own in (("video", video), ("audio", audio)):

@@ -1,4 +1,4 @@
-"""`ovi-export`: a checkpoint as weights in the released layout or ComfyUI's, with what a stranger needs to use them.
+"""`ovi-export`: a checkpoint as weights in the released layout or ComfyUI's, with configuration, card and digests.
 
 model.safetensors (or model-00001-of-0000N.safetensors … and their index), config.json, README.md and
 SHA256SUMS, which is written last: a folder without it is not finished.
@@ -46,7 +46,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and what its user should know."""
+    """The files written, and notes for their user."""
 
     folder: Path
     files: tuple[str, ...]
@@ -69,17 +69,17 @@ def export_run(
     Args:
         source: a run, its `last`, or a checkpoint: a folder of ours or of DeepSpeed's, a Lightning .ckpt, …
             (see `open_source`).
-        out: the .safetensors file to write; the other files go beside it. Or a folder for model.safetensors.
+        out: the .safetensors file to write, the other files beside it; or a folder for model.safetensors.
         target: `ovi`, the names of the released file; `comfyui`, those of ComfyUI's loader.
         ema: averaged weights, or raw; None takes averaged ones where there are some.
-        dtype: of the floating-point tensors; None keeps the checkpoint's.
+        dtype: type of the floating-point tensors; None keeps the checkpoint's.
         max_shard_size: bytes a file may hold; None writes one file, as the released models have.
         overwrite: replace an earlier export there. Files of anything else are never replaced.
-        config: of a checkpoint that brings none: the run's config.yaml, or a released model's name.
+        config: the configuration of a checkpoint without one: the run's config.yaml, or a released model's name.
 
     Raises:
-        UserError: no such checkpoint, damaged, not a TwinDiT, or the place cannot be written.
-        UserError: the run's results.json cannot be read.
+        UserError: no such checkpoint, damaged, not a TwinDiT, the place cannot be written, or the run's results.json
+            cannot be read.
     """
     if target not in TARGETS:
         raise UserError(f"--to is {target!r}; expected {' or '.join(TARGETS)}")
@@ -139,12 +139,12 @@ def export_run(
 def _as_released(
     model: Mapping[str, Any], weights: Stored
 ) -> tuple[dict[str, Any], dict[str, StoredTensor], list[str]]:
-    """Arguments of TwinDiT, the tensors to write, and what the reference code would not take."""
+    """Arguments of TwinDiT, the tensors to write, and what the reference code does not support."""
     settings = dict(model)
     held, notes = dict(weights.tensors), []
     if "patch_embedding.weight" in held:
         raise UserError(
-            f"{weights.path} is one bare tower, which init_from.video takes: export what it became"
+            f"{weights.path} is one bare tower, which init_from.video takes: export the run that was trained from it"
         )
     for tower in ("video", "audio"):
         if not any(name.startswith(f"{tower}_model.") for name in held):
@@ -296,7 +296,7 @@ def _write(
 
 
 def _listed(sums: Path) -> set[str]:
-    """Weights of an earlier export, which must not lie beside the new ones."""
+    """Weights of an earlier export, which must not remain beside the new ones."""
     if not sums.is_file():
         return set()
     names = {line.partition("  ")[2] for line in read_text(sums).splitlines()}

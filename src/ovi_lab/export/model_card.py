@@ -1,4 +1,4 @@
-"""The model card of exported weights: what they are, what they were trained on, what they scored."""
+"""The model card of exported weights: origin, training data, scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
 from ovi_eval.results.files import MetricValue, RunResults, read
 
-# Where a run was made and how fast it read says nothing of its model.
+# The folder of a run and the speed of its reading do not describe its model.
 _NOT_TOLD = ("root", "num_workers", "quiet")
 _PLACE = re.compile(
     r"(?:(?<=[\s,;:='\"(\[{<])|^)"  # where a word begins:
@@ -22,17 +22,17 @@ _PLACE = re.compile(
 )
 """The folders, drive or host before a file's name."""
 _HARMLESS = re.compile(r"(?<!\\)(?:\\\\)*\\([(){}+#]|(?<=\w\\)_(?=\w))")
-"""What means nothing within a line of Markdown: brackets of links and pictures stay escaped."""
+"""Characters without a meaning within a line of Markdown: brackets of links and pictures stay escaped."""
 _LAYOUTS = {"ovi": "the released Ovi layout", "comfyui": "the layout of ComfyUI's Ovi loader"}
 _BETTER = {"higher": "higher", "lower": "lower", "closer_to_reference": "closer to the reference row"}
 
 
 def results_of(checkpoint: Path, step: int | None) -> tuple[RunResults | None, str | None]:
-    """The scores of a checkpoint's run, or why there are none to tell.
+    """The scores of a checkpoint's run, or why there are none.
 
     Args:
         checkpoint: its folder or file, as in `<run>/checkpoints/<checkpoint>`.
-        step: of its weights; None where it does not say.
+        step: the step of its weights; None where it is not stored.
 
     Raises:
         UserError: results.json is there and cannot be read.
@@ -63,7 +63,7 @@ def model_card(
 
     Args:
         title: name of the model.
-        facts: what config.json holds.
+        facts: the content of config.json.
         config: the run's whole configuration.
         results: scores of these weights, where there are some.
         notes: what a reader must know besides.
@@ -113,7 +113,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A stranger's value in Markdown: without the folders of the machine that trained, which are nobody's business."""
+    """An untrusted value in Markdown, without the folders of the machine that trained, which are private."""
     if isinstance(value, Mapping):
         return ", ".join(f"{_shown(k)} {_shown(v)}" for k, v in value.items() if v not in (None, []))
     if isinstance(value, list | tuple):

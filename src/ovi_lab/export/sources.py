@@ -1,4 +1,4 @@
-"""What can be exported: weights of any maker, and the configuration of the model that they belong to."""
+"""Sources of an export: weights of any trainer, with the configuration of their model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A checkpoint, opened: everything of it that an export tells."""
+    """An opened checkpoint with its configuration."""
 
     opened: Opened
     configuration: Configuration

@@ -1,1 +1,1 @@
-"""Files of tensors, read as tensors and plain data only, and written whole."""
+"""Files of tensors, read as tensors and plain data only, and written atomically."""

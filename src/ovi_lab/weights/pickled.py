@@ -1,4 +1,4 @@
-"""Checkpoints of other trainers' making: pickles, of which tensors and plain values are read and nothing else."""
+"""Pickled checkpoints of other trainers, of which only tensors and plain values are read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORDS = {
 }
 _OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 _MAX_PICKLE = 2**29
-"""Bytes of the pickle beside the values: names, shapes and plain values."""
+"""Largest size of the pickle besides the values: names, shapes and plain values."""
 
 
 def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = ()) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def _broken(path: Path, error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class Pieces:
-    """One tensor, kept in pieces: their values one after the other, a remainder of padding left out.
+    """A tensor stored in pieces: the concatenation of their values without the padding at the end.
 
     Args:
-        shape: of the whole.
+        shape: shape of the whole tensor.
         parts: flat tensors, or the whole one.
-        dtype: that the whole has when it is put together.
+        dtype: type of the joined tensor.
     """
 
     shape: tuple[int, ...]
@@ -132,7 +132,7 @@ class Pieces:
         return cls(tuple(tensor.shape), (tensor,), target)
 
     def whole(self) -> Tensor:
-        """The tensor, put together."""
+        """The joined tensor."""
         size = torch.Size(self.shape).numel()
         if len(self.parts) == 1 and self.parts[0].numel() == size:
             return self.parts[0].reshape(self.shape).to(self.dtype)

@@ -1,7 +1,7 @@
-"""Safetensors files, one or several under an index, looked at before they are read and then read one tensor at a time.
+"""Safetensors files, one or several under an index: headers first, then one tensor at a time.
 
-Names, shapes and types come from the headers. Tensors are views of the mapped file, and the mapping is made
-afresh every few tensors: what has been converted or moved to another device lets go of the file, so that
+Names, shapes and types come from the headers. Tensors are views of the mapped file, and the mapping is renewed
+every few tensors: tensors that were converted or moved to another device release the file, so that
 reading costs one copy of the weights and not two.
 """
 
@@ -25,7 +25,7 @@ _REMAP_AFTER = 64 * 2**20
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What a header says of one tensor: its shape, safetensors' word for its type, and the file it is in."""
+    """A tensor's entry in a header: its shape, safetensors' word for its type, and the file it is in."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -1,4 +1,4 @@
-"""Weight files that others published: read as tensors and nothing else, and loaded under a rule for their names.
+"""Published weight files: read as tensors only, and loaded under a rule for their names.
 
 Files are mapped into memory rather than read, and a tensor is copied only where it changes its type or
 device, so that a model of any size is loaded without a second copy of it.
@@ -102,7 +102,7 @@ def load_named(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Put tensors into a module that was built on the meta device; every name and every shape must be its own.
+    """Put tensors into a module that was built on the meta device; every name and every shape must match.
 
     Args:
         module: its parameters and persistent buffers are replaced, and it is frozen and set to evaluation.
