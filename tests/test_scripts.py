@@ -120,9 +120,7 @@ def test_a_sweep_through_submitit_ranks_what_succeeded_and_tells_what_did_not(tm
     )  # fmt: skip
     assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
     (line,) = done.stderr.splitlines()
-    assert line.startswith(
-        "error: 1 of 2 runs failed; the same command goes on with them. none,freeze.frozen="
-    )
+    assert line.startswith("error: 1 of 2 runs failed; the same command runs them again. none,freeze.frozen=")
     assert "'nothing_here' matches no parameter" in line
     study = tmp_path / "runs" / "fusion_ablation"
     assert (study / "leaderboard.html").is_file()

@@ -1,6 +1,7 @@
-"""`python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]`: what is here, and which weights are whole.
+"""`python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]`: the installation, the devices and the
+weights, checked.
 
-Exit code 0 where what was asked for can be used, else 1; 2 for an argument that is none.
+Exit code 0 where all that is needed can be used, else 1; 2 for a wrong argument.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ _EXTRAS_LEFT_OUT = ("dev",)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One line of a table."""
+    """The state of one item, a line of a table."""
 
     name: str
     state: str
-    """Version, size or device; what there is."""
+    """The item's version, size or device."""
     fault: str = ""
-    """What is wrong and what to do, in one line; empty where nothing is."""
+    """The fault and its remedy in one line; empty without a fault."""
     needed: bool = True
-    """Whether a fault makes what was asked for unusable."""
+    """Whether a fault makes the installation or the weights unusable."""
 
 
 # --------------------------------------------------------------------------------------------- installation
@@ -150,7 +151,7 @@ def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -
     """Each part of the released layout: found, its size, and whole by its names and shapes.
 
     Args:
-        folder: of all weights.
+        folder: the folder of all weights.
         checkpoint: one preset; None takes the folder's own, or all whose towers are there.
         sha256: read every file for its digest.
 

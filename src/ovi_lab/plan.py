@@ -1,4 +1,4 @@
-"""`python -m ovi_lab.plan`: what a run of `ovi_lab.train` takes on a cluster, before it is launched.
+"""`python -m ovi_lab.plan`: memory, time and cost of a run of `ovi_lab.train` on a cluster, before it is launched.
 
     python -m ovi_lab.plan experiment=ovi_11b_stage3 strategy=zero3 gpus=64x80GB
     python -m ovi_lab.plan experiment=ovi_11b_stage1 gpus=8xH100 price=2.5 efficiency=0.45
@@ -52,7 +52,7 @@ def plan(arguments: Sequence[str], console: Console) -> int:
 
 
 def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """What plan takes for itself, and what the configuration takes."""
+    """The arguments of plan itself, and those of the configuration."""
     own: dict[str, str] = {}
     rest = []
     for argument in arguments:

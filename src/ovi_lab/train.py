@@ -34,7 +34,7 @@ def run(config: DictConfig) -> str:
 
 def main() -> None:
     """Check the command line, then run; a user's mistake is one line and exit code 2."""
-    again = "interrupted; the same command goes on with what is missing"
+    again = "interrupted; the same command continues with what is missing"
     with one_line("error", interrupted=again, interrupted_code=2):
         check_text(sys.argv[1:])
         arguments = prepared(sys.argv[1:])

@@ -145,8 +145,8 @@ def test_own_configurations_beside_ours(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["hydra.job_logging.root.level=NOPE"], "Hydra cannot begin with this command line"),
-        (["+hydra.callbacks.x._target_=nope.Nope"], "Hydra cannot begin with this command line"),
+        (["hydra.job_logging.root.level=NOPE"], "Hydra cannot start with this command line"),
+        (["+hydra.callbacks.x._target_=nope.Nope"], "Hydra cannot start with this command line"),
         (["run_dir=/dev/null/x"], "run_dir"),
         (["+model.nope=1"], "takes no 'nope'"),
         (["task._target_=nope.Nope"], "there is nothing of that name"),
@@ -222,7 +222,7 @@ def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tm
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2, out
-    assert "the same command goes on with what is missing" in out
+    assert "the same command continues with what is missing" in out
 
     process = command([*SWEEP, *arms], data_root, broken)
     out, _ = process.communicate(timeout=300)

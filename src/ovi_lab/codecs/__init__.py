@@ -1,4 +1,4 @@
-"""Frozen encoders between media and latents, behind two small protocols: one for pictures, one for sound."""
+"""Codecs between media and latents, behind two small protocols: one for video, one for audio."""
 
 from ovi_lab.codecs.base import (
     AudioCodec,

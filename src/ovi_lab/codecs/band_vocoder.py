@@ -1,9 +1,9 @@
-"""Sound latents as twelve band energies at 40 Hz, and sound made from them again.
+"""A sound codec of twelve band energies at 40 Hz, decoded by a vocoder of noise and tones.
 
 Encoding is analysis: log(E + 1e-3) of twelve bands every 25 ms, standardised per band. Decoding is synthesis
 by carriers: every band has band-limited noise and, where the world's instruments have partials, sinusoids at
 them; their gains move along raised cosines between the tokens' centres (so nothing clicks), and are corrected
-a few times by what an analysis of the sound so far hears, so that analysing the decoded sound gives the
+a few times by an analysis of the sound so far, so that analysing the decoded sound gives the
 latents back.
 
 How much of a band is noise is read off the bands that hold no partial: a stroke's burst shows in them as it
@@ -45,7 +45,7 @@ class BandVocoder:
         partials_hz: frequencies of sustained tones; the bands that hold none are synthesised from noise
             alone.
         iterations: corrections of the gains by re-analysis.
-        seed: of the noise carriers.
+        seed: seed of the noise carriers.
     """
 
     kind = "band_vocoder"

@@ -1,4 +1,4 @@
-"""The two protocols of the codecs, and the registry that a saved codec is built again from.
+"""The two protocols of the codecs, and the registry from which saved codecs are rebuilt.
 
 A codec is its configuration (plain values) and its tensors; `from_parts` makes the codec from both, so that
 one safetensors file holds a pair of them whatever their kind. A new codec is one file with one decorator.
@@ -29,7 +29,7 @@ class VideoCodec(Protocol):
     )
 
     def fit(self, batches_BTHWC: Iterable[Tensor]) -> None:
-        """Learn what there is to learn from uint8 frames; the same batches give the same codec."""
+        """Fit the codec on uint8 frames; the same batches give the same codec."""
         ...
 
     def encode(self, frames_BTHWC: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class AudioCodec(Protocol):
     token_samples: int  # samples that become one token
 
     def fit(self, batches_BS: Iterable[Tensor]) -> None:
-        """Learn what there is to learn from waves; the same batches give the same codec."""
+        """Fit the codec on waves; the same batches give the same codec."""
         ...
 
     def encode(self, waves_BS: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Video latents as the leading components of small space-time blocks.
+"""A video codec of the leading principal components of small space-time blocks.
 
 Blocks of 2 frames x 8 x 8 pixels x 3 colours (384 values) are projected onto their leading components. All of
 them share one scale: whitening each component would ask the model to spend as much on the faint ones as on

@@ -1,7 +1,7 @@
 """MMAudio's 16 kHz sound codec: waves to log mel spectra to latents, and back through BigVGAN.
 
-The networks are diffusers' MMAudioVAE and MMAudioVocoder; here are their sizes, what the published files ask
-for before they fit, and the way between waves and latents (the posterior mean, not rescaled).
+The networks are diffusers' MMAudioVAE and MMAudioVocoder; this file holds their sizes, the conversion of
+the published files, and the way between waves and latents (the posterior mean, not rescaled).
 
 Shape suffixes: B clips, S samples, L tokens, C channels, M mel bands, N mel frames (256 samples each, two a
 token).
@@ -34,7 +34,7 @@ _SPLIT = (
 
 @dataclass(frozen=True)
 class MMAudioConfig:
-    """Sizes of both networks; as they stand, the published ones (171.7 M and 112.2 M parameters)."""
+    """Sizes of both networks; the defaults are the published ones (171.7 M and 112.2 M parameters)."""
 
     mel_bands: int = 80
     channels: int = 20
@@ -188,7 +188,7 @@ class MMAudioCodec:
         return self
 
     def fit(self, batches_BS: Iterable[Tensor]) -> None:
-        """Nothing is learned: the codec came trained."""
+        """Does nothing: the codec is trained already."""
 
     def mel(self, waves_BS: Tensor) -> Tensor:
         """float [B,S] in [-1,1] -> float32 log10 mel energies [B,M,S//256], on the networks' device.
@@ -204,7 +204,7 @@ class MMAudioCodec:
             return self._mel(waves_BS.to(self._mel.mel_basis.device, torch.float32)) / math.log(10)
 
     def encode(self, waves_BS: Tensor) -> Tensor:
-        """float [B,S] in [-1,1] -> float32 latents [B,S//512,C], where the waves lie."""
+        """float [B,S] in [-1,1] -> float32 latents [B,S//512,C], on the waves' device."""
         return self.encode_mel(self.mel(waves_BS)).transpose(1, 2).contiguous().to(waves_BS.device)
 
     def encode_mel(self, mel_BMN: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class MMAudioCodec:
             return moments[:, : self.channels].float()
 
     def decode(self, latents_BLC: Tensor, num_samples: int | None = None) -> Tensor:
-        """float [B,L,C] -> float32 waves [B,S] in [-1,1], where the latents lie; S is `num_samples` or 512 L."""
+        """float [B,L,C] -> float32 waves [B,S] in [-1,1], on the latents' device; S is `num_samples` or 512 L."""
         if latents_BLC.ndim != 3 or latents_BLC.shape[2] != self.channels or not latents_BLC.numel():
             raise UserError(
                 f"audio latents of shape {list(latents_BLC.shape)}: expected [B,L,{self.channels}]"

@@ -1,4 +1,4 @@
-"""One video and one audio codec, what they were fitted on, and the rates they speak: one safetensors file.
+"""A video and an audio codec with their rates and what they were fitted on, in one safetensors file.
 
 Shape suffixes: N clips, T frames, H rows, W columns, C channels, F h w latent frames, rows, columns, S
 samples, L tokens.
@@ -32,7 +32,7 @@ class LatentCodec:
     Args:
         video, audio: the two codecs.
         fps: frames a second of the clips (with the audio codec's rate it ties the two lengths together).
-        fitted_on: what the codecs learned from, in plain values (a world and its seed, or shards and their
+        fitted_on: the data of the fit, in plain values (a world and its seed, or shards and their
             sha256).
     """
 
@@ -81,7 +81,7 @@ class LatentCodec:
     def decode(
         self, video_NCFhw: Tensor, audio_NLC: Tensor, num_samples: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Latents -> uint8 frames [N,T,H,W,3] and float32 waves [N,S], as long as the frames if not told."""
+        """Latents -> uint8 frames [N,T,H,W,3] and float32 waves [N,S], by default as long as the frames."""
         frames_NTHWC = self.video.decode(video_NCFhw)
         samples = self.num_samples(frames_NTHWC.shape[1]) if num_samples is None else num_samples
         return frames_NTHWC, self.audio.decode(audio_NLC, samples)

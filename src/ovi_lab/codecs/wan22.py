@@ -1,6 +1,7 @@
-"""Wan2.2's video VAE: 16 x 16 pixels and four frames become one latent position; the first frame stands alone.
+"""Wan2.2's video VAE: 16 x 16 pixels and four frames become one latent position; the first frame is a latent frame by
+itself.
 
-The network is diffusers' AutoencoderKLWan; here are its sizes, its published names, and the way between uint8
+The network is diffusers' AutoencoderKLWan; this file holds its sizes, its published names, and the way between uint8
 frames and the latents that the towers see, (posterior mean - mean) / std per channel.
 
 Shape suffixes: B clips, T frames, H rows, W columns, C channels, F h w latent frames, rows and columns.
@@ -53,7 +54,7 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class Wan22Config:
-    """Sizes of the VAE; as they stand, the published ones (704,688,668 parameters).
+    """Sizes of the VAE; the defaults are the published ones (704,688,668 parameters).
 
     `latent_mean` and `latent_std` have one value for each of the `channels`.
     """
@@ -187,12 +188,12 @@ class Wan22VAE:
         return self
 
     def fit(self, batches_BTHWC: Iterable[Tensor]) -> None:
-        """Nothing is learned; the batches are gone through, since the sound's codec is fitted beside it."""
+        """Learns nothing, but consumes the batches, on which the audio codec is fitted at the same time."""
         for _ in batches_BTHWC:
             pass
 
     def encode(self, frames_BTHWC: Tensor) -> Tensor:
-        """uint8 [B,T,H,W,3] -> float32 latents [B,C,1+(T-1)/4,H/16,W/16], where the frames lie."""
+        """uint8 [B,T,H,W,3] -> float32 latents [B,C,1+(T-1)/4,H/16,W/16], on the frames' device."""
         if frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3 or frames_BTHWC.dtype != torch.uint8:
             raise UserError(
                 f"frames of shape {list(frames_BTHWC.shape)} and {frames_BTHWC.dtype}: "
@@ -219,7 +220,7 @@ class Wan22VAE:
             return (posterior.mode().float() - mean_C) / std_C
 
     def decode(self, latents_BCFhw: Tensor) -> Tensor:
-        """float [B,C,F,h,w] -> uint8 [B,4F-3,16h,16w,3], where the latents lie."""
+        """float [B,C,F,h,w] -> uint8 [B,4F-3,16h,16w,3], on the latents' device."""
         pixels = self.decode_pixels(latents_BCFhw)
         frames = ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
         return frames.permute(0, 2, 3, 4, 1).contiguous().to(latents_BCFhw.device)

@@ -1,1 +1,1 @@
-"""What every command shares: how it meets its user, and how it composes its configuration."""
+"""Shared by every command: errors, progress, the command line and the composed configuration."""

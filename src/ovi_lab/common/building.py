@@ -1,4 +1,4 @@
-"""Building what a configuration of one's own names: what its author got wrong is one line."""
+"""Instantiation of a composed configuration's `_target_`s, with one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user typed for a command of Hydra's: composed once, and said in one line where something is wrong with it.
+"""The check of a Hydra command line: composed once, with a one-line error for the first fault.
 
 Hydra refuses an unknown key too, but over several lines and without the keys that would be right; and it takes any
 value, which then fails somewhere in the run.
@@ -28,7 +28,7 @@ from ovi_lab.common.forms import misfit
 from ovi_lab.common.values import check_values, closed, forms, nearest, said, with_texts
 from ovi_lab.errors import UserError
 
-# What composing raises for what a user typed; RecursionError: a value of a hundred brackets
+# Errors of composing for a wrong command line; RecursionError: a value of a hundred brackets
 _REFUSED = (HydraException, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError)
 _ONLY_TOLD = ("help", "hydra_help", "info", "shell_completion")
 _ONE_OF = ("run", "multirun", "cfg", "info", "shell_completion")
@@ -48,7 +48,7 @@ def group_options(folder: Path, group: str) -> list[str]:
 
 
 def check(arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True) -> None:
-    """`checked` for a command that Hydra runs; nothing is composed where Hydra's help or the like is asked for."""
+    """`checked` for a command that Hydra runs; nothing is composed for Hydra's help and similar flags."""
     flags = read(arguments).flags
     if not any(getattr(flags, name) for name in _ONLY_TOLD):
         checked(arguments, config_folder, config_name, may_lack)
@@ -57,11 +57,11 @@ def check(arguments: Sequence[str], config_folder: Path, config_name: str, may_l
 def checked(
     arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True
 ) -> DictConfig:
-    """Compose the configuration once, and hold its values against what they may be.
+    """Compose the configuration once, and check its values.
 
     Args:
         arguments: the command line, without the program's name.
-        config_folder: where the primary list lies.
+        config_folder: folder of the primary configuration.
         config_name: its name.
         may_lack: whether values without a default may be missing.
 
@@ -132,7 +132,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
 def _parser() -> argparse.ArgumentParser:
     from hydra._internal.utils import get_args_parser
 
-    # Hydra's own flags, so that both read alike
+    # Hydra's own flags, so that both parse in the same way
     return LineParser(prog="this command", parents=[get_args_parser()], add_help=False)
 
 
@@ -210,7 +210,7 @@ def composing(config_folder: Path, beside: str | None = None) -> Iterator[None]:
 
 
 def _look_beside(folder: str) -> None:
-    """As --config-dir: what is not in our own folder is looked for in that one."""
+    """Adds a folder as --config-dir does: files that are not in our own folder are searched there."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.config_search_path import SearchPathQuery
 
@@ -234,7 +234,7 @@ def _looked_up(config: DictConfig, name: str) -> str:
 def _job(config: DictConfig, config_name: str) -> DictConfig:
     """The configuration without Hydra's part, whose values it may look up."""
     with read_write(config), open_dict(config):
-        # what Hydra fills in when a job is begun
+        # filled in by Hydra when a job starts
         config.hydra.job.num, config.hydra.job.id, config.hydra.runtime.output_dir = 0, "0", "."
         job = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
     HydraConfig.instance().set_config(config)
@@ -242,7 +242,7 @@ def _job(config: DictConfig, config_name: str) -> DictConfig:
         try:
             place = _looked_up(config, name)
         except UserError:
-            # where a value of the job is the cause, it is told by its own name
+            # where a value of the job is the cause, the message has its own name
             check_values(job, config_name, may_lack=True)
             raise
         if not place.strip() or place == "None":

@@ -1,4 +1,4 @@
-"""Reading what somebody else wrote: whatever is wrong with its content becomes one line."""
+"""Reading of untrusted files: any fault of their content becomes a one-line error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WRONG = (
 
 @contextmanager
 def reading(source: Path | str, what: str, advice: str = "copy it again or use another") -> Iterator[None]:
-    """Within the block a foreign file is parsed and laid out, and nothing else is done.
+    """Context in which an untrusted file is parsed, and nothing else is done.
 
     Args:
         source: the file or folder.
@@ -31,7 +31,7 @@ def reading(source: Path | str, what: str, advice: str = "copy it again or use a
         advice: what the user can do.
 
     Raises:
-        UserError: in the place of any error that wrong content can cause.
+        UserError: instead of any error that wrong content can cause.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a setting may be, said in a few words: `whole>=1`, `number 0..1 | null`, `skip | raise`, `list of text`.
+"""The forms of settings in a few words: `whole>=1`, `number 0..1 | null`, `skip | raise`, `list of text`.
 
 A form is alternatives with `|` between them:
 
@@ -28,14 +28,14 @@ _LIST = re.compile(r"list of (?:(\d+) )?(.+)")
 
 @dataclass(frozen=True)
 class Form:
-    """One of the alternatives: who fits, and how it is called."""
+    """One of the alternatives: its check and its name."""
 
     fits: Callable[[Any], bool]
     words: str
 
 
 def misfit(value: Any, form: str) -> str | None:
-    """What was expected, in words, where `value` is not of the form; None where it is."""
+    """The expected values in words, where `value` is not of the form; None where it is."""
     forms = _parsed(form)
     if any(one.fits(value) for one in forms):
         return None

@@ -1,4 +1,4 @@
-"""Runs a function under Hydra so that what a user typed never ends in Hydra's own traceback or in several lines."""
+"""Runs a function under Hydra, with one-line errors instead of Hydra's tracebacks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ovi_lab.errors import UserError
 
 
 def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
-    """What `hydra.main` does with a command line that `check` found good: one job, a sweep, or a flag of Hydra's.
+    """Runs a checked command line as `hydra.main` does: one job, a sweep, or a flag of Hydra's.
 
     Raises:
-        UserError: Hydra cannot begin with it, as where its logging or a launcher is configured wrongly. An error in
-            which our own code took part is not touched.
+        UserError: Hydra cannot start, for example because its logging or a launcher is configured wrongly. Errors
+            with our own code in their traceback pass unchanged.
     """
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [sys.argv[0], *arguments]
@@ -37,7 +37,7 @@ def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequen
             raise
         text = str(error).strip() or str(error.__cause__ or "").strip()
         reason = shown(text.splitlines()[0] if text else type(error).__name__)
-        raise UserError(f"Hydra cannot begin with this command line: {reason}") from error
+        raise UserError(f"Hydra cannot start with this command line: {reason}") from error
     finally:
         sys.argv = before[0]
         if before[1] is None:

@@ -1,4 +1,4 @@
-"""Where the configuration lives, in a checkout, an editable install and a wheel alike."""
+"""The folder of the configuration, in a checkout, an editable install or a wheel."""
 
 from __future__ import annotations
 

@@ -26,27 +26,27 @@ STAGES = {"data": 0.02, "training": 0.80, "validation": 0.04, "sampling": 0.12, 
 
 
 class Reporter(Protocol):
-    """Told where a run stands."""
+    """The interface of progress reports."""
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` steps of a stage are behind us."""
+        """Reports that `done` of `total` steps of a stage are done."""
 
     def close(self) -> None:
-        """No more reports."""
+        """Ends the reports."""
 
 
 class SilentReporter:
-    """For ranks other than the first, and for tests."""
+    """A reporter without output, for ranks other than the first and for tests."""
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Nothing to show."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing."""
 
 
 class ConsoleReporter:
-    """Bars with the time left, for a run that has the terminal to itself."""
+    """Progress bars with the time left, for a run that owns the terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.progress = Progress(
@@ -63,7 +63,7 @@ class ConsoleReporter:
         self.progress.start()
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Draw it."""
+        """Draw the bar."""
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total, note=note)
         self.progress.update(self.tasks[stage], completed=done, total=total, note=note)
@@ -81,7 +81,7 @@ class FileReporter:
         self._written = 0.0
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Write it, atomically."""
+        """Write the file, atomically."""
         now = time.monotonic()
         if now - self._written < 0.5 and 0 < done < total:
             return
@@ -89,12 +89,12 @@ class FileReporter:
         write_whole(self.path, json.dumps({"stage": stage, "done": done, "total": total, "note": note}))
 
     def close(self) -> None:
-        """Remove it: the run is over."""
+        """Remove the file: the run has ended."""
         self.path.unlink(missing_ok=True)
 
 
 def fraction(state: dict[str, Any]) -> float:
-    """Share of a run that is behind it, from what `FileReporter` wrote."""
+    """The finished share of a run, from a file of `FileReporter`."""
     behind = 0.0
     for stage, share in STAGES.items():
         if stage == state["stage"]:
@@ -104,7 +104,7 @@ def fraction(state: dict[str, Any]) -> float:
 
 
 def progress(items: Iterable[Item], description: str, total: int, shown: bool = True) -> Iterator[Item]:
-    """Yields `items` while a bar with the time left goes along; a line of text where there is no terminal."""
+    """Yields `items` with a progress bar and the time left; prints a line where there is no terminal."""
     if not shown:
         yield from items
         return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 GIB = 2**30
 DRIVER = int(0.75 * GIB)
-"""Kept free on a GPU for what no tensor tells: the driver's context and the libraries' workspaces."""
+"""Bytes kept free on a GPU besides tensors: the driver's context and the libraries' workspaces."""
 MARGIN = 1.05
-"""And in proportion: what the allocator loses between blocks of different sizes."""
+"""Factor on the peak: what the allocator loses between blocks of different sizes."""
 
 
 def gib(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Whether plain values are of the types that a class of ours takes: for settings that come from a file."""
+"""Checks plain values from a file against the types of a class's parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovi_lab.errors import UserError
 __all__ = ["MAX_LAYERS", "MAX_WIDTH", "check_sizes", "check_types"]
 
 MAX_WIDTH, MAX_LAYERS = 2**20, 1024
-"""Past any model there is: larger numbers are a slip, or a file that means to take all memory."""
+"""Beyond any model: larger numbers are typing errors, or a file that attacks memory."""
 
 
 def check_types(

@@ -1,4 +1,4 @@
-"""A composed configuration held against the forms in settings.yaml: one line for the first value that does not fit."""
+"""The check of a composed configuration against the forms in settings.yaml, with one line for the first misfit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = Path(__file__).with_name("settings.yaml")
 
 @cache
 def forms(name: str) -> dict[str, str]:
-    """The form of each setting of a configuration ("train", "sample"), by its dotted place."""
+    """The form of each setting of a configuration ("train", "sample"), by its dotted path."""
     return dict(_leaves(_read()[name]))
 
 
@@ -55,7 +55,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:
-    """Resolve every value of a composed configuration and hold it against its form.
+    """Resolve every value of a composed configuration and check it against its form.
 
     Args:
         config: composed, without Hydra's own part.
@@ -97,7 +97,7 @@ def with_texts(config: DictConfig, name: str) -> DictConfig:
             RecursionError,
             ValueError,
             TypeError,
-        ):  # told by `check_values` where it matters
+        ):  # reported by `check_values` where it matters
             continue
         if kinds & {"text", "name"} and misfit(value, form) is None and _is_number(value):
             if all(misfit(value, kind) for kind in kinds - {"text", "name"}):
@@ -126,7 +126,7 @@ def _first(group: str, expected: Mapping[str, str]) -> str:
 
 
 def _resolved(config: DictConfig, prefix: str, may_lack: bool) -> Iterator[tuple[str, Any]]:
-    """Every value by its dotted place, mappings before what is inside them."""
+    """Every value by its dotted path, mappings before their contents."""
     for key in config:
         path = prefix + str(key)
         try:

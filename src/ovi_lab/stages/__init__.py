@@ -1,1 +1,1 @@
-"""The paper's three stages one after the other on the ball world, from nothing to an exported model."""
+"""The paper's three training stages in sequence on the ball world, from random weights to an exported model."""

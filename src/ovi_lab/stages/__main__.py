@@ -1,7 +1,7 @@
-"""`python -m ovi_lab.stages`, also `make stages`: the paper's three stages one after the other on the ball world.
+"""`python -m ovi_lab.stages`, also `make stages`: the paper's three training stages in sequence on the ball world.
 
-Audio pretraining, audio finetuning, a video tower in the place of Wan2.2's, then fusion from these towers beside fusion
-from scratch; scores, export and sampled clips. Runs that are done are skipped and others go on where they stopped.
+Audio pretraining, audio finetuning, a video tower in place of Wan2.2's, then fusion from these towers and fusion from
+scratch; scores, export and sampled clips. Finished runs are skipped and others resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ovi_lab.sweeps.local_pool import PoolLauncher
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chain; a user's mistake is one line and exit code 2."""
-    again = "interrupted; the same command goes on with what is missing"
+    again = "interrupted; the same command continues with what is missing"
     with one_line("error", interrupted=again, interrupted_code=2):
         given = sys.argv[1:] if arguments is None else arguments
         check_text(given)

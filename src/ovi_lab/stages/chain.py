@@ -1,4 +1,4 @@
-"""The chain of runs: what may be chosen of it, which runs there are, and running them in order."""
+"""The chain of training stages: its settings, its runs, and running them in order."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ovi_lab.errors import UserError
 from ovi_lab.sweeps.local_pool import SweepJob
 
 Runner = Callable[[Sequence[SweepJob]], Mapping[str, tuple[str, str]]]
-"""Does runs that do not need each other; by name, each one's status ("done", "skipped", "failed") and message."""
+"""Runs independent jobs; gives each one's status ("done", "skipped", "failed") and message by name."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What of the chain may be chosen; any other KEY=VALUE goes to every run (evaluation.KEY to those that are scored).
+    """The chain's settings; any other KEY=VALUE goes to every run (evaluation.KEY to those that are scored).
 
     Args:
         name: everything is written below runs/<name>.
-        seed: one chain for each.
+        seed: seeds, one chain each.
         steps: lengths of stage 3 from pretrained towers.
         scratch_steps: lengths of fusion training without them, as the ablation does it.
-        freeze: what stage 3 keeps frozen; a file of conf/freeze each.
-        goal: onset F1 whose first reaching is told.
+        freeze: rules of what stage 3 freezes; a file of conf/freeze each.
+        goal: onset F1; the report gives the first run that reaches it.
         workers: runs side by side; 0 takes one per core.
     """
 
@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where everything is written."""
+        """The folder of all outputs."""
         return Path("runs") / self.name
 
     def run(self, arm: str, seed: int) -> Path:
@@ -148,10 +148,10 @@ def waves(settings: Settings, overrides: Sequence[str]) -> list[list[SweepJob]]:
 
 
 def run_chain(settings: Settings, overrides: Sequence[str], runner: Runner) -> list[SweepJob]:
-    """Run all that is not done yet; returns the runs that are scored.
+    """Run all unfinished runs; returns the runs that are scored.
 
     Raises:
-        UserError: runs have failed; those that need them were not begun.
+        UserError: runs have failed; those that need them were not started.
     """
     ordered = waves(settings, overrides)
     for jobs in ordered:
@@ -159,6 +159,6 @@ def run_chain(settings: Settings, overrides: Sequence[str], runner: Runner) -> l
         failed = [f"{job.name}: {outcome[job.name][1]}" for job in jobs if outcome[job.name][0] == "failed"]
         if failed:
             raise UserError(
-                f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. {'; '.join(failed)}"
+                f"{len(failed)} of {len(jobs)} runs failed; the same command runs them again. {'; '.join(failed)}"
             )
     return [job for jobs in ordered for job in jobs if job.config["evaluation"]["enabled"]]

@@ -1,4 +1,4 @@
-"""What comes of the chain: weights for others, clips, a table, and onset F1 against steps."""
+"""The results of the chain: exported weights, clips, a table, and onset F1 against steps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def export_and_check(run: Path, file: Path) -> int:
     """Export a run in the released layout, begin a model from the file, and compare.
 
     Returns:
-        how many tensors are equal to the bit: all of them.
+        the number of tensors that are equal bit for bit: all of them.
 
     Raises:
         UserError: a tensor of the file is not the run's.
@@ -59,7 +59,7 @@ def sample_run(run: Path, out: Path) -> list[Path]:
 
 
 def onset_f1(run: Path) -> float:
-    """Of a scored run. Raises UserError where no clip of it could be scored."""
+    """Onset F1 of a scored run. Raises UserError where no clip of it could be scored."""
     value = read(run).metrics[METRIC].value
     if value is None:
         raise UserError(f"{run / 'results.json'} has no {METRIC}: score more clips (evaluation.num_clips)")
@@ -79,7 +79,7 @@ class Curve:
 
 
 def curves(settings: Settings) -> list[Curve]:
-    """From pretrained towers, one curve for each rule of freezing, then from scratch."""
+    """The curves of training from pretrained towers, one for each rule of freezing, then from scratch."""
 
     def scores(arms: Mapping[int, str]) -> dict[int, list[float]]:
         return {
@@ -95,7 +95,7 @@ def curves(settings: Settings) -> list[Curve]:
 
 
 def verdict(found: Sequence[Curve], goal: float) -> str:
-    """How many steps each way needs for the goal, in words; nothing is said of lengths that were not run."""
+    """The steps that each way of training needs for the goal, in words, among the lengths that were run."""
 
     def need(curve: Curve) -> str:
         steps = curve.reaches(goal)
@@ -109,7 +109,7 @@ def verdict(found: Sequence[Curve], goal: float) -> str:
 
 
 def draw(found: Sequence[Curve], goal: float, real: float, path: Path) -> None:
-    """Onset F1 against steps, a line a way, a circle a seed; `real`: that of real clips."""
+    """The figure of onset F1 against steps, a line a curve, a circle a seed; `real`: that of real clips."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -163,13 +163,13 @@ def _row(settings: Settings, arm: str, begins: str) -> str:
 
 
 def _table(settings: Settings) -> str:
-    """Every run of the chain: where it begins, its length, what it trains; mean losses and scores."""
+    """The table of runs: initial weights, length, trained parameters, mean losses and scores."""
     fused = [fused_arm(rule, steps) for rule in settings.freeze for steps in settings.steps]
     rows = [("stage1", "nothing"), ("stage2", "stage1"), ("video", "nothing")]
     rows += [(arm, "stage2, video") for arm in fused]
     rows += [(scratch_arm(steps), "nothing") for steps in settings.scratch_steps]
     head = (
-        "| run | begins from | steps | trained | video loss | audio loss | onset F1 |\n"
+        "| run | starts from | steps | trained | video loss | audio loss | onset F1 |\n"
         "|---|---|--:|--:|--:|--:|--:|"
     )
     return "\n".join([head, *(_row(settings, arm, begins) for arm, begins in rows)])

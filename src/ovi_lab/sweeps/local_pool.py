@@ -48,7 +48,7 @@ class SweepJob:
 
 
 def _follow_parent(parent: int) -> None:
-    """End with the process that started this one, also when that is killed."""
+    """End this process when its parent ends, also by a kill."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
@@ -77,7 +77,7 @@ def _work(config: dict[str, Any]) -> tuple[str, str]:
     except UserError as error:
         return "failed", str(error)
     except Exception as error:
-        # the other jobs go on; what happened here is kept whole
+        # the other jobs continue; the full traceback is kept
         trace = run_dir / "traceback.txt"
         trace.write_text(traceback.format_exc())
         return (
@@ -89,7 +89,7 @@ def _work(config: dict[str, Any]) -> tuple[str, str]:
 
 
 def _varied(job_overrides: Sequence[Sequence[str]]) -> set[str]:
-    """Keys that the jobs of a sweep set differently, beside arm and seed: each of their values is an arm of its own."""
+    """Keys whose values differ between the jobs of a sweep, besides arm and seed: each value is an arm of its own."""
     values: dict[str, set[str]] = {}
     for overrides in job_overrides:
         for override in overrides:
@@ -104,7 +104,7 @@ def _clock(seconds: float) -> str:
 
 
 class _Screen:
-    """The sweep's progress: one bar for all, one for each job under way, and the time left."""
+    """The sweep's progress: one bar for all, one for each running job, and the time left."""
 
     def __init__(self, jobs: Sequence[SweepJob], console: Console) -> None:
         self.jobs, self.console = jobs, console
@@ -130,7 +130,7 @@ class _Screen:
         self.live = Live(Group(self.overall, self.each, Text("")), console=console, refresh_per_second=4)
 
     def update(self, running: Sequence[SweepJob]) -> None:
-        """Read what the jobs wrote."""
+        """Read the jobs' progress files."""
         for job in running:
             try:
                 state = read_json(job.run_dir / "progress.json")
@@ -138,7 +138,7 @@ class _Screen:
                 continue
             share = fraction(state)
             if not self.shares[job.name] and share > 0.1:
-                # it goes on from a checkpoint: what it did earlier tells nothing of the speed now
+                # it resumes from a checkpoint: its earlier progress says nothing of the speed now
                 self.free.add(job.name)
             self.shares[job.name] = share
             if job.name not in self.tasks:
@@ -148,7 +148,7 @@ class _Screen:
         self._estimate()
 
     def finished(self, job: SweepJob, skipped: bool) -> None:
-        """A job left the field."""
+        """Remove a job that has ended."""
         self.shares[job.name] = 1.0
         if skipped:
             self.free.add(job.name)
@@ -186,7 +186,7 @@ class PoolLauncher(Launcher):
         self.threads = threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's side of the contract."""
+        """Hydra's launcher interface."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def _job(
@@ -226,14 +226,14 @@ class PoolLauncher(Launcher):
                 fail(
                     UserError(
                         f"two jobs of the sweep would write to {job.run_dir} ({twins[0]} and {twins[1]}): "
-                        "give hydra.sweep.subdir something that tells them apart"
+                        "give hydra.sweep.subdir something that differs between them"
                     )
                 )
             seen[job.run_dir] = index
         sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
         outcome = self.run_jobs(jobs)
         for job, returned in pairs:
-            # a failed job is told of at the end of the study, after the others have been ranked
+            # a failed job is reported at the end of the study, after the others have been ranked
             returned.status = JobStatus.COMPLETED
             returned.return_value = outcome[job.name][0]
         note_jobs(
@@ -242,7 +242,7 @@ class PoolLauncher(Launcher):
         return [returned for _, returned in pairs]
 
     def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
-        """Run them and tell of them as they end; status and message of each, by name."""
+        """Run the jobs and report each as it ends; status and message of each, by name."""
         console = Console()
         outcome: dict[str, tuple[str, str]] = {}
         screen = _Screen(jobs, console)
@@ -257,7 +257,7 @@ class PoolLauncher(Launcher):
         waiting: dict[Future[tuple[str, str]], SweepJob] = {
             pool.submit(_work, job.config): job for job in jobs
         }
-        # A flag, not an exception: wherever the program stands when Ctrl-C comes, it is not lost.
+        # A flag, not an exception: Ctrl-C is not lost wherever the program is.
         interrupted = threading.Event()
         before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
         try:
@@ -272,7 +272,7 @@ class PoolLauncher(Launcher):
                     screen.update(list(waiting.values()))
             if interrupted.is_set():
                 self._kill(pool)
-                fail(UserError("interrupted; the same command goes on with what is missing"))
+                fail(UserError("interrupted; the same command continues with what is missing"))
         finally:
             signal.signal(signal.SIGINT, before)
             pool.shutdown(wait=False, cancel_futures=True)
@@ -283,11 +283,11 @@ class PoolLauncher(Launcher):
         try:
             return future.result()
         except SystemExit:
-            return "failed", f"told to leave; {job.run_dir} goes on from its last checkpoint"
+            return "failed", f"stopped by a signal; {job.run_dir} resumes from its last checkpoint"
         except BrokenProcessPool:
             return (
                 "failed",
-                f"its process was killed (out of memory?); {job.run_dir} goes on from its last checkpoint",
+                f"its process was killed (out of memory?); {job.run_dir} resumes from its last checkpoint",
             )
 
     @staticmethod

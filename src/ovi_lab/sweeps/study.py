@@ -1,4 +1,4 @@
-"""The end of a sweep: ceilings and floors beside the arms, one leaderboard."""
+"""The end of a sweep: reference rows, and one leaderboard of all arms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EndedJob:
 
     name: str
     config: Mapping[str, Any]
-    """As the command line composed it: nothing of it was read from the run's folder."""
+    """The configuration composed from the command line; nothing is read from the run's folder."""
     run_dir: Path
     status: str
     """"done", "skipped" or "failed"."""
@@ -42,7 +42,7 @@ _jobs: dict[Path, Sequence[EndedJob]] = {}
 
 
 def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
-    """Leave what a sweep's launcher knows for `finish`, and a list of it in the sweep's folder for people."""
+    """Hand a sweep's jobs to `finish`, and list them in a readable file in the sweep's folder."""
     _jobs[folder] = jobs
     rows = [
         {
@@ -60,16 +60,16 @@ def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
     write_whole(folder / JOBS_FILE, json.dumps(rows, indent=1))
 
 
-# Hydra turns what its callbacks raise into warnings; what they leave here is done by `finish`, whose errors count.
+# Hydra turns errors of its callbacks into warnings; so they only store what `finish` does, whose errors count.
 _ended: list[_Study] = []
 
 
 class StudyCallback(Callback):
-    """Notes that a sweep has ended, and how its leaderboard is to be shown.
+    """Hydra's callback of a study: stores that a sweep has ended, and the title and claims of its leaderboard.
 
     Args:
         title, message: at the top of the page.
-        claims: what the numbers are to be held against; see `ovi_eval.ranking.claims.parse_claims`.
+        claims: the claims that the numbers are tested against; see `ovi_eval.ranking.claims.parse_claims`.
     """
 
     def __init__(self, title: str = "Leaderboard", message: str = "", claims: Sequence[Any] = ()) -> None:
@@ -83,7 +83,7 @@ class StudyCallback(Callback):
 
 
 def _score_references(folder: Path, jobs: Sequence[EndedJob]) -> None:
-    """Score real clips, and real clips spoiled by rule, once per study, on the data that this command configures."""
+    """Score the reference rows (real clips, and real clips distorted on purpose) once per study, on its data."""
     from ovi_lab.runs.evaluate import evaluate_references
 
     for job in jobs:
@@ -123,6 +123,6 @@ def finish() -> None:
             print(f"\n{study.folder / 'leaderboard.html'}")
         if failed:
             raise UserError(
-                f"{len(failed)} of {len(jobs)} runs failed; the same command goes on with them. "
+                f"{len(failed)} of {len(jobs)} runs failed; the same command runs them again. "
                 + "; ".join(failed)
             )

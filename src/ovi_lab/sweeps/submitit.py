@@ -1,8 +1,8 @@
 """Runs a sweep's jobs on a SLURM cluster: `hydra/launcher=submitit_slurm`, one SLURM job a member.
 
-What `local_pool.PoolLauncher` does with processes of this machine is done here with submitit's jobs: the same
-folders, names, progress and leaderboard at the end. The folder of the sweep must be seen by all nodes. Stopped here by
-Ctrl-C, the jobs are cancelled. Where the terminal is lost they go on; once they are over, the same command goes on with
+Like `local_pool.PoolLauncher`, with submitit's jobs instead of processes of this machine: the same folders, names,
+progress and leaderboard at the end. The folder of the sweep must be seen by all nodes. Stopped here by
+Ctrl-C, the jobs are cancelled. Where the terminal is lost they continue; once they have ended, the same command runs
 what is missing and makes the leaderboard.
 """
 
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Submitted:
-    """What submitit calls on a node, in each of a job's tasks; it goes on where it was when the job is queued again."""
+    """The callable that submitit runs on a node, in each of a job's tasks; a requeued job resumes."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -41,7 +41,7 @@ class Submitted:
 
         if is_first_process():
             return _work(config)
-        # the first task alone writes progress and what went wrong
+        # the first task alone writes progress and errors
         from ovi_lab.runs.run import execute
 
         try:
@@ -50,7 +50,7 @@ class Submitted:
             return "failed", str(error)
 
     def checkpoint(self, config: dict[str, Any]) -> Any:
-        """submitit's question what to queue again."""
+        """The job that submitit queues again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, {**config, "resume": "auto"})
@@ -72,9 +72,9 @@ class SubmititLauncher(PoolLauncher):
     """Hydra's launcher over submitit, with the parameters of the package hydra-submitit-launcher.
 
     Args:
-        submitit_folder: of submitit's own files and the jobs' output.
+        submitit_folder: folder of submitit's own files and the jobs' output.
         max_num_timeout: how often a job that ran out of time is queued again.
-        name: of the jobs.
+        name: name of the jobs.
         parameters: submitit's, without the cluster's name before them: `timeout_min`, `gpus_per_node`, `partition` …;
             those that are null are left out.
     """
@@ -94,7 +94,7 @@ class SubmititLauncher(PoolLauncher):
         }
 
     def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
-        """Run them and tell of them as they end; status and message of each, by name."""
+        """Run the jobs and report each as it ends; status and message of each, by name."""
         submitted = self._submit(jobs)
         console = Console()
         screen = _Screen(jobs, console)
@@ -118,7 +118,7 @@ class SubmititLauncher(PoolLauncher):
                     job.cancel()
                 fail(
                     UserError(
-                        "interrupted, and the jobs cancelled; the same command goes on with what is missing"
+                        "interrupted, and the jobs cancelled; the same command continues with what is missing"
                     )
                 )
         finally:
@@ -140,22 +140,22 @@ class SubmititLauncher(PoolLauncher):
             executor.update_parameters(**self.parameters)
             made = executor.map_array(Submitted(self.threads), [job.config for job in jobs])
         except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
-            # submitit's words for a machine without sbatch, and for a parameter that it does not know
+            # submitit's errors on a machine without sbatch, and for an unknown parameter
             fail(UserError(f"{self.cluster} does not take the jobs: {' '.join(str(error).split())[:300]}"))
         return {job.name: one for job, one in zip(jobs, made, strict=True)}
 
 
 def _outcome(job: Any) -> tuple[str, str]:
-    """Of the first task, as all others follow it; what SLURM has to say where there is none."""
+    """Status and message of the first task, which all others follow; SLURM's message where there is none."""
     try:
         results: list[tuple[str, str]] = job.results()
     except Exception as error:
         log = job.paths.stderr
         lines = [line for line in _text(log).splitlines() if line.strip()]
-        said = lines[-1] if lines else " ".join(str(error).split())[:200]
+        last_line = lines[-1] if lines else " ".join(str(error).split())[:200]
         return (
             "failed",
-            f"SLURM job {job.job_id} ended without a result (state {job.state}): {said} (see {log})",
+            f"SLURM job {job.job_id} ended without a result (state {job.state}): {last_line} (see {log})",
         )
     return next((r for r in results if r[0] == "failed"), results[0])
 
