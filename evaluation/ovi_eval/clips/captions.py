@@ -22,13 +22,13 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".wav", ".flac", ".
 
 @dataclass
 class FolderCaptions:
-    """What a folder says of its clips: texts by id, and notes on what could not be used."""
+    """Texts of a folder's clips by id, and notes on what could not be used."""
 
     texts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(self, texts: Mapping[str, str], source: str) -> None:
-        """Texts that win over those that are there; where they differ, that is noted."""
+        """Adds texts that replace earlier ones; where they differ, that is noted."""
         other = sorted(id for id, text in texts.items() if self.texts.get(id, text) != text)
         if other:
             self.notes.append(
@@ -40,7 +40,7 @@ class FolderCaptions:
 def read_captions(folder: Path, texts: Iterable[Path] | None = None) -> FolderCaptions:
     """Captions of a folder: .txt files beside the clips, then captions.jsonl, .csv and .tsv. A later source wins.
 
-    `texts`: the .txt files, which may lie in folders below it; None takes all that there are. One that cannot be read
+    `texts`: the .txt files, also in folders below it; None takes all of them. One that cannot be read
     is noted, and its clip has no caption from it. Raises UserError for a table that cannot be read.
     """
     found = FolderCaptions()
@@ -66,8 +66,8 @@ def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str,
     """Texts by clip id of one CSV, TSV or JSONL file.
 
     A row's id is in the first of ID_COLUMNS that it has (a media suffix is left out), its text in the first of
-    `columns`; `what` they are called in messages. Raises UserError naming the file and line where these are not
-    there, are no text, or an id comes twice with other words.
+    `columns`; `what` is their name in messages. Raises UserError naming the file and line where these are
+    missing, are no text, or an id comes twice with other words.
     """
     path = Path(path)
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""One file's picture and sound together, from the picture's first moment and equally long.
+"""One file's picture and sound on one clock, from the first frame on and equally long.
 
 Shapes: T frames, H rows, W columns, S samples.
 """
@@ -23,9 +23,9 @@ MISSING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Clip:
-    """One file's picture and sound, both from the picture's first moment and equally long.
+    """A clip: one file's picture and sound, both from the first frame on and equally long.
 
-    `missing`: seconds at the end where the file has no sound and silence stands for it.
+    `missing`: seconds at the end where the file has no sound, filled with silence.
     """
 
     name: str

@@ -23,7 +23,7 @@ HEADER = "clips"
 """The only key of the metadata: of several, safetensors would choose a random order at each write."""
 INT16_SCALE = 32767.0
 SILENT = 1e-4
-"""Largest absolute sample below which sound counts as none at all (about 3 steps of 16 bits)."""
+"""Largest absolute sample of sound that counts as silence (about 3 steps of 16 bits)."""
 FAILED = "failed"
 """Key of a clip's meta that holds, in words, why the clip cannot be scored."""
 
@@ -32,8 +32,8 @@ FAILED = "failed"
 class ClipSet:
     """N clips of one size, rate and length.
 
-    `frames_NTHWC` uint8 [N, T, H, W, 3]; `waves_NS` float32 [N, S] in [-1, 1]; `meta` holds what made the
-    clips knows of each. A clip whose sampling failed keeps its place, with the reason under meta["failed"].
+    `frames_NTHWC` uint8 [N, T, H, W, 3]; `waves_NS` float32 [N, S] in [-1, 1]; `meta` holds the
+    generator's facts of each. A clip whose sampling failed keeps its place, with the reason under meta["failed"].
     Raises UserError where numbers of clips, types or shapes do not fit.
     """
 
@@ -98,7 +98,7 @@ class ClipSet:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Writes one safetensors file, whole or not at all: frames uint8, waves int16, the rest as JSON.
+        """Writes one safetensors file atomically: frames uint8, waves int16, the rest as JSON.
 
         A clip whose sound is not finite is stored as silence with that reason under meta["failed"].
         Raises UserError where the file cannot be written.

@@ -1,7 +1,7 @@
-"""Sound laid out on its container's clock: silence where packets are missing, nothing twice.
+"""Sound on its container's clock: silence where packets are missing, overlaps left out.
 
-Timestamps decide, not how many samples have come: of ten packets of which one was lost, the last is heard where it
-was. Deviations of a few milliseconds are left alone, as coarse clocks (mkv: 1 ms) have them everywhere; they do not
+Timestamps decide, not the number of samples: of ten packets of which one was lost, the last stays where it
+was. Deviations of a few milliseconds are ignored, as coarse clocks (mkv: 1 ms) have them everywhere; they do not
 add up, since each packet is compared with the clock and not with the one before.
 """
 
@@ -17,7 +17,7 @@ from ovi_eval.clips import container as bounds
 from ovi_eval.errors import UserError
 
 JITTER = 0.005
-"""Seconds by which a packet's time may differ from where the samples before it end, and is taken to follow them; one
+"""Largest difference in seconds between a packet's time and the end of the samples before it that counts as none; one
 and a half of the container's ticks where that is more.
 """
 LONGEST_GAP = 5.0
@@ -35,8 +35,8 @@ _PACKED = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, 
 class Clock:
     """Iterates over `frames` of decoded sound and yields packed frames without times that follow each other.
 
-    Each has the format, channels and rate of the frame that it is of. `start` is the first sample's time (known once
-    one has come), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises UserError
+    Each has the format, channels and rate of its decoded frame. `start` is the first sample's time (known after
+    the first), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises UserError
     naming the file where the clock leaves a gap, or goes back, beyond the bounds above, or a sample is not finite.
     """
 
@@ -52,7 +52,7 @@ class Clock:
 
     @property
     def now(self) -> float:
-        """When the samples so far end."""
+        """The end of the samples so far, in seconds."""
         return self._base + (self._samples / self._setup[2] if self._setup else 0.0)
 
     @property
@@ -85,7 +85,7 @@ class Clock:
             )
 
     def _check_numbers(self, packed: Any) -> None:
-        """One value that is not a number would spread over a whole clip in every filter after this."""
+        """Refuses values that are not finite, which filters would spread over the whole clip."""
         if packed.format.name in ("flt", "dbl") and not np.abs(packed.to_ndarray()).max(initial=0) <= LOUDEST:
             raise UserError(
                 f"{self._shown}: its sound holds values that are not finite or beyond {LOUDEST:.0e} "

@@ -1,6 +1,6 @@
-"""Whether a file is there to its end: how far its timestamps reach, against how long it says that it is.
+"""Whether a file is complete: the end of its timestamps is compared with the length that it states.
 
-Every packet's timestamps are read once, without decoding. What counts is a length that the file states: the tracks'
+Every packet's timestamps are read once, without decoding. The stated length is the tracks'
 own in mp4 and mov, the segment's in mkv and webm, the streams' in avi, the samples of flac, the data of wav, the frames
 of an mp3's Xing header. Ogg states none, but marks its last page, and a fragmented mp4's last box says how long it is.
 A file that states nothing (an mp3 without a header, a live stream's mkv) is read to its end.
@@ -24,7 +24,7 @@ Kind = Literal["video", "audio"]
 
 @dataclass
 class StreamTimes:
-    """What a stream's timestamps say: packets that are shown, the first one's time, when the last ends.
+    """The timestamps of a stream: the number of shown packets, the first one's time, the last one's end.
 
     `decoded_from` is the first packet's decoding time in seconds.
     """
@@ -38,7 +38,7 @@ class StreamTimes:
     longest: float = 0.0
 
     def take(self, packet: Any) -> None:
-        """A packet in the file's order. Those before an edit's beginning are decoded and not shown."""
+        """Adds a packet in the file's order. Packets before an edit's beginning are decoded and not shown."""
         if packet.is_discard:
             return
         self.packets += 1
@@ -62,7 +62,7 @@ class StreamTimes:
 
     @property
     def usual(self) -> float:
-        """Seconds of a packet in the mean."""
+        """Mean seconds of a packet."""
         if self.first is None or self.last is None or self.packets < 2:
             return 0.0
         return (self.last - self.first) / (self.packets - 1)
@@ -78,11 +78,11 @@ class _Scan:
 
 
 def check_complete(source: str | Path | bytes, kind: Kind, name: str | None = None) -> StreamTimes:
-    """What the track's timestamps say, read without decoding.
+    """The timestamps of a file's video or audio stream, read without decoding.
 
-    Raises UserError naming the file where it ends before it says that it does, or would unfold beyond bounds.
+    Raises UserError naming the file where it ends before its stated length, or would decode to more than the bounds.
 
-    `kind`: of which track; the other is looked at only where the container states one length for both.
+    `kind`: the stream; the other one is read only where the container states one length for both.
     """
     with bounds.byte_file(source, name) as (file, size, shown):
         with bounds.opened(source, name) as (container, _):
@@ -110,7 +110,7 @@ def _scanned(container: Any, shown: str) -> _Scan:
 
 
 def _check_unfolding(track: StreamTimes, kind: Kind, size: int, shown: str) -> None:
-    """Refuses what is small as a file and huge once decoded, before any of it is decoded."""
+    """Refuses small files that decode to huge ones, before decoding."""
     context = track.stream.codec_context
     seconds = track.seconds
     if seconds > bounds.MAX_SECONDS:
@@ -154,7 +154,7 @@ def cut_off(shown: str, reached: float, stated: float) -> UserError:
 
 
 def _check_structure(file: IO[bytes], size: int, format_name: str, track: StreamTimes, shown: str) -> None:
-    """What FFmpeg does not tell of a file's end."""
+    """Checks the end of a file where FFmpeg does not."""
     if format_name == "wav":
         _check_bytes(_wav_bytes(file), size, shown)
     elif format_name == "mp3":
@@ -178,7 +178,7 @@ def _check_bytes(stated: int | None, size: int, shown: str) -> None:
 
 
 def _wav_bytes(file: IO[bytes]) -> int | None:
-    """Where the data of a RIFF or RF64 wave file end by its header; None where a stream's header does not know."""
+    """Where the data of a RIFF or RF64 wave file end by its header; None where a stream's header leaves it open."""
     file.seek(0)
     kind = file.read(12)[:4]
     long_size = None
@@ -197,7 +197,7 @@ def _wav_bytes(file: IO[bytes]) -> int | None:
 
 
 def xing_seconds(file: IO[bytes]) -> float | None:
-    """How long an mp3 says that it is in its first frame (Xing or Info, VBRI); None where it does not."""
+    """The length that an mp3 states in its first frame (Xing or Info, VBRI); None without one."""
     file.seek(0)
     at = 0
     while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:

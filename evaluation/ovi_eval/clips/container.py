@@ -1,7 +1,7 @@
-"""Opening a media file: only the formats that are meant, only from the bytes given, within bounds.
+"""Opening of media files: known formats only, from the given bytes only, within bounds.
 
-FFmpeg is handed the bytes and neither a name nor a length, so that it can follow no reference to another file, takes
-no playlist for a clip, and states no duration that it guessed from a file's length.
+FFmpeg gets the bytes without a name or a length, so that it can follow no reference to another file, takes
+no playlist for a clip, and guesses no duration from a file's length.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_CHANNELS = 64
 MAX_BYTES = 8 << 30
 """Bytes of frames or of samples that one clip may hold in memory, 8 GiB."""
 MAX_UNFOLDING = 50_000
-"""How many decoded bytes a byte of a file may stand for, once MAX_BYTES have been decoded."""
+"""Largest ratio of decoded bytes to bytes of a file, beyond MAX_BYTES of decoded bytes."""
 
 _OPTIONS = {
     "format_whitelist": ",".join(FORMATS),
@@ -45,14 +45,14 @@ FOREIGN = (
     LookupError,
     BufferError,
 )
-"""What FFmpeg and the libraries around it raise over a file that they cannot take."""
+"""The exceptions of FFmpeg and the libraries around it for a file that they cannot read."""
 
 
 class _Bytes:
-    """A file for FFmpeg. `tells_length` False keeps its length to itself.
+    """A file object for FFmpeg, which hides its length where `tells_length` is False.
 
-    FFmpeg takes a length for what it is told, and with it guesses durations that a header does not state, or
-    shortens those of a file that was cut off. MP3 alone needs it, to know the padding at its end.
+    With a length, FFmpeg guesses durations that a header does not state, or
+    shortens those of a file that was cut off. Only MP3 needs it, to know the padding at its end.
     """
 
     def __init__(self, file: IO[bytes], tells_length: bool) -> None:
@@ -75,7 +75,7 @@ class _Bytes:
 
 @contextmanager
 def byte_file(source: str | Path | bytes, name: str | None) -> Iterator[tuple[IO[bytes], int, str]]:
-    """The bytes as a file, their number, and the name errors call them by. Raises UserError where there are none."""
+    """The bytes as a file, their number, and their name in errors. Raises UserError where there are none."""
     shown = shown_name(source, name)
     if isinstance(source, bytes):
         size = len(source)
@@ -99,7 +99,7 @@ def shown_name(source: str | Path | bytes, name: str | None) -> str:
 
 @contextmanager
 def guarded(shown: str) -> Iterator[None]:
-    """Whatever FFmpeg and numpy raise over a file becomes an UserError that names it."""
+    """Context that turns errors of FFmpeg and numpy into a UserError that names the file."""
     try:
         yield
     except UserError:
@@ -109,7 +109,7 @@ def guarded(shown: str) -> Iterator[None]:
 
 
 def undecodable(shown: str, error: BaseException) -> UserError:
-    """The reason of a file that FFmpeg, or a library that its frames go through, cannot take."""
+    """The error of a file that FFmpeg, or a library that converts its frames, cannot read."""
     if isinstance(error, MemoryError):
         text = "there is not enough memory for it"
     else:
@@ -119,7 +119,7 @@ def undecodable(shown: str, error: BaseException) -> UserError:
 
 @contextmanager
 def opened(source: str | Path | bytes, name: str | None = None) -> Iterator[tuple[Any, str]]:
-    """An open container and the name errors call it by; FFmpeg's errors become EvalErrors that name it."""
+    """An open container and its name in errors; FFmpeg's errors become UserErrors that name it."""
     with byte_file(source, name) as (file, _, shown), guarded(shown):
         head = file.read(16)
         file.seek(0)
@@ -136,7 +136,7 @@ _ISO = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 def picture_stream(container: Any, shown: str) -> Any:
-    """The picture that is taken: the one marked as default, else the first; a sound file's cover is none.
+    """The video stream to read: the one marked as default, else the first; a sound file's cover is none.
 
     Raises UserError where there is none, or its frames are larger than the bound.
     """
@@ -148,13 +148,13 @@ def picture_stream(container: Any, shown: str) -> Any:
     if stream.codec_context is None:
         raise UserError(f"{shown}: its picture is of a codec that is not known here")
     check_pixels(stream.codec_context.width, stream.codec_context.height, shown)
-    # What the container's header states binds no frame: each has its own.
+    # Frames may differ from the container's header: each has its own size.
     stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
     return stream
 
 
 def sound_stream(container: Any, shown: str) -> Any:
-    """The sound that is taken: the one marked as default, else the first.
+    """The audio stream to read: the one marked as default, else the first.
 
     Raises UserError where there is none, or its rate or channels are out of bounds.
     """

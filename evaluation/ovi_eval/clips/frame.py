@@ -27,10 +27,10 @@ _UNSTATED = 2
 
 
 class Upright:
-    """Turns the frames of one stream into what a viewer sees; all get the first one's size.
+    """Converts the frames of one stream to what a viewer sees; all get the first one's size.
 
     The matrix (BT.601, 709, 2020, ...) and range (video or full) are those that the frame states, BT.601 and video
-    range where it states none, as FFmpeg has it. Transparent parts lie on black. Where pixels are not square one side
+    range where it states none, as FFmpeg does. Transparent parts are put on black. Where pixels are not square one side
     is enlarged and the other left, so that no row or column is lost. Turned and mirrored by the file's display matrix,
     to quarter turns.
     """

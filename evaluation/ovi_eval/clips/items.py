@@ -1,7 +1,7 @@
-"""Clips one by one, read from their files when they are looked at: any size, rate and length.
+"""Items, the clips to score: each is decoded when it is used, at any size, rate and length.
 
 A clip's id is its file's path below the folder, without the suffix. Where a picture and a sound file share
-an id, they are one clip: the sound file is heard only if the other has no sound of its own.
+an id, they are one clip: the sound file is used only if the other has no sound of its own.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from ovi_eval.errors import UserError
 PICTURES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 FAULT = "cannot be measured"
-"""Begins the reason of a clip on which a metric, or a library that it uses, failed in a way that it did not mean to."""
+"""Start of the reason of a clip on which a metric, or a library that it uses, failed unexpectedly."""
 
 
 class Item(ABC):
-    """One clip. What is decoded is kept until `release`, so that several metrics decode it once.
+    """One clip to score. Decoded frames and sound are cached until `release`, so that several metrics share them.
 
-    `name` is what errors call it; `failed` is why its maker says that it cannot be scored.
+    `name` is its name in errors; `failed` is the reason why it cannot be scored, given by its generator.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Item(ABC):
         self._content: str | None = None
 
     def content(self) -> str:
-        """sha256 of what the clip is made of, 64 hexadecimal digits. Raises UserError for an unreadable file."""
+        """sha256 of the clip's content, 64 hexadecimal digits. Raises UserError for an unreadable file."""
         if self._content is None:
             self._content = self._digest()
         return self._content
@@ -89,7 +89,7 @@ class Item(ABC):
         """Mono sound as int16 [S], as `pcm.decode_pcm16`; UserError where there is none."""
 
     def release(self) -> None:
-        """Forgets what was decoded."""
+        """Drops the decoded frames and sound."""
         self._video = None
         self._audio.clear()
 
@@ -123,7 +123,7 @@ class FileItem(Item):
 
     @property
     def sound_path(self) -> Path:
-        """The file that is heard."""
+        """The file of the sound."""
         if self._heard is None:
             self._heard = self.path
             if self._sound is not None:
@@ -189,14 +189,14 @@ class MemoryItem(Item):
 
 @dataclass(frozen=True)
 class Found:
-    """The clips of a folder or file, and notes on what else is there and is not used."""
+    """The clips of a folder or file, and notes on unused files."""
 
     items: list[Item]
     notes: list[str]
 
 
 def items_in(path: str | Path, captions: Mapping[str, str] | None = None) -> list[Item]:
-    """The clips alone of what `find_items` finds."""
+    """The clips of `find_items` without the notes."""
     return find_items(path, captions).items
 
 
@@ -252,7 +252,7 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
 
 
 def without_clip(texts: Mapping[str, str], items: Sequence[Item], what: str = "captions") -> list[str]:
-    """A note on texts that belong to no clip, where there are such."""
+    """A note on texts without a clip, where there are any."""
     strangers = texts.keys() - {nfc(item.id) for item in items}
     return [f"{len(strangers)} {what} belong to no clip: {few(strangers)}"] if strangers else []
 
@@ -300,7 +300,7 @@ def _caption(items: Sequence[Item], captions: Mapping[str, str] | None, path: Pa
 
 
 def reason_of(error: Exception, item: Item) -> str:
-    """The error without the clip's name, which stands beside it."""
+    """The error without the clip's name, which is shown next to it."""
     text = " ".join(str(error).split())
     for name in (f"{item.path}: ", f"{item.name}: ", f"{item.id}: "):
         text = text.removeprefix(name)

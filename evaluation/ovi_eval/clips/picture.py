@@ -31,8 +31,8 @@ BACKWARD = 0.5
 class Video:
     """Decoded picture: frames [T, H, W, 3] uint8 RGB, upright, each frame's time [T] float64 in seconds.
 
-    `fps` is what the times say: the rate of evenly spaced frames, else how many there are a second in the mean.
-    `end` is when the last frame ends, on the clock of the times.
+    `fps` follows from the times: the rate of evenly spaced frames, else the mean number of frames a second.
+    `end` is the end of the last frame, on the clock of the times.
     """
 
     frames_THWC: Tensor
@@ -46,17 +46,19 @@ class Video:
 
     @property
     def seconds(self) -> float:
-        """From the first frame's time to the last frame's end."""
+        """Seconds from the first frame's time to the last frame's end."""
         return self.end - float(self.times_T[0])
 
     @property
     def even(self) -> bool:
-        """Whether frame n can be taken to be seen at n / fps, the last one as long as any."""
+        """Whether frames are evenly spaced: frame n at n / fps, the last one as long as any."""
         regular = float(self.times_T[0]) + len(self.times_T) / self.fps
         return abs(self.end - regular) * self.fps < 0.5 and timing.is_even(self.times_T, self.fps)
 
     def seen(self, fps: float, count: int | None = None) -> Tensor:
-        """Which frames are seen at n / fps after the first, [N] int64: `count` of them, else to the picture's end."""
+        """Numbers [N] int64 of the frames seen at n / fps after the first: `count` of them, else to the picture's
+        end.
+        """
         count = timing.count_at(self.seconds, fps) if count is None else count
         return timing.seen(self.times_T, fps, count)
 
@@ -134,7 +136,7 @@ class PictureStream:
         self._stack.close()
 
     def _release(self) -> None:
-        # What refers to the stream keeps its decoder, and with it threads that a forked process would wait for.
+        # References to the stream keep its decoder, and with it threads that a forked process would wait for.
         self._decoded.close()
         self._stream = None
 
@@ -152,7 +154,7 @@ class PictureStream:
 
     @property
     def tick(self) -> float:
-        """Seconds that the container's clock counts by: times are rounded to it."""
+        """Seconds of a tick of the container's clock, to which times are rounded."""
         return self._ticks
 
     @property
@@ -245,7 +247,7 @@ def decode_video(
 ) -> Video:
     """All frames of the picture, as `PictureStream` has them.
 
-    `source`: a path, or a file's bytes (then `name` is what errors call it). `transform` maps each frame
+    `source`: a path, or a file's bytes (with `name` for errors). `transform` maps each frame
     [H, W, 3] uint8 as it comes, so that a crop or a smaller size keeps long clips out of memory.
     Raises UserError naming the file where it is unreadable, has no picture stream or no frame, is cut off, or does not
     fit into memory.

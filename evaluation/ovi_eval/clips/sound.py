@@ -1,4 +1,4 @@
-"""A file's sound on the clip's clock: streamed in blocks, whole as numbers, or as published scripts hear it.
+"""A file's sound on the clip's clock: streamed in blocks, decoded whole, or as published scripts convert it.
 
 Shapes: C channels, S samples.
 
@@ -31,9 +31,9 @@ from ovi_eval.errors import UserError
 
 @dataclass(frozen=True)
 class Audio:
-    """Decoded sound: wave [S] float32 ([C, S] where channels were asked for); `start` in seconds.
+    """Decoded sound: wave [S] float32 ([C, S] with all channels); `start` in seconds.
 
-    `filled`: seconds of silence in it that stand for lost packets.
+    `filled`: seconds of silence in place of lost packets.
     """
 
     wave_S: Tensor
@@ -47,7 +47,7 @@ class Audio:
 
 
 class _Decoder:
-    """The frames of one file's sound, laid out on its clock."""
+    """The frames of one file's sound, on its clock."""
 
     def __init__(self, source: str | Path | bytes, name: str | None) -> None:
         self.shown = bounds.shown_name(source, name)
@@ -88,7 +88,7 @@ class _Resampler:
         self._inner: Any = None
 
     def __call__(self, frame: Any) -> list[Any]:
-        """What is ready, of this frame and those before it; None flushes."""
+        """The samples that are ready after this frame; None flushes."""
         out: list[Any] = []
         setup = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
         if setup != self._setup and self._inner is not None:
@@ -144,7 +144,7 @@ class SoundStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What refers to the stream keeps its decoder, and with it threads that a forked process would wait for.
+        # References to the stream keep its decoder, and with it threads that a forked process would wait for.
         self._parts.close()
         self._decoder.__exit__(kind, error, trace)
 
@@ -157,7 +157,7 @@ class SoundStream:
         return self._decoder.clock.filled
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The rest in blocks as they are decoded."""
+        """The remaining sound in blocks as they are decoded."""
         while self._kept:
             yield self._kept.pop(0)
         yield from self._parts
@@ -176,7 +176,7 @@ class SoundStream:
         return whole[..., :samples]
 
     def begin_at(self, time: float) -> None:
-        """What comes next is the sound from `time` (seconds on the clip's clock) on, silence where it has not begun.
+        """Moves to `time` (seconds on the clip's clock), with silence where the sound has not begun.
 
         To be called before anything is read, with the first frame's time: as frames do, sound then counts from there.
         """
@@ -218,7 +218,7 @@ def mixed(wave_CS: Tensor, layout: str) -> Tensor:
 
 @cache
 def _weights(layout: str, channels: int) -> list[float]:
-    """FFmpeg's own matrix, asked for with one impulse per channel; the mean where it knows none for a layout."""
+    """FFmpeg's own matrix, measured with one impulse per channel; the mean where it knows none for a layout."""
     one = 1 << 30
     impulses = np.eye(channels, dtype=np.int32) * one
     try:

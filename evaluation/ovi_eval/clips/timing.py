@@ -1,4 +1,4 @@
-"""Which frame is seen when, and how many a second there are, by the frames' own times.
+"""The frame seen at each moment, and the rate of frames, by the frames' own times.
 
 Shapes: T frames, N moments.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 Picture = TypeVar("Picture")
 
 EVEN = 0.3
-"""Share of a frame by which times may leave an even spacing that is still taken for one."""
+"""Largest deviation from even spacing that counts as even, as a share of a frame."""
 STANDARD_RATES = tuple(
     sorted({Fraction(n) for n in range(1, 121)} | {Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)})
 )
@@ -32,12 +32,12 @@ def tick(seconds: float, fps: float) -> int:
 
 
 def count_at(end: float, fps: float) -> int:
-    """How many frames at `fps` a picture of `end` seconds has; one at least."""
+    """Number of frames at `fps` of a picture of `end` seconds; one at least."""
     return max(tick(end, fps), 1)
 
 
 def seen(times_T: Tensor, fps: float, count: int) -> Tensor:
-    """Which frame is seen at n / fps seconds after the first: [count] int64.
+    """Numbers [count] int64 of the frames seen at n / fps seconds after the first.
 
     It is the last whose time, rounded to the nearest such moment (halves up), is no later, as FFmpeg's fps filter
     and SyncNet's release have it: frames are repeated or left out.
@@ -71,7 +71,7 @@ def at_rate(frames: Iterable[tuple[float, Picture]], fps: float, end: object) ->
 
 
 def evenness(times_T: Tensor, fps: float) -> float:
-    """How far times leave n / fps after the first, at most: seconds."""
+    """Largest deviation of the times from n / fps after the first, in seconds."""
     even_T = torch.arange(len(times_T), dtype=torch.float64) / fps
     return float((times_T.double() - times_T[0] - even_T).abs().max())
 
@@ -85,7 +85,7 @@ def even_rate(times_T: Tensor, ticks: float, stated: Sequence[Fraction]) -> floa
     """Frames a second of evenly spaced frames [T >= 2]; None where they are not.
 
     A standard rate (the one stated, else the nearest), else another that is stated, where every time confirms it to the
-    container's tick of `ticks` seconds; else what the times say.
+    container's tick of `ticks` seconds; else the mean of the times.
     """
     span = float(times_T[-1] - times_T[0])
     if span <= 0:

@@ -49,7 +49,7 @@ def write_mp4(
 
     `frames_THWC` uint8 [T, H, W, 3], enlarged by the whole factor that brings the longer side nearest below
     `enlarge_to` (never made smaller); `wave_S` in [-1, 1], resampled where AAC has no such rate.
-    Whole or not at all. Raises UserError where there is nothing to write or no place for it.
+    Written atomically. Raises UserError where there is nothing to write or the file cannot be written.
     """
     path = Path(path)
     if frames_THWC.dim() != 4 or not len(frames_THWC) or frames_THWC.dtype != torch.uint8:

@@ -1,1 +1,1 @@
-"""What every part of the package stands on: reading plain data, showing foreign text."""
+"""Shared basics of the package: reading of plain data, safe display of untrusted text, files, processes."""

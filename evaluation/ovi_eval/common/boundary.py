@@ -1,8 +1,8 @@
-"""Where a command meets its user: bad input is one line on standard error and an exit code, a bug is a traceback.
+"""Error handling of commands: bad input is one line on standard error and an exit code, a bug is a traceback.
 
-What becomes one line is decided by type and nowhere else: the exceptions that say "the user can mend this", files that
-cannot be opened, read or written, Ctrl-C and a closed pipe. Everything else is a fault of the program and keeps its
-traceback.
+The type of an exception alone decides: UserError, files that
+cannot be opened, read or written, Ctrl-C and a closed pipe become one line. Everything else is a fault of the program
+and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn, ParamSpec
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
 
-__all__ = ["LineParser", "Told", "command", "fail", "one_line"]
+__all__ = ["LineParser", "PrintedError", "command", "fail", "one_line"]
 
 _Parameters = ParamSpec("_Parameters")
 
@@ -28,14 +28,14 @@ USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-class Told(SystemExit):
-    """The user has been told in one line: nothing is left but to leave with the exit code."""
+class PrintedError(SystemExit):
+    """SystemExit after the one line of an error was printed."""
 
 
 def fail(error: BaseException | str, prefix: str = "error", code: int = USAGE) -> NoReturn:
-    """Print one line, with what a terminal would act on escaped, and leave with `code`."""
+    """Print one line, with control characters escaped, and exit with `code`."""
     print(f"{prefix}: {shown(error, None)}", file=sys.stderr, flush=True)
-    raise Told(code)
+    raise PrintedError(code)
 
 
 @contextmanager
@@ -44,11 +44,11 @@ def one_line(
     interrupted: str = "interrupted; nothing half-written is left",
     interrupted_code: int = INTERRUPTED,
 ) -> Iterator[None]:
-    """Turn what a user can mend into one line on standard error and SystemExit with code 2.
+    """Turn a user's errors into one line on standard error and SystemExit with code 2.
 
     Args:
-        prefix: stands before the line, as "ovi-eval".
-        interrupted, interrupted_code: what Ctrl-C is told with.
+        prefix: start of the line, such as "ovi-eval".
+        interrupted, interrupted_code: message and exit code of Ctrl-C.
     """
     try:
         yield
@@ -57,7 +57,7 @@ def one_line(
     except BrokenPipeError:
         # what is left in the buffer must not fail again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise Told(PIPE_CLOSED) from None
+        raise PrintedError(PIPE_CLOSED) from None
     except OSError as error:
         # one without a file is no answer of the file system but a library's own way of failing
         if error.filename is None and error.errno not in _FULL:
@@ -71,7 +71,7 @@ def one_line(
 def command(
     prefix: str, **interrupted: Any
 ) -> Callable[[Callable[_Parameters, int | None]], Callable[_Parameters, int]]:
-    """Decorates the `main` of a command: it returns its exit code, 2 after one line for what a user can mend.
+    """Decorates the `main` of a command: it returns its exit code, 2 after one line for a user's error.
 
     The arguments are those of `one_line`.
     """
@@ -82,8 +82,8 @@ def command(
             try:
                 with one_line(prefix, **interrupted):
                     return main(*arguments, **named) or 0
-            except Told as told:
-                return int(told.code or 0)
+            except PrintedError as error:
+                return int(error.code or 0)
 
         return guarded
 
@@ -91,7 +91,7 @@ def command(
 
 
 class LineParser(argparse.ArgumentParser):
-    """argparse whose refusals are one line (UserError), with the nearest names for one that is unknown."""
+    """argparse with one-line errors (UserError) that give the nearest valid names."""
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""

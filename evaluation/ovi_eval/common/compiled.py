@@ -22,7 +22,7 @@ from filelock import FileLock
 from ovi_eval.common.files import cache_folder
 
 FOLDER = "NUMBA_CACHE_DIR"
-"""The environment variable by which numba is given its folder; a user's own choice stays."""
+"""The environment variable of numba's folder; a user's own value is kept."""
 
 
 def own_compiled_code() -> None:
@@ -48,7 +48,7 @@ def own_compiled_code() -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Around every use of librosa: what it may compile is compiled by one process at a time."""
+    """Context of every use of librosa: one process at a time compiles."""
     folder = os.environ.get(FOLDER, "")
     if not os.access(folder, os.W_OK):  # numba writes nothing there either
         yield

@@ -1,4 +1,4 @@
-"""Typed access to the fields of a JSON object that a stranger may have written."""
+"""Typed access to the fields of an untrusted JSON object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fields:
         return f"{self.where}.{shown(key, 60)}" if self.where else shown(key, 60)
 
     def has(self, key: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether the field is present and not null."""
         return self.data.get(key) is not None
 
     def get(self, key: str, types: type | tuple[type, ...], default: Any = ...) -> Any:

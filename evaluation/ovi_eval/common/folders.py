@@ -1,9 +1,9 @@
-"""The files of a folder by kind, in a stable order, with everything else accounted for.
+"""Listing of a folder's files by kind, in a stable order, with all other entries reported.
 
 Hidden names are left out. Links to files are followed. Linked folders are followed once: real folders are read
 before links to them, so a loop and a second way to a folder are found by its device and inode, and a link to a
-folder that holds the one being read is never followed. Only regular files are ever opened by whoever uses the
-result: pipes, sockets and devices are left out.
+folder that holds the one being read is never followed. Only regular files are listed for use:
+pipes, sockets and devices are left out.
 """
 
 from __future__ import annotations
@@ -42,37 +42,37 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something of the folder that cannot be used."""
+    """An entry of a folder that cannot be used."""
 
     path: str
     """Relative to the folder, with forward slashes; bytes that are no UTF-8 as `\\udce9`."""
     kind: str
-    """Such as "broken link"."""
+    """The kind of fault, such as "broken link"."""
     reason: str
-    """In words, for a report that names the file."""
+    """The reason in words, for a report that names the file."""
     requested: bool
-    """Whether its extension is one of those asked for."""
+    """Whether its extension is one of the requested ones."""
 
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """What is in a folder and the folders below it."""
+    """The files of a folder and the folders below it."""
 
     root: Path
     files: tuple[Path, ...]
-    """Regular, readable files of the kinds asked for, sorted by their relative path, part by part."""
+    """Regular, readable files of the requested kinds, sorted by their relative path, part by part."""
     other_files: tuple[Path, ...]
-    """Regular, readable files of other kinds, sorted alike."""
+    """Regular, readable files of other kinds, sorted in the same way."""
     left_out: tuple[LeftOut, ...]
-    """The rest, sorted alike."""
+    """All other entries, sorted in the same way."""
 
     @property
     def unusable(self) -> tuple[LeftOut, ...]:
-        """Of what is left out, files of the kinds asked for: a report names them one by one."""
+        """Unusable files of the requested kinds, which a report names one by one."""
         return tuple(entry for entry in self.left_out if entry.requested)
 
     def summary(self, used: Iterable[Path] = ()) -> str:
-        """What is not used, in one line: "3 files ignored (2 .txt, 1 .json), 1 broken link: c.mp4"; or "".
+        """A summary of unused files, in one line: "3 files ignored (2 .txt, 1 .json), 1 broken link: c.mp4"; or "".
 
         `used`: those of `other_files` that the caller does use.
         """
@@ -125,7 +125,7 @@ def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
 
 
 class _FolderWalk:
-    """The state of one reading; paths are relative texts with the system's separators made `/`."""
+    """The state of one walk through a folder; paths are relative, with forward slashes."""
 
     def __init__(self, root: Path, suffixes: frozenset[str]) -> None:
         self.root, self.suffixes = root, suffixes
@@ -136,7 +136,7 @@ class _FolderWalk:
         self.left_out: list[LeftOut] = []
 
     def read(self, folder: str) -> None:
-        """The folder and the real folders in it; links to folders are put aside."""
+        """Reads the folder and the real folders in it; links to folders are deferred."""
         waiting = [folder]
         while waiting:
             current = waiting.pop()
@@ -154,9 +154,9 @@ class _FolderWalk:
                 try:
                     status = (self.root / path).stat()
                 except OSError as error:
-                    gone = is_link and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
-                    reason = "is a broken link" if gone else _words(error)
-                    self._leave(path, BROKEN if gone else UNREADABLE, reason)
+                    missing = is_link and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+                    reason = "is a broken link" if missing else _words(error)
+                    self._leave(path, BROKEN if missing else UNREADABLE, reason)
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     if is_link:
@@ -169,7 +169,7 @@ class _FolderWalk:
                     self._file(path, status)
 
     def follow(self, link: str) -> None:
-        """The folder behind a link, unless it was read or holds the root."""
+        """Reads the folder behind a link, unless it was read or holds the root."""
         try:
             status = (self.root / link).stat()
             target = (self.root / link).resolve()

@@ -1,6 +1,6 @@
-"""What a metric cannot do without: weight files of others, folders of them, Python packages.
+"""Requirements of metrics: published weight files, folders of them, Python packages.
 
-Everything is looked for where it is used and said in one line where it is not there.
+Each is searched where it is used; a missing one is a one-line error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PublishedFolder:
     files: tuple[str, ...] = ()
 
     def needs(self) -> str:
-        """What a user has to fetch, in a few words."""
+        """The file or folder to fetch, in a few words."""
         held = f" (with {', '.join(self.files)})" if self.files else ""
         return f"{self.what}: the folder {self.name}{held} from {self.source}"
 
@@ -59,7 +59,7 @@ Need = PublishedFile | PublishedFolder | Package
 
 
 def find_folder(folder: PublishedFolder, for_what: str) -> Path:
-    """Where the folder lies: below that of OVI_EVAL_WEIGHTS, under its own name.
+    """The folder's path: below OVI_EVAL_WEIGHTS, under its own name.
 
     Raises UserError that says what `for_what` needs, where it comes from and where to put it.
     """
@@ -75,7 +75,7 @@ def find_folder(folder: PublishedFolder, for_what: str) -> Path:
 
 
 def missing(need: Need, for_what: str = "this") -> str | None:
-    """None where the need is met here, else one line that says what to do."""
+    """None where the requirement is met, else one line with the remedy."""
     try:
         if isinstance(need, PublishedFile):
             find_weights(need, for_what)
@@ -90,5 +90,5 @@ def missing(need: Need, for_what: str = "this") -> str | None:
 
 
 def lacking(needs: Sequence[Need], for_what: str) -> list[str]:
-    """One line for each need that is not met."""
+    """One line for each requirement that is not met."""
     return [line for need in needs if (line := missing(need, for_what)) is not None]

@@ -1,4 +1,4 @@
-"""Places of files: which lie in a folder, and what of them may be told to others."""
+"""Paths: whether they are inside a folder, and which part of them may be published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WHO = {"host", "hostname", "node", "nodename", "fqdn", "machinename", "ip", "us
 
 
 def inside(folder: Path, path: Path) -> Path | None:
-    """`path` with its links resolved; None where it is not there or then lies outside of `folder`."""
+    """`path` with its links resolved; None where it does not exist or is outside of `folder`."""
     try:
         real = path.resolve(strict=True)
         return real if real.is_relative_to(folder.resolve()) else None
@@ -30,14 +30,14 @@ def inside(folder: Path, path: Path) -> Path | None:
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a name that a file gives is relative and never steps up, on any system."""
+    """Whether a name from a file is a relative path without `..`, on any system."""
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     return bool(name) and not rooted and ".." not in parts and "\0" not in name
 
 
 def shareable_path(path: str | Path, beside: str | Path) -> str:
-    """What is recorded of a file or folder: its name relative to `beside` where it lies there, else its own name."""
+    """The recorded form of a path: relative to `beside` where it is inside, else its last part."""
     real = Path(path).resolve()
     try:
         return real.relative_to(Path(beside).resolve()).as_posix()
@@ -48,14 +48,14 @@ def shareable_path(path: str | Path, beside: str | Path) -> str:
 def without_places(told: T) -> T:
     """Text, or plain data that holds text, with every absolute path cut to its last part.
 
-    Messages of libraries name files in full, and results are given to others: where somebody keeps files, and the
-    user name in it, are not theirs to read.
+    Messages of libraries name files in full, and results are published: folders and user names in paths are
+    private.
     """
     return _cut(told)
 
 
 def without_hosts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without those that name the machine or the user, at any depth."""
+    """Facts without the names of the machine and the user, at any depth."""
     return {
         key: without_hosts(value) if isinstance(value, Mapping) else value
         for key, value in facts.items()

@@ -1,7 +1,7 @@
-"""The one reader of YAML and JSON that somebody else wrote: plain values only, bounded in size and depth.
+"""The reader of untrusted YAML and JSON: plain values only, bounded in size and depth.
 
-Nothing is instantiated, no alias is followed and `${…}` stays the text that it is: a value must never be given to
-OmegaConf to resolve. Values are None, bool, int, float, str, list and dict with text as keys.
+Nothing is instantiated, no alias is followed and `${…}` stays text: values must never be resolved by
+OmegaConf. Values are None, bool, int, float, str, list and dict with text as keys.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ovi_eval.errors import UserError
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
 
 MAX_BYTES = 16 * 2**20
-"""The largest file that is read where the caller names no other bound."""
+"""The default bound on the size of a file."""
 MAX_DEPTH = 64
 """The deepest nesting of lists and mappings."""
 
 
 def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES, constants: bool = False) -> Any:
-    """The value of a JSON file in UTF-8, as `parse_json`; the path is what errors call it.
+    """The value of a JSON file in UTF-8, as `parse_json`; the path is its name in errors.
 
     Raises UserError also for a file that is missing, unreadable or larger than `max_bytes`.
     """
@@ -35,7 +35,7 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES, constants: bool =
 
 
 def read_yaml(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The value of a YAML file in UTF-8, as `parse_yaml`; the path is what errors call it.
+    """The value of a YAML file in UTF-8, as `parse_yaml`; the path is its name in errors.
 
     Raises UserError also for a file that is missing, unreadable or larger than `max_bytes`.
     """
@@ -67,7 +67,7 @@ def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
-    """The value of a JSON text; `name` is what errors call it.
+    """The value of a JSON text; `name` is its name in errors.
 
     NaN and Infinity, which JSON does not have, are refused unless `constants`. Raises UserError for text that is
     no JSON, nested deeper than MAX_DEPTH, naming a key twice or holding a number that no float can hold.
@@ -88,7 +88,7 @@ def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text; `name` is what errors call it.
+    """The value of a YAML text; `name` is its name in errors.
 
     Numbers as YAML 1.2 has them (1e-4 is one); dates stay text. Raises UserError for text that is no YAML, holds an
     anchor, an alias or a tag, names a key twice or is nested deeper than MAX_DEPTH.

@@ -1,4 +1,4 @@
-"""Several processes that score together, as torchrun starts them."""
+"""Processes that score together under torchrun."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CPU = torch.device("cpu")
 
 
 def rank() -> int:
-    """This process's number, 0 where there is only one."""
+    """This process's rank, 0 where there is only one."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -39,7 +39,7 @@ def gathered(value: T) -> list[T]:
 def together() -> Iterator[None]:
     """Joins the processes that torchrun started for as long as the block lasts; alone, does nothing.
 
-    Features are put together on the CPU, so the processes meet through gloo whatever the device.
+    Features are gathered on the CPU, so the processes meet through gloo whatever the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
         yield

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions of what decodes and computes, the machine, the state of the code, the options.
+"""Provenance of numbers: versions of libraries, the machine, the state of the code, the options.
 
 Nothing is imported to find its version, apart from av, whose FFmpeg is the decoder itself.
 """
@@ -20,9 +20,9 @@ from typing import Any
 from ovi_eval import __version__
 from ovi_eval.errors import UserError
 
-# Every number rests on these; each is named even where its version cannot be known.
+# Every number depends on these; each is named even where its version is unknown.
 COMPUTE = ("torch", "torchmetrics", "numpy", "scipy", "av")
-# These only where they are installed: each is the decoder or the network of some metric, or of none.
+# Only where they are installed: each is used by some metrics.
 OPTIONAL = (
     "transformers",
     "soundfile",
@@ -39,7 +39,7 @@ GIT_SECONDS = 10.0
 
 
 def facts(folder: str | Path = ".") -> dict[str, Any]:
-    """All of it: `versions`, `decoder`, `machine` and, where `folder` is in a git checkout, `git`."""
+    """All facts: `versions`, `decoder`, `machine` and, where `folder` is in a git checkout, `git`."""
     found: dict[str, Any] = {"versions": versions(), "decoder": ffmpeg(), "machine": machine()}
     state = git_state(folder)
     if state is not None:
@@ -48,7 +48,7 @@ def facts(folder: str | Path = ".") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Version by package, as installed: this one, Python, what computes, and what some metrics decode with."""
+    """Version by package, as installed: this one, Python, and the libraries that compute and decode."""
     found = {"ovi_eval": __version__, "python": platform.python_version()}
     for package in COMPUTE:
         found[package] = _installed(package) or "not installed as a package"
@@ -81,7 +81,7 @@ def machine() -> str:
 def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
     """The commit that is checked out around `folder`, and whether tracked files differ from it.
 
-    None where there is no git, no checkout or no commit yet: a result is no worse for being made elsewhere.
+    None where there is no git, no checkout or no commit yet.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
@@ -91,24 +91,24 @@ def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
 
 
 def _git(folder: str | Path, *words: str) -> str | None:
-    """What git prints; None where it cannot be run or says no."""
+    """The output of git; None where it cannot be run or fails."""
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *words],
             capture_output=True,
             text=True,
             timeout=GIT_SECONDS,
-            # Looking must not take the lock of somebody's running commit, nor ask for a password.
+            # Reading must neither take the lock of a running commit nor ask for a password.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
             check=True,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    return told.stdout.strip()
+    return result.stdout.strip()
 
 
 def configuration_hash(options: Mapping[str, Any]) -> str:
-    """sha256, 64 hexadecimal digits, of the options that a score rests on.
+    """sha256, 64 hexadecimal digits, of the options of a score.
 
     Taken over JSON with sorted keys, no spaces and UTF-8, so that the order in which options were given does
     not matter. Paths count as text, tuples as lists, sets as sorted lists. Raises UserError naming an option

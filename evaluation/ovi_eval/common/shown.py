@@ -1,6 +1,6 @@
-"""Foreign text made safe to show: names, captions and values from files of strangers.
+"""Safe display of untrusted text: names, captions and values from files.
 
-One function, `shown`, for every place where such text is read by a person: a terminal, Markdown, an HTML page.
+One function, `shown`, serves every output: a terminal, Markdown, an HTML page.
 """
 
 from __future__ import annotations

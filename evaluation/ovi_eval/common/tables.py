@@ -1,4 +1,4 @@
-"""The one reader of tables of text: CSV, TSV and JSON lines, as strict for captions as for prompts and transcripts.
+"""The reader of tables of text: CSV, TSV and JSON lines, for captions, prompts and transcripts.
 
 A row has as many fields as the header names columns, and quotes are closed: what would move a text into another
 column or cut it is refused with its line. Only \\n, \\r and \\r\\n end a line (in JSON lines only \\n), so U+2028,
@@ -30,7 +30,7 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its values by column, in lower case without white space around; or why it is none.
+    """A row: its values by column name (in lower case, stripped), or its fault.
 
     `line` is where it begins, from 1. Values of CSV and TSV are texts without white space around; those of JSON lines
     may be anything that JSON has. With a `fault`, which names the line, there are no values.
@@ -43,7 +43,7 @@ class TableRow:
     """A row of a CSV or TSV whose fields are all empty, as spreadsheets write them below the last one."""
 
     def text(self, columns: Sequence[str]) -> str | None:
-        """The first of the columns that says something; "" if one is there and none does, None if none is.
+        """The first non-empty text of the columns; "" if all are empty, None if there is none of them.
 
         Raises UserError for a value that is neither text nor null.
         """
@@ -60,7 +60,7 @@ class TableRow:
         return found
 
     def name(self, columns: Sequence[str]) -> str | None:
-        """As `text`, of columns that name something: whole numbers are their digits."""
+        """The first non-empty name of the columns, as `text`; whole numbers become their digits."""
         digits = {
             column: str(value)
             for column, value in self.values.items()
@@ -77,7 +77,7 @@ def read_table(
     Args:
         path: in UTF-8, with or without a byte order mark, or UTF-16 with one.
         needed: for each column that a CSV or TSV must have, the names that it may go by.
-        what: the file holds, for messages, such as "captions".
+        what: the content in messages, such as "captions".
         max_bytes: of the file.
 
     A .csv whose header names the needed columns with semicolons or tabs between them is read so.
@@ -85,7 +85,7 @@ def read_table(
     Raises:
         UserError: the file cannot be read as text, is of another kind, lacks a column, names one twice, or has quotes
             that are not closed or stand before other characters. A row of too few or too many fields, or a line that
-            is no JSON object, is told in the row's `fault`.
+            is no JSON object, is the row's `fault`.
     """
     path = Path(path)
     kind = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""The one reader of text that somebody else wrote: UTF-8 with or without a byte order mark, UTF-16 with one.
+"""The reader of untrusted text: UTF-8 with or without a byte order mark, UTF-16 with one.
 
 Anything else is refused by the file's name and the place, as a guessed encoding turns words into other words.
 """
@@ -35,7 +35,7 @@ def read_unicode(path: str | Path, *, max_bytes: int) -> str:
 
 
 def parse_unicode(content: bytes, name: str) -> str:
-    """The text of a file's content, its line ends as they are; `name` is what errors call it.
+    """The text of a file's content, its line ends as they are; `name` is its name in errors.
 
     Raises UserError for another encoding or a NUL character.
     """
@@ -66,7 +66,7 @@ def read_caption_text(path: str | Path) -> str:
 
 
 def parse_caption(content: bytes, name: str) -> str:
-    """The same of a file's content; `name` is what errors call it. Raises as `parse_unicode`."""
+    """The caption in a file's content; `name` is its name in errors. Raises as `parse_unicode`."""
     return parse_unicode(content, name).replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
@@ -89,7 +89,7 @@ def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
 
 
 def unusable(text: str) -> str:
-    """Why a text that JSON's escapes made is none: what no file in UTF-8 can hold; "" for every other."""
+    """The fault of a text from JSON escapes that no UTF-8 file can hold; "" without one."""
     if "\0" in text:
         return "holds a NUL character"
     if any("\ud800" <= character <= "\udfff" for character in text):

@@ -1,8 +1,8 @@
-"""Reads the weight files that others published, as they published them, without running what is in them.
+"""Reading of published weight files, as published, without running code in them.
 
 A file is opened as plain tensors only: safetensors, or torch's own format with `weights_only`. Its names,
 shapes and types must be exactly those of the architecture, and its sha256 is part of what comes back, so
-that every number can say which weights it was seen through. The counters `num_batches_tracked`, which
+that every number names the weights it depends on. The counters `num_batches_tracked`, which
 files from before torch 0.4.1 lack and no result depends on, may be missing.
 """
 
@@ -33,7 +33,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """What is known of a published weight file.
+    """A published weight file.
 
     `what` names the network, `name` the file as published, `source` where its authors give it; `inside` is
     the key under which the file holds its tensors ("": the file is the tensors); `sha256` as many of its
@@ -47,7 +47,7 @@ class PublishedFile:
     sha256: str = ""
 
     def needs(self) -> str:
-        """What a user has to fetch, in a few words."""
+        """The file to fetch, in a few words."""
         return f"{self.what} weights: {self.name} from {self.source}"
 
 
@@ -170,10 +170,10 @@ def _tensors(content: object, file: PublishedFile, path: Path) -> dict[str, Tens
         raise UserError(
             f"{path}: holds a {type(content).__name__} instead of tensors by name; fetch {file.needs()}"
         )
-    others = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]
-    if others:
+    objects = [str(name) for name, tensor in content.items() if not isinstance(tensor, Tensor)]
+    if objects:
         raise UserError(
-            f"{path}: {', '.join(others[:3])} is no tensor, so these are not the weights of {file.what}; "
+            f"{path}: {', '.join(objects[:3])} is no tensor, so these are not the weights of {file.what}; "
             f"fetch {file.needs()}"
         )
     return {str(name): tensor for name, tensor in content.items()}

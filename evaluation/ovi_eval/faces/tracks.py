@@ -53,7 +53,7 @@ def follow(
             found = _next(left)
             if len(found) < shortest:
                 continue
-            track = _whole(first, found)
+            track = _filled(first, found)
             if max(_sides(track).mean(axis=0)) > smallest:
                 tracks.append(track)
     return tracks
@@ -72,7 +72,7 @@ def _next(left: list[list[np.ndarray]]) -> list[tuple[int, np.ndarray]]:
     return found
 
 
-def _whole(scene: int, found: Sequence[tuple[int, np.ndarray]]) -> Track:
+def _filled(scene: int, found: Sequence[tuple[int, np.ndarray]]) -> Track:
     numbers = np.array([frame for frame, _ in found])
     boxes_N4 = np.stack([box_5[:4] for _, box_5 in found]).astype(np.float64)
     every = np.arange(numbers[0], numbers[-1] + 1)
