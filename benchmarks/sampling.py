@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.progress import Progress
+from sampling_reference import SAVINGS as MODEL_SAVINGS  # beside this file
+from sampling_reference import ReferenceTwin
 from torch import Tensor
 
 from ovi_lab.common.paths import config_dir
-from ovi_lab.flow import noise_batch, sample
-from ovi_lab.models import TwinDiT
+from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-4
@@ -37,13 +38,7 @@ TOLERANCE = 1e-4
 PROMPT, NEGATIVE = 190, 12
 """Tokens: of the median of the reference's example prompts (134 words), and of its negative prompts."""
 
-MODEL_SAVINGS = ("shared_modulation", "cache_rope", "cache_masks")
-OFF = {
-    "cache_text": False,
-    "batch_passes": False,
-    "merge_padding": False,
-    "share_opening": False,
-} | dict.fromkeys(MODEL_SAVINGS, False)
+OFF = dict.fromkeys(("cache_text", "batch_passes", *MODEL_SAVINGS), False)
 SAVINGS = {
     "cache_text": ("text embedding, and its keys and values, once a clip", "in every pass"),
     "shared_modulation": ("time projected per distinct timestep", "per token"),
@@ -66,7 +61,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(size: str, device: str, dtype: torch.dtype) -> TwinDiT:
+def build(size: str, device: str, dtype: torch.dtype) -> ReferenceTwin:
     """The model of one size with random weights, made where it runs: nothing of it passes through the host."""
     spec = SIZES[size]
     if "config" in spec:
@@ -75,7 +70,7 @@ def build(size: str, device: str, dtype: torch.dtype) -> TwinDiT:
     else:
         towers = list(spec["towers"])
     with torch.device("meta"):
-        model = TwinDiT(*towers).to(dtype)
+        model = ReferenceTwin(*towers).to(dtype)
     model = model.to_empty(device=device).eval()
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -154,18 +149,13 @@ class Clip:
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         cpu, times = time.process_time(), [self._now()]
+        passes = {name: on for name, on in case.savings.items() if name not in MODEL_SAVINGS}
         out = sample(
             self.model,
-            self.video,
-            self.audio,
-            text=text,
-            negative_text_video=negatives[0],
-            negative_text_audio=negatives[1],
-            video_guidance=4.0,
-            audio_guidance=3.0,
-            steps=steps,
+            {"video": self.video, "audio": self.audio},
+            Texts(text, *negatives),
+            SamplerSettings(steps=steps, video_guidance=4.0, audio_guidance=3.0, **passes),
             on_step=lambda *_: times.append(self._now()),
-            **{name: on for name, on in case.savings.items() if name not in MODEL_SAVINGS},
         )
         case.clip.append(self._now() - times[0])
         case.cpu.append(time.process_time() - cpu)

@@ -30,9 +30,9 @@ from ovi_lab.checkpoints.presets import released_model
 from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.codecs import wan22
 from ovi_lab.errors import UserError
-from ovi_lab.flow import sample
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.models import TwinDiT
+from ovi_lab.models.config import Modality
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.planning.sampling_parts import picture_footprint
 from ovi_lab.sampling.offload import OFFLOADS, Placement, networks
@@ -194,17 +194,12 @@ def sample_shapes(towers: TwinDiT, video: tuple[int, ...], audio: tuple[int, ...
     """Runs the sampler with guidance on the meta device, both passes in one batch."""
     config = towers.tower_configs["video"]
     texts = [torch.empty(config.text_len, config.text_dim, device="meta") for _ in range(3)]
-    sample(
-        towers,
-        torch.empty(1, *video, device="meta"),
-        torch.empty(1, *audio, device="meta"),
-        text=texts[:1],
-        negative_text_video=texts[1:2],
-        negative_text_audio=texts[2:],
-        video_guidance=4.0,
-        audio_guidance=3.0,
-        steps=STEPS,
-    )
+    noise: dict[Modality, Tensor] = {
+        "video": torch.empty(1, *video, device="meta"),
+        "audio": torch.empty(1, *audio, device="meta"),
+    }
+    settings = SamplerSettings(steps=STEPS, video_guidance=4.0, audio_guidance=3.0)
+    sample(towers, noise, Texts(*([text] for text in texts)), settings)
 
 
 def offload_rows(size: str) -> Iterator[Row]:

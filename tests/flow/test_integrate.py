@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers.twin_goldens import golden_twin, read_golden, tiny_twin
 from ovi_lab.errors import UserError
-from ovi_lab.flow import SOLVERS, noise_batch, sample
+from ovi_lab.flow import SOLVERS, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
 
 
@@ -28,17 +28,9 @@ def test_latents_of_the_released_loop(
     model, x = golden
     out = sample(
         model,
-        x["inputs/video_noise"][None],
-        x["inputs/audio_noise"][None],
-        text=[x["inputs/text_pos"]],
-        negative_text_video=[x["inputs/text_video_neg"]],
-        negative_text_audio=[x["inputs/text_audio_neg"]],
-        solver=solver,
-        steps=6,
-        shift=5.0,
-        video_guidance=4.0,
-        audio_guidance=3.0,
-        skip_layers=[1],
+        {m: x[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
+        Texts([x["inputs/text_pos"]], [x["inputs/text_video_neg"]], [x["inputs/text_audio_neg"]]),
+        SamplerSettings(solver, 6, 5.0, 4.0, 3.0, skip_layers=[1]),
         first_frame=x["inputs/image_latent"][None] if case == "i2v" else None,
     )
     assert out.video is not None
@@ -59,14 +51,28 @@ class Counted:
         g = torch.Generator().manual_seed(0)
         self.text = [torch.randn(n, 10, generator=g) for n in (5, 2)]
         self.negative = [torch.randn(3, 10, generator=g)]
+        self.both = Texts(self.text, self.negative, self.negative)
 
     def count(self, _model: object, args: tuple[Tensor | None, ...]) -> None:
         self.batches.append(len(next(x for x in args if x is not None)))
 
-    def run(self, video: bool = True, audio: bool = True, **settings: Any) -> Any:
+    def run(
+        self,
+        video: bool = True,
+        audio: bool = True,
+        clips: slice = slice(None),
+        *,
+        texts: Texts | None = None,
+        first_frame: Tensor | None = None,
+        on_step: Any = None,
+        **settings: Any,
+    ) -> Any:
         self.batches.clear()
-        options = {"steps": 3, "text": self.text, **settings}
-        return sample(self.model, self.video if video else None, self.audio if audio else None, **options)
+        noise = {"video": self.video[clips]} if video else {}
+        noise |= {"audio": self.audio[clips]} if audio else {}
+        chosen = SamplerSettings(**{"steps": 3, **settings})
+        texts = texts or Texts(self.text[clips])
+        return sample(self.model, noise, texts, chosen, first_frame=first_frame, on_step=on_step)
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +83,13 @@ def counted() -> Counted:
 def test_guidance_of_one_costs_no_negative_pass(counted: Counted) -> None:
     plain = counted.run()
     assert counted.batches == [2, 2, 2]
-    unused = counted.run(negative_text_video=counted.negative, negative_text_audio=counted.negative)
+    unused = counted.run(texts=counted.both)
     assert counted.batches == [2, 2, 2]
     assert torch.equal(plain.video, unused.video)
 
 
 def test_both_passes_run_as_one_batch_where_they_can(counted: Counted) -> None:
-    guided = {
-        "negative_text_video": counted.negative,
-        "negative_text_audio": counted.negative,
-        "video_guidance": 4.0,
-        "audio_guidance": 3.0,
-    }
+    guided = {"texts": counted.both, "video_guidance": 4.0, "audio_guidance": 3.0}
     one = counted.run(**guided)
     assert counted.batches == [4, 4, 4]
     two = counted.run(**guided, batch_passes=False)
@@ -102,7 +103,7 @@ def test_both_passes_run_as_one_batch_where_they_can(counted: Counted) -> None:
 
 def test_one_modality_may_be_guided_alone(counted: Counted) -> None:
     plain = counted.run()
-    out = counted.run(video_guidance=4.0, negative_text_video=counted.negative)
+    out = counted.run(video_guidance=4.0, texts=Texts(counted.text, counted.negative))
     assert counted.batches == [4, 4, 4]
     assert not torch.allclose(out.video, plain.video, atol=1e-3)
     with pytest.raises(UserError, match=r"audio guidance is 2\.0 without a negative audio text"):
@@ -111,39 +112,28 @@ def test_one_modality_may_be_guided_alone(counted: Counted) -> None:
 
 def test_guidance_towards_the_same_text_changes_nothing(counted: Counted) -> None:
     plain = counted.run()
-    same = counted.run(
-        video_guidance=4.0,
-        audio_guidance=3.0,
-        negative_text_video=counted.text,
-        negative_text_audio=counted.text,
-    )
+    texts = Texts(counted.text, counted.text, counted.text)
+    same = counted.run(texts=texts, video_guidance=4.0, audio_guidance=3.0)
     torch.testing.assert_close(same.video, plain.video, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(same.audio, plain.audio, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_one_modality_alone(counted: Counted, guidance: float) -> None:
-    settings = {"video_guidance": guidance, "audio_guidance": guidance}
-    negative = {"negative_text_video": counted.negative, "negative_text_audio": counted.negative}
-    video = counted.run(audio=False, **settings, **negative)
+    settings = {"video_guidance": guidance, "audio_guidance": guidance, "texts": counted.both}
+    video = counted.run(audio=False, **settings)
     assert video.video.shape == counted.video.shape
     assert video.audio is None
-    audio = counted.run(video=False, **settings, **negative)
+    audio = counted.run(video=False, **settings)
     assert audio.audio.shape == counted.audio.shape
     assert audio.video is None
     assert torch.isfinite(audio.audio).all()
 
 
 def test_a_clip_does_not_depend_on_its_batch(counted: Counted) -> None:
-    both = counted.run(video_guidance=2.0, negative_text_video=counted.negative)
-    alone = sample(
-        counted.model,
-        counted.video[1:],
-        counted.audio[1:],
-        text=counted.text[1:],
-        steps=3,
-        video_guidance=2.0,
-        negative_text_video=counted.negative,
+    both = counted.run(video_guidance=2.0, texts=Texts(counted.text, counted.negative))
+    alone = counted.run(
+        clips=slice(1, None), video_guidance=2.0, texts=Texts(counted.text[1:], counted.negative)
     )
     torch.testing.assert_close(both.video[1:], alone.video, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(both.audio[1:], alone.audio, atol=1e-4, rtol=1e-4)
@@ -186,11 +176,15 @@ def test_the_same_again(counted: Counted) -> None:
 
 def test_bf16_models_keep_float32_latents(counted: Counted) -> None:
     model = tiny_twin(spread=0.1).bfloat16()
-    out = sample(model, counted.video, counted.audio, text=counted.text, steps=3)
+    noise = {"video": counted.video, "audio": counted.audio}
+    out = sample(model, noise, Texts(counted.text), SamplerSettings(steps=3))
     assert out.video is not None
     assert out.video.dtype == torch.float32
     want = counted.run().video
     assert float((out.video - want).norm() / want.norm()) < 3e-2
+
+
+ONE = torch.zeros(1, 10)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +193,10 @@ def test_bf16_models_keep_float32_latents(counted: Counted) -> None:
         ({"video": False, "audio": False}, "neither video nor audio noise"),
         ({"video": False, "first_frame": torch.zeros(2, 4, 1, 4, 4)}, "without video noise"),
         ({"first_frame": torch.zeros(2, 4, 2, 4, 4)}, r"expected \[2, 4, 1, 4, 4\]"),
-        ({"text": [torch.zeros(1, 10)] * 3}, "3 texts for 2 clips"),
-        ({"video_guidance": float("nan"), "negative_text_video": [torch.zeros(1, 10)]}, "guidance is nan"),
+        ({"texts": Texts([torch.zeros(1, 10)] * 3)}, "3 texts for 2 clips"),
+        ({"video_guidance": float("nan")}, "guidance is nan"),
         ({"solver": "heun"}, "unipc"),
-        ({"skip_layers": [7], "video_guidance": 2.0, "negative_text_video": [torch.zeros(1, 10)]}, "block 7"),
+        ({"skip_layers": [7], "video_guidance": 2.0, "texts": Texts([ONE], [ONE])}, "block 7"),
     ],
 )
 def test_wrong_settings_are_refused(counted: Counted, settings: dict[str, Any], message: str) -> None:

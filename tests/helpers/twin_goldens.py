@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from ovi_lab.models import TwinDiT
+
+Twin = TypeVar("Twin", bound=TwinDiT)
 
 KEYS = (
     "dim",
@@ -37,11 +39,13 @@ def tower_settings(reference: dict[str, Any]) -> dict[str, Any]:
     return {key: reference[key] for key in KEYS} | {"patch_size": reference["patch_size"]}
 
 
-def golden_twin(goldens: Path, dtype: torch.dtype = torch.float32, **options: Any) -> TwinDiT:
+def golden_twin(
+    goldens: Path, dtype: torch.dtype = torch.float32, kind: type[Twin] = TwinDiT, **options: Any
+) -> Twin:
     """The model of fusion_tiny with its weights."""
     tensors, metadata = read_golden(goldens / "fusion_tiny.safetensors")
     config = json.loads(metadata["config"])
-    model = TwinDiT(tower_settings(config["video"]), tower_settings(config["audio"]), **options)
+    model = kind(tower_settings(config["video"]), tower_settings(config["audio"]), **options)
     weights = {k.removeprefix("weights/"): v.float() for k, v in tensors.items() if k.startswith("weights/")}
     model.load_state_dict(weights, strict=True)
     return model.to(dtype)
@@ -60,12 +64,12 @@ TINY_VIDEO = TINY_TOWER | {"in_dim": 4}
 TINY_AUDIO = TINY_TOWER | {"in_dim": 3, "patch_kernel_size": 3, "patch_hidden_dim": 32}
 
 
-def tiny_twin(*, spread: float = 0.0, **options: Any) -> TwinDiT:
+def tiny_twin(*, spread: float = 0.0, kind: type[Twin] = TwinDiT, **options: Any) -> Twin:
     """A twin of the ball world's shape (head dim 32).
 
     A fresh model predicts zero; `spread` adds that much noise to every parameter, so that each one matters.
     """
-    model = TwinDiT(TINY_VIDEO, TINY_AUDIO, **options)
+    model = kind(TINY_VIDEO, TINY_AUDIO, **options)
     if spread:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():

@@ -87,12 +87,6 @@ def test_one_tower_learned_positions_trained_text_and_a_given_first_frame() -> N
     assert counted.model == sum(measured(both, first_frame=True, text=True))
 
 
-def test_without_shared_modulation_time_is_projected_for_every_token() -> None:
-    model = TwinDiT(VIDEO, AUDIO)
-    model.set_shared_modulation(False)
-    assert count_flops(model, CLIP, clips=2).model == sum(measured(model))
-
-
 @pytest.mark.parametrize("rule", [{}, {"frozen": [r"\.ffn\."]}, {"trained": [r"\.self_attn\."]}], ids=str)
 @pytest.mark.parametrize("choice", ["none", "full", "attention", "matmul"])
 def test_recomputed_products_are_counted_apart(choice: str, rule: dict[str, Any]) -> None:

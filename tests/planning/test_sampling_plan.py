@@ -17,11 +17,11 @@ from torch import nn
 from ovi_lab.checkpoints.presets import ReleasedModel, released_model
 from ovi_lab.codecs import mmaudio, wan22
 from ovi_lab.errors import UserError
-from ovi_lab.flow import sample
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.planning import sampling_parts, sampling_report
 from ovi_lab.planning.live_memory import LiveMemory
+from ovi_lab.planning.sampling_planner import MemoryOptions
 from ovi_lab.planning.sampling_report import GIB, SamplingPlanner, check_memory, parse_memory, plan_command
 from ovi_lab.sampling.pipeline import Options, plan_request
 from ovi_lab.sampling.quantise import quantise, stored_bytes
@@ -76,18 +76,12 @@ def clip(preset: ReleasedModel, model: TwinDiT, size: tuple[int, int], **options
     texts = [torch.randn(32, 48, generator=generator) for _ in range(3)]
     towers = model.tower_configs
     video = (1, towers["video"].in_dim, preset.video_latent_frames, size[0] // 16, size[1] // 16)
-    sample(
-        model,
-        torch.randn(video, generator=generator),
-        torch.randn(1, preset.audio_latents, towers["audio"].in_dim, generator=generator),
-        text=texts[:1],
-        negative_text_video=texts[1:2],
-        negative_text_audio=texts[2:],
-        video_guidance=4.0,
-        audio_guidance=3.0,
-        steps=3,
-        **options,
-    )
+    noise = {
+        "video": torch.randn(video, generator=generator),
+        "audio": torch.randn(1, preset.audio_latents, towers["audio"].in_dim, generator=generator),
+    }
+    settings = dataclasses.replace(GUIDED, steps=3, **options)
+    sample(model, noise, Texts(texts[:1], texts[1:2], texts[2:]), settings)
 
 
 def allocated(work: object) -> int:
@@ -130,7 +124,7 @@ def test_live_memory_counts_what_is_alive_and_no_more() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch_passes": False}, {"cache_text": False}, {"shared_modulation": False}],
+    [{}, {"batch_passes": False}, {"cache_text": False}],
     ids=lambda o: next(iter(o), "as it is"),
 )
 @pytest.mark.parametrize(
@@ -142,19 +136,15 @@ def test_towers_work_is_what_the_latent_loop_takes(
     preset = make_preset(dim, layers, frames, audio=8 * frames)
     predicted = sampling_parts.towers_work(preset, size, dtype, tokens=32, **options)
     model = TwinDiT(**preset.model_config).to(dtype).eval().requires_grad_(False)
-    model.set_shared_modulation(options.get("shared_modulation", True))
-    passes = {k: v for k, v in options.items() if k != "shared_modulation"}
-    assert 0.9 < predicted / alive(lambda: clip(preset, model, size, **passes), model) < 1.1
+    assert 0.9 < predicted / alive(lambda: clip(preset, model, size, **options), model) < 1.1
     if dim > 96:  # in the smaller one, what the audio embedding's convolutions take for themselves counts
-        assert 0.9 < predicted / allocated(lambda: clip(preset, model, size, **passes)) < 1.1
+        assert 0.9 < predicted / allocated(lambda: clip(preset, model, size, **options)) < 1.1
 
 
 def test_the_savings_of_the_towers_are_seen() -> None:
     preset = make_preset(128, 5, 6)
     most, least = (
-        sampling_parts.towers_work(
-            preset, (256, 256), torch.float32, batch_passes=b, cache_text=b, shared_modulation=not b
-        )
+        sampling_parts.towers_work(preset, (256, 256), torch.float32, batch_passes=b, cache_text=b)
         for b in (True, False)
     )
     assert most > least
@@ -234,25 +224,27 @@ def test_sound_and_text_work_are_what_they_take() -> None:
 
 def test_peaks_add_up() -> None:
     planner = SamplingPlanner(make_preset(), (96, 128), GUIDED)
-    parts = planner.footprints(Options())
-    whole = planner.peak(Options())
+    parts = planner.footprints(MemoryOptions())
+    whole = planner.peak(MemoryOptions())
     assert whole.total == sum(p.weights for p in parts.values()) + max(p.work for p in parts.values())
-    offloaded = planner.peak(Options(offload=True))
+    offloaded = planner.peak(MemoryOptions(offload=True))
     assert offloaded.total == max(p.weights + p.work for p in parts.values())
-    blocks = planner.peak(Options(offload="blocks"))
+    blocks = planner.peak(MemoryOptions(offload="blocks"))
     assert blocks.total <= offloaded.total < whole.total
-    assert planner.batches(Options())
+    assert planner.batches(MemoryOptions())
     assert not SamplingPlanner(
         make_preset(), (96, 128), dataclasses.replace(GUIDED, skip_layers=(1,))
-    ).batches(Options())
+    ).batches(MemoryOptions())
 
 
 @pytest.mark.slow
 def test_what_fits_is_the_least_drastic() -> None:
     planner = SamplingPlanner(make_preset(), (96, 128), GUIDED)
-    assert sampling_report.what_fits(planner, Options(), 40 * GIB).options == Options(offload="none")
-    assert sampling_report.what_fits(planner, Options(), 2**20) is None
-    costs = list(sampling_report.savings(Options(offload=True), planner))
+    assert sampling_report.what_fits(planner, MemoryOptions(), 40 * GIB).options == MemoryOptions(
+        offload="none"
+    )
+    assert sampling_report.what_fits(planner, MemoryOptions(), 2**20) is None
+    costs = list(sampling_report.savings(MemoryOptions(offload=True), planner))
     assert all(sampling_report.offload_of(o) != "none" for o in costs)
     assert sampling_report.in_words(costs[0], planner) == "offload=true"
 
@@ -262,7 +254,7 @@ def test_too_little_memory_is_refused_with_what_would_fit(monkeypatch: pytest.Mo
     preset = make_preset(256, 6)
     plans = [plan_request(Request("a", "rain", 0, None, None), preset)]
     check_memory(preset, plans, GUIDED, Options())
-    asked = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(Options())
+    asked = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(MemoryOptions())
     monkeypatch.setattr(sampling_report, "available_host_memory", lambda: int(asked.total * 0.6))
     with pytest.raises(
         UserError, match=r"small at 128x128 needs about .* free: dtype=bf16 takes .* fits"

@@ -16,8 +16,7 @@ from ovi_eval.clips.sound import decode_audio
 from ovi_lab.checkpoints.presets import ReleasedModel, released_model
 from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.errors import UserError
-from ovi_lab.flow import noise_batch, sample
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.sampling.batch import record_of
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.images import read_image, scaled
@@ -129,16 +128,9 @@ def test_the_latents_are_those_of_the_released_loop(pipeline: OviPipeline, clip:
     assert torch.equal(noise_batch([3], (157, 20), "audio", convention="reference")[0], noise_a)
     made = sample(
         pipeline.parts.towers,
-        noise_v[None],
-        noise_a[None],
-        text=[text],
-        negative_text_video=[video],
-        negative_text_audio=[audio],
-        steps=2,
-        video_guidance=4.0,
-        audio_guidance=3.0,
-        skip_layers=[11],
-        merge_padding=True,
+        {"video": noise_v[None], "audio": noise_a[None]},
+        Texts([text], [video], [audio]),
+        SETTINGS,
     )
     assert made.video is not None
     assert made.audio is not None
@@ -236,10 +228,9 @@ def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_options_change_no_clip_beyond_rounding(small_ovi: Path, clip: Clip) -> None:
-    savings = ("batch_passes", "cache_text", "merge_padding", "share_opening", "shared_modulation")
-    plain = dict.fromkeys(savings, False)
-    for options in (plain, {"offload": True}):
-        video, audio = load(small_ovi, **options).latents(clip.plan)
+    plain = dataclasses.replace(SETTINGS, batch_passes=False, cache_text=False)
+    for made in (load(small_ovi, plain), load(small_ovi, offload=True)):
+        video, audio = made.latents(clip.plan)
         torch.testing.assert_close(video[0], clip.video_latents, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(audio[0], clip.audio_latents, atol=1e-4, rtol=1e-4)
 

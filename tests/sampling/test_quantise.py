@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ovi_lab.errors import UserError
-from ovi_lab.flow import sample
+from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.sampling.offload import Placement
 from ovi_lab.sampling.quantise import MAX_RELATIVE_CHANGE, is_quantised, linear_names, quantise, stored_bytes
@@ -75,10 +75,10 @@ def test_predictions_change_less_than_the_tolerance(dtype: torch.dtype) -> None:
 def test_a_sampled_clip_stays_close() -> None:
     model, text = make_model(96, 192), [torch.randn(5, 12, generator=torch.Generator().manual_seed(1))]
     given = inputs()
-    settings = {"text": text, "negative_text_video": text, "negative_text_audio": text, "steps": 6}
-    guided = {**settings, "video_guidance": 4.0, "audio_guidance": 3.0}
-    before = sample(model, given["video"], given["audio"], **guided)
-    after = sample(quantise(model), given["video"], given["audio"], **guided)
+    noise, texts = {m: given[m] for m in ("video", "audio")}, Texts(text, text, text)
+    guided = SamplerSettings(steps=6, video_guidance=4.0, audio_guidance=3.0)
+    before = sample(model, noise, texts, guided)
+    after = sample(quantise(model), noise, texts, guided)
     assert 0 < change(after.video, before.video) < MAX_RELATIVE_CHANGE
     assert 0 < change(after.audio, before.audio) < MAX_RELATIVE_CHANGE
 

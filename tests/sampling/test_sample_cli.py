@@ -21,7 +21,7 @@ from ovi_lab.checkpoints.presets import released_model
 from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.arguments import prepared
 from ovi_lab.sampling.clip_files import read_record
 from ovi_lab.sampling.long_prompts import fit_prompts

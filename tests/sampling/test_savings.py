@@ -1,51 +1,52 @@
-"""What sampling does once instead of again: every saving can be switched off, and none changes the clip."""
+"""What sampling does once instead of again: the ways that it replaces, of benchmarks/, give the same clips."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from sampling_reference import SAVINGS, LoopedTables, ReferenceTwin, turned
 from torch import Tensor
 
 from helpers.twin_goldens import golden_twin, read_golden, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
-from ovi_lab.flow import SampledLatents, noise_batch, sample
+from ovi_lab.flow import SampledLatents, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.embeddings import merged_text_batch
 from ovi_lab.models.rope import RopeTables, apply_rotation
-from ovi_lab.models.savings import LoopedTables
 
-PASSES = {"cache_text": True, "batch_passes": True, "merge_padding": True, "share_opening": True}
-MODEL = {"shared_modulation": True, "cache_rope": True, "cache_masks": True}
+PASSES = ("cache_text", "batch_passes")
+GUIDED = SamplerSettings(steps=4, video_guidance=4.0, audio_guidance=3.0)
 
 
 class Clips:
     """Two clips of a tiny twin, guided, texts of several lengths; the first frame given where wanted."""
 
     def __init__(self, **options: Any) -> None:
-        self.model = tiny_twin(spread=0.1, **options)
+        self.model = tiny_twin(spread=0.1, kind=ReferenceTwin, **options)
         g = torch.Generator().manual_seed(0)
         self.text = [torch.randn(n, 10, generator=g) for n in (6, 2)]
         self.negative = [torch.randn(n, 10, generator=g) for n in (1, 5)]
         self.frame = torch.randn(2, 4, 1, 4, 4, generator=g)
 
-    def sampled(self, first_frame: bool, savings: dict[str, bool], **settings: Any) -> SampledLatents:
-        self.model.set_savings(**{k: v for k, v in savings.items() if k in MODEL})
+    def sampled(self, first_frame: bool = False, modality: str = "", **savings: bool) -> SampledLatents:
+        self.model.set_savings(**{k: v for k, v in savings.items() if k not in PASSES})
+        noise = {
+            "video": noise_batch([1, 2], (4, 3, 4, 4), "video"),
+            "audio": noise_batch([1, 2], (9, 3), "audio"),
+        }
         return sample(
             self.model,
-            noise_batch([1, 2], (4, 3, 4, 4), "video"),
-            noise_batch([1, 2], (9, 3), "audio"),
-            text=self.text,
-            negative_text_video=self.negative,
-            negative_text_audio=self.negative[:1],
-            video_guidance=4.0,
-            audio_guidance=3.0,
-            steps=4,
+            {modality: noise[modality]} if modality else noise,
+            Texts(self.text, self.negative, self.negative[:1]),
+            replace(GUIDED, **{k: v for k, v in savings.items() if k in PASSES}),
             first_frame=self.frame if first_frame else None,
-            **{k: v for k, v in savings.items() if k in PASSES},
-            **settings,
         )
 
 
@@ -62,41 +63,31 @@ def same(a: SampledLatents, b: SampledLatents, atol: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("first_frame", [False, True])
-@pytest.mark.parametrize("off", [*PASSES, *MODEL, "all"])
+@pytest.mark.parametrize("off", [*PASSES, *SAVINGS, "all"])
 def test_no_saving_changes_the_clip(clips: Clips, off: str, first_frame: bool) -> None:
-    savings = PASSES | MODEL
-    saved = clips.sampled(first_frame, savings)
-    without = {name: on and off not in (name, "all") for name, on in savings.items()}
-    same(clips.sampled(first_frame, without), saved)
+    saved = clips.sampled(first_frame)
+    without = {name: off not in (name, "all") for name in (*PASSES, *SAVINGS)}
+    same(clips.sampled(first_frame, **without), saved)
 
 
-def test_what_is_saved_by_default_gives_the_same_bits_as_before(clips: Clips) -> None:
-    """Texts kept, both passes in one batch, no key merged: what sampling did before it could be chosen."""
-    explicit = clips.sampled(True, MODEL | {"cache_text": True, "batch_passes": True, "merge_padding": False})
-    default = clips.sampled(True, {})
+def test_small_models_keep_the_bits_of_their_recorded_results(clips: Clips) -> None:
+    """Texts cached, both passes in one batch, no key merged and nothing shared."""
+    explicit = clips.sampled(True, merge_padding=False, share_opening=False)
+    model = tiny_twin(spread=0.1)
+    noise = {
+        "video": noise_batch([1, 2], (4, 3, 4, 4), "video"),
+        "audio": noise_batch([1, 2], (9, 3), "audio"),
+    }
+    texts = Texts(clips.text, clips.negative, clips.negative[:1])
+    default = sample(model, noise, texts, GUIDED, first_frame=clips.frame)
     assert torch.equal(explicit.video, default.video)
     assert torch.equal(explicit.audio, default.audio)
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_one_modality_opens_once_too(clips: Clips, modality: str) -> None:
-    clips.model.set_savings()
-    both = {}
-    for share in (False, True):
-        both[share] = sample(
-            clips.model,
-            noise_batch([1, 2], (4, 3, 4, 4), "video") if modality == "video" else None,
-            noise_batch([1, 2], (9, 3), "audio") if modality == "audio" else None,
-            text=clips.text,
-            negative_text_video=clips.negative,
-            negative_text_audio=clips.negative,
-            video_guidance=4.0,
-            audio_guidance=3.0,
-            steps=3,
-            share_opening=share,
-        )
-    a, b = getattr(both[False], modality), getattr(both[True], modality)
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    a, b = (clips.sampled(modality=modality, share_opening=share) for share in (False, True))
+    torch.testing.assert_close(getattr(a, modality), getattr(b, modality), atol=1e-5, rtol=1e-5)
 
 
 def test_passes_of_clips_of_several_shapes(clips: Clips) -> None:
@@ -137,12 +128,12 @@ def test_texts_of_all_passes_are_asked_for(clips: Clips) -> None:
 @pytest.mark.parametrize("mode", ["clip_ratio", "learned"])
 def test_looped_rotations_follow_the_audio_positions(mode: str) -> None:
     clips = Clips(rope={"mode": mode, "factor": 0.3})
-    same(clips.sampled(False, {"cache_rope": False}), clips.sampled(False, {}))
+    same(clips.sampled(cache_rope=False), clips.sampled())
     clips.model.set_audio_rope_factor(1.7)
-    moved = clips.sampled(False, {"cache_rope": False})
-    same(moved, clips.sampled(False, {}))
+    moved = clips.sampled(cache_rope=False)
+    same(moved, clips.sampled())
     clips.model.set_audio_rope_factor(None)
-    assert not torch.allclose(moved.audio, clips.sampled(False, {}).audio, atol=1e-3)
+    assert not torch.allclose(moved.audio, clips.sampled().audio, atol=1e-3)
 
 
 @pytest.mark.parametrize("lengths", [[7, 7], [7, 4]])
@@ -156,31 +147,22 @@ def test_looped_rotations_equal_tables(lengths: list[int]) -> None:
         (x[:, :7], tables.audio(lengths, [0.2, 0.3], cpu), loops.audio(lengths, [0.2, 0.3], cpu)),
     ]
     for values, table, loop in pairs:
-        torch.testing.assert_close(
-            apply_rotation(values, loop), apply_rotation(values, table), atol=1e-6, rtol=1e-6
-        )
+        torch.testing.assert_close(turned(values, loop), apply_rotation(values, table), atol=1e-6, rtol=1e-6)
 
 
 def test_the_savings_off_hold_the_golden(goldens: Path) -> None:
     """The ways that are replaced are the released code's: they give its latents too."""
-    model, x = golden_twin(goldens), read_golden(goldens / "sampling_tiny.safetensors")[0]
-    model.set_savings(shared_modulation=False, cache_rope=False, cache_masks=False)
+    model = golden_twin(goldens, kind=ReferenceTwin)
+    x = read_golden(goldens / "sampling_tiny.safetensors")[0]
+    settings = replace(GUIDED, steps=6, skip_layers=[1], batch_passes=False, cache_text=False)
     for merge in (False, True):
+        model.set_savings(**dict.fromkeys(SAVINGS, False) | {"merge_padding": merge})
         out = sample(
             model,
-            x["inputs/video_noise"][None],
-            x["inputs/audio_noise"][None],
-            text=[x["inputs/text_pos"]],
-            negative_text_video=[x["inputs/text_video_neg"]],
-            negative_text_audio=[x["inputs/text_audio_neg"]],
-            steps=6,
-            video_guidance=4.0,
-            audio_guidance=3.0,
-            skip_layers=[1],
+            {m: x[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
+            Texts([x["inputs/text_pos"]], [x["inputs/text_video_neg"]], [x["inputs/text_audio_neg"]]),
+            settings,
             first_frame=x["inputs/image_latent"][None],
-            batch_passes=False,
-            cache_text=False,
-            merge_padding=merge,
         )
         torch.testing.assert_close(out.video[0], x["out/unipc_6_i2v.video"], atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(out.audio[0], x["out/unipc_6_i2v.audio"], atol=2e-5, rtol=1e-5)
@@ -215,24 +197,29 @@ class Counted:
 def test_what_runs_how_often(module: str, saving: str, with_it: list[int], without: list[int]) -> None:
     clips = Clips()
     counted = Counted(clips.model, module)
-    clips.sampled(True, {saving: True})
+    base = {"merge_padding": False, "share_opening": saving == "share_opening"}
+    clips.sampled(True, **base)
     assert counted.rows == with_it
     counted.rows.clear()
-    clips.sampled(True, {saving: False})
+    clips.sampled(True, **base | {saving: False})
     assert counted.rows == without
 
 
 def test_merged_padding_leaves_fewer_keys() -> None:
     model = tiny_twin(spread=0.1)
+    assert (
+        model.prepare_text([torch.randn(1, 10)], "video").embedded.shape[1] == 6
+    )  # short texts are not merged
+    for modality in ("video", "audio"):
+        model.tower(modality).merges_padding = True
     text = [torch.randn(n, 10, generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
-    merged = model.prepare_text(text, "video", merge_padding=True)
+    merged = model.prepare_text(text, "video")
     assert merged.embedded.shape[1] == 4
     assert merged.per_block is not None
     assert merged.per_block[0][0].shape == (2, 4, 2, 32)
-    assert model.prepare_text(text, "video").embedded.shape[1] == 6
     batch = tiny_batch()
     whole = model(**batch | {"text_video": text, "text_audio": text})
-    both = {f"text_{m}": model.prepare_text(text, m, merge_padding=True) for m in ("video", "audio")}
+    both = {f"text_{m}": model.prepare_text(text, m) for m in ("video", "audio")}
     few = model(**batch | both)
     torch.testing.assert_close(few.video, whole.video, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(few.audio, whole.audio, atol=1e-5, rtol=1e-5)
@@ -254,16 +241,8 @@ def test_merged_keys_weigh_as_much_as_the_padding(tokens: int, dtype: torch.dtyp
 
 
 def test_texts_that_do_not_fit_are_refused_with_merged_padding_too() -> None:
-    model = tiny_twin()
+    model = tiny_twin(kind=ReferenceTwin)
     with pytest.raises(UserError, match="a text has 7 tokens, this tower takes at most 6"):
-        model.prepare_text([torch.zeros(2, 10), torch.zeros(7, 10)], "audio", merge_padding=True)
+        model.prepare_text([torch.zeros(2, 10), torch.zeros(7, 10)], "audio")
     with pytest.raises(UserError, match="text embeddings have 9 channels"):
-        model.prepare_text([torch.zeros(2, 9)], "video", merge_padding=True)
-
-
-def test_a_saving_may_be_switched_alone() -> None:
-    model = tiny_twin()
-    assert model.savings.shared_modulation
-    model.set_savings(cache_rope=False)
-    model.set_shared_modulation(False)
-    assert model.savings == type(model.savings)(shared_modulation=False, cache_rope=False, cache_masks=True)
+        model.prepare_text([torch.zeros(2, 9)], "video")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from helpers.twin_goldens import golden_twin, read_golden, tiny_twin
 from ovi_lab.errors import UserError
-from ovi_lab.flow import noise_batch, sample
+from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group, sequence_parallel
+from ovi_lab.models.tower import Tokens
 
 # Latents of one clip: 4 x 2 x 2 and 10 tokens divide by two; 5 x 3 x 1 and 9 do not, nor does a single one.
 EVEN = {"video": (4, 4, 4, 4), "audio": (10, 3)}
@@ -36,12 +38,18 @@ CASES: dict[str, dict[str, Any]] = {
     "one audio token": {"shapes": ONE},
     "video alone": {"shapes": {"video": ODD["video"]}},
     "audio alone": {"shapes": {"audio": ODD["audio"]}},
-    "merged padding, nothing cached": {"shapes": ODD, "merge_padding": True, "cache_text": False},
-    "i2av, odd, one opening": {"shapes": ODD, "first_frame": True, "share_opening": True},
+    "padding merged, one opening, nothing cached": {"shapes": ODD, "long_texts": True, "cache_text": False},
+    "i2av, odd, one opening": {"shapes": ODD, "first_frame": True, "long_texts": True},
     "one direction": {"shapes": ODD, "fusion": {"direction": "audio_to_video", "blocks": [0, 2]}},
-    "key masks": {"shapes": ODD, "cache_masks": False},
+    "key masks": {"shapes": ODD, "key_masks": True},
     "bfloat16": {"shapes": ODD, "dtype": torch.bfloat16},
 }
+
+
+def with_mask(_tower: Any, _args: Any, tokens: Tokens) -> Tokens:
+    """Keys masked as where clips are padded."""
+    B, L, _ = tokens.x.shape
+    return dataclasses.replace(tokens, mask=torch.ones(B, 1, 1, L, dtype=torch.bool))
 
 
 def made(group: SequenceGroup, case: dict[str, Any], steps: int = 3) -> dict[str, Tensor]:
@@ -49,24 +57,26 @@ def made(group: SequenceGroup, case: dict[str, Any], steps: int = 3) -> dict[str
     settings = dict(case)
     shapes, fusion = settings.pop("shapes"), settings.pop("fusion", None)
     model = tiny_twin(spread=0.1, fusion=fusion).to(settings.pop("dtype", torch.float32))
-    model.set_savings(cache_masks=settings.pop("cache_masks", True))
+    if settings.pop("long_texts", False):
+        model.shares_opening = True
+        for modality in model.tower_configs:
+            model.tower(modality).merges_padding = True
+    if settings.pop("key_masks", False):
+        for modality in model.tower_configs:
+            model.tower(modality).register_forward_hook(with_mask)
     g = torch.Generator().manual_seed(0)
     text, negative = ([torch.randn(n, 10, generator=g) for n in lengths] for lengths in ((6, 2), (1, 5)))
     noise = {m: noise_batch([1, 2], shape, m) for m, shape in shapes.items()}
+    frame = None
     if settings.pop("first_frame", False):
-        settings["first_frame"] = torch.randn(2, 4, 1, *shapes["video"][2:], generator=g)
+        frame = torch.randn(2, 4, 1, *shapes["video"][2:], generator=g)
     with sequence_parallel(model, group):
         out = sample(
             model,
-            noise.get("video"),
-            noise.get("audio"),
-            text=text,
-            negative_text_video=negative,
-            negative_text_audio=negative,
-            video_guidance=4.0,
-            audio_guidance=3.0,
-            steps=steps,
-            **settings,
+            noise,
+            Texts(text, negative, negative),
+            SamplerSettings(steps=steps, video_guidance=4.0, audio_guidance=3.0, **settings),
+            first_frame=frame,
         )
     return {m: x for m in ("video", "audio") if (x := getattr(out, m)) is not None}
 
@@ -77,15 +87,9 @@ def golden_i2av(group: SequenceGroup, goldens: Path) -> dict[str, Tensor]:
     with sequence_parallel(model, group):
         out = sample(
             model,
-            x["inputs/video_noise"][None],
-            x["inputs/audio_noise"][None],
-            text=[x["inputs/text_pos"]],
-            negative_text_video=[x["inputs/text_video_neg"]],
-            negative_text_audio=[x["inputs/text_audio_neg"]],
-            steps=6,
-            video_guidance=4.0,
-            audio_guidance=3.0,
-            skip_layers=[1],
+            {m: x[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
+            Texts([x["inputs/text_pos"]], [x["inputs/text_video_neg"]], [x["inputs/text_audio_neg"]]),
+            SamplerSettings(steps=6, video_guidance=4.0, audio_guidance=3.0, skip_layers=[1]),
             first_frame=x["inputs/image_latent"][None],
         )
     assert out.video is not None
@@ -123,7 +127,7 @@ def work(rank: int, folder: str, goldens: str) -> None:
 
     def different_noise() -> None:
         with sequence_parallel(model, group):
-            sample(model, video, text=text, steps=1)
+            sample(model, {"video": video}, Texts(text), SamplerSettings(steps=1))
 
     def twice() -> None:
         with sequence_parallel(model, group), sequence_parallel(model, group):
@@ -213,9 +217,5 @@ def test_what_is_refused_before_anything_is_exchanged() -> None:
         pytest.raises(UserError, match="the video tower has 2 attention heads"),
         sequence_parallel(model, three),
     ):
-        pass
-    two = SequenceGroup(0, 2, 0, 1, None)
-    model.set_shared_modulation(False)
-    with pytest.raises(UserError, match="shared modulation or cached rotary"), sequence_parallel(model, two):
         pass
     assert model.sharding is None

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed
 
 from ovi_lab.callbacks.gradients import is_sharded
-from ovi_lab.flow.generate import SamplerSettings, generate_latents
+from ovi_lab.flow import SamplerSettings
+from ovi_lab.flow.generate import generate_latents
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import started
 

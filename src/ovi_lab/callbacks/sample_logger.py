@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovi_lab.callbacks.joint_sampling import sample_together, set_aside
 from ovi_lab.errors import UserError
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.own_run import decode_present
 from ovi_lab.strategies.ema import EMA
 

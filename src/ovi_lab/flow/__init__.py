@@ -1,19 +1,21 @@
 """Flow matching: the path, its loss, and sampling along it."""
 
-from ovi_lab.flow.guidance import Guidance
+from ovi_lab.flow.guidance import Texts
 from ovi_lab.flow.integrate import SampledLatents, sample
 from ovi_lab.flow.loss import FlowLoss, flow_matching_loss
 from ovi_lab.flow.noise import noise_batch, noise_for
 from ovi_lab.flow.path import MODEL_TIME, TimestepSampler, interpolate, shift_sigma
+from ovi_lab.flow.settings import SamplerSettings
 from ovi_lab.flow.solvers import SOLVERS, Solver, build_solver
 
 __all__ = [
     "MODEL_TIME",
     "SOLVERS",
     "FlowLoss",
-    "Guidance",
     "SampledLatents",
+    "SamplerSettings",
     "Solver",
+    "Texts",
     "TimestepSampler",
     "build_solver",
     "flow_matching_loss",

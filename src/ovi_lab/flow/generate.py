@@ -1,30 +1,15 @@
-"""Captions in, latents out: the settings of sampling, and one call for trainers, samplers and scorers."""
+"""Captions in, latents out: one call for trainers, samplers and scorers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.flow import noise_batch, sample
+from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How latents are integrated from noise; the defaults suit the ball world, `sampler=ovi` the released model."""
-
-    solver: str = "unipc"
-    steps: int = 12
-    shift: float = 5.0
-    video_guidance: float = 1.0
-    audio_guidance: float = 1.0
-    negative_video: str = ""
-    negative_audio: str = ""
-    skip_layers: Sequence[int] = field(default_factory=tuple)
 
 
 @torch.no_grad()
@@ -58,19 +43,8 @@ def generate_latents(
     device = next(model.parameters()).device
     # drawn on the CPU, so that a GPU samples the same clip as a laptop
     noise = {m: noise_batch(seeds, shape, m).to(device) for m, shape in shapes.items()}
-    made = sample(
-        model,
-        noise.get("video"),
-        noise.get("audio"),
-        text=text_encoder(list(captions)),
-        negative_text_video=text_encoder([settings.negative_video]),
-        negative_text_audio=text_encoder([settings.negative_audio]),
-        solver=settings.solver,
-        steps=settings.steps,
-        shift=settings.shift,
-        video_guidance=settings.video_guidance,
-        audio_guidance=settings.audio_guidance,
-        skip_layers=settings.skip_layers,
-        on_step=on_step,
+    texts = Texts(
+        *(text_encoder(list(t)) for t in (captions, [settings.negative_video], [settings.negative_audio]))
     )
+    made = sample(model, noise, texts, settings, on_step=on_step)
     return made.video, made.audio

@@ -5,17 +5,18 @@ Shapes: B batch; video [B, C, F, H, W], audio [B, L, C], a given first frame [B,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ovi_lab.errors import UserError
-from ovi_lab.flow.guidance import Guidance, GuidedVelocity, Texts, Velocities
+from ovi_lab.flow.guidance import GuidedVelocity, Texts, Velocities
+from ovi_lab.flow.settings import SamplerSettings
 from ovi_lab.flow.solvers import build_solver
 from ovi_lab.models import TwinDiT
-from ovi_lab.models.config import Modality
+from ovi_lab.models.config import MODALITIES, Modality
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,10 @@ class SampledLatents:
 @torch.no_grad()
 def sample(
     model: TwinDiT,
-    video_noise: Tensor | None = None,
-    audio_noise: Tensor | None = None,
+    noise: Mapping[Modality, Tensor],
+    texts: Texts,
+    settings: SamplerSettings,
     *,
-    text: Texts,
-    negative_text_video: Texts | None = None,
-    negative_text_audio: Texts | None = None,
-    solver: str = "unipc",
-    steps: int = 50,
-    shift: float = 5.0,
-    video_guidance: float = 1.0,
-    audio_guidance: float = 1.0,
-    skip_layers: Collection[int] = (),
-    batch_passes: bool = True,
-    cache_text: bool = True,
-    merge_padding: bool = False,
-    share_opening: bool = False,
     first_frame: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> SampledLatents:
@@ -52,16 +41,11 @@ def sample(
 
     Args:
         model: on any device; it is run in evaluation mode and left in the mode it was in.
-        video_noise, audio_noise: where each begins (see `noise_batch`); None samples the other alone.
-        text: for both towers: one text a clip (list of [n, E] or [B, n, E]), or a list of one for all.
-        negative_text_video, negative_text_audio: likewise; needed where that guidance is not 1.
-        solver, steps, shift: see `build_solver`; each modality has a solver of its own, at the same times.
-        video_guidance, audio_guidance, skip_layers: see `Guidance`.
-        batch_passes, cache_text, merge_padding, share_opening: what is done once instead of again, see
-            `Guidance`; the model's own savings are set by `TwinDiT.set_savings`. None changes the latents by more
-            than rounding; those that are off by default round otherwise than the plain computation.
-        first_frame: first latent frame of every clip, given: it is put in before every step and after the
-            last, and its tokens are told t = 0.
+        noise: where each modality begins (see `noise_batch`); one alone samples that modality alone.
+        texts: embedded; one a clip, or one for all.
+        settings: solver and guidance; each modality has a solver of its own, at the same times.
+        first_frame: first latent frame of every clip, given: it is inserted before every step and after the
+            last, and its tokens have t = 0.
         on_step: called with the number of steps done and of all steps.
 
     Inside `ovi_lab.models.sequence_parallel.sequence_parallel(model, group)` every process of the group calls this
@@ -69,32 +53,20 @@ def sample(
 
     The same noise, texts and settings give the same latents. Raises UserError for settings that do not fit.
     """
-    latents: Velocities = {}
-    if video_noise is not None:
-        latents["video"] = video_noise.float()
-    if audio_noise is not None:
-        latents["audio"] = audio_noise.float()
+    latents: Velocities = {m: noise[m].float() for m in MODALITIES if m in noise}
     if not latents:
         raise UserError("neither video nor audio noise was given; give noise of what is to be sampled")
-    _check_first_frame(first_frame, video_noise)
-    guidance = Guidance(
-        video_guidance,
-        audio_guidance,
-        tuple(skip_layers),
-        batch_passes=batch_passes,
-        cache_text=cache_text,
-        merge_padding=merge_padding,
-        share_opening=share_opening,
-    )
-    negatives: dict[Modality, Texts | None] = {"video": negative_text_video, "audio": negative_text_audio}
+    _check_first_frame(first_frame, noise.get("video"))
     first = next(iter(latents.values()))
     if model.sharding is not None:
         model.sharding.check_same([*latents.values(), *([] if first_frame is None else [first_frame])])
     was_training = model.training
     model.eval()
     try:
-        velocity = GuidedVelocity(model, list(latents), first.shape[0], text, negatives, guidance)
-        solvers = {m: build_solver(solver, steps, shift, first.device) for m in latents}
+        velocity = GuidedVelocity(model, list(latents), first.shape[0], texts, settings)
+        solvers = {
+            m: build_solver(settings.solver, settings.steps, settings.shift, first.device) for m in latents
+        }
         times = next(iter(solvers.values())).timesteps
         for done, time in enumerate(times, start=1):
             _put_first_frame(latents, first_frame)

@@ -2,13 +2,11 @@
 
 from ovi_lab.models.config import FusionConfig, RopeConfig, TowerConfig
 from ovi_lab.models.initialisation import initialise_parameters
-from ovi_lab.models.savings import ModelSavings
 from ovi_lab.models.tower import TextContext
 from ovi_lab.models.twin import TwinDiT, TwinOutput
 
 __all__ = [
     "FusionConfig",
-    "ModelSavings",
     "RopeConfig",
     "TextContext",
     "TowerConfig",

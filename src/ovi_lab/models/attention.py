@@ -16,7 +16,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.models.config import ATTENTION_BACKENDS, check_choice
 from ovi_lab.models.norms import LayerNorm, RMSNorm
 from ovi_lab.models.recomputation import Linear, attention_kernel
-from ovi_lab.models.rope import Rotation, apply_rotation
+from ovi_lab.models.rope import apply_rotation
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each [B, N, H, K]."""
@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
-    def forward(self, x_BLD: Tensor, rope_BL1P: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, rope_BL1P: Tensor, mask: Tensor | None) -> Tensor:
         """[B, L, D]; `mask` [B, 1, 1, L] is True at real tokens, None where the batch has no padding."""
         heads = (self.num_heads, -1)
         q_BLHK = apply_rotation(self.norm_q(self.q(x_BLD)).unflatten(-1, heads), rope_BL1P)
@@ -129,9 +129,9 @@ class CrossAttention(nn.Module):
         self,
         x_BLD: Tensor,
         text: KeyValue,
-        rope_BL1P: Rotation | None = None,
+        rope_BL1P: Tensor | None = None,
         other_BMD: Tensor | None = None,
-        other_rope_BM1P: Rotation | None = None,
+        other_rope_BM1P: Tensor | None = None,
         other_mask: Tensor | None = None,
         text_bias: Tensor | None = None,
     ) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,22 +21,6 @@ Grid = tuple[int, int, int]
 """Frames, rows and columns of a clip, in tokens."""
 
 _Item = TypeVar("_Item", bound=Hashable)
-
-
-class Turning(Protocol):
-    """A rotation that is applied in another way than by one table."""
-
-    def turn(self, x_BLHK: Tensor) -> Tensor:
-        """The pairs of `x` turned, in the shape and type of `x`."""
-        ...
-
-    def repeated(self, passes: int) -> Turning:
-        """The rotation of the same clips several times over."""
-        ...
-
-
-Rotation = Tensor | Turning
-"""How queries and keys are turned: by a complex table [1 or B, L, 1, P], or in a way of its own."""
 
 
 def from_host(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -92,13 +76,11 @@ def rotation(angles: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, :, None]
 
 
-def apply_rotation(x_BLHK: Tensor, table_BL1P: Rotation) -> Tensor:
+def apply_rotation(x_BLHK: Tensor, table_BL1P: Tensor) -> Tensor:
     """The pairs of `x` turned by the table's angles, in float32 whatever the type of `x`, which is kept.
 
     The table may be made for one clip [1, L, 1, P] and is then shared by the batch.
     """
-    if not isinstance(table_BL1P, Tensor):
-        return table_BL1P.turn(x_BLHK)
     pairs = torch.view_as_complex(x_BLHK.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table_BL1P).flatten(-2).to(x_BLHK.dtype)
 

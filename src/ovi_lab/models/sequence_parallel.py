@@ -61,8 +61,7 @@ def enable_sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Callable[[
     Every process calls the model with the same inputs, gets the whole prediction and computes the same loss of it.
     A group of one leaves the model as it is. Returns a function that switches sequence parallelism off again.
 
-    UserError for heads that do not divide by the group's size, for savings that are switched off in the model, and
-    where the model is sharded already.
+    UserError for heads that do not divide by the group's size, and where the model is sharded already.
     """
     if group.size == 1:
         return lambda: None
@@ -76,11 +75,6 @@ def enable_sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Callable[[
                 f"sequence_parallel is {group.size}, but the {modality} tower has {config.num_heads} attention "
                 "heads; use a divisor of them"
             )
-    if not (model.savings.shared_modulation and model.savings.cache_rope):
-        raise UserError(
-            f"sequence_parallel is {group.size} with shared modulation or cached rotary tables switched off; "
-            "switch both on"
-        )
     sharding = TokenSharding(group)
     before: list[tuple[torch.nn.Module, str, AttentionFunction]] = []
     for modality in model.tower_configs:

@@ -30,10 +30,14 @@ from ovi_lab.models.embeddings import (
 )
 from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
 from ovi_lab.models.recomputation import Linear
-from ovi_lab.models.rope import Grid, Rotation, from_host
+from ovi_lab.models.rope import Grid, from_host
 
 FirstFrameClean = bool | Tensor
 """Whether the first latent frame is given: of all clips, or of each (bool [B])."""
+
+LONG_TEXT = 64
+"""Tokens of a text from which on sampling merges the keys of its padding, and shares what both passes of guidance have
+in common. Both round otherwise than the plain computation, with which the results of small models were recorded."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,13 @@ class Conditions:
     """What every block of one tower reads besides the stream; the same for all blocks of a pass."""
 
     e: Tensor
-    """[B, T, D], the embedding of each clip's distinct timesteps (or of every token's, T = L)."""
+    """[B, T, D], the embedding of each clip's distinct timesteps."""
     e0: Tensor
     """[B, T, 6, D], its projection."""
     clean: Tensor | None
     """[1 or B, L, 1], True at tokens of the first timestep of two; None where T is not 2."""
-    rope: Rotation
-    """[1 or B, L, 1, K / 2] complex, or another way to turn (see `ModelSavings`)."""
+    rope: Tensor
+    """[1 or B, L, 1, K / 2] complex."""
     mask: Tensor | None
     """[B, 1, 1, L], True at real tokens; None without padding."""
     text: TextContext
@@ -91,10 +95,9 @@ class Conditions:
         def repeat(x: Tensor) -> Tensor:
             return x if x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
 
-        rope = repeat(self.rope) if isinstance(self.rope, Tensor) else self.rope.repeated(passes)
         clean = None if self.clean is None else repeat(self.clean)
         mask = None if self.mask is None else repeat(self.mask)
-        return Conditions(repeat(self.e), repeat(self.e0), clean, rope, mask, self.text)
+        return Conditions(repeat(self.e), repeat(self.e0), clean, repeat(self.rope), mask, self.text)
 
 
 class TowerBlock(nn.Module):
@@ -167,6 +170,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.merges_padding = config.text_len >= LONG_TEXT
         dim = config.dim
         self.patch_embedding: VideoPatchEmbedding | AudioPatchEmbedding
         if config.modality == "video":
@@ -241,9 +245,14 @@ class Tower(nn.Module):
             batch_BNE = text_batch(text, self.config.text_len, self.config.text_dim)
         return TextContext(self.config.modality, self.text_embedding(batch_BNE.to(self.dtype)), bias=bias)
 
-    def prepare_text(self, text: Latents, merge_padding: bool = False) -> TextContext:
-        """The text embedded and every block's keys and values of it."""
-        context = self.embed_text(text, merge_padding)
+    def prepare_text(self, text: Latents, key_values: bool = True) -> TextContext:
+        """The text embedded for sampling, its padding merged where that pays, and every block's keys and values.
+
+        Without `key_values` the blocks compute these in every pass.
+        """
+        context = self.embed_text(text, self.merges_padding)
+        if not key_values:
+            return context
         kv = tuple(block.cross_attn.text_key_value(context.embedded) for block in self.each_block())
         return TextContext(self.config.modality, context.embedded, kv, context.bias)
 
@@ -277,14 +286,14 @@ class CleanMasks:
     def __init__(self) -> None:
         self._kept: tuple[Any, Tensor] | None = None
 
-    def of(self, tokens: Tokens, first_frame_is_clean: FirstFrameClean, keep: bool = True) -> Tensor | None:
+    def of(self, tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
         """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given."""
         if isinstance(first_frame_is_clean, Tensor):
             return _clean_tokens(tokens, first_frame_is_clean)
         if not first_frame_is_clean:
             return None
         key = (tokens.grids, tokens.x.shape, tokens.x.device)
-        if self._kept is None or self._kept[0] != key or not keep:
+        if self._kept is None or self._kept[0] != key:
             # A mask made while inference_mode is on could never be used in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = (key, _clean_tokens(tokens, True))

@@ -31,10 +31,17 @@ from ovi_lab.models.config import (
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
 from ovi_lab.models.recomputation import Recomputation
-from ovi_lab.models.rope import RopeTables, Rotation
-from ovi_lab.models.savings import LoopedTables, ModelSavings
+from ovi_lab.models.rope import RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
-from ovi_lab.models.tower import CleanMasks, Conditions, FirstFrameClean, TextContext, Tokens, Tower
+from ovi_lab.models.tower import (
+    LONG_TEXT,
+    CleanMasks,
+    Conditions,
+    FirstFrameClean,
+    TextContext,
+    Tokens,
+    Tower,
+)
 from ovi_lab.models.twin_block import TwinBlock
 
 
@@ -96,9 +103,8 @@ class TwinDiT(nn.Module):
         self.recomputation = Recomputation(activation_checkpointing, checkpoint_every)
         self.first_block_skippable = first_block_skippable
         self._rope_factor_override: float | None = None
-        self._rope_tables: RopeTables | LoopedTables = RopeTables(first.head_dim, self.rope_config.theta)
-        self._clean_masks = CleanMasks()
-        self.savings = ModelSavings()
+        self.forget_tables()
+        self.shares_opening = all(config.text_len >= LONG_TEXT for config in configs.values())
         self.sharding: TokenSharding | None = None
 
         fused = self.fusion_config.block_indices(self.num_layers)
@@ -188,47 +194,27 @@ class TwinDiT(nn.Module):
             check_positive_number("the audio RoPE factor", factor)
         self._rope_factor_override = factor
 
-    def set_savings(
-        self, *, shared_modulation: bool = True, cache_rope: bool = True, cache_masks: bool = True
-    ) -> None:
-        """From now on the model saves what is True (see `ModelSavings`); all is saved where this is not called.
-
-        It changes no parameter and is in no checkpoint: what it is for is measuring what a saving saves.
-        """
-        self.savings = ModelSavings(shared_modulation, cache_rope, cache_masks)
+    def forget_tables(self) -> None:
+        """Drop the rotation tables and masks kept of earlier passes; the next pass computes its own."""
         head_dim = next(iter(self.tower_configs.values())).head_dim
-        tables = RopeTables if cache_rope else LoopedTables
-        self._rope_tables = tables(head_dim, self.rope_config.theta)
+        self._rope_tables = RopeTables(head_dim, self.rope_config.theta)
         self._clean_masks = CleanMasks()
-
-    def set_shared_modulation(self, shared: bool) -> None:
-        """Whether time is projected once per distinct timestep, or for every token; see `ModelSavings`."""
-        self.savings = dataclasses.replace(self.savings, shared_modulation=shared)
 
     # ------------------------------------------------------------------------------------------- forward
     def prepare_text(
-        self,
-        text: Latents | TextContext,
-        modality: Modality,
-        *,
-        merge_padding: bool = False,
-        key_values: bool = True,
+        self, text: Latents | TextContext, modality: Modality, *, key_values: bool = True
     ) -> TextContext:
         """Texts (list of [n, E], or [B, n, E]) embedded for one tower, and every block's keys and values.
 
-        `forward` takes the result in place of the text, any number of times, until parameters change.
+        `forward` takes the result in place of the text, any number of times, until parameters change. The
+        padding of long texts becomes two weighted keys, which rounds otherwise than `forward` with the text itself.
 
         Args:
             text: the texts; a prepared one passes.
             modality: of the tower.
-            merge_padding: attend to a text's padding, whose tokens are all equal, as to two keys with its joint
-                weight, not as to text_len minus n.
-            key_values: False leaves keys and values to the blocks, which then make them in every pass.
+            key_values: False leaves keys and values to the blocks, which then compute them in every pass.
         """
-        if isinstance(text, TextContext):
-            return text
-        tower = self.tower(modality)
-        return (tower.prepare_text if key_values else tower.embed_text)(text, merge_padding)
+        return text if isinstance(text, TextContext) else self.tower(modality).prepare_text(text, key_values)
 
     def forward(
         self,
@@ -327,7 +313,7 @@ class TwinDiT(nn.Module):
         t: Tensor | None,
         text: Latents | TextContext | None,
         first_frame_is_clean: FirstFrameClean,
-        rope_BL1P: Rotation,
+        rope_BL1P: Tensor,
         passes: int = 1,
     ) -> Conditions:
         if t is None or text is None:
@@ -340,15 +326,8 @@ class TwinDiT(nn.Module):
         if t.dim() > 1 or t.numel() not in (1, B):
             raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
         t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
-        clean_BL1 = self._clean_masks.of(tokens, first_frame_is_clean, keep=self.savings.cache_masks)
-        mask = tokens.mask
-        if mask is None and not self.savings.cache_masks:
-            mask = torch.ones(B, 1, 1, tokens.x.shape[1], dtype=torch.bool, device=tokens.x.device)
-        if not self.savings.shared_modulation:
-            t_BT = t_BT.expand(tokens.x.shape[:2])
-            if clean_BL1 is not None:
-                t_BT, clean_BL1 = torch.where(clean_BL1[..., 0], torch.zeros_like(t_BT), t_BT), None
-        elif clean_BL1 is not None:
+        clean_BL1 = self._clean_masks.of(tokens, first_frame_is_clean)
+        if clean_BL1 is not None:
             t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
         e_BTD, e0_BT6D = tower.embed_time(t_BT)
         context = tower.embed_text(text)
@@ -357,10 +336,10 @@ class TwinDiT(nn.Module):
             raise UserError(
                 f"text_{modality} holds {context.batch_size} texts for {B} clips{each[0]}; give one {each[1]}"
             )
-        return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, mask, context)
+        return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, tokens.mask, context)
 
-    def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Rotation]:
-        tables: dict[Modality, Rotation] = {}
+    def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
+        tables: dict[Modality, Tensor] = {}
         device = next(iter(tokens.values())).x.device
         if "video" in tokens:
             tables["video"] = self._rope_tables.video(tokens["video"].grids, device)

@@ -113,9 +113,7 @@ def _peaks(model: TwinDiT, work: Pass, keep: bool) -> _Peaks:
     With `keep` gradients stay. In the backward pass what is alive is largest at its beginning, when no gradient is
     there yet, or at its end, with those of all blocks but the first.
     """
-    model.set_savings(
-        shared_modulation=model.savings.shared_modulation, cache_masks=model.savings.cache_masks
-    )  # forgets rotation tables, so that each pass makes and counts its own
+    model.forget_tables()  # so that each pass makes and counts its own
     before: list[int] = []
     first = [block for m in model.tower_configs for block in list(model.tower(m).each_block())[:2]]
     early = {id(p) for block in first for p in block.parameters()}

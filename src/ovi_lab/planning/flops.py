@@ -85,8 +85,6 @@ class _Counter:
         for self.at, tower in towers.items():
             streams[self.at] = self._embed(tower)
             distinct = 2 if first_frame_clean and self.at == "video" else 1
-            if not model.savings.shared_modulation:
-                distinct = self.tokens[self.at]
             e = self._chain(tower.time_embedding, distinct, False)
             times[self.at] = e, self._chain(tower.time_projection, distinct, e)
             texts[self.at] = self._chain(tower.text_embedding, tower.config.text_len, text_is_trained)

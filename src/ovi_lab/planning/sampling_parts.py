@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.codecs import mmaudio, wan22
-from ovi_lab.flow import sample
+from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.models import TwinDiT
+from ovi_lab.models.config import Modality
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.sampling.quantise import linear_names, stored_bytes
 from ovi_lab.text import umt5
@@ -104,7 +105,6 @@ def towers_work(
     guidance: tuple[float, float] = (4.0, 3.0),
     batch_passes: bool = True,
     cache_text: bool = True,
-    shared_modulation: bool = True,
     first_frame: bool = False,
     solver: str = "unipc",
 ) -> int:
@@ -116,12 +116,12 @@ def towers_work(
         dtype: that the towers compute in.
         tokens: of each text.
         guidance: of video and audio.
-        batch_passes, cache_text, shared_modulation: see `Options`.
+        batch_passes, cache_text: see `SamplerSettings`.
         first_frame: whether the first frame is given.
         solver: see `build_solver`.
     """
+    settings = SamplerSettings(solver, 3, 5.0, *guidance, batch_passes=batch_passes, cache_text=cache_text)
     model = _on_meta(preset, dtype)
-    model.set_shared_modulation(shared_modulation)
     _run_few_blocks(model)
     towers = model.tower_configs
     video = (1, towers["video"].in_dim, preset.video_latent_frames, size[0] // 16, size[1] // 16)
@@ -132,20 +132,13 @@ def towers_work(
             for _ in range(TEXTS)
         ]
         frame = torch.empty(*video[:2], 1, *video[3:], device=META)
+        noise: dict[Modality, Tensor] = {
+            "video": torch.empty(video, device=META),
+            "audio": torch.empty(1, preset.audio_latents, towers["audio"].in_dim, device=META),
+        }
+        positive, *negative = ([text] for text in texts)
         return sample(
-            model,
-            torch.empty(video, device=META),
-            torch.empty(1, preset.audio_latents, towers["audio"].in_dim, device=META),
-            text=texts[:1],
-            negative_text_video=texts[1:2],
-            negative_text_audio=texts[2:],
-            solver=solver,
-            steps=3,
-            video_guidance=guidance[0],
-            audio_guidance=guidance[1],
-            batch_passes=batch_passes,
-            cache_text=cache_text,
-            first_frame=frame if first_frame else None,
+            model, noise, Texts(positive, *negative), settings, first_frame=frame if first_frame else None
         )
 
     return _peak(loop, model)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.common.sizes import DRIVER, MARGIN
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings
 from ovi_lab.planning import sampling_parts
 from ovi_lab.planning.sampling_parts import Footprint
 from ovi_lab.sampling.offload import OFFLOADS
@@ -41,10 +41,23 @@ _COSTS = {
 
 
 @dataclass(frozen=True)
+class MemoryOptions(Options):
+    """All that decides how much memory a clip takes: the options, and two of the sampler's settings."""
+
+    batch_passes: bool = True
+    cache_text: bool = True
+
+    @classmethod
+    def of(cls, options: Options, settings: SamplerSettings) -> MemoryOptions:
+        """Of a pipeline's options and its sampler's settings."""
+        return cls(**asdict(options), batch_passes=settings.batch_passes, cache_text=settings.cache_text)
+
+
+@dataclass(frozen=True)
 class Peak:
     """Predicted peak of one set of options, in bytes."""
 
-    options: Options
+    options: MemoryOptions
     total: int
     stage: str
     """The part that works when it is reached."""
@@ -81,29 +94,27 @@ class SamplingPlanner:
         self._guidance = (settings.video_guidance, settings.audio_guidance)
         self._kept = cache(lambda dtype: sampling_parts.text_kept(preset, DTYPES[dtype], self._guidance))
         self._work = cache(
-            lambda dtype, batch, keep, shared: sampling_parts.towers_work(
+            lambda dtype, batch, keep: sampling_parts.towers_work(
                 preset,
                 size,
                 DTYPES[dtype],
                 guidance=self._guidance,
                 batch_passes=batch,
                 cache_text=keep,
-                shared_modulation=shared,
                 first_frame=first_frame,
                 solver=settings.solver,
             )
         )
 
-    def batches(self, options: Options) -> bool:
+    def batches(self, options: MemoryOptions) -> bool:
         """Whether both passes of guidance run as one batch: only where they need the same blocks."""
         guided = self._guidance != (1.0, 1.0)
         return options.batch_passes and guided and not self.settings.skip_layers
 
-    def footprints(self, options: Options) -> dict[str, Footprint]:
+    def footprints(self, options: MemoryOptions) -> dict[str, Footprint]:
         """The footprint of each of `STAGES`."""
         weights, streamed, widest = self._weights(options.dtype, options.weights_8bit)
-        passes = (self.batches(options), options.cache_text, options.shared_modulation)
-        work = self._work(options.dtype, *passes) + widest
+        work = self._work(options.dtype, self.batches(options), options.cache_text) + widest
         kept = self._kept(options.dtype) if options.cache_text else 0
         return {
             "text": self._text(),
@@ -112,7 +123,7 @@ class SamplingPlanner:
             "sound": self._sound(),
         }
 
-    def peak(self, options: Options) -> Peak:
+    def peak(self, options: MemoryOptions) -> Peak:
         """The predicted peak on the device."""
         parts, offload = self.footprints(options), offload_of(options)
         if offload == "none":
@@ -125,7 +136,7 @@ class SamplingPlanner:
         stage = max(with_weights, key=lambda name: with_weights[name])
         return Peak(options, with_weights[stage], stage)
 
-    def host_peak(self, options: Options) -> Peak:
+    def host_peak(self, options: MemoryOptions) -> Peak:
         """The same where the device is the CPU: weights in their file's type are read from the mapped file, and
         need no memory of their own; the towers' file is in bf16."""
         parts = self.footprints(options)
@@ -134,14 +145,16 @@ class SamplingPlanner:
         return Peak(options, converted + parts[stage].work, stage)
 
 
-def offload_of(options: Options) -> str:
+def offload_of(options: MemoryOptions) -> str:
     """The word of `OFFLOADS` that the options mean."""
     if isinstance(options.offload, bool):
         return "parts" if options.offload else "none"
     return options.offload
 
 
-def savings(options: Options, planner: SamplingPlanner, dtypes: Sequence[str] = ()) -> Iterator[Options]:
+def savings(
+    options: MemoryOptions, planner: SamplingPlanner, dtypes: Sequence[str] = ()
+) -> Iterator[MemoryOptions]:
     """The options and every set that saves more, the least drastic first; the types of `dtypes` are tried too."""
     begin = OFFLOADS.index(offload_of(options))
     choices = itertools.product(
@@ -179,13 +192,13 @@ def savings(options: Options, planner: SamplingPlanner, dtypes: Sequence[str] = 
         yield choice
 
 
-def what_fits(planner: SamplingPlanner, options: Options, memory: int) -> Peak | None:
+def what_fits(planner: SamplingPlanner, options: MemoryOptions, memory: int) -> Peak | None:
     """The least drastic set of options whose peak fits, or None."""
     peaks = (planner.peak(choice) for choice in savings(options, planner))
     return next((peak for peak in peaks if peak.fits(memory)), None)
 
 
-def in_words(options: Options, planner: SamplingPlanner, dtype: bool = False) -> str:
+def in_words(options: MemoryOptions, planner: SamplingPlanner, dtype: bool = False) -> str:
     """The options that save memory, as they are typed."""
     words = [f"dtype={options.dtype}"] if dtype else []
     if offload_of(options) != "none":

@@ -17,10 +17,11 @@ from ovi_eval.common.boundary import command
 from ovi_lab.checkpoints.presets import ReleasedModel, is_released, released_model
 from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings
 from ovi_lab.planning.sampling_parts import Footprint
 from ovi_lab.planning.sampling_planner import (
     STAGES,
+    MemoryOptions,
     Peak,
     SamplingPlanner,
     in_words,
@@ -47,15 +48,15 @@ def check_memory(
     largest = max(plans, key=lambda plan: plan.size[0] * plan.size[1])
     images = any(plan.request.image is not None for plan in plans)
     planner = SamplingPlanner(preset, largest.size, settings, images)
-    device = torch.device(options.device)
+    device, choice = torch.device(options.device), MemoryOptions.of(options, settings)
     if device.type == "cuda":
-        _check(planner, options, str(device), torch.cuda.mem_get_info(device)[0])
+        _check(planner, choice, str(device), torch.cuda.mem_get_info(device)[0])
     elif device.type == "cpu":
-        _check(planner, options, "this machine", available_host_memory(), host=True)
+        _check(planner, choice, "this machine", available_host_memory(), host=True)
 
 
 def _check(
-    planner: SamplingPlanner, options: Options, where: str, free: int | None, host: bool = False
+    planner: SamplingPlanner, options: MemoryOptions, where: str, free: int | None, host: bool = False
 ) -> None:
     measure = planner.host_peak if host else planner.peak
     asked = measure(options)
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     area = preset.area[0] * preset.area[1]
     size = snapped(asked_shape(config) or preset.area, area)
     planner = SamplingPlanner(preset, size, sampler_settings(config), config.image is not None)
-    options = _asked_options(config)
+    options = _memory_options(config)
     console = console or Console()
     memory = _memory(config)
     _print_parts(console, planner, options)
@@ -146,10 +147,10 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     return 0 if memory is None or fitting else 1
 
 
-def _asked_options(config: Any) -> Options:
+def _memory_options(config: Any) -> MemoryOptions:
     dtype = "bf16" if config.dtype == "auto" else str(config.dtype)
-    names = ("offload", "weights_8bit", "vae_tiling", "batch_passes", "cache_text", "shared_modulation")
-    options = Options(device="cpu", dtype=dtype, **{name: config[name] for name in names})
+    names = ("offload", "weights_8bit", "vae_tiling", "batch_passes", "cache_text")
+    options = MemoryOptions(device="cpu", dtype=dtype, **{name: config[name] for name in names})
     if offload_of(options) not in OFFLOADS:
         raise UserError(
             f"offload is {options.offload!r}; expected true, false or one of {', '.join(OFFLOADS)}"
@@ -163,7 +164,7 @@ def _memory(config: Any) -> int | None:
     return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
 
 
-def _print_parts(console: Console, planner: SamplingPlanner, options: Options) -> None:
+def _print_parts(console: Console, planner: SamplingPlanner, options: MemoryOptions) -> None:
     preset, (height, width) = planner.preset, planner.size
     frames = 4 * (preset.video_latent_frames - 1) + 1
     begins = ", from an image" if planner.first_frame else ""
@@ -204,7 +205,7 @@ def _print_parts(console: Console, planner: SamplingPlanner, options: Options) -
 
 
 def _print_choices(
-    console: Console, planner: SamplingPlanner, options: Options, memory: int | None
+    console: Console, planner: SamplingPlanner, options: MemoryOptions, memory: int | None
 ) -> Peak | None:
     types = list(dict.fromkeys((options.dtype, "bf16", "fp32")))
     table = Table(title="Peak memory on the device", title_justify="left", title_style="bold")
@@ -241,7 +242,7 @@ def _print_choices(
     return best
 
 
-def _ladder(planner: SamplingPlanner, options: Options, best: Peak | None) -> list[Options]:
+def _ladder(planner: SamplingPlanner, options: MemoryOptions, best: Peak | None) -> list[MemoryOptions]:
     """The sets that are shown: from nothing to everything, each different in what it takes."""
     tiled = replace(options, vae_tiling=True)
     one_by_one = replace(tiled, batch_passes=False)
@@ -262,7 +263,7 @@ def _ladder(planner: SamplingPlanner, options: Options, best: Peak | None) -> li
     if best is not None:
         steps.append(best.options)
     begin = OFFLOADS.index(offload_of(options))
-    shown: dict[str, Options] = {}
+    shown: dict[str, MemoryOptions] = {}
     for step in steps:
         if OFFLOADS.index(offload_of(step)) >= begin:
             step = replace(step, offload=offload_of(step))

@@ -20,7 +20,8 @@ from ovi_eval.results.files import RunResults
 from ovi_lab.common.progress import Reporter, SilentReporter
 from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
-from ovi_lab.flow.generate import SamplerSettings, generate_latents
+from ovi_lab.flow import SamplerSettings
+from ovi_lab.flow.generate import generate_latents
 from ovi_lab.runs.identity import config_hash
 from ovi_lab.sampling.own_run import scaled_shapes
 

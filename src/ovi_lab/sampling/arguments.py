@@ -12,7 +12,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
 
 if TYPE_CHECKING:
-    from ovi_lab.flow.generate import SamplerSettings
+    from ovi_lab.flow import SamplerSettings
 
 TEXTS = (
     "checkpoint", "prompt", "prompts", "weights", "image", "out", "aspect", "sampler.negative_video",
@@ -59,7 +59,7 @@ def asked_shape(config: DictConfig) -> Size | None:
 
 def sampler_settings(config: DictConfig) -> SamplerSettings:
     """The configuration's sampler."""
-    from ovi_lab.flow.generate import SamplerSettings
+    from ovi_lab.flow import SamplerSettings
 
     chosen: Any = OmegaConf.to_container(config.sampler, resolve=True)
-    return SamplerSettings(**chosen)
+    return SamplerSettings(**chosen, batch_passes=config.batch_passes, cache_text=config.cache_text)

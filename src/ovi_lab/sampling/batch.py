@@ -21,7 +21,7 @@ import torch.distributed as dist
 from ovi_eval.common.files import written_whole
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.errors import UserError
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings
 from ovi_lab.models.sequence_parallel import SequenceGroup
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan, plan_request
@@ -33,6 +33,8 @@ DECIDES = (
     "audio_latents", "sampler", "model", "dtype", "weights_8bit", "weights",
 )  # fmt: skip
 """What of a record makes another clip where it differs."""
+NOT_OF_SAMPLER = ("negative_video", "negative_audio", "batch_passes", "cache_text")
+"""Settings that a record holds elsewhere, or that change no clip."""
 
 
 @dataclass
@@ -75,7 +77,7 @@ def record_of(
     from importlib.metadata import version
 
     request = plan.request
-    sampler = {k: v for k, v in dataclasses.asdict(settings).items() if not k.startswith("negative_")}
+    sampler = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_OF_SAMPLER}
     sampler["skip_layers"] = list(sampler["skip_layers"])
     low = {
         "negative_video": request.negative_video,

@@ -19,8 +19,7 @@ from ovi_lab.checkpoints.presets import PRESET_FILE, ReleasedModel, released_mod
 from ovi_lab.checkpoints.weights_layout import Layout, find_layout
 from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
 from ovi_lab.errors import UserError
-from ovi_lab.flow import Guidance, build_solver
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings, build_solver
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
 from ovi_lab.sampling import batch
 from ovi_lab.sampling.arguments import asked_shape, sampler_settings
@@ -168,9 +167,8 @@ def weights_folder(config: DictConfig, preset: ReleasedModel) -> Path:
 
 
 def check_settings(settings: SamplerSettings, preset: ReleasedModel) -> None:
-    """Raises UserError for a solver, steps, guidance or blocks to leave out that there cannot be."""
+    """Raises UserError for an unknown solver, wrong steps, and blocks to leave out that the model does not have."""
     build_solver(settings.solver, settings.steps, settings.shift)
-    Guidance(settings.video_guidance, settings.audio_guidance)
     layers = preset.model_config["video"]["num_layers"]
     for index in settings.skip_layers:
         if not 0 <= index < layers:
@@ -190,8 +188,7 @@ def pipeline_options(config: DictConfig) -> Options:
     dtype = str(config.dtype)
     if dtype == "auto":
         dtype = "fp32" if device == "cpu" else "bf16"
-    savings = ("batch_passes", "cache_text", "merge_padding", "share_opening", "shared_modulation")
-    for name in ("weights_8bit", "vae_tiling", "preview", *savings):
+    for name in ("weights_8bit", "vae_tiling", "preview", "batch_passes", "cache_text"):
         if not isinstance(config[name], bool):
             raise UserError(f"{name} is {config[name]!r}: expected true or false")
     Placement(device, config.offload)  # says what is wrong with it
@@ -202,7 +199,6 @@ def pipeline_options(config: DictConfig) -> Options:
         weights_8bit=config.weights_8bit,
         vae_tiling=config.vae_tiling,
         long_prompts=str(config.long_prompts),
-        **{name: config[name] for name in savings},
     )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from ovi_lab.checkpoints.weights_layout import Layout
 from ovi_lab.errors import UserError
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.pipeline import Plan
 from ovi_lab.sampling.requests import BadRow
 from ovi_lab.text.lengths import CutTexts

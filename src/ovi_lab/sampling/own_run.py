@@ -124,7 +124,8 @@ def sample_clips(config: DictConfig) -> list[Path]:
     from ovi_eval.clips.writing import write_mp4
     from ovi_eval.common.unicode_text import unusable
     from ovi_lab.common.progress import ConsoleReporter
-    from ovi_lab.flow.generate import SamplerSettings, generate_latents
+    from ovi_lab.flow import SamplerSettings
+    from ovi_lab.flow.generate import generate_latents
     from ovi_lab.sampling.device import usable_device
     from ovi_lab.text.lengths import CutTexts
 

@@ -18,8 +18,8 @@ from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.checkpoints.weights_layout import Layout
 from ovi_lab.errors import UserError
-from ovi_lab.flow import noise_batch, sample
-from ovi_lab.flow.generate import SamplerSettings
+from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
+from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
 from ovi_lab.sampling.images import read_image, scaled
 from ovi_lab.sampling.offload import Placement
@@ -45,13 +45,6 @@ class Options:
     weights_8bit: bool = False
     vae_tiling: bool = False
     """Decode the picture in overlapping tiles: less memory, more time."""
-    batch_passes: bool = True
-    cache_text: bool = True
-    merge_padding: bool = True
-    """Attend to a text's padding, whose tokens are all alike, as two weighted keys."""
-    share_opening: bool = True
-    """Both passes share what no text has reached, where they run as one batch."""
-    shared_modulation: bool = True
     long_prompts: str = "refuse"
     """What becomes of texts of more tokens than umT5 reads: see `ovi_lab.text.lengths`."""
 
@@ -130,7 +123,6 @@ class OviPipeline:
         self.parts, self.settings = parts, settings
         self.options = options or Options()
         self.placement = Placement(self.options.device, self.options.offload)
-        parts.towers.set_shared_modulation(self.options.shared_modulation)
         if self.options.vae_tiling:
             parts.video.model.enable_tiling()
         self._vectors: dict[str, Tensor] = {}
@@ -218,29 +210,17 @@ class OviPipeline:
         ]
         prompt, low_video, low_audio = self.embed(texts)
         first_frame = self.first_frame(plan) if request.image is not None else None
-        noise = {
+        noise: dict[Modality, Tensor] = {
             modality: noise_batch([request.seed], shape, modality, convention="reference").to(options.device)
-            for modality, shape in (("video", plan.video_shape), ("audio", plan.audio_shape))
+            for modality, shape in zip(MODALITIES, (plan.video_shape, plan.audio_shape), strict=True)
         }
         towers = self.parts.towers
         with self.placement.working(towers), sequence_parallel(towers, group) if group else nullcontext():
             made = sample(
                 towers,
-                noise["video"],
-                noise["audio"],
-                text=[prompt],
-                negative_text_video=[low_video],
-                negative_text_audio=[low_audio],
-                solver=settings.solver,
-                steps=settings.steps,
-                shift=settings.shift,
-                video_guidance=settings.video_guidance,
-                audio_guidance=settings.audio_guidance,
-                skip_layers=settings.skip_layers,
-                batch_passes=options.batch_passes,
-                cache_text=options.cache_text,
-                merge_padding=options.merge_padding,
-                share_opening=options.share_opening,
+                noise,
+                Texts([prompt], [low_video], [low_audio]),
+                settings,
                 first_frame=first_frame,
                 on_step=on_step,
             )

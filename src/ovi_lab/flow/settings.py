@@ -1,0 +1,44 @@
+"""The settings of sampling: solver, steps, guidance, and what is done once instead of in every pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.config import MODALITIES, Modality
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How latents are integrated from noise; the defaults suit the ball world, `sampler=ovi` the released model.
+
+    Raises:
+        UserError: a guidance is no finite number.
+    """
+
+    solver: str = "unipc"
+    steps: int = 12
+    shift: float = 5.0
+    video_guidance: float = 1.0
+    """1 is the model's own prediction, without a negative pass."""
+    audio_guidance: float = 1.0
+    negative_video: str = ""
+    negative_audio: str = ""
+    skip_layers: Sequence[int] = field(default_factory=tuple)
+    """Blocks left out in the negative pass (skip-layer guidance)."""
+    batch_passes: bool = True
+    """Run both passes of guidance as one batch where they need the same blocks: more memory, less time."""
+    cache_text: bool = True
+    """Embed texts, and compute every block's keys and values of them, once a clip instead of in every pass (2 x
+    blocks x text_len x dim numbers a text and tower are kept)."""
+
+    def __post_init__(self) -> None:
+        for modality in MODALITIES:
+            if not math.isfinite(self.guidance(modality)):
+                raise UserError(f"{modality} guidance is {self.guidance(modality)}; expected a finite number")
+
+    def guidance(self, modality: Modality) -> float:
+        """The strength of one modality's guidance."""
+        return self.video_guidance if modality == "video" else self.audio_guidance
