@@ -26,7 +26,7 @@ import torch
 from rich.progress import track
 
 from ovi_eval.backbones import i3d, vggish
-from ovi_eval.check.rule_made import clip, wave, weights
+from ovi_eval.check.generated import clip, wave, weights
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.needs import WEIGHTS_FOLDER

@@ -23,7 +23,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from ovi_eval.backbones import i3d, panns, syncnet, vggish
 from ovi_eval.backbones.mfcc import mfcc
-from ovi_eval.check.rule_made import clip, wave, weights
+from ovi_eval.check.generated import clip, wave, weights
 from ovi_eval.stats.frechet import frechet_distance
 from ovi_eval.stats.inception import inception_score
 from ovi_eval.stats.kernel_distance import kernel_distance

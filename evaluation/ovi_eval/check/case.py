@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovi_eval.check.generated import weights
 from ovi_eval.check.goldens import Goldens
 from ovi_eval.check.lines import Line
-from ovi_eval.check.rule_made import weights
 from ovi_eval.common.needs import Need, missing
 from ovi_eval.common.weights import PublishedFile, find_weights
 
@@ -57,10 +57,12 @@ class Setting:
         self.need(file)
         return find_weights(file, "this")
 
-    def rule_made(self, file: PublishedFile, keys: str, tables: dict[str, Tensor] | None = None) -> Path:
-        """A file as published, under its published name, whose tensors are made by rule.
+    def generated_weights(
+        self, file: PublishedFile, keys: str, tables: dict[str, Tensor] | None = None
+    ) -> Path:
+        """A file as published, under its published name, whose tensors are generated.
 
-        `keys` is the golden that lists names and shapes; `tables` are tensors that the rule leaves out.
+        `keys` is the golden that lists names and shapes; `tables` are tensors that are not generated.
         """
         path = self.scratch / file.name
         if not path.is_file():
@@ -109,31 +111,33 @@ class Case:
         return self.name.split(".")[0]
 
 
+def keys_of(file: str, *keys: str) -> tuple[str, ...]:
+    """Goldens of one file, as `Case.goldens` names them."""
+    return tuple(f"{file}: {key}" for key in keys)
+
+
 class Cases(dict[str, Case]):
     """Cases by name, in the order in which they were added."""
 
     def case(
-        self, name: str, *, metric: str, reference: str, goldens: tuple[str, ...] | str, slow: bool = False
+        self, name: str, metric: str, reference: str, *goldens: str, slow: bool = False
     ) -> Callable[[Run], Run]:
         """Adds the function below it as a case; the arguments are those of `Case`."""
-        files = (goldens,) if isinstance(goldens, str) else goldens
 
         def add(run: Run) -> Run:
-            self.add([Case(name, metric, reference, files, run, slow)])
+            self.add([Case(name, metric, reference, goldens, run, slow)])
             return run
 
         return add
 
-    def not_run(
-        self, name: str, reason: str, *, metric: str, reference: str, goldens: tuple[str, ...] | str
-    ) -> None:
+    def not_run(self, name: str, metric: str, reference: str, *goldens: str, reason: str) -> None:
         """Adds a golden that cannot be recomputed anywhere, with the reason that is shown."""
 
         def run(setting: Setting) -> Iterator[Line]:
             raise CannotRunError(reason)
             yield  # makes this a generator, as every case is
 
-        self.case(name, metric=metric, reference=reference, goldens=goldens)(run)
+        self.case(name, metric, reference, *goldens)(run)
 
     def add(self, cases: Iterable[Case]) -> None:
         """Adds cases. Raises ValueError for a name that is taken."""

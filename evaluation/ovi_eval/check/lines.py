@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 RTOL = 1e-4
-"""What the goldens' README names for networks with weights made by rule, whose activations are large."""
+"""What the goldens' README names for networks with generated weights, whose activations are large."""
 
 Numbers = float | Sequence[Any] | np.ndarray | Tensor
 

@@ -274,7 +274,7 @@ def test_a_case_that_breaks_fails_and_the_next_one_runs() -> None:
     cases = Cases()
 
     def add(name: str, *, fault: Exception | None, lines: int) -> None:
-        @cases.case(name, metric="m", reference="r", goldens="g: *")
+        @cases.case(name, "m", "r", "g: *")
         def run(setting: Setting) -> Iterator[Line]:
             setting.scratch.joinpath(name).write_text("x")
             for number in range(lines):
@@ -304,7 +304,7 @@ def test_files_of_a_group_go_with_it() -> None:
 
     for name in ("a.one", "a.two", "b.one"):
 
-        @cases.case(name, metric="m", reference="r", goldens="g: *")
+        @cases.case(name, "m", "r", "g: *")
         def run(setting: Setting, name: str = name) -> Iterator[Line]:
             kept = setting.keep("network", lambda: name)
             seen.append((sorted(path.name for path in setting.scratch.iterdir()), kept, setting.scratch))

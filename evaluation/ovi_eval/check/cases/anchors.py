@@ -28,9 +28,9 @@ GUDGUD = "frechet-audio-distance@55971f6c"
 
 @CASES.case(
     "anchors.fvd_zeros_ones",
-    metric="FVD (stylegan-v)",
-    reference="JunyaoHu@5f751734, README",
-    goldens=f"{EXTRA_JSON}: {ANCHORS}",
+    "FVD (stylegan-v)",
+    "JunyaoHu@5f751734, README",
+    f"{EXTRA_JSON}: {ANCHORS}",
     slow=True,
 )
 def fvd_zeros_ones(setting: Setting) -> Iterator[Line]:
@@ -70,13 +70,7 @@ def _sine_sets() -> tuple[list[Tensor], list[list[Tensor]]]:
     return _sines(10, 0, generator), [_sines(5, noise, generator) for noise in (1e-4, 1e-5)]
 
 
-@CASES.case(
-    "anchors.fad_sines",
-    metric="FAD (VGGish)",
-    reference=f"{GUDGUD}, README",
-    goldens=f"{EXTRA_JSON}: {ANCHORS}",
-    slow=True,
-)
+@CASES.case("anchors.fad_sines", "FAD (VGGish)", f"{GUDGUD}, README", f"{EXTRA_JSON}: {ANCHORS}", slow=True)
 def fad_sines(setting: Setting) -> Iterator[Line]:
     loaded = vggish.load_vggish(setting.real_weights(vggish.FILE))
     if loaded.as_published is False:
@@ -95,13 +89,7 @@ def fad_sines(setting: Setting) -> Iterator[Line]:
             yield close(quantity, found, golden[name][number], rtol=0, atol=2.0, why=why)
 
 
-@CASES.case(
-    "anchors.fd_sines",
-    metric="FD (PANNs)",
-    reference=f"{GUDGUD}, README",
-    goldens=f"{EXTRA_JSON}: {ANCHORS}",
-    slow=True,
-)
+@CASES.case("anchors.fd_sines", "FD (PANNs)", f"{GUDGUD}, README", f"{EXTRA_JSON}: {ANCHORS}", slow=True)
 def fd_sines(setting: Setting) -> Iterator[Line]:
     network = panns.load_cnn14(setting.real_weights(panns.FILE)).network
     background, tests = _sine_sets()
@@ -120,9 +108,9 @@ def fd_sines(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "anchors.syncnet_example",
-    metric="Sync-C, Sync-D",
-    reference="syncnet_python@6efbb1c3, README",
-    goldens=f"{EXTRA_JSON}: {ANCHORS}",
+    "Sync-C, Sync-D",
+    "syncnet_python@6efbb1c3, README",
+    f"{EXTRA_JSON}: {ANCHORS}",
     slow=True,
 )
 def syncnet_example(setting: Setting) -> Iterator[Line]:
@@ -141,9 +129,9 @@ def syncnet_example(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "anchors.whisper_ltx2",
-    metric="WER",
-    reference="FastVideo@2f3d4074, whisper-base",
-    goldens=f"{FASTVIDEO}/audio.wer.json: *",
+    "WER",
+    "FastVideo@2f3d4074, whisper-base",
+    f"{FASTVIDEO}/audio.wer.json: *",
     slow=True,
 )
 def whisper_ltx2(setting: Setting) -> Iterator[Line]:
@@ -158,20 +146,17 @@ def whisper_ltx2(setting: Setting) -> Iterator[Line]:
     yield same("WER", rate, golden["score"])
 
 
-for _name, _metric, _reference, _golden, _reason in (
-    (
-        "cd_fvd_example",
-        "FVD (cd-fvd)",
-        "content-debiased-fvd issue 2",
-        f"{EXTRA_JSON}: {ANCHORS}",
-        "the source does not give the clips it scored",
-    ),
-    (
-        "fadtk_samples",
-        "FAD (VGGish), CLAP",
-        "fadtk@ec74b1f9",
-        f"{EXTRA_JSON}: {ANCHORS}",
-        "needs the statistics of fma_pop, which fadtk keeps outside its repository",
-    ),
-):
-    CASES.not_run(f"anchors.{_name}", _reason, metric=_metric, reference=_reference, goldens=_golden)
+CASES.not_run(
+    "anchors.cd_fvd_example",
+    "FVD (cd-fvd)",
+    "content-debiased-fvd issue 2",
+    f"{EXTRA_JSON}: {ANCHORS}",
+    reason="the source does not give the clips it scored",
+)
+CASES.not_run(
+    "anchors.fadtk_samples",
+    "FAD (VGGish), CLAP",
+    "fadtk@ec74b1f9",
+    f"{EXTRA_JSON}: {ANCHORS}",
+    reason="needs the statistics of fma_pop, which fadtk keeps outside its repository",
+)

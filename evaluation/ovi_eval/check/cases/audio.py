@@ -1,4 +1,4 @@
-"""VGGish and Cnn14 with weights made by rule: front ends, features, logits."""
+"""VGGish and Cnn14 with generated weights: front ends, features, logits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.backbones import panns, vggish
-from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.case import Cases, Setting, keys_of
+from ovi_eval.check.generated import published_keys, wave
 from ovi_eval.check.lines import Line, at_most, close, members, same
-from ovi_eval.check.rule_made import published_keys, wave
 from ovi_eval.clips.writing import resample
 
 CASES = Cases()
@@ -34,20 +34,15 @@ def _golden_wave(setting: Setting) -> Tensor:
 
 @CASES.case(
     "vggish.front_end",
-    metric=FAD,
-    reference=AV_BENCHMARK,
-    goldens=(
-        f"{AUDIO}: wave16k_int16",
-        f"{AUDIO}: vggish.mel_matrix",
-        f"{AUDIO}: vggish.log_mel_examples",
-        f"{AUDIO}: vggish.log_mel_full",
-        f"{VGGISH_KEYS}: *",
-    ),
+    FAD,
+    AV_BENCHMARK,
+    *keys_of(AUDIO, "wave16k_int16", "vggish.mel_matrix", "vggish.log_mel_examples", "vggish.log_mel_full"),
+    f"{VGGISH_KEYS}: *",
 )
 def vggish_front_end(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.tensor
     made = torch.from_numpy(wave(16000, 3.0))
-    yield same("the wave by rule", bool(made.equal(golden(AUDIO, "wave16k_int16"))), True)
+    yield same("the generated wave", bool(made.equal(golden(AUDIO, "wave16k_int16"))), True)
     wave_S = golden(AUDIO, "wave16k_int16").double() / 32768
     why = "the reference keeps float32"
     matrix, whole = golden(AUDIO, "vggish.mel_matrix"), golden(AUDIO, "vggish.log_mel_full")
@@ -60,14 +55,10 @@ def vggish_front_end(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "vggish.resampling",
-    metric=FAD,
-    reference=f"{AV_BENCHMARK}, resampy 0.4.3",
-    goldens=(
-        f"{AUDIO}: wave44k_stereo_int16",
-        f"{AUDIO}: resampy_44k_to_16k",
-        f"{AUDIO}: vggish.log_mel_examples_from44k_resampy",
-        f"{AUDIO_JSON}: resampler_spread_logmel_vs_resampy_best",
-    ),
+    FAD,
+    f"{AV_BENCHMARK}, resampy 0.4.3",
+    *keys_of(AUDIO, "wave44k_stereo_int16", "resampy_44k_to_16k", "vggish.log_mel_examples_from44k_resampy"),
+    f"{AUDIO_JSON}: resampler_spread_logmel_vs_resampy_best",
 )
 def vggish_resampling(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.tensor
@@ -91,25 +82,23 @@ def vggish_resampling(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "vggish.embedding",
-    metric=FAD,
-    reference=AV_BENCHMARK,
-    goldens=(f"{AUDIO}: vggish.hashfill_embedding_no_relu", f"{AUDIO_JSON}: params"),
+    FAD,
+    AV_BENCHMARK,
+    f"{AUDIO}: vggish.hashfill_embedding_no_relu",
+    f"{AUDIO_JSON}: params",
     slow=True,
 )
 def vggish_embedding(setting: Setting) -> Iterator[Line]:
-    loaded = vggish.load_vggish(setting.rule_made(vggish.FILE, VGGISH_KEYS))
+    loaded = vggish.load_vggish(setting.generated_weights(vggish.FILE, VGGISH_KEYS))
     count = sum(weight.numel() for weight in loaded.network.parameters())
     yield same("parameters", count, setting.goldens.json(AUDIO_JSON, "params"))
     expected = setting.goldens.tensor(AUDIO, "vggish.hashfill_embedding_no_relu")[0]
     found = vggish.embed(loaded.network, _golden_wave(setting))
-    yield close("features [3, 128], rule-made weights", found, expected, atol=1e-4, why="values near zero")
+    yield close("features [3, 128], generated weights", found, expected, atol=1e-4, why="values near zero")
 
 
 @CASES.case(
-    "panns.front_end",
-    metric=FD,
-    reference=f"{AV_BENCHMARK}, torchlibrosa 0.1.0",
-    goldens=(f"{AUDIO}: panns.melW", f"{PANNS_KEYS}: *"),
+    "panns.front_end", FD, f"{AV_BENCHMARK}, torchlibrosa 0.1.0", f"{AUDIO}: panns.melW", f"{PANNS_KEYS}: *"
 )
 def panns_front_end(setting: Setting) -> Iterator[Line]:
     expected = setting.goldens.tensor(AUDIO, "panns.melW")
@@ -120,14 +109,17 @@ def panns_front_end(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "panns.network",
-    metric=FD,
-    reference=f"{AV_BENCHMARK}, torchlibrosa 0.1.0",
-    goldens=(f"{AUDIO}: panns.logmel_16k", f"{AUDIO}: panns.hashfill_*", f"{AUDIO_JSON}: panns_params"),
+    FD,
+    f"{AV_BENCHMARK}, torchlibrosa 0.1.0",
+    *keys_of(AUDIO, "panns.logmel_16k", "panns.hashfill_*"),
+    f"{AUDIO_JSON}: panns_params",
     slow=True,
 )
 def panns_network(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.tensor
-    network = panns.load_cnn14(setting.rule_made(panns.FILE, PANNS_KEYS, panns.transform_tables())).network
+    network = panns.load_cnn14(
+        setting.generated_weights(panns.FILE, PANNS_KEYS, panns.transform_tables())
+    ).network
     count = sum(weight.numel() for weight in network.parameters())
     yield same("parameters", count, setting.goldens.json(AUDIO_JSON, "panns_params"))
     waves_NS = _golden_wave(setting)[None]
@@ -139,5 +131,5 @@ def panns_network(setting: Setting) -> Iterator[Line]:
     heard = panns.hear(network, waves_NS)
     why = "values near zero, float32 sums of thousands"
     features, logits = golden(AUDIO, "panns.hashfill_2048"), golden(AUDIO, "panns.hashfill_logits")
-    yield close("features [2048], rule-made weights", heard.features, features, atol=2e-3, why=why)
-    yield close("logits [527], rule-made weights", heard.logits, logits, atol=2e-3, why=why)
+    yield close("features [2048], generated weights", heard.features, features, atol=2e-3, why=why)
+    yield close("logits [527], generated weights", heard.logits, logits, atol=2e-3, why=why)

@@ -1,4 +1,4 @@
-"""CLAP with weights made by rule: how sound is prepared, both towers, and the cosine of fixed features."""
+"""CLAP with generated weights: how sound is prepared, both towers, and the cosine of fixed features."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from ovi_eval.backbones import clap
 from ovi_eval.backbones.clap_keys import BASE, TINY, Size
 from ovi_eval.backbones.clap_sound import PIECE, SAMPLE_RATE, fill_piece, pieces, round_to_int16
-from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.case import Cases, Setting, keys_of
+from ovi_eval.check.generated import gaussian, wave
 from ovi_eval.check.lines import Line, close, members, same
-from ovi_eval.check.rule_made import gaussian, wave
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.metrics.clap import cosines
 
@@ -23,10 +23,7 @@ FASTVIDEO = "fastvideo_reference_scores"
 
 
 @CASES.case(
-    "clap.sound",
-    metric=METRIC,
-    reference="laion-ai/CLAP@1fd4c37d",
-    goldens=(f"{AUDIO}: clap.*", f"{EXTRA_JSON}: clap_repeatpad"),
+    "clap.sound", METRIC, "laion-ai/CLAP@1fd4c37d", f"{AUDIO}: clap.*", f"{EXTRA_JSON}: clap_repeatpad"
 )
 def sound(setting: Setting) -> Iterator[Line]:
     given, expected = (setting.goldens.tensor(AUDIO, f"clap.q_{end}") for end in ("in", "out"))
@@ -38,12 +35,7 @@ def sound(setting: Setting) -> Iterator[Line]:
     yield same("zeros after them", PIECE - int(filled.nonzero().max()) - 1, rule["zeros_after"])
 
 
-@CASES.case(
-    "clap.cosine",
-    metric=METRIC,
-    reference="av-benchmark@050a5cdb",
-    goldens=f"{EXTRA_JSON}: clap_score_fixed_embeddings",
-)
+@CASES.case("clap.cosine", METRIC, "av-benchmark@050a5cdb", f"{EXTRA_JSON}: clap_score_fixed_embeddings")
 def cosine(setting: Setting) -> Iterator[Line]:
     expected = setting.goldens.json(EXTRA_JSON, "clap_score_fixed_embeddings")
     drawn_text, drawn = (torch.from_numpy(gaussian(key, 8 * 512)).reshape(8, 512) for key in ("ct", "ca"))
@@ -64,9 +56,11 @@ def _network(name: str, file: PublishedFile, size: Size) -> None:
 
     @CASES.case(
         f"clap.{name}",
-        metric=METRIC,
-        reference=RELEASE,
-        goldens=(f"{CLAP}: {name}.*", f"{CLAP}: text.*", f"{CLAP_JSON}: models", f"{keys}: *"),
+        METRIC,
+        RELEASE,
+        *keys_of(CLAP, f"{name}.*", "text.*"),
+        f"{CLAP_JSON}: models",
+        f"{keys}: *",
         slow=True,
     )
     def run(setting: Setting) -> Iterator[Line]:
@@ -74,7 +68,7 @@ def _network(name: str, file: PublishedFile, size: Size) -> None:
         facts = setting.goldens.json(CLAP_JSON, "models", name)
         built = clap.as_built(size)
         yield members("tensors that are left as built", built, facts["left_as_built"])
-        network = clap.load_clap(setting.rule_made(file, keys, built), file, size).network
+        network = clap.load_clap(setting.generated_weights(file, keys, built), file, size).network
         waves_NP = torch.cat(
             [
                 pieces(torch.from_numpy(wave(SAMPLE_RATE, 10.0, seed)).float() / 32768, "", "float")
@@ -97,8 +91,8 @@ _network("htsat_base", clap.MUSIC_SPEECH, BASE)
 
 CASES.not_run(
     "clap.ltx2_fused",
-    "needs laion/clap-htsat-fused, a checkpoint with feature fusion; ovi-eval's scores are those without it",
-    metric=METRIC,
-    reference="FastVideo@2f3d4074",
-    goldens=f"{FASTVIDEO}/audio.clap_score.json: *",
+    METRIC,
+    "FastVideo@2f3d4074",
+    f"{FASTVIDEO}/audio.clap_score.json: *",
+    reason="needs laion/clap-htsat-fused, a checkpoint with feature fusion; ovi-eval's scores are those without it",
 )

@@ -27,9 +27,9 @@ ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
 
 @CASES.case(
     "media.ltx2",
-    metric="decoding",
-    reference="FastVideo@2f3d4074",
-    goldens=tuple(f"{METADATA}: {key}" for key in ("fps", "width", "height", "duration_seconds", "*audio*")),
+    "decoding",
+    "FastVideo@2f3d4074",
+    *(f"{METADATA}: {key}" for key in ("fps", "width", "height", "duration_seconds", "*audio*")),
 )
 def media(setting: Setting) -> Iterator[Line]:
     path = setting.clip("ltx2/ltx2.mp4")
@@ -46,7 +46,7 @@ def media(setting: Setting) -> Iterator[Line]:
     yield same("channels", len(audio.wave_S), expected["audio_channels"])
 
 
-@CASES.case("dnsmos.sound", metric="DNSMOS", reference="FFmpeg 9.0.2", goldens=f"{CLIPS_JSON}: dnsmos")
+@CASES.case("dnsmos.sound", "DNSMOS", "FFmpeg 9.0.2", f"{CLIPS_JSON}: dnsmos")
 def sound(setting: Setting) -> Iterator[Line]:
     for name, expected in setting.goldens.json(CLIPS_JSON, "dnsmos").items():
         pcm_S = decode_pcm16(setting.clip(name), dnsmos.SAMPLE_RATE)
@@ -55,12 +55,7 @@ def sound(setting: Setting) -> Iterator[Line]:
         yield same(f"{Path(name).stem}: samples' sha256", digest, expected["pcm16k_sha256"])
 
 
-@CASES.case(
-    "dnsmos.scores",
-    metric="DNSMOS",
-    reference=f"{MOVA}, onnxruntime 1.32.0",
-    goldens=f"{CLIPS_JSON}: dnsmos",
-)
+@CASES.case("dnsmos.scores", "DNSMOS", f"{MOVA}, onnxruntime 1.32.0", f"{CLIPS_JSON}: dnsmos")
 def scores(setting: Setting) -> Iterator[Line]:
     clips = setting.goldens.json(CLIPS_JSON, "dnsmos")
     paths = {name: setting.clip(name) for name in clips}
@@ -86,9 +81,9 @@ def scores(setting: Setting) -> Iterator[Line]:
 def _av_align(name: str, slow: bool) -> None:
     @CASES.case(
         f"av_align.{Path(name).stem}",
-        metric="AV-Align",
-        reference=f"{JAVISDIT}; {MOVA}; OpenCV 5.0.0, librosa 0.11.0",
-        goldens=f"{CLIPS_JSON}: av_align",
+        "AV-Align",
+        f"{JAVISDIT}; {MOVA}; OpenCV 5.0.0, librosa 0.11.0",
+        f"{CLIPS_JSON}: av_align",
         slow=slow,
     )
     def av_align(setting: Setting) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""Distances between sets of features, inception score and KL: numbers from features made by rule."""
+"""Distances between sets of features, inception score and KL: numbers from generated features."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.generated import gaussian
 from ovi_eval.check.lines import Line, close, same
-from ovi_eval.check.rule_made import gaussian
 from ovi_eval.stats.frechet import frechet_distance, frechet_from_statistics
 from ovi_eval.stats.frechet_intervals import frechet_infinity, line_to_infinity
 from ovi_eval.stats.inception import inception_score, kl_divergences
@@ -21,12 +21,7 @@ STATS, EXTRA_JSON = "stats_golden.json", "extra_golden.json"
 AV_BENCHMARK = "av-benchmark@050a5cdb"
 
 
-@CASES.case(
-    "frechet.diagonal",
-    metric="Fréchet distance",
-    reference=f"{AV_BENCHMARK}; closed form",
-    goldens=f"{STATS}: diag_analytic",
-)
+@CASES.case("frechet.diagonal", "Fréchet distance", f"{AV_BENCHMARK}; closed form", f"{STATS}: diag_analytic")
 def diagonal(setting: Setting) -> Iterator[Line]:
     given = setting.goldens.json(STATS, "diag_analytic")
     mu1, mu2, var1, var2 = (torch.tensor(given[key]).double() for key in ("mu1", "mu2", "var1", "var2"))
@@ -37,10 +32,7 @@ def diagonal(setting: Setting) -> Iterator[Line]:
 
 
 @CASES.case(
-    "frechet.small_sample_bias",
-    metric="Fréchet distance",
-    reference=AV_BENCHMARK,
-    goldens=f"{STATS}: small_sample_bias_same_dist_d64",
+    "frechet.small_sample_bias", "Fréchet distance", AV_BENCHMARK, f"{STATS}: small_sample_bias_same_dist_d64"
 )
 def small_sample_bias(setting: Setting) -> Iterator[Line]:
     generator = torch.Generator().manual_seed(64)
@@ -56,19 +48,14 @@ def small_sample_bias(setting: Setting) -> Iterator[Line]:
 
 CASES.not_run(
     "frechet.reference_features",
-    "the golden does not say how its features were made",
-    metric="Fréchet distance",
-    reference=f"{AV_BENCHMARK}; JunyaoHu@5f751734; fadtk@ec74b1f9",
-    goldens=f"{STATS}: cases",
+    "Fréchet distance",
+    f"{AV_BENCHMARK}; JunyaoHu@5f751734; fadtk@ec74b1f9",
+    f"{STATS}: cases",
+    reason="the golden does not say how its features were made",
 )
 
 
-@CASES.case(
-    "frechet.fad_infinity",
-    metric="FAD-infinity",
-    reference="fadtk@ec74b1f9",
-    goldens=f"{STATS}: fad_inf_fadtk_seed0",
-)
+@CASES.case("frechet.fad_infinity", "FAD-infinity", "fadtk@ec74b1f9", f"{STATS}: fad_inf_fadtk_seed0")
 def fad_infinity(setting: Setting) -> Iterator[Line]:
     # The golden does not say how its features were made: its distances are taken as they stand.
     golden = setting.goldens.json(STATS, "fad_inf_fadtk_seed0")
@@ -86,7 +73,7 @@ def fad_infinity(setting: Setting) -> Iterator[Line]:
         yield close(f"line through them, {what}", found, golden[key], rtol=1e-9, why=why)
 
 
-@CASES.case("kid.features", metric="KID", reference=AV_BENCHMARK, goldens=f"{EXTRA_JSON}: kid_av_benchmark")
+@CASES.case("kid.features", "KID", AV_BENCHMARK, f"{EXTRA_JSON}: kid_av_benchmark")
 def kid(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(EXTRA_JSON, "kid_av_benchmark")
     first = torch.from_numpy(gaussian("kid1", 300 * 64)).reshape(300, 64)
@@ -104,9 +91,7 @@ def _logits(key: str, rows: int, classes: int) -> Tensor:
     return (3 * drawn).float()
 
 
-@CASES.case(
-    "inception.score", metric="IS (PANNs)", reference=AV_BENCHMARK, goldens=f"{STATS}: isc_av_benchmark"
-)
+@CASES.case("inception.score", "IS (PANNs)", AV_BENCHMARK, f"{STATS}: isc_av_benchmark")
 def inception(setting: Setting) -> Iterator[Line]:
     expected = setting.goldens.json(STATS, "isc_av_benchmark")
     logits_NC = _logits("is_pred", expected["N"], expected["C"])
@@ -123,7 +108,7 @@ def inception(setting: Setting) -> Iterator[Line]:
         yield close(f"spread, {shown}", spread, wanted["inception_score_std"], rtol=1e-7, atol=1e-12, why=why)
 
 
-@CASES.case("kl.divergence", metric="KL (PANNs)", reference=AV_BENCHMARK, goldens=f"{STATS}: kl_av_benchmark")
+@CASES.case("kl.divergence", "KL (PANNs)", AV_BENCHMARK, f"{STATS}: kl_av_benchmark")
 def kl(setting: Setting) -> Iterator[Line]:
     shape = setting.goldens.json(STATS, "isc_av_benchmark")
     expected = setting.goldens.json(STATS, "kl_av_benchmark")

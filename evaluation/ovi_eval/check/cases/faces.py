@@ -13,8 +13,8 @@ from torch import Tensor
 from ovi_eval.backbones import s3fd, ultraface
 from ovi_eval.check.case import Cases, Setting
 from ovi_eval.check.cases.audio import architecture
+from ovi_eval.check.generated import clip
 from ovi_eval.check.lines import Line, close, same
-from ovi_eval.check.rule_made import clip
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.common.needs import Package
@@ -43,9 +43,9 @@ def first_frame(path: Path) -> np.ndarray:
 def _ultraface(what: str, file: PublishedFile, module: str, rtol: float) -> None:
     @CASES.case(
         f"faces.ultraface_{what}",
-        metric="face tracks (UltraFace)",
-        reference="Linzaer@dffdddda, onnxruntime 1.32.0",
-        goldens=f"{FACES_JSON}: ultraface_rfb320",
+        "face tracks (UltraFace)",
+        "Linzaer@dffdddda, onnxruntime 1.32.0",
+        f"{FACES_JSON}: ultraface_rfb320",
         slow=True,
     )
     def run(setting: Setting) -> Iterator[Line]:
@@ -76,22 +76,15 @@ _ultraface("onnx", ultraface.ONNX_FILE, "onnxruntime", 1e-5)
 _ultraface("torch", ultraface.FILE, "torch", 1e-5)
 
 
-@CASES.case(
-    "faces.s3fd", metric="face tracks (S3FD)", reference="syncnet_python@6efbb1c3", goldens=f"{S3FD_KEYS}: *"
-)
+@CASES.case("faces.s3fd", "face tracks (S3FD)", "syncnet_python@6efbb1c3", f"{S3FD_KEYS}: *")
 def s3fd_names(setting: Setting) -> Iterator[Line]:
     yield architecture(setting, S3FD_KEYS, s3fd.S3FD)
 
 
-@CASES.case(
-    "faces.s3fd_network",
-    metric="face tracks (S3FD)",
-    reference="syncnet_python@907c0b57",
-    goldens=f"{S3FD_JSON}: frames",
-)
+@CASES.case("faces.s3fd_network", "face tracks (S3FD)", "syncnet_python@907c0b57", f"{S3FD_JSON}: frames")
 def s3fd_network(setting: Setting) -> Iterator[Line]:
     setting.need(Package("cv2", SYNC_EXTRA))
-    network = s3fd.load_s3fd(setting.rule_made(s3fd.FILE, S3FD_KEYS)).network
+    network = s3fd.load_s3fd(setting.generated_weights(s3fd.FILE, S3FD_KEYS)).network
     for seed, expected in setting.goldens.json(S3FD_JSON, "frames").items():
         frame_HWC = clip(1, 300, 420, int(seed))[0]
         with torch.no_grad():
@@ -105,9 +98,9 @@ def s3fd_network(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "flickering.ltx2",
-    metric="temporal flickering",
-    reference="VBench's rule; FastVideo@2f3d4074",
-    goldens=f"{FACES_JSON}: {FLICKERING}",
+    "temporal flickering",
+    "VBench's rule; FastVideo@2f3d4074",
+    f"{FACES_JSON}: {FLICKERING}",
 )
 def flickering(setting: Setting) -> Iterator[Line]:
     name = "ltx2/ltx2.mp4"

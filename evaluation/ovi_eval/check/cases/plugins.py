@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.case import Cases, Setting, keys_of
 from ovi_eval.check.lines import Line, close, same
 from ovi_eval.clips.items import FileItem
 from ovi_eval.metrics.base import ItemMean
@@ -20,10 +20,7 @@ FASTVIDEO, REFERENCE = "fastvideo_reference_scores", "FastVideo@2f3d4074"
 
 
 @CASES.case(
-    "desync.grid",
-    metric="DeSync",
-    reference="av-benchmark@050a5cdb",
-    goldens=(f"{EXTRA_JSON}: desync_grid", f"{EXTRA_JSON}: desync_rule"),
+    "desync.grid", "DeSync", "av-benchmark@050a5cdb", *keys_of(EXTRA_JSON, "desync_grid", "desync_rule")
 )
 def desync_grid(setting: Setting) -> Iterator[Line]:
     grid = setting.goldens.json(EXTRA_JSON, "desync_grid")
@@ -42,7 +39,7 @@ def desync_grid(setting: Setting) -> Iterator[Line]:
 def _of_ltx2(
     name: str, metric: type[ItemMean], file: str, keys: dict[str, tuple[str, ...]], clip: str, atol: float
 ) -> None:
-    @CASES.case(name, metric=metric.name, reference=REFERENCE, goldens=f"{FASTVIDEO}/{file}: *", slow=True)
+    @CASES.case(name, metric.name, REFERENCE, f"{FASTVIDEO}/{file}: *", slow=True)
     def run(setting: Setting) -> Iterator[Line]:
         path = setting.clip(clip)
         setting.need(*metric.extractor.needs)
@@ -76,8 +73,8 @@ _of_ltx2(
 
 CASES.not_run(
     "videoscore2.ltx2",
-    "ovi-eval has no plug-in that runs TIGER-Lab/VideoScore2",
-    metric="VideoScore2",
-    reference=REFERENCE,
-    goldens=f"{FASTVIDEO}/videoscore2.json: *",
+    "VideoScore2",
+    REFERENCE,
+    f"{FASTVIDEO}/videoscore2.json: *",
+    reason="ovi-eval has no plug-in that runs TIGER-Lab/VideoScore2",
 )

@@ -1,4 +1,4 @@
-"""SyncNet with weights made by rule: cepstra, embeddings, distances, and a real crop as the release reads it."""
+"""SyncNet with generated weights: cepstra, embeddings, distances, and a real crop as the release reads it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from ovi_eval.backbones import syncnet
 from ovi_eval.backbones.mfcc import mfcc
 from ovi_eval.backbones.syncnet_crop import read_crop
-from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.case import Cases, Setting, keys_of
 from ovi_eval.check.cases.audio import architecture
+from ovi_eval.check.generated import clip, wave
 from ovi_eval.check.lines import Line, close, same
-from ovi_eval.check.rule_made import clip, wave
 
 CASES = Cases()
 SYNC, SYNC_JSON, SYNC_KEYS = "syncnet_golden.safetensors", "syncnet_golden.json", "syncnet_keys.txt.gz"
@@ -29,13 +29,14 @@ DIFFERENCE = "a difference of two distances, each in float32"
 
 @CASES.case(
     "sync.mfcc",
-    metric=METRIC,
-    reference=f"{RELEASE}, python_speech_features 0.6",
-    goldens=(f"{SYNC}: mfcc.*", f"{SYNC_JSON}: mfcc_float_input_differs_maxabs"),
+    METRIC,
+    f"{RELEASE}, python_speech_features 0.6",
+    f"{SYNC}: mfcc.*",
+    f"{SYNC_JSON}: mfcc_float_input_differs_maxabs",
 )
 def cepstra(setting: Setting) -> Iterator[Line]:
     sound = setting.goldens.tensor(SYNC, "mfcc.wave16k_int16").numpy()
-    yield same("the wave by rule", bool(np.array_equal(sound, wave(16000, 3.0))), True)
+    yield same("the generated wave", bool(np.array_equal(sound, wave(16000, 3.0))), True)
     expected = setting.goldens.tensor(SYNC, "mfcc.python_speech_features")
     why = "float64 on both sides"
     yield close("cepstra [299, 13]", mfcc(sound), expected, rtol=1e-9, atol=1e-9, why=why)
@@ -48,18 +49,11 @@ def cepstra(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "sync.distances",
-    metric=METRIC,
-    reference=RELEASE,
-    goldens=(
-        f"{SYNC}: lip_feat",
-        f"{SYNC}: aud_feat",
-        f"{SYNC}: pdist",
-        f"{SYNC}: mdist",
-        f"{SYNC_JSON}: synthetic_hashfill",
-        f"{SYNC_JSON}: n_keys",
-        f"{SYNC_JSON}: params",
-        f"{SYNC_KEYS}: *",
-    ),
+    METRIC,
+    RELEASE,
+    *keys_of(SYNC, "lip_feat", "aud_feat", "pdist", "mdist"),
+    *keys_of(SYNC_JSON, "synthetic_hashfill", "n_keys", "params"),
+    f"{SYNC_KEYS}: *",
 )
 def distances(setting: Setting) -> Iterator[Line]:
     golden, numbers = setting.goldens.tensor, setting.goldens.json
@@ -81,14 +75,10 @@ def distances(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "sync.judged",
-    metric=METRIC,
-    reference=RELEASE,
-    goldens=(
-        f"{SYNC}: planted.mdist",
-        f"{SYNC}: evaluate.*",
-        f"{SYNC_JSON}: planted",
-        f"{SYNC_JSON}: evaluate_hashfill.*",
-    ),
+    METRIC,
+    RELEASE,
+    *keys_of(SYNC, "planted.mdist", "evaluate.*"),
+    *keys_of(SYNC_JSON, "planted", "evaluate_hashfill.*"),
 )
 def judged(setting: Setting) -> Iterator[Line]:
     for key in JUDGED:
@@ -105,20 +95,21 @@ def judged(setting: Setting) -> Iterator[Line]:
 
 
 def _network(setting: Setting) -> syncnet.SyncNet:
-    path = setting.rule_made(syncnet.FILE, SYNC_KEYS)
+    path = setting.generated_weights(syncnet.FILE, SYNC_KEYS)
     return setting.keep("syncnet", lambda: syncnet.load_syncnet(path).network)
 
 
 @CASES.case(
     "sync.embeddings",
-    metric=METRIC,
-    reference=RELEASE,
-    goldens=(f"{SYNC}: lip_feat", f"{SYNC}: aud_feat", f"{SYNC_JSON}: clip_50x224x224_sha256"),
+    METRIC,
+    RELEASE,
+    *keys_of(SYNC, "lip_feat", "aud_feat"),
+    f"{SYNC_JSON}: clip_50x224x224_sha256",
 )
 def embeddings(setting: Setting) -> Iterator[Line]:
     pictures = clip(50, 224, 224)
     digest = setting.goldens.json(SYNC_JSON, "clip_50x224x224_sha256")
-    yield same("sha256 of the clip by rule", hashlib.sha256(pictures.tobytes()).hexdigest(), digest)
+    yield same("sha256 of the generated clip", hashlib.sha256(pictures.tobytes()).hexdigest(), digest)
     sound = setting.goldens.tensor(SYNC, "mfcc.wave16k_int16").numpy()
     found = syncnet.embeddings(_network(setting), torch.from_numpy(pictures), sound)
     for what, key, found_VE in zip(("picture", "sound"), ("lip_feat", "aud_feat"), found, strict=True):
@@ -130,9 +121,10 @@ def embeddings(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "sync.real_crop",
-    metric=METRIC,
-    reference=f"{RELEASE}, FFmpeg 9.0.2",
-    goldens=(f"{SYNC}: evaluate.{CROP_KEY}.mdist", f"{SYNC_JSON}: evaluate_hashfill.{CROP_KEY}"),
+    METRIC,
+    f"{RELEASE}, FFmpeg 9.0.2",
+    f"{SYNC}: evaluate.{CROP_KEY}.mdist",
+    f"{SYNC_JSON}: evaluate_hashfill.{CROP_KEY}",
     slow=True,
 )
 def real_crop(setting: Setting) -> Iterator[Line]:
@@ -155,8 +147,8 @@ def real_crop(setting: Setting) -> Iterator[Line]:
 
 CASES.not_run(
     "sync.lrs3_crop",
-    "the crop's clip is not among those handed on; sync.judged judges its distances",
-    metric=METRIC,
-    reference=RELEASE,
-    goldens=f"{SYNC_JSON}: evaluate_hashfill.lrs3_strict_crop",
+    METRIC,
+    RELEASE,
+    f"{SYNC_JSON}: evaluate_hashfill.lrs3_strict_crop",
+    reason="the crop's clip is not among those handed on; sync.judged judges its distances",
 )

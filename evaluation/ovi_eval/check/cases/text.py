@@ -14,7 +14,7 @@ FACES_JSON, NUMBERS_JSON = "face_vbench_wer.json", "published_numbers.json"
 FASTVIDEO = "fastvideo_reference_scores"
 
 
-@CASES.case("wer.pairs", metric="WER, CER", reference="jiwer 4.0.0", goldens=f"{FACES_JSON}: jiwer")
+@CASES.case("wer.pairs", "WER, CER", "jiwer 4.0.0", f"{FACES_JSON}: jiwer")
 def pairs(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(FACES_JSON, "jiwer")
     references = [pair["ref"] for pair in golden["pairs"]]
@@ -34,9 +34,10 @@ def pairs(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "wer.transcript",
-    metric="WER",
-    reference="FastVideo@2f3d4074",
-    goldens=(f"{FASTVIDEO}/audio.wer.json: *", f"{FASTVIDEO}/ltx2.metadata.json: reference_text"),
+    "WER",
+    "FastVideo@2f3d4074",
+    f"{FASTVIDEO}/audio.wer.json: *",
+    f"{FASTVIDEO}/ltx2.metadata.json: reference_text",
 )
 def transcript(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(f"{FASTVIDEO}/audio.wer.json")
@@ -48,12 +49,7 @@ def transcript(setting: Setting) -> Iterator[Line]:
     yield same("WER against the dialogue as written, plain", rate.pooled, golden["score"])
 
 
-@CASES.case(
-    "published.rows",
-    metric="published numbers",
-    reference="the sources that each row names",
-    goldens=f"{NUMBERS_JSON}: rows",
-)
+@CASES.case("published.rows", "published numbers", "the sources that each row names", f"{NUMBERS_JSON}: rows")
 def rows(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(NUMBERS_JSON, "rows")
     tables = {table.table: table for table in published_tables()}

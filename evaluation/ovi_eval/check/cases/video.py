@@ -1,4 +1,4 @@
-"""I3D with weights made by rule: preprocessing, logits of several lengths, layers, and FVD of two sets."""
+"""I3D with generated weights: preprocessing, logits of several lengths, layers, and FVD of two sets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.backbones import i3d
-from ovi_eval.check.case import Cases, Setting
+from ovi_eval.check.case import Cases, Setting, keys_of
 from ovi_eval.check.cases.audio import architecture
+from ovi_eval.check.generated import clip
 from ovi_eval.check.lines import Line, close, same
-from ovi_eval.check.rule_made import clip
 from ovi_eval.stats.frechet import frechet_distance
 
 CASES = Cases()
@@ -27,7 +27,7 @@ def _frames(count: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def _network(setting: Setting, variant: str) -> i3d.I3D:
-    path = setting.rule_made(i3d.FILE, I3D_KEYS)
+    path = setting.generated_weights(i3d.FILE, I3D_KEYS)
     return setting.keep(variant, lambda: i3d.load_i3d(path, variant).network)
 
 
@@ -43,22 +43,17 @@ def _sample(prepared_CTHW: Tensor) -> Tensor:
 
 @CASES.case(
     "i3d.preprocessing",
-    metric="FVD (stylegan-v, videogpt)",
-    reference=JUNYAO,
-    goldens=(
-        f"{I3D}: pre.*",
-        f"{I3D_JSON}: preprocess",
-        f"{I3D_JSON}: clip_16x96x160_sha256",
-        f"{I3D_JSON}: n_keys",
-        f"{I3D_JSON}: params",
-        f"{I3D_KEYS}: *",
-    ),
+    "FVD (stylegan-v, videogpt)",
+    JUNYAO,
+    f"{I3D}: pre.*",
+    *keys_of(I3D_JSON, "preprocess", "clip_16x96x160_sha256", "n_keys", "params"),
+    f"{I3D_KEYS}: *",
 )
 def preprocessing(setting: Setting) -> Iterator[Line]:
     numbers = setting.goldens.json
     wide = _frames(16, 96, 160)
     digest = hashlib.sha256(wide.numpy().tobytes()).hexdigest()
-    yield same("sha256 of the clip by rule", digest, numbers(I3D_JSON, "clip_16x96x160_sha256"))
+    yield same("sha256 of the generated clip", digest, numbers(I3D_JSON, "clip_16x96x160_sha256"))
     found = i3d.preprocess(wide)[0]
     yield same("shape", list(found.shape), numbers(I3D_JSON, "preprocess", "shape"))
     why = "one rounding in float32"
@@ -75,12 +70,7 @@ def preprocessing(setting: Setting) -> Iterator[Line]:
     yield same("parameters", count, numbers(I3D_JSON, "params"))
 
 
-@CASES.case(
-    "i3d.cd_fvd",
-    metric="FVD (cd-fvd)",
-    reference=CD_FVD,
-    goldens=(f"{EXTRA}: pre.cdfvd.sub", f"{EXTRA_JSON}: cdfvd_*"),
-)
+@CASES.case("i3d.cd_fvd", "FVD (cd-fvd)", CD_FVD, f"{EXTRA}: pre.cdfvd.sub", f"{EXTRA_JSON}: cdfvd_*")
 def cd_fvd(setting: Setting) -> Iterator[Line]:
     wide = _frames(16, 96, 160)
     found = i3d.preprocess(wide, "stretch")[0]
@@ -98,9 +88,10 @@ def cd_fvd(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "i3d.logits",
-    metric="FVD (stylegan-v, videogpt)",
-    reference=JUNYAO,
-    goldens=(f"{I3D}: i3d.videogpt_eps1e-5.*", f"{I3D_JSON}: bn_eps"),
+    "FVD (stylegan-v, videogpt)",
+    JUNYAO,
+    f"{I3D}: i3d.videogpt_eps1e-5.*",
+    f"{I3D_JSON}: bn_eps",
     slow=True,
 )
 def logits(setting: Setting) -> Iterator[Line]:
@@ -118,13 +109,10 @@ def logits(setting: Setting) -> Iterator[Line]:
 
 @CASES.case(
     "i3d.layers",
-    metric="FVD (pytorch-i3d)",
-    reference=PIERGIAJ,
-    goldens=(
-        f"{I3D}: i3d.piergiaj_eps1e-3.*",
-        f"{I3D_JSON}: endpoint_mean_std_eps1e-3",
-        f"{I3D_JSON}: bn_eps",
-    ),
+    "FVD (pytorch-i3d)",
+    PIERGIAJ,
+    f"{I3D}: i3d.piergiaj_eps1e-3.*",
+    *keys_of(I3D_JSON, "endpoint_mean_std_eps1e-3", "bn_eps"),
 )
 def layers(setting: Setting) -> Iterator[Line]:
     network = _network(setting, "pytorch-i3d")
@@ -158,11 +146,7 @@ def layers(setting: Setting) -> Iterator[Line]:
 
 
 @CASES.case(
-    "i3d.fvd",
-    metric="FVD (stylegan-v, videogpt)",
-    reference=JUNYAO,
-    goldens=(f"{I3D}: fvd.*", f"{I3D_JSON}: fvd_hashfill_*"),
-    slow=True,
+    "i3d.fvd", "FVD (stylegan-v, videogpt)", JUNYAO, f"{I3D}: fvd.*", f"{I3D_JSON}: fvd_hashfill_*", slow=True
 )
 def fvd(setting: Setting) -> Iterator[Line]:
     network = _network(setting, "videogpt")

@@ -1,4 +1,4 @@
-"""Weights and inputs made by rule from a key, exact on every machine, in place of files too large to keep.
+"""Weights and inputs generated from a key, exact on every machine, in place of files too large to keep.
 
 The goldens' README gives the rule. A key's crc32 and a counter go through splitmix64 to numbers in [0, 1);
 a tensor's rank and the last part of its name say how these are scaled. With such weights a network shows
