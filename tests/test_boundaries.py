@@ -1,6 +1,7 @@
 """Rules of imports between packages, folders and files, checked by parsing the code."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -71,6 +72,22 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.split(".")[0])
     return names
+
+
+def test_the_guides_name_files_that_exist_and_the_walk_to_a_clip_is_short():
+    guide = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(
+        r"`((?:src|evaluation|conf|tests|docs|experiments|benchmarks)/[\w./]+)`",
+        guide + (ROOT / "CONTRIBUTING.md").read_text(),
+    )
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+    walk = guide.partition("### Caption to mp4")[2].partition("###")[0]
+    assert 0 < len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 20
+    for package, order in ORDER.items():
+        table = guide.partition(f"{package}\n")[2].partition("###")[0]
+        places = [table.find(f"`{name}") for name in order.split()]
+        assert -1 not in places, (package, order.split()[places.index(-1)])
+        assert places == sorted(places)
 
 
 def test_ovi_eval_never_imports_ovi_lab():

@@ -74,15 +74,15 @@ def memory_of(
 
     Args:
         counts: of parameters.
-        work: of a micro batch, on one GPU of a sequence-parallel group.
+        work: of a micro-batch, on one GPU of a sequence-parallel group.
         optimiser: bytes of state, and bytes taken while it steps, of all parameters, not sharded.
         sharding: the strategy.
         types: of weights and gradients.
         gpus: N.
-        accumulate: micro batches of a step.
+        accumulate: micro-batches of a step.
         averaged: whether there is an EMA.
         on_cpu: training on a CPU, whose buckets are smaller.
-        encoder_work: what the text encoder takes while it reads a micro batch's captions.
+        encoder_work: what the text encoder takes while it reads a micro-batch's captions.
     """
     n = gpus if sharding.stage else 1
     share = -(-counts.trained // n)

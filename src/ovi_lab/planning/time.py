@@ -68,14 +68,14 @@ def step_time(
     """The time of a step of `batch`; None where the kind of GPU is not known.
 
     Args:
-        flops: of a micro batch, over all GPUs of a sequence-parallel group.
-        batch: micro batches and how often.
+        flops: of a micro-batch, over all GPUs of a sequence-parallel group.
+        batch: micro-batches and how often.
         counts: of parameters.
         tokens: of a clip, by tower.
         towers: their sizes.
         sharding, types, cluster: where it runs.
         efficiency: share of the peak.
-        text_flops: of the text encoder in the training process, a micro batch.
+        text_flops: of the text encoder in the training process, a micro-batch.
         recomputes: whether blocks run again in the backward pass, and exchange again.
     """
     gpu = cluster.gpu
@@ -127,7 +127,7 @@ def _exchanges(
     link: float,
     recomputes: bool,
 ) -> float:
-    """Seconds of a micro batch's all-to-all exchanges (DeepSpeed-Ulysses, arXiv 2309.14509).
+    """Seconds of a micro-batch's all-to-all exchanges (DeepSpeed-Ulysses, arXiv 2309.14509).
 
     Around self-attention queries, keys, values and the result are exchanged; between the towers queries and result of
     the one that reads, keys and values of the other.
