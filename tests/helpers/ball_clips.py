@@ -1,10 +1,15 @@
 """Real clips of the ball world, and clips broken in known ways, for the tests of its metrics."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 
 from ovi_eval.clips.clipset import ClipSet
+from ovi_eval.clips.items import memory_items
+from ovi_eval.registry import available, find
+from ovi_eval.scoring.results_of import Scored
+from ovi_eval.scoring.runner import Options, score_items
 from ovi_lab.data.worlds.bouncing_ball import BouncingBall
 
 
@@ -26,3 +31,10 @@ def broken_clips() -> ClipSet:
     meta = [dict(row) for row in real.meta]
     meta[2]["failed"] = "the solver diverged"
     return ClipSet(real.ids, real.captions, frames, real.fps, waves, real.sample_rate, meta)
+
+
+def score(clips: ClipSet, reference: ClipSet | None = None, names: Sequence[str] = ()) -> Scored:
+    """The clips scored with metrics by name, without names with all of the ball world's."""
+    metrics = find(names) if names else available(reference is not None, ball=True)[0]
+    real = None if reference is None else memory_items(reference)
+    return score_items(memory_items(clips), real, metrics, Options(resamples=False))

@@ -1,10 +1,9 @@
 """CLAP: 512 features each of a sound and of a caption, whose cosine is the CLAP score.
 
 Wu et al. 2023, "Large-scale contrastive language-audio pretraining with feature fusion and keyword-to-caption
-augmentation". Read are the checkpoints of laion_clap without feature fusion. Two routes give the same values:
-transformers' ClapModel, and laion_clap's own code where that imports. laion_clap needs torchvision and, when it is
-imported, tokenizers from Hugging Face's hub. Its checkpoints are read here, as plain tensors, and not by its own
-loader, which runs code that the file holds.
+augmentation". The checkpoints of laion_clap without feature fusion are read. Two implementations give the same values:
+transformers' ClapModel, which is everywhere, and as its reference laion_clap itself, which imports on few machines: it
+needs torchvision and, while it is imported, tokenizers from Hugging Face's hub.
 
 transformers' defaults are not laion_clap's: RoBERTa's eps is 1e-5 there and 1e-12 here by default, which
 alone moves text features by 3e-4.
@@ -16,7 +15,6 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,7 +31,7 @@ from ovi_eval.backbones.clap_keys import (
     to_transformers,
 )
 from ovi_eval.backbones.clap_sound import log_mel, transform_tables
-from ovi_eval.common.needs import PublishedFolder
+from ovi_eval.common.needs import Package, PublishedFolder
 from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, read_weights
 from ovi_eval.errors import UserError
 
@@ -53,11 +51,9 @@ TOKENIZER = PublishedFolder(
     source="https://huggingface.co/FacebookAI/roberta-base",
     files=("vocab.json", "merges.txt"),
 )
+LAION_CLAP = Package("laion_clap", "pip install 'ovi-lab[clap]' torchvision")
 TOKENS = 77
 """What a caption is cut or padded to, its first and last marks included."""
-ROUTE = "OVI_EVAL_CLAP_ROUTE"
-"""The environment variable that names the route where none is given: transformers (the default) or laion."""
-ROUTES = ("transformers", "laion")
 
 
 class Towers(nn.Module):
@@ -102,38 +98,24 @@ class TransformersTowers(Towers):
         return self.model.get_text_features(ids_NL, attention_mask=mask_NL).pooler_output
 
 
-def import_laion() -> ModuleType:
-    """The package laion_clap. Raises UserError that says why it does not import."""
-    try:
-        import laion_clap
-    except Exception as error:  # it reaches for other packages and for the hub, and fails in many ways
-        raise UserError(
-            f"CLAP's route laion needs laion_clap, which does not import here {_why(error)}"
-        ) from error
-    return laion_clap
-
-
-def _why(error: Exception) -> str:
-    first = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
-    return (
-        f"({first}); pip install 'ovi-lab[clap]' torchvision where Hugging Face's hub can be reached, "
-        "or take the route transformers, which gives the same values"
-    )
-
-
 class LaionTowers(Towers):
-    """The towers of laion_clap with a checkpoint's tensors, which go by laion_clap's names.
+    """The towers of laion_clap, with the checkpoint's tensors; its own loader would run what is in the file.
 
     Raises UserError where laion_clap does not import or cannot be built.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], size: Size) -> None:
         super().__init__()
-        package = import_laion()
         try:
-            self.module = package.CLAP_Module(enable_fusion=False, device="cpu", amodel=size.name)
-        except Exception as error:  # it fetches RoBERTa's configuration and tokenizer from the hub
-            raise UserError(f"laion_clap cannot build {size.name} here {_why(error)}") from error
+            import laion_clap
+
+            self.module = laion_clap.CLAP_Module(enable_fusion=False, device="cpu", amodel=size.name)
+        except Exception as error:  # it reaches for other packages and for the hub, and fails in many ways
+            first = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+            raise UserError(
+                f"clap_laion needs laion_clap, which cannot be imported or built here ({first}); {LAION_CLAP.install} "
+                "where Hugging Face's hub can be reached, or take the metric clap, which gives the same values"
+            ) from error
         self.module.model.load_state_dict(dict(tensors))
 
     def sounds(self, waves_NP: Tensor) -> Tensor:
@@ -141,7 +123,7 @@ class LaionTowers(Towers):
 
     def texts(self, ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
         tokens = {"input_ids": ids_NL, "attention_mask": mask_NL}
-        # It asks for strings and a tokenizer; ours has done its work already.
+        # It takes strings and a tokenizer; ours has done its work already.
         return self.module.get_text_embedding([], tokenizer=lambda _: tokens, use_tensor=True)
 
 
@@ -150,18 +132,16 @@ def load_clap(
     file: PublishedFile,
     size: Size,
     *,
-    route: str = "transformers",
+    laion: bool = False,
     sha256: str | None = None,
 ) -> Loaded[Towers]:
     """CLAP with the weights of a laion_clap checkpoint, or of its state dict as safetensors.
 
-    `route`: whose code runs, "transformers" or "laion". Raises UserError in one line where the file is missing,
-    damaged, holds objects besides tensors and numbers, has another digest than `sha256` (at least its first 8
+    `laion`: run laion_clap's code, not transformers'. Raises UserError in one line where the file is missing, damaged,
+    holds objects besides tensors and numbers, has another digest than `sha256` (at least its first 8
     digits), or holds other tensors than a checkpoint of that size without fusion.
     """
     path = Path(path)
-    if route not in ROUTES:
-        raise UserError(f"CLAP's route is one of {', '.join(ROUTES)}, got {route!r}; mend {ROUTE}")
     if not path.is_file():
         raise UserError(f"{path}: no such file; it should hold {file.needs()}")
     digest = file_sha256(path)
@@ -172,12 +152,9 @@ def load_clap(
         towers = TransformersTowers(size)
     check_names(tensors, size, towers.model.state_dict(), str(path), file.needs())
     check_values(tensors, as_built(size), size, str(path), file.needs())
-    network: Towers
-    if route == "laion":
-        network = LaionTowers(tensors, size)
-    else:
+    if not laion:
         fill(towers, tensors, size)
-        network = towers
+    network = LaionTowers(tensors, size) if laion else towers
     network.eval().requires_grad_(False)
     return Loaded(network, path, digest, None)
 

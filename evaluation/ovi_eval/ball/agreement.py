@@ -5,36 +5,35 @@ in which of two values a clip counts: with a colour word in it, both modalities 
 there; without one ("vague"), they agree only if they told each other.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from ovi_eval.ball import detectors
-from ovi_eval.ball.base import ClipMetric
-from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.metrics.base import ValueSpec
+from collections.abc import Sequence
+
+from ovi_eval.ball.detectors import COLOURS
+from ovi_eval.ball.extractor import BallEvents
+from ovi_eval.errors import UserError
+from ovi_eval.metrics.base import Features, ItemMean, ValueSpec
 
 
-class Agreement(ClipMetric):
+class Agreement(ItemMean):
     """Share of clips whose colour and pitch agree, for full and for vague captions. Chance is 0.25."""
 
     name = "ball/agreement"
-    version = "1"
     values = (ValueSpec("ball/agreement_full", "higher"), ValueSpec("ball/agreement_vague", "higher"))
-    reasons = (*ClipMetric.reasons, "no ball is seen", "no drum is heard")
+    extractor = BallEvents
 
-    def measure(self, clips: ClipSet) -> tuple[Tensor, Tensor]:
-        colour_N = detectors.colour(detectors.seen(clips))
-        pitch_N = detectors.pitch(detectors.heard(clips))
-        agree_N = (colour_N == pitch_N).double()
-        unseen, unheard = len(self.reasons) - 2, len(self.reasons) - 1
-        why_N = torch.where(colour_N < 0, unseen, torch.where(pitch_N < 0, unheard, 0))
-        return agree_N[:, None].expand(-1, 2), why_N
+    def applies(self, caption: str) -> Sequence[bool]:
+        return (not is_vague(caption), is_vague(caption))
 
-    def applicable(self, clips: ClipSet) -> Tensor:
-        vague_N = torch.tensor([is_vague(caption) for caption in clips.captions])
-        return torch.stack([~vague_N, vague_N], dim=1)
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        colour, pitch = int(features["colour"]), int(features["pitch"])
+        if colour < 0:
+            raise UserError("no ball is seen")
+        if pitch < 0:
+            raise UserError("no drum is heard")
+        return [float(colour == pitch)] * 2
 
 
 def is_vague(caption: str) -> bool:
     """Whether a caption names none of the world's colours."""
-    return not set(caption.lower().split()) & set(detectors.COLOURS)
+    return not set(caption.lower().split()) & set(COLOURS)

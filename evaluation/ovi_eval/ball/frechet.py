@@ -4,44 +4,28 @@ The features have mean 0 and variance 1 on real clips. Compared are two sets, so
 number of clips: fewer clips, larger distances. State the number, and compare arms over as many.
 """
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from ovi_eval.ball.base import FrechetMetric
-from ovi_eval.ball.judges import Judges, load_judges
+from ovi_eval.ball.extractor import JudgedExtractor
 from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.metrics.base import ValueSpec
+from ovi_eval.metrics.base import Features
+from ovi_eval.metrics.frechet import frechet_metric
 
 
-class _BallFrechet(FrechetMetric):
-    version = "1"
-    needs_judges = True
-    modality: ClassVar[Literal["video", "audio"]]
+class JudgeFeatures(JudgedExtractor):
+    """`video` and `audio`, [64] float32 each: what the judges make of a clip's picture and sound."""
 
-    def __init__(self, judges: Judges | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        judges = judges or load_judges()
-        self.judge = judges.video if self.modality == "video" else judges.audio
-        self.variant = judges.variant
+    name = "ball_judges"
 
     @torch.no_grad()
-    def features(self, clips: ClipSet) -> Tensor:
-        return self.judge.features(clips)
+    def look(self, clips: ClipSet) -> list[Features]:
+        video_ND, audio_ND = self.judges.video.features(clips), self.judges.audio.features(clips)
+        return [
+            {"video": video_D, "audio": audio_D} for video_D, audio_D in zip(video_ND, audio_ND, strict=True)
+        ]
 
 
-class BallFrechetVideo(_BallFrechet):
-    """Fréchet distance of the picture."""
-
-    name = "ball/frechet_video"
-    modality = "video"
-    values = (ValueSpec("ball/frechet_video", "lower"),)
-
-
-class BallFrechetAudio(_BallFrechet):
-    """Fréchet distance of the sound."""
-
-    name = "ball/frechet_audio"
-    modality = "audio"
-    values = (ValueSpec("ball/frechet_audio", "lower"),)
+BallFrechetVideo = frechet_metric("ball/frechet_video", JudgeFeatures, "video")
+BallFrechetAudio = frechet_metric("ball/frechet_audio", JudgeFeatures, "audio")

@@ -13,52 +13,60 @@ sync_d0, the mean distance without a shift, and sync_shift_ms, how far off the p
 the mean over clips. Embeddings have length 1, so that two of nothing in common are about 1.41 apart.
 """
 
-from typing import Any
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ovi_eval.ball.base import ClipMetric
-from ovi_eval.ball.judges import Judges, load_judges
+from ovi_eval.ball.extractor import JudgedExtractor
 from ovi_eval.ball.networks import MAX_SHIFT, WINDOW_FRAMES, WINDOW_TOKENS, same_moment
 from ovi_eval.ball.sound_bands import TOKEN_SECONDS
 from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.metrics.base import ValueSpec
+from ovi_eval.clips.items import Item
+from ovi_eval.errors import UserError
+from ovi_eval.metrics.base import Features, ItemMean, ValueSpec
 
 
-class BallSync(ClipMetric):
+class ShiftDistances(JudgedExtractor):
+    """`distances` [51] float64, as `shift_distances` has them."""
+
+    name = "ball_shifts"
+
+    def load(self, item: Item) -> ClipSet:
+        clip = super().load(item)
+        tokens = clip.waves_NS.shape[1] / clip.sample_rate / TOKEN_SECONDS
+        if clip.frames_NTHWC.shape[1] < WINDOW_FRAMES or tokens < WINDOW_TOKENS:
+            raise UserError("the clip is shorter than SyncNet's window")
+        return clip
+
+    @torch.no_grad()
+    def look(self, clips: ClipSet) -> list[Features]:
+        seen_NVE, heard_NAE = self.judges.sync(clips)
+        return [{"distances": distance_R} for distance_R in shift_distances(seen_NVE, heard_NAE, clips.fps)]
+
+
+class BallSync(ItemMean):
     """Sync-C, Sync-D, distance at shift 0 and predicted shift (ms, without its sign)."""
 
     name = "ball/sync"
-    version = "1"
-    needs_judges = True
     values = (
         ValueSpec("ball/sync_c", "higher"),
         ValueSpec("ball/sync_d", "lower"),
         ValueSpec("ball/sync_d0", "lower"),
         ValueSpec("ball/sync_shift_ms", "lower", "ms"),
     )
-    reasons = (*ClipMetric.reasons, "the clip is shorter than SyncNet's window")
+    extractor = ShiftDistances
 
-    def __init__(self, judges: Judges | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        judges = judges or load_judges()
-        self.judge = judges.sync
-        self.variant = judges.variant
-
-    @torch.no_grad()
-    def measure(self, clips: ClipSet) -> tuple[Tensor, Tensor]:
-        tokens = clips.waves_NS.shape[1] / clips.sample_rate / TOKEN_SECONDS
-        if clips.frames_NTHWC.shape[1] < WINDOW_FRAMES or tokens < WINDOW_TOKENS:
-            too_short = torch.full((len(clips),), len(self.reasons) - 1)
-            return torch.full((len(clips), len(self.values)), torch.nan), too_short
-        seen_NVE, heard_NAE = self.judge(clips)
-        distance_NR = shift_distances(seen_NVE, heard_NAE, clips.fps)
-        smallest_N, best_N = distance_NR.min(dim=1)
-        confidence_N = distance_NR.median(dim=1).values - smallest_N
-        shift_N = (best_N - MAX_SHIFT).abs() * (1000 * TOKEN_SECONDS)
-        values_NK = torch.stack([confidence_N, smallest_N, distance_NR[:, MAX_SHIFT], shift_N], dim=1)
-        return values_NK, torch.zeros(len(clips), dtype=torch.long)
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        distance_R = features["distances"]
+        smallest, best = distance_R.min(dim=0)
+        shift_ms = abs(int(best) - MAX_SHIFT) * (1000 * TOKEN_SECONDS)
+        return [
+            float(distance_R.median() - smallest),
+            float(smallest),
+            float(distance_R[MAX_SHIFT]),
+            shift_ms,
+        ]
 
 
 def shift_distances(seen_NVE: Tensor, heard_NAE: Tensor, fps: float) -> Tensor:

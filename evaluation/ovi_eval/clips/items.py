@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from ovi_eval.common.unicode_text import unusable
 from ovi_eval.common.weights import file_sha256
 from ovi_eval.errors import UserError
 
+T = TypeVar("T")
 PICTURES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 FAULT = "cannot be measured"
@@ -54,6 +56,7 @@ class Item(ABC):
         self._video: Video | None = None
         self._audio: dict[tuple[int | None, bool], Audio] = {}
         self._content: str | None = None
+        self._prepared: dict[str, Any] = {}
 
     def content(self) -> str:
         """sha256 of the clip's content, 64 hexadecimal digits. Raises UserError for an unreadable file."""
@@ -88,10 +91,18 @@ class Item(ABC):
     def pcm16(self, sample_rate: int) -> np.ndarray:
         """Mono sound as int16 [S], as `pcm.decode_pcm16`; UserError where there is none."""
 
+    def once(self, key: str, prepare: Callable[[], T]) -> T:
+        """What `prepare` returns, kept until `release` under `key`: extractors that prepare a clip alike do it once."""
+        if key not in self._prepared:
+            self._prepared[key] = prepare()
+        prepared: T = self._prepared[key]
+        return prepared
+
     def release(self) -> None:
         """Drops the decoded frames and sound."""
         self._video = None
         self._audio.clear()
+        self._prepared.clear()
 
     @abstractmethod
     def _digest(self) -> str: ...
@@ -187,6 +198,11 @@ class MemoryItem(Item):
         return Audio(wave_S if mono else wave_S[None], sample_rate or own, 0.0)
 
 
+def memory_items(clips: ClipSet) -> list[Item]:
+    """Each row of the set as an item."""
+    return [MemoryItem(clips, place) for place in range(len(clips))]
+
+
 @dataclass(frozen=True)
 class Found:
     """The clips of a folder or file, and notes on unused files."""
@@ -213,7 +229,7 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
         path = path / "clips.safetensors"
     if path.suffix == ".safetensors":
         clips = ClipSet.load(path)
-        items: list[Item] = [MemoryItem(clips, place) for place in range(len(clips))]
+        items = memory_items(clips)
         _caption(items, captions, path)
         return Found(items, [])
     if path.is_file():

@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,9 @@ if TYPE_CHECKING:
 
     from ovi_eval.clips.items import Item
     from ovi_eval.metrics.base import ItemMetric
-    from ovi_eval.registry import BallMetric
     from ovi_eval.results.files import RunResults
-    from ovi_eval.scoring.ball_world import Progress as Step
-    from ovi_eval.scoring.ball_world import Scored
+    from ovi_eval.scoring.results_of import Progress as Step
+    from ovi_eval.scoring.results_of import Scored
 
 
 HELP = "score clips, against real ones where a metric compares"
@@ -32,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("clips", help="a folder of clips (mp4, wav, …), one file, or a clips.safetensors")
     add("--reference", metavar="REAL", help="real clips, for the metrics that compare with such")
-    add("--metrics", help="names with commas between (default: all that can be had; see metrics)")
+    add("--metrics", help="names with commas between (default: all that are available; see metrics)")
     add("--out", default="results.json", help="where the results go (default: results.json)")
     add("--captions", help="CSV, TSV or JSONL of id and caption (default: those in the folder)")
     add(
@@ -61,15 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-intervals", action="store_true", help="leave the bootstrap intervals out")
 
 
-@dataclass
-class _Wanted:
-    """What is to be scored: the ball world's metrics, the published ones, and why others were left out."""
-
-    ball: list[BallMetric] = field(default_factory=list)
-    published: list[type[ItemMetric]] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
-
-
 def run(options: argparse.Namespace) -> None:
     """Scores, prints a table, writes results.json and its per-clip values."""
     if Path(options.out).is_dir():
@@ -95,12 +84,14 @@ def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.clips.captions import read_caption_file
     from ovi_eval.clips.items import find_items, without_clip
     from ovi_eval.common import processes
+    from ovi_eval.common.files import cache_folder
     from ovi_eval.report.scores import show_run
+    from ovi_eval.scoring.feature_cache import FeatureCache
+    from ovi_eval.scoring.runner import Options, score_items
 
     names = names_of(options.metrics, "--metrics")
-    wanted = (
-        _find(names, options.crops, options.detector) if names else None
-    )  # an unknown name is told before minutes of decoding
+    # an unknown name is reported before minutes of decoding
+    metrics = _find(names, options.crops, options.detector) if names else None
     device = processes.device_of(options.device)
     captions = read_caption_file(options.captions) if options.captions else None
     found = find_items(options.clips, captions)
@@ -118,34 +109,43 @@ def _score_together(options: argparse.Namespace) -> None:
         items = items[: options.limit]
     else:
         options.limit = None
-    wanted = wanted or _all_there(items, options.crops, reference is not None)
+    absent: Sequence[str] = ()
+    if metrics is None:
+        metrics, absent = _available(items, options.crops, reference is not None)
+    how = Options(
+        device=device,
+        cache=None if options.no_cache else FeatureCache(options.cache or cache_folder()),
+        workers=options.workers,
+        resamples=not options.no_intervals,
+        strict=options.strict,
+        comparable=options.limit is None,
+    )
     with progress_bar(processes.rank() == 0) as bar:
-        scored = _scored(wanted, items, reference, options, device, bar)
+        scored = score_items(items, reference, metrics, how, step_of(bar))
     if processes.rank() == 0:
         results = _results(items, scored, options, notes)
         path = results.write(options.out)
-        show_run(results, scored, list(wanted.absent))
+        show_run(results, scored, absent)
         print(path)
 
 
-def _find(names: Sequence[str], crops: bool, detector: str) -> _Wanted:
+def _find(names: Sequence[str], crops: bool, detector: str) -> list[type[ItemMetric]]:
     from ovi_eval.registry import SYNC_BY_DETECTOR, find
 
     sync = "sync_crops" if crops else SYNC_BY_DETECTOR[detector]
-    names = [sync if name in ("sync", "lse") else name for name in names]
-    ball, published = find(names)
-    return _Wanted(ball, published)
+    return find([sync if name in ("sync", "lse") else name for name in names])
 
 
-def _all_there(items: Sequence[Item], crops: bool, reference: bool) -> _Wanted:
-    """All that can be had: the ball world's for the tensor file its sampling writes, else the published ones."""
-    from ovi_eval.ball.base import FrechetMetric
+def _available(
+    items: Sequence[Item], crops: bool, reference: bool
+) -> tuple[list[type[ItemMetric]], Sequence[str]]:
+    """The metrics for these clips, and the names of those left out: the ball world's for the tensor file that its
+    sampling writes, else the published ones.
+    """
     from ovi_eval.clips.items import MemoryItem
-    from ovi_eval.registry import BALL, to_be_had
+    from ovi_eval.registry import available
 
-    if isinstance(items[0], MemoryItem):
-        return _Wanted([m for m in BALL.values() if reference or not issubclass(m, FrechetMetric)])
-    there, absent = to_be_had(reference)
+    there, absent = available(reference, ball=isinstance(items[0], MemoryItem))
     there = [
         metric
         for metric in there
@@ -153,92 +153,8 @@ def _all_there(items: Sequence[Item], crops: bool, reference: bool) -> _Wanted:
     ]
     if not there:
         first = next(iter(absent.values()), "")
-        raise UserError(f"no metric can be had here; {first}; ovi-eval metrics lists what each needs")
-    return _Wanted([], there, absent)
-
-
-def _scored(
-    wanted: _Wanted,
-    items: Sequence[Item],
-    reference: Sequence[Item] | None,
-    options: argparse.Namespace,
-    device: Any,
-    bar: Progress,
-) -> Scored:
-    from ovi_eval.common import processes
-    from ovi_eval.common.files import cache_folder
-    from ovi_eval.scoring.feature_cache import FeatureCache
-    from ovi_eval.scoring.runner import Options, score_items
-
-    parts: list[Scored] = []
-    if wanted.published:
-        how = Options(
-            device=device,
-            cache=None if options.no_cache else FeatureCache(options.cache or cache_folder()),
-            workers=options.workers,
-            resamples=not options.no_intervals,
-            strict=options.strict,
-            comparable=options.limit is None,
-        )
-        parts.append(score_items(items, reference, wanted.published, how, step_of(bar)))
-    if wanted.ball and processes.rank() == 0:  # seconds of work, which one process does alone
-        parts.append(_ball(wanted, items, reference, options, bar))
-    return _joined(parts, len(items))
-
-
-def _ball(
-    wanted: _Wanted,
-    items: Sequence[Item],
-    reference: Sequence[Item] | None,
-    options: argparse.Namespace,
-    bar: Progress,
-) -> Scored:
-    from ovi_eval.ball.downscale import small_clips
-    from ovi_eval.clips.clipset import ClipSet
-    from ovi_eval.clips.items import MemoryItem
-    from ovi_eval.scoring.ball_world import score_batches, score_clips
-
-    names, intervals = [metric.name for metric in wanted.ball], not options.no_intervals
-    if all(isinstance(item, MemoryItem) for item in [*items, *(reference or ())]):
-        sets = [ClipSet.load(_tensor_file(path)) for path in (options.clips, options.reference) if path]
-        return score_clips(
-            sets[0][: len(items)],
-            sets[1] if reference else None,
-            names,
-            progress=step_of(bar),
-            intervals=intervals,
-        )
-    return score_batches(
-        small_clips(items, options.strict),
-        len(items),
-        small_clips(reference, options.strict) if reference is not None else None,
-        len(reference or ()),
-        metrics=names,
-        progress=step_of(bar),
-        intervals=intervals,
-    )
-
-
-def _tensor_file(path: str) -> Path:
-    return Path(path) / "clips.safetensors" if Path(path).is_dir() else Path(path)
-
-
-def _joined(parts: Sequence[Scored], count: int) -> Scored:
-    from ovi_eval.scoring.ball_world import Scored
-
-    whole = Scored({}, [{} for _ in range(count)], {}, {}, [{} for _ in range(count)])
-    for part in parts:
-        whole.values.update(part.values)
-        whole.provenance.update(part.provenance)
-        for place in range(count):
-            whole.per_clip[place].update(part.per_clip[place])
-            whole.reasons[place].update(part.reasons[place])
-        if not whole.copies:
-            whole.copies.update(part.copies)
-        for place, why in part.failed.items():
-            known = whole.failed.get(place)
-            whole.failed[place] = why if known in (None, why) else f"{known}; {why}"
-    return replace(whole, notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)))
+        raise UserError(f"no metric is available here; {first}; ovi-eval metrics lists what each needs")
+    return there, list(absent)
 
 
 def _results(
@@ -274,7 +190,7 @@ def _choices(options: argparse.Namespace, scored: Scored) -> dict[str, Any]:
 
 
 def step_of(bar: Progress) -> Step:
-    """What is told of progress becomes a line of the bar for each thing that goes on."""
+    """Progress shown as a line of the bar for each thing that is scored."""
     tasks: dict[str, Any] = {}
 
     def step(what: str, done: int, total: int) -> None:

@@ -1,1 +1,1 @@
-"""One metric a file, each a torchmetrics.Metric over ClipSets; `ovi_eval.registry` names them."""
+"""One metric a file, each a torchmetrics.Metric over the features of an extractor; `ovi_eval.registry` names them."""

@@ -21,15 +21,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from ovi_eval.clips.clipset import FAILED, SILENT, ClipSet
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Need
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import PublishedFile
+from ovi_eval.results.files import Direction, MetricKind
 from ovi_eval.stats.intervals import Interval
 
 Features = dict[str, Tensor]
-Direction = Literal["higher", "lower", "closer_to_reference"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,9 @@ class Extractor(ABC):
     """A network with its way of preparing clips.
 
     `version` rises whenever the same clip would give other features; `variant` (weights, choices) and
-    `preprocessing` say what else they depend on. `weights` is the sha256 of each weight file by its name.
-    `reads_caption`: whether the clip's caption matters beside its picture and sound.
+    `preprocessing` say what else they depend on. `weights` is the sha256 of each weight file by its name,
+    `provenance` what else results should say of them. `reads_caption`: whether the clip's caption matters beside its
+    picture and sound. `batch`: how many clips `run_batch` takes at once.
     """
 
     name: ClassVar[str]
@@ -54,12 +53,14 @@ class Extractor(ABC):
     needs: ClassVar[tuple[Need, ...]] = ()
     preprocessing: ClassVar[str] = ""
     reads_caption: ClassVar[bool] = False
+    batch: ClassVar[int] = 1
     variant: str = ""
 
     def __init__(self, device: torch.device = CPU) -> None:
         """Finds and loads the weights. Raises UserError where something that is needed is not there."""
         self.device = device
         self.weights: dict[str, str] = {}
+        self.provenance: dict[str, Any] = {}
 
     @property
     def key(self) -> str:
@@ -78,61 +79,11 @@ class Extractor(ABC):
     def run(self, loaded: Any) -> Features:
         """The features of one clip. Raises UserError with the reason where it has none."""
 
-
-class OviMetric(Metric):
-    """A metric that knows its name, version, variant and values.
-
-    `version` rises whenever the same clips would give other numbers; `variant` names what else a number
-    depends on (the judges). Values of other versions or variants are never compared.
-    """
-
-    full_state_update = False
-    higher_is_better = None
-    is_differentiable = False
-
-    name: ClassVar[str]
-    version: ClassVar[str]
-    kind: ClassVar[Literal["mean", "frechet"]]
-    values: ClassVar[tuple[ValueSpec, ...]]
-    needs_judges: ClassVar[bool] = False
-    needs_weights: ClassVar[PublishedFile | None] = None
-    reasons: ClassVar[tuple[str, ...]] = (
-        "",
-        "marked as failed when it was made",
-        "its sound is not finite",
-        "its sound is silence",
-    )
-    variant: str = ""
-    codes: list[Tensor]
-
-    def failures(self) -> list[str | None]:
-        """Why each clip, in the order seen, could not be scored; None where it was."""
-        return [self.reasons[code] or None for code in dim_zero_cat(self.codes).tolist()]
-
-    @staticmethod
-    def faults(clips: ClipSet) -> Tensor:
-        """For each clip the index of its reason for not being scored, 0 where there is none: [N] int64."""
-        codes = [1 if row.get(FAILED) else 0 for row in clips.meta]
-        codes_N = torch.tensor(codes, dtype=torch.long)
-        finite_N = torch.isfinite(clips.waves_NS).all(dim=1)
-        loud_N = clips.waves_NS.abs().amax(dim=1) >= SILENT
-        codes_N = torch.where((codes_N == 0) & ~finite_N, 2, codes_N)
-        return torch.where((codes_N == 0) & ~loud_N, 3, codes_N)
-
-    def per_clip(self) -> dict[str, Tensor]:
-        """Each value clip by clip, in the order seen: [N] float64, NaN where a clip has none. Empty for
-        sets.
-        """
-        return {}
-
-    def coverage(self) -> dict[str, tuple[int, float]]:
-        """For each value the number of clips it rests on, and their share of those that should have it."""
-        codes_N = dim_zero_cat(self.codes)
-        count = int((codes_N == 0).sum())
-        return {spec.key: (count, count / max(len(codes_N), 1)) for spec in self.values}
+    def run_batch(self, loaded: Sequence[Any]) -> list[Features]:
+        """The features of several clips. May raise for all of them if one has none; each is then run alone."""
+        return [self.run(each) for each in loaded]
 
 
-Kind = Literal["mean", "frechet", "set"]
 Compared = Literal["alone", "pairs", "sets"]
 
 
@@ -151,7 +102,7 @@ class ItemMetric(Metric):
 
     `compares`: "alone" looks at the scored clips only; "pairs" at each beside the reference clip of the same
     id; "sets" at all scored against all reference clips. `version` rises whenever the same features would
-    give other numbers; `variant` is that of the extractor.
+    give other numbers; `variant` is that of the extractor. `by_default`: whether it is scored where no metric is named.
     """
 
     full_state_update = False
@@ -160,14 +111,19 @@ class ItemMetric(Metric):
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
-    kind: ClassVar[Kind]
+    kind: ClassVar[MetricKind]
     values: ClassVar[tuple[ValueSpec, ...]]
     extractor: ClassVar[type[Extractor]]
     compares: ClassVar[Compared]
+    by_default: ClassVar[bool] = True
 
     def __init__(self, **kwargs: Any) -> None:
         # The runner synchronises once, before it reads values, clips and details.
         super().__init__(sync_on_compute=False, **kwargs)
+
+    def applies(self, caption: str) -> Sequence[bool]:
+        """For each of `values`, whether a clip with this caption should have it; the others do not lower coverage."""
+        return (True,) * len(self.values)
 
     def agree(self, width: int) -> None:
         """Before synchronising: `width` is the largest `row_width` of all processes."""
@@ -196,7 +152,7 @@ class ItemMean(ItemMetric):
     States: `places` [N] int64, the clips' places; `scores` [N, K] float64, NaN where a clip has no such value.
     """
 
-    kind: ClassVar[Kind] = "mean"
+    kind: ClassVar[MetricKind] = "mean"
     compares: ClassVar[Compared] = "alone"
     places: list[Tensor]
     scores: list[Tensor]
@@ -214,11 +170,14 @@ class ItemMean(ItemMetric):
         """
         raise TypeError(f"{type(self).__name__} has no measure()")
 
-    def update(self, place: int, features: Features, reference: Features | None = None) -> None:
+    def update(
+        self, place: int, features: Features, reference: Features | None = None, caption: str = ""
+    ) -> None:
         """Scores one clip. Raises UserError as `measure`; the clip is then missing."""
         found = self.measure(features, reference)
         if len(found) != len(self.values):
             raise TypeError(f"{self.name} has {len(self.values)} values, measure() gave {len(found)}")
+        found = [x if here else float("nan") for x, here in zip(found, self.applies(caption), strict=True)]
         self.scores.append(torch.tensor([found], dtype=torch.float64))
         self.places.append(torch.tensor([place]))
 
@@ -255,7 +214,7 @@ class ItemSet(ItemMetric):
     States, for scored and reference clips each: features [R, D] float32, and the clip of each row [R] int64.
     """
 
-    kind: ClassVar[Kind] = "frechet"
+    kind: ClassVar[MetricKind] = "frechet"
     compares: ClassVar[Compared] = "sets"
     feature: ClassVar[str]
     scored: list[Tensor]

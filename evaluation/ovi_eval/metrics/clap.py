@@ -1,12 +1,12 @@
 """The CLAP score: how well a clip's sound fits its caption, as the cosine of their features in CLAP.
 
 `clap` is the score of the field's tables: laion_clap's music_speech_audioset checkpoint, sound through 16 bits, one
-crop of what is longer than 10 s. The others change one choice each and have names of their own.
+crop of what is longer than 10 s. The others change one choice each and have names of their own; `clap_laion` runs
+laion_clap's own code, the reference that `clap` is checked against.
 
 Shapes: N clips, E = 512 features.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +14,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ovi_eval.backbones.clap import AUDIO_630K, MUSIC_SPEECH, ROUTE, TOKENIZER, TOKENS, Tokenizer, load_clap
+from ovi_eval.backbones.clap import (
+    AUDIO_630K,
+    LAION_CLAP,
+    MUSIC_SPEECH,
+    TOKENIZER,
+    TOKENS,
+    Tokenizer,
+    load_clap,
+)
 from ovi_eval.backbones.clap_keys import BASE, TINY, Size
 from ovi_eval.backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
 from ovi_eval.clips.captions import few
@@ -29,8 +37,8 @@ from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 class Clap(Extractor):
     """`audio` and `text`, [512] float32 of length 1 each, of a clip's sound and caption.
 
-    Subclasses name another checkpoint or another way of preparing the sound. `weights`, `folder` and `route`
-    stand in for what is otherwise found by OVI_EVAL_WEIGHTS and OVI_EVAL_CLAP_ROUTE.
+    Subclasses name another checkpoint, implementation or way of preparing the sound. `weights` and `folder` (of the
+    tokenizer) replace what is otherwise found by OVI_EVAL_WEIGHTS.
     """
 
     name = "clap"
@@ -38,6 +46,7 @@ class Clap(Extractor):
     size: ClassVar[Size] = BASE
     rounding: ClassVar[Rounding] = "int16"
     crops: ClassVar[Crops] = "one"
+    laion: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = (MUSIC_SPEECH, TOKENIZER)
     preprocessing = (
         "48 kHz by FFmpeg, mean of channels; under 10 s repeated whole, then silence; over 10 s one crop of 10 s "
@@ -51,12 +60,11 @@ class Clap(Extractor):
         *,
         weights: str | Path | None = None,
         folder: str | Path | None = None,
-        route: str | None = None,
     ) -> None:
         super().__init__(device)
         self.tokenizer = Tokenizer(Path(folder or find_folder(TOKENIZER, self.name)), self.size)
         path = weights or find_weights(self.file, self.name)
-        loaded = load_clap(path, self.file, self.size, route=route or os.environ.get(ROUTE) or "transformers")
+        loaded = load_clap(path, self.file, self.size, laion=self.laion)
         self.network = loaded.network.to(device)
         heard = {"one": "one crop", "all": "all crops"}[self.crops]
         self.variant = f"{loaded.variant}, tokenizer {self.tokenizer.digest[:12]}, {self.rounding}, {heard}"
@@ -123,41 +131,37 @@ class ClapAllCrops(Clap):
     )
 
 
+class ClapLaion(Clap):
+    """Through laion_clap's own code."""
+
+    name = "clap_laion"
+    laion = True
+    needs = (*Clap.needs, LAION_CLAP)
+
+
 def cosines(audio_NE: Tensor, text_NE: Tensor) -> Tensor:
     """The cosine of each sound's features and its caption's: [N] float64."""
     return torch.cosine_similarity(audio_NE.double(), text_NE.double(), dim=1)
 
 
 class ClapScore(ItemMean):
-    """Mean cosine of the features of sound and caption, in laion_clap's music_speech_audioset (HTSAT-base)."""
-
-    name = "clap"
-    values = (ValueSpec("clap_score", "higher"),)
-    extractor = Clap
+    """Mean cosine of the features of sound and caption."""
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         return [float(cosines(features["audio"][None], features["text"][None]))]
 
 
-class Clap630kScore(ClapScore):
-    """The same in laion_clap's 630k-audioset-best (HTSAT-tiny)."""
-
-    name = "clap_630k"
-    values = (ValueSpec("clap_630k_score", "higher"),)
-    extractor = Clap630k
-
-
-class ClapFloatScore(ClapScore):
-    """The same without the round trip through 16 bits."""
-
-    name = "clap_float"
-    values = (ValueSpec("clap_float_score", "higher"),)
-    extractor = ClapFloat
-
-
-class ClapAllCropsScore(ClapScore):
-    """The same over every whole 10 s of a longer sound."""
-
-    name = "clap_all_crops"
-    values = (ValueSpec("clap_all_crops_score", "higher"),)
-    extractor = ClapAllCrops
+CLAP: dict[str, type[ClapScore]] = {
+    extractor.name: type(
+        extractor.name,
+        (ClapScore,),
+        {
+            "name": extractor.name,
+            "values": (ValueSpec(f"{extractor.name}_score", "higher"),),
+            "extractor": extractor,
+            "by_default": not extractor.laion,  # the same values as `clap` again
+        },
+    )
+    for extractor in (Clap, Clap630k, ClapFloat, ClapAllCrops, ClapLaion)
+}
+"""The score through each extractor by name."""

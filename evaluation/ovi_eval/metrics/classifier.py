@@ -11,8 +11,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ovi_eval.metrics.base import Compared, Details, Features, ItemMean, ItemSet, Kind, ValueSpec
+from ovi_eval.metrics.base import Compared, Details, Features, ItemMean, ItemSet, ValueSpec
 from ovi_eval.metrics.sound_features import PannsFeatures
+from ovi_eval.results.files import MetricKind
 from ovi_eval.stats.inception import inception_jackknife, inception_score, kl_divergences
 from ovi_eval.stats.intervals import Interval
 
@@ -25,7 +26,7 @@ class IsPanns(ItemSet):
     """Inception score over 10 parts, the clips put in order by RandomState(2020); NaN for fewer than 10 clips."""
 
     name = "is_panns"
-    kind: ClassVar[Kind] = "set"
+    kind: ClassVar[MetricKind] = "set"
     compares: ClassVar[Compared] = "alone"
     values = (ValueSpec("is_panns", "higher"),)
     extractor = PannsFeatures

@@ -75,23 +75,26 @@ class P835Scores(_Scores):
         return {"score": torch.from_numpy(mapped), "raw": torch.from_numpy(raw)}
 
 
-class DnsmosP808(ItemMean):
-    """DNSMOS P.808: one overall score."""
-
-    name = "dnsmos_p808"
-    values = (ValueSpec("dnsmos_p808", "higher"),)
-    extractor = P808Score
+class _OfScores(ItemMean):
+    """The scores of one network, each the mean over clips."""
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         return [float(value) for value in features["score"]]
 
 
-class DnsmosP835(ItemMean):
-    """DNSMOS P.835: speech, background, overall."""
-
-    name = "dnsmos_p835"
-    values = tuple(ValueSpec(f"dnsmos_{part}", "higher") for part in ("sig", "bak", "ovrl"))
-    extractor = P835Scores
-
-    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-        return [float(value) for value in features["score"]]
+DNSMOS: dict[str, type[_OfScores]] = {
+    extractor.name: type(
+        extractor.name,
+        (_OfScores,),
+        {
+            "name": extractor.name,
+            "values": tuple(ValueSpec(key, "higher") for key in keys),
+            "extractor": extractor,
+        },
+    )
+    for extractor, keys in (
+        (P808Score, ("dnsmos_p808",)),
+        (P835Scores, ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")),
+    )
+}
+"""The metric of each network by name."""

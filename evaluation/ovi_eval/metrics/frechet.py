@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Details, ItemSet, ValueSpec
+from ovi_eval.metrics.base import Details, Extractor, ItemSet, ValueSpec
 from ovi_eval.metrics.i3d_features import (
     CdFvdFeatures,
     PytorchI3DFeatures,
@@ -78,49 +78,26 @@ class FrechetOfSets(ItemSet):
         }
 
 
-class FadVGGish(FrechetOfSets):
-    """Fréchet audio distance in VGGish's 128 features, without its last ReLU and without PCA."""
-
-    name = "fad_vggish"
-    values = (ValueSpec("fad_vggish", "lower"),)
-    extractor = VGGishFeatures
-
-
-class FdPanns(FrechetOfSets):
-    """Fréchet distance in Cnn14's 2048 features."""
-
-    name = "fd_panns"
-    values = (ValueSpec("fd_panns", "lower"),)
-    extractor = PannsFeatures
+def frechet_metric(name: str, extractor: type[Extractor], feature: str = "features") -> type[FrechetOfSets]:
+    """The Fréchet distance in one feature of an extractor, as a metric whose value has its name."""
+    choices = {
+        "name": name,
+        "values": (ValueSpec(name, "lower"),),
+        "extractor": extractor,
+        "feature": feature,
+    }
+    return type(name, (FrechetOfSets,), {**choices, "__module__": __name__})
 
 
-class FvdStyleganV(FrechetOfSets):
-    """FVD as StyleGAN-V's code has it."""
-
-    name = "fvd_stylegan_v"
-    values = (ValueSpec("fvd_stylegan_v", "lower"),)
-    extractor = StyleganVFeatures
-
-
-class FvdVideoGPT(FrechetOfSets):
-    """FVD as VideoGPT's code has it."""
-
-    name = "fvd_videogpt"
-    values = (ValueSpec("fvd_videogpt", "lower"),)
-    extractor = VideoGPTFeatures
-
-
-class FvdPytorchI3D(FrechetOfSets):
-    """FVD in the I3D of pytorch-i3d, with its eps of 1e-3."""
-
-    name = "fvd_pytorch_i3d"
-    values = (ValueSpec("fvd_pytorch_i3d", "lower"),)
-    extractor = PytorchI3DFeatures
-
-
-class FvdCdFvd(FrechetOfSets):
-    """FVD of whole frames drawn to 224x224, as content-debiased FVD's code prepares them for I3D."""
-
-    name = "fvd_cd_fvd"
-    values = (ValueSpec("fvd_cd_fvd", "lower"),)
-    extractor = CdFvdFeatures
+FRECHET: dict[str, type[FrechetOfSets]] = {
+    name: frechet_metric(name, extractor)
+    for name, extractor in (
+        ("fvd_stylegan_v", StyleganVFeatures),
+        ("fvd_videogpt", VideoGPTFeatures),
+        ("fvd_pytorch_i3d", PytorchI3DFeatures),  # I3D with an eps of 1e-3
+        ("fvd_cd_fvd", CdFvdFeatures),  # whole frames drawn to 224x224, as content-debiased FVD has them
+        ("fad_vggish", VGGishFeatures),  # 128 features, without the last ReLU and without PCA
+        ("fd_panns", PannsFeatures),  # Cnn14's 2048 features
+    )
+}
+"""The published variants by name; which choices they make is in their extractors."""

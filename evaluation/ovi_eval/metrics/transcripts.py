@@ -37,10 +37,10 @@ from ovi_eval.metrics.base import (
     Features,
     ItemMean,
     ItemSet,
-    Kind,
     ValueSpec,
 )
 from ovi_eval.metrics.error_rates import character_edits, plain, word_edits
+from ovi_eval.results.files import MetricKind
 from ovi_eval.stats.intervals import RESAMPLES, Interval, generator
 
 GIVEN = "OVI_EVAL_TRANSCRIPTS"
@@ -148,7 +148,7 @@ class _MeanRate(ItemMean):
 class _PooledRate(ItemSet):
     """All edits over all units of the reference texts."""
 
-    kind: ClassVar[Kind] = "set"
+    kind: ClassVar[MetricKind] = "set"
     compares: ClassVar[Compared] = "alone"
     extractor = Transcripts
 
@@ -182,33 +182,13 @@ def _interval(counts_N2: np.ndarray, rng: np.random.Generator) -> Interval:
     return Interval(float(low), float(high), "percentile bootstrap of a ratio over clips", n)
 
 
-class Wer(_MeanRate):
-    """Word error rate, the mean of the clips' own."""
-
-    name = "wer"
-    values = (ValueSpec("wer", "lower"),)
-    feature = "words"
-
-
-class WerPooled(_PooledRate):
-    """Word error rate over all clips' words together."""
-
-    name = "wer_pooled"
-    values = (ValueSpec("wer_pooled", "lower"),)
-    feature = "words"
-
-
-class Cer(_MeanRate):
-    """Character error rate, the mean of the clips' own."""
-
-    name = "cer"
-    values = (ValueSpec("cer", "lower"),)
-    feature = "characters"
-
-
-class CerPooled(_PooledRate):
-    """Character error rate over all clips' characters together."""
-
-    name = "cer_pooled"
-    values = (ValueSpec("cer_pooled", "lower"),)
-    feature = "characters"
+RATES: dict[str, type[_MeanRate] | type[_PooledRate]] = {
+    name: type(name, (base,), {"name": name, "values": (ValueSpec(name, "lower"),), "feature": feature})
+    for name, base, feature in (
+        ("wer", _MeanRate, "words"),
+        ("wer_pooled", _PooledRate, "words"),
+        ("cer", _MeanRate, "characters"),
+        ("cer_pooled", _PooledRate, "characters"),
+    )
+}
+"""Word and character error rates by name."""

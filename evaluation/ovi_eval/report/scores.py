@@ -11,16 +11,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.ball.base import FrechetMetric
 from ovi_eval.common.needs import Need, missing
 from ovi_eval.common.number_format import format_number
 from ovi_eval.ranking.columns import ARROWS
-from ovi_eval.registry import ALIASES, BALL, FAULTS, PUBLISHED
+from ovi_eval.registry import ALIASES, FAULTS, METRICS
 from ovi_eval.report import words
 from ovi_eval.report.terminal import new_console
 from ovi_eval.report.text import line
 from ovi_eval.results.files import RunResults
-from ovi_eval.scoring.ball_world import Scored
+from ovi_eval.scoring.results_of import Scored
 
 COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
 REASONS = 3
@@ -85,15 +84,12 @@ def show_metrics() -> None:
         table.add_column(head, overflow="fold")
     lacks: dict[Need, list[str]] = {}
     rows: list[tuple[str, Any, str, str, str]] = []
-    for name, metric in PUBLISHED.items():
+    for name, metric in METRICS.items():
         wants = [need for need in metric.extractor.needs if missing(need)]
         for need in wants:
             lacks.setdefault(need, []).append(name)
         here = "no" if wants else "yes"
         rows.append((name, metric.values, metric.version, COMPARES[metric.compares], here))
-    for name, own in BALL.items():
-        beside = "reference" if issubclass(own, FrechetMetric) else ""
-        rows.append((name, own.values, own.version, beside, "yes"))
     for name, values, version, beside, here in rows:
         for number, spec in enumerate(values):
             told = (name, version, beside, here) if number == 0 else ("", "", "", "")

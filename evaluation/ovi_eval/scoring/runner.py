@@ -1,7 +1,7 @@
-"""Scores clips one by one through extractors: decoded ahead, cached, spread over processes, put together.
+"""Scores clips through extractors: decoded ahead, cached, split over processes, gathered.
 
 A clip that cannot be read or judged is missing from that metric, with the reason; nothing else stops for it, whatever
-was raised. What no metric means to raise is a fault of the metric or of a library, and is told at the end.
+was raised. What no metric means to raise is a fault of the metric or of a library, and is reported at the end.
 Memory does not grow with the number of clips but for their features, which are small.
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +25,14 @@ from ovi_eval.common import processes
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Details, Extractor, Features, ItemMean, ItemMetric, ItemSet
+from ovi_eval.metrics.base import Details, Extractor, Features, ItemMean, ItemMetric, ItemSet, ValueSpec
 from ovi_eval.results import copies
-from ovi_eval.scoring.ball_world import Progress, Score, Scored
+from ovi_eval.results.files import MetricValue
 from ovi_eval.scoring.feature_cache import FeatureCache, finite
+from ovi_eval.scoring.results_of import Progress, Scored, by_reason, faults, lost_references
 from ovi_eval.stats import intervals
 
+T = TypeVar("T")
 SET_RESAMPLES = 200
 NOT_FINITE = "its features are not finite"
 
@@ -39,7 +42,8 @@ class Options:
     """How to score. `cache` None keeps no features; `workers` threads decode ahead (0: none does).
 
     `resamples` False leaves intervals out; `seed` is that of every resampling. `strict` stops at the first
-    clip that a metric cannot score. `comparable` False marks every number, as of a part of the clips.
+    clip that a metric cannot score. `comparable` False marks every number, as of a part of the clips. `alone`: this
+    process scores all clips, whatever others there are; else each of torchrun's processes takes its share.
     """
 
     device: torch.device = CPU
@@ -49,19 +53,19 @@ class Options:
     seed: int = intervals.SEED
     strict: bool = False
     comparable: bool = True
+    alone: bool = False
 
 
 @dataclass
 class _Loaded:
-    """One clip on its way: for each extractor its cached features, what to run it on, or why it has none."""
+    """One clip on its way: for each extractor its features, what to run it on, or why it has none."""
 
     side: int
     place: int
     item: Item
-    cached: dict[str, Features] = field(default_factory=dict)
+    features: dict[str, Features] = field(default_factory=dict)
     prepared: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    content: str | None = None
 
 
 def score_items(
@@ -73,7 +77,7 @@ def score_items(
 ) -> Scored:
     """Scores clips with the metrics, through one pass over them; see `Scored` for what comes back.
 
-    Under torchrun every process takes its share of the clips, and all get the result. `progress` is told
+    Under torchrun every process takes its share of the clips, and all get the result. `progress` is called
     after each clip. Raises UserError for no clips, no reference where one is needed, ids of which none is in
     the reference for a metric over pairs, and, with `strict`, the first clip that cannot be scored.
     """
@@ -93,6 +97,7 @@ class _Run:
             raise UserError("there are no clips to score")
         self.sides: tuple[Sequence[Item], Sequence[Item]] = (items, reference or ())
         self.options, self.progress = options, progress
+        self.rank, self.world = (0, 1) if options.alone else (processes.rank(), processes.world())
         self._check(metrics)
         self.extractors: dict[str, Extractor] = {}
         self.of_metric: dict[str, str] = {}
@@ -128,11 +133,31 @@ class _Run:
 
     def score(self) -> Scored:
         jobs = list(self._jobs())
-        for done, loaded in enumerate(self._loaded(jobs), 1):
-            self._look(loaded)
-            if self.progress:
-                self.progress("clips", done, len(jobs))
+        done = 0
+        for group in self._groups(jobs):
+            for extractor in self._wanted(group[0].side):
+                self._run(extractor, group)
+            for loaded in group:
+                loaded.prepared.clear()
+                for metric in self.metrics:
+                    self._update(metric, loaded)
+                done += 1
+                if self.progress:
+                    self.progress("clips", done, len(jobs))
         return self._together()
+
+    def _groups(self, jobs: Sequence[tuple[int, int]]) -> Iterator[list[_Loaded]]:
+        """The clips that extractors look at together: of one side, and as many as all of them take at once."""
+        most = min((extractor.batch for extractor in self.extractors.values()), default=1)
+        for _, of_side in groupby(self._loaded(jobs), key=lambda loaded: loaded.side):
+            group: list[_Loaded] = []
+            for loaded in of_side:
+                group.append(loaded)
+                if len(group) == most:
+                    yield group
+                    group = []
+            if group:
+                yield group
 
     def _jobs(self) -> Iterator[tuple[int, int]]:
         """(side, place) of this process's clips; a reference clip goes where the scored one of its id goes.
@@ -142,9 +167,9 @@ class _Run:
         place_of = {item.id: place for place, item in enumerate(self.sides[0])}
         used = any(metric.compares != "alone" for metric in self.metrics)
         for place, item in enumerate(self.sides[1] if used else ()):
-            if place_of.get(item.id, place) % processes.world() == processes.rank():
+            if place_of.get(item.id, place) % self.world == self.rank:
                 yield 1, place
-        for place in range(processes.rank(), len(self.sides[0]), processes.world()):
+        for place in range(self.rank, len(self.sides[0]), self.world):
             yield 0, place
 
     def _wanted(self, side: int) -> list[Extractor]:
@@ -181,46 +206,50 @@ class _Run:
                 if item.failed:
                     raise UserError(item.failed)
                 if self.options.cache and (kept := self.options.cache.get(item, extractor)) is not None:
-                    loaded.cached[key] = kept
+                    loaded.features[key] = kept
                 else:
                     loaded.prepared[key] = extractor.load(item)
             except Exception as error:  # of a library or a metric's own code: one clip never ends a scoring
                 loaded.reasons[key] = why_lost(error, item)
         if not item.failed:
             with suppress(UserError):  # an unreadable file, which has its reason already
-                loaded.content = item.content()
+                self.contents[side][place] = item.content()
         item.release()
         return loaded
 
-    def _look(self, loaded: _Loaded) -> None:
-        if loaded.content is not None:
-            self.contents[loaded.side][loaded.place] = loaded.content
-        features = dict(loaded.cached)
-        for key, prepared in loaded.prepared.items():
-            extractor = self.extractors[key]
-            try:
-                with torch.no_grad():
-                    found = extractor.run(prepared)
-                if not finite(found):
-                    raise UserError(NOT_FINITE)
-                features[key] = {name: tensor.detach().cpu() for name, tensor in found.items()}
-            except Exception as error:  # as in _load
-                loaded.reasons[key] = why_lost(error, loaded.item)
+    def _run(self, extractor: Extractor, group: Sequence[_Loaded]) -> None:
+        """The features of those of the clips that have none yet."""
+        key = extractor.key
+        waiting = [loaded for loaded in group if key in loaded.prepared]
+        if not waiting:
+            return
+        try:
+            with torch.no_grad():
+                found = extractor.run_batch([loaded.prepared[key] for loaded in waiting])
+        except Exception as error:  # as in _load
+            if len(waiting) > 1:  # one clip's fault is no other's
+                for loaded in waiting:
+                    self._run(extractor, [loaded])
+            else:
+                waiting[0].reasons[key] = why_lost(error, waiting[0].item)
+            return
+        for loaded, features in zip(waiting, found, strict=True):
+            if not finite(features):
+                loaded.reasons[key] = NOT_FINITE
                 continue
+            loaded.features[key] = {name: tensor.detach().cpu() for name, tensor in features.items()}
             if self.options.cache:
-                self.options.cache.put(loaded.item, extractor, features[key])
-        loaded.prepared.clear()
-        for metric in self.metrics:
-            self._update(metric, loaded, features.get(self.of_metric[metric.name]))
+                self.options.cache.put(loaded.item, extractor, loaded.features[key])
 
-    def _update(self, metric: ItemMetric, loaded: _Loaded, features: Features | None) -> None:
+    def _update(self, metric: ItemMetric, loaded: _Loaded) -> None:
         reference = loaded.side == 1
         if reference and metric.compares == "alone":
             return
         key = self.of_metric[metric.name]
         try:
-            if features is None:
+            if key in loaded.reasons:
                 raise UserError(loaded.reasons[key])
+            features = loaded.features[key]
             if metric.compares == "pairs" and reference:
                 self.partners[key, loaded.item.id] = features
             elif isinstance(metric, ItemSet):
@@ -229,7 +258,7 @@ class _Run:
                 partner = self.partners.get((key, loaded.item.id)) if metric.compares == "pairs" else None
                 if metric.compares == "pairs" and partner is None:
                     raise UserError("the reference has no clip of this id that can be looked at")
-                metric.update(loaded.place, features, partner)
+                metric.update(loaded.place, features, partner, loaded.item.caption)
         except Exception as error:  # as in _load
             why = why_lost(error, loaded.item)
             if self.options.strict:
@@ -243,38 +272,39 @@ class _Run:
 
     def _together(self) -> Scored:
         """The results of all processes, the same in each."""
-        reasons = {place: why for part in processes.gathered(self.reasons) for place, why in part.items()}
-        left_out, told = processes.gathered(self.left_out), processes.gathered(self.why_left_out)
+        reasons = {place: why for part in self._gathered(self.reasons) for place, why in part.items()}
+        left_out, told = self._gathered(self.left_out), self._gathered(self.why_left_out)
         contents: list[dict[int, str]] = [{}, {}]
-        for part in processes.gathered(self.contents):
+        for part in self._gathered(self.contents):
             for known, own in zip(contents, part, strict=True):
                 known.update(own)
         items = self.sides[0]
         rows: list[dict[str, float | None]] = [{} for _ in items]
-        scores: dict[str, Score] = {}
+        scores: dict[str, MetricValue] = {}
         for metric in self.metrics:
-            metric.agree(max(processes.gathered(metric.row_width)))
-            if processes.world() > 1:
+            metric.agree(max(self._gathered(metric.row_width)))
+            if self.world > 1:
                 metric.sync()
-            lost = _lost(metric.name, left_out, told)
+            lost = lost_references(metric.name, left_out, told)
             try:
                 scores |= self._scores(metric, lost, rows, contents)
             except Exception as error:  # one metric never takes the others' numbers away
                 if self.options.strict:
                     raise
                 scores |= self._none(metric, f"cannot be computed ({type(error).__name__}: {shown(error)})")
-        failed = {
-            place: items[place].failed or "; ".join(f"{name}: {text}" for name, text in why.items())
-            for place, why in sorted(reasons.items())
-        }
+        failed = {place: items[place].failed or by_reason(why) for place, why in sorted(reasons.items())}
         placed = [reasons.get(place, {}) for place in range(len(rows))]
         found = [self._copies(side, contents[side]) for side in (0, 1)]
         notes = (
             *copies.note(found[0], [item.id for item in items]),
             *copies.note(found[1], [item.id for item in self.sides[1]], "reference"),
-            *_faults(placed, [item.id for item in items]),
+            *faults(placed, [item.id for item in items]),
         )
-        return Scored(scores, rows, failed, {}, placed, found[0], notes)
+        provenance = {k: fact for each in self.extractors.values() for k, fact in each.provenance.items()}
+        return Scored(scores, rows, failed, provenance, placed, found[0], notes)
+
+    def _gathered(self, value: T) -> list[T]:
+        return [value] if self.options.alone else processes.gathered(value)
 
     def _copies(self, side: int, contents: Mapping[int, str], reads_caption: bool = False) -> dict[int, int]:
         """Which clips of a side are copies of which; with `reads_caption` only if their captions agree as well."""
@@ -284,26 +314,30 @@ class _Run:
             found = [text and f"{text} {item.caption}" for text, item in zip(found, items, strict=True)]
         return copies.first_places(found)
 
-    def _none(self, metric: ItemMetric, why: str) -> dict[str, Score]:
-        """The scores of a metric that has none."""
-        extractor = self.extractors[self.of_metric[metric.name]]
+    def _none(self, metric: ItemMetric, why: str) -> dict[str, MetricValue]:
+        """The values of a metric that has none."""
         return {
-            spec.key: Score(
-                value=None,
-                n=0,
-                coverage=0.0,
-                direction=spec.direction,
-                unit=spec.unit,
-                version=metric.version,
-                variant=extractor.variant,
-                kind=metric.kind,
-                weights=dict(extractor.weights),
-                preprocessing=extractor.preprocessing,
-                warnings=(why,),
-                comparable=self.options.comparable,
-            )
+            spec.key: self._value(metric, spec, None, 0, coverage=0.0, warnings=(why,))
             for spec in metric.values
         }
+
+    def _value(
+        self, metric: ItemMetric, spec: ValueSpec, value: float | None, n: int, **facts: Any
+    ) -> MetricValue:
+        extractor = self.extractors[self.of_metric[metric.name]]
+        return MetricValue(
+            value,
+            n,
+            spec.direction,
+            unit=spec.unit,
+            version=metric.version,
+            variant=extractor.variant,
+            kind=metric.kind,
+            weights=dict(extractor.weights),
+            preprocessing=extractor.preprocessing,
+            comparable=self.options.comparable,
+            **facts,
+        )
 
     def _scores(
         self,
@@ -311,7 +345,7 @@ class _Run:
         lost: tuple[str, ...],
         rows: list[dict[str, float | None]],
         contents: Sequence[Mapping[int, str]],
-    ) -> dict[str, Score]:
+    ) -> dict[str, MetricValue]:
         extractor = self.extractors[self.of_metric[metric.name]]
         if isinstance(metric, ItemSet):
             metric.take_as_one(*(self._copies(s, contents[s], extractor.reads_caption) for s in (0, 1)))
@@ -327,8 +361,9 @@ class _Run:
                 row[key] = value if math.isfinite(value) else None
         found, notes = {}, extractor.notes(self.sides[0])
         captions = [item.caption for item in self.sides[0]]
+        should_K = np.sum([metric.applies(caption) for caption in captions], axis=0)
         clips = [contents[0].get(place, place) for place in range(len(rows))]
-        for spec in metric.values:
+        for spec, should in zip(metric.values, should_K, strict=True):
             beside = details.get(spec.key, Details())
             interval, distinct = beside.interval, have[spec.key]
             if isinstance(metric, ItemSet):
@@ -348,48 +383,16 @@ class _Run:
             if n and not math.isfinite(value) and not told:
                 told += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
             n = n if math.isfinite(value) else 0
-            found[spec.key] = Score(
-                value=value if n else None,
-                n=n,
-                coverage=n / len(rows),
-                direction=spec.direction,
-                unit=spec.unit,
-                version=metric.version,
-                variant=extractor.variant,
-                kind=metric.kind,
+            found[spec.key] = self._value(
+                metric,
+                spec,
+                value if n else None,
+                n,
+                coverage=n / max(1, int(should)),
                 ci95=(interval.low, interval.high) if interval else None,
                 dimension=beside.dimension,
                 bias=beside.bias,
-                weights=dict(extractor.weights),
-                preprocessing=extractor.preprocessing,
                 warnings=(*told, *notes),
-                comparable=self.options.comparable,
                 distinct=distinct if n else None,
             )
         return found
-
-
-def _lost(
-    name: str, counts: Sequence[Mapping[str, int]], told: Sequence[Mapping[str, str]]
-) -> tuple[str, ...]:
-    """A warning of the reference clips that a metric could not look at."""
-    count = sum(part[name] for part in counts)
-    first = next((part[name] for part in told if name in part), "")
-    return (f"{count} reference clips could not be looked at and are left out{first}",) if count else ()
-
-
-def _faults(reasons: Sequence[Mapping[str, str]], ids: Sequence[str]) -> list[str]:
-    """A line for each metric that failed on clips in a way that it did not mean to."""
-    found: dict[str, list[int]] = {}
-    for place, why in enumerate(reasons):
-        for name, text in why.items():
-            if text.startswith(FAULT):
-                found.setdefault(name, []).append(place)
-    return [
-        f"{name}: {len(places)} of {len(ids)} clips {reasons[places[0]][name]}, the first is {ids[places[0]]}; "
-        "this is a fault of the metric or of a library it uses, please report it"
-        for name, places in found.items()
-    ]
-
-
-__all__ = ["Options", "score_items"]

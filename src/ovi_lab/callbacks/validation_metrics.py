@@ -90,11 +90,16 @@ class MetricsInLoop(Callback):
         self._at = -1
 
     def _find(self, names: Sequence[str] | None) -> list[str]:
-        from ovi_eval.registry import find, find_ball
+        from ovi_eval.registry import ALIASES, find
 
         try:
             if self.of_a_world:
-                return [metric.name for metric in find_ball(names)]
+                found = [metric.name for metric in find(names or ["ball"])]
+                if published := [name for name in found if name not in ALIASES["ball"]]:
+                    raise UserError(
+                        f"{published[0]} looks at clips as they are, here only the ball world's are taken"
+                    )
+                return found
             found = []
             for name in names or PUBLISHED:
                 try:
@@ -176,9 +181,13 @@ class MetricsInLoop(Callback):
         return ClipSet(ids, self._captions, frames, codec.fps, waves, codec.sample_rate, [{} for _ in ids])
 
     def _score_world(self, clips: ClipSet) -> dict[str, float]:
-        from ovi_eval.scoring.ball_world import score_clips
+        from ovi_eval.clips.items import memory_items
+        from ovi_eval.registry import find
+        from ovi_eval.scoring.runner import Options, score_items
 
-        scored = score_clips(clips, self._real, self.metrics)
+        assert self._real is not None
+        options = Options(resamples=False, alone=True)
+        scored = score_items(memory_items(clips), memory_items(self._real), find(self.metrics), options)
         return {key: score.value for key, score in scored.values.items() if score.value is not None}
 
     def _score_published(self, clips: ClipSet, step: int) -> dict[str, float]:

@@ -132,10 +132,15 @@ def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
 
 def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
     """Score one set of clips with the world's metrics; `facts` as `results_of.run_results` takes them."""
-    from ovi_eval.scoring.ball_world import score_clips
+    from ovi_eval.clips.items import memory_items
+    from ovi_eval.registry import find
     from ovi_eval.scoring.results_of import run_results
+    from ovi_eval.scoring.runner import Options, score_items
 
-    return run_results(clips, score_clips(clips, reference), provenance=provenance(), **facts)
+    items = memory_items(clips)
+    options = Options(resamples=False, alone=True)
+    scored = score_items(items, memory_items(reference), find(["ball"]), options)
+    return run_results(items, scored, provenance=provenance(), **facts)
 
 
 def evaluate_references(config: DictConfig, folder: Path) -> None:
@@ -147,7 +152,7 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     """
     from hydra.utils import instantiate
 
-    from ovi_eval.scoring.ball_world import make_references
+    from ovi_eval.ball.references import make_references
 
     settings = config.evaluation
     stamp = json.dumps({"num_clips": settings.num_clips, "data": str(config.data)}, sort_keys=True)

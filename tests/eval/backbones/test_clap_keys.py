@@ -197,5 +197,3 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest
         load_clap(whole, MUSIC_SPEECH, SMALL, sha256="0123456789")
     with pytest.raises(UserError, match=r"HTSAT-tiny: .*; fetch CLAP HTSAT-tiny 630k-audioset weights"):
         load_clap(whole, AUDIO_630K, TINY)
-    with pytest.raises(UserError, match="one of transformers, laion, got 'hub'"):
-        load_clap(whole, MUSIC_SPEECH, SMALL, route="hub")

@@ -6,14 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.ball_clips import broken_clips, real_clips
+from helpers.ball_clips import broken_clips, real_clips, score
 from ovi_eval.ball import detectors, networks
-from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
 from ovi_eval.ball.judges import HEADER, WEIGHTS, Judges, SyncNet, load_judges, save_judges
-from ovi_eval.ball.sync import BallSync, shift_distances
+from ovi_eval.ball.references import with_late_sound, with_others_sound
+from ovi_eval.ball.sync import shift_distances
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.errors import UserError
-from ovi_eval.scoring.ball_world import with_late_sound, with_others_sound
 
 UNSEEN = 991  # a seed no judge was trained on
 
@@ -23,10 +22,9 @@ def judges() -> Judges:
     return load_judges()
 
 
-def sync(clips: ClipSet, judges: Judges) -> dict[str, float]:
-    metric = BallSync(judges)
-    metric.update(clips)
-    return {key.removeprefix("ball/"): float(value) for key, value in metric.compute().items()}
+def sync(clips: ClipSet) -> dict[str, float]:
+    values = score(clips, names=["ball/sync"]).values
+    return {key.removeprefix("ball/"): value.value for key, value in values.items()}
 
 
 # --- the committed judges ---
@@ -74,7 +72,7 @@ def test_features_take_longer_clips(judges: Judges) -> None:
         clips.sample_rate,
     )
     assert judges.video.features(longer).shape == judges.audio.features(longer).shape == (4, 64)
-    assert set(sync(longer, judges)) == {"sync_c", "sync_d", "sync_d0", "sync_shift_ms"}
+    assert set(sync(longer)) == {"sync_c", "sync_d", "sync_d0", "sync_shift_ms"}
 
 
 # --- training them ---
@@ -194,7 +192,7 @@ def test_distances_find_a_planted_shift_and_pad_with_zeros() -> None:
 
 def test_real_clips_are_in_sync_and_strangers_are_not(judges: Judges) -> None:
     clips = real_clips(64, UNSEEN)
-    real, other = sync(clips, judges), sync(with_others_sound(clips, 0), judges)
+    real, other = sync(clips), sync(with_others_sound(clips, 0))
     assert real["sync_shift_ms"] < 5
     assert real["sync_d"] == pytest.approx(real["sync_d0"], abs=0.01)
     assert real["sync_d0"] < 0.6
@@ -207,7 +205,7 @@ def test_real_clips_are_in_sync_and_strangers_are_not(judges: Judges) -> None:
 @pytest.mark.parametrize("ms", [50, 100, 150])
 def test_only_shift_0_and_the_predicted_shift_see_late_sound(judges: Judges, ms: int) -> None:
     clips = real_clips(64, UNSEEN)
-    real, late = sync(clips, judges), sync(with_late_sound(clips, ms / 1000), judges)
+    real, late = sync(clips), sync(with_late_sound(clips, ms / 1000))
     assert late["sync_shift_ms"] == pytest.approx(ms, abs=5)
     assert late["sync_c"] > 0.85 * real["sync_c"]
     assert late["sync_d0"] > real["sync_d0"] + 0.003 * ms
@@ -218,9 +216,8 @@ def test_clips_shorter_than_a_window_are_missing(judges: Judges) -> None:
     short = ClipSet(
         clips.ids, clips.captions, clips.frames_NTHWC[:, :4], clips.fps, clips.waves_NS[:, :2000], 8000
     )
-    metric = BallSync(judges)
-    metric.update(short)
-    assert metric.failures() == ["the clip is shorter than SyncNet's window"] * 2
+    reasons = score(short, names=["ball/sync"]).reasons
+    assert reasons == [{"ball/sync": "the clip is shorter than SyncNet's window"}] * 2
     with pytest.raises(UserError, match="looks at 5 frames and 13 tokens"):
         judges.sync(short)
 
@@ -228,15 +225,12 @@ def test_clips_shorter_than_a_window_are_missing(judges: Judges) -> None:
 # --- Fréchet distances in judges' features ---
 
 
-@pytest.mark.parametrize("kind", [BallFrechetVideo, BallFrechetAudio])
-def test_frechet_tells_real_from_worse_and_worse(judges: Judges, kind: type[BallFrechetVideo]) -> None:
+@pytest.mark.parametrize("name", ["ball/frechet_video", "ball/frechet_audio"])
+def test_frechet_tells_real_from_worse_and_worse(name: str) -> None:
     reference, real = real_clips(192), real_clips(192, UNSEEN)
 
     def distance(clips: ClipSet) -> float:
-        metric = kind(judges)
-        metric.update(reference, reference=True)
-        metric.update(clips)
-        return float(metric.compute()[kind.values[0].key])
+        return score(clips, reference, [name]).values[name].value
 
     noise = torch.Generator().manual_seed(0)
 
@@ -254,18 +248,12 @@ def test_frechet_tells_real_from_worse_and_worse(judges: Judges, kind: type[Ball
     assert distance(reference) < 1e-8
 
 
-def test_frechet_leaves_broken_clips_out(judges: Judges) -> None:
-    metric = BallFrechetAudio(judges)
-    metric.update(real_clips(), reference=True)
-    metric.update(broken_clips())
-    assert metric.coverage() == {"ball/frechet_audio": (5, 5 / 8)}
-    assert torch.isfinite(metric.compute()["ball/frechet_audio"])
-    alone = BallFrechetAudio(judges)
-    alone.update(broken_clips()[:2])
-    with pytest.raises(UserError, match="give a reference"):
-        alone.compute()
-    alone.update(real_clips(), reference=True)
-    assert alone.compute()["ball/frechet_audio"].isnan()
+def test_frechet_leaves_broken_clips_out() -> None:
+    value = score(broken_clips(), real_clips(), ["ball/frechet_audio"]).values["ball/frechet_audio"]
+    assert (value.n, value.coverage) == (5, 5 / 8)
+    assert value.value is not None
+    nothing = score(broken_clips()[:2], real_clips(), ["ball/frechet_audio"]).values["ball/frechet_audio"]
+    assert (nothing.value, nothing.n) == (None, 0)
 
 
 def test_judges_hear_drums_where_detectors_do(judges: Judges) -> None:

@@ -5,26 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.ball_clips import broken_clips, real_clips
+from helpers.ball_clips import broken_clips, real_clips, score
 from ovi_eval.ball import detectors
-from ovi_eval.ball.agreement import Agreement, is_vague
-from ovi_eval.ball.event_sync import EventSync
+from ovi_eval.ball.agreement import is_vague
+from ovi_eval.ball.extractor import BallEvents
+from ovi_eval.ball.references import with_late_sound, with_others_sound
 from ovi_eval.clips.clip import read_clip
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.writing import write_mp4
-from ovi_eval.scoring.ball_world import with_late_sound, with_others_sound
 
 
-def sync(clips: ClipSet) -> list[float]:
-    metric = EventSync()
-    metric.update(clips)
-    return [float(value) for value in metric.compute().values()]
+def sync(clips: ClipSet) -> list[float | None]:
+    return [each.value for each in score(clips, names=["ball/event_sync"]).values.values()]
 
 
-def agreement(clips: ClipSet) -> list[float]:
-    metric = Agreement()
-    metric.update(clips)
-    return [float(value) for value in metric.compute().values()]
+def agreement(clips: ClipSet) -> list[float | None]:
+    return [each.value for each in score(clips, names=["ball/agreement"]).values.values()]
 
 
 # --- detectors ---
@@ -132,32 +128,31 @@ def test_another_clips_sound_is_out_of_time() -> None:
 
 
 def test_one_side_without_events_scores_zero_and_both_are_missing() -> None:
-    metric = EventSync()
-    metric.update(broken_clips())
-    f1, offset = metric.per_clip()["ball/onset_f1"], metric.per_clip()["ball/onset_offset_ms"]
-    assert (float(f1[3]), round(float(offset[3]), 6)) == (0.0, 400.0)  # black, but drumming
-    assert f1[[0, 1, 2, 4]].isnan().all()
-    assert float(f1[5:].min()) > 0.5
-    assert metric.failures() == [
+    scored = score(broken_clips(), names=["ball/event_sync"])
+    f1 = [row.get("ball/onset_f1") for row in scored.per_clip]
+    assert f1[3] == 0.0  # black, but drumming
+    assert scored.per_clip[3]["ball/onset_offset_ms"] == pytest.approx(400.0)
+    assert [f1[place] for place in (0, 1, 2, 4)] == [None] * 4
+    assert min(f1[5:]) > 0.5
+    assert [why.get("ball/event_sync") for why in scored.reasons] == [
         "its sound is not finite",
         "its sound is silence",
-        "marked as failed when it was made",
+        "the solver diverged",
         None,
         "no landing is seen and no hit is heard",
         None,
         None,
         None,
     ]
-    assert metric.coverage()["ball/onset_f1"] == (4, 0.5)
-    assert float(metric.compute()["ball/onset_f1"]) == pytest.approx(float(f1[[3, 5, 6, 7]].mean()))
+    value = scored.values["ball/onset_f1"]
+    assert (value.n, value.coverage) == (4, 0.5)
+    assert value.value == pytest.approx(sum(f1[place] for place in (3, 5, 6, 7)) / 4)
 
 
-def test_batches_make_no_difference() -> None:
-    clips, whole, parts = real_clips(), EventSync(), EventSync()
-    whole.update(clips)
-    for start in range(0, len(clips), 20):
-        parts.update(clips[start : start + 20])
-    assert whole.compute() == parts.compute()
+def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = score(real_clips(), names=["ball/event_sync", "ball/agreement"])
+    monkeypatch.setattr(BallEvents, "batch", 20)
+    assert score(real_clips(), names=["ball/event_sync", "ball/agreement"]) == whole
 
 
 # --- agreement ---
@@ -181,11 +176,9 @@ def test_the_caption_is_only_for_the_split() -> None:
         clips.sample_rate,
         [{} for _ in range(8)],
     )
-    metric = Agreement()
-    metric.update(lied)
-    assert float(metric.compute()["ball/agreement_full"]) == 1.0
-    assert metric.compute()["ball/agreement_vague"].isnan()
-    assert metric.coverage() == {"ball/agreement_full": (8, 1.0), "ball/agreement_vague": (0, 0.0)}
+    full, vague = score(lied, names=["ball/agreement"]).values.values()
+    assert (full.value, full.n, full.coverage) == (1.0, 8, 1.0)
+    assert (vague.value, vague.n, vague.coverage) == (None, 0, 0.0)
 
 
 def test_captions_without_a_colour_are_vague() -> None:
@@ -194,10 +187,10 @@ def test_captions_without_a_colour_are_vague() -> None:
 
 
 def test_each_clip_counts_in_one_of_the_two_values() -> None:
-    metric = Agreement()
-    metric.update(broken_clips())
-    full, vague = metric.per_clip().values()
-    assert not (~full.isnan() & ~vague.isnan()).any()
-    assert metric.failures()[3] == "no ball is seen"
+    scored = score(broken_clips(), names=["ball/agreement"])
+    full, vague = scored.values.values()
+    assert all(None in row.values() for row in scored.per_clip)
+    assert scored.reasons[3]["ball/agreement"] == "no ball is seen"
     # Clips 0 to 4 fail; of 5, 6 and 7 the odd ones are vague. Four of each kind should have a value.
-    assert metric.coverage() == {"ball/agreement_full": (1, 0.25), "ball/agreement_vague": (2, 0.5)}
+    assert (full.n, full.coverage) == (1, 0.25)
+    assert (vague.n, vague.coverage) == (2, 0.5)

@@ -5,19 +5,19 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.ball_clips import real_clips
+from helpers.ball_clips import real_clips, score
 from ovi_eval import __version__
-from ovi_eval.clips.items import MemoryItem
+from ovi_eval.clips.items import memory_items
 from ovi_eval.common.provenance import configuration_hash, facts, ffmpeg, git_state, machine, versions
 from ovi_eval.errors import UserError
-from ovi_eval.results.files import read
-from ovi_eval.scoring.ball_world import Score, Scored, score_clips
-from ovi_eval.scoring.results_of import metric_value, run_results
+from ovi_eval.results.files import MetricValue, read
+from ovi_eval.scoring.results_of import Scored, run_results
 
 
 def git(folder: Path, *words: str) -> str:
@@ -105,9 +105,9 @@ def test_an_option_that_has_no_json_form_is_named(value: object) -> None:
 
 def test_a_record_says_where_it_comes_from_and_the_caller_may_say_more(tmp_path: Path) -> None:
     clips = real_clips(4)
-    scored = score_clips(clips, metrics=["ball/event_sync"])
+    scored = score(clips, names=["ball/event_sync"])
     made = run_results(
-        clips, scored, name="m", benchmark="ball", provenance={"git": "their own", "clips": "x"}
+        memory_items(clips), scored, name="m", benchmark="ball", provenance={"git": "their own", "clips": "x"}
     )
     assert made.provenance["versions"] == versions()
     assert made.provenance["decoder"] == ffmpeg()
@@ -117,31 +117,15 @@ def test_a_record_says_where_it_comes_from_and_the_caller_may_say_more(tmp_path:
     assert read(made.write(tmp_path)) == made
 
 
-def test_items_are_recorded_as_the_clips_they_are_and_a_score_keeps_every_field() -> None:
+def test_results_name_clips_reasons_and_what_looked_at_them() -> None:
     clips = real_clips(3)
-    score = Score(
-        2.5,
-        3,
-        1.0,
-        "lower",
-        "ms",
-        "2",
-        "x",
-        "frechet",
-        (2.0, 3.0),
-        16,
-        0.5,
-        {"w.pt": "00"},
-        "as is",
-        ("few",),
-        False,
-    )
-    scored = Scored({"m": score}, [{}, {}, {}], {1: "torn"}, {}, [{}, {"m": "torn"}, {}])
-    items = [MemoryItem(clips, place) for place in range(3)]
-    of_set, of_items = (run_results(source, scored, name="m") for source in (clips, items))
-    assert of_set.clips == of_items.clips
-    assert [clip.id for clip in of_items.clips] == clips.ids
-    assert of_items.clips[1].failed == "torn"
-    assert of_items.clips[1].reasons == {"m": "torn"}
-    value = metric_value(score)
-    assert {name: getattr(value, name) for name in vars(score)} == vars(score)
+    value = MetricValue(2.5, 3, "lower", warnings=("few, as in /home/somebody/clips/a.mp4",))
+    judges = {"judges": {"sha256": "00"}}
+    scored = Scored({"m": value}, [{}, {}, {}], {1: "torn"}, judges, [{}, {"m": "torn"}, {}], {2: 0})
+    made = run_results(memory_items(clips), scored, name="m")
+    assert [clip.id for clip in made.clips] == clips.ids
+    assert [clip.caption for clip in made.clips] == clips.captions
+    assert (made.clips[1].failed, made.clips[1].reasons) == ("torn", {"m": "torn"})
+    assert made.clips[2].same_as == clips.ids[0]
+    assert made.metrics["m"] == replace(value, warnings=("few, as in a.mp4",))
+    assert made.provenance["judges"] == judges["judges"]

@@ -19,7 +19,7 @@ from ovi_eval.clips.sound import decode_pcm16
 from ovi_eval.common.needs import lacking
 from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.dnsmos import DnsmosP808, DnsmosP835, P808Score, P835Scores
+from ovi_eval.metrics.dnsmos import DNSMOS, P808Score, P835Scores
 
 RATE = dnsmos.SAMPLE_RATE
 CLIPS = (
@@ -49,7 +49,7 @@ def expected(goldens: Path) -> dict[str, dict[str, float | str]]:
 def scores_of(item: Item) -> dict[str, float]:
     """All four values of one clip, by the metrics."""
     found: dict[str, float] = {}
-    for metric in (DnsmosP808(), DnsmosP835()):
+    for metric in (metric() for metric in DNSMOS.values()):
         extractor = metric.extractor()
         metric.update(0, extractor.run(extractor.load(item)))
         found |= {key: float(value) for key, value in metric.compute().items()}

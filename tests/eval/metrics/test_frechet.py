@@ -19,13 +19,8 @@ from ovi_eval.metrics.base import Details
 from ovi_eval.metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
 from ovi_eval.metrics.fad_infinity import FadInfVGGish
 from ovi_eval.metrics.frechet import (
-    FadVGGish,
-    FdPanns,
+    FRECHET,
     FrechetOfSets,
-    FvdCdFvd,
-    FvdPytorchI3D,
-    FvdStyleganV,
-    FvdVideoGPT,
 )
 from ovi_eval.metrics.i3d_features import StyleganVFeatures
 from ovi_eval.metrics.kid import KidPanns
@@ -39,8 +34,17 @@ from ovi_eval.stats.inception import inception_score, kl_divergences
 from ovi_eval.stats.intervals import SEED, generator
 
 QUICK = Options(resamples=False, workers=0)
-FVD = (FvdStyleganV, FvdVideoGPT, FvdPytorchI3D, FvdCdFvd)
-MINE = (*FVD, FadVGGish, FadInfVGGish, FdPanns, KidPanns, IsPanns, KlPanns, KlSigmoidPanns)
+FVD = tuple(metric for name, metric in FRECHET.items() if name.startswith("fvd"))
+MINE = (
+    *FVD,
+    FRECHET["fad_vggish"],
+    FadInfVGGish,
+    FRECHET["fd_panns"],
+    KidPanns,
+    IsPanns,
+    KlPanns,
+    KlSigmoidPanns,
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_fvd_of_two_sets_equals_the_reference(there: Path, goldens: Path) -> Non
     wanted = json.loads((goldens / "i3d_golden.json").read_text())["fvd_hashfill_A_B_exact"]
     silence = torch.zeros(8, 100)
     made, real = clips_of(pictures(0), silence), clips_of(pictures(3).flip(2).flip(4), silence)
-    scored = score_items(made, real, [FvdStyleganV])
+    scored = score_items(made, real, [FRECHET["fvd_stylegan_v"]])
     score = scored.values["fvd_stylegan_v"]
     assert score.value == pytest.approx(wanted, rel=1e-4)
     assert (score.n, score.coverage, score.kind, score.dimension) == (8, 1.0, "frechet", 400)
@@ -110,7 +114,15 @@ def test_fvd_of_two_sets_equals_the_reference(there: Path, goldens: Path) -> Non
 @pytest.mark.slow
 def test_one_look_of_each_network_serves_all_its_metrics(there: Path, tmp_path: Path) -> None:
     made, real = waves(0, 12), waves(2, 11)
-    metrics = [FadVGGish, FdPanns, KidPanns, IsPanns, KlPanns, KlSigmoidPanns, FadInfVGGish]
+    metrics = [
+        FRECHET["fad_vggish"],
+        FRECHET["fd_panns"],
+        KidPanns,
+        IsPanns,
+        KlPanns,
+        KlSigmoidPanns,
+        FadInfVGGish,
+    ]
     cache = FeatureCache(tmp_path)
     scored = score_items(sounds(made), sounds(real), metrics, Options(cache=cache))
     found = scored.values
@@ -162,7 +174,7 @@ def test_clips_that_cannot_be_heard_or_are_too_short_are_missing(there: Path) ->
     )
     for place, item in enumerate(items):
         item.id = f"c{place}"
-    scored = score_items(items, sounds(waves(2)), [FadVGGish, FdPanns], QUICK)
+    scored = score_items(items, sounds(waves(2)), [FRECHET["fad_vggish"], FRECHET["fd_panns"]], QUICK)
     assert [row.get("fad_vggish") for row in scored.reasons] == [
         None,
         "its sound is silence",
@@ -185,7 +197,9 @@ def test_clips_of_few_frames_are_missing_and_silent_ones_are_seen(there: Path) -
     made = few + clips_of(pictures(0, 2, 10), torch.zeros(2, 100))
     for place, item in enumerate(made):
         item.id = f"c{place}"
-    scored = score_items(made, clips_of(pictures(3, 2, 10), torch.zeros(2, 100)), [FvdCdFvd], QUICK)
+    scored = score_items(
+        made, clips_of(pictures(3, 2, 10), torch.zeros(2, 100)), [FRECHET["fvd_cd_fvd"]], QUICK
+    )
     assert [row.get("fvd_cd_fvd") for row in scored.reasons] == ["it has 9 frames, FVD needs 10", None, None]
     assert scored.values["fvd_cd_fvd"].n == 2
     assert scored.values["fvd_cd_fvd"].value is not None
@@ -195,7 +209,7 @@ class _Rows(FrechetOfSets):
     """The distance of features that are given, in place of those that a network makes."""
 
     name = "rows"
-    values = FadVGGish.values
+    values = FRECHET["fad_vggish"].values
     extractor = VGGishFeatures
 
 
@@ -237,7 +251,7 @@ def test_too_few_clips_have_no_distance_and_say_so() -> None:
     assert value != value
     assert "the smaller set has 0" in beside.warnings[0]
     with pytest.raises(UserError, match="fad_vggish compares with real clips; give a reference"):
-        FadVGGish().value(normal(4, 4, 1), None)
+        FRECHET["fad_vggish"]().value(normal(4, 4, 1), None)
 
 
 def test_without_weights_each_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -256,7 +270,7 @@ def test_without_weights_each_says_what_it_needs(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match=f"fad_vggish needs .*; put it into {tmp_path}"):
         find(["fad_vggish"])
     (tmp_path / "vggish-10086976.pth").write_bytes(b"nothing")
-    assert find(["fad_vggish"]) == ([], [FadVGGish])
+    assert find(["fad_vggish"]) == [FRECHET["fad_vggish"]]
     with pytest.raises(UserError, match="is no readable weight file"):
         VGGishFeatures()
 
@@ -268,4 +282,4 @@ def test_what_features_depend_on_is_in_their_key() -> None:
     assert PannsFeatures.preprocessing != VGGishFeatures.preprocessing
     assert len({metric.name for metric in MINE}) == len(MINE) == 11
     assert all(metric.values[0].key == metric.name for metric in MINE)
-    assert StyleganVFeatures.preprocessing != FvdCdFvd.extractor.preprocessing
+    assert StyleganVFeatures.preprocessing != FRECHET["fvd_cd_fvd"].extractor.preprocessing

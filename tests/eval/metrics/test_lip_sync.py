@@ -101,7 +101,7 @@ def test_s3fd_looks_at_clips_as_well(folder: Path, goldens: Path, tmp_path: Path
     published = folder / "sfd_face.pth"
     torch.save(weights(goldens / "s3fd_keys.txt.gz"), published)
     (item,) = items_in(written(tmp_path / "pattern.mp4", frames=8))
-    scored = score_items([item], None, find(["lse"])[1], QUICK)
+    scored = score_items([item], None, find(["lse"]), QUICK)
     published.unlink()
     assert {key: (score.value, score.coverage) for key, score in scored.values.items()} == dict.fromkeys(
         ("sync_c", "sync_d", "sync_offset"), (None, 0.0)
@@ -236,7 +236,7 @@ def test_what_each_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         UserError, match=r"sync_ultraface needs UltraFace RFB-320 weights: version-RFB-320\.pth"
     ):
         find(["sync_ultraface"])
-    assert find(["sync_crops"])[1] == [LipSyncCrops]
+    assert find(["sync_crops"]) == [LipSyncCrops]
     assert {name: metric.name for name, metric in lip_sync.DETECTORS.items()} == {
         "s3fd": "sync",
         "ultraface": "sync_ultraface",

@@ -17,19 +17,16 @@ from ovi_eval.errors import UserError
 from ovi_eval.metrics.error_rates import character_error_rate, word_error_rate
 from ovi_eval.metrics.transcripts import (
     GIVEN,
+    RATES,
     SPOKEN,
-    Cer,
-    CerPooled,
     Transcripts,
-    Wer,
-    WerPooled,
     read_transcripts,
     words_to_say,
 )
 from ovi_eval.scoring.feature_cache import FeatureCache
 from ovi_eval.scoring.runner import Options, score_items
 
-METRICS = (Wer, WerPooled, Cer, CerPooled)
+METRICS = tuple(RATES.values())
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +118,9 @@ def test_a_caption_is_taken_whole_only_when_asked(tmp_path: Path, monkeypatch: p
     (tmp_path / "heard.jsonl").write_text('{"id": "c0", "text": "good morning"}\n{"id": "c1", "text": "b"}\n')
     monkeypatch.setenv(GIVEN, str(tmp_path / "heard.jsonl"))
     items = clips(["Good morning!", "a hum <S>b<E>"])
-    assert score_items(items, None, [Wer]).per_clip == [{"wer": None}, {"wer": 0.0}]
+    assert score_items(items, None, [RATES["wer"]]).per_clip == [{"wer": None}, {"wer": 0.0}]
     monkeypatch.setenv(SPOKEN, "caption")
-    scored = score_items(items, None, [Wer])
+    scored = score_items(items, None, [RATES["wer"]])
     assert scored.per_clip == [{"wer": 0.0}, {"wer": 0.0}]
     assert scored.values["wer"].variant.endswith("captions as spoken")
     monkeypatch.setenv(SPOKEN, "everything")
@@ -138,13 +135,13 @@ def test_another_caption_is_not_answered_from_the_cache(
     monkeypatch.setenv(GIVEN, str(tmp_path / "heard.tsv"))
     options = Options(cache=FeatureCache(tmp_path / "cache"))
     for caption, rate in (("<S>one two<E>", 0.0), ("<S>one three<E>", 0.5), ("<S>one two<E>", 0.0)):
-        assert score_items(clips([caption]), None, [Wer], options).values["wer"].value == rate
+        assert score_items(clips([caption]), None, [RATES["wer"]], options).values["wer"].value == rate
     (tmp_path / "heard.tsv").write_text("id\ttext\nc0\tsix\n")
-    assert score_items(clips(["<S>one two<E>"]), None, [Wer], options).values["wer"].value == 1.0
+    assert score_items(clips(["<S>one two<E>"]), None, [RATES["wer"]], options).values["wer"].value == 1.0
 
 
 def test_the_interval_of_a_pooled_rate_draws_clips_whole() -> None:
-    metric = WerPooled()
+    metric = RATES["wer_pooled"]()
     for place, (edits, units) in enumerate([(0, 10), (0, 10), (30, 30), (0, 10), (5, 10)]):
         metric.update(place, {"words": torch.tensor([edits, units], dtype=torch.float32)})
     assert float(metric.compute()["wer_pooled"]) == 0.5

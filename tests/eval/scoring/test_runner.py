@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from helpers.small_metrics import Colours, Levels, LouderThan, Loudness, write_clips
 from ovi_eval.clips.items import Item, items_in
 from ovi_eval.clips.writing import write_mp4
+from ovi_eval.common import processes
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details, Features, ValueSpec
 from ovi_eval.metrics.frechet import FrechetOfSets
@@ -281,6 +284,11 @@ class Reader(Levels):
         return {"length": torch.tensor(float(len(loaded)))}
 
 
+class LouderThanHalf(Loudness):
+    name = "louder_than_half"
+    values = (ValueSpec("loud", "higher"), ValueSpec("loud_above_half", "higher"))
+
+
 class FrechetOfColours(FrechetOfSets):
     name = "frechet_of_colours"
     values = (ValueSpec("frechet_of_colours", "lower"),)
@@ -351,6 +359,35 @@ def test_what_one_clip_makes_a_library_raise_is_its_reason_and_ends_nothing(
         score_items(items_in(made), None, [FaultyLoudness], Options(resamples=False, strict=True))
 
 
+def test_clips_that_go_through_a_network_together_fail_alone(made: Path, tmp_path: Path) -> None:
+    class Together(Levels):
+        name = "together"
+        batch = 3
+        sizes: ClassVar[list[int]] = []
+
+        def run_batch(self, loaded: Sequence[Any]) -> list[Features]:
+            self.sizes.append(len(loaded))
+            return super().run_batch(loaded)
+
+    class LoudnessTogether(Loudness):
+        extractor = Together
+
+    items = items_in(spoiled(made, tmp_path))  # of 7, "dark" fails in the network and three are never loaded
+    expected = score_items(items, None, [Loudness], QUICK)
+    assert score_items(items, None, [LoudnessTogether], QUICK) == expected
+    assert Together.sizes == [2, 2, 1, 1]
+    both = score_items(items, None, [LoudnessTogether, LouderThanHalf], QUICK)  # as few as any of them takes
+    assert both.values["loudness"] == expected.values["loudness"]
+    assert Together.sizes[4:] == [1, 1, 1, 1]
+
+
+def test_one_process_of_several_may_score_alone(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = score_items(items_in(made), None, [Loudness], QUICK)
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "gathered", lambda value: pytest.fail("the other process never answers"))
+    assert score_items(items_in(made), None, [Loudness], Options(resamples=False, alone=True)) == expected
+
+
 def test_a_cache_that_cannot_be_written_says_so(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .*or choose another folder by --cache"):
@@ -372,7 +409,7 @@ import dataclasses, json, sys
 sys.path.insert(0, sys.argv[1])
 from safetensors.torch import save_file
 from helpers.small_metrics import Colours, LouderThan, Loudness
-from ovi_eval import processes
+from ovi_eval.common import processes
 from ovi_eval.clips.items import items_in
 from ovi_eval.scoring.runner import Options, score_items
 from ovi_eval.stats.intervals import Interval

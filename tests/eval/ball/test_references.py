@@ -1,0 +1,47 @@
+"""The reference rows: a ceiling and floors made of real clips."""
+
+import pytest
+import torch
+
+from helpers.ball_clips import real_clips, score
+from ovi_eval.ball.references import make_references, with_late_sound, with_others_sound
+from ovi_eval.errors import UserError
+
+
+def test_references_are_a_ceiling_and_floors() -> None:
+    rows = make_references(real_clips(), seed=0)
+    assert list(rows) == [
+        "real",
+        "real_shifted_50ms",
+        "real_shifted_100ms",
+        "real_shifted_150ms",
+        "real_shuffled",
+    ]
+    f1 = {n: score(c, names=["ball/event_sync"]).values["ball/onset_f1"].value for n, c in rows.items()}
+    assert f1["real"] > f1["real_shifted_50ms"] > f1["real_shuffled"] > f1["real_shifted_150ms"]
+    assert f1["real_shifted_100ms"] < 0.4
+
+
+def test_late_sound_is_the_same_sound_later() -> None:
+    clips = real_clips()[:2]
+    late = with_late_sound(clips, 0.05)
+    assert not late.waves_NS[:, :400].any()
+    assert torch.equal(late.waves_NS[:, 400:], clips.waves_NS[:, :-400])
+    with pytest.raises(UserError, match=r"0 s to the clips' 2\.025 s"):
+        with_late_sound(clips, 3.0)
+
+
+def test_strangers_have_as_many_landings_and_nobody_keeps_their_own() -> None:
+    clips = real_clips()
+    other = with_others_sound(clips, seed=3)
+    source = [
+        next(i for i in range(len(clips)) if torch.equal(clips.waves_NS[i], wave)) for wave in other.waves_NS
+    ]
+    assert sorted(source) == list(range(len(clips)))
+    assert all(own != theirs for own, theirs in enumerate(source))
+    alike = [clips.meta[i]["count"] == clips.meta[n]["count"] for n, i in enumerate(source)]
+    assert sum(alike) >= len(clips) - 3
+    assert torch.equal(other.waves_NS, with_others_sound(clips, seed=3).waves_NS)
+    assert not torch.equal(other.waves_NS, with_others_sound(clips, seed=4).waves_NS)
+    with pytest.raises(UserError, match="got 1"):
+        with_others_sound(clips[:1], 0)
