@@ -291,8 +291,8 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     if wrong:
         console.print(f"[red]{len(wrong)} of what is needed is missing or not whole[/], marked !! above.")
         return 1
-    asked = "The weights and all that is needed are" if folder is not None else "All that is needed is"
-    console.print(f"{asked} here. Extras marked -- are for single uses; install those that you want.")
+    subject = "The weights and all that is needed are" if folder is not None else "All that is needed is"
+    console.print(f"{subject} here. Extras marked -- are for single uses; install those that you want.")
     return 0
 
 

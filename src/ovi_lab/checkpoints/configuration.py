@@ -105,8 +105,8 @@ class Configuration:
         if not isinstance(found, dict) or not found.keys() <= dimensions.keys():
             raise UserError(f"{shown(self.source, None)}: latent_shapes is no mapping of video and audio")
         for modality, shape in found.items():
-            whole = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
-            if not whole or len(shape) != dimensions[modality]:
+            is_shape = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
+            if not is_shape or len(shape) != dimensions[modality]:
                 raise UserError(
                     f"{shown(self.source, None)}: latent_shapes.{modality} is {shown(shape, 60)}; expected "
                     f"{dimensions[modality]} whole numbers above 0"

@@ -96,17 +96,17 @@ def model_of(stored: Stored) -> tuple[Stored, list[str]]:
         if new in names:
             raise UserError(f"{source} holds {shown(new, 80)} twice, as {shown(names[new])} and {shown(old)}")
         names[new] = old
-    others = [old for old in plain if old not in set(names.values())]
-    check_plain({n: stored.tensors[old] for n, old in names.items()}, others, source)
-    beside = [o for o in others if found and plain[o].startswith(f"{prefix}blocks.")]
+    surplus = [old for old in plain if old not in set(names.values())]
+    check_plain({n: stored.tensors[old] for n, old in names.items()}, surplus, source)
+    beside = [o for o in surplus if found and plain[o].startswith(f"{prefix}blocks.")]
     if beside:
         raise UserError(
             f"{source} holds {shown(beside[0], 80)} beside the towers ({len(beside)} such tensors), which is not the "
             "released layout: take the model in that"
         )
     return (
-        stored if not others and all(n == o for n, o in names.items()) else Renamed(stored, names)
-    ), others
+        stored if not surplus and all(n == o for n, o in names.items()) else Renamed(stored, names)
+    ), surplus
 
 
 def _without_wrappers(name: str) -> str:
@@ -115,13 +115,13 @@ def _without_wrappers(name: str) -> str:
     return name
 
 
-def check_plain(held: Mapping[str, StoredTensor], others: Iterable[str], source: str) -> None:
+def check_plain(held: Mapping[str, StoredTensor], surplus: Iterable[str], source: str) -> None:
     """Refuse quantised weights.
 
     Raises:
         UserError: weights of another type than 16 bits or more of floating point, or scales beside them.
     """
-    scales = [name for name in (*held, *others) if _SCALES.search(name)]
+    scales = [name for name in (*held, *surplus) if _SCALES.search(name)]
     odd = [name for name, tensor in held.items() if tensor.dtype not in _PLAIN_TYPES]
     if scales or odd:
         name = scales[0] if scales else f"{odd[0]} as {held[odd[0]].dtype}"

@@ -194,15 +194,15 @@ def _released(path: Path, ema: bool | None) -> Opened:
 
 def _parts(stored: Stored) -> tuple[Stored, Stored | None, tuple[str, ...]]:
     """The model, the text encoder where there is one, and notes on the remaining tensors."""
-    model, others = model_of(stored)
-    text = {name.removeprefix(_TEXT): name for name in others if name.startswith(_TEXT)}
+    model, surplus = model_of(stored)
+    text = {name.removeprefix(_TEXT): name for name in surplus if name.startswith(_TEXT)}
     if text:
         return model, Renamed(stored, text), (_NO_TEXT_ENCODER,)
-    if others:
+    if surplus:
         return (
             model,
             None,
-            (f"{len(others)} tensors of the checkpoint are not the model's, as {shown(others[0])}.",),
+            (f"{len(surplus)} tensors of the checkpoint are not the model's, as {shown(surplus[0])}.",),
         )
     return model, None, ()
 

@@ -152,8 +152,8 @@ def _own_preset(name: str) -> ReleasedModel:
     }
     model: Any = OmegaConf.to_container(OmegaConf.create({**parts, "seed": 0}).model, resolve=True)
     plain: Any = OmegaConf.to_container(facts)
-    kept = {key: value for key, value in plain.items() if key not in ("fusion", "rope")}
-    return _preset({"name": name, **kept, "model": model}, f"conf/released/{name}.yaml")
+    facts = {key: value for key, value in plain.items() if key not in ("fusion", "rope")}
+    return _preset({"name": name, **facts, "model": model}, f"conf/released/{name}.yaml")
 
 
 def _preset(facts: Any, source: str) -> ReleasedModel:
@@ -225,9 +225,9 @@ def load_released(
         UserError: no such file, not whole, or the weights of another model.
     """
     files = TensorFiles.open(path, "model weights")
-    stored, others = model_of(files)
+    stored, surplus = model_of(files)
     settings = model_settings(model_config)
-    held = {**stored.tensors, **{name: files.tensors[name] for name in others}}
+    held = {**stored.tensors, **{name: files.tensors[name] for name in surplus}}
     check_model(settings, held, str(stored.path))
     with torch.device("meta"):
         model = TwinDiT(**settings)

@@ -97,10 +97,10 @@ class WholeState:
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
         if (kind, name) in self._places:
             file, key = self._places[kind, name]
-            whole = file.get_tensor(key).reshape(-1)
+            values = file.get_tensor(key).reshape(-1)
         else:
-            whole = self._state[name][kind].reshape(-1)
-        return whole if count is None else whole[start : start + count]
+            values = self._state[name][kind].reshape(-1)
+        return values if count is None else values[start : start + count]
 
     def slots(self) -> tuple[str, ...]:
         found: dict[str, None] = {}

@@ -70,10 +70,10 @@ class BlockPCA:
         components_CP = vectors[:, order].T.contiguous()
         peak_C1 = components_CP.abs().argmax(1, keepdim=True)
         components_CP *= components_CP.gather(1, peak_C1).sign()
-        kept = values[order].clamp(min=0)
+        leading = values[order].clamp(min=0)
         self.mean_P, self.components_CP = mean_P.float(), components_CP.float()
-        self.scale = max(float((kept.sum() / self.channels).sqrt()), 1e-6)
-        self.explained = float(kept.sum() / values.clamp(min=0).sum().clamp(min=1e-12))
+        self.scale = max(float((leading.sum() / self.channels).sqrt()), 1e-6)
+        self.explained = float(leading.sum() / values.clamp(min=0).sum().clamp(min=1e-12))
 
     def encode(self, frames_BTHWC: Tensor) -> Tensor:
         """uint8 [B,T,H,W,3] -> float32 [B,C,F,h,w], of variance about 1 over all channels together."""

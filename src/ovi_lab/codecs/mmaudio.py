@@ -69,7 +69,7 @@ def build_vae(config: MMAudioConfig) -> Any:
     import diffusers
 
     with torch.device("meta"):
-        whole: Any = diffusers.MMAudioVAE(
+        network: Any = diffusers.MMAudioVAE(
             mel_bins=config.mel_bands,
             latent_channels=config.channels,
             hidden_channels=config.hidden,
@@ -78,7 +78,7 @@ def build_vae(config: MMAudioConfig) -> Any:
             n_fft=MEL_WINDOW,
             hop_length=MEL_HOP,
         )
-    return whole.vae
+    return network.vae
 
 
 def build_vocoder(config: MMAudioConfig) -> Any:

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ovi_eval.common.boundary import LineParser
 from ovi_eval.common.shown import shown
 from ovi_lab.common.forms import misfit
-from ovi_lab.common.values import check_values, closed, forms, nearest, said, with_texts
+from ovi_lab.common.values import as_typed, check_values, closed, forms, nearest, with_texts
 from ovi_lab.errors import UserError
 
 # Errors of composing for a wrong command line; RecursionError: a value of a hundred brackets
@@ -180,7 +180,7 @@ def _check_choices(lists: Sequence[Override], folder: Path, config_name: str) ->
                 and not (isinstance(plain, str) and "${" in plain)
                 and misfit(plain, form) is not None
             ):
-                raise UserError(f"{key} is {said(plain)}: expected {misfit(plain, form)}")
+                raise UserError(f"{key} is {as_typed(plain)}: expected {misfit(plain, form)}")
 
 
 def _check_deletions(overrides: Sequence[Override], config_name: str) -> None:
@@ -246,7 +246,7 @@ def _job(config: DictConfig, config_name: str) -> DictConfig:
             check_values(job, config_name, may_lack=True)
             raise
         if not place.strip() or place == "None":
-            raise UserError(f"hydra.{name} is {said(place)}: expected a folder")
+            raise UserError(f"hydra.{name} is {as_typed(place)}: expected a folder")
     return job
 
 

@@ -73,11 +73,11 @@ def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:
         if path in expected:
             words = misfit(value, expected[path])
             if words is not None:
-                raise UserError(f"{path} is {said(value)}: expected {words}")
+                raise UserError(f"{path} is {as_typed(value)}: expected {words}")
         elif path in groups and not isinstance(value, Mapping):
             if value is not None or path not in _read()["optional"]:
                 raise UserError(
-                    f"{path} is {said(value)}: expected settings such as {path}.{_first(path, expected)}=…"
+                    f"{path} is {as_typed(value)}: expected settings such as {path}.{_first(path, expected)}=…"
                 )
         elif (group := path.rpartition(".")[0]) in closed() and path not in groups:
             keys = [p.removeprefix(f"{group}.") for p in expected if p.startswith(f"{group}.")]
@@ -114,7 +114,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def said(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value as its user would write it."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
@@ -147,7 +147,7 @@ def _resolved(config: DictConfig, prefix: str, may_lack: bool) -> Iterator[tuple
 
 
 def _unresolved(config: DictConfig, key: Any, path: str, error: Exception) -> str:
-    raw = said(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index]
+    raw = as_typed(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index]
     reason = str(error.__cause__ or error).strip()
     if "recursi" in reason.lower():
         return f"{path} is {raw}, which refers to itself"

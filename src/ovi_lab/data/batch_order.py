@@ -312,12 +312,12 @@ class EpochSampler(Sampler[list[Any]]):
         parts, lasts, sizes = [], [], []
         for bucket, steps, rest, borrowed in self._plan(count_B):
             size = int(self.buckets.batch_B[bucket])
-            whole = steps * size * self.together
-            own = position_N[offset_B[bucket] : offset_B[bucket] + whole + rest]
-            groups = [own[:whole].view(steps, -1)] if steps else []
+            own_count = steps * size * self.together
+            own = position_N[offset_B[bucket] : offset_B[bucket] + own_count + rest]
+            groups = [own[:own_count].view(steps, -1)] if steps else []
             if rest:
-                others = [position_N[offset_B[b] + start : offset_B[b] + end] for b, start, end in borrowed]
-                groups.append(torch.cat([own[whole:], *others]).sort().values[None])
+                shorter = [position_N[offset_B[b] + start : offset_B[b] + end] for b, start, end in borrowed]
+                groups.append(torch.cat([own[own_count:], *shorter]).sort().values[None])
             for group in groups:
                 parts.append(group.flatten())
                 lasts.append(group[:, -1])

@@ -139,8 +139,8 @@ class CutSound:
         self._ended = not len(block_S)
         block_S = self._resampled(block_S)
         if self._ended:
-            whole = round(self._taken * self._rate / self._sound.sample_rate)
-            block_S = fit_length(block_S, whole - self._first - len(self._kept))
+            total = round(self._taken * self._rate / self._sound.sample_rate)
+            block_S = fit_length(block_S, total - self._first - len(self._kept))
         self._kept = torch.cat([self._kept, block_S])
 
     def _resampled(self, block_S: Tensor) -> Tensor:

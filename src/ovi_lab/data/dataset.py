@@ -221,12 +221,14 @@ class ClipDataset(Dataset[Sample]):
             raise BadSampleError("its latents hold NaN or infinity")
         return {**sample, RATES: (clip.source_rate, clip.sample_rate)}
 
-    def _compare(self, entry: SampleEntry, sample: Sample, said: Mapping[str, str]) -> None:
+    def _compare(self, entry: SampleEntry, sample: Sample, origin: Mapping[str, str]) -> None:
         """Raises BadSampleError where a sample of latents is another than the index of its shard says."""
         for part in self.parts:
             known = self.made_of.encoders.get(part, ("nothing", ""))[0]
-            if said.get(part, known) != known:
-                raise BadSampleError(f"its {part} latents were made by {said[part]}, by its index by {known}")
+            if origin.get(part, known) != known:
+                raise BadSampleError(
+                    f"its {part} latents were made by {origin[part]}, by its index by {known}"
+                )
             shape = (entry.shapes or {}).get(part)
             if shape is not None and shape != tuple(sample[part].shape):
                 raise BadSampleError(

@@ -261,8 +261,8 @@ def decode_clip(
     rate_or_none = fps if wanted is None else wanted.fps
     if rate_or_none is None:
         stored = decode_video(video, name="its video")
-        whole = stored.constant()
-        frames_THWC, fps, start = whole.frames_THWC, whole.fps, float(whole.times_T[0])
+        constant = stored.constant()
+        frames_THWC, fps, start = constant.frames_THWC, constant.fps, float(constant.times_T[0])
         source_fps = stored.fps
     else:
         fps = rate_or_none

@@ -290,8 +290,8 @@ def _other(path: Path, made: dict[str, Any]) -> str:
     """
     index = read_index(path)
     with path.open("rb") as file:
-        said = {stated_origin(file.fileno(), entry)[1] for entry in index.entries}
-    if not index.bad and said == {identity(made)}:
+        origins = {stated_origin(file.fileno(), entry)[1] for entry in index.entries}
+    if not index.bad and origins == {identity(made)}:
         if stored_index(path) is None:
             # A tar appears whole; a process killed at that moment left it without its index.
             write_index(path, made)

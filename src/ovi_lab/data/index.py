@@ -298,8 +298,12 @@ def stated_origin(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], 
 
 def encoded_by(about: Mapping[str, Any]) -> dict[str, str]:
     """The encoder of each part, as a sample's JSON states it."""
-    said = about.get("encoded_by")
-    return {part: str(said[part]) for part in LATENT_PARTS if part in said} if isinstance(said, dict) else {}
+    encoded_by = about.get("encoded_by")
+    return (
+        {part: str(encoded_by[part]) for part in LATENT_PARTS if part in encoded_by}
+        if isinstance(encoded_by, dict)
+        else {}
+    )
 
 
 class _Found:

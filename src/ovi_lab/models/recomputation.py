@@ -120,8 +120,8 @@ _running = _Running()
 
 def _policy(kind: Kind) -> Callable[..., CheckpointPolicy]:
     def policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        kept = operation.name().split(".")[0] in _OPERATIONS[kind]
-        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+        is_kept = operation.name().split(".")[0] in _OPERATIONS[kind]
+        return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
     return policy
 

@@ -107,8 +107,8 @@ class TokenSharding:
         # [part, B, S, process, h, K] to what goes to each process
         received = _Exchange.apply(stacked.movedim(3, 0), self.group)
         # what came from each process, in the order of the tokens: [part, B, process, S, h, K]
-        whole = received.movedim(0, 2).flatten(2, 3)[:, :, : self.lengths[modality]]
-        return whole.unbind(0)
+        joined = received.movedim(0, 2).flatten(2, 3)[:, :, : self.lengths[modality]]
+        return joined.unbind(0)
 
     def _heads_for_tokens(self, out_BLhK: Tensor, share: int) -> Tensor:
         """All tokens [B, L, h, K] of this process's heads to this process's share [B, S, H, K], all heads."""

@@ -41,8 +41,8 @@ from ovi_lab.models.tower import (
     TextContext,
     Tokens,
     Tower,
+    TowerBlock,
 )
-from ovi_lab.models.twin_block import TwinBlock
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,34 @@ class TwinOutput:
 
     video: Tensor | list[Tensor] | None
     audio: Tensor | list[Tensor] | None
+
+
+class TwinBlock(nn.Module):
+    """Block `index` of both towers, with the exchange between them.
+
+    It owns no parameters: the two towers do, under the released checkpoint's names.
+    """
+
+    def __init__(self, video: TowerBlock, audio: TowerBlock, index: int) -> None:
+        super().__init__()
+        self.video = video
+        self.audio = audio
+        self.index = index
+
+    def forward(
+        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The video stream and the audio stream after the block; `opened`: they come after self-attention."""
+        mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
+        if not opened:
+            v_BLD = self.video.attend_self(v_BLD, mv, cv)
+            a_BLD = self.audio.attend_self(a_BLD, ma, ca)
+        # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
+        video_text = self.video.text_key_value(cv, self.index)
+        audio_text = self.audio.text_key_value(ca, self.index)
+        v_new_BLD = self.video.attend_across(v_BLD, video_text, cv, a_BLD, ca)
+        a_new_BLD = self.audio.attend_across(a_BLD, audio_text, ca, v_BLD, cv)
+        return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
 
 
 class TwinDiT(nn.Module):
@@ -287,22 +315,22 @@ class TwinDiT(nn.Module):
         skip: frozenset[int],
         passes: int,
     ) -> dict[Modality, Tensor]:
-        kept = [i for i in range(self.num_layers) if i not in skip]
+        remaining = [i for i in range(self.num_layers) if i not in skip]
         opened = -1
-        if passes > 1 and kept:
-            opened = kept[0]
+        if passes > 1 and remaining:
+            opened = remaining[0]
             opening = {m: list(self.tower(m).each_block())[opened] for m in streams}
             streams = {m: opening[m].open(x, conditions[m]).repeat(passes, 1, 1) for m, x in streams.items()}
             conditions = {m: c.repeated(passes) for m, c in conditions.items()}
         if len(streams) == 2:
             v_BLD, a_BLD = streams["video"], streams["audio"]
-            for i in kept:
+            for i in remaining:
                 args = (v_BLD, a_BLD, conditions["video"], conditions["audio"], i == opened)
                 v_BLD, a_BLD = self.recomputation.run(i, self.twin_blocks[i], *args)
             return {"video": v_BLD, "audio": a_BLD}
         ((modality, x_BLD),) = streams.items()
         blocks = self.tower(modality).blocks
-        for i in kept:
+        for i in remaining:
             x_BLD = self.recomputation.run(i, blocks[i], x_BLD, conditions[modality], i, i == opened)
         return {modality: x_BLD}
 

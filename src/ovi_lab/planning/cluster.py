@@ -55,7 +55,7 @@ class Cluster:
     gpu: Gpu | None
     """The kind named, or a kind with that memory; None where there is none."""
     named: bool
-    """Whether the kind was asked for."""
+    """Whether the kind was named."""
 
     @classmethod
     def parse(cls, text: str) -> Cluster:

@@ -77,9 +77,10 @@ class TrainingJob:
         self.precision = str(config.trainer.precision)
         self.steps = int(config.trainer.max_steps)
         self.averaged = bool(config.ema.decay)
-        asked = self._plain("model")
+        model_settings = self._plain("model")
         self.checkpointing = Checkpointing(
-            str(asked.get("activation_checkpointing", "none")), int(asked.get("checkpoint_every", 1))
+            str(model_settings.get("activation_checkpointing", "none")),
+            int(model_settings.get("checkpoint_every", 1)),
         )
         self.text: TextEncoder | None = text_encoder(config) if task.get("text_encoder") is not None else None
         self._models: dict[tuple[Checkpointing, torch.dtype], TwinDiT] = {}
@@ -197,7 +198,7 @@ class TrainingJob:
         return int(data.get("batch_size") or 1)
 
     def typed_micro(self, micro: int) -> list[str]:
-        """How other clips a pass are asked for."""
+        """The override for another number of clips a pass."""
         if self._plain("data").get("tokens_per_batch"):
             return [f"data.tokens_per_batch={micro * sum(self.tokens.values())}"]
         return [f"data.batch_size={micro}"]

@@ -59,11 +59,11 @@ def _check(
     planner: SamplingPlanner, options: MemoryOptions, where: str, free: int | None, host: bool = False
 ) -> None:
     measure = planner.host_peak if host else planner.peak
-    asked = measure(options)
-    if free is None or asked.total <= free:
+    predicted = measure(options)
+    if free is None or predicted.total <= free:
         return
     size = f"{planner.size[0]}x{planner.size[1]}"
-    need = f"{planner.preset.name} at {size} needs about {gib(asked.total)}, {where} has {gib(free)} free"
+    need = f"{planner.preset.name} at {size} needs about {gib(predicted.total)}, {where} has {gib(free)} free"
     peaks = [measure(choice) for choice in savings(options, planner, ("bf16",))]
     fitting = next((p for p in peaks if p.total * MARGIN <= free), None)
     if fitting is None:

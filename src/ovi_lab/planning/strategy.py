@@ -71,7 +71,7 @@ class Sharding:
         )
 
     def check(self, gpus: int) -> None:
-        """Raises UserError where the processes cannot be divided as asked."""
+        """Raises UserError where the processes cannot be divided so."""
         if gpus % self.sequence_parallel:
             raise UserError(
                 f"strategy.sequence_parallel is {self.sequence_parallel} with {gpus} GPUs; "

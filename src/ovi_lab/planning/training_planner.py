@@ -187,14 +187,14 @@ class TrainingPlanner:
 
     # ---- what fits
 
-    def asked(self, gpus: int) -> Choice:
+    def requested(self, gpus: int) -> Choice:
         """What the configuration says."""
         settings = OmegaConf.to_container(self.job.config.strategy, resolve=False)
         return Choice(Sharding.of(settings), self.job.checkpointing, self.job.micro, gpus)  # type: ignore[arg-type]
 
-    def what_fits(self, asked: Choice, memory: int) -> tuple[Choice, Memory] | None:
+    def what_fits(self, requested: Choice, memory: int) -> tuple[Choice, Memory] | None:
         """The least drastic change that fits, or None."""
-        for choice in self.changes(asked):
+        for choice in self.changes(requested):
             try:
                 # what is held between passes is known without running one
                 if not self._with(choice, PassMemory(0, 0, 0, 0)).fits(memory):
@@ -206,10 +206,13 @@ class TrainingPlanner:
                 return choice, predicted
         return None
 
-    def changes(self, asked: Choice) -> Iterator[Choice]:
+    def changes(self, requested: Choice) -> Iterator[Choice]:
         """Every set of changes, the least drastic first."""
         choices = itertools.product(
-            self._checkpointings(asked), self._micros(asked), self._shardings(asked), self._counts(asked)
+            self._checkpointings(requested),
+            self._micros(requested),
+            self._shardings(requested),
+            self._counts(requested),
         )
         found = [
             (sum(cost for _, cost in each), Choice(sharding, checkpointing, micro, gpus))
@@ -219,23 +222,23 @@ class TrainingPlanner:
         for _, choice in sorted(found, key=lambda pair: pair[0]):
             yield choice
 
-    def _checkpointings(self, asked: Choice) -> list[tuple[Checkpointing, float]]:
-        own = asked.checkpointing
+    def _checkpointings(self, requested: Choice) -> list[tuple[Checkpointing, float]]:
+        own = requested.checkpointing
         base = _CHECKPOINTING_COSTS[own.choice]
         more = [c for c in ACTIVATION_CHECKPOINTING if _CHECKPOINTING_COSTS[c] >= max(base, 1.0)]
         changed = [(Checkpointing(c), _CHECKPOINTING_COSTS[c] - base + (own.every > 1)) for c in more]
         return [(own, 0.0), *[(c, cost) for c, cost in changed if c != own]]
 
     @staticmethod
-    def _micros(asked: Choice) -> list[tuple[int, float]]:
-        sizes, micro = [(asked.micro, 0.0)], asked.micro
+    def _micros(requested: Choice) -> list[tuple[int, float]]:
+        sizes, micro = [(requested.micro, 0.0)], requested.micro
         while micro > 1:
             micro //= 2
             sizes.append((micro, sizes[-1][1] + _MICRO_COST))
         return sizes
 
-    def _shardings(self, asked: Choice) -> list[tuple[Sharding, float]]:
-        own = asked.sharding
+    def _shardings(self, requested: Choice) -> list[tuple[Sharding, float]]:
+        own = requested.sharding
         found = [(own, 0.0)]
         if not self.job.config.optim.muon:  # which needs whole matrices
             before = _STRATEGY_COSTS["zero3" if own.name == "fsdp2" else own.file] if own.stage else 0.0
@@ -247,31 +250,35 @@ class TrainingPlanner:
         shared = []
         for parts, cost in _SEQUENCE_COSTS.items():
             heads = all(
-                c.num_heads % parts == 0 for c in self.job.model(asked.checkpointing).tower_configs.values()
+                c.num_heads % parts == 0
+                for c in self.job.model(requested.checkpointing).tower_configs.values()
             )
-            if own.sequence_parallel < parts <= min(asked.gpus, PER_NODE) and heads:
+            if own.sequence_parallel < parts <= min(requested.gpus, PER_NODE) and heads:
                 shared += [(replace(s, sequence_parallel=parts), cost + own_cost) for s, own_cost in found]
         return [*found, *shared]
 
     @staticmethod
-    def _counts(asked: Choice) -> list[tuple[int, float]]:
-        return [(asked.gpus, 0.0), *((asked.gpus * times, cost) for times, cost in _GPU_COSTS.items())]
+    def _counts(requested: Choice) -> list[tuple[int, float]]:
+        return [
+            (requested.gpus, 0.0),
+            *((requested.gpus * times, cost) for times, cost in _GPU_COSTS.items()),
+        ]
 
-    def typed(self, choice: Choice, asked: Choice, cluster: Cluster) -> str:
-        """What of a choice differs from what was asked, as it is typed."""
+    def typed(self, choice: Choice, requested: Choice, cluster: Cluster) -> str:
+        """What of a choice differs from the requested one, as typed on the command line."""
         words = []
-        if choice.checkpointing.choice != asked.checkpointing.choice:
+        if choice.checkpointing.choice != requested.checkpointing.choice:
             words.append(f"model.activation_checkpointing={choice.checkpointing.choice}")
-        if choice.checkpointing.every != asked.checkpointing.every:
+        if choice.checkpointing.every != requested.checkpointing.every:
             words.append(f"model.checkpoint_every={choice.checkpointing.every}")
-        if choice.micro != asked.micro:
+        if choice.micro != requested.micro:
             words += self.job.typed_micro(choice.micro)
-        if choice.sharding.file != asked.sharding.file:
+        if choice.sharding.file != requested.sharding.file:
             words.append(f"strategy={choice.sharding.file}")
             if "nvme" in choice.sharding.file:
                 words.append("strategy.nvme_path=…")
-        if choice.sharding.sequence_parallel != asked.sharding.sequence_parallel:
+        if choice.sharding.sequence_parallel != requested.sharding.sequence_parallel:
             words.append(f"strategy.sequence_parallel={choice.sharding.sequence_parallel}")
-        if choice.gpus != asked.gpus:
+        if choice.gpus != requested.gpus:
             words.append(cluster.of(choice.gpus).typed)
         return " ".join(words) or "as it is"

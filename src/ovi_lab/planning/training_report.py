@@ -29,20 +29,22 @@ def check_fits(config: DictConfig, gpus: int, memory: int, clip: ClipShape | Non
         UserError: what is needed, what there is, and what to change; or the configuration cannot be planned.
     """
     planner = TrainingPlanner(TrainingJob(config, clip))
-    asked = planner.asked(gpus)
-    predicted = planner.memory(asked)
+    requested = planner.requested(gpus)
+    predicted = planner.memory(requested)
     if predicted.fits(memory):
         return
     cluster = Cluster(gpus, memory, None, False)
     need = (
-        f"strategy={asked.sharding.file} on {gpus} GPU{'s' * (gpus > 1)} needs about {gib(_needed(predicted))} of "
+        f"strategy={requested.sharding.file} on {gpus} GPU{'s' * (gpus > 1)} needs about {gib(_needed(predicted))} of "
         f"each, and they have {gib(memory)}"
     )
-    found = planner.what_fits(asked, memory)
+    found = planner.what_fits(requested, memory)
     if found is None:
         raise UserError(f"{need}: nothing that planning knows fits; use larger GPUs or a smaller model")
     choice, takes = found
-    raise UserError(f"{need}: {planner.typed(choice, asked, cluster)} takes {gib(_needed(takes))} and fits")
+    raise UserError(
+        f"{need}: {planner.typed(choice, requested, cluster)} takes {gib(_needed(takes))} and fits"
+    )
 
 
 def _needed(memory: Memory) -> int:
@@ -54,24 +56,24 @@ def print_plan(
     console: Console, planner: TrainingPlanner, cluster: Cluster, efficiency: float, price: float | None
 ) -> int:
     """Parameters, memory, time, and what to change where it does not fit; 0 where it fits, else 1."""
-    asked = planner.asked(cluster.count)
-    predicted = planner.memory(asked)
+    requested = planner.requested(cluster.count)
+    predicted = planner.memory(requested)
     console.print(_parameters(planner))
-    console.print(_memory(predicted, asked, cluster))
+    console.print(_memory(predicted, requested, cluster))
     fits = predicted.fits(cluster.memory)
     need = f"{gib(_needed(predicted))} of {gib(cluster.memory)}"
     console.print(f"[bold {'green' if fits else 'red'}]{'Fits' if fits else 'Does not fit'}[/]: {need}.")
     console.print(
         f"[dim]{MARGIN:g} x the largest moment + {gib(DRIVER)} for driver, kernels and allocator.[/]\n"
     )
-    choice = asked
+    choice = requested
     if not fits:
-        found = planner.what_fits(asked, cluster.memory)
+        found = planner.what_fits(requested, cluster.memory)
         if found is None:
             console.print("[bold]Nothing that planning knows fits[/]: larger GPUs, or a smaller model.")
             return 1
         choice, takes = found
-        words = planner.typed(choice, asked, cluster)
+        words = planner.typed(choice, requested, cluster)
         console.print(f"[bold]Least drastic change that fits: {words}[/] ({gib(_needed(takes))}).\n")
     time = planner.time(choice, cluster, efficiency)
     if time is None:

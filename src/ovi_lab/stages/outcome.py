@@ -191,14 +191,14 @@ def report(settings: Settings, scored: Sequence[SweepJob]) -> str:
     folder, references = settings.folder / "report", settings.folder / "references"
     evaluate_references(OmegaConf.create(dict(scored[0].config)), references)
     found = curves(settings)
-    said = verdict(found, settings.goal)
+    sentence = verdict(found, settings.goal)
     arms = list(dict.fromkeys(str(job.config["arm_name"]) for job in scored))
     title = "The three stages on the bouncing ball"
     board = build_leaderboard(
         [*(job.run_dir for job in scored), references],
         first=settings.main_arm,
         title=title,
-        message=said,
+        message=sentence,
         order=sorted(arms, key=lambda arm: arm != settings.main_arm),
     )
     write_all(board, folder, progress=True)
@@ -208,7 +208,7 @@ def report(settings: Settings, scored: Sequence[SweepJob]) -> str:
             f"# {title}",
             f"Means over seeds {', '.join(map(str, settings.seed))}. Losses: averaged weights, validation clips.",
             _table(settings),
-            said,
+            sentence,
             "![onset F1 against steps](steps.png)",
             f"Exported from `{main_run}/last`: `{file}`; all {equal} tensors loaded back are the checkpoint's.",
             "Sampled from it: " + ", ".join(f"`{path}`" for path in clips) + ".",

@@ -36,15 +36,15 @@ def without_middle(text: str, limit: int, count: Callable[[str], int]) -> str:
     """
     units = _UNIT.findall(text)
 
-    def kept(number: int) -> str:
+    def shortened(number: int) -> str:
         last = number // 2
         return "".join(units[: number - last] + units[len(units) - last :]).strip()
 
     low, high = 0, len(units)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if count(kept(middle)) <= limit else (low, middle - 1)
-    return kept(low)
+        low, high = (middle, high) if count(shortened(middle)) <= limit else (low, middle - 1)
+    return shortened(low)
 
 
 class CutTexts:

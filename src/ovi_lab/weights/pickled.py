@@ -131,7 +131,7 @@ class Pieces:
         target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         return cls(tuple(tensor.shape), (tensor,), target)
 
-    def whole(self) -> Tensor:
+    def joined(self) -> Tensor:
         """The joined tensor."""
         size = torch.Size(self.shape).numel()
         if len(self.parts) == 1 and self.parts[0].numel() == size:
@@ -155,7 +155,7 @@ class PickledTensors:
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Name and tensor, one after the other; all of them unless `names` are given."""
         for name in self.pieces if names is None else names:
-            yield name, self.pieces[name].whole()
+            yield name, self.pieces[name].joined()
 
 
 def _word(dtype: torch.dtype) -> str:
