@@ -122,7 +122,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 def predicted(config: DictConfig, case: Case) -> int:
     """Bytes at the largest moment."""
     planner = TrainingPlanner(TrainingJob(config, case.clip), on_cpu=True, text_tokens=case.words)
-    return planner.memory(planner.asked(1)).total
+    return planner.memory(planner.requested(1)).total
 
 
 class _Clips(torch.utils.data.Dataset[dict[str, Any]]):
