@@ -5,9 +5,10 @@ Shapes: T frames, H rows, W columns, S samples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -70,7 +71,17 @@ def write_mp4(
     frame_rate = Fraction(fps).limit_denominator(100_000)
     wave_S = fit_length(wave_S, round(len(pictures) / frame_rate * rate)).clamp(-1, 1)
     with written_whole(path) as temporary:
-        _encode(temporary, pictures, frame_rate, wave_S, rate)
+        encode_mp4(
+            str(temporary),
+            pictures,
+            frame_rate,
+            wave_S,
+            rate,
+            crf=12,
+            preset="fast",
+            sound_bits=128_000,
+            container_options={"movflags": "+faststart"},
+        )
     return path
 
 
@@ -80,24 +91,42 @@ def _aac_rate(sample_rate: int) -> int:
     return next((rate for rate in rates if rate >= sample_rate), rates[-1])
 
 
-def _encode(path: Path, pictures_THWC: Tensor, fps: Fraction, wave_S: Tensor, rate: int) -> None:
+def encode_mp4(
+    target: str | BinaryIO,
+    frames_THWC: Tensor,
+    fps: Fraction,
+    wave_S: Tensor | None,
+    sample_rate: int,
+    *,
+    crf: int,
+    preset: str,
+    sound_bits: int,
+    container_options: Mapping[str, str] | None = None,
+) -> None:
+    """Encodes frames [T, H, W, 3] of uint8 as H.264 and a wave [S], where there is one, as AAC; always the same bytes.
+
+    `crf`, `preset`: x264's quality and speed; `sound_bits` a second. Raises OSError with FFmpeg's reason.
+    """
     try:
-        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            options = {"crf": "12", "preset": "fast", **SAME_BYTES}
+        with av.open(target, "w", format="mp4", options=dict(container_options or {})) as container:
+            options = {"crf": str(crf), "preset": preset, **SAME_BYTES}
             video: Any = container.add_stream("libx264", rate=fps, options=options)
-            video.height, video.width = pictures_THWC.shape[1:3]
+            video.height, video.width = frames_THWC.shape[1:3]
             video.pix_fmt = "yuv420p"
             video.codec_context.time_base = 1 / fps
             video.codec_context.thread_count = 1
-            audio: Any = container.add_stream("aac", rate=rate, layout="mono", bit_rate=128_000)
-            for index, picture in enumerate(pictures_THWC.cpu().numpy()):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            audio: Any = None
+            if wave_S is not None:
+                audio = container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=sound_bits)
+            for index, picture in enumerate(frames_THWC.cpu().numpy()):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 frame.pts, frame.time_base = index, 1 / fps
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
-            sound = av.AudioFrame.from_ndarray(wave_S.numpy()[None], format="fltp", layout="mono")
-            sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
-            container.mux(audio.encode(sound))
-            container.mux(audio.encode(None))
+            if wave_S is not None:
+                sound = av.AudioFrame.from_ndarray(wave_S.numpy()[None], format="fltp", layout="mono")
+                sound.sample_rate, sound.pts, sound.time_base = sample_rate, 0, Fraction(1, sample_rate)
+                container.mux(audio.encode(sound))
+                container.mux(audio.encode(None))
     except av.FFmpegError as error:
         raise OSError(getattr(error, "strerror", None) or str(error)) from error

@@ -1,4 +1,4 @@
-"""Which values may be ranked together: one column for each metric and each way it was made.
+"""Which values may be ranked together: one column for each metric, version, variant and benchmark.
 
 Values of different versions, variants or benchmarks of a metric, and those of a part of the clips, land in
 different columns; that is the whole of the rule against ranking them together.
@@ -41,14 +41,14 @@ class Column:
     def metric_of(self, run: RunResults) -> MetricValue | None:
         """The run's metric where it belongs into this column; None for a loss."""
         metric = run.metrics.get(self.key) if self.kind != "loss" else None
-        if metric is None or Making.of(run, metric) != Making.of_column(self):
+        if metric is None or ComparisonKey.of(run, metric) != ComparisonKey.of_column(self):
             return None
         return metric
 
 
 @dataclass(frozen=True)
-class Making:
-    """How a value was made: all that must agree before two values of a metric may be ranked or compared."""
+class ComparisonKey:
+    """All that must agree before two values of a metric may be ranked or compared."""
 
     variant: str
     version: str
@@ -56,41 +56,41 @@ class Making:
     comparable: bool
 
     @classmethod
-    def of(cls, run: RunResults, metric: MetricValue) -> Making:
+    def of(cls, run: RunResults, metric: MetricValue) -> ComparisonKey:
         """Of a run's metric."""
         return cls(metric.variant, metric.version, run.benchmark, metric.comparable)
 
     @classmethod
-    def of_column(cls, column: Column) -> Making:
+    def of_column(cls, column: Column) -> ComparisonKey:
         """Of all values in a column."""
         return cls(column.variant, column.version, column.benchmark, column.comparable)
 
 
 def columns_of(runs: Sequence[RunResults]) -> list[Column]:
-    """A column for each metric and making, so that values of different making are never ranked together.
+    """A column for each metric and comparison key, so that values of different keys are never ranked together.
 
     Columns of one metric are told apart in their ids by what they differ in. Raises UserError where one version
     of a metric is best high once and low another time.
     """
-    found: dict[str, dict[Making, Column]] = {}
+    found: dict[str, dict[ComparisonKey, Column]] = {}
     for run in runs:
         for key, metric in run.metrics.items():
-            same, made = found.setdefault(key, {}), Making.of(run, metric)
-            if made in same:
-                if same[made].direction != metric.direction:
+            same, comparison = found.setdefault(key, {}), ComparisonKey.of(run, metric)
+            if comparison in same:
+                if same[comparison].direction != metric.direction:
                     raise UserError(
-                        f"{key}: {same[made].direction} is best once, {metric.direction} in {run.folder}, "
+                        f"{key}: {same[comparison].direction} is best once, {metric.direction} in {run.folder}, "
                         f"though both say version {metric.version}; score them with one version of ovi_eval"
                     )
                 continue
-            same[made] = Column(
+            same[comparison] = Column(
                 id=key,
                 key=key,
                 group=_group_of(key),
                 direction=metric.direction,
                 unit=metric.unit,
                 kind=metric.kind,
-                **asdict(made),
+                **asdict(comparison),
             )
     columns = [
         replace(column, id=key + _told_apart(column, list(same.values())))

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi_eval.common.number_format import format_p
-from ovi_eval.report import words
+from ovi_eval.report import wording
 from ovi_eval.report.terminal import WIDTH, new_console
-from ovi_eval.report.text import in_markdown, line
+from ovi_eval.report.wording import in_markdown, line
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.comparison import Comparison, Entry
@@ -49,13 +49,13 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     table.add_column("verdict")
     for entry in comparison.entries:
         column, found = entry.column, entry.difference
-        name = f"{column.id} {column.arrow}{words.unit(column)}"
-        interval = words.bounds(found.interval, column, found.value)
+        name = f"{column.id} {column.arrow}{wording.unit(column)}"
+        interval = wording.bounds(found.interval, column, found.value)
         table.add_row(
             Text.assemble(line(name), "\n", (rests_on(entry), "dim")),
-            words.number(entry.a, column),
-            words.number(entry.b, column),
-            Text.assemble(words.signed(found.value, column), "\n", (interval, "dim")),
+            wording.number(entry.a, column),
+            wording.number(entry.b, column),
+            Text.assemble(wording.signed(found.value, column), "\n", (interval, "dim")),
             p_value(found.test.p),
             p_value(entry.p_adjusted),
             Text(VERDICTS[entry.verdict], _STYLES[entry.verdict]),
@@ -82,11 +82,11 @@ def markdown(comparison: Comparison) -> str:
     for entry in comparison.entries:
         column, found = entry.column, entry.difference
         cells = [
-            f"{in_markdown(column.id)} {column.arrow}{in_markdown(words.unit(column))}",
-            words.number(entry.a, column),
-            words.number(entry.b, column),
-            words.signed(found.value, column),
-            words.bounds(found.interval, column, found.value) or "–",
+            f"{in_markdown(column.id)} {column.arrow}{in_markdown(wording.unit(column))}",
+            wording.number(entry.a, column),
+            wording.number(entry.b, column),
+            wording.signed(found.value, column),
+            wording.bounds(found.interval, column, found.value) or "–",
             in_markdown(p_value(found.test.p)),
             in_markdown(p_value(entry.p_adjusted)),
             "–" if found.test.p is None else found.test.name,

@@ -7,9 +7,9 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ovi_eval.report import words
+from ovi_eval.report import wording
 from ovi_eval.report.palette import DASHES, colour
-from ovi_eval.report.text import line
+from ovi_eval.report.wording import line
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
@@ -52,7 +52,7 @@ def figure_png(board: Leaderboard) -> bytes:
             for value in cell.by_seed.values() if len(cell.by_seed) > 1 else ():
                 axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
             axis.plot(cell.value, place, "o", ms=6, color=colour(place))
-        title = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(words.unit(column), 40)}"
+        title = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(wording.unit(column), 40)}"
         wrapped = textwrap.wrap(title, _TITLE, break_on_hyphens=False)
         axis.set_title("\n".join(wrapped), fontsize=8.5, parse_math=False)
         axis.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
@@ -61,7 +61,7 @@ def figure_png(board: Leaderboard) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", lw=0.4, color="0.88")
         axis.set_axisbelow(True)
-    counted = ", ".join(sorted({words.seeds(row) for row in board.arms if len(row.seeds) > 1}))
+    counted = ", ".join(sorted({wording.seeds(row) for row in board.arms if len(row.seeds) > 1}))
     note = [
         f"filled: mean; open: each of {counted}" if counted else "dot: value",
         "bars: 95 % interval",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ovi_eval.ranking.columns import Column, by_benchmark, by_group
 from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report import published, words
-from ovi_eval.report.text import in_markdown
+from ovi_eval.report import published, wording
+from ovi_eval.report.wording import in_markdown
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
@@ -21,20 +21,20 @@ def markdown(board: Leaderboard) -> str:
         parts.append(in_markdown(board.message))
     if board.findings:
         parts.append(
-            "\n".join(f"- **{words.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
+            "\n".join(f"- **{wording.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
         )
     benchmarks = by_benchmark(board.columns)
     if len(benchmarks) > 1:
         for benchmark, columns in benchmarks.items():
-            parts.append(f"## {in_markdown(benchmark or words.NO_BENCHMARK)}")
+            parts.append(f"## {in_markdown(benchmark or wording.NO_BENCHMARK)}")
             parts += _groups(board, columns, "###")
     else:
         parts += [f"Benchmark: {in_markdown(benchmark)}." for benchmark in benchmarks if benchmark]
         parts += _groups(board, board.columns, "##")
     if not all(column.comparable for column in board.columns):
         parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
-    if words.any_partial(board.arms):
-        parts.append(f"{words.PARTIAL}.")
+    if wording.any_partial(board.arms):
+        parts.append(f"{wording.PARTIAL}.")
     if board.problems:
         parts.append("## Missing\n\n" + "\n".join(f"- {in_markdown(problem)}" for problem in board.problems))
     parts.append(
@@ -76,22 +76,24 @@ def _tried(row: Row, column: Column) -> bool:
 
 def _head(column: Column) -> str:
     """The metric with its direction, below it what parts it from others of its name."""
-    told = "".join(f"<br>{in_markdown(text)}" for text in words.apart(column))
-    return f"{in_markdown(words.bare(column))} {column.arrow}{in_markdown(words.unit(column))}{told}"
+    told = "".join(f"<br>{in_markdown(text)}" for text in wording.distinctions(column))
+    return (
+        f"{in_markdown(wording.metric_name(column))} {column.arrow}{in_markdown(wording.unit(column))}{told}"
+    )
 
 
 def _line(row: Row, name: str, columns: Sequence[Column]) -> str:
     cells = [_cell(row.cells.get(column.id), column) for column in columns]
-    return f"| {name} | {words.seeds(row).split(' ')[0] or '–'} | " + " | ".join(cells) + " |"
+    return f"| {name} | {wording.seeds(row).split(' ')[0] or '–'} | " + " | ".join(cells) + " |"
 
 
 def _cell(cell: Cell | None, column: Column) -> str:
     if cell is None:
         return "–"
-    value = words.number(cell.value, column)
-    text = f"**{value}**" if cell.rank == 1 else value + words.partial(cell)
-    text = f"{text} {words.bounds(cell.interval, column, cell.value)}".rstrip()
-    if said := words.coverage(cell):
+    value = wording.number(cell.value, column)
+    text = f"**{value}**" if cell.rank == 1 else value + wording.partial_mark(cell)
+    text = f"{text} {wording.bounds(cell.interval, column, cell.value)}".rstrip()
+    if said := wording.coverage(cell):
         text += f"<br>{said}"
-    versus = words.compared_to_first(cell, column)
+    versus = wording.compared_to_first(cell, column)
     return f"{text}<br>{in_markdown(versus)}" if versus else text

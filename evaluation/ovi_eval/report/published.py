@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.report.text import line
+from ovi_eval.report.wording import line
 from ovi_eval.results.published import PublishedTable, by_benchmark
 
 TITLE = "Published by others"

@@ -15,9 +15,9 @@ from ovi_eval.common.needs import Need, missing
 from ovi_eval.common.number_format import format_number
 from ovi_eval.ranking.columns import ARROWS
 from ovi_eval.registry import ALIASES, FAULTS, METRICS
-from ovi_eval.report import words
+from ovi_eval.report import wording
 from ovi_eval.report.terminal import new_console
-from ovi_eval.report.text import line
+from ovi_eval.report.wording import line
 from ovi_eval.results.files import RunResults
 from ovi_eval.scoring.results_of import Scored
 
@@ -40,7 +40,7 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
         value = "–" if m.value is None else format_number(m.value)
         between = "" if m.ci95 is None else f"{format_number(m.ci95[0])} to {format_number(m.ci95[1])}"
         counted = f"{m.n} ({m.distinct} differ)" if m.distinct not in (None, m.n) else str(m.n)
-        cells = (ARROWS[m.direction], value, between, counted, words.share(m.coverage))
+        cells = (ARROWS[m.direction], value, between, counted, wording.percent(m.coverage))
         table.add_row(Text(line(key)), *cells, Text(line(m.unit)))
     console = new_console()
     console.print(table)

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ovi_eval.ranking.columns import Column, by_group
 from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report import published, words
-from ovi_eval.report.text import line
+from ovi_eval.report import published, wording
+from ovi_eval.report.wording import line
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
@@ -38,7 +38,7 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     for finding in board.findings:
         style = {"supported": "green", "not_supported": "yellow", "unknown": "dim"}[finding.outcome]
         console.print(
-            Text.assemble((f"{words.KINDS[finding.outcome]}: ", style), line(finding.text)), width=width
+            Text.assemble((f"{wording.KINDS[finding.outcome]}: ", style), line(finding.text)), width=width
         )
     for columns in _packed(board, width):
         console.print(_table(board, columns), width=width)
@@ -51,8 +51,8 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
         ),
         width=width,
     )
-    if words.any_partial(board.arms):
-        console.print(Text(f"{words.PARTIAL}.", style="yellow"), width=width)
+    if wording.any_partial(board.arms):
+        console.print(Text(f"{wording.PARTIAL}.", style="yellow"), width=width)
     for problem in [*board.problems, *board.clip_notes()]:
         console.print(Text.assemble(("! ", "yellow"), line(problem)), width=width)
     published.show(board.published, console, width)
@@ -77,7 +77,7 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
 
 
 def _count(row: Row) -> str:
-    return words.seeds(row).split(" ")[0] or "–"
+    return wording.seeds(row).split(" ")[0] or "–"
 
 
 def _cell(cell: Cell | None, column: Column) -> Text:
@@ -85,12 +85,14 @@ def _cell(cell: Cell | None, column: Column) -> Text:
         return Text("–", style="dim")
     best = "underline" if cell.rank == 1 else ""
     text = Text.assemble(
-        (words.number(cell.value, column), best), words.partial(cell), words.half_width(cell, column)
+        (wording.number(cell.value, column), best),
+        wording.partial_mark(cell),
+        wording.half_width(cell, column),
     )
-    if said := words.coverage(cell):
+    if said := wording.coverage(cell):
         text.append(f"\n{said}", "yellow" if cell.partial else "dim")
     if cell.versus_first is not None:
-        text.append(f"\n{words.compared_to_first(cell, column)}", _STYLES[cell.versus_first.verdict])
+        text.append(f"\n{wording.compared_to_first(cell, column)}", _STYLES[cell.versus_first.verdict])
     return text
 
 
@@ -123,4 +125,4 @@ def _width(board: Leaderboard, column: Column) -> int:
 
 
 def _named(column: Column) -> str:
-    return line(f"{words.short(column)} {column.arrow}{words.unit(column)}", 100)
+    return line(f"{wording.column_name(column)} {column.arrow}{wording.unit(column)}", 100)

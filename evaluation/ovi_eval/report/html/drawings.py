@@ -12,7 +12,7 @@ import numpy as np
 
 from ovi_eval.ranking.columns import Column
 from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report import words
+from ovi_eval.report import wording
 from ovi_eval.report.palette import colour, dash_array
 
 WIDTH, SIDE = 290, 10
@@ -87,7 +87,7 @@ class Panel:
     def summary(self) -> str:
         """The values in words."""
         values = ", ".join(
-            f"{row.name} {words.number(cell.value, self.column)}" for row, cell, *_ in self.arms
+            f"{row.name} {wording.number(cell.value, self.column)}" for row, cell, *_ in self.arms
         )
         return f"{self.column.id}: {values}"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ovi_eval.ranking.columns import Column, by_benchmark
 from ovi_eval.ranking.ranks import badness, target_of
 from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report import words
+from ovi_eval.report import wording
 from ovi_eval.report.html.clip_store import AT_ONCE, ClipStore, PageClip
 from ovi_eval.report.html.clips import ClipSource, Step, sources_of, tint_of
 from ovi_eval.report.html.drawings import Axis
@@ -144,7 +144,7 @@ def _facts(row: Row) -> list[str]:
     benchmarks = [text for text in dict.fromkeys(run.benchmark for run in row.runs) if text]
     found = [
         "" if row.kind == "measured" else "reference, not ranked",
-        words.seeds(row),
+        wording.seeds(row),
         f"{' or '.join(map(str, clips))} clips a run",
         ", ".join(benchmarks),
         row.runs[0].created[:10],
@@ -162,7 +162,7 @@ def _measures(board: Leaderboard, row: Row) -> dict[str, list[Measure]]:
             if (cell := row.cells.get(column.id)) is not None:
                 found[benchmark].append(_measure(board, row, column, cell, values))
             elif values:
-                facts = ["N 0", f"coverage {words.share(values[0].coverage)}"]
+                facts = ["N 0", f"coverage {wording.percent(values[0].coverage)}"]
                 found[benchmark].append(Measure(column, None, None, facts, _warnings(column, values)))
     return found
 
@@ -172,14 +172,14 @@ def _measure(
 ) -> Measure:
     facts = [_place(board, row, column, cell)]
     if cell.n_clips is not None:
-        facts += [f"N {cell.n_clips}", f"coverage {words.share(cell.coverage)}"]
+        facts += [f"N {cell.n_clips}", f"coverage {wording.percent(cell.coverage)}"]
     if cell.interval is None:
         facts.append("no interval")
     if column.version:
         facts.append(f"version {column.version}")
-    behind = [("value", "\n".join(words.explain(cell, column)))]
+    behind = [("value", "\n".join(wording.explain(cell, column)))]
     if len(cell.by_seed) > 1:
-        seeds = ", ".join(f"{seed}: {words.number(v, column)}" for seed, v in cell.by_seed.items())
+        seeds = ", ".join(f"{seed}: {wording.number(v, column)}" for seed, v in cell.by_seed.items())
         behind.append(("by seed", seeds))
     behind += [("dimension", str(d)) for d in dict.fromkeys(m.dimension for m in values) if d is not None]
     behind += [("preprocessing", p) for p in dict.fromkeys(m.preprocessing for m in values) if p]
@@ -198,13 +198,13 @@ def _place(board: Leaderboard, row: Row, column: Column, cell: Cell) -> str:
 def _warnings(column: Column, values: Sequence[MetricValue], cell: Cell | None = None) -> list[str]:
     found = list(dict.fromkeys(text for metric in values for text in metric.warnings))
     if cell is not None and cell.partial:
-        found.insert(0, words.PARTIAL)
+        found.insert(0, wording.PARTIAL)
     if not column.comparable:
-        found.insert(0, words.NOT_COMPARABLE)
+        found.insert(0, wording.NOT_COMPARABLE)
     biases = [metric.bias for metric in values if metric.bias is not None]
     if biases:
         mean = sum(biases) / len(biases)
-        found.append(f"too high by about {words.number(mean, column)}, as the clips are few")
+        found.append(f"too high by about {wording.number(mean, column)}, as the clips are few")
     return found
 
 

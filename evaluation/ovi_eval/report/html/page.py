@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from ovi_eval.common.shown import shown
 from ovi_eval.ranking import columns
-from ovi_eval.report import published, words
+from ovi_eval.report import published, wording
 from ovi_eval.report.html.clip_store import ClipStore
 from ovi_eval.report.html.clips import prompt_rows, values_shown
 from ovi_eval.report.html.drawings import SIDE, WIDTH, Panel, panel
@@ -26,7 +26,7 @@ from ovi_eval.report.html.run_facts import facts_of_runs
 from ovi_eval.report.html.tables import filters, metric_tables
 from ovi_eval.report.html.timeline_picture import TIMELINE
 from ovi_eval.report.palette import dash_array
-from ovi_eval.report.text import LONGEST, line
+from ovi_eval.report.wording import LONGEST, line
 from ovi_eval.results.published import PublishedTable, by_benchmark
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _environment() -> Environment:
         "dash_array": dash_array,
         "published": published,
         "values_shown": values_shown,
-        "words": words,
+        "wording": wording,
     }
     return environment
 
@@ -159,8 +159,8 @@ def _about(board: Leaderboard) -> str:
     )
     if len(board.arms) > 1 and any(cell.rank == 1 for cell in cells):
         said.append("The best is in bold type.")
-    if words.any_partial(board.arms):
-        said.append(f"{words.PARTIAL}.")
+    if wording.any_partial(board.arms):
+        said.append(f"{wording.PARTIAL}.")
     if not all(column.comparable for column in board.columns):
         said.append(
             "A column that is not comparable holds values of a part of the clips and is never ranked."

@@ -23,7 +23,7 @@ from ovi_eval.clips.clip import fit_length, from_start
 from ovi_eval.clips.container import opened, picture_stream, sound_stream
 from ovi_eval.clips.picture import PictureStream, Video, decode_video
 from ovi_eval.clips.sound import SoundStream, decode_audio
-from ovi_eval.clips.writing import SAME_BYTES, resample
+from ovi_eval.clips.writing import encode_mp4, resample
 from ovi_eval.errors import UserError
 
 SIDE = 320
@@ -134,28 +134,8 @@ def _shrunk(frame_HWC: Tensor) -> Tensor:
 def _encoded(name: str, frames_THWC: Tensor, fps: float, wave_S: Tensor | None) -> bytes:
     buffer, rate = io.BytesIO(), Fraction(fps).limit_denominator(100_000)
     try:
-        with av.open(buffer, "w", format="mp4") as container:
-            # Quality for a look, not for a measurement: the numbers are of the file itself.
-            options = {"crf": "30", "preset": "veryfast", **SAME_BYTES}
-            video: Any = container.add_stream("libx264", rate=rate, options=options)
-            video.height, video.width = frames_THWC.shape[1:3]
-            video.pix_fmt = "yuv420p"
-            video.codec_context.time_base = 1 / rate
-            video.codec_context.thread_count = 1
-            audio: Any = None
-            if wave_S is not None:
-                audio = container.add_stream("aac", rate=_RATE, layout="mono", bit_rate=48_000)
-            for index, picture in enumerate(frames_THWC.numpy()):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                frame.pts, frame.time_base = index, 1 / rate
-                container.mux(video.encode(frame))
-            container.mux(video.encode(None))
-            if wave_S is not None:
-                sound = av.AudioFrame.from_ndarray(wave_S.numpy()[None], format="fltp", layout="mono")
-                sound.sample_rate, sound.pts, sound.time_base = _RATE, 0, Fraction(1, _RATE)
-                container.mux(audio.encode(sound))
-                container.mux(audio.encode(None))
-    except av.FFmpegError as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{name}: cannot be made small ({reason}); write it again as H.264 mp4") from error
+        # Quality for a look, not for a measurement: the numbers are of the file itself.
+        encode_mp4(buffer, frames_THWC, rate, wave_S, _RATE, crf=30, preset="veryfast", sound_bits=48_000)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be made small ({error}); write it again as H.264 mp4") from error
     return buffer.getvalue()

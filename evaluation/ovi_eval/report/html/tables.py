@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ovi_eval.ranking.columns import Column, by_benchmark, by_group
 from ovi_eval.ranking.table import Row
-from ovi_eval.report import words
+from ovi_eval.report import wording
 from ovi_eval.report.html.drawings import Axis
 from ovi_eval.report.palette import colour
 
@@ -41,7 +41,10 @@ class MetricTable:
     def group_heads(self) -> list[tuple[str, int]]:
         """The groups' names, each over so many columns; one that its columns repeat is empty."""
         return [
-            ("" if all(words.bare(column).startswith(name) for column in members) else name, len(members))
+            (
+                "" if all(wording.metric_name(column).startswith(name) for column in members) else name,
+                len(members),
+            )
             for name, members in self.groups.items()
         ]
 
@@ -107,7 +110,7 @@ def filters(board: Leaderboard) -> list[Filter]:
     variants: dict[str, dict[str, None]] = {}
     for column in board.columns:
         if column.variant:
-            variants.setdefault(column.variant, {})[words.bare(column)] = None
+            variants.setdefault(column.variant, {})[wording.metric_name(column)] = None
     if len(variants) > 1:
         options = [(name, f"{name} ({_first_few(list(keys))})") for name, keys in variants.items()]
         found.append(Filter("variant", "all variants", [("", options)]))

@@ -1,14 +1,22 @@
-"""Numbers and names as all the renderings word them."""
+"""Numbers, names and foreign text as all ways of showing results word them.
+
+Names, captions, reasons and notes are from files that anybody may have written: all of them go through
+`ovi_eval.common.shown` on their way to a reader.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ovi_eval.common.number_format import digits_for, format_number, format_p
+from ovi_eval.common.shown import shown
 from ovi_eval.ranking.columns import Column
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.stats.intervals import Interval
 
+LONGEST = 2000
+"""Characters; a caption of more is cut."""
 NOT_COMPARABLE = "not comparable: of a part of the clips, so it is shown and never ranked"
 NO_BENCHMARK = "no benchmark named"
 DIRECTIONS = {
@@ -17,6 +25,16 @@ DIRECTIONS = {
     "closer_to_reference": "best near the first reference",
 }
 KINDS = {"supported": "supported", "not_supported": "not shown by the data", "unknown": "not known yet"}
+
+
+def in_markdown(text: Any, limit: int = LONGEST) -> str:
+    """Text for a paragraph or a table of Markdown."""
+    return shown(text, limit, to="markdown")
+
+
+def line(text: Any, limit: int = LONGEST) -> str:
+    """Text for `rich.text.Text`, which reads no markup, for the figure, or, before it is escaped, for the page."""
+    return shown(text, limit)
 
 
 def number(value: float, column: Column | None = None, like: float | None = None) -> str:
@@ -72,17 +90,17 @@ def seeds(row: Row) -> str:
     return f"{counted} {'seed' if counted == 1 else 'seeds'}" if counted else ""
 
 
-def bare(column: Column) -> str:
+def metric_name(column: Column) -> str:
     """The metric's name without the group it stands under, nor its variant: ball/onset_f1 -> onset_f1."""
     return column.key.split("/", 1)[-1]
 
 
-def short(column: Column) -> str:
+def column_name(column: Column) -> str:
     """The column's name without the group it stands under: ball/onset_f1 v2 -> onset_f1 v2."""
     return column.id.split("/", 1)[-1]
 
 
-def apart(column: Column) -> list[str]:
+def distinctions(column: Column) -> list[str]:
     """What parts a column from others of its metric: variant, version where there are several, comparability."""
     told = [column.variant] if column.variant else []
     if f" v{column.version}" in column.id.removeprefix(column.key) and column.version:
@@ -90,7 +108,7 @@ def apart(column: Column) -> list[str]:
     return told if column.comparable else [*told, "not comparable"]
 
 
-def share(part: float) -> str:
+def percent(part: float) -> str:
     """`97 %`; 100 only where nothing is missing, 0 only where nothing is there."""
     text = f"{100 * part:.0f} %"
     if text == "100 %" and part < 1:
@@ -104,7 +122,7 @@ PARTIAL = (
 )
 
 
-def partial(cell: Cell) -> str:
+def partial_mark(cell: Cell) -> str:
     """The mark of a value that is not ranked because it rests on far fewer clips than the others."""
     return "†" if cell.partial else ""
 
@@ -115,7 +133,7 @@ def coverage(cell: Cell) -> str:
     """
     if cell.n_clips is None:
         return ""
-    return f"coverage {share(cell.coverage)}" + (f", n {cell.n_clips}" if cell.partial else "")
+    return f"coverage {percent(cell.coverage)}" + (f", n {cell.n_clips}" if cell.partial else "")
 
 
 def any_partial(rows: Sequence[Row]) -> bool:
@@ -144,7 +162,7 @@ def explain(cell: Cell, column: Column) -> list[str]:
         lines.append(f"95 % {bounds(cell.over_clips, column, cell.value)} ({cell.over_clips.method})")
     if cell.n_clips is not None:
         differ = f" ({cell.n_distinct} that differ)" if cell.n_distinct not in (None, cell.n_clips) else ""
-        lines.append(f"{cell.n_clips} clips a run{differ}, coverage {share(cell.coverage)}")
+        lines.append(f"{cell.n_clips} clips a run{differ}, coverage {percent(cell.coverage)}")
     if cell.partial:
         lines.append(PARTIAL)
     versus = cell.versus_first
