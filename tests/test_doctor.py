@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from ovi_eval.common.files import file_sha256
 from ovi_lab import doctor
 from ovi_lab.checkpoints import weights_layout
-from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.sampling import small_ovi
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -58,8 +58,8 @@ def test_whole_weights_with_their_digests(published: Path, tmp_path: Path) -> No
     assert "The weights and all that is needed are here" in text
     found = {f.name: f.state for f in doctor.weights(published, sha256=True)}
     assert len(found) == len(weights_layout.PARTS)
-    assert file_digest(published / weights_layout.VIDEO_VAE) in found["Wan2.2 VAE"]
-    assert file_digest(published / weights_layout.TOKENIZER / "tokenizer.json") in found["umT5 tokenizer"]
+    assert file_sha256(published / weights_layout.VIDEO_VAE) in found["Wan2.2 VAE"]
+    assert file_sha256(published / weights_layout.TOKENIZER / "tokenizer.json") in found["umT5 tokenizer"]
 
 
 def test_a_missing_file_is_told_with_where_to_get_it(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ calls a metric, where there are several of it, stand for its usual variant.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from ovi_eval.ball.agreement import Agreement
@@ -15,6 +14,7 @@ from ovi_eval.ball.event_sync import EventSync
 from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
 from ovi_eval.ball.sync import BallSync
 from ovi_eval.common.needs import lacking
+from ovi_eval.common.shown import did_you_mean
 from ovi_eval.errors import UserError
 from ovi_eval.metrics import plugins
 from ovi_eval.metrics.av_align import AvAlignJavis, AvAlignMova
@@ -90,9 +90,8 @@ def find(names: Iterable[str]) -> list[type[ItemMetric]]:
         if name not in KEYS:
             if name in FAULTS:
                 raise UserError(FAULTS[name])
-            near = difflib.get_close_matches(name, [*KEYS, *ALIASES], n=3, cutoff=0.4)
-            offer = f"did you mean {', '.join(near)}?" if near else "there are"
-            raise UserError(f"no metric is called {name!r}; {offer} All metrics: {', '.join(METRICS)}")
+            offer = f"{did_you_mean(name, [*KEYS, *ALIASES])} All metrics:".lstrip()
+            raise UserError(f"no metric is called {name!r}; {offer} {', '.join(METRICS)}")
         metric = KEYS[name]
         if lacks := lacking(metric.extractor.needs, metric.name):
             more = f" ({len(lacks) - 1} more: ovi-eval metrics lists them)" if len(lacks) > 1 else ""

@@ -246,10 +246,10 @@ def _size(path: Path) -> str:
 
 
 def _digests(path: Path) -> Iterator[tuple[str, str]]:
-    from ovi_lab.checkpoints.folder import file_digest
+    from ovi_eval.common.files import file_sha256
 
     for file in _files(path):
-        yield file.name, file_digest(file)
+        yield file.name, file_sha256(file)
 
 
 # ------------------------------------------------------------------------------------------------- printing

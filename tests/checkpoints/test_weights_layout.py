@@ -142,7 +142,7 @@ def test_digests_are_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyte
         read.append(path)
         return path.read_text()
 
-    monkeypatch.setattr("ovi_lab.checkpoints.digests.file_digest", counted)
+    monkeypatch.setattr("ovi_lab.checkpoints.digests.file_sha256", counted)
     file, kept = tmp_path / "a", tmp_path / "cache" / "sha256.json"
     file.write_text("one")
     for _ in range(3):

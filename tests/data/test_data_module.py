@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from ovi_lab.data.index import file_sha256
+from ovi_eval.common.files import file_sha256
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.data.prepare import WorldSettings, is_whole, prepare_world, shards_of
 from ovi_lab.data.shards import ShardWriter

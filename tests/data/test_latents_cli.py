@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ovi_eval.common.files import file_sha256
 from ovi_lab.checkpoints import weights_layout
 from ovi_lab.codecs import LatentCodec, mmaudio
 from ovi_lab.codecs.wan22 import Wan22VAE
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import array_members
-from ovi_lab.data.index import file_sha256, index_path, read_index
+from ovi_lab.data.index import index_path, read_index
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.errors import UserError

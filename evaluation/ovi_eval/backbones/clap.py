@@ -31,8 +31,9 @@ from ovi_eval.backbones.clap_keys import (
     to_transformers,
 )
 from ovi_eval.backbones.clap_sound import log_mel, transform_tables
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder
-from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, read_weights
+from ovi_eval.common.weights import Loaded, PublishedFile, read_weights
 from ovi_eval.errors import UserError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ovi_eval.common.weights import PublishedFile, file_sha256
+from ovi_eval.common.files import file_sha256
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
-from ovi_eval.common.weights import Loaded, PublishedFile, file_sha256, load_published
+from ovi_eval.common.files import file_sha256
+from ovi_eval.common.weights import Loaded, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 WIDTH, HEIGHT = 320, 240

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ovi_eval.backbones.hub_folder import model_from, quiet, reading
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import PublishedFolder
-from ovi_eval.common.weights import file_sha256
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000

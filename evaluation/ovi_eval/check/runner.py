@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tempfile
 import time
@@ -15,6 +14,7 @@ from ovi_eval.check.case import CannotRunError, Case, Setting
 from ovi_eval.check.cases import catalogue
 from ovi_eval.check.goldens import Goldens
 from ovi_eval.check.lines import Line
+from ovi_eval.common.shown import did_you_mean
 from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.errors import UserError
 
@@ -40,8 +40,7 @@ def chosen(names: Sequence[str] | None) -> list[Case]:
     groups = {case.group for case in cases.values()}
     for name in names:
         if name not in cases and name not in groups:
-            near = difflib.get_close_matches(name, [*groups, *cases], n=3, cutoff=0.4)
-            offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(groups))}"
+            offer = did_you_mean(name, [*groups, *cases]) or f"there are {', '.join(sorted(groups))}"
             raise UserError(f"no check is called {name!r}; {offer}")
     return [case for case in cases.values() if case.name in names or case.group in names]
 

@@ -23,10 +23,10 @@ from ovi_eval.clips.container import opened
 from ovi_eval.clips.picture import Video, decode_video
 from ovi_eval.clips.sound import Audio, decode_audio, decode_pcm16
 from ovi_eval.clips.writing import resample
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import unusable
-from ovi_eval.common.weights import file_sha256
 from ovi_eval.errors import UserError
 
 T = TypeVar("T")

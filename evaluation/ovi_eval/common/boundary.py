@@ -8,7 +8,6 @@ and keeps its traceback.
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import functools
 import os
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec
 
-from ovi_eval.common.shown import shown
+from ovi_eval.common.shown import did_you_mean, shown
 from ovi_eval.errors import UserError
 
 __all__ = ["LineParser", "PrintedError", "command", "fail", "one_line"]
@@ -100,6 +99,5 @@ class LineParser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             names = list(map(str, action.choices))
-            near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
-            offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+            offer = did_you_mean(str(value), names) or f"there are {', '.join(names)}"
             raise UserError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")

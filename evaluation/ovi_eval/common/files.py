@@ -1,5 +1,6 @@
-"""Atomic writing of files: they appear whole or not at all."""
+"""Atomic writing of files: they appear whole or not at all; and the digest that identifies a file."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +28,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | Path) -> str:
+    """The file's sha256 in 64 hexadecimal digits, read in pieces. Raises UserError where it cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); make the file readable") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import read_bytes
 from ovi_eval.errors import UserError
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
@@ -47,19 +48,8 @@ def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
 
     Raises UserError for a file that is missing, unreadable, no text or larger than `max_bytes`.
     """
-    path = Path(path)
     try:
-        if not path.is_file():
-            raise UserError(f"{shown(path)}: no such file")
-        # Not by its stated size: devices and pipes have none.
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
-    if len(content) > max_bytes:
-        raise UserError(f"{shown(path)}: is larger than the {max_bytes} bytes that such a file may have")
-    try:
-        return content.decode("utf-8-sig")
+        return read_bytes(path, max_bytes=max_bytes).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{shown(path)}: is no UTF-8 text (byte {error.start}); save it again in UTF-8"

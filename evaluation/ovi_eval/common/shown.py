@@ -5,14 +5,16 @@ One function, `shown`, serves every output: a terminal, Markdown, an HTML page.
 
 from __future__ import annotations
 
+import difflib
 import html
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from rich.markup import escape
 
-__all__ = ["Place", "shown"]
+__all__ = ["Place", "did_you_mean", "shown"]
 
 Place = Literal["plain", "rich", "markdown", "html"]
 
@@ -21,6 +23,12 @@ Place = Literal["plain", "rich", "markdown", "html"]
 _MARKDOWN = re.compile(r"([\\`*\[\]|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_]))")
 # What makes a heading, a list, a quotation or a rule of a line stands at its beginning.
 _BEGINNING = re.compile(r"^(?:(#{1,6}|[-+])(?=\s|$)|(>)|([-=]+)(?=$)|(\d+)([.)])(?=\s|$))")
+
+
+def did_you_mean(name: str, valid: Iterable[str], most: int = 3) -> str:
+    """`did you mean A or B?` with the valid names nearest to an unknown one; "" where none is near."""
+    near = difflib.get_close_matches(name, list(valid), n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def shown(text: Any, limit: int | None = 200, *, to: Place = "plain") -> str:

@@ -7,7 +7,6 @@ files from before torch 0.4.1 lack and no result depends on, may be missing.
 """
 
 import glob
-import hashlib
 import os
 import pickle
 import zipfile
@@ -21,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ovi_eval.common.files import file_sha256
 from ovi_eval.errors import UserError
 
 COUNTER = "num_batches_tracked"
-CHUNK = 1 << 22
 WEIGHTS_FOLDER = "OVI_EVAL_WEIGHTS"
 """The environment variable that names the folder of published weight files."""
 
@@ -111,18 +110,6 @@ def load_published(
     network.eval().requires_grad_(False)
     known = digest.startswith(file.sha256) if file.sha256 else None
     return Loaded(network, path, digest, known)
-
-
-def file_sha256(path: str | Path) -> str:
-    """The file's sha256 in 64 hexadecimal digits, read in pieces."""
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as stream:
-            while piece := stream.read(CHUNK):
-                digest.update(piece)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    return digest.hexdigest()
 
 
 def read_weights(path: Path) -> object:

@@ -26,9 +26,9 @@ from ovi_eval.backbones.whisper import SAMPLE_RATE, WEIGHTS, Whisper, published_
 from ovi_eval.clips.captions import nfc, read_texts
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Need, find_folder
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import file_sha256
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import (
     Compared,

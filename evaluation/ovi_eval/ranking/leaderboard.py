@@ -6,7 +6,6 @@ written (terminal, Markdown, HTML page, figure) is in `ovi_eval.report`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.common.places import without_places
+from ovi_eval.common.shown import did_you_mean
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.claims import (
     Claim,
@@ -165,10 +165,8 @@ def collect_leaderboard(
 
 def suggest(name: str, valid: Sequence[str]) -> str:
     """`; did you mean ...?` with the nearest names, else the valid ones."""
-    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there are {', '.join(valid)}" if valid else ""
+    offer = did_you_mean(name, valid) or f"there are {', '.join(valid)}"
+    return f"; {offer}" if valid else ""
 
 
 def _remembered(found: FoundRuns) -> dict[str, Any]:

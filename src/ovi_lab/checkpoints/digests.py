@@ -11,9 +11,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ovi_eval.common.files import write_whole
+from ovi_eval.common.files import file_sha256, write_whole
 from ovi_eval.common.plain_data import read_json
-from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.errors import UserError
 
 
@@ -36,7 +35,7 @@ class Digests:
         for name, path in files.items():
             try:
                 self._found[name].set_result(self._digest(path))
-            except OSError as error:
+            except (OSError, UserError) as error:
                 self._found[name].set_exception(error)
 
     def result(self) -> dict[str, str]:
@@ -50,7 +49,7 @@ class Digests:
         facts = path.stat()
         key = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
         if key not in self._known:
-            self._known[key] = file_digest(path)
+            self._known[key] = file_sha256(path)
             # a cache: where it cannot be written, the next call takes as long
             with suppress(UserError):
                 write_whole(self._kept, json.dumps(_read_kept(self._kept) | self._known, indent=0))

@@ -15,7 +15,6 @@ Strategies that shard the weights (ZeRO, FSDP2) write, in place of the weights a
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import Configuration
@@ -38,17 +38,11 @@ _STEP = re.compile(r"step_(\d+)$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _known_digest(path: Path) -> str:
     facts = path.stat()
     key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
     if key not in _digests:
-        _digests[key] = file_digest(path)
+        _digests[key] = file_sha256(path)
     return _digests[key]
 
 

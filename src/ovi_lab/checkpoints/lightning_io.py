@@ -16,7 +16,8 @@ from lightning.fabric.plugins.io import CheckpointIO
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovi_lab.checkpoints.folder import FORMAT, Checkpoint, file_digest
+from ovi_eval.common.files import file_sha256
+from ovi_lab.checkpoints.folder import FORMAT, Checkpoint
 from ovi_lab.checkpoints.state import plain_content
 from ovi_lab.errors import UserError
 
@@ -37,7 +38,7 @@ def facts_of(file: Path) -> dict[str, Any]:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return {"size": file.stat().st_size, "sha256": file_digest(file)}
+    return {"size": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 class FolderCheckpointIO(CheckpointIO):

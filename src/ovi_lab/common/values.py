@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from ovi_eval.common.shown import shown
+from ovi_eval.common.shown import did_you_mean, shown
 from ovi_lab.common.forms import misfit
 from ovi_lab.errors import UserError
 
@@ -49,9 +48,8 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def nearest(name: str, valid: Sequence[str]) -> str:
     """`, did you mean …? Valid: …` for an unknown name."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f", did you mean {close[0]}?" if close else "."
-    return f"{hint} Valid: {', '.join(sorted(valid))}"
+    hint = did_you_mean(name, valid, most=1)
+    return f"{f', {hint}' if hint else '.'} Valid: {', '.join(sorted(valid))}"
 
 
 def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ovi_eval.clips.writing import resample
+from ovi_eval.common.files import file_sha256
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.batch_order import AudioTokens, Pick
 from ovi_lab.data.decode import (
@@ -38,7 +39,6 @@ from ovi_lab.data.index import (
     ShardIndex,
     bad_sample,
     encoded_by,
-    file_sha256,
     read_index,
 )
 from ovi_lab.data.shards import ShardReader, expand_shards

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovi_eval.common.files import file_sha256
 from ovi_lab.codecs import AudioCodec, LatentCodec, VideoCodec
 from ovi_lab.data.decode import BOTH
-from ovi_lab.data.index import file_sha256
 from ovi_lab.errors import UserError
 
 PUBLISHED = "ovi_720x720_5s"

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
@@ -38,7 +39,6 @@ from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
     bad_sample,
-    file_sha256,
     read_index,
     stated_origin,
     stored_index,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ovi_eval.common.files import file_sha256
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.data.dataset import ClipDataset, media_runs
-from ovi_lab.data.index import file_sha256
 from ovi_lab.data.prepare import media_batches
 from ovi_lab.errors import UserError
 

@@ -11,7 +11,6 @@ Names that could leave a folder, and links, are refused, though members are neve
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ovi_eval.common.files import write_whole
+from ovi_eval.common.files import file_sha256, write_whole
 from ovi_eval.common.plain_data import MAX_BYTES, parse_json, read_json
 from ovi_eval.common.shown import shown
 from ovi_lab.data.tar_headers import BLOCK, Member, TarError, tar_members
@@ -363,9 +362,3 @@ def unsafe_name(name: str) -> str:
     if ".." in PurePosixPath(name).parts:
         return "an unsafe member name (it climbs out with ..)"
     return "" if name and name.isprintable() else "an unsafe member name (empty or unprintable)"
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovi_eval.common.files import written_whole
+from ovi_eval.common.files import file_sha256, written_whole
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.progress import progress
@@ -29,7 +29,7 @@ from ovi_lab.data.decode import (
     read_latents,
     read_media,
 )
-from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, file_sha256, read_index, scan_shard
+from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, read_index, scan_shard
 from ovi_lab.data.shards import ShardReader, total_bytes
 from ovi_lab.errors import UserError
 

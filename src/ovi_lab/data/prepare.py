@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ovi_eval.common.files import write_whole
+from ovi_eval.common.files import file_sha256, write_whole
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.common.progress import progress
@@ -31,7 +31,7 @@ from ovi_lab.data.dataset import ClipDataset, media_runs
 from ovi_lab.data.decode import array_members
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.encoding import encode_run
-from ovi_lab.data.index import file_sha256, index_path
+from ovi_lab.data.index import index_path
 from ovi_lab.data.shards import write_shards
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError

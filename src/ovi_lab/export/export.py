@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.boundary import LineParser, command
-from ovi_eval.common.files import folder_beside
+from ovi_eval.common.files import file_sha256, folder_beside
 from ovi_eval.common.plain_data import read_json, read_text
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model
-from ovi_lab.checkpoints.folder import file_digest
 from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.opening import Opened
 from ovi_lab.checkpoints.reading import merged_weights
@@ -281,7 +280,7 @@ def _write(
                 written.insert(0, index)
             (temporary / "config.json").write_text(config)
             (temporary / "README.md").write_text(card, encoding="utf-8")
-            sums = {name: file_digest(temporary / name) for name in written}
+            sums = {name: file_sha256(temporary / name) for name in written}
             (temporary / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
             outdated = _listed(folder / SUMS) - set(written)
             (folder / SUMS).unlink(missing_ok=True)

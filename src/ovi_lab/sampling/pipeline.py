@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovi_lab.checkpoints.folder import file_digest
+from ovi_eval.common.files import file_sha256
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.checkpoints.weights_layout import Layout
 from ovi_lab.errors import UserError
@@ -92,7 +92,7 @@ def plan_request(request: Request, preset: ReleasedModel) -> Plan:
     if request.image is not None:
         picture = read_image(request.image)
         size = size_for_image((picture.height, picture.width), area)
-        digest = file_digest(Path(request.image))
+        digest = file_sha256(Path(request.image))
         if request.shape is not None:
             size = snapped(request.shape, area)
     else:

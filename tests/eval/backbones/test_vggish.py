@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers.rule_made import hashed, published_keys, wave, weights
 from ovi_eval.backbones import vggish
 from ovi_eval.clips.writing import resample
-from ovi_eval.common.weights import file_sha256
+from ovi_eval.common.files import file_sha256
 from ovi_eval.errors import UserError
 
 

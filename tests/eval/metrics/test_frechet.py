@@ -13,7 +13,8 @@ from helpers.rule_made import clip, wave, weights
 from ovi_eval.backbones import i3d, panns, vggish
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
-from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, file_sha256
+from ovi_eval.common.files import file_sha256
+from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details
 from ovi_eval.metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns

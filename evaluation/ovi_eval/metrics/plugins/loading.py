@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovi_eval.common.weights import PublishedFile, file_sha256, read_weights
+from ovi_eval.common.files import file_sha256
+from ovi_eval.common.weights import PublishedFile, read_weights
 from ovi_eval.errors import UserError
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from ovi_eval.backbones.hub_folder import model_from, reading
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import file_sha256
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
