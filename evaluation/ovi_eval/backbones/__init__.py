@@ -1,1 +1,1 @@
-"""Networks that metrics look through: their architecture and how their weights are loaded."""
+"""Networks whose features metrics use: architecture, preprocessing and loading of their weights."""

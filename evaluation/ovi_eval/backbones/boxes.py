@@ -1,4 +1,4 @@
-"""Rectangles around faces: how much two overlap, and the best of those that do.
+"""Boxes around faces: their overlap, and non-maximum suppression.
 
 A box is x1, y1, x2, y2 (left, top, right, bottom) and, where it has one, a score; boxes are rows of [N, 4] or
 [N, 5].

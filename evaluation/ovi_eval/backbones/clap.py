@@ -54,11 +54,11 @@ TOKENIZER = PublishedFolder(
 )
 LAION_CLAP = Package("laion_clap", "pip install 'ovi-lab[clap]' torchvision")
 TOKENS = 77
-"""What a caption is cut or padded to, its first and last marks included."""
+"""Tokens that a caption is cut or padded to, the first and last included."""
 
 
 class Towers(nn.Module):
-    """Both towers of CLAP. What they give has length 1."""
+    """Both towers of CLAP; their features have length 1."""
 
     def sounds(self, waves_NP: Tensor) -> Tensor:
         """Features [N, 512] of 10 s of sound at 48 kHz each, in [-1, 1]."""
@@ -161,7 +161,7 @@ def load_clap(
 
 
 def as_built(size: Size) -> dict[str, Tensor]:
-    """A checkpoint's tensors that nothing is learnt in, by laion_clap's names, computed from their definition."""
+    """A checkpoint's constant tensors by laion_clap's names, computed from their definition."""
     return transform_tables() | masks_and_indices(size)
 
 

@@ -1,4 +1,4 @@
-"""Which tensor of a laion_clap checkpoint is which tensor of transformers' ClapModel, in both directions.
+"""The mapping between the tensors of a laion_clap checkpoint and of transformers' ClapModel, in both directions.
 
 The towers are the same: RoBERTa for the text, HTS-AT (a Swin transformer over a log-mel picture) for the sound,
 each followed by a projection of two layers. What differs is names, and that laion_clap keeps queries, keys and
@@ -127,8 +127,8 @@ def without_counterpart(size: Size) -> dict[str, tuple[int, ...]]:
     """Names and shapes of laion_clap's tensors that ClapModel does not hold.
 
     The front end's tables and the masks of shifted windows are computed here; `tscam_conv` and `head` classify
-    AudioSet and lie behind the embedding; `text_transform` and `audio_transform` are layers that only the
-    training loss looks through.
+    AudioSet and follow the embedding; `text_transform` and `audio_transform` are layers that only the
+    training loss uses.
     """
     shapes: dict[str, tuple[int, ...]] = dict(
         zip(TABLES, ((513, 1, 1024), (513, 1, 1024), (513, 64)), strict=True)
@@ -174,7 +174,7 @@ def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def masks_and_indices(size: Size) -> dict[str, Tensor]:
-    """The tensors of the sound's attention that nothing is learnt in, by laion_clap's names."""
+    """The constant tensors of the sound's attention, by laion_clap's names."""
     built = {theirs: position_index() for theirs, _ in pairs(size) if theirs.endswith("_position_index")}
     masks = [name for name in without_counterpart(size) if name.endswith(".attn_mask")]
     return built | {name: shift_mask(int(name.split(".")[2])) for name in masks}
@@ -188,7 +188,7 @@ def position_index() -> Tensor:
 
 
 def shift_mask(stage: int) -> Tensor:
-    """[V, W, W]: what a stage's shifted windows add to attention, -100 where two places are no neighbours.
+    """[V, W, W]: the mask of a stage's shifted windows, added to attention: -100 where two places are no neighbours.
 
     Windows are shifted by half their side around the picture's edge, so those at the end hold places of
     opposite edges (Liu et al. 2021, "Swin transformer").

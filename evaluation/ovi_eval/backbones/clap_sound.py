@@ -1,8 +1,8 @@
-"""How a sound is prepared for CLAP: its samples, 10 seconds of them, and their log-mel picture.
+"""CLAP's preprocessing of sound: 10 seconds of samples and their log-mel spectrogram.
 
 As in laion_clap (Wu et al. 2023, "Large-scale contrastive language-audio pretraining with feature fusion and
 keyword-to-caption augmentation"): 48 kHz mono, rounded to 16 bits and back; a shorter sound is repeated as often
-as it fits whole and the rest is silence; of a longer one 10 seconds are heard. There their start is drawn anew at
+as it fits whole and the rest is silence; of a longer one 10 seconds are used. There their start is drawn at
 each call; here it is drawn from the clip's content, so that it is the same in any order and process.
 
 Front end: windows of 1024 samples (periodic Hann) every 480, the wave mirrored by 512 samples at both ends, power
@@ -25,7 +25,7 @@ from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 48000
 PIECE = 480000
-"""Samples of the 10 seconds that the network hears at once."""
+"""Samples of the 10 seconds that the network takes at once."""
 WINDOW, HOP = 1024, 480
 BINS = WINDOW // 2 + 1
 BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 50.0, 14000.0
@@ -49,10 +49,10 @@ def fill_piece(wave_S: Tensor) -> Tensor:
 
 
 def starts(samples: int, crops: Crops, content: str) -> list[int]:
-    """The first samples of the pieces to be heard of a sound that is longer than one.
+    """The first samples of the pieces of a sound that is longer than one.
 
     "one": a single piece at a place drawn evenly from the hash of `content`; "all": whole pieces one after
-    another from the beginning, and the rest at the end is not heard.
+    another from the beginning, and the rest at the end is not used.
     """
     if crops == "all":
         return list(range(0, samples - PIECE + 1, PIECE))
@@ -61,7 +61,7 @@ def starts(samples: int, crops: Crops, content: str) -> list[int]:
 
 
 def pieces(wave_S: Tensor, content: str, rounding: Rounding = "int16", crops: Crops = "one") -> Tensor:
-    """What is heard of a 48 kHz wave: [N, P] float32.
+    """The pieces of a 48 kHz wave that CLAP takes: [N, P] float32.
 
     `content` identifies the clip, as its start is drawn from it; `rounding` is "int16" (to 16 bits and back) or
     "float" (as decoded); `crops` as in `starts`. Raises UserError for a wave that is not [S] or has no sample,
@@ -90,7 +90,7 @@ def log_mel(waves_NP: Tensor) -> Tensor:
 
 @cache
 def mel_matrix() -> Tensor:
-    """[513, 64] float64: what each bin gives to each band."""
+    """[513, 64] float64: the weight of each bin in each band."""
     return slaney.bands(SAMPLE_RATE, BINS, BANDS, LOWEST_HZ, HIGHEST_HZ)
 
 

@@ -1,4 +1,4 @@
-"""DNSMOS: how people would rate noisy speech, guessed by two networks of Microsoft's DNS Challenge.
+"""DNSMOS: predicted mean opinion scores of noisy speech, by two networks of Microsoft's DNS Challenge.
 
 Reddy et al. 2021 (P.808: one overall score) and Reddy et al. 2022 (P.835: speech SIG, background BAK and
 overall OVRL), as their release scores them. 16 kHz mono; sound shorter than 9.01 s is doubled until it is not;

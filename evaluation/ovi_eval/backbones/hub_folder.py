@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from ovi_eval.errors import UserError
 
-# What reading a damaged or foreign folder leads to, in transformers and the libraries below it.
+# Exceptions of transformers and its libraries for a damaged or foreign folder.
 FAULTS = (OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, SafetensorError)
 
 
@@ -45,7 +45,7 @@ def model_from(kind: Any, folder: Path, what: str, **options: Any) -> Any:
 
 @contextmanager
 def reading(folder: Path, what: str) -> Iterator[None]:
-    """Quiet, and with an UserError that names the folder where it cannot be read as `what`."""
+    """Context of a quiet load, with a UserError that names the folder where it cannot be read as `what`."""
     try:
         with quiet():
             yield
@@ -56,7 +56,7 @@ def reading(folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice, which would come with every clip."""
+    """Context without transformers' progress bars and advice, which would appear for every clip."""
     from transformers.utils import logging as talk
 
     level, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()

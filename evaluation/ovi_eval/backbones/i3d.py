@@ -1,4 +1,4 @@
-"""I3D of Carreira and Zisserman (2017): what FVD's features are, with the choices its implementations differ in.
+"""I3D of Carreira and Zisserman (2017), the network of FVD, with the choices in which implementations differ.
 
 Features are the 400 Kinetics logits, before any softmax, averaged over time. Implementations differ in
 two choices, each of which changes the number, so both are part of a variant's name:
@@ -68,7 +68,7 @@ def find_variant(name: str) -> Variant:
 
 
 def preprocess(frames_NTHWC: Tensor, fit: Literal["crop", "stretch"] = "crop") -> Tensor:
-    """Frames [N, T, H, W, 3] uint8 RGB to what I3D sees: [N, 3, T, 224, 224] float32 in [-1, 1].
+    """Frames [N, T, H, W, 3] uint8 RGB to I3D's input [N, 3, T, 224, 224] float32 in [-1, 1].
 
     Raises UserError for other shapes or types, or fewer than 10 frames.
     """
@@ -142,7 +142,7 @@ class _Pool(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Four ways side by side: 1; 1 then 3; 1 then 3; pooled then 1."""
+    """Four parallel branches: 1; 1 then 3; 1 then 3; pooled then 1."""
 
     def __init__(self, inside: int, out: tuple[int, int, int, int, int, int], eps: float) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ _MIXED = {
 
 
 class I3D(nn.Module):
-    """What `preprocess` gives, [N, 3, T, 224, 224], to logits [N, 400]."""
+    """Output of `preprocess` [N, 3, T, 224, 224] to logits [N, 400]."""
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
@@ -229,5 +229,5 @@ def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") ->
 
 @torch.no_grad()
 def logits_of(network: I3D, seen_NCTHW: Tensor) -> Tensor:
-    """Logits [N, 400] of what `preprocess` gives."""
+    """Logits [N, 400] of the output of `preprocess`."""
     return network(seen_NCTHW.to(network.logits.conv3d.weight))

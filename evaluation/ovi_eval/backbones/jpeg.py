@@ -1,7 +1,7 @@
-"""Pictures through FFmpeg's JPEG encoder, which published pipelines keep their frames in.
+"""JPEG encoding and decoding by FFmpeg, in which published pipelines store their frames.
 
-Two ways of choosing how much is lost: a fixed quantiser (FFmpeg's `-qscale:v 2`, next to nothing), or
-FFmpeg's default for pictures, 200 kbit/s, which changes with what the frames hold.
+Two choices of quality: a fixed quantiser (FFmpeg's `-qscale:v 2`, nearly lossless), or
+FFmpeg's default for pictures, 200 kbit/s, which depends on the frames' content.
 """
 
 import io

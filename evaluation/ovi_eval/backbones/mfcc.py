@@ -1,7 +1,7 @@
 """Mel-frequency cepstra as SyncNet's release takes them: those of python_speech_features by default.
 
 Davis and Mermelstein 1980. Of 16 kHz sound as 16-bit whole numbers, never scaled: x[t] - 0.97 x[t - 1];
-frames of 25 ms every 10 ms without a window, the last filled up with zeros; power spectrum of an FFT of 512
+frames of 25 ms every 10 ms without a window, the last padded with zeros; power spectrum of an FFT of 512
 over 512; 26 triangles on the HTK mel scale from 0 to 8000 Hz with corners at whole bins; logarithm;
 orthonormal cosine transform, of which 13 are kept; sine lifter of 22; the first replaced by the logarithm of
 the frame's energy. Sound scaled to [-1, 1] would change that first one by 20.8.

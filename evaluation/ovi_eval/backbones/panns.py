@@ -38,7 +38,7 @@ FILE = PublishedFile(
 
 
 class Heard(NamedTuple):
-    """What Cnn14 says of N sounds: `features` [N, 2048], at least 0, and `logits` [N, 527]."""
+    """Cnn14's output for N sounds: `features` [N, 2048], at least 0, and `logits` [N, 527]."""
 
     features: Tensor
     logits: Tensor

@@ -100,7 +100,7 @@ class S3FD(nn.Module):
         start = 0
         for end, norm in ((16, self.L2Norm3_3), (23, self.L2Norm4_3), (30, self.L2Norm5_3)):
             x = self.vgg[start:end](x)
-            # The layer that follows works in place only on what it makes itself, so `x` stays whole.
+            # The next layer works in place only on its own output, so `x` is not changed.
             maps.append(norm(x))
             start = end
         maps.append(self.vgg[start:](x))
@@ -146,7 +146,7 @@ def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
 
 
 def prepared(small_NHWC: np.ndarray) -> Tensor:
-    """What the network takes, [N, 3, H, W] float32, of shrunk RGB frames [N, H, W, 3] uint8."""
+    """The network's input [N, 3, H, W] float32 of shrunk RGB frames [N, H, W, 3] uint8."""
     return torch.from_numpy(small_NHWC).permute(0, 3, 1, 2).float() - torch.tensor(MEANS_RGB)[:, None, None]
 
 

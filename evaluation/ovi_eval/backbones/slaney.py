@@ -1,4 +1,4 @@
-"""Bands on Slaney's mel scale with Slaney's norm, which librosa gives unless told otherwise.
+"""Bands on Slaney's mel scale with Slaney's norm, librosa's default.
 
 Slaney 1998, "Auditory toolbox". Shapes: K bins of a Fourier transform, B bands.
 """
@@ -15,7 +15,7 @@ LOG_STEP = math.log(6.4) / 27
 
 
 def bands(sample_rate: int, bins: int, count: int, lowest_hz: float, highest_hz: float) -> Tensor:
-    """[K, B] float64: what each of `bins` from 0 Hz to half the rate gives to each of `count` triangles.
+    """[K, B] float64: the weight of each of `bins` from 0 Hz to half the rate in each of `count` triangles.
 
     Triangles overlap by half between the two frequencies and have an area of 1 over Hz.
     """
@@ -28,11 +28,11 @@ def bands(sample_rate: int, bins: int, count: int, lowest_hz: float, highest_hz:
 
 
 def to_mel(hz: float) -> float:
-    """A frequency's place on the scale."""
+    """A frequency on Slaney's scale."""
     return hz / STRAIGHT_HZ if hz < KNEE_HZ else KNEE_MEL + math.log(hz / KNEE_HZ) / LOG_STEP
 
 
 def to_hz(mel: Tensor) -> Tensor:
-    """The frequencies of places on the scale."""
+    """The frequencies of values on Slaney's scale."""
     curved = KNEE_HZ * torch.exp((mel - KNEE_MEL) * LOG_STEP)
     return torch.where(mel < KNEE_MEL, mel * STRAIGHT_HZ, curved)

@@ -78,7 +78,7 @@ def _pooled(x: Tensor, after: Any = None) -> Tensor:
 
 
 class SyncNet(nn.Module):
-    """Two ways into one space: `lips` for the picture, `sound` for the cepstra."""
+    """Two encoders into one space: `lips` for the picture, `sound` for the cepstra."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class SyncNet(nn.Module):
 
 @dataclass(frozen=True)
 class Sync:
-    """What SyncNet says of one face crop and its sound.
+    """SyncNet's scores of one face crop and its sound.
 
     `distance` is Sync-D, `confidence` Sync-C, `offset` in frames (above 0 where the sound comes first),
     `mean_R` the mean distance at each of 31 shifts, from sound 15 windows early to 15 late.
@@ -147,7 +147,7 @@ def load_syncnet(path: str | Path, sha256: str | None = None) -> Loaded[SyncNet]
 
 
 def windows_of(frames: int, samples: int) -> int:
-    """How many windows a crop of that many frames and samples gives. Raises UserError for none."""
+    """Number of windows of a crop of that many frames and samples. Raises UserError for none."""
     count = min(frames, samples // SAMPLES_PER_FRAME) - WINDOW
     if count < 1:
         raise UserError(

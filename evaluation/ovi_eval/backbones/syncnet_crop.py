@@ -1,8 +1,8 @@
-"""Reads a ready face crop as SyncNet's release does: pictures through JPEG, sound as 16-bit numbers.
+"""Reading of a prepared face crop as SyncNet's release does: frames through JPEG, sound as 16-bit numbers.
 
 The release has FFmpeg write every frame as a JPEG at its default of 200 kbit/s and reads these back. On the
 tests' real crop that costs about 4 of 255 levels and moves Sync-D by 0.7 % (through generated weights), so
-numbers that should agree with published ones need it; `as_published=False` looks at the frames themselves,
+numbers that should agree with published ones need it; `as_published=False` uses the frames themselves,
 which is another variant.
 
 Shapes: F frames, H = W = 224, S samples.

@@ -234,7 +234,7 @@ def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
 
 
 def prepared(small_NHWC: np.ndarray) -> Tensor:
-    """What the network takes, [N, 3, 240, 320] float32, of shrunk RGB frames [N, 240, 320, 3] uint8."""
+    """The network's input [N, 3, 240, 320] float32 of shrunk RGB frames [N, 240, 320, 3] uint8."""
     return (torch.from_numpy(small_NHWC).permute(0, 3, 1, 2).float() - MEAN) / SPREAD
 
 
@@ -243,6 +243,6 @@ def faces(scores_P: Tensor, boxes_P4: Tensor, height: int, width: int) -> np.nda
     found_P5 = torch.cat((boxes_P4, scores_P[:, None]), 1).cpu().numpy()
     found_N5 = found_P5[found_P5[:, 4] > SCORE]
     found_N5 = found_N5[np.argsort(found_N5[:, 4])[-CANDIDATES:]]
-    # Overlap is told in parts of the frame, where `EPSILON` weighs more than in pixels.
+    # Overlap is computed in parts of the frame, where `EPSILON` weighs more than in pixels.
     kept_N5 = suppressed(found_N5, OVERLAP, EPSILON)
     return kept_N5 * np.array([width, height, width, height, 1], dtype=np.float32)

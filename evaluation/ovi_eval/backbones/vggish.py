@@ -1,4 +1,4 @@
-"""VGGish: 128 features for each 0.96 s of sound, which FAD and FD_VGG are taken in.
+"""VGGish: 128 features for each 0.96 s of sound, the features of FAD and FD_VGG.
 
 Hershey et al. 2017, "CNN architectures for large-scale audio classification"; front end and weights as in
 the AudioSet release. What the Fréchet audio distance uses is the layer before its last ReLU, and neither
@@ -28,7 +28,7 @@ BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
 PATCH = 96
 LOG_OFFSET = 0.01
 AT_ONCE = 32
-"""Patches that the network sees together; each takes some 3 MB of it."""
+"""Patches in one batch of the network; each takes about 3 MB."""
 SHORTEST = WINDOW + (PATCH - 1) * HOP
 """Samples that one patch takes: 0.975 s."""
 
@@ -70,7 +70,7 @@ def load_vggish(path: str | Path, sha256: str | None = None) -> Loaded[VGGish]:
 
 @cache
 def mel_matrix() -> Tensor:
-    """[257, 64] float64: what each FFT bin gives to each band. The bin at 0 Hz gives nothing."""
+    """[257, 64] float64: the weight of each FFT bin in each band; 0 for the bin at 0 Hz."""
     bins_K = _htk_mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))
     lowest, highest = _htk_mel(torch.tensor([LOWEST_HZ, HIGHEST_HZ], dtype=torch.float64)).tolist()
     edges = torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""Whisper (Radford et al. 2023), which writes down what is said, from a folder in transformers' layout.
+"""Whisper (Radford et al. 2023), speech recognition, from a folder in transformers' layout.
 
 Greedy decoding without timestamps and without falling back to higher temperatures; the language is the one that a
-multilingual model hears. Sound longer than the model's window (30 s) is cut into windows that are written down one
+multilingual model detects. Sound longer than the model's window (30 s) is cut into windows that are transcribed one
 by one, so that a word on a cut may be lost. Nothing is fetched and no code of the folder is run.
 """
 
@@ -61,7 +61,7 @@ class Whisper:
             self.hearing: Any = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         if self.hearing.sampling_rate != SAMPLE_RATE:
             raise UserError(
-                f"{folder}: listens at {self.hearing.sampling_rate} Hz, Whisper does at {SAMPLE_RATE}; fetch it again"
+                f"{folder}: takes sound at {self.hearing.sampling_rate} Hz, Whisper at {SAMPLE_RATE}; fetch it again"
             )
         self.window = int(self.hearing.n_samples)
 
@@ -76,7 +76,7 @@ class Whisper:
         ]
 
     def write_down(self, pictures: list[Tensor]) -> str:
-        """What is said in them, the windows' texts joined by spaces."""
+        """The transcript: the windows' texts joined by spaces."""
         options: dict[str, Any] = {"num_beams": 1, "do_sample": False}
         if getattr(self.network.generation_config, "is_multilingual", False):
             options["task"] = "transcribe"

@@ -1,5 +1,5 @@
-"""Faces in clips: found in each frame, followed from frame to frame within a scene, and cut out as SyncNet sees them.
+"""Faces in clips: detected in each frame, tracked within a scene, and cropped for SyncNet.
 
-`boxes`: rectangles and their overlap. `detection`: what a detector is, and which there are. `scenes`: where
-cuts are. `tracks`: faces followed. `crop`: the picture of one. `clip`: a clip made ready for all this.
+`detection`: the detectors. `scenes`: cuts. `tracks`: faces from frame to frame. `crop`: the crop of a track.
+`clip`: a clip prepared for all of these. `frame_store`: compact storage of its frames.
 """

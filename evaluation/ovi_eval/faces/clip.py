@@ -1,7 +1,7 @@
-"""A clip made ready for finding and cutting out faces: 25 frames a second, kept as JPEGs, and 16 kHz sound.
+"""A clip prepared for face tracking: 25 frames a second, kept as JPEGs, and 16 kHz sound.
 
-As SyncNet's release does, every frame goes through a JPEG of FFmpeg's quantiser 2, on which faces are looked for
-and from which they are cut. That also keeps clips of any size small: nothing but JPEGs, the frames that the
+As SyncNet's release does, every frame goes through a JPEG of FFmpeg's quantiser 2, on which faces are detected
+and from which they are cropped. That also keeps clips of any size small: nothing but JPEGs, the frames that the
 detector looks at and, until the cuts are found, thumbnails is held.
 
 Time begins with the first frame. The frame shown at n / 25 s is the last whose time, rounded to the nearest
@@ -32,7 +32,7 @@ QUANTISER = 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """A clip before its faces are looked for.
+    """A clip before face detection.
 
     `jpegs` and `small` (what the detector takes) are by the file's own frames; `shown` is which of them is seen
     in each frame at 25 fps, and `scenes` are in frames at 25 fps. `wave_S`: int16 at 16 kHz.
@@ -78,7 +78,7 @@ def prepare(item: Item, detector: Detector) -> Prepared:
 
 
 def at_25_fps(video: Video) -> list[int]:
-    """Which of a clip's frames is seen in each frame at 25 fps."""
+    """The number of the clip's frame that is seen in each frame at 25 fps."""
     return video.seen(FPS).tolist()
 
 

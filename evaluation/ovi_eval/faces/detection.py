@@ -1,4 +1,4 @@
-"""Face detectors: any of them gives, of each frame, boxes in its pixels with scores.
+"""Face detectors: boxes in pixels with scores for each frame.
 
 A detector works in two steps, as decoding threads do the first: `shrink` brings a frame to the size that the
 network looks at, `look` is the network on a few of them. Another detector is a class with these two and `found`.
@@ -40,7 +40,9 @@ class Detector(ABC):
     @classmethod
     @abstractmethod
     def found(cls, for_what: str, device: torch.device = CPU) -> Detector:
-        """With the weights in OVI_EVAL_WEIGHTS. Raises UserError that says what `for_what` needs where none are."""
+        """The detector with the weights in OVI_EVAL_WEIGHTS. Raises UserError with what `for_what` needs without
+        them.
+        """
 
     @abstractmethod
     def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Many small things kept beside large ones that come and go.
+"""Compact storage of many small frames in large blocks.
 
-Were each kept by itself, it would lie in the gap that a large frame leaves and the next frame would need new
-memory: a clip of 250 frames of 1080x1920 then took 1.4 GB instead of 0.2. So they are put into large blocks.
+Stored one by one, small frames fill the gaps that large decoded frames leave, and each large frame needs new
+memory: a clip of 250 frames of 1080x1920 took 1.4 GB instead of 0.2.
 """
 
 import io

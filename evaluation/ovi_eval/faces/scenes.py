@@ -1,4 +1,4 @@
-"""Where a clip's scenes begin and end: cuts as PySceneDetect's ContentDetector finds them.
+"""The scenes of a clip: cuts as PySceneDetect's ContentDetector finds them.
 
 Its defaults: a cut is where hue, saturation and brightness change by 27 of 255 on average from one frame to the
 next, and a scene has at least 15 frames. As its own program does, frames whose longer side is above 256 pixels
@@ -18,7 +18,7 @@ SIDE = 256
 
 
 def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
-    """A frame [H, W, 3] uint8, BGR, at the size at which cuts are looked for."""
+    """A frame [H, W, 3] uint8, BGR, at the size of the search for cuts."""
     import cv2
 
     height, width = frame_HWC.shape[:2]

@@ -1,4 +1,4 @@
-"""One face followed through the frames of a scene, as SyncNet's release does it.
+"""Tracking of a face through the frames of a scene, as SyncNet's release does it.
 
 A track begins with the best face left in the earliest frame; each later frame adds the first of its faces that
 overlaps the track's last one by more than 0.5. A track ends where none has for more than 25 frames. It counts
