@@ -214,7 +214,7 @@ def test_a_folder_that_is_no_whole_whisper_is_refused(
         Whisper(wider, cpu)
     slow = copy("slow")
     rewrite(slow, "preprocessor_config.json", sampling_rate=8000)
-    with pytest.raises(UserError, match="listens at 8000 Hz"):
+    with pytest.raises(UserError, match="takes sound at 8000 Hz"):
         Whisper(slow, cpu)
     broken = copy("broken")
     (broken / "config.json").write_text("{")
