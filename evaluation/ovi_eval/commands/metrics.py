@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    from ovi_eval.report.scores import show_metrics
+    from ovi_eval.report.metric_list import show_metrics
 
     use_weights(options.weights)
     show_metrics()

@@ -85,7 +85,7 @@ def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.clips.items import find_items, without_clip
     from ovi_eval.common import processes
     from ovi_eval.common.files import cache_folder
-    from ovi_eval.report.scores import show_run
+    from ovi_eval.report.run_scores import show_run
     from ovi_eval.scoring.feature_cache import FeatureCache
     from ovi_eval.scoring.runner import Options, score_items
 

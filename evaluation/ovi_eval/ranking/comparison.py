@@ -29,7 +29,7 @@ from ovi_eval.ranking.comparison_notes import (
 )
 from ovi_eval.ranking.ranks import copies_of, difference, verdict_on
 from ovi_eval.ranking.table import Row, by_seed_as_data, clip_values, rows_of, values_of
-from ovi_eval.results.find import find_runs
+from ovi_eval.results.find_runs import find_runs
 from ovi_eval.stats.differences import Difference, Pairs, holm, paired_clips
 
 COMPARISON_SCHEMA = "ovi_eval.comparison/1"

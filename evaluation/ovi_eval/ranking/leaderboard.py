@@ -29,7 +29,7 @@ from ovi_eval.ranking.ranks import compared, difference, marked, ranked
 from ovi_eval.ranking.table import Row, row_as_data, rows_of, with_cells
 from ovi_eval.results.clip_files import ClipFinder
 from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
-from ovi_eval.results.find import FoundRuns, find_runs
+from ovi_eval.results.find_runs import FoundRuns, find_runs
 from ovi_eval.results.published import PublishedTable
 from ovi_eval.stats.intervals import Seed
 

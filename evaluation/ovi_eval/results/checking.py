@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
-from ovi_eval.results.ranges import range_of
+from ovi_eval.results.metric_ranges import range_of
 
 if TYPE_CHECKING:
     from ovi_eval.results.files import MetricValue, RunResults

@@ -20,7 +20,7 @@ from ovi_eval.ranking.comparison import Comparison, compare
 from ovi_eval.ranking.leaderboard import collect_leaderboard
 from ovi_eval.report.comparison import VERDICTS, markdown, show
 from ovi_eval.results.files import ClipScores, MetricValue
-from ovi_eval.results.find import FoundRuns
+from ovi_eval.results.find_runs import FoundRuns
 from ovi_eval.stats.differences import holm, sign_flip_test
 
 GOOD, BAD = "bidirectional_scaled", "none"

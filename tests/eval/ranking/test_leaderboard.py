@@ -19,7 +19,7 @@ from ovi_eval.report.html.page import page
 from ovi_eval.report.markdown import markdown
 from ovi_eval.report.terminal import show
 from ovi_eval.results.files import ClipScores, MetricValue
-from ovi_eval.results.find import FoundRuns
+from ovi_eval.results.find_runs import FoundRuns
 from ovi_eval.stats.intervals import mean_interval
 
 

@@ -20,7 +20,7 @@ from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.report.html import timeline_picture as pictures
 from ovi_eval.report.html.drawings import ticks
-from ovi_eval.results.find import find_runs
+from ovi_eval.results.find_runs import find_runs
 
 PROMPTS = 2
 COLUMNS = 4  # real and three arms

@@ -20,7 +20,7 @@ from ovi_eval.report.html.drawings import ticks
 from ovi_eval.report.markdown import markdown
 from ovi_eval.report.terminal import show
 from ovi_eval.results.files import ClipScores, MetricValue, read
-from ovi_eval.results.ranges import RANGES
+from ovi_eval.results.metric_ranges import RANGES
 
 EVIL = (
     "\x1b[2J\x1b]0;owned\x07",

@@ -1,29 +1,25 @@
-"""One run's scores on the terminal, and the list of metrics."""
+"""One run's scores on the terminal."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.common.needs import Need, missing
 from ovi_eval.common.number_format import format_number
 from ovi_eval.ranking.columns import ARROWS
-from ovi_eval.registry import ALIASES, FAULTS, METRICS
 from ovi_eval.report import wording
 from ovi_eval.report.terminal import new_console
 from ovi_eval.report.wording import line
 from ovi_eval.results.files import RunResults
 from ovi_eval.scoring.results_of import Scored
 
-COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
 REASONS = 3
-"""Kinds of reasons that are told for each metric, the commonest first."""
+"""Kinds of reasons shown for each metric, the commonest first."""
 
 
 def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) -> None:
@@ -54,13 +50,13 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
     for text in [*results.notes, *warnings, *missing_clips(results, scored.reasons)]:
         console.print(Text.assemble(("! ", "yellow"), line(text)))
     if left_out:
-        told = f"left out: {', '.join(left_out)}; ovi-eval metrics says what each needs"
-        console.print(Text(told, style="dim"))
+        text = f"left out: {', '.join(left_out)}; ovi-eval metrics says what each needs"
+        console.print(Text(text, style="dim"))
 
 
 def missing_clips(results: RunResults, reasons: Sequence[Mapping[str, str]]) -> list[str]:
     """A line for each group of metrics that lack the same clips for the same reasons."""
-    told: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for metric in dict.fromkeys(name for why in reasons for name in why):
         places = [place for place, why in enumerate(reasons) if metric in why]
         # Reasons that differ in their numbers only are one kind.
@@ -73,36 +69,5 @@ def missing_clips(results: RunResults, reasons: Sequence[Mapping[str, str]]) -> 
             parts.append("others for other reasons")
         lacking = f"{len(places)} of {results.n_clips} clips are missing"
         why = f", as {parts[0].partition(' as ')[2]}" if len(parts) == 1 else f"; {'; '.join(parts)}"
-        told.setdefault(lacking + why, []).append(metric)
-    return [f"{', '.join(metrics)}: {text}" for text, metrics in told.items()]
-
-
-def show_metrics() -> None:
-    """Prints every metric with what it gives and needs, and how to get what is not here."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for head in ("metric", "value", "best", "unit", "version", "compares with", "here"):
-        table.add_column(head, overflow="fold")
-    lacks: dict[Need, list[str]] = {}
-    rows: list[tuple[str, Any, str, str, str]] = []
-    for name, metric in METRICS.items():
-        wants = [need for need in metric.extractor.needs if missing(need)]
-        for need in wants:
-            lacks.setdefault(need, []).append(name)
-        here = "no" if wants else "yes"
-        rows.append((name, metric.values, metric.version, COMPARES[metric.compares], here))
-    for name, values, version, beside, here in rows:
-        for number, spec in enumerate(values):
-            told = (name, version, beside, here) if number == 0 else ("", "", "", "")
-            best = spec.direction.replace("_", " ")
-            table.add_row(Text(told[0]), Text(spec.key), best, spec.unit, told[1], told[2], told[3])
-    console = new_console()
-    console.print(table)
-    for need, names in lacks.items():
-        said = missing(need, ", ".join(names)) or ""
-        said = said.replace(" needs ", " need ", 1) if len(names) > 1 else said
-        console.print(Text.assemble(("! ", "yellow"), line(said)))
-    for said in FAULTS.values():
-        console.print(Text.assemble(("! ", "yellow"), line(said)))
-    short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
-    console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
-    console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))
+        found.setdefault(lacking + why, []).append(metric)
+    return [f"{', '.join(metrics)}: {text}" for text, metrics in found.items()]

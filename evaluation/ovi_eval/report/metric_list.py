@@ -1,0 +1,42 @@
+"""The list of metrics on the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ovi_eval.common.needs import Need, missing
+from ovi_eval.registry import ALIASES, FAULTS, METRICS
+from ovi_eval.report.terminal import new_console
+from ovi_eval.report.wording import line
+
+COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
+
+
+def show_metrics() -> None:
+    """Prints every metric with what it gives and needs, and how to get what is not here."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for head in ("metric", "value", "best", "unit", "version", "compares with", "here"):
+        table.add_column(head, overflow="fold")
+    lacking: dict[Need, list[str]] = {}
+    for name, metric in METRICS.items():
+        absent = [need for need in metric.extractor.needs if missing(need)]
+        for need in absent:
+            lacking.setdefault(need, []).append(name)
+        facts = (name, metric.version, COMPARES[metric.compares], "no" if absent else "yes")
+        for spec in metric.values:
+            first, *last = map(Text, facts)
+            table.add_row(first, Text(spec.key), spec.direction.replace("_", " "), spec.unit, *last)
+            facts = ("", "", "", "")
+    console = new_console()
+    console.print(table)
+    warnings = []
+    for need, names in lacking.items():
+        text = missing(need, ", ".join(names)) or ""
+        warnings.append(text.replace(" needs ", " need ", 1) if len(names) > 1 else text)
+    for text in [*warnings, *FAULTS.values()]:
+        console.print(Text.assemble(("! ", "yellow"), line(text)))
+    short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
+    console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
+    console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))
