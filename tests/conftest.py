@@ -28,6 +28,15 @@ SMALL_RUN = (
 )
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Removes the generated weights of the run, 2 GB that pytest would keep for three runs."""
+    if not hasattr(
+        session.config, "workerinput"
+    ):  # not in a process of pytest-xdist, whose siblings may still run
+        base = session.config._tmp_path_factory.getbasetemp()
+        shutil.rmtree(base / "generated_weights", ignore_errors=True)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Tiny tensors are slower on several threads, and sums stay the same from machine to machine.

@@ -1,4 +1,4 @@
-"""CLAP checkpoints and tokenizers that tests write: a small one drawn at random, the published ones by rule."""
+"""A small CLAP checkpoint of random numbers and tokenizers, as tests write them."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
-from helpers.rule_made import weights
 from ovi_eval.backbones.clap import TransformersTowers, as_built
 from ovi_eval.backbones.clap_keys import Size, to_laion, without_counterpart
 
@@ -23,11 +22,6 @@ def small_checkpoint(seed: int = 0) -> dict[str, Tensor]:
         learnt = to_laion(TransformersTowers(SMALL).model.state_dict(), SMALL)
         rest = {name: torch.randn(shape) for name, shape in without_counterpart(SMALL).items()}
     return learnt | rest | as_built(SMALL)
-
-
-def rule_made_checkpoint(keys: Path, size: Size) -> dict[str, Tensor]:
-    """Every tensor of a published file by its list of names, as the goldens have them."""
-    return weights(keys) | as_built(size)
 
 
 def published(tensors: dict[str, Tensor]) -> dict[str, object]:

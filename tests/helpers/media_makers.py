@@ -106,12 +106,18 @@ def encoded(stream: Any, wave_CS: np.ndarray, rate: int, layout: str, start: flo
     return kept
 
 
-def remuxed(source: Path, path: Path, shift: float = 0.0, options: dict[str, str] | None = None) -> Path:
-    """The same packets in another file, all moved by `shift` seconds."""
+def remuxed(
+    source: Path,
+    path: Path,
+    shift: float = 0.0,
+    options: dict[str, str] | None = None,
+    until: float = float("inf"),
+) -> Path:
+    """The packets of the first `until` seconds in another file, all moved by `shift` seconds."""
     with av.open(str(source)) as read, av.open(str(path), "w", options=options or {}) as written:
         streams = {stream.index: written.add_stream_from_template(stream) for stream in read.streams}
         for packet in read.demux():
-            if not packet.size:
+            if not packet.size or packet.dts * packet.time_base >= until:
                 continue
             moved = round(shift / packet.time_base)
             packet.pts, packet.dts = packet.pts + moved, packet.dts + moved

@@ -150,11 +150,14 @@ def prepared(small_NHWC: np.ndarray) -> Tensor:
     return torch.from_numpy(small_NHWC).permute(0, 3, 1, 2).float() - torch.tensor(MEANS_RGB)[:, None, None]
 
 
-def faces(scores_P: Tensor, boxes_P4: Tensor, height: int, width: int) -> np.ndarray:
-    """The faces of one frame, [n, 5] float32: x1, y1, x2, y2 in its pixels and the score, the best first."""
+def faces(scores_P: Tensor, boxes_P4: Tensor, height: int, width: int, score: float = SCORE) -> np.ndarray:
+    """The faces of one frame, [n, 5] float32: x1, y1, x2, y2 in its pixels and the score, the best first.
+
+    Faces below `score` are dropped.
+    """
     found_P5 = torch.cat((boxes_P4, scores_P[:, None]), 1).cpu().numpy()
     found_N5 = found_P5[found_P5[:, 4] > FIRST_SCORE]
     found_N5 = found_N5[np.argsort(found_N5[:, 4], kind="stable")[-CANDIDATES:]]
     found_N5 = suppressed(found_N5, FIRST_OVERLAP)[:MOST]
-    found_N5 = found_N5[found_N5[:, 4] > SCORE]
+    found_N5 = found_N5[found_N5[:, 4] > score]
     return suppressed(found_N5 * np.array([width, height, width, height, 1], dtype=np.float32), OVERLAP)

@@ -27,7 +27,7 @@ class Line:
 
     `expected` and `got` are the numbers themselves or, of `count` numbers, those that are worst off;
     `share` is how much of the tolerance their difference takes (1: all of it), None where they must be equal;
-    `why` says where a tolerance comes from that is not the README's.
+    `why` says where a tolerance comes from that is not the README's; `away` is the largest difference of all.
     """
 
     quantity: str
@@ -38,6 +38,7 @@ class Line:
     count: int = 1
     share: float | None = None
     why: str = ""
+    away: float = 0.0
 
 
 def close(
@@ -73,6 +74,7 @@ def close(
         wanted.size,
         float(shares[worst]),
         why,
+        float(away.max()),
     )
 
 

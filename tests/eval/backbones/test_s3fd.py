@@ -1,66 +1,24 @@
-"""S3FD as SyncNet's release has it: names and shapes, scores and boxes, and what is kept of them."""
+"""S3FD: several frames at once, the faces that are kept of many boxes, and what is refused."""
 
-import json
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from helpers.rule_made import clip, published_keys, weights
+from helpers.generated_weights import GeneratedWeights
+from helpers.rule_made import clip
 from ovi_eval.backbones import s3fd
 from ovi_eval.errors import UserError
 from ovi_eval.faces.detection import S3FDDetector
 
 
-@pytest.fixture(scope="module")
-def golden(goldens: Path) -> dict[str, Any]:
-    return json.loads((goldens / "s3fd_golden.json").read_text())["frames"]
-
-
-@pytest.fixture(scope="module")
-def folder(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("s3fd")
-    torch.save(weights(goldens / "s3fd_keys.txt.gz"), folder / "sfd_face.pth")
-    yield folder
-    (folder / "sfd_face.pth").unlink()
-
-
-@pytest.fixture(scope="module")
-def network(folder: Path) -> s3fd.S3FD:
-    return s3fd.load_s3fd(folder / "sfd_face.pth").network
-
-
-def test_architecture_holds_the_published_names_and_shapes(goldens: Path) -> None:
-    with torch.device("meta"):
-        state = s3fd.S3FD().state_dict()
-    published = {name: shape for name, shape, _ in published_keys(goldens / "s3fd_keys.txt.gz")}
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == published
-
-
-@pytest.mark.parametrize("seed", ["0", "1"])
-def test_scores_boxes_and_faces_equal_the_release(
-    network: s3fd.S3FD, golden: dict[str, Any], seed: str, monkeypatch: pytest.MonkeyPatch
+def test_several_frames_are_seen_as_each_alone(
+    generated: GeneratedWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = golden[seed]
-    frame = clip(1, 300, 420, int(seed))[0]
-    with torch.no_grad():
-        scores_1P, boxes_1P4 = network(s3fd.prepared(s3fd.shrunk(frame)[None]))
-    assert scores_1P.shape == (1, wanted["places"])
-    np.testing.assert_allclose(scores_1P[0, ::5], wanted["scores_every_5"], rtol=1e-4, atol=1e-5)
-    # Weights made by rule make boxes far larger than the frame.
-    np.testing.assert_allclose(boxes_1P4[0, ::25], wanted["boxes_every_25"], rtol=1e-3, atol=1e-3)
-    assert len(s3fd.faces(scores_1P[0], boxes_1P4[0], 300, 420)) == 0  # no score is above 0.9
-    monkeypatch.setattr(s3fd, "SCORE", 0.3)
-    found = s3fd.faces(scores_1P[0], boxes_1P4[0], 300, 420)
-    np.testing.assert_allclose(found, wanted["confidence_above_0.3"], rtol=1e-4, atol=1e-3)
-
-
-def test_several_frames_are_seen_as_each_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(folder))
-    monkeypatch.setattr(s3fd, "SCORE", 0.3)
+    monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(generated.links(tmp_path / "weights", s3fd.FILE)))
+    monkeypatch.setattr(s3fd, "faces", partial(s3fd.faces, score=0.3))
     detector = S3FDDetector.found("sync")
     assert detector.variant == f"s3fd {detector.weights['sfd_face.pth'][:12]}"
     small = np.stack([detector.shrink(frame) for frame in clip(2, 256, 320)])
@@ -102,10 +60,12 @@ def test_planted_scores_give_planted_boxes() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
-def test_faults_are_told(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_are_told(
+    tmp_path: Path, generated: GeneratedWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="frames of at least 128x128 pixels, got 200x100"):
         s3fd.shrunk(np.zeros((100, 200, 3), np.uint8))
-    tensors = torch.load(folder / "sfd_face.pth", weights_only=True)
+    tensors = torch.load(generated.path(s3fd.FILE), weights_only=True)
     del tensors["conf.0.weight"]
     torch.save(tensors, tmp_path / "sfd_face.pth")
     with pytest.raises(UserError, match=r"conf\.0\.weight is missing"):

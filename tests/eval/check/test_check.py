@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import math
+import os
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ovi_eval.check.case import CannotRunError, Cases, Setting
+from helpers.generated_weights import GeneratedWeights
+from helpers.rule_made import hashed
+from ovi_eval.backbones import i3d
+from ovi_eval.check.case import CannotRunError, Case, Cases, Setting
 from ovi_eval.check.cases.catalogue import CASES
 from ovi_eval.check.goldens import Goldens, goldens_folder
 from ovi_eval.check.lines import Line, at_most, close, same
@@ -35,9 +39,32 @@ NO_NUMBERS = (
     # What the references do to one another, which says nothing of this package.
     *("i3d_golden.json: keys_equal", "i3d_golden.json: preprocess_float_input_*"),
     "extra_golden.json: np_random_integers",
-    # Written beside it for another test.
-    "stats_golden.json: i3d_A_B",
 )
+NOT_HERE = {
+    *("frechet.reference_features", "clap.ltx2_fused", "sync.lrs3_crop", "videoscore2.ltx2"),
+    *("desync.ltx2", "imagebind.ltx2", "audiobox.ltx2"),
+    *(name for name in CASES if name.startswith("anchors.")),
+}
+"""Cases that need what ../shared does not have."""
+CLOSER = {
+    "av_align.*: mean flow": 1.3e-7,
+    "av_align.*: the first 5 flows": 1e-6,
+    "clap.sound: 16-bit*": 0.0,
+    "clap.htsat*: features*": 4.4e-7,  # so that the whole difference of a sound or caption is at most 1e-5 long
+    "clap.htsat*: cosines*": 1e-6,
+    "dnsmos.scores: *": 2e-6,
+    "frechet.diagonal: *": 1.7e-12,
+    "frechet.fad_infinity: *at infinity": 4.6e-12,
+    "frechet.fad_infinity: *slope*": 1e-8,
+    "frechet.fad_infinity: *r²": 2.4e-11,
+    "kid.features: *": 1e-12,
+    "sync.distances: Sync-C": 0.02,
+    "sync.real_crop: *": 0.64,  # of distances about 13 000
+    "sync.real_crop: Sync-C": 0.064,
+    "vggish.front_end: log-mel, whole": 1e-5,
+    "wer.pairs: WER, mean*": 1e-15,
+}
+"""Largest differences that are allowed with the packages of this project's tests; the check allows others more."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,28 +84,57 @@ def spoilt(folder: Path, goldens: Path, name: str, *keys: str, by: float) -> Pat
     return folder
 
 
-def test_the_quick_check_passes_and_writes_what_it_compared(
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if case.slow else [])
+        for name, case in CASES.items()
+    ],
+)
+def test_every_golden_is_met(
+    case: Case, generated: GeneratedWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if generated.clips is not None:
+        monkeypatch.setenv(WEIGHTS_FOLDER, str(generated.clips.parent / "weights"))
+    lines, reason = [], ""
+    try:
+        lines = list(case.run(generated))
+    except CannotRunError as error:
+        reason = str(error)
+    if not lines and (case.name in NOT_HERE or generated.clips is None or "pip install" in reason):
+        pytest.skip(reason)
+    assert not reason
+    assert lines
+    for line in lines:
+        assert line.passed, line
+        assert line.share is None or line.share <= 1
+        for pattern, bound in CLOSER.items():
+            if fnmatch.fnmatchcase(f"{case.name}: {line.quantity}", pattern):
+                assert line.away <= bound, line
+
+
+def test_the_command_prints_and_writes_what_it_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", "--quick", "--json", str(tmp_path / "check.json")]) == 0
+    out = tmp_path / "check.json"
+    assert main(["check", "--quick", "--only", "vggish,wer,dnsmos.sound,published", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 120
     for text in ("expected", "got", "tolerance", "verdict", "FAD (VGGish)", "av-benchmark@050a5cdb", " ok"):
         assert text in printed
     assert "FAILED" not in printed
-    assert "not run: needs --clips with ltx2/ltx2.mp4" in printed
+    assert "not run: needs --clips with latentsync/demo1_video.mp4" in printed
     assert "not run: takes longer; leave --quick out" in printed
-    written = json.loads((tmp_path / "check.json").read_text())
+    written = json.loads(out.read_text())
     assert written["schema"] == "ovi_eval.check/1"
-    assert [case["name"] for case in written["cases"]] == list(CASES)
+    verdicts = {case["name"]: case["verdict"] for case in written["cases"]}
+    wanted = [n for n in CASES if n.split(".")[0] in ("vggish", "wer", "published") or n == "dnsmos.sound"]
+    assert verdicts == {n: NOT_RUN if n in ("vggish.embedding", "dnsmos.sound") else OK for n in wanted}
     for case in written["cases"]:
-        assert case["verdict"] in (OK, NOT_RUN), case
         assert bool(case["lines"]) == (case["verdict"] == OK), case
         for line in case["lines"]:
             assert line["passed"], line
             assert line["share_of_tolerance"] is None or line["share_of_tolerance"] <= 1
-    ran = {case["name"] for case in written["cases"] if case["verdict"] == OK}
-    assert {"vggish.front_end", "i3d.layers", "sync.embeddings", "wer.pairs", "published.rows"} <= ran
 
 
 @pytest.mark.parametrize(
@@ -102,7 +158,6 @@ def test_one_wrong_number_fails(
     quantity: str,
 ) -> None:
     folder = spoilt(tmp_path / "goldens", goldens, name, *keys, by=by)
-    assert main(["check", "--only", case]) == 0
     assert main(["check", "--only", case, "--goldens", str(folder)]) == 1
     printed = capsys.readouterr().out
     (told,) = [line for line in printed.splitlines() if line.startswith(f"FAILED {case}: ")]
@@ -185,18 +240,12 @@ def test_weights_that_are_missing_are_named(shared_dir: Path, tmp_path: Path) ->
     assert "needs" in outcome.reason
 
 
-@pytest.mark.slow
-def test_real_clips_and_weights(shared_dir: Path) -> None:
-    for package in ("onnxruntime", "cv2", "librosa"):
-        pytest.importorskip(package)
-    outcomes = run_cases(
-        chosen(["dnsmos", "av_align.man_red_1504x608"]),
-        Goldens(goldens_folder()),
-        clips=shared_dir / "clips",
-        weights=shared_dir / "weights" / "dnsmos",
-    )
-    assert [(o.verdict, o.reason) for o in outcomes] == [(OK, "")] * 3
-    assert [len(o.lines) for o in outcomes] == [12, 48, 9]
+def test_weights_are_looked_for_in_the_folder_that_is_given(tmp_path: Path) -> None:
+    (tmp_path / i3d.FILE.name).write_bytes(b"nothing")
+    (outcome,) = run_cases(chosen(["anchors.fvd_zeros_ones"]), Goldens(goldens_folder()), weights=tmp_path)
+    assert outcome.verdict == FAILED
+    assert f"{tmp_path / i3d.FILE.name}: is no readable weight file" in outcome.reason
+    assert WEIGHTS_FOLDER not in os.environ
 
 
 def test_every_golden_has_a_case() -> None:
@@ -228,10 +277,8 @@ def test_every_file_of_goldens_is_used(shared_dir: Path) -> None:
     own_ones = {"s3fd_golden.json"}
     assert handed - others == files - own_ones
     own = goldens_folder()
-    for name in files - own_ones - {"stats_golden.json"}:
+    for name in files - own_ones:
         assert (own / name).read_bytes() == (folder / name).read_bytes(), name
-    told, kept = (json.loads((place / "stats_golden.json").read_text()) for place in (folder, own))
-    assert {**kept, **told} == kept
 
 
 def test_a_wheel_has_every_golden() -> None:
@@ -248,6 +295,11 @@ def test_the_page_names_every_case() -> None:
     page = (Path(__file__).parents[3] / "docs" / "check.md").read_text(encoding="utf-8")
     for name in CASES:
         assert f"`{name}`" in page, name
+
+
+def test_numbers_made_in_pieces_are_those_of_the_whole() -> None:
+    assert hashed("x", 5).tolist() == hashed("x", 9)[:5].tolist()
+    assert hashed("x", 9)[4:].tolist() == hashed("x", 5, first=4).tolist()
 
 
 def test_comparing() -> None:

@@ -1,6 +1,5 @@
-"""AV-Align: onsets, flow and both rules equal the published scripts' on real clips; what has no value says why."""
+"""AV-Align: what both rules count, made-up clips with known onsets, and what has no value says why."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -22,13 +21,6 @@ from ovi_eval.metrics.av_align import (
 )
 
 FPS, RATE = 24.0, 24000
-QUICK = ("ovi/man_red_1504x608.mp4", "ovi/two_men_1344x704.mp4")
-LONG = (
-    "latentsync/demo1_video.mp4",
-    "ltx2/ltx2.mp4",
-    "mova/mova_624x352.mp4",
-    "ovi/kitchen_two_women_1280x704.mp4",
-)
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +28,6 @@ def extractor() -> PeaksOfSoundAndMotion:
     for package in ("cv2", "librosa"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'ovi-lab[av-align]'")
     return PeaksOfSoundAndMotion()
-
-
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
-def test_real_clips_give_the_published_scripts_numbers(
-    extractor: PeaksOfSoundAndMotion, shared_dir: Path, goldens: Path, name: str
-) -> None:
-    row = json.loads((goldens / "real_clips_open.json").read_text(encoding="utf-8"))["av_align"][name]
-    item = FileItem(shared_dir / "clips" / name, name)
-    features = extractor.run(extractor.load(item))
-    onsets_A, flow_T, fps = features["onsets"].numpy(), features["flow"].numpy(), float(features["fps"])
-    assert item._video is None, "the frames of a file need not be kept"
-    assert (fps, len(flow_T), len(onsets_A)) == (row["fps"], row["frames"], row["n_audio_peaks"])
-    assert onsets_A[:5].tolist() == row["audio_peaks_first5"]
-    # The goldens were made with OpenCV 5.0 and its own decoder.
-    assert flow_T.mean() == pytest.approx(row["flow_mean"], rel=1e-6)
-    assert flow_T[:5] == pytest.approx(row["flow_first5"], abs=1e-6)
-    assert len(motion_peaks(flow_T, fps)) == row["n_video_peaks"]
-    for metric, wanted in (
-        (AvAlignJavis(), row["iou_javisbench"]),
-        (AvAlignMova(), row["iou_mova_rule_same_onsets"]),
-    ):
-        metric.update(0, features)
-        assert float(metric.compute()[metric.name]) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_the_rules_differ_where_sounds_share_a_peak_and_where_motion_is_slow() -> None:
@@ -99,7 +68,9 @@ def test_sound_with_motion_scores_one_and_late_sound_nothing(
 ) -> None:
     clips = jumps_and_clicks()
     path = write_mp4(tmp_path / "a.mp4", clips.frames_NTHWC[0], FPS, clips.waves_NS[0], RATE, enlarge_to=96)
-    coded = extractor.run(extractor.load(FileItem(path, "a")))
+    item = FileItem(path, "a")
+    coded = extractor.run(extractor.load(item))
+    assert item._video is None, "the frames of a file need not be kept"
     features = extractor.run(extractor.load(MemoryItem(clips, 0)))
     for either in (coded, features):
         assert len(either["onsets"]) == 5

@@ -1,15 +1,14 @@
-"""FAD, FD, FVD and what else is taken in their features, over clips, through rule-made weights in published files."""
+"""FAD, FD, FVD and what else is taken in their features, over clips, through generated weights in published files."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.rule_made import clip, wave, weights
+from helpers.generated_weights import GeneratedWeights
+from helpers.rule_made import clip, wave
 from ovi_eval.backbones import i3d, panns, vggish
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
@@ -48,21 +47,10 @@ MINE = (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Weight files under their published names; some 660 MB, removed afterwards."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_file(weights(goldens / "vggish_keys.txt.gz"), folder / "vggish-10086976.safetensors")
-    cnn14 = {**weights(goldens / "panns_cnn14_16k_keys.txt.gz"), **panns.transform_tables()}
-    torch.save({"model": cnn14}, folder / panns.FILE.name)
-    torch.save(weights(goldens / "i3d_keys.txt.gz"), folder / i3d.FILE.name)
-    yield folder
-    for path in folder.iterdir():
-        path.unlink()
-
-
 @pytest.fixture
-def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def there(generated: GeneratedWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of published weight files, which OVI_EVAL_WEIGHTS names."""
+    folder = generated.links(tmp_path / "weights", vggish.FILE, panns.FILE, i3d.FILE)
     monkeypatch.setenv(WEIGHTS_FOLDER, str(folder))
     return folder
 
@@ -90,20 +78,21 @@ def sounds(waves_NS: Tensor, sample_rate: int = 16000) -> list[Item]:
 
 
 @pytest.mark.slow
-def test_fvd_of_two_sets_equals_the_reference(there: Path, goldens: Path) -> None:
-    wanted = json.loads((goldens / "i3d_golden.json").read_text())["fvd_hashfill_A_B_exact"]
-    silence = torch.zeros(8, 100)
-    made, real = clips_of(pictures(0), silence), clips_of(pictures(3).flip(2).flip(4), silence)
+def test_fvd_of_two_sets_is_that_of_the_references_features(there: Path, goldens: Path) -> None:
+    golden = load_file(goldens / "i3d_golden.safetensors")
+    wanted = frechet_distance(golden["fvd.FA"][:4], golden["fvd.FB"][:4])
+    silence = torch.zeros(4, 100)
+    made, real = clips_of(pictures(0, 4), silence), clips_of(pictures(3, 4).flip(2).flip(4), silence)
     scored = score_items(made, real, [FRECHET["fvd_stylegan_v"]])
     score = scored.values["fvd_stylegan_v"]
     assert score.value == pytest.approx(wanted, rel=1e-4)
-    assert (score.n, score.coverage, score.kind, score.dimension) == (8, 1.0, "frechet", 400)
+    assert (score.n, score.coverage, score.kind, score.dimension) == (4, 1.0, "frechet", 400)
     assert score.variant == f"stylegan-v, weights {file_sha256(there / i3d.FILE.name)[:12]}"
     assert score.weights == {i3d.FILE.name: file_sha256(there / i3d.FILE.name)}
     assert "short side to 224" in score.preprocessing
     assert [line.split(":")[0] for line in score.warnings] == [
-        "8 rows of 400 features in the scored set",
-        "8 rows of 400 features in the reference set",
+        "4 rows of 400 features in the scored set",
+        "4 rows of 400 features in the reference set",
     ]
     assert score.ci95 is not None
     assert score.ci95[0] < score.value < score.ci95[1]
@@ -114,40 +103,35 @@ def test_fvd_of_two_sets_equals_the_reference(there: Path, goldens: Path) -> Non
 
 @pytest.mark.slow
 def test_one_look_of_each_network_serves_all_its_metrics(there: Path, tmp_path: Path) -> None:
-    made, real = waves(0, 12), waves(2, 11)
-    metrics = [
-        FRECHET["fad_vggish"],
-        FRECHET["fd_panns"],
-        KidPanns,
-        IsPanns,
-        KlPanns,
-        KlSigmoidPanns,
-        FadInfVGGish,
-    ]
+    made = waves(0, 10)
+    real = made[1:]
+    panns_metrics = [FRECHET["fd_panns"], KidPanns, IsPanns, KlPanns, KlSigmoidPanns]
+    metrics = [FRECHET["fad_vggish"], *panns_metrics, FadInfVGGish]
     cache = FeatureCache(tmp_path)
     scored = score_items(sounds(made), sounds(real), metrics, Options(cache=cache))
     found = scored.values
     # One file of features for each sound and network, whatever the number of metrics; some sounds are in both sets.
     files = [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.safetensors")]
-    assert {name: files.count(name) for name in files} == {"vggish": 13, "panns": 13}
-    network = vggish.load_vggish(there / "vggish-10086976.safetensors").network
-    sets = [torch.cat([vggish.embed(network, w) for w in each]) for each in (made, real)]
-    assert sets[0].shape == (24, 128)  # two patches a clip
+    assert {name: files.count(name) for name in files} == {"vggish": 10, "panns": 10}
+    network = vggish.load_vggish(there / vggish.FILE.name).network
+    patches = torch.cat([vggish.embed(network, w) for w in made])
+    assert patches.shape == (20, 128)  # two patches a clip
+    sets = [patches, patches[2:]]
     assert found["fad_vggish"].value == pytest.approx(frechet_distance(*sets), rel=1e-6)
     cnn14 = panns.load_cnn14(there / panns.FILE.name).network
     # One by one, as the metrics hear them: float32 sums of a batch go in another order.
-    heard = [[panns.hear(cnn14, w[None]) for w in each] for each in (made, real)]
-    features = [torch.cat([h.features for h in each]) for each in heard]
-    logits = [torch.cat([h.logits for h in each]) for each in heard]
+    heard = [panns.hear(cnn14, w[None]) for w in made]
+    features = [torch.cat([h.features for h in each]) for each in (heard, heard[1:])]
+    logits = [torch.cat([h.logits for h in each]) for each in (heard, heard[1:])]
     assert found["fd_panns"].value == pytest.approx(frechet_distance(*features), rel=1e-6)
     assert found["is_panns"].value == pytest.approx(inception_score(logits[0])[0], rel=1e-9)
     for key, over in (("kl_panns", "softmax"), ("kl_sigmoid_panns", "sigmoid")):
-        pairs = kl_divergences(logits[0][:11], logits[1], over)
+        pairs = kl_divergences(logits[0][:9], logits[1], over)
         assert found[key].value == pytest.approx(float(pairs.mean()), rel=1e-9)
-        assert [row[key] for row in scored.per_clip[:11]] == pytest.approx(pairs.tolist(), rel=1e-9)
-        assert found[key].n == 11
-        assert scored.per_clip[11][key] is None
-        assert "the reference has no clip of this id" in scored.reasons[11][key]
+        assert [row[key] for row in scored.per_clip[:9]] == pytest.approx(pairs.tolist(), rel=1e-9)
+        assert found[key].n == 9
+        assert scored.per_clip[9][key] is None
+        assert "the reference has no clip of this id" in scored.reasons[9][key]
     clips = [torch.arange(len(s) // 2).repeat_interleave(2) for s in sets]
     bias = small_sample_bias(
         *sets, generator(SEED, "fad_vggish", "bias"), scored_clips_N=clips[0], reference_clips_M=clips[1]
@@ -156,26 +140,27 @@ def test_one_look_of_each_network_serves_all_its_metrics(there: Path, tmp_path: 
     assert all("16 kHz by FFmpeg" in score.variant for score in found.values())
     assert found["fad_inf_vggish"].value is None
     assert found["fad_inf_vggish"].warnings == (
-        "extrapolates from more than 500 rows of features and got 24; take fad_vggish",
+        "extrapolates from more than 500 rows of features and got 20; take fad_vggish",
     )
     assert found["kid_panns"].value is None
-    assert "subsets of 100 clips and the smaller set has 11" in found["kid_panns"].warnings[0]
+    assert "subsets of 100 clips and the smaller set has 9" in found["kid_panns"].warnings[0]
 
 
 @pytest.mark.slow
 def test_clips_that_cannot_be_heard_or_are_too_short_are_missing(there: Path) -> None:
-    spoiled = waves(0, 4)
+    spoiled = waves(0, 4, 1.0)
     spoiled[1] = 0
     spoiled[2, 5] = torch.nan
     items = (
         sounds(spoiled)
         + sounds(waves(0, 1, 0.9))
         + sounds(waves(0, 2, 0.3))
-        + sounds(waves(5, 1, 4.0, 8000), 8000)
+        + sounds(waves(5, 1, 1.0, 8000), 8000)
     )
     for place, item in enumerate(items):
         item.id = f"c{place}"
-    scored = score_items(items, sounds(waves(2)), [FRECHET["fad_vggish"], FRECHET["fd_panns"]], QUICK)
+    metrics = [FRECHET["fad_vggish"], FRECHET["fd_panns"]]
+    scored = score_items(items, sounds(waves(2, 2, 1.0)), metrics, QUICK)
     assert [row.get("fad_vggish") for row in scored.reasons] == [
         None,
         "its sound is silence",

@@ -1,17 +1,17 @@
 """Sync-C, Sync-D and offset of clips: real ones end to end, and one whose faces are known."""
 
-import json
-from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from helpers.rule_made import clip, wave, weights
-from ovi_eval.backbones import syncnet
+from helpers.generated_weights import GeneratedWeights
+from helpers.media_makers import remuxed
+from helpers.rule_made import clip, wave
+from ovi_eval.backbones import s3fd, syncnet, ultraface
 from ovi_eval.backbones.syncnet_crop import Crop, through_jpeg
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
@@ -28,29 +28,14 @@ from ovi_eval.scoring.feature_cache import FeatureCache
 from ovi_eval.scoring.runner import Options, score_items
 
 QUICK = Options(resamples=False, workers=0)
-KEY = "ovi_two_men_fixedcrop224"
-
-
-@pytest.fixture(scope="module")
-def folder(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save(weights(goldens / "syncnet_keys.txt.gz"), folder / "syncnet_v2.model")
-    yield folder
-    (folder / "syncnet_v2.model").unlink()
 
 
 @pytest.fixture
-def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def there(generated: GeneratedWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of published weight files, which OVI_EVAL_WEIGHTS names."""
+    folder = generated.links(tmp_path / "weights", syncnet.FILE, s3fd.FILE)
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(folder))
     return folder
-
-
-@pytest.fixture
-def with_ultraface(there: Path, shared_dir: Path) -> Iterator[Path]:
-    link = there / "version-RFB-320.pth"
-    link.symlink_to(shared_dir / "weights/ultraface_rfb/version-RFB-320.pth")
-    yield there
-    link.unlink()
 
 
 def written(path: Path, frames: int = 60, height: int = 128, width: int = 160, fps: float = 25.0) -> Path:
@@ -59,11 +44,12 @@ def written(path: Path, frames: int = 60, height: int = 128, width: int = 160, f
 
 
 @pytest.mark.slow
-def test_a_folder_of_real_clips(with_ultraface: Path, shared_dir: Path, tmp_path: Path) -> None:
+def test_a_folder_of_real_clips(there: Path, shared_dir: Path, tmp_path: Path) -> None:
     """One clip with a face, one without: half the clips have a value, and the cache keeps it."""
-    written(tmp_path / "pattern.mp4")
-    (tmp_path / "women.mp4").symlink_to(shared_dir / "clips/ovi/kitchen_two_women_1280x704.mp4")
-    items = items_in(tmp_path)
+    (there / ultraface.FILE.name).symlink_to(shared_dir / "weights/ultraface_rfb/version-RFB-320.pth")
+    written(tmp_path / "clips/pattern.mp4")
+    remuxed(shared_dir / "clips/ovi/kitchen_two_women_1280x704.mp4", tmp_path / "clips/women.mp4", until=2.3)
+    items = items_in(tmp_path / "clips")
     cache = FeatureCache(tmp_path / "cache")
     scored = score_items(items, None, [LipSyncUltraFace], Options(resamples=False, workers=1, cache=cache))
     score = scored.values["sync_ultraface_c"]
@@ -80,29 +66,24 @@ def test_a_folder_of_real_clips(with_ultraface: Path, shared_dir: Path, tmp_path
     assert again.per_clip == scored.per_clip
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("there")
-def test_a_ready_crop_has_the_releases_values(shared_dir: Path, goldens: Path) -> None:
-    wanted = json.loads((goldens / "syncnet_golden.json").read_text())[f"evaluate_hashfill.{KEY}"]
-    mean_R = load_file(goldens / "syncnet_golden.safetensors")[f"evaluate.{KEY}.mdist"]
-    (item,) = items_in(shared_dir / f"clips/sync/{KEY}_25fps.mp4")
+def test_a_ready_crop_is_judged_as_it_is_read(tmp_path: Path) -> None:
+    (item,) = items_in(written(tmp_path / "crop.mp4", frames=20, height=224, width=224))
     extractor = lip_sync.SyncNetCrops()
-    features = extractor.run(extractor.load(item))
-    torch.testing.assert_close(features["mean_distances"], mean_R[None], rtol=5e-5, atol=0)
-    confidence, distance, offset = LipSyncCrops().measure(features)
-    assert distance == pytest.approx(wanted["min_dist"], rel=5e-5)
-    assert confidence == pytest.approx(wanted["conf"], rel=0.01)
-    assert offset == abs(wanted["offset"])
+    loaded = extractor.load(item)
+    features = extractor.run(loaded)
+    sync = syncnet.measure(extractor.network, *loaded)
+    assert torch.equal(features["mean_distances"], sync.mean_R[None])
+    assert LipSyncCrops().measure(features) == pytest.approx(
+        [sync.confidence, sync.distance, abs(sync.offset)], rel=1e-6
+    )
 
 
 @pytest.mark.usefixtures("there")
-def test_s3fd_looks_at_clips_as_well(folder: Path, goldens: Path, tmp_path: Path) -> None:
-    """Its weights made by rule are never sure enough of a face, so the clip is missing and not 0."""
-    published = folder / "sfd_face.pth"
-    torch.save(weights(goldens / "s3fd_keys.txt.gz"), published)
+def test_s3fd_looks_at_clips_as_well(tmp_path: Path) -> None:
+    """Its generated weights are never sure enough of a face, so the clip is missing and not 0."""
     (item,) = items_in(written(tmp_path / "pattern.mp4", frames=8))
     scored = score_items([item], None, find(["lse"]), QUICK)
-    published.unlink()
     assert {key: (score.value, score.coverage) for key, score in scored.values.items()} == dict.fromkeys(
         ("sync_c", "sync_d", "sync_offset"), (None, 0.0)
     )
@@ -141,7 +122,8 @@ class KnownTracks(SyncNetTracks):
     finder = Known
 
 
-def known_clip(frames: int = 60) -> Item:
+@cache
+def known_clip(frames: int = 54) -> Item:
     pictures = clip(frames, 300, 400)
     pictures[:, :16, :16] = 4 * np.arange(frames)[:, None, None, None]
     sound = torch.from_numpy(wave(16000, frames / 25)).float() / 32768
@@ -154,10 +136,10 @@ def test_any_detector_gives_tracks_whose_crops_are_judged() -> None:
     extractor = KnownTracks()
     assert extractor.variant.endswith(f"faces by known {'0' * 12}")
     loaded = extractor.load(known_clip())
-    assert loaded.scenes == [(0, 60)]
+    assert loaded.scenes == [(0, 54)]
     found = extractor.run(loaded)
-    assert found["spans"].tolist() == [[0, 60], [0, 52]]
-    assert found["detected"].tolist() == [60, 52]
+    assert found["spans"].tolist() == [[0, 54], [0, 52]]
+    assert found["detected"].tolist() == [54, 52]
     assert found["mean_distances"].shape == (2, 31)
     # The second track by hand: the same place in all 52 frames, and their 2.08 s of sound.
     half, middle = crop.smoothed(np.full(52, 60.0)), crop.smoothed(np.full(52, 70.0))
@@ -181,10 +163,9 @@ def test_the_most_confident_track_counts() -> None:
 @pytest.mark.usefixtures("there")
 def test_sound_that_ends_early_leaves_short_tracks_out() -> None:
     extractor = KnownTracks()
-    loaded: Any = extractor.load(known_clip())
-    object.__setattr__(loaded, "wave_S", loaded.wave_S[: 5 * 640])
+    loaded = extractor.load(known_clip())
     with pytest.raises(UserError, match=r"SyncNet needs at least 6 frames .* got 52 and 3200"):
-        extractor.run(loaded)
+        extractor.run(replace(loaded, wave_S=loaded.wave_S[: 5 * 640]))
 
 
 @pytest.mark.usefixtures("there")

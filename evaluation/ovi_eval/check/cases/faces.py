@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ovi_eval.backbones import s3fd, ultraface
 from ovi_eval.check.case import Cases, Setting
@@ -16,9 +15,10 @@ from ovi_eval.check.cases.audio import architecture
 from ovi_eval.check.generated import clip
 from ovi_eval.check.lines import Line, close, same
 from ovi_eval.clips.items import FileItem
-from ovi_eval.clips.picture import decode_video
+from ovi_eval.clips.picture import PictureStream
 from ovi_eval.common.needs import Package
 from ovi_eval.common.weights import PublishedFile
+from ovi_eval.faces.detection import UltraFaceDetector, UltraFaceOnnxDetector
 from ovi_eval.metrics.temporal_flickering import FrameDifferences, TemporalFlickering
 
 CASES = Cases()
@@ -28,19 +28,13 @@ FLICKERING = "vbench_temporal_flickering_ltx2"
 
 
 def first_frame(path: Path) -> np.ndarray:
-    """The first frame [H, W, 3] uint8 RGB of a file; the others are decoded and dropped."""
-    kept: list[Tensor] = []
-
-    def keep_first(frame_HWC: Tensor) -> Tensor:
-        if not kept:
-            kept.append(frame_HWC.clone())
-        return frame_HWC[:1, :1]
-
-    decode_video(path, transform=keep_first)
-    return kept[0].numpy()
+    """The first frame [H, W, 3] uint8 RGB of a file."""
+    with PictureStream(path) as picture:
+        _, frame_HWC = next(iter(picture))
+        return frame_HWC.numpy()
 
 
-def _ultraface(what: str, file: PublishedFile, module: str, rtol: float) -> None:
+def _ultraface(what: str, kind: type[UltraFaceDetector], file: PublishedFile, module: str) -> None:
     @CASES.case(
         f"faces.ultraface_{what}",
         "face tracks (UltraFace)",
@@ -52,8 +46,8 @@ def _ultraface(what: str, file: PublishedFile, module: str, rtol: float) -> None
         clips = setting.goldens.json(FACES_JSON, "ultraface_rfb320")
         paths = {name: setting.clip(name) for name in clips}
         setting.need(Package("cv2", SYNC_EXTRA), Package(module, SYNC_EXTRA))
-        path = setting.real_weights(file)
-        network = ultraface.UltraFaceOnnx(path) if what == "onnx" else ultraface.load_ultraface(path).network
+        setting.need(file)
+        detector = kind.found("this")
         for name, expected in clips.items():
             shown = Path(name).stem
             frame_HWC = setting.keep(name, lambda name=name: first_frame(paths[name]))  # type: ignore[misc]
@@ -61,19 +55,16 @@ def _ultraface(what: str, file: PublishedFile, module: str, rtol: float) -> None
             yield same(f"{shown}: frame 0, BGR, sha256", digest, expected["frame0_bgr_sha256"])
             height, width = frame_HWC.shape[:2]
             yield same(f"{shown}: height and width", [height, width], expected["hw"])
-            small_NHWC = ultraface.shrunk(frame_HWC)[None]
-            with torch.no_grad():
-                scores_NP, boxes_NP4 = network(ultraface.prepared(small_NHWC))
-            found_n5 = ultraface.faces(scores_NP[0], boxes_NP4[0], height, width)
+            (found_n5,) = detector.look(detector.shrink(frame_HWC)[None], height, width)
             boxes = expected["boxes_x1y1x2y2_conf"]
             yield same(f"{shown}: faces", len(found_n5), len(boxes))
             if boxes:
                 why = "pixels of frames up to 1920 high"
-                yield close(f"{shown}: boxes and scores", found_n5, boxes, rtol=rtol, atol=1e-3, why=why)
+                yield close(f"{shown}: boxes and scores", found_n5, boxes, rtol=1e-5, atol=1e-3, why=why)
 
 
-_ultraface("onnx", ultraface.ONNX_FILE, "onnxruntime", 1e-5)
-_ultraface("torch", ultraface.FILE, "torch", 1e-5)
+_ultraface("onnx", UltraFaceOnnxDetector, ultraface.ONNX_FILE, "onnxruntime")
+_ultraface("torch", UltraFaceDetector, ultraface.FILE, "torch")
 
 
 @CASES.case("faces.s3fd", "face tracks (S3FD)", "syncnet_python@6efbb1c3", f"{S3FD_KEYS}: *")
@@ -94,6 +85,9 @@ def s3fd_network(setting: Setting) -> Iterator[Line]:
         why = "the golden has seven digits"
         yield close(f"frame {seed}: scores", scores_1P[0, ::5], scores, atol=1e-6, why=why)
         yield close(f"frame {seed}: boxes", boxes_1P4[0, ::25], boxes, atol=1e-5, why=why)
+        found_n5 = s3fd.faces(scores_1P[0], boxes_1P4[0], *frame_HWC.shape[:2], score=0.3)
+        confident = expected["confidence_above_0.3"]
+        yield close(f"frame {seed}: faces above 0.3", found_n5, confident, atol=1e-3, why=why)
 
 
 @CASES.case(
