@@ -26,7 +26,7 @@ LONG, SHORT = ClipShape(audio=9), ClipShape(audio=5)
 class Task(pl.LightningModule):
     """A step of known length over audio clips."""
 
-    modalities = ("audio",)
+    modalities, text_encoder = ("audio",), None
 
     def __init__(self, step: float) -> None:
         super().__init__()

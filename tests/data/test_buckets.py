@@ -2,9 +2,11 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from helpers.latent_shards import endless, first, write_latents
 from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler
@@ -12,6 +14,7 @@ from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.errors import UserError
+from ovi_lab.strategies.replicated import SingleProcess
 
 WIDE, TALL = (4, 3, 4, 8), (4, 3, 8, 2)
 
@@ -254,24 +257,15 @@ def test_a_fingerprint_is_of_shards_seed_and_batches(shards: list[Path], tmp_pat
     assert len(same.fingerprint()) == 16
 
 
-class _Strategy:
-    root_device = torch.device("cpu")
-
-
-class _Trainer:
-    global_rank, world_size = 3, 4
-
-    def __init__(self, place: tuple[int, int] | None) -> None:
-        self.strategy = _Strategy()
-        if place is not None:
-            self.strategy.data_place = place
-
-
 def test_ranks_of_a_group_that_shares_a_clip_share_their_batches(shards: list[Path], tmp_path: Path) -> None:
-    def ids(place: tuple[int, int] | None) -> list[list[str]]:
+    def ids(rank: int, sequence_parallel: int | None) -> list[list[str]]:
+        strategy = (SingleDeviceStrategy if sequence_parallel is None else SingleProcess)(torch.device("cpu"))
+        strategy.global_rank, strategy.world_size = rank, 4
+        if sequence_parallel is not None:
+            strategy.sequence_parallel = sequence_parallel
         data = OviDataModule(world=None, root=tmp_path, shards=[str(p) for p in shards], batch_size=2)
-        data.trainer = _Trainer(place)
+        data.trainer = SimpleNamespace(strategy=strategy, accumulate_grad_batches=1)
         return [batch["id"] for batch in itertools.islice(data.train_dataloader(), 4)]
 
-    assert ids((1, 2)) != ids((0, 2))
-    assert ids(None) == ids((3, 4))
+    assert ids(3, 2) == ids(2, 2) != ids(1, 2)
+    assert ids(3, 1) == ids(3, None) != ids(2, 1)

@@ -120,7 +120,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     # a run ends its processes' connection; DeepSpeed remembers the groups of the first one, so here it stays
-    run._part_ways = lambda: torch.distributed.barrier() if a.world > 1 else None
+    run._end_process_group = lambda: torch.distributed.barrier() if a.world > 1 else None
     folder = a.listing.parent
     for name, overrides in json.loads(a.listing.read_text()).items():
         own = [o.removeprefix(f"@{a.rank}:") for o in overrides if o[0] != "@" or o.startswith(f"@{a.rank}:")]

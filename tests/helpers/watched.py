@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ovi_lab.callbacks.gradients import GradientNorms
 from ovi_lab.callbacks.guard import Guard
+from ovi_lab.strategies.base import strategy_of
+from ovi_lab.tasks.task import Task
 
 STRATEGIES = {
     "ddp": {"name": "ddp"},
@@ -79,12 +81,11 @@ class Pair(nn.Module):
         }
 
 
-class Towers(LightningModule):
+class Towers(Task):
     """Trains a pair."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.observers: list[Any] = []
         self.model: nn.Module | None = None
 
     def configure_model(self) -> None:
@@ -92,9 +93,7 @@ class Towers(LightningModule):
             return
         torch.manual_seed(0)
         self.model = Pair()
-        place = getattr(self.trainer.strategy, "place_other", None)
-        if place is not None:
-            place(self.model)
+        strategy_of(self.trainer).place_other(self.model)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         losses = self.model(batch)

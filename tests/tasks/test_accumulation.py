@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ovi_lab.callbacks import Spread, Throughput
+from ovi_lab.callbacks import RescaledResume, Throughput
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.data.batch_order import Buckets, EpochSampler
@@ -110,15 +110,17 @@ def test_what_lightning_would_cut_off_is_refused(trained, tmp_path):
         )  # fmt: skip
 
 
-def spread(places: int, batch_size: int, accumulate: int, clips: int = 20) -> tuple[Spread, SimpleNamespace]:
+def spread(
+    places: int, batch_size: int, accumulate: int, clips: int = 20
+) -> tuple[RescaledResume, SimpleNamespace]:
     buckets = Buckets([None] * clips, batch_size)
     data = SimpleNamespace(order=lambda world, group: EpochSampler(buckets, 0, 0, world, group))
     trainer = SimpleNamespace(
-        strategy=SimpleNamespace(data_place=(0, places)),
+        strategy=SimpleNamespace(global_rank=0, world_size=places),
         accumulate_grad_batches=accumulate,
         world_size=places,
     )
-    return Spread(data, batch_size), trainer
+    return RescaledResume(data, batch_size), trainer
 
 
 def checkpoint(step: int, epoch: int, position: int, ready: int, **spread: int) -> dict:

@@ -6,7 +6,7 @@ from ovi_lab.callbacks.gradients import GradientNorms
 from ovi_lab.callbacks.guard import Guard
 from ovi_lab.callbacks.learning_rate import LearningRate
 from ovi_lab.callbacks.preemption import Preemption
-from ovi_lab.callbacks.rescaled_resume import Spread
+from ovi_lab.callbacks.rescaled_resume import RescaledResume
 from ovi_lab.callbacks.sample_logger import SampleLogger
 from ovi_lab.callbacks.throughput import Throughput
 from ovi_lab.callbacks.training_progress import TrainingProgress
@@ -20,10 +20,10 @@ __all__ = [
     "LearningRate",
     "MetricsInLoop",
     "Preemption",
+    "RescaledResume",
     "ResumableCSVLogger",
     "RunCheckpoint",
     "SampleLogger",
-    "Spread",
     "Throughput",
     "TrainingProgress",
 ]

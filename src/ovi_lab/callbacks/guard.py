@@ -13,12 +13,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from ovi_lab.callbacks.bad_batch import Seen, save_for_inspection
-from ovi_lab.callbacks.gradients import gradient_norms, loss_scale, total_norm, whole_norm, zero_optimizer
+from ovi_lab.callbacks.gradients import gradient_norms, total_norm, whole_norm
 from ovi_lab.errors import UserError
+from ovi_lab.strategies.base import Strategy, strategy_of
 from ovi_lab.strategies.process_groups import everyone, started
+from ovi_lab.tasks.task import Task
 
 log = logging.getLogger("ovi_lab.guard")
 
@@ -38,9 +40,8 @@ class Guard(Callback):
 
     A step is bad where a loss of any rank or the norm of the gradients over all ranks is not finite, or where the norm
     lies above `spike_factor` times the median of the last `window` good ones. All ranks decide alike, from values
-    reduced over them. A step that is left out changes no weight and no state of the optimiser (its gradients are
-    cleared; DeepSpeed, which steps by itself, is made to discard it as an overflow); step counter and schedule go on,
-    and `skipped_at` tells others, such as an average of weights, that nothing has changed.
+    reduced over them. A step that is left out changes no weight and no state of the optimiser (see the strategy's
+    `discard_step`); step counter and schedule advance all the same.
 
     What it costs: one norm over the gradients, a sum of a few numbers over the ranks, and one read of the device per
     optimiser step, at the end of the backward pass. Later would be too late to leave a step out, and a poisoned
@@ -48,7 +49,7 @@ class Guard(Callback):
 
     Where every process has all gradients whole, the task clips by the same norm, so that it is taken once.
 
-    Losses reach it through `observe`, which it adds to the task's `observers`; of a task without such, the norm alone
+    Losses reach it through `observe`, which it adds to a task's `observers`; of another LightningModule the norm alone
     is looked at. With fp16 the loss scaler leaves steps out by itself, so norms that are not finite pass here.
 
     Args:
@@ -93,9 +94,8 @@ class Guard(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the task's losses."""
-        observers = getattr(pl_module, "observers", None)
-        if stage == "fit" and observers is not None and self.observe not in observers:
-            observers.append(self.observe)
+        if stage == "fit" and isinstance(pl_module, Task) and self.observe not in pl_module.observers:
+            pl_module.observers.append(self.observe)
 
     def observe(
         self, batch: Mapping[str, Any], sigmas: Mapping[str, Tensor], losses: Mapping[str, Tensor]
@@ -104,10 +104,8 @@ class Guard(Callback):
         self._seen.append(Seen(batch, dict(sigmas), {name: value.detach() for name, value in losses.items()}))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask DeepSpeed to look for overflows in every precision; otherwise it applies a bf16 or fp32 NaN."""
-        optimizer = zero_optimizer(trainer)
-        if hasattr(optimizer, "check_grad_overflow"):
-            optimizer.check_grad_overflow = True  # type: ignore[union-attr]
+        """Prepare the strategy for steps to be discarded."""
+        strategy_of(trainer).allow_discarding()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -116,27 +114,27 @@ class Guard(Callback):
         if trainer.fit_loop._should_accumulate():
             return  # DeepSpeed counts micro-batches itself and is asked to step after each
         seen, self._seen = self._seen, []
-        whole = whole_norm(trainer, optimizer, pl_module.device)
-        task: Any = pl_module
-        if hasattr(task, "gradient_norm"):
-            task.gradient_norm = whole
-        verdict = self._judge(trainer, pl_module, seen, whole)
+        strategy = strategy_of(trainer)
+        whole = whole_norm(strategy, optimizer, pl_module.device)
+        if isinstance(pl_module, Task):
+            pl_module.gradient_norm = whole
+        verdict = self._judge(strategy, pl_module.device, seen, whole)
         if not verdict.reason:
             self.in_a_row = 0
             return
         self._report(trainer, verdict, seen)
-        self._leave_out(trainer, pl_module)
+        self.skipped_at = trainer.global_step + 1
+        strategy.discard_step(self.skipped_at)
 
     @torch.no_grad()
     def _judge(
-        self, trainer: Trainer, module: LightningModule, seen: Sequence[Seen], whole: Tensor | None
+        self, strategy: Strategy, device: torch.device, seen: Sequence[Seen], whole: Tensor | None
     ) -> _Verdict:
-        device = module.device
-        norm = total_norm(gradient_norms(module, device, loss_scale(trainer))) if whole is None else whole
+        norm = total_norm(gradient_norms(strategy, device)) if whole is None else whole
         # micro-batches need not hold the same modalities
         losses = [loss.to(device) for one in seen for loss in one.losses.values()]
         unsound = (~torch.stack(losses).isfinite()).any() if losses else torch.zeros((), device=device)
-        # a maximum over ranks may lose a NaN: whether there is one stands beside
+        # a maximum over ranks may lose a NaN: whether there is one is reduced separately
         looked = torch.stack([norm.nan_to_num(0.0, 0.0), (~norm.isfinite()).float(), unsound.float()])
         if started():
             distributed.all_reduce(looked, op=distributed.ReduceOp.MAX)
@@ -148,7 +146,7 @@ class Guard(Callback):
             everywhere = sorted({name for rank in everyone(sorted(bad)) for name in rank})
             return _Verdict(f"{' and '.join(everywhere)} loss is not finite", tuple(sorted(bad)))
         if norm_is_bad:
-            return _Verdict("" if _scales_fp16(trainer) else "gradient norm is not finite")
+            return _Verdict("" if strategy.scales_losses else "gradient norm is not finite")
         return self._judge_size(value)
 
     def _judge_size(self, norm: float) -> _Verdict:
@@ -217,23 +215,9 @@ class Guard(Callback):
         last = self.run_dir / "last"
         return f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
 
-    def _leave_out(self, trainer: Trainer, module: LightningModule) -> None:
-        self.skipped_at = trainer.global_step + 1
-        zero = zero_optimizer(trainer)
-        if zero is not None:
-            _poison(module)
-            return
-        for parameter in module.parameters():
-            parameter.grad = None
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Count what was left out, in the log; make sure that it was."""
-        zero = zero_optimizer(trainer)
-        if (
-            self.skipped_at == trainer.global_step
-            and zero is not None
-            and not getattr(zero, "overflow", False)
-        ):
+        if self.skipped_at == trainer.global_step and not strategy_of(trainer).has_discarded:
             raise UserError(
                 f"this version of DeepSpeed took step {self.skipped_at - 1}, which was to be left out: use "
                 f"guard.on_bad_step=stop, or deepspeed>=0.19; {self._last_good()}"
@@ -248,30 +232,7 @@ class Guard(Callback):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "norms": list(self._norms)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on as if nothing had come between."""
+        """Restore them."""
         self.skipped, self.in_a_row = int(state_dict["skipped"]), int(state_dict["in_a_row"])
         self._norms.clear()
         self._norms.extend(float(norm) for norm in state_dict["norms"])
-
-
-def _poison(module: nn.Module) -> None:
-    """Spoil the smallest gradient, so that DeepSpeed takes the step for an overflow and discards it."""
-    from deepspeed.utils import safe_get_local_grad, safe_set_full_grad, safe_set_local_grad
-
-    trained: list[Any] = [p for p in module.parameters() if p.requires_grad]
-    smallest = min(trained, key=lambda p: getattr(p, "ds_numel", p.numel()))
-    if hasattr(smallest, "ds_id"):
-        # the first element only: a NaN in what fills up the last rank's piece would never be overwritten
-        piece = safe_get_local_grad(smallest).clone()
-        if distributed.get_rank(smallest.ds_process_group) == 0:
-            piece[0] = math.nan
-        safe_set_local_grad(smallest, piece)
-    else:
-        safe_set_full_grad(smallest, torch.full_like(smallest, math.nan, dtype=torch.float32))
-
-
-def _scales_fp16(trainer: Trainer) -> bool:
-    zero = zero_optimizer(trainer)
-    if zero is not None:
-        return getattr(zero, "dtype", None) == torch.float16
-    return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed
 
-from ovi_lab.callbacks.gradients import is_sharded
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.flow.generate import generate_latents
+from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import started
 
@@ -58,8 +58,9 @@ def sample_together(
         the others None.
     """
     place, places = 0, 1
-    if not is_sharded(task):
-        place, places = getattr(trainer.strategy, "data_place", (trainer.global_rank, trainer.world_size))
+    strategy = strategy_of(trainer)
+    if not strategy.needs_all_ranks:
+        place, places = strategy.data_place
     own = list(range(place, len(captions), places))
     size = batch_size or max(1, len(own))
     made: dict[int, tuple[Tensor | None, Tensor | None]] = {}

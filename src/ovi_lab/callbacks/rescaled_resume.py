@@ -1,4 +1,4 @@
-"""Resuming on another number of processes: what counted batches of one spread counts those of another."""
+"""Resuming on another number of processes: counters of batches are converted to this run's."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ovi_lab.data.loading import ClipLoader
 from ovi_lab.errors import UserError
+from ovi_lab.strategies.base import strategy_of
 
 log = logging.getLogger("ovi_lab.runs")
 
 
-class Spread(Callback):
-    """Stores over how many processes a run was spread, and translates the place in the data when that changes.
+class RescaledResume(Callback):
+    """Stores on how many processes a run trains, and converts the position in the data when that has changed.
 
-    An optimiser step sees the same clips with the same draws however they are dealt out (`global_batch_size`); only the
+    An optimiser step sees the same clips with the same draws on any number of processes (`global_batch_size`); only the
     number of batches that a process has seen depends on it. Lightning's counters are set to whole steps, which are all
     that a checkpoint holds of a run.
 
     Args:
-        data: the data module, whose `order()` tells how batches are dealt out; None: the task brings its own data.
+        data: the data module, whose `order()` is that of the batches; None: the task brings its own data.
         batch_size: clips a batch and process.
         by_tokens: batches hold as many clips as their tokens allow, so that no batch is a part of another.
     """
@@ -29,10 +31,8 @@ class Spread(Callback):
         self.data, self.batch_size, self.by_tokens = data, batch_size, by_tokens
 
     def _now(self, trainer: Trainer) -> dict[str, int]:
-        strategy: Any = trainer.strategy
-        places = strategy.data_place[1] if hasattr(strategy, "data_place") else trainer.world_size
-        accumulate = int(trainer.accumulate_grad_batches)
-        return {"places": int(places), "batch_size": self.batch_size, "accumulate": accumulate}
+        places, accumulate = strategy_of(trainer).data_place[1], int(trainer.accumulate_grad_batches)
+        return {"places": places, "batch_size": self.batch_size, "accumulate": accumulate}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UserError where validation would wait for a batch that no epoch of this run has."""
@@ -59,10 +59,10 @@ class Spread(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """How it is spread now."""
-        order = getattr(trainer.train_dataloader, "order", None)
-        if order is not None:
-            checkpoint["spread"] = {**self._now(trainer), "together": order.together}
+        """Store how batches are distributed now."""
+        loader = trainer.train_dataloader
+        if isinstance(loader, ClipLoader):
+            checkpoint["spread"] = {**self._now(trainer), "together": loader.order.together}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -78,7 +78,7 @@ class Spread(Callback):
         before = checkpoint.get("spread") or now
         order = self.data.order(now["places"], now["accumulate"])
         loop = checkpoint["loops"]["fit_loop"]
-        # before checkpoints told, an epoch was dealt to all processes at once
+        # checkpoints without `together` are of versions that gave each process a part of the whole epoch
         then, here = before.get("together", before["places"]), order.together
         if not self.by_tokens:
             then, here = then * before["batch_size"], here * now["batch_size"]

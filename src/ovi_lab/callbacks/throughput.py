@@ -12,14 +12,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import MODALITIES
 from ovi_lab.planning.clip_shape import ClipShape, clips_of
 from ovi_lab.planning.cluster import gpu_of_device
 from ovi_lab.planning.flops import count_flops
+from ovi_lab.strategies.base import strategy_of
 
 GIB = 2**30
 _FETCH = "train_dataloader_next"
-"""How Lightning calls, to its profiler, the moment in which it has asked for a batch and not got it."""
+"""End of the profiler's name for the time in which Lightning waits for a batch."""
 
 
 class Throughput(Callback):
@@ -74,7 +74,7 @@ class Throughput(Callback):
         self._time_fetches(lightning.profiler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The step that a resumed run goes on from is known by now."""
+        """Count from the step of a resumed run, which is known by now."""
         self._last_step = self._logged_step = trainer.global_step
 
     def _time_fetches(self, profiler: Any) -> None:
@@ -103,7 +103,8 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count it, and log at intervals."""
-        self._seen.update(clips_of({m: batch.get(m) for m in getattr(pl_module, "modalities", MODALITIES)}))
+        task: Any = pl_module
+        self._seen.update(clips_of({m: batch.get(m) for m in task.modalities}))
         step = trainer.global_step
         due = step != self._last_step and step % self._interval == 0
         self._last_step = step
@@ -134,7 +135,7 @@ class Throughput(Callback):
         total: Any = trainer.strategy.reduce(values, reduce_op="sum")
         all_tokens, all_flops, clips, seconds, waited = total.tolist()
         world = trainer.world_size
-        copies = int(getattr(trainer.strategy, "sequence_parallel", 1))  # processes with the same clips
+        copies = strategy_of(trainer).sequence_parallel  # processes with the same clips
         each = seconds / world
         found = {
             "speed/tokens_per_s": all_tokens / copies / each,
@@ -151,8 +152,8 @@ class Throughput(Callback):
     def _work(self, pl_module: LightningModule) -> tuple[int, int]:
         """Tokens and FLOPs of the clips since the last log, on this process."""
         tokens = flops = 0
-        model: Any = pl_module.model
-        text = getattr(pl_module, "text_encoder", None)
+        task: Any = pl_module
+        model, text = task.model, task.text_encoder
         trained = text is not None and any(p.requires_grad for p in text.parameters())
         for clip, count in self._seen.items():
             if clip not in self._costs:

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_lab.common.progress import Reporter
+from ovi_lab.tasks.task import Task
 
 
 class TrainingProgress(Callback):
@@ -18,10 +19,9 @@ class TrainingProgress(Callback):
         self._note = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is trained, until there is a loss to tell."""
-        trained, total = (getattr(pl_module, f"{word}_parameters", 0) for word in ("trained", "total"))
-        if total:
-            self._note = f"{trained:,} of {total:,} parameters"
+        """Report what is trained, until there is a loss."""
+        if isinstance(pl_module, Task) and pl_module.total_parameters:
+            self._note = f"{pl_module.trained_parameters:,} of {pl_module.total_parameters:,} parameters"
             self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

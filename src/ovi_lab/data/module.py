@@ -28,6 +28,7 @@ from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
+from ovi_lab.strategies.base import strategy_of
 
 log = logging.getLogger("ovi_lab.data")
 
@@ -263,7 +264,7 @@ class OviDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> ClipLoader:
-        rank, world_size = self._place()
+        rank, world_size = strategy_of(self.trainer).data_place
         return self._loader(self.train_dataset, True, "train", rank, world_size)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
@@ -285,8 +286,7 @@ class OviDataModule(LightningDataModule):
     def _loader(
         self, dataset: ClipDataset, shuffle: bool, name: str, rank: int = 0, world_size: int = 1
     ) -> ClipLoader:
-        trainer = getattr(self, "trainer", None)
-        strategy = getattr(trainer, "strategy", None)
+        trainer = self.trainer
         loader = ClipLoader(
             dataset,
             shuffle=shuffle,
@@ -297,9 +297,9 @@ class OviDataModule(LightningDataModule):
             name=name,
             buckets=self._train_buckets if shuffle else self._buckets(dataset),
             prefetch=self.prefetch,
-            device=getattr(strategy, "root_device", None),
+            device=None if trainer is None else trainer.strategy.root_device,
             max_bad_share=self.max_bad_share,
-            group=int(getattr(trainer, "accumulate_grad_batches", 1)),
+            group=1 if trainer is None else int(trainer.accumulate_grad_batches),
             limit=self.limit_batches,
         )
         self._loaders.append(loader)
@@ -313,14 +313,6 @@ class OviDataModule(LightningDataModule):
         tokens = self.audio_tokens
         cut = tokens if tokens is not None and tokens.cuts_any and self.modalities == ("audio",) else None
         return Buckets(dataset.shapes, **self._batches, audio_tokens=cut, seed=self.seed)
-
-    def _place(self) -> tuple[int, int]:
-        """This rank's part of every step, and the number of parts; the ranks of a sequence-parallel group share one."""
-        trainer = getattr(self, "trainer", None)
-        if trainer is None:
-            return 0, 1
-        place = getattr(trainer.strategy, "data_place", None)
-        return (trainer.global_rank, trainer.world_size) if place is None else place
 
     def _dataset(self, split: str) -> ClipDataset:
         if self.settings is not None:

@@ -172,12 +172,11 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
     task = build(config.task, "task")
-    if config.evaluation.enabled and tuple(getattr(task, "modalities", ())) != ("video", "audio"):
+    if config.evaluation.enabled and tuple(task.modalities) != ("video", "audio"):
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
         )
     trainer, ema, preemption = make_trainer(config, plain, run_dir, text, data, task, resumed, reporter)
-    dealt_out = hasattr(trainer.strategy, "torch_optimizer")
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     with preemption.at_once(trainer.is_global_zero):
         losses = _validate(trainer, task, data) if data is None or data.has_eval else {}
@@ -185,15 +184,14 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         "steps": trainer.global_step,
         "losses": losses,
         "config_hash": config_hash(plain),
-        "trained_parameters": getattr(task, "trained_parameters", None)
-        or sum(p.numel() for p in task.parameters() if p.requires_grad),
-        "parameters": getattr(task, "total_parameters", None) or sum(p.numel() for p in task.parameters()),
+        "trained_parameters": task.trained_parameters,
+        "parameters": task.total_parameters,
     }
     first = trainer.is_global_zero
-    _part_ways()
-    if config.evaluation.enabled and first and dealt_out:
-        task, ema = _whole_again(run_dir, config), None
+    _end_process_group()
     if config.evaluation.enabled and first:
+        if trainer.strategy.partitioned:
+            task, ema = _gathered_model(run_dir, config), None
         from ovi_lab.runs.evaluate import evaluate_run
 
         with preemption.at_once(first):
@@ -203,8 +201,8 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     return "done"
 
 
-def _whole_again(run_dir: Path, config: DictConfig) -> Any:
-    """The averaged model of a run whose processes each hold a part, put together from its last checkpoint."""
+def _gathered_model(run_dir: Path, config: DictConfig) -> Any:
+    """The averaged model of a sharded run, read whole from its last checkpoint."""
     from types import SimpleNamespace
 
     from ovi_lab.sampling.own_run import load_model
@@ -214,7 +212,7 @@ def _whole_again(run_dir: Path, config: DictConfig) -> Any:
     return SimpleNamespace(model=loaded.model, text_encoder=loaded.text, eval=loaded.model.eval)
 
 
-def _part_ways() -> None:
+def _end_process_group() -> None:
     """Training is over: the first rank samples and scores alone, and its metrics must not wait for the others."""
     from torch import distributed
 

@@ -48,9 +48,9 @@ def make_trainer(
         LearningRate,
         MetricsInLoop,
         Preemption,
+        RescaledResume,
         RunCheckpoint,
         SampleLogger,
-        Spread,
         Throughput,
         TrainingProgress,
     )
@@ -72,7 +72,7 @@ def make_trainer(
         callbacks.append(Throughput(**config.throughput))
     callbacks.append(RankAgreement(config_hash(plain), data))
     by_tokens = bool(config.data.get("tokens_per_batch"))
-    callbacks.append(Spread(data, int(config.data.get("batch_size") or 1), by_tokens))
+    callbacks.append(RescaledResume(data, int(config.data.get("batch_size") or 1), by_tokens))
     checkpoint = RunCheckpoint(run_dir, **config.checkpoint)
     # last: they save what all others have done in a step
     preemption = Preemption(checkpoint, **config.preemption)
@@ -180,7 +180,7 @@ def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
 
 
 def _check_optimizer(config: DictConfig, trainer: Any) -> None:
-    if "optim" in config and config.optim.get("muon") and hasattr(trainer.strategy, "torch_optimizer"):
+    if "optim" in config and config.optim.get("muon") and trainer.strategy.partitioned:
         raise UserError(
-            f"strategy={config.strategy.name} deals out the matrices that optim=muon needs whole: use optim=adamw"
+            f"strategy={config.strategy.name} shards the matrices that optim=muon needs whole: use optim=adamw"
         )

@@ -1,4 +1,4 @@
-"""How a run is spread over processes: one, DDP, DeepSpeed ZeRO 1 to 3 with offload, FSDP2, sequence parallelism."""
+"""How a run uses its processes: one, DDP, DeepSpeed ZeRO 1 to 3 with offload, FSDP2, sequence parallelism."""
 
 from __future__ import annotations
 

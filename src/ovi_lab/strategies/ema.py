@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.shares import Shards, TorchShards
+from ovi_lab.strategies.base import strategy_of
+from ovi_lab.strategies.shares import Shares
 
 
 class EMA(Callback):
@@ -30,9 +31,9 @@ class EMA(Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         """This process's values of each trained parameter, flat, in float32."""
-        self.shards: Shards | None = None
+        self.shares: Shares | None = None
         self._held: list[str] = []
-        """Of which this process has a part."""
+        """Names of the parameters of which this process holds a part."""
         self._converts = False
         self._restored: dict[str, Tensor] | None = None
         self._steps_seen = 0
@@ -41,43 +42,42 @@ class EMA(Callback):
         self._validation: AbstractContextManager[None] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that is resumed at its end trains no more: its average is needed all the same."""
+        """Begin, also in a run that is resumed at its end and trains no more: validation needs its average."""
         self._begun = False
         if not trainer.strategy.restore_checkpoint_after_setup:
             self._begin(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All is restored by now."""
+        """Begin with what the checkpoint restored."""
         self._begin(trainer, pl_module)
 
     @torch.no_grad()
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights at hand, or from the average that a checkpoint held."""
-        strategy: Any = trainer.strategy
-        shards = strategy.shards() if hasattr(strategy, "shards") else TorchShards(pl_module, None)
-        restored = strategy.load_averages() if hasattr(strategy, "load_averages") else {}
+        strategy = strategy_of(trainer)
+        shares, restored = strategy.shares(), strategy.load_averages()
         restored.update({n: t.reshape(-1) for n, t in (self._restored or {}).items()})
         self.average, self._converts = {}, False
-        for name in shards.trained():
-            own = shards.read(name)
+        for name in shares.trained():
+            own = shares.read(name)
             source = restored.get(name, own)
             self._converts |= own.dtype != torch.float32
             self.average[name] = source.to(device=own.device, dtype=torch.float32, copy=True).detach()
         self._held = [name for name, average in self.average.items() if average.numel()]
-        self.shards, self._begun = shards, True
+        self.shares, self._begun = shares, True
         self._steps_seen = trainer.global_step
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Average once per optimiser step, not per accumulated batch."""
         step = trainer.global_step
-        if step == self._steps_seen or self.shards is None:
+        if step == self._steps_seen or self.shares is None:
             return
         self._steps_seen, self._restored = step, None
-        if any(getattr(callback, "skipped_at", -1) == step for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            return  # the guard left the step out: nothing has changed
+        if strategy_of(trainer).discarded_at == step:
+            return  # no weight has changed
         decay = min(self.decay, (1 + step) / (10 + step))
-        own = [self.shards.read(name) for name in self._held]
+        own = [self.shares.read(name) for name in self._held]
         averages = [self.average[name] for name in self._held]
         if self._converts:
             own = [o.to(a) for o, a in zip(own, averages, strict=True)]
@@ -85,18 +85,18 @@ class EMA(Callback):
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:
-        """Within the block the module computes with averaged weights; where they are dealt out, on all processes."""
-        if self._swapped or not self.average or self.shards is None:
+        """Within the block the module computes with averaged weights; of a sharded model all processes enter it."""
+        if self._swapped or not self.average or self.shares is None:
             yield
             return
         self._swapped = True
         try:
             with torch.no_grad():
-                self.shards.show(self.average)
+                self.shares.show(self.average)
             yield
         finally:
             with torch.no_grad():
-                self.shards.hide()
+                self.shares.hide()
             self._swapped = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,7 +124,7 @@ class EMA(Callback):
     ) -> None:
         """Store the whole averaged state dict, frozen weights included, so that it loads strictly.
 
-        Strategies that deal out the weights give no state dict; they write each process's part themselves.
+        Sharded strategies give no state dict; they write each process's part themselves.
         """
         if checkpoint["state_dict"]:
             checkpoint["ema_state_dict"] = {

@@ -1,4 +1,4 @@
-"""PyTorch's FSDP2: parameters, gradients and optimiser state dealt out by rows, gathered a block at a time.
+"""PyTorch's FSDP2: parameters, gradients and optimiser state sharded by rows, gathered a block at a time.
 
 A unit is a pair of blocks of both towers (or a block of a lone one); what surrounds them is the root unit.
 """
@@ -13,12 +13,10 @@ from torch import nn
 
 from ovi_lab.models import TwinDiT
 from ovi_lab.strategies.initial_values import Values, owned_parameters
-from ovi_lab.strategies.process_groups import DataPlaces
 from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
-from ovi_lab.strategies.shares import TorchShards
 
 
-class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):
+class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     """Fully sharded data parallel over all processes.
 
     Args:
@@ -30,7 +28,6 @@ class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):
     def __init__(self, reshard_after_forward: bool = True, offload: bool = False) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1, save_distributed_checkpoint=True)
         self.reshard_after_forward, self.offload = reshard_after_forward, offload
-        self._shards: TorchShards | None = None
 
     def setup_environment(self) -> None:
         """All processes share the parameters."""
@@ -86,17 +83,9 @@ class FSDP2Strategy(ShardedCheckpoints, DataPlaces, ModelParallelStrategy):
         if any(p.requires_grad for p in module.parameters()):
             fully_shard(module, **self._settings())
 
-    def setup(self, trainer: Any) -> None:
-        """Set up; parameters may be others than before."""
-        self._shards = None
-        super().setup(trainer)
-
-    def shards(self) -> TorchShards:
-        """This process's rows."""
-        if self._shards is None:
-            optimizer = self.torch_optimizer()
-            self._shards = TorchShards(self.lightning_module, optimizer, self.is_global_zero)
-        return self._shards
+    @property
+    def needs_all_ranks(self) -> bool:
+        return True
 
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
         """The run's one optimiser."""

@@ -1,7 +1,7 @@
 """From a model on the meta device to parameters with values, one at a time: no host ever holds them all.
 
-A strategy decides where each goes: to the device, to all processes in parts, to some rows of a sharded tensor. What
-a value is, `ParameterValues` tells: a pretrained tensor read from its file, or the initial value of that name.
+A strategy decides where each goes: to the device, to all processes in parts, to some rows of a sharded tensor.
+`ParameterValues` gives the value: a pretrained tensor read from its file, or the initial value of that name.
 """
 
 from __future__ import annotations

@@ -7,35 +7,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import nn
 
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.state import OPTIMIZER_NAMES, ready_optimizer_state, training_state
-from ovi_lab.models import TwinDiT
-from ovi_lab.strategies.initial_values import Values, place_whole
-from ovi_lab.strategies.process_groups import DataPlaces, from_first
-from ovi_lab.strategies.shares import TorchShards
+from ovi_lab.strategies.base import Strategy
+from ovi_lab.strategies.process_groups import from_first
 
 
-class WholeModel(DataPlaces):
-    """Mixin for a Lightning strategy: places a model, and reads checkpoints of sharded strategies too."""
-
-    lightning_module: Any
-    optimizers: Any
-    root_device: torch.device
-    is_global_zero: bool
-
-    def place(self, model: TwinDiT, values: Values) -> None:
-        """Parameters on the device, each with its value."""
-        place_whole(model, values, self.root_device)
-
-    def place_other(self, module: nn.Module) -> None:
-        """What else is trained goes where Lightning puts it."""
-
-    def shards(self) -> TorchShards:
-        """Everything, saved by the first process."""
-        optimizer = self.optimizers[0] if self.optimizers else None
-        return TorchShards(self.lightning_module, optimizer, self.is_global_zero)
+class ReplicatedModel(Strategy):
+    """Mixin for a Lightning strategy: the defaults of `Strategy`; checkpoints of sharded strategies are read too."""
 
     def _optimizer_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         names = {id(p): n for n, p in self.lightning_module.named_parameters()}
@@ -70,9 +50,9 @@ class WholeModel(DataPlaces):
         optimizer.load_state_dict(state)
 
 
-class SingleProcess(WholeModel, SingleDeviceStrategy):
+class SingleProcess(ReplicatedModel, SingleDeviceStrategy):
     """One process on one device."""
 
 
-class ReplicatedProcesses(WholeModel, DDPStrategy):
+class ReplicatedProcesses(ReplicatedModel, DDPStrategy):
     """Distributed data parallel: gradients of what is trained are averaged over all processes, nothing else."""

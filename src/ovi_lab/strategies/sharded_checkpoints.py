@@ -1,4 +1,4 @@
-"""Checkpoints of strategies that deal out the weights: every process writes its part, and reads what it needs."""
+"""Checkpoints of sharded strategies: every process writes its part, and reads what it needs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,20 @@ from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO, facts_of, writt
 from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, FlatSlice, shard_name, write_pieces
 from ovi_lab.checkpoints.state import OPTIMIZER_SCALARS, TrainingState, plain_content, training_state
 from ovi_lab.errors import UserError
+from ovi_lab.strategies.base import Strategy
 from ovi_lab.strategies.process_groups import everyone, from_first
-from ovi_lab.strategies.shares import Shards
+from ovi_lab.strategies.shares import Shares
 
 
-class ShardedCheckpoints:
-    """Mixin for a Lightning strategy: `shards()` says what this process holds, the rest follows.
+class ShardedCheckpoints(Strategy):
+    """Mixin for a sharded Lightning strategy: writes and reads checkpoints by what `shares` says this process holds.
 
     A checkpoint of this strategy loads in any other, on any number of processes, and the other way round.
     """
 
-    # what the strategy gives
-    lightning_module: Any
     checkpoint_io: Any
-    is_global_zero: bool
-    global_rank: int
-
-    @abstractmethod
-    def shards(self) -> Shards:
-        """This process's shares, of the model as it is set up."""
+    partitioned = True
+    _resumed: TrainingState | None = None
 
     @abstractmethod
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
@@ -68,8 +63,8 @@ class ShardedCheckpoints:
         temporary = path.with_name(f".{path.name}.shared.tmp")
         content = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "ema_state_dict")}
         # read on every process: some strategies gather for it
-        shards = self.shards()
-        content[OPTIMIZER_SCALARS] = {n: v for each in everyone(shards.scalars()) for n, v in each.items()}
+        shares = self.shares()
+        content[OPTIMIZER_SCALARS] = {n: v for each in everyone(shares.scalars()) for n, v in each.items()}
 
         def begin() -> None:
             if self.is_global_zero:
@@ -78,7 +73,7 @@ class ShardedCheckpoints:
 
         def own() -> dict[str, Any]:
             name = shard_name(self.global_rank)
-            write_pieces(temporary / name, self._pieces(shards))
+            write_pieces(temporary / name, self._pieces(shares))
             return {name: facts_of(temporary / name)}
 
         _together(begin, temporary, path)
@@ -91,22 +86,22 @@ class ShardedCheckpoints:
 
         _together(finish, temporary, path)
 
-    def _pieces(self, shards: Shards) -> Iterator[FlatSlice]:
+    def _pieces(self, shares: Shares) -> Iterator[FlatSlice]:
         averages = self._averages()
-        slots = shards.slots()
-        for name, share in shards.shares.items():
+        slots = shares.slots()
+        for name, share in shares.by_name.items():
             if not share.written:
                 continue
-            yield FlatSlice(WEIGHT, name, share.shape, share.start, shards.read(name))
+            yield FlatSlice(WEIGHT, name, share.shape, share.start, shares.read(name))
             if name in averages:
                 yield FlatSlice(AVERAGE, name, share.shape, share.start, averages[name])
             if share.trained and share.count:
                 for slot in slots:
-                    yield FlatSlice(slot, name, share.shape, share.start, shards.read(name, slot))
+                    yield FlatSlice(slot, name, share.shape, share.start, shares.read(name, slot))
         if self.is_global_zero:
             held = self.lightning_module.state_dict(keep_vars=True)
             for name, tensor in held.items():
-                if name not in shards.shares:
+                if name not in shares.by_name:
                     yield FlatSlice(BUFFER, name, tuple(tensor.shape), 0, tensor.detach().reshape(-1))
 
     def _averages(self) -> Mapping[str, torch.Tensor]:
@@ -127,43 +122,41 @@ class ShardedCheckpoints:
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """This process's shares of weights, read from whatever layout they are in; averages go to the EMA."""
-        shards, state = self.shards(), self._resumed
-        for name, share in shards.shares.items():
+        shares, state = self.shares(), self._resumed
+        for name, share in shares.by_name.items():
             self._check(state.shape(WEIGHT, name), share.shape, name)
             if share.count:
-                shards.write(name, state.read(WEIGHT, name, share.start, share.count))
-        shards.publish()
+                shares.write(name, state.read(WEIGHT, name, share.start, share.count))
+        shares.publish()
         held = self.lightning_module.state_dict(keep_vars=True)
         for name, tensor in held.items():
-            if name not in shards.shares:
+            if name not in shares.by_name:
                 kind = BUFFER if state.shape(BUFFER, name) is not None else WEIGHT
                 self._check(state.shape(kind, name), tuple(tensor.shape), name)
                 tensor.detach().copy_(state.read(kind, name).reshape(tensor.shape))
 
     def load_averages(self) -> dict[str, torch.Tensor]:
-        """This process's shares of the averages that the checkpoint holds; empty where it has none."""
-        state: TrainingState | None = getattr(self, "_resumed", None)
-        if state is None:
+        if self._resumed is None:
             return {}
-        shards = self.shards()
+        shares, state = self.shares(), self._resumed
         found = {}
-        for name in shards.trained():
-            share = shards.shares[name]
+        for name in shares.trained():
+            share = shares.by_name[name]
             if state.shape(AVERAGE, name) is not None:
                 found[name] = state.read(AVERAGE, name, share.start, share.count).clone()
         return found
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """This process's shares of the optimiser's state, and its hyperparameters."""
-        shards, state = self.shards(), self._resumed
+        shares, state = self.shares(), self._resumed
         slots = state.slots()
         if slots:
-            shards.make_slots(slots, state.scalars())
-            for name in shards.trained():
-                share = shards.shares[name]
+            shares.make_slots(slots, state.scalars())
+            for name in shares.trained():
+                share = shares.by_name[name]
                 for slot in slots:
                     if share.count and state.shape(slot, name) is not None:
-                        shards.write(name, state.read(slot, name, share.start, share.count), slot)
+                        shares.write(name, state.read(slot, name, share.start, share.count), slot)
         optimizer = self.torch_optimizer()
         saved = checkpoint["optimizer_states"][0]["param_groups"]
         if optimizer is not None:

@@ -1,4 +1,4 @@
-"""What one process holds of every parameter, whatever strategy dealt it out.
+"""What one process holds of every parameter, under every strategy.
 
 Under every strategy a process's share of a parameter is a run of its flattened values: all of them (one process, DDP,
 what ZeRO 1 and 2 do not partition), a part of a group's long line (ZeRO 1 and 2), an equal part of each parameter
@@ -13,10 +13,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,20 @@ class Share:
         return torch.Size(self.shape).numel()
 
 
-class Shards(ABC):
+class Gradient(NamedTuple):
+    """What this process holds of one parameter's gradient."""
+
+    name: str
+    values: Tensor | None
+    """None where it holds none."""
+    groups: tuple[Any, ...] = ()
+    """Process groups over which the gradient is partitioned; none where each process has it whole."""
+
+
+class Shares(ABC):
     """This process's shares of a LightningModule's parameters, by the names that they have in it."""
 
-    shares: Mapping[str, Share]
-    partitioned: bool
-    """Whether a process holds less than the whole network, so that all must compute together."""
+    by_name: Mapping[str, Share]
 
     @abstractmethod
     def read(self, name: str, slot: str | None = None) -> Tensor:
@@ -51,6 +60,10 @@ class Shards(ABC):
     @abstractmethod
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
         """Overwrite this process's values; `publish` afterwards where they are weights."""
+
+    @abstractmethod
+    def gradient(self, name: str) -> Gradient:
+        """This process's gradient of a trained parameter, between the backward pass and the optimiser's step."""
 
     @abstractmethod
     def slots(self) -> tuple[str, ...]:
@@ -78,10 +91,10 @@ class Shards(ABC):
 
     def trained(self) -> Iterator[str]:
         """Names of what is trained."""
-        return (name for name, share in self.shares.items() if share.trained)
+        return (name for name, share in self.by_name.items() if share.trained)
 
 
-class TorchShards(Shards):
+class TorchShares(Shares):
     """Parameters that are stepped as they are: whole ones, or FSDP2's, of which a process holds some rows.
 
     Args:
@@ -95,10 +108,7 @@ class TorchShards(Shards):
     ) -> None:
         self._parameters = dict(module.named_parameters())
         self._optimizer = optimizer
-        self.shares = {name: _share(p, first) for name, p in self._parameters.items()}
-        self.partitioned = any(s.count != s.numel for s in self.shares.values()) or any(
-            _is_dtensor(p) for p in self._parameters.values()
-        )
+        self.by_name = {name: _share(p, first) for name, p in self._parameters.items()}
         self._hidden: dict[str, Tensor] = {}
         self._views: dict[str, Tensor] = {}
         """Flat views, kept: an average reads every parameter in every step."""
@@ -118,6 +128,13 @@ class TorchShards(Shards):
         held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
         local = _local(held).detach()
         local.copy_(values.view(local.shape))
+
+    def gradient(self, name: str) -> Gradient:
+        held = self._parameters[name]
+        if not _is_dtensor(held):
+            return Gradient(name, held.grad)
+        groups = tuple(held.device_mesh.get_group(i) for i, p in enumerate(held.placements) if p.is_shard())
+        return Gradient(name, None if held.grad is None else _local(held.grad), groups)
 
     def _state(self, name: str) -> dict[str, Any]:
         if self._optimizer is None:
@@ -171,12 +188,12 @@ class TorchShards(Shards):
         self._hidden = {}
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
-    return hasattr(tensor, "to_local")
+def _is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
+    return isinstance(tensor, DTensor)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return tensor.to_local() if _is_dtensor(tensor) else tensor
 
 
 def _fits(value: Any, parameter: Tensor) -> bool:
@@ -189,7 +206,8 @@ def _share(parameter: Tensor, first: bool) -> Share:
         return Share(shape, 0, parameter.numel(), trained, first)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
-    local, offset = compute_local_shape_and_global_offset(parameter.shape, mesh, placements)
+    local, offset = compute_local_shape_and_global_offset(
+        parameter.shape, parameter.device_mesh, parameter.placements
+    )
     row = torch.Size(shape[1:]).numel()
     return Share(shape, int(offset[0]) * row, torch.Size(local).numel(), trained)

@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO (Rajbhandari et al., arXiv 1910.02054) under Lightning, on GPUs and on processes of a CPU alike.
 
-Stage 1 deals out the optimiser's state, stage 2 also gradients, stage 3 also parameters. Frozen parameters have neither
-gradient nor optimiser state, so only stage 3 touches them: it deals them out and gathers them where they are used.
+Stage 1 partitions the optimiser's state, stage 2 also gradients, stage 3 also parameters. Frozen parameters have no
+gradient nor optimiser state, so only stage 3 touches them: it partitions them and gathers them where they are used.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.strategies.initial_values import Values, owned_parameters, place_whole
-from ovi_lab.strategies.process_groups import DataPlaces
 from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
-from ovi_lab.strategies.shares import Shards
-from ovi_lab.strategies.zero_shares import PartitionedZeroShards, ReplicatedZeroShards
+from ovi_lab.strategies.shares import Shares
+from ovi_lab.strategies.zero_shares import PartitionedZeroShares, ReplicatedZeroShares, ZeroShares
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -41,7 +40,7 @@ class ZeroPrecision(DeepSpeedPrecision):
         model.trainer.model.backward(tensor, *args, scale_wrt_gas=False, **kwargs)
 
 
-class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
+class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     """ZeRO of any stage.
 
     Args:
@@ -96,7 +95,6 @@ class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
         super().__init__(config=config, logging_level=logging.ERROR)
         self.stage, self._on_cpu = stage, on_cpu
         self._engine: Any = None
-        self._shards: Shards | None = None
 
     # ---- processes
 
@@ -130,11 +128,11 @@ class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
             lr_scheduler=lr_scheduler,
             dist_init_required=False,
         )
-        self._engine, self._shards = engine, None
+        self._engine = engine
         return engine, zero
 
     def setup(self, trainer: Any) -> None:
-        """Set up training; what comes after it in the same process goes on with the same engine."""
+        """Set up training; what comes after it in the same process uses the same engine."""
         if trainer.state.fn != TrainerFn.FITTING and self._engine is not None:
             self.model = self._engine
             return
@@ -149,7 +147,7 @@ class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """Nothing: `place` deals out parameters one module after the other."""
+        """Nothing: `place` partitions parameters one module after the other."""
         yield
 
     @property
@@ -159,7 +157,7 @@ class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
 
     @torch.no_grad()
     def place(self, model: TwinDiT, values: Values) -> None:
-        """Parameters with values: whole on the device (stages 1 and 2), or dealt out as soon as they are made."""
+        """Parameters with values: whole on the device (stages 1 and 2), or partitioned as soon as they are made."""
         if self.stage < 3:
             place_whole(model, values, self.root_device, self.network_dtype)
             return
@@ -189,17 +187,40 @@ class ZeroStrategy(ShardedCheckpoints, DataPlaces, DeepSpeedStrategy):
                 dealer.convert_to_zero_parameters(param_list=fresh)
 
     def place_other(self, module: nn.Module) -> None:
-        """Another trained module, such as a text encoder: small, so DeepSpeed deals it out when it sets up."""
+        """Another trained module, such as a text encoder: small, so DeepSpeed partitions it when it sets up."""
         module.to(self.root_device, self.network_dtype)
 
-    def shards(self) -> Shards:
-        """This process's shares, from the engine."""
-        if self._shards is None:
-            if self.stage == 3:
-                self._shards = PartitionedZeroShards(self.lightning_module, self._engine)
-            else:
-                self._shards = ReplicatedZeroShards(self.lightning_module, self._engine, self.is_global_zero)
-        return self._shards
+    @property
+    def needs_all_ranks(self) -> bool:
+        return self.stage == 3
+
+    def _make_shares(self) -> Shares:
+        if self.stage == 3:
+            return PartitionedZeroShares(self.lightning_module, self._engine)
+        return ReplicatedZeroShares(self.lightning_module, self._engine, self.is_global_zero)
+
+    # ---- steps
+
+    @property
+    def gradient_scale(self) -> float:
+        return float(getattr(self._engine.optimizer, "loss_scale", 1.0))
+
+    @property
+    def scales_losses(self) -> bool:
+        return bool(self._engine.optimizer.dtype == torch.float16)
+
+    def allow_discarding(self) -> None:
+        """Let DeepSpeed look for overflows in every precision; otherwise it applies a bf16 or fp32 NaN."""
+        self._engine.optimizer.check_grad_overflow = True
+
+    def discard_step(self, step: int) -> None:
+        """Make a gradient NaN: DeepSpeed, which clips and steps by itself, discards that step as an overflow."""
+        self.discarded_at = step
+        cast("ZeroShares", self.shares()).spoil_smallest_gradient()
+
+    @property
+    def has_discarded(self) -> bool:
+        return bool(self._engine.optimizer.overflow)
 
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
         """The one that DeepSpeed wraps."""

@@ -1,23 +1,24 @@
-"""A process's shares under DeepSpeed ZeRO; see `shards`.
+"""A process's shares under DeepSpeed ZeRO; see `shares`.
 
-Stages 1 and 2 keep the network whole on every process and deal out the optimiser: each process steps its part of the
-line in which all trained parameters of a group follow one another, in float32, and the parts are then gathered in the
-network's type. Stage 3 deals out every parameter, frozen ones too, in equal parts, the last filled up.
+Stages 1 and 2 keep the network whole on every process and partition the optimiser: each process steps its part of the
+flat tensor in which all trained parameters of a group follow one another, in float32, and the parts are then gathered
+in the network's type. Stage 3 partitions every parameter, frozen ones too, in equal parts, the last one padded.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from ovi_lab.strategies.shares import Shards, Share
+from ovi_lab.strategies.shares import Gradient, Share, Shares
 
 
-class _ZeroShards(Shards):
+class ZeroShares(Shares):
     """What the stages have in common: state in flat tensors that DeepSpeed hands to the optimiser."""
 
     def __init__(self, module: nn.Module, engine: Any) -> None:
@@ -36,6 +37,10 @@ class _ZeroShards(Shards):
     @abstractmethod
     def _compute_with(self, values: Mapping[str, Tensor]) -> None:
         """Give the network these values of all trained parameters, in its own type."""
+
+    @abstractmethod
+    def spoil_smallest_gradient(self) -> None:
+        """Overwrite values of the gradient of the smallest trained parameter by NaN; every process calls it."""
 
     def publish(self) -> None:
         self._compute_with({name: self.read(name) for name in self.trained()})
@@ -75,10 +80,14 @@ class _ZeroShards(Shards):
 
     def _held(self) -> Iterator[str]:
         """Trained parameters of which this process has a part."""
-        return (name for name in self.trained() if self.shares[name].count)
+        return (name for name in self.trained() if self.by_name[name].count)
+
+    def _smallest(self) -> Any:
+        """The trained parameter with the fewest values."""
+        return self._parameters[min(self.trained(), key=lambda name: self.by_name[name].numel)]
 
 
-class ReplicatedZeroShards(_ZeroShards):
+class ReplicatedZeroShares(ZeroShares):
     """Stages 1 and 2.
 
     Args:
@@ -87,11 +96,9 @@ class ReplicatedZeroShards(_ZeroShards):
         first: whether this process saves what all hold alike.
     """
 
-    partitioned = False
-
     def __init__(self, module: nn.Module, engine: Any, first: bool) -> None:
         super().__init__(module, engine)
-        self.shares = {name: self._share(p, first) for name, p in self._parameters.items()}
+        self.by_name = {name: self._share(p, first) for name, p in self._parameters.items()}
 
     @staticmethod
     def _share(parameter: Any, first: bool) -> Share:
@@ -110,7 +117,7 @@ class ReplicatedZeroShards(_ZeroShards):
         return self._flats()[self._parameters[name]._hp_mapping.param_group_index]  # type: ignore[attr-defined]
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
-        share = self.shares[name]
+        share = self.by_name[name]
         parameter: Any = self._parameters[name]
         if not share.trained:
             return parameter.detach().reshape(-1)
@@ -122,22 +129,38 @@ class ReplicatedZeroShards(_ZeroShards):
         return self._optimizer.state[self._flat_of(name)][slot].narrow(0, address.start, address.numel)
 
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
-        if self.shares[name].count:
+        if self.by_name[name].count:
             self.read(name, slot).copy_(values)
+
+    def gradient(self, name: str) -> Gradient:
+        # DeepSpeed's public call for it, `safe_get_full_grad`, would put every gradient together on every process
+        parameter: Any = self._parameters[name]
+        mapping, groups = parameter._hp_mapping, (parameter._dp_group,)
+        if mapping is None:
+            return Gradient(name, None, groups)
+        part = mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+        address = mapping.lp_fragment_address
+        if part is not None and part.numel() != address.numel:
+            part = part.flatten().narrow(0, address.start, address.numel)
+        return Gradient(name, part, groups)
+
+    def spoil_smallest_gradient(self) -> None:
+        from deepspeed.utils import safe_set_full_grad
+
+        smallest = self._smallest()
+        safe_set_full_grad(smallest, torch.full_like(smallest, math.nan, dtype=torch.float32))
 
     def _compute_with(self, values: Mapping[str, Tensor]) -> None:
         """Every trained parameter put together from all processes' parts."""
-        from torch import distributed
-
         for name in self.trained():
-            parameter, share = self._parameters[name], self.shares[name]
+            parameter, share = self._parameters[name], self.by_name[name]
             whole = torch.zeros(share.numel, dtype=torch.float32, device=parameter.device)
             whole[share.start : share.start + share.count] = values[name].to(whole.device)
             distributed.all_reduce(whole, group=parameter._dp_group)  # type: ignore[attr-defined]
             parameter.data.copy_(whole.view(parameter.shape))
 
 
-class PartitionedZeroShards(_ZeroShards):
+class PartitionedZeroShares(ZeroShares):
     """Stage 3, with its parameters on the device or offloaded.
 
     Args:
@@ -145,11 +168,9 @@ class PartitionedZeroShards(_ZeroShards):
         engine: DeepSpeed's, set up.
     """
 
-    partitioned = True
-
     def __init__(self, module: nn.Module, engine: Any) -> None:
         super().__init__(module, engine)
-        self.shares = {name: self._share(p) for name, p in self._parameters.items()}
+        self.by_name = {name: self._share(p) for name, p in self._parameters.items()}
 
     @staticmethod
     def _share(parameter: Any) -> Share:
@@ -169,7 +190,7 @@ class PartitionedZeroShards(_ZeroShards):
         from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
         parameter: Any = self._parameters[name]
-        share = self.shares[name]
+        share = self.by_name[name]
         if not share.trained:
             return parameter.ds_tensor.detach()[: share.count]
         if slot is None:
@@ -180,7 +201,7 @@ class PartitionedZeroShards(_ZeroShards):
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         parameter: Any = self._parameters[name]
-        share = self.shares[name]
+        share = self.by_name[name]
         if not share.trained:
             parameter.ds_tensor.detach()[: share.count].copy_(values)
             return
@@ -191,12 +212,28 @@ class PartitionedZeroShards(_ZeroShards):
         else:
             safe_set_local_optimizer_state(parameter, padded, slot)
 
+    def gradient(self, name: str) -> Gradient:
+        from deepspeed.utils import safe_get_local_grad
+
+        parameter: Any = self._parameters[name]
+        return Gradient(name, safe_get_local_grad(parameter), (parameter.ds_process_group,))
+
+    def spoil_smallest_gradient(self) -> None:
+        from deepspeed.utils import safe_get_local_grad, safe_set_local_grad
+
+        smallest = self._smallest()
+        # the first element only: a NaN in the padding of the last process's part would never be overwritten
+        part = safe_get_local_grad(smallest).clone()
+        if distributed.get_rank(smallest.ds_process_group) == 0:
+            part[0] = math.nan
+        safe_set_local_grad(smallest, part)
+
     def _compute_with(self, values: Mapping[str, Tensor]) -> None:
         small = self._zero.persistent_parameters
         if small:
-            # these stay gathered between steps: they are dealt out, changed and gathered anew
+            # these stay gathered between steps: they are partitioned, changed and gathered anew
             small[0].partition(small)
         for name in self.trained():
-            self._parameters[name].ds_tensor.detach()[: self.shares[name].count].copy_(values[name])  # type: ignore[attr-defined]
+            self._parameters[name].ds_tensor.detach()[: self.by_name[name].count].copy_(values[name])  # type: ignore[attr-defined]
         if small:
             small[0].all_gather(small)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, distributed, nn
 
 from ovi_lab.checkpoints.init_from import find_beginning, load_text_encoder
@@ -16,9 +15,11 @@ from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
 from ovi_lab.optim.freezing import FreezeRule
-from ovi_lab.strategies.initial_values import ParameterValues, Values, place_whole
+from ovi_lab.strategies.base import strategy_of
+from ovi_lab.strategies.initial_values import ParameterValues, Values
 from ovi_lab.strategies.process_groups import started
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep
+from ovi_lab.tasks.task import Task
 
 Latents = Tensor | list[Tensor]
 
@@ -30,7 +31,7 @@ def noise_like(latents: Latents, generator: torch.Generator) -> Latents:
     return [torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) for x in latents]
 
 
-class FlowMatchingTask(LightningModule):
+class FlowMatchingTask(Task):
     """Trains the velocity of a rectified flow for one or both modalities.
 
     Every random draw has its own generator, made from the seed, its purpose, the rank and the number of the batch: runs
@@ -89,15 +90,8 @@ class FlowMatchingTask(LightningModule):
         self.train_bins, self.val_bins = LossByTimestep(timestep_bins), LossByTimestep(timestep_bins)
         self.model: TwinDiT | None = None
         self.text_encoder: nn.Module | None = None
-        self.trained_parameters = self.total_parameters = 0
-        self.gradient_norm: Tensor | None = None
-        """Of the step under way, where the guard has taken it of whole gradients."""
         self._within_step = (-1, 0)
         self._step_losses: dict[str, list[Tensor]] = {}
-        self.observers: list[
-            Callable[[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]], None]
-        ] = []
-        """Told of every training batch: the batch, its sigmas and its loss by modality."""
 
     # ---- building
 
@@ -125,12 +119,9 @@ class FlowMatchingTask(LightningModule):
                 raise UserError("an adapter freezes all the model's own weights: use freeze=nothing with it")
             self.trained_parameters, self.total_parameters = add_lora(model, self.adapter, self.seed)
             values = LoraValues(values, self.seed)
-        strategy: Any = self._strategy()
-        if strategy is None:
-            place_whole(model, values, torch.get_default_device())
-        else:
-            strategy.place(model, values)
-            strategy.share_sequences(model)
+        strategy = strategy_of(self._trainer)
+        strategy.place(model, values)
+        strategy.share_sequences(model)
         self.model = model
         self.text_encoder = self._make_text() if self._make_text is not None else None
         if self.text_encoder is not None:
@@ -139,20 +130,7 @@ class FlowMatchingTask(LightningModule):
             own = list(self.text_encoder.parameters())
             self.trained_parameters += sum(p.numel() for p in own if p.requires_grad)
             self.total_parameters += sum(p.numel() for p in own)
-            if strategy is not None:
-                strategy.place_other(self.text_encoder)
-
-    def _strategy(self) -> Any:
-        """Ours, which places models; None without a trainer or with a strategy of Lightning's own."""
-        trainer = self._trainer
-        strategy = None if trainer is None else trainer.strategy
-        return strategy if hasattr(strategy, "place") else None
-
-    @property
-    def data_rank(self) -> int:
-        """Processes that compute a clip together share its data and its draws."""
-        place = getattr(self._strategy(), "data_place", None)
-        return self.global_rank if place is None else int(place[0])
+            strategy.place_other(self.text_encoder)
 
     def configure_optimizers(self) -> Any:
         """The configured optimiser over what is trained, with its schedule per step."""
@@ -163,20 +141,6 @@ class FlowMatchingTask(LightningModule):
         factor = warmup_flat_decay(int(self.trainer.max_steps), **self.schedule)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """As Lightning does it, by the norm that the guard has taken already, where there is one."""
-        norm, self.gradient_norm = self.gradient_norm, None
-        if norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
 
     # ---- one batch
 
@@ -283,19 +247,20 @@ class FlowMatchingTask(LightningModule):
         checkpoint["loss_by_timestep"] = self.train_bins.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
+        """Restore them."""
         self.train_bins.restore(checkpoint.get("loss_by_timestep") or {}, self.device)
 
     def _batch_number(self) -> int:
-        """Counts the batches of all processes, so that a step has the same draws however it is dealt out."""
+        """Number of this batch among those of all processes: a step's draws do not depend on how it is distributed."""
         step, accumulated = self.trainer.global_step, int(self.trainer.accumulate_grad_batches)
         at, number = self._within_step
         self._within_step = (step, number + 1 if at == step else 0)
-        rank, places = getattr(self._strategy(), "data_place", (self.global_rank, self.trainer.world_size))
+        rank, places = strategy_of(self.trainer).data_place
         return int((step * accumulated + self._within_step[1]) * places + rank)
 
     def _log_interval(self) -> int:
-        return int(getattr(self.trainer, "log_every_n_steps", 1))
+        trainer: Any = self.trainer  # which sets log_every_n_steps without declaring it
+        return int(trainer.log_every_n_steps)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Fixed noise and evenly spread timesteps, so that the loss of two models is of the same questions."""

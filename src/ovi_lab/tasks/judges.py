@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -15,6 +14,7 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
+from ovi_lab.tasks.task import Task
 
 PARTS = ("video", "audio", "sync")
 
@@ -48,7 +48,7 @@ class _Rendered:
         return self.clips[rows]
 
 
-class JudgeTraining(LightningModule):
+class JudgeTraining(Task):
     """Three judges side by side, each with its own loss, on real clips of the world that are blurred a little.
 
     At the end they are written to `path` with their provenance, where the accuracies on unseen clips stand.
@@ -96,6 +96,7 @@ class JudgeTraining(LightningModule):
             self.judges = Judges()
         for name, part in self.judges.parts().items():
             self.add_module(name, part)
+        self.trained_parameters = self.total_parameters = sum(p.numel() for p in self.parameters())
         self._scores: dict[str, list[float]] = {}
 
     def _loader(self, train: bool) -> Any:
