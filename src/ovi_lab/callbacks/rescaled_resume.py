@@ -61,7 +61,7 @@ class RescaledResume(Callback):
     ) -> None:
         """Store how batches are distributed now."""
         loader = trainer.train_dataloader
-        if isinstance(loader, ClipLoader):
+        if isinstance(loader, ClipLoader) and loader.order is not None:
             checkpoint["spread"] = {**self._now(trainer), "together": loader.order.together}
 
     def on_load_checkpoint(

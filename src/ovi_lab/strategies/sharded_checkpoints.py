@@ -28,7 +28,8 @@ class ShardedCheckpoints(Strategy):
 
     checkpoint_io: Any
     partitioned = True
-    _resumed: TrainingState | None = None
+    _resumed: TrainingState
+    _resumed_from: Path | None = None
 
     @abstractmethod
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
@@ -136,7 +137,7 @@ class ShardedCheckpoints(Strategy):
                 tensor.detach().copy_(state.read(kind, name).reshape(tensor.shape))
 
     def load_averages(self) -> dict[str, torch.Tensor]:
-        if self._resumed is None:
+        if self._resumed_from is None:
             return {}
         shares, state = self.shares(), self._resumed
         found = {}

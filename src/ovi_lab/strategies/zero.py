@@ -100,7 +100,7 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Lightning refuses DeepSpeed without CUDA; on a CPU it works all the same."""
-        self.precision_plugin = ZeroPrecision(self.precision_plugin.precision)  # type: ignore[arg-type]
+        self.precision_plugin = ZeroPrecision(self.precision_plugin.precision)
         if isinstance(self.accelerator, CUDAAccelerator):
             super().setup_environment()
         else:
