@@ -13,22 +13,51 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from omegaconf import DictConfig
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from ovi_eval.common.boundary import command
+from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 
-WORDS = ("gpus", "price", "efficiency", "video", "audio")
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from rich.console import Console
+
+HELP = Help(
+    "ovi-plan",
+    "Print what a run of ovi-train takes on a cluster: memory and what fills it, time, cost, and what to change where "
+    "it does not fit. Exit codes: 0 it fits, 1 it does not, 2 bad input.",
+    (
+        (
+            "ovi-plan experiment=ovi_11b_stage3 strategy=zero3 gpus=64x80GB",
+            "memory and time of the paper's last stage",
+        ),
+        ("ovi-plan experiment=ovi_11b_stage1 gpus=8xH100 price=2.5 efficiency=0.45", "with the cost"),
+        ("ovi-plan experiment=ovi_lora gpus=1x24GB video=31x34x60 audio=157", "for clips of this shape"),
+    ),
+    "train",
+    own=(
+        ("gpus=", "number and memory or kind, such as 64x80GB or 8xH100 (required)"),
+        ("price=", "of a GPU hour"),
+        ("efficiency=", "share of the GPU's peak that is reached"),
+        ("video=", "latent frames, rows and columns of a clip, as 31x44x46"),
+        ("audio=", "latents of a clip's sound, as 157"),
+    ),
+    hydra=False,
+)
+WORDS = tuple(name.rstrip("=") for name, _ in HELP.own)
 
 
 @command("error")
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """The command; a user's mistake is one line. Returns the exit code."""
-    return plan(sys.argv[1:] if arguments is None else arguments, console or Console())
+    given = sys.argv[1:] if arguments is None else arguments
+    if HELP.answered(given):
+        return 0
+    from rich.console import Console
+
+    return plan(given, console or Console())
 
 
 def plan(arguments: Sequence[str], console: Console) -> int:

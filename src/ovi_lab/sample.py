@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import sys
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
-from ovi_lab.common.command_line import check, check_text
-from ovi_lab.common.hydra_main import start
+from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
-from ovi_lab.sampling.arguments import prepared
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = Help(
+    "ovi-sample",
+    "Sample clips with sound, from a released model or from a run of one's own, as mp4 files. With --plan it prints "
+    "the memory that a released model takes on a GPU, and samples nothing.",
+    (
+        (
+            'ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces three times low drum"',
+            "a clip of a run of one's own",
+        ),
+        (
+            'ovi-sample checkpoint=ovi_960x960_10s weights=DIR prompt="… <S>Hello.<E> … Audio: soft rain"',
+            "a clip of a released model, its files under DIR",
+        ),
+        (
+            "ovi-sample checkpoint=ovi_720x720_5s weights=DIR prompts=prompts.csv variants=2 out=clips",
+            "two clips of each row of a table; the same command resumes where it was stopped",
+        ),
+    ),
+    "sample",
+)
 
 
 def run(config: DictConfig) -> None:
-    """Sample and say where the clips are."""
+    """Sample and print where the clips are."""
+    from omegaconf import OmegaConf
+
     from ovi_lab.checkpoints.presets import is_released
     from ovi_lab.sampling.own_run import sample_clips
 
@@ -57,6 +80,12 @@ def _run_released(config: DictConfig) -> None:
 
 def main() -> None:
     """Check the command line, then sample; a user's mistake is one line and exit code 2."""
+    if HELP.answered(sys.argv[1:]):
+        return
+    from ovi_lab.common.command_line import check, check_text
+    from ovi_lab.common.hydra_main import start
+    from ovi_lab.sampling.arguments import prepared
+
     with one_line("error"):
         check_text(sys.argv[1:])
         if "--plan" in sys.argv[1:]:

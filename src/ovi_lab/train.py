@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
-from ovi_lab.common.command_line import check, check_text
-from ovi_lab.common.hydra_main import start
+from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
-from ovi_lab.runs.arguments import prepared
-from ovi_lab.sweeps.study import finish
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = Help(
+    "ovi-train",
+    "Train a model of video with sound, or run a study of several: data, training, validation, samples and scores, "
+    "in the folder runs/NAME. A run that was stopped is resumed with resume=last.",
+    (
+        ("ovi-train experiment=fusion", "a small fused model of the bouncing ball, scored at the end"),
+        ("ovi-train experiment=fusion_ablation", "a study: three arms, three seeds, one leaderboard"),
+        (
+            "ovi-train experiment=ovi_11b_stage1 data.shards=/data/audio/{000..511}.tar trainer.num_nodes=8",
+            "the paper's first stage at full size",
+        ),
+    ),
+    "train",
+)
 
 
 def run(config: DictConfig) -> str:
@@ -34,6 +48,13 @@ def run(config: DictConfig) -> str:
 
 def main() -> None:
     """Check the command line, then run; a user's mistake is one line and exit code 2."""
+    if HELP.answered(sys.argv[1:]):
+        return
+    from ovi_lab.common.command_line import check, check_text
+    from ovi_lab.common.hydra_main import start
+    from ovi_lab.runs.arguments import prepared
+    from ovi_lab.sweeps.study import finish
+
     again = "interrupted; the same command continues with what is missing"
     with one_line("error", interrupted=again, interrupted_code=2):
         check_text(sys.argv[1:])

@@ -14,7 +14,7 @@ from ovi_lab.checkpoints.folder import FORMAT
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.errors import UserError
-from ovi_lab.export.export import main as export
+from ovi_lab.export.cli import main as export
 from ovi_lab.models import TwinDiT
 from ovi_lab.sampling.own_run import load_model
 from ovi_lab.text import LearnedText

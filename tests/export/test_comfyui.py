@@ -15,8 +15,9 @@ from torch import nn
 
 from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO
 from ovi_lab.checkpoints.presets import released_model
+from ovi_lab.export.cli import main
 from ovi_lab.export.comfyui import comfyui_name, comfyui_obstacles
-from ovi_lab.export.export import export_run, main
+from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
 
 AUDIO = {k: v for k, v in TINY_AUDIO.items() if not k.startswith("patch")}

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from helpers import zero_training
 from ovi_lab.checkpoints.presets import load_released
-from ovi_lab.export.export import export_run, main
+from ovi_lab.export.cli import main
+from ovi_lab.export.export import export_run
 
 STAGES = (1, 2, 3)
 

@@ -14,7 +14,8 @@ from ovi_eval.results.files import MetricValue, RunResults
 from ovi_lab.checkpoints import FolderCheckpointIO
 from ovi_lab.checkpoints.presets import load_released
 from ovi_lab.errors import UserError
-from ovi_lab.export.export import export_run, main, parse_size
+from ovi_lab.export.cli import main, parse_size
+from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
 
 REFERENCE_AUDIO = {k: v for k, v in TINY_AUDIO.items() if not k.startswith("patch")}

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch
 from ovi_lab.checkpoints import FolderCheckpointIO
 from ovi_lab.checkpoints.presets import load_released
-from ovi_lab.export.export import export_run, main
+from ovi_lab.export.cli import main
+from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
 from ovi_lab.strategies.ema import EMA
 

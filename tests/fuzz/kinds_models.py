@@ -45,7 +45,7 @@ def command(main: Callable[[], Any], arguments: Sequence[str]) -> Callable[[], A
 
 
 def _export(*arguments: Any) -> Callable[[], Any]:
-    from ovi_lab.export.export import main
+    from ovi_lab.export.cli import main
 
     return lambda: main([str(a) for a in arguments])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
+from ovi_lab import __version__
 from ovi_lab.errors import UserError
 
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
+    parser.add_argument("--version", action="version", version=f"ovi-data {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     make = commands.add_parser("make", help="make a world's clips, codec and latents")

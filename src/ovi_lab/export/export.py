@@ -1,4 +1,4 @@
-"""`ovi-export`: a checkpoint as weights in the released layout or ComfyUI's, with configuration, card and digests.
+"""A checkpoint as weights in the released layout or ComfyUI's, with configuration, card and digests.
 
 model.safetensors (or model-00001-of-0000N.safetensors … and their index), config.json, README.md and
 SHA256SUMS, which is written last: a folder without it is not finished.
@@ -6,10 +6,8 @@ SHA256SUMS, which is written last: a folder without it is not finished.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,15 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.files import file_sha256, folder_beside
 from ovi_eval.common.plain_data import read_json, read_text
-from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model
 from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.opening import Opened
 from ovi_lab.checkpoints.reading import merged_weights
 from ovi_lab.errors import UserError
+from ovi_lab.export import TARGETS
 from ovi_lab.export.comfyui import comfyui_name, comfyui_obstacles
 from ovi_lab.export.model_card import model_card, results_of
 from ovi_lab.export.sources import open_source
@@ -36,11 +33,8 @@ from ovi_lab.weights.tensor_files import Stored, StoredTensor
 from ovi_lab.weights.writing import save_file
 
 FORMAT = "ovi_lab.export/1"
-TARGETS = ("ovi", "comfyui")
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SUMS = "SHA256SUMS"
 _LEARNED_SCALE = "audio_model.rope_scale"
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -300,66 +294,3 @@ def _listed(sums: Path) -> set[str]:
         return set()
     names = {line.partition("  ")[2] for line in read_text(sums).splitlines()}
     return {n for n in names if Path(n).name == n and n.endswith((".safetensors", ".safetensors.index.json"))}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 5GB, 500MB or 1.5GiB.
-
-    Raises:
-        UserError: not a size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", text.strip().upper())
-    unit = _UNITS.get(match.group(2)) if match else None
-    if match is None or unit is None or float(match.group(1)) * unit < 1:
-        raise UserError(f"--max-shard-size is {text!r}; expected a size such as 5GB or 500MB")
-    return int(float(match.group(1)) * unit)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = LineParser(prog="ovi-export", description="A checkpoint as weights in the released layout.")
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="a run, its `last`, a checkpoint folder (ours, DeepSpeed's), a Lightning .ckpt or a .safetensors",
-    )
-    parser.add_argument("--to", choices=TARGETS, default="ovi", help="layout of the weights (ovi)")
-    parser.add_argument("--out", type=Path, required=True, help="file (.safetensors) or folder to write")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--ema", dest="ema", action="store_true", default=None, help="averaged weights")
-    which.add_argument(
-        "--raw", dest="ema", action="store_false", help="raw weights (default: averaged, if any)"
-    )
-    parser.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as stored)")
-    parser.add_argument("--max-shard-size", metavar="SIZE", help="such as 5GB (default: one file)")
-    parser.add_argument(
-        "--config", help="config.yaml of a checkpoint that brings none, or a released model's name"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    return parser
-
-
-@command("ovi-export")
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `ovi-export`; returns 0, or 2 after one line on standard error."""
-    arguments = _parser().parse_args(argv)
-    size = arguments.max_shard_size
-    done = export_run(
-        arguments.run,
-        arguments.out,
-        target=arguments.to,
-        ema=arguments.ema,
-        dtype=DTYPES.get(arguments.dtype),
-        max_shard_size=None if size is None else parse_size(size),
-        overwrite=arguments.overwrite,
-        config=arguments.config,
-    )
-    for note in done.notes:
-        print(f"note: {shown(note, None)}", file=sys.stderr)
-    for name in done.files:
-        print(done.folder / name)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
