@@ -15,6 +15,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,19 @@ class TransformersTowers(Towers):
         return self.model.get_text_features(ids_NL, attention_mask=mask_NL).pooler_output
 
 
+def import_laion() -> ModuleType:
+    """The package laion_clap. Raises UserError that says why it cannot be imported."""
+    try:
+        import laion_clap
+    except Exception as error:  # it reaches for other packages and for the hub, and fails in many ways
+        first = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+        raise UserError(
+            f"clap_laion needs laion_clap, which cannot be imported here ({first}); {LAION_CLAP.install} "
+            "where Hugging Face's hub can be reached, or take the metric clap, which gives the same values"
+        ) from error
+    return laion_clap
+
+
 class LaionTowers(Towers):
     """The towers of laion_clap, with the checkpoint's tensors; its own loader would run what is in the file.
 
@@ -107,15 +121,12 @@ class LaionTowers(Towers):
 
     def __init__(self, tensors: Mapping[str, Tensor], size: Size) -> None:
         super().__init__()
+        package = import_laion()
         try:
-            import laion_clap
-
-            self.module = laion_clap.CLAP_Module(enable_fusion=False, device="cpu", amodel=size.name)
-        except Exception as error:  # it reaches for other packages and for the hub, and fails in many ways
-            first = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+            self.module = package.CLAP_Module(enable_fusion=False, device="cpu", amodel=size.name)
+        except Exception as error:  # it fetches RoBERTa's configuration and tokenizer from the hub
             raise UserError(
-                f"clap_laion needs laion_clap, which cannot be imported or built here ({first}); {LAION_CLAP.install} "
-                "where Hugging Face's hub can be reached, or take the metric clap, which gives the same values"
+                f"laion_clap cannot build {size.name} here ({' '.join(str(error).split())})"
             ) from error
         self.module.model.load_state_dict(dict(tensors))
 

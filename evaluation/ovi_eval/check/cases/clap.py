@@ -9,10 +9,11 @@ import torch
 from ovi_eval.backbones import clap
 from ovi_eval.backbones.clap_keys import BASE, TINY, Size
 from ovi_eval.backbones.clap_sound import PIECE, SAMPLE_RATE, fill_piece, pieces, round_to_int16
-from ovi_eval.check.case import Cases, Setting, keys_of
+from ovi_eval.check.case import CannotRunError, Cases, Setting, keys_of
 from ovi_eval.check.generated import gaussian, wave
 from ovi_eval.check.lines import Line, close, members, same
 from ovi_eval.common.weights import PublishedFile
+from ovi_eval.errors import UserError
 from ovi_eval.metrics.clap import cosines
 
 CASES = Cases()
@@ -51,11 +52,12 @@ def cosine(setting: Setting) -> Iterator[Line]:
     yield close("their spread", spread, expected["std"], rtol=1e-6, why=why)
 
 
-def _network(name: str, file: PublishedFile, size: Size) -> None:
+def _network(name: str, file: PublishedFile, size: Size, laion: bool = False) -> None:
+    """The towers of one size in transformers, or in laion_clap itself where that can be imported."""
     keys = f"laion_clap_{name}_keys.txt.gz"
 
     @CASES.case(
-        f"clap.{name}",
+        f"clap.{name}_laion" if laion else f"clap.{name}",
         METRIC,
         RELEASE,
         *keys_of(CLAP, f"{name}.*", "text.*"),
@@ -64,11 +66,18 @@ def _network(name: str, file: PublishedFile, size: Size) -> None:
         slow=True,
     )
     def run(setting: Setting) -> Iterator[Line]:
+        if laion:
+            try:
+                clap.import_laion()
+            except UserError as error:
+                raise CannotRunError(str(error)) from error
         golden = setting.goldens.tensor
         facts = setting.goldens.json(CLAP_JSON, "models", name)
         built = clap.as_built(size)
         yield members("tensors that are left as built", built, facts["left_as_built"])
-        network = clap.load_clap(setting.generated_weights(file, keys, built), file, size).network
+        network = clap.load_clap(
+            setting.generated_weights(file, keys, built), file, size, laion=laion
+        ).network
         waves_NP = torch.cat(
             [
                 pieces(torch.from_numpy(wave(SAMPLE_RATE, 10.0, seed)).float() / 32768, "", "float")
@@ -88,6 +97,7 @@ def _network(name: str, file: PublishedFile, size: Size) -> None:
 
 _network("htsat_tiny", clap.AUDIO_630K, TINY)
 _network("htsat_base", clap.MUSIC_SPEECH, BASE)
+_network("htsat_base", clap.MUSIC_SPEECH, BASE, laion=True)
 
 CASES.not_run(
     "clap.ltx2_fused",
