@@ -31,7 +31,7 @@ from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.needs import WEIGHTS_FOLDER
 from ovi_eval.metrics.frechet import FRECHET
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_eval.stats.frechet_intervals import frechet_interval
 from ovi_eval.stats.intervals import generator
 
@@ -122,7 +122,7 @@ def overlap() -> list[dict[str, Any]]:
         for _ in range(3):
             for workers in WORKERS:
                 began = time.perf_counter()
-                options = Options(workers=workers, resamples=False)
+                options = ScoringOptions(workers=workers, resamples=False)
                 score_items(items, items[:2], METRICS, options)
                 seconds[workers].append(time.perf_counter() - began)
     return [{"workers": workers, "s": min(each)} for workers, each in seconds.items()]
@@ -136,7 +136,7 @@ def memory(count: int) -> list[dict[str, Any]]:
         items = clips_in(folder, count, 12, 352, 640, fps=12.0)
         before = peak_mib()
         began = time.perf_counter()
-        score_items(items, items[:10], METRICS, Options(resamples=False))
+        score_items(items, items[:10], METRICS, ScoringOptions(resamples=False))
         return [{"count": count, "before": before, "peak": peak_mib(), "s": time.perf_counter() - began}]
 
 

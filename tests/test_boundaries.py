@@ -74,6 +74,16 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def test_no_two_classes_have_one_name():
+    places: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for path in modules(package).values():
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
 def test_the_guides_name_files_that_exist_and_the_walk_to_a_clip_is_short():
     guide = (ROOT / "docs" / "architecture.md").read_text()
     named = re.findall(

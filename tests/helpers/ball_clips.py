@@ -9,7 +9,7 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import memory_items
 from ovi_eval.registry import available, find
 from ovi_eval.scoring.results_of import Scored
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_lab.data.worlds.bouncing_ball import BouncingBall
 
 
@@ -37,4 +37,4 @@ def score(clips: ClipSet, reference: ClipSet | None = None, names: Sequence[str]
     """The clips scored with metrics by name, without names with all of the ball world's."""
     metrics = find(names) if names else available(reference is not None, ball=True)[0]
     real = None if reference is None else memory_items(reference)
-    return score_items(memory_items(clips), real, metrics, Options(resamples=False))
+    return score_items(memory_items(clips), real, metrics, ScoringOptions(resamples=False))

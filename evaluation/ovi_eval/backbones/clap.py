@@ -34,7 +34,7 @@ from ovi_eval.backbones.clap_keys import (
 from ovi_eval.backbones.clap_sound import log_mel, transform_tables
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder
-from ovi_eval.common.weights import Loaded, PublishedFile, read_weights
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, read_weights
 from ovi_eval.errors import UserError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"
@@ -146,7 +146,7 @@ def load_clap(
     *,
     laion: bool = False,
     sha256: str | None = None,
-) -> Loaded[Towers]:
+) -> LoadedNetwork[Towers]:
     """CLAP with the weights of a laion_clap checkpoint, or of its state dict as safetensors.
 
     `laion`: run laion_clap's code, not transformers'. Raises UserError in one line where the file is missing, damaged,
@@ -168,7 +168,7 @@ def load_clap(
         fill(towers, tensors, size)
     network = LaionTowers(tensors, size) if laion else towers
     network.eval().requires_grad_(False)
-    return Loaded(network, path, digest, None)
+    return LoadedNetwork(network, path, digest, None)
 
 
 def as_built(size: Size) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 SIDE = 224
@@ -201,7 +201,7 @@ class I3D(nn.Module):
         return self.logits(self.pooled(x_NCTHW)).flatten(3).squeeze(3).mean(dim=2)
 
 
-def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None = None) -> Loaded[I3D]:
+def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None = None) -> LoadedNetwork[I3D]:
     """I3D with a variant's eps and the weights of a published file.
 
     Raises UserError for an unknown variant, and as `load_published` does.

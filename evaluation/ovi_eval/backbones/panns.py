@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -116,7 +116,7 @@ class Cnn14(nn.Module):
         return Heard(features_NF, self.fc_audioset(features_NF))
 
 
-def load_cnn14(path: str | Path, sha256: str | None = None) -> Loaded[Cnn14]:
+def load_cnn14(path: str | Path, sha256: str | None = None) -> LoadedNetwork[Cnn14]:
     """Cnn14 with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(Cnn14, path, FILE, sha256=sha256)
 

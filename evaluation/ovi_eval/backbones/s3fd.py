@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
-from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 SCALE = 0.25
@@ -128,7 +128,7 @@ def decoded(offsets_NP4: Tensor, places_P4: Tensor) -> Tensor:
     return torch.cat((centre - size / 2, centre + size / 2), -1)
 
 
-def load_s3fd(path: str | Path, sha256: str | None = None) -> Loaded[S3FD]:
+def load_s3fd(path: str | Path, sha256: str | None = None) -> LoadedNetwork[S3FD]:
     """S3FD with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(S3FD, path, FILE, sha256=sha256)
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi_eval.backbones.mfcc import SAMPLE_RATE, mfcc
-from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 FPS = 25
@@ -141,7 +141,7 @@ class Sync:
     mean_R: Tensor
 
 
-def load_syncnet(path: str | Path, sha256: str | None = None) -> Loaded[SyncNet]:
+def load_syncnet(path: str | Path, sha256: str | None = None) -> LoadedNetwork[SyncNet]:
     """SyncNet with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(SyncNet, path, FILE, sha256=sha256)
 

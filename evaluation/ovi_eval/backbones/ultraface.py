@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
 from ovi_eval.common.files import file_sha256
-from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 WIDTH, HEIGHT = 320, 240
@@ -183,7 +183,7 @@ def _boxes(offsets_NP4: Tensor, places_P4: Tensor) -> Tensor:
     return torch.cat((centre - size / 2, centre + size / 2), -1)
 
 
-def load_ultraface(path: str | Path, sha256: str | None = None) -> Loaded[UltraFace]:
+def load_ultraface(path: str | Path, sha256: str | None = None) -> LoadedNetwork[UltraFace]:
     """UltraFace with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(UltraFace, path, FILE, sha256=sha256)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ovi_eval.common.weights import Loaded, PublishedFile, load_published
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -63,7 +63,7 @@ class VGGish(nn.Module):
         return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))
 
 
-def load_vggish(path: str | Path, sha256: str | None = None) -> Loaded[VGGish]:
+def load_vggish(path: str | Path, sha256: str | None = None) -> LoadedNetwork[VGGish]:
     """VGGish with the weights of a published file. Raises UserError as `load_published` does."""
     return load_published(VGGish, path, FILE, sha256=sha256)
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ovi_eval.ball.networks import AudioJudge, SyncNet, VideoJudge
+from ovi_eval.ball.networks import AudioJudge, BallSyncNet, VideoJudge
 from ovi_eval.common.files import write_whole
 from ovi_eval.errors import UserError
 
-__all__ = ["AudioJudge", "Judges", "SyncNet", "VideoJudge", "load_judges", "save_judges"]
+__all__ = ["AudioJudge", "BallSyncNet", "Judges", "VideoJudge", "load_judges", "save_judges"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "ball_judges.safetensors"
 FORMAT = "ovi_eval.ball_judges/1"
@@ -35,7 +35,7 @@ class Judges:
 
     video: VideoJudge = field(default_factory=VideoJudge)
     audio: AudioJudge = field(default_factory=AudioJudge)
-    sync: SyncNet = field(default_factory=SyncNet)
+    sync: BallSyncNet = field(default_factory=BallSyncNet)
     provenance: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 

@@ -191,7 +191,7 @@ class AudioJudge(nn.Module):
         return self.squeeze.loss(self.squeeze.features(self.encode(bands_NLK)), clips)
 
 
-class SyncNet(nn.Module):
+class BallSyncNet(nn.Module):
     """Embeds five frames, and the sound of as long, on a sphere: near where both are of one moment."""
 
     def __init__(self, width: int = 48, embedding: int = 32) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from ovi_eval import __version__
 from ovi_eval.check.case import Case
 from ovi_eval.check.lines import Line
-from ovi_eval.check.runner import FAILED, NOT_RUN, OK, Outcome
+from ovi_eval.check.runner import FAILED, NOT_RUN, OK, CaseOutcome
 from ovi_eval.common.files import write_whole
 
 SCHEMA = "ovi_eval.check/1"
@@ -42,7 +42,7 @@ class Report:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         self.bar = Progress(*columns, console=console, transient=True)
         self.task = self.bar.add_task("", total=total)
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[CaseOutcome] = []
 
     def __enter__(self) -> Report:
         heads = ("quantity", "expected", "got", "tolerance", "verdict")
@@ -59,7 +59,7 @@ class Report:
         """Names the case that runs now."""
         self.bar.update(self.task, description=case.name)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: CaseOutcome) -> None:
         """Prints what came of a case."""
         case = outcome.case
         parts = [(case.name, "bold"), (f"  {case.metric}", ""), (f"  {case.reference}", "dim")]
@@ -121,7 +121,7 @@ def _number(value: float | str, passed: bool) -> str:
     return value if len(value) <= 24 or not passed else f"{value[:12]}…"
 
 
-def write(path: Path, outcomes: Sequence[Outcome], goldens: Path) -> None:
+def write(path: Path, outcomes: Sequence[CaseOutcome], goldens: Path) -> None:
     """Writes all that was compared as JSON, whole or not at all."""
     content = {
         "schema": SCHEMA,
@@ -136,7 +136,7 @@ def write(path: Path, outcomes: Sequence[Outcome], goldens: Path) -> None:
     write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _case(outcome: Outcome) -> dict[str, Any]:
+def _case(outcome: CaseOutcome) -> dict[str, Any]:
     case = outcome.case
     return {
         "name": case.name,

@@ -22,7 +22,7 @@ OK, FAILED, NOT_RUN = "ok", "FAILED", "not run"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """What came of one case: its lines, and why it failed or did not run beyond them ("": it ran through)."""
 
     case: Case
@@ -53,8 +53,8 @@ def run_cases(
     weights: Path | None = None,
     quick: bool = False,
     begun: Callable[[Case], None] | None = None,
-    ended: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
+    ended: Callable[[CaseOutcome], None] | None = None,
+) -> list[CaseOutcome]:
     """Runs the cases in a folder of their own for files, which is gone afterwards.
 
     `weights`: a folder of published files (None: that of OVI_EVAL_WEIGHTS); `quick` leaves slow cases out;
@@ -63,7 +63,7 @@ def run_cases(
     for option, folder in (("--clips", clips), ("--weights", weights)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{option} {folder}: no such folder")
-    outcomes: list[Outcome] = []
+    outcomes: list[CaseOutcome] = []
     with tempfile.TemporaryDirectory(prefix="ovi-eval-check-") as scratch, _weights_in(weights):
         setting = Setting(goldens, clips, Path(scratch) / "files")
         setting.forget()
@@ -73,7 +73,7 @@ def run_cases(
             if done and cases[done - 1].group != case.group:
                 setting.forget()
             if quick and case.slow:
-                outcomes.append(Outcome(case, verdict=NOT_RUN, reason="takes longer; leave --quick out"))
+                outcomes.append(CaseOutcome(case, verdict=NOT_RUN, reason="takes longer; leave --quick out"))
             else:
                 outcomes.append(_outcome(case, setting))
             if ended is not None:
@@ -81,7 +81,7 @@ def run_cases(
     return outcomes
 
 
-def _outcome(case: Case, setting: Setting) -> Outcome:
+def _outcome(case: Case, setting: Setting) -> CaseOutcome:
     lines: list[Line] = []
     began = time.perf_counter()
     verdict, reason = OK, ""
@@ -100,7 +100,7 @@ def _outcome(case: Case, setting: Setting) -> Outcome:
         verdict, reason = FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
     if any(not line.passed for line in lines):
         verdict = FAILED
-    return Outcome(case, lines, verdict, reason, time.perf_counter() - began)
+    return CaseOutcome(case, lines, verdict, reason, time.perf_counter() - began)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ MISSING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Clip:
+class DecodedClip:
     """A clip: one file's picture and sound, both from the first frame on and equally long.
 
     `missing`: seconds at the end where the file has no sound, filled with silence.
@@ -36,7 +36,9 @@ class Clip:
     missing: float = 0.0
 
 
-def read_clip(source: str | Path | bytes, sample_rate: int | None = None, *, name: str | None = None) -> Clip:
+def read_clip(
+    source: str | Path | bytes, sample_rate: int | None = None, *, name: str | None = None
+) -> DecodedClip:
     """One file's picture and sound on one clock, at a constant rate of frames.
 
     The sound is cut or padded with silence to begin with the first frame and to last round(T / fps * rate)
@@ -49,7 +51,7 @@ def read_clip(source: str | Path | bytes, sample_rate: int | None = None, *, nam
     )
 
 
-def aligned(name: str, video: Video, audio: Audio) -> Clip:
+def aligned(name: str, video: Video, audio: Audio) -> DecodedClip:
     """Picture and sound [S] on one clock, as `read_clip` has them. Raises UserError where too much sound is missing."""
     try:
         even = video.constant()
@@ -58,7 +60,7 @@ def aligned(name: str, video: Video, audio: Audio) -> Clip:
     seconds = len(even.frames_THWC) / even.fps
     missing = missing_at_end(audio.end, float(video.times_T[0]), seconds, name)
     wave_S = from_start(audio, float(video.times_T[0]))
-    return Clip(
+    return DecodedClip(
         name,
         even.frames_THWC,
         even.fps,

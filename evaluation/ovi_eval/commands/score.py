@@ -87,7 +87,7 @@ def _score_together(options: argparse.Namespace) -> None:
     from ovi_eval.common.files import cache_folder
     from ovi_eval.report.run_scores import show_run
     from ovi_eval.scoring.feature_cache import FeatureCache
-    from ovi_eval.scoring.runner import Options, score_items
+    from ovi_eval.scoring.runner import ScoringOptions, score_items
 
     names = names_of(options.metrics, "--metrics")
     # an unknown name is reported before minutes of decoding
@@ -112,7 +112,7 @@ def _score_together(options: argparse.Namespace) -> None:
     absent: Sequence[str] = ()
     if metrics is None:
         metrics, absent = _available(items, options.crops, reference is not None)
-    how = Options(
+    how = ScoringOptions(
         device=device,
         cache=None if options.no_cache else FeatureCache(options.cache or cache_folder()),
         workers=options.workers,

@@ -51,7 +51,7 @@ class PublishedFile:
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[Network]):
+class LoadedNetwork(Generic[Network]):
     """A network in evaluation mode without gradients, the file it came from and that file's sha256.
 
     `as_published` is whether the sha256 is the one the authors state, None where they state none.
@@ -85,7 +85,7 @@ def find_weights(file: PublishedFile, for_what: str) -> Path:
 
 def load_published(
     build: Callable[[], Network], path: str | Path, file: PublishedFile, *, sha256: str | None = None
-) -> Loaded[Network]:
+) -> LoadedNetwork[Network]:
     """Builds a network and gives it the tensors of the file at `path`, on the CPU.
 
     `sha256`: the digest, or at least its first 8 digits, that the file must have; None takes any file whose
@@ -109,7 +109,7 @@ def load_published(
     network.load_state_dict(tensors, assign=True)
     network.eval().requires_grad_(False)
     known = digest.startswith(file.sha256) if file.sha256 else None
-    return Loaded(network, path, digest, known)
+    return LoadedNetwork(network, path, digest, known)
 
 
 def read_weights(path: Path) -> object:

@@ -18,7 +18,7 @@ from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import find_weights
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import Loaded
+from ovi_eval.common.weights import LoadedNetwork
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features
 
@@ -32,7 +32,7 @@ class SoundExtractor(Extractor):
     shortest: ClassVar[int]
     network: Any
 
-    def use(self, loaded: Loaded[Any]) -> None:
+    def use(self, loaded: LoadedNetwork[Any]) -> None:
         """Takes the network, and says which weights it has."""
         self.network = loaded.network.to(self.device)
         self.variant = f"{loaded.variant}, 16 kHz by FFmpeg"

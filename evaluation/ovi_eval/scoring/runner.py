@@ -38,7 +38,7 @@ NOT_FINITE = "its features are not finite"
 
 
 @dataclass(frozen=True)
-class Options:
+class ScoringOptions:
     """How to score. `cache` None keeps no features; `workers` threads decode ahead (0: none does).
 
     `resamples` False leaves intervals out; `seed` is that of every resampling. `strict` stops at the first
@@ -72,7 +72,7 @@ def score_items(
     items: Sequence[Item],
     reference: Sequence[Item] | None,
     metrics: Sequence[type[ItemMetric]],
-    options: Options | None = None,
+    options: ScoringOptions | None = None,
     progress: Progress | None = None,
 ) -> Scored:
     """Scores clips with the metrics, through one pass over them; see `Scored` for what comes back.
@@ -81,7 +81,7 @@ def score_items(
     after each clip. Raises UserError for no clips, no reference where one is needed, ids of which none is in
     the reference for a metric over pairs, and, with `strict`, the first clip that cannot be scored.
     """
-    return _Run(items, reference, metrics, options or Options(), progress).score()
+    return _Run(items, reference, metrics, options or ScoringOptions(), progress).score()
 
 
 class _Run:
@@ -90,7 +90,7 @@ class _Run:
         items: Sequence[Item],
         reference: Sequence[Item] | None,
         metrics: Sequence[type[ItemMetric]],
-        options: Options,
+        options: ScoringOptions,
         progress: Progress | None,
     ) -> None:
         if not len(items):

@@ -183,10 +183,10 @@ class MetricsInLoop(Callback):
     def _score_world(self, clips: ClipSet) -> dict[str, float]:
         from ovi_eval.clips.items import memory_items
         from ovi_eval.registry import find
-        from ovi_eval.scoring.runner import Options, score_items
+        from ovi_eval.scoring.runner import ScoringOptions, score_items
 
         assert self._real is not None
-        options = Options(resamples=False, alone=True)
+        options = ScoringOptions(resamples=False, alone=True)
         scored = score_items(memory_items(clips), memory_items(self._real), find(self.metrics), options)
         return {key: score.value for key, score in scored.values.items() if score.value is not None}
 

@@ -135,10 +135,10 @@ def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
     from ovi_eval.clips.items import memory_items
     from ovi_eval.registry import find
     from ovi_eval.scoring.results_of import run_results
-    from ovi_eval.scoring.runner import Options, score_items
+    from ovi_eval.scoring.runner import ScoringOptions, score_items
 
     items = memory_items(clips)
-    options = Options(resamples=False, alone=True)
+    options = ScoringOptions(resamples=False, alone=True)
     scored = score_items(items, memory_items(reference), find(["ball"]), options)
     return run_results(items, scored, provenance=provenance(), **facts)
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.ball_clips import broken_clips, real_clips, score
 from ovi_eval.ball import detectors, networks
-from ovi_eval.ball.judges import HEADER, WEIGHTS, Judges, SyncNet, load_judges, save_judges
+from ovi_eval.ball.judges import HEADER, WEIGHTS, BallSyncNet, Judges, load_judges, save_judges
 from ovi_eval.ball.references import with_late_sound, with_others_sound
 from ovi_eval.ball.sync import shift_distances
 from ovi_eval.clips.clipset import ClipSet
@@ -97,7 +97,7 @@ def test_a_few_steps_lower_the_loss(which: str) -> None:
 
 
 def test_without_a_generator_nothing_is_drawn() -> None:
-    judge, clips = SyncNet().eval(), real_clips(8)
+    judge, clips = BallSyncNet().eval(), real_clips(8)
     assert judge.loss(clips)[0].item() == judge.loss(clips)[0].item()
     first, second = (judge.loss(clips, torch.Generator().manual_seed(s))[0] for s in (1, 2))
     assert first.item() != second.item()

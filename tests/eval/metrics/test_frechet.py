@@ -27,13 +27,13 @@ from ovi_eval.metrics.kid import KidPanns
 from ovi_eval.metrics.sound_features import PannsFeatures, VGGishFeatures
 from ovi_eval.registry import find
 from ovi_eval.scoring.feature_cache import FeatureCache
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_eval.stats.frechet import frechet_distance
 from ovi_eval.stats.frechet_intervals import small_sample_bias
 from ovi_eval.stats.inception import inception_score, kl_divergences
 from ovi_eval.stats.intervals import SEED, generator
 
-QUICK = Options(resamples=False, workers=0)
+QUICK = ScoringOptions(resamples=False, workers=0)
 FVD = tuple(metric for name, metric in FRECHET.items() if name.startswith("fvd"))
 MINE = (
     *FVD,
@@ -108,7 +108,7 @@ def test_one_look_of_each_network_serves_all_its_metrics(there: Path, tmp_path: 
     panns_metrics = [FRECHET["fd_panns"], KidPanns, IsPanns, KlPanns, KlSigmoidPanns]
     metrics = [FRECHET["fad_vggish"], *panns_metrics, FadInfVGGish]
     cache = FeatureCache(tmp_path)
-    scored = score_items(sounds(made), sounds(real), metrics, Options(cache=cache))
+    scored = score_items(sounds(made), sounds(real), metrics, ScoringOptions(cache=cache))
     found = scored.values
     # One file of features for each sound and network, whatever the number of metrics; some sounds are in both sets.
     files = [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.safetensors")]

@@ -25,9 +25,9 @@ from ovi_eval.metrics import lip_sync
 from ovi_eval.metrics.lip_sync import LipSync, LipSyncCrops, LipSyncUltraFace, SyncNetTracks
 from ovi_eval.registry import find
 from ovi_eval.scoring.feature_cache import FeatureCache
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 
-QUICK = Options(resamples=False, workers=0)
+QUICK = ScoringOptions(resamples=False, workers=0)
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def test_a_folder_of_real_clips(there: Path, shared_dir: Path, tmp_path: Path) -
     remuxed(shared_dir / "clips/ovi/kitchen_two_women_1280x704.mp4", tmp_path / "clips/women.mp4", until=2.3)
     items = items_in(tmp_path / "clips")
     cache = FeatureCache(tmp_path / "cache")
-    scored = score_items(items, None, [LipSyncUltraFace], Options(resamples=False, workers=1, cache=cache))
+    scored = score_items(
+        items, None, [LipSyncUltraFace], ScoringOptions(resamples=False, workers=1, cache=cache)
+    )
     score = scored.values["sync_ultraface_c"]
     assert (score.n, score.coverage, score.direction) == (1, 0.5, "higher")
     assert set(score.weights) == {"syncnet_v2.model", "version-RFB-320.pth"}
@@ -62,7 +64,9 @@ def test_a_folder_of_real_clips(there: Path, shared_dir: Path, tmp_path: Path) -
     assert scored.reasons[0]["sync_ultraface"].startswith("no face track of 50 frames: 60 frames at 25 fps")
     assert found == {key: value.value for key, value in scored.values.items()}
     assert scored.values["sync_ultraface_offset"].unit == "frames"
-    again = score_items(items, None, [LipSyncUltraFace], Options(resamples=False, workers=0, cache=cache))
+    again = score_items(
+        items, None, [LipSyncUltraFace], ScoringOptions(resamples=False, workers=0, cache=cache)
+    )
     assert again.per_clip == scored.per_clip
 
 
@@ -192,7 +196,7 @@ def test_what_cannot_be_judged_is_missing_with_a_reason(tmp_path: Path) -> None:
         assert part in text
     assert all(score.value is None and score.coverage == 0 for score in scored.values.values())
     with pytest.raises(UserError, match=r"broken\.mp4: sync_crops: cannot be decoded"):
-        score_items(items, None, [LipSyncCrops], Options(resamples=False, workers=0, strict=True))
+        score_items(items, None, [LipSyncCrops], ScoringOptions(resamples=False, workers=0, strict=True))
 
 
 @pytest.mark.usefixtures("there")

@@ -24,7 +24,7 @@ from ovi_eval.metrics.transcripts import (
     words_to_say,
 )
 from ovi_eval.scoring.feature_cache import FeatureCache
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 
 METRICS = tuple(RATES.values())
 
@@ -133,7 +133,7 @@ def test_another_caption_is_not_answered_from_the_cache(
 ) -> None:
     (tmp_path / "heard.tsv").write_text("id\ttext\nc0\tone two\n")
     monkeypatch.setenv(GIVEN, str(tmp_path / "heard.tsv"))
-    options = Options(cache=FeatureCache(tmp_path / "cache"))
+    options = ScoringOptions(cache=FeatureCache(tmp_path / "cache"))
     for caption, rate in (("<S>one two<E>", 0.0), ("<S>one three<E>", 0.5), ("<S>one two<E>", 0.0)):
         assert score_items(clips([caption]), None, [RATES["wer"]], options).values["wer"].value == rate
     (tmp_path / "heard.tsv").write_text("id\ttext\nc0\tsix\n")

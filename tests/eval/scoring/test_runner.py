@@ -23,13 +23,13 @@ from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Details, Features, ValueSpec
 from ovi_eval.metrics.frechet import FrechetOfSets
 from ovi_eval.scoring.feature_cache import FeatureCache
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_eval.stats.frechet import frechet_distance
 from ovi_eval.stats.intervals import Interval
 from ovi_eval.stats.kernel_distance import kernel_interval
 
 METRICS = [Loudness, LouderThan, Colours]
-QUICK = Options(resamples=False)
+QUICK = ScoringOptions(resamples=False)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_intervals_are_seeded_and_hold_the_value(made: Path, real: Path) -> None
     assert first.values == again.values
     low, high = first.values["loudness"].ci95
     assert low < first.values["loudness"].value < high
-    other = score_items(items_in(made), None, [Loudness], Options(seed=1))
+    other = score_items(items_in(made), None, [Loudness], ScoringOptions(seed=1))
     assert other.values["loudness"].ci95 != first.values["loudness"].ci95
     assert score_items(items_in(made), None, [Loudness], QUICK).values["loudness"].ci95 is None
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_scored_is_missing_with_its_reason(made: Path, real: Path
     assert scored.values["loudness"].coverage == 3 / 7
     assert "dark" in scored.failed[[item.id for item in items].index("dark")]
     with pytest.raises(UserError, match=r"^broken.mp4: loudness: cannot be decoded"):
-        score_items(items, items_in(real), METRICS, Options(strict=True))
+        score_items(items, items_in(real), METRICS, ScoringOptions(strict=True))
 
 
 def test_broken_reference_clips_are_told(made: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_bad_wishes(made: Path, real: Path, tmp_path: Path) -> None:
 def test_the_cache_spares_the_network_and_changes_nothing(made: Path, real: Path, tmp_path: Path) -> None:
     plain = score_items(items_in(made), items_in(real), METRICS, QUICK)
     ran = len(Levels.runs)
-    cached = Options(resamples=False, cache=FeatureCache(tmp_path / "cache"))
+    cached = ScoringOptions(resamples=False, cache=FeatureCache(tmp_path / "cache"))
     assert score_items(items_in(made), items_in(real), METRICS, cached) == plain
     assert len(Levels.runs) == 2 * ran == 32
     assert score_items(items_in(made), items_in(real), METRICS, cached) == plain
@@ -356,7 +356,7 @@ def test_what_one_clip_makes_a_library_raise_is_its_reason_and_ends_nothing(
     assert told.startswith(f"faulty: 1 of 7 clips cannot be measured ({name}: ")
     assert "the first is c03; this is a fault of the metric or of a library" in told
     with pytest.raises(UserError, match=r"c03\.mp4: faulty: cannot be measured"):
-        score_items(items_in(made), None, [FaultyLoudness], Options(resamples=False, strict=True))
+        score_items(items_in(made), None, [FaultyLoudness], ScoringOptions(resamples=False, strict=True))
 
 
 def test_clips_that_go_through_a_network_together_fail_alone(made: Path, tmp_path: Path) -> None:
@@ -385,19 +385,21 @@ def test_one_process_of_several_may_score_alone(made: Path, monkeypatch: pytest.
     expected = score_items(items_in(made), None, [Loudness], QUICK)
     monkeypatch.setattr(processes, "world", lambda: 2)
     monkeypatch.setattr(processes, "gathered", lambda value: pytest.fail("the other process never answers"))
-    assert score_items(items_in(made), None, [Loudness], Options(resamples=False, alone=True)) == expected
+    assert (
+        score_items(items_in(made), None, [Loudness], ScoringOptions(resamples=False, alone=True)) == expected
+    )
 
 
 def test_a_cache_that_cannot_be_written_says_so(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .*or choose another folder by --cache"):
-        score_items(items_in(made), None, [Loudness], Options(cache=FeatureCache(tmp_path / "file")))
+        score_items(items_in(made), None, [Loudness], ScoringOptions(cache=FeatureCache(tmp_path / "file")))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_decoding_ahead_changes_nothing(made: Path, real: Path, workers: int) -> None:
     order: list[tuple[str, int, int]] = []
-    options = Options(resamples=False, workers=workers)
+    options = ScoringOptions(resamples=False, workers=workers)
     scored = score_items(items_in(made), items_in(real), METRICS, options, lambda *now: order.append(now))
     assert scored == score_items(items_in(made), items_in(real), METRICS, QUICK)
     assert order == [("clips", n, 16) for n in range(1, 17)]
@@ -411,7 +413,7 @@ from safetensors.torch import save_file
 from helpers.small_metrics import Colours, LouderThan, Loudness
 from ovi_eval.common import processes
 from ovi_eval.clips.items import items_in
-from ovi_eval.scoring.runner import Options, score_items
+from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_eval.stats.intervals import Interval
 with processes.together():
     found = score_items(items_in(sys.argv[2]), items_in(sys.argv[3]), [Loudness, LouderThan, Colours])
