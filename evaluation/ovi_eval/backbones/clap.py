@@ -34,7 +34,8 @@ from ovi_eval.backbones.clap_keys import (
 from ovi_eval.backbones.clap_sound import log_mel, transform_tables
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, read_weights
+from ovi_eval.common.torch_files import read_weights
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile
 from ovi_eval.errors import UserError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"

@@ -8,19 +8,16 @@ files from before torch 0.4.1 lack and no result depends on, may be missing.
 
 import glob
 import os
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
+from ovi_eval.common.torch_files import read_weights
 from ovi_eval.errors import UserError
 
 COUNTER = "num_batches_tracked"
@@ -110,44 +107,6 @@ def load_published(
     network.eval().requires_grad_(False)
     known = digest.startswith(file.sha256) if file.sha256 else None
     return LoadedNetwork(network, path, digest, known)
-
-
-def read_weights(path: Path) -> object:
-    """What a weight file holds, of plain containers, numbers and tensors only.
-
-    Raises UserError where the file is damaged or would have to run code to be read.
-    """
-    again = "fetch it again"
-    if _is_torchscript(path):
-        raise UserError(
-            f"{path}: is a TorchScript program, which is not opened because it can run code; "
-            "save its state dict alone, as safetensors"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        if any(word in text for word in ("GLOBAL", "instantiate", "Can only")):
-            raise UserError(
-                f"{path}: holds Python objects besides tensors, which are not opened because they can run "
-                "code; save its state dict alone, as safetensors"
-            ) from error
-        raise UserError(
-            f"{path}: is no readable weight file (damaged, cut off or of another kind); {again}"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: is no readable weight file ({first}); {again}") from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[-1] == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False  # torch says what is wrong with it
 
 
 def _tensors(content: object, file: PublishedFile, path: Path) -> dict[str, Tensor]:

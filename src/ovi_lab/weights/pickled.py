@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import re
-import struct
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.shown import shown
-from ovi_lab.common.foreign import reading
+from ovi_eval.common.torch_files import load_torch_file
 from ovi_lab.errors import UserError
 from ovi_lab.weights.tensor_files import StoredTensor
 
@@ -29,9 +25,6 @@ _WORDS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
-_MAX_PICKLE = 2**29
-"""Largest size of the pickle besides the values: names, shapes and plain values."""
 
 
 def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = ()) -> dict[str, Any]:
@@ -44,71 +37,12 @@ def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = (
     Raises:
         UserError: cut short; or holding other than tensors and plain values, or tensors larger than the file.
     """
-    _check_archive(path)
-    try:
-        with torch.serialization.safe_globals(list(allowed)):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        named = _OBJECT.search(str(error))
-        if named is None:
-            raise _broken(path, error) from error
-        raise UserError(
-            f"{shown(path, None)} holds {named.group(1)}, which is code and no tensor or plain value: refused; "
-            "save the checkpoint without such objects"
-        ) from error
-    except Exception as error:  # torch's reader raises whatever a wrong argument in the file leads to
-        raise _broken(path, error) from error
+    content = load_torch_file(path, "copy it again or use another", allowed=allowed, legacy=False)
     if not isinstance(content, dict):
         raise UserError(
             f"{shown(path, None)} holds a {type(content).__name__}, expected a dictionary of a checkpoint"
         )
-    _check_tensors(content, path)
     return content
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that unfolds to more than the file: torch.save compresses nothing and writes nothing twice."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise _broken(path, error) from error
-    size = sum(entry.file_size for entry in entries)
-    pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _broken(path, ValueError("its entries are compressed, as torch.save never does"))
-    if size > path.stat().st_size or pickles > _MAX_PICKLE:
-        raise _broken(path, ValueError(f"its entries unfold to {size} bytes"))
-
-
-def _check_tensors(content: Any, path: Path) -> None:
-    """Refuse tensors that are larger than what the file holds of them, and all that are no plain arrays."""
-    waiting, seen = [content], set()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Tensor):
-            with reading(path, "file of torch.save"):
-                plain = (
-                    value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-                )
-                if not plain or value.is_nested or type(value) not in (Tensor, torch.nn.Parameter):
-                    raise ValueError(f"it holds a {value.layout} tensor on {value.device}, no plain array")
-                if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                    raise ValueError(f"it holds a tensor of {list(value.shape)} with fewer values than that")
-            continue
-        if not isinstance(value, Mapping | list | tuple | set | frozenset) or id(value) in seen:
-            continue
-        # by identity: a container may hold itself, or another many times
-        seen.add(id(value))
-        waiting.extend((*value.keys(), *value.values()) if isinstance(value, Mapping) else value)
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
-    size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
-    return UserError(
-        f"{shown(path, None)} is not a whole file of torch.save ({size}; {reason}): copy it again or use another"
-    )
 
 
 @dataclass(frozen=True)

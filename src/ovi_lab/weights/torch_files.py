@@ -6,21 +6,17 @@ device, so that a model of any size is loaded without a second copy of it.
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ovi_eval.common.torch_files import read_weights
 from ovi_lab.errors import UserError
 
 _PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_ZIP = b"PK\x03\x04"
 
 
 def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[str, Tensor]:
@@ -37,7 +33,7 @@ def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no {what} at {path}: fetch the published file, or correct the path")
-    content: Any = _from_safetensors(path, what) if path.suffix == ".safetensors" else _unpickled(path, what)
+    content: Any = read_weights(path, f"fetch the {what} again")
     if under is not None:
         if not isinstance(content, Mapping) or under not in content:
             raise UserError(f"{path} holds no {under!r}, where the {what} should be: it is another file")
@@ -47,51 +43,12 @@ def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[
             f"{path} holds {type(content).__name__}, expected the {what} as tensors by name: it is another file"
         )
     for name, value in content.items():
-        if isinstance(value, Tensor):
-            plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-            if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise UserError(f"{path} holds {name!r} as no whole array: fetch the {what} again")
-        else:
+        if not isinstance(value, Tensor):
             raise UserError(
                 f"{path} holds {name!r} ({type(value).__name__}) among the tensors of the {what}: "
                 "it is another file"
             )
     return {str(name): value for name, value in content.items()}
-
-
-def _from_safetensors(path: Path, what: str) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a whole safetensors file ({_line(error)}): fetch the {what} again"
-        ) from error
-
-
-def _unpickled(path: Path, what: str) -> Any:
-    broken = f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({{}}): fetch the {what} again"
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(len(_ZIP)) == _ZIP
-        if zipped and not zipfile.is_zipfile(path):
-            raise UserError(broken.format("its end is missing"))
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"(?:GLOBAL|Unsupported class)\s+([\w.]+)", str(error))
-        if code is None:
-            raise UserError(broken.format("it does not read as tensors")) from error
-        raise UserError(
-            f"{path} holds pickled code ({code.group(1)}) and was not opened: take the {what} from its publisher, "
-            "as tensors alone"
-        ) from error
-    except Exception as error:  # torch's reader raises whatever a wrong argument in the file leads to
-        raise UserError(broken.format(_line(error))) from error
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def load_named(

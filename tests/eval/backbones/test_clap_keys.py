@@ -182,8 +182,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "numpy.pt").write_bytes(pickle.dumps({"state_dict": np.zeros(3)}))
     for name, text in (
         ("none.pt", "no such file; it should hold CLAP HTSAT-base music_speech_audioset weights"),
-        ("cut.pt", "no readable weight file"),
-        ("runs.pt", "holds Python objects besides tensors"),
+        ("cut.pt", "is not a whole file of torch.save"),
+        ("runs.pt", "is code and no tensor or plain value"),
         ("list.pt", "holds no tensors by name under state_dict; fetch CLAP"),
         ("numbers.pt", "holds no tensors by name"),
         ("new.pt", "save its state_dict as new.safetensors"),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
-from ovi_eval.common.weights import PublishedFile, read_weights
+from ovi_eval.common.torch_files import read_weights
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 
