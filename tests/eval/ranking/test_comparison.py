@@ -48,9 +48,8 @@ def printed(comparison: Comparison) -> str:
 
 
 def command(*words: str) -> None:
-    parser = argparse.ArgumentParser()
-    compare_command.add_arguments(parser)
-    compare_command.run(parser.parse_args([*map(str, words)]))
+    compare_command.add_arguments(parser := argparse.ArgumentParser())
+    compare_command.run(parser.parse_args(list(map(str, words))))
 
 
 @pytest.fixture(scope="module")

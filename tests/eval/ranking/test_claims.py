@@ -1,0 +1,167 @@
+"""Claims of a study: supported only where the numbers show them, and refused where they are badly written."""
+
+import numpy as np
+import pytest
+
+from helpers.eval_study import CLAIMS
+from helpers.runs_in_memory import found, plain
+from ovi_eval.errors import UserError
+from ovi_eval.ranking.claims import parse_claims
+from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
+
+
+def test_claims_are_supported_by_these_numbers(board):
+    assert [finding.outcome for finding in board.findings] == ["supported", "supported"]
+    f1 = board.arms[0].cells["ball/onset_f1"].value
+    assert f"onset F1 {f1:.3f} scaled" in board.findings[1].text
+    evidence = board.findings[0].evidence
+    assert [e["holds"] for e in evidence] == [True, True]
+    assert all(e["p_adjusted"] >= e["p"] for e in evidence)
+
+
+def test_a_claim_turned_round_is_not_supported(study):
+    turned = [{**CLAIMS[1], "arm": "bidirectional_unscaled", "versus": "bidirectional_scaled"}]
+    board = build_leaderboard([study], claims=turned)
+    assert board.findings[0].outcome == "not_supported"
+    assert board.findings[0].text.startswith("The data do not show that scaled RoPE carries when")
+
+
+def test_one_comparison_that_fails_fails_the_claim(study):
+    claim = {
+        **CLAIMS[0],
+        "comparisons": [
+            *CLAIMS[0]["comparisons"],
+            {
+                "metric": "ball/agreement_vague",
+                "arm": "bidirectional_scaled",
+                "versus": "bidirectional_unscaled",
+            },
+        ],
+    }
+    board = build_leaderboard([study], claims=[claim])
+    assert board.findings[0].outcome == "not_supported"
+    assert [e["holds"] for e in board.findings[0].evidence] == [True, True, False]
+
+
+def test_a_margin_must_be_cleared_by_the_whole_interval(study):
+    outcomes = []
+    for margin in (0.3, 0.6, 0.7):
+        board = build_leaderboard([study], claims=[{**CLAIMS[1], "margin": margin}])
+        outcomes.append(board.findings[0].outcome)
+    assert outcomes == ["supported", "not_supported", "not_supported"]
+
+
+def test_within_a_margin_rests_on_the_interval(study):
+    claim = {
+        "metric": "loss/val_loss_audio",
+        "arm": "bidirectional_scaled",
+        "versus": "none",
+        "relation": "within",
+        "supported": "the same within it: {difference}",
+        "unsupported": "not the same within it",
+    }
+    wide = build_leaderboard([study], claims=[{**claim, "margin": 0.06}])
+    narrow = build_leaderboard([study], claims=[{**claim, "margin": 0.002}])
+    assert [wide.findings[0].outcome, narrow.findings[0].outcome] == ["supported", "not_supported"]
+
+
+def test_a_claim_without_its_runs_is_unknown(study):
+    board = build_leaderboard([study / "none", study / "bidirectional_scaled"], claims=CLAIMS)
+    assert [finding.outcome for finding in board.findings] == ["unknown", "unknown"]
+    assert "bidirectional_unscaled has no finished run" in board.findings[0].text
+    other = parse_claims([{**CLAIMS[1], "metric": "ball/onset_f9"}])
+    board = build_leaderboard([study], claims=other)
+    assert "no run has it" in board.findings[0].text
+
+
+def test_one_seed_with_no_clips_supports_nothing():
+    claim = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "yes", "unsupported": "no"}
+    board = collect_leaderboard(found(plain("a", 0, 0.9), plain("b", 0, 0.1)), claims=[claim])
+    assert board.findings[0].outcome == "not_supported"
+    versus = board.arms[1].cells["m/score"].versus_first
+    assert versus.difference.value == pytest.approx(-0.8)
+    assert versus.difference.test.p is None
+    assert versus.verdict == "no_difference"
+
+
+def test_one_seed_of_a_set_is_compared_by_the_intervals_that_the_runs_state():
+    made = {"direction": "lower"}
+    runs = [plain("a", 0, 4.0, ci95=(3.5, 4.5), **made), plain("b", 0, 9.0, ci95=(8.0, 10.0), **made)]
+    versus = collect_leaderboard(found(*runs)).arms[1].cells["m/score"].versus_first
+    assert versus.difference.value == 5.0
+    assert versus.difference.interval.low == pytest.approx(5 - np.hypot(1.0, 0.5))
+    assert "taken as independent" in versus.difference.interval.method
+    assert versus.verdict == "worse"
+    beside = [plain("a", 0, 4.0, ci95=(4.5, 5.5), **made), runs[1]]
+    assert collect_leaderboard(found(*beside)).arms[1].cells["m/score"].versus_first.difference.test.p is None
+    seeds = [
+        plain(n, s, v + s / 10, ci95=(v, v + 1), **made) for n, v in (("a", 4.0), ("b", 9.0)) for s in (0, 1)
+    ]
+    versus = collect_leaderboard(found(*seeds)).arms[1].cells["m/score"].versus_first
+    assert versus.difference.test.name == "paired t over seeds"
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"metric": "m", "arm": "a", "versus": "b", "supported": "s"}, "field unsupported must be text"),
+        ({"metric": "m", "arm": "a", "supported": "s", "unsupported": "u"}, "field versus must be text"),
+        (
+            {
+                "metric": "m",
+                "arm": "a",
+                "versus": "b",
+                "relation": "above",
+                "supported": "s",
+                "unsupported": "u",
+            },
+            "relation is 'above'",
+        ),
+        (
+            {"metric": "m", "arm": "a", "versus": "b", "margin": -1, "supported": "s", "unsupported": "u"},
+            "margin is -1",
+        ),
+        (
+            {"metric": "m", "arm": "a", "versus": "b", "than": "c", "supported": "s", "unsupported": "u"},
+            r"a comparison is \[arm, versus\] or has",
+        ),
+        ({"comparisons": [], "supported": "s", "unsupported": "u"}, "or a list of comparisons"),
+        ("fusion helps", "expected fields"),
+    ],
+)
+def test_a_claim_that_is_wrongly_written_is_named(entry, named):
+    with pytest.raises(UserError, match=named):
+        parse_claims([entry])
+
+
+def test_pairs_share_a_metric_and_a_claim_without_wording_is_worded(study):
+    pairs = [["bidirectional_scaled", "none"], ["bidirectional_unscaled", "none"]]
+    short = [{"name": "what", "metric": "ball/agreement_vague", "comparisons": pairs}]
+    assert parse_claims(short)[0].comparisons == parse_claims(CLAIMS)[0].comparisons
+    finding = build_leaderboard([study], claims=short).findings[0]
+    assert finding.outcome == "supported"
+    assert "ball/agreement_vague of bidirectional_unscaled is better than that of none: 0.9" in finding.text
+    turned = [{"metric": "ball/agreement_vague", "arm": "none", "versus": "bidirectional_scaled"}]
+    finding = build_leaderboard([study], claims=turned).findings[0]
+    assert "the data do not show none better than bidirectional_scaled" in finding.text
+
+
+def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(study):
+    for wording in ("{f1}", "{a.__class__}"):
+        claims = [{**CLAIMS[1], "supported": wording}]
+        if "." in wording:
+            assert build_leaderboard([study], claims=claims).findings[0].text == wording
+        else:
+            with pytest.raises(UserError, match=r"holds \{f1\}, which is unknown; valid are a, b, clips"):
+                build_leaderboard([study], claims=claims)
+
+
+def test_no_claim_rests_on_values_of_far_fewer_clips_that_are_not_paired():
+    few, everything = (
+        plain(name, None, value, kind="measured", coverage=share, ci95=(value - 0.01, value + 0.01))
+        for name, value, share in (("few", 0.9, 0.3), ("all", 0.5, 1.0))
+    )
+    claim = {"metric": "m/score", "arm": "few", "versus": "all", "supported": "s", "unsupported": "u"}
+    finding = collect_leaderboard(found(few, everything), claims=[claim]).findings[0]
+    assert finding.outcome == "unknown"
+    assert "few rests on too few of the clips" in finding.text
