@@ -106,7 +106,7 @@ def clips_in(
 
 
 def rule_made_weights(folder: Path) -> None:
-    """I3D and VGGish under their published names, with weights made by rule."""
+    """I3D and VGGish under their published names, with generated weights."""
     torch.save(weights(GOLDENS / "i3d_keys.txt.gz"), folder / i3d.FILE.name)
     torch.save(weights(GOLDENS / "vggish_keys.txt.gz"), folder / vggish.FILE.name)
     os.environ[WEIGHTS_FOLDER] = str(folder)

@@ -138,7 +138,7 @@ def loader(case: Case, workers: int, prefetch: int) -> ClipLoader:
 
 
 def reading(case: Case, workers: int) -> float:
-    """Clips a second of an epoch whose batches nobody uses, after the first has come (processes start up)."""
+    """Clips a second of an epoch whose batches are not used, after the first has come (processes start up)."""
     batches = iter(loader(case, workers, 0))
     next(batches)
     clips = 0

@@ -1,6 +1,6 @@
 """Which metrics there are. A new one is a file in `metrics/` and a line here.
 
-Metrics of the ball world begin with its name, so that nobody takes them for published ones; they bring clips to 16x16.
+Metrics of the ball world begin with its name, so that none is taken for a published one; they bring clips to 16x16.
 Published ones look at clips as they are, mostly through weights that their authors give out. Names of what the field
 calls a metric, where there are several of it, stand for its usual variant.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: nothing that they name is run or followed, and what contradicts itself is refused."""
+"""Untrusted checkpoints: nothing that they name is run or followed, and what contradicts itself is refused."""
 
 import hashlib
 import json

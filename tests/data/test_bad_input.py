@@ -1,4 +1,4 @@
-"""Damaged data: counted, named and skipped by rule, or stopped at once."""
+"""Damaged data: counted, named and skipped within limits, or an error at once."""
 
 import io
 import json

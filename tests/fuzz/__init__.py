@@ -1,4 +1,4 @@
-"""Files of strangers, mutated by the hundred: each ends in one clean line, in a reason or in a valid result.
+"""Untrusted files, mutated by the hundred: each ends in one clean line, in a reason or in a valid result.
 
 python -m tests.fuzz --cases 300 --seed 7                          # every kind, by hand
 python -m tests.fuzz --kinds media --cases 1 --first 137           # one case again

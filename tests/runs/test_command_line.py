@@ -1,4 +1,4 @@
-"""What a user types: refused in one line, run side by side, interrupted, gone on with, installed as a wheel."""
+"""What a user types: refused in one line, run side by side, interrupted, resumed, installed as a wheel."""
 
 import json
 import os

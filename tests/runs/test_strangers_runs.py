@@ -1,4 +1,4 @@
-"""A stranger's run folder, resumed or written over: its configuration is compared as text, and nothing of it is run."""
+"""An untrusted run folder, resumed or written over: its configuration is compared as text, and nothing of it is run."""
 
 from pathlib import Path
 

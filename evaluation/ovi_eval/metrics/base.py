@@ -89,7 +89,7 @@ Compared = Literal["alone", "pairs", "sets"]
 
 @dataclass(frozen=True)
 class Details:
-    """What stands beside a value: its interval over clips, and of sets the dimension and small-sample bias."""
+    """Details of a value: its interval over clips, and for sets the dimension and small-sample bias."""
 
     interval: Interval | None = None
     dimension: int | None = None
@@ -142,7 +142,7 @@ class ItemMetric(Metric):
         raise TypeError(f"{type(self).__name__} has no have()")
 
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
-        """What stands beside each value; `resamples` 0 leaves the intervals out."""
+        """The details of each value; `resamples` 0 leaves the intervals out."""
         return {}
 
 

@@ -69,7 +69,7 @@ class ComparisonKey:
 def columns_of(runs: Sequence[RunResults]) -> list[Column]:
     """A column for each metric and comparison key, so that values of different keys are never ranked together.
 
-    Columns of one metric are told apart in their ids by what they differ in. Raises UserError where one version
+    The ids of columns of one metric differ by what they differ in. Raises UserError where one version
     of a metric is best high once and low another time.
     """
     found: dict[str, dict[ComparisonKey, Column]] = {}

@@ -34,7 +34,7 @@ from ovi_eval.stats.differences import Difference, Pairs, holm, paired_clips
 
 COMPARISON_SCHEMA = "ovi_eval.comparison/1"
 TOLD = 2
-"""Metrics whose reasons are told where none can be compared."""
+"""Number of metrics whose reasons are shown where none can be compared."""
 Verdict = Literal["a_better", "b_better", "differ", "no_difference", "not_tested"]
 """`differ`: clearly apart where neither high nor low is better; `not_tested`: nothing says how sure it is."""
 Paths = str | Path | Sequence[str | Path]

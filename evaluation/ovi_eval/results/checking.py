@@ -1,4 +1,4 @@
-"""Rules that hold of every run, written here or read from a stranger: a value agrees with all that stands beside it."""
+"""Checks of every run, written here or read from an untrusted file: values agree with each other."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _clips(run: RunResults, where: str) -> None:
 def _means(run: RunResults, where: str) -> None:
     """A value of kind "mean" is the mean of its clips' values, and n is how many of them there are.
 
-    Where no line has the metric at all, there is nothing to hold it against; whoever reads the run is told.
+    Where no line has the metric at all, there is nothing to compare it with; the reader reports that.
     """
     if not run.clips:
         return
@@ -131,7 +131,7 @@ def _means(run: RunResults, where: str) -> None:
 
 
 def unproven(run: RunResults, key: str) -> bool:
-    """Whether a value of kind "mean" stands beside clips of which none says anything of it."""
+    """Whether a value of kind "mean" has clips of which none has a value for it."""
     metric = run.metrics[key]
     told = any(key in clip.values for clip in run.clips)
     return metric.kind == "mean" and metric.n > 0 and bool(run.clips) and not told

@@ -1,6 +1,6 @@
 """Which files are a run's clips: those in the run's own folder, or below folders that the user names; no others.
 
-A results file is a stranger's text. A page that is shared must hold no private clip of the machine that made it, so
+A results file is untrusted. A page that is shared must hold no private clip of the machine that made it, so
 absolute names, `..` and links that lead outside are not followed, and the reason is kept for the reader.
 """
 
@@ -37,7 +37,7 @@ class ClipFinder:
     Each run's are those in `clips` beside its results, else those of the folder that its provenance names, where
     that lies in the run's own folder; else those below `roots`: in `name/benchmark/seed_N`, `name/benchmark`,
     `name/seed_N` or `name`, or in a folder named as the one that was scored (or a root that has that name itself).
-    Below a root, a folder that several runs would take is nobody's. Only clips with an id of the run count.
+    Below a root, a folder that several runs would take is given to none. Only clips with an id of the run count.
 
     Raises UserError for a root that is no folder.
     """

@@ -1,6 +1,6 @@
 """What one run of one model scored: typed, versioned, on disk as results.json with per_clip.jsonl beside it.
 
-A results file is written by whoever scored the clips and may be read by a stranger, so the reader trusts
+A results file may come from anybody, so the reader trusts
 nothing: schema, fields, types and finiteness are checked, and a fault is one line that names the file and
 the field.
 """
@@ -187,7 +187,7 @@ def read(path: str | Path) -> RunResults:
     """Reads a results.json (or the folder that holds one) and its per-clip values.
 
     Raises UserError that names the file and the field where the schema is another, a field is missing or of
-    a wrong type, or a number is not finite or contradicts what stands beside it (see `results_check`). An interval
+    a wrong type, or a number is not finite or contradicts other fields (see `checking`). An interval
     that does not hold its value is left out and named in `problems`. Places of files become the last part of their
     names, and the names of hosts and users are left out of the provenance.
     """

@@ -1,6 +1,6 @@
 """Numbers that others published, each with its source and whether the source itself was read.
 
-They stand beside a leaderboard and are never ranked or merged with what was measured: each table has its own
+They are shown with a leaderboard and never ranked or merged with what was measured: each table has its own
 prompts, evaluator and versions of metrics.
 """
 

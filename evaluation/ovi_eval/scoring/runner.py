@@ -353,7 +353,7 @@ class _Run:
         details = metric.details(self.options.seed, SET_RESAMPLES if self.options.resamples else 0)
         differing = int(metric.measured()[1].unique().numel()) if isinstance(metric, ItemSet) else 0
         with warnings.catch_warnings():
-            # A metric that no clip has a value of is told by its coverage.
+            # The coverage shows a metric without any value.
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
             values = metric.compute()  # last, as it takes what the processes put together apart again
         for key, column in columns.items():

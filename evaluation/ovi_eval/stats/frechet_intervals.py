@@ -118,7 +118,7 @@ def frechet_interval(
     occur twice, which no new set does: with fewer rows than features that gave twice the true standard error,
     this at most 1.6 times, and with many rows both give the true one. Percentiles are not used, as resampled
     distances are larger than the value by the bias of fewer clips. The interval ends at 0 and leaves the bias
-    at this N in. None where a set has fewer than three clips. `progress` is told how many resamples are done.
+    at this N in. None where a set has fewer than three clips. `progress` is called with the number of resamples done.
     Raises UserError as `frechet_distance` does.
     """
     scored = _Clips(scored_ND, scored_clips_N, "scored")

@@ -1,4 +1,4 @@
-"""The run's metrics as a CSV file that no kill can tear, and that a resumed run goes on with."""
+"""The run's metrics as a CSV file that a kill cannot damage and that a resumed run continues."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def sample_together(
     """Latents of one clip per caption. Every rank calls it, within `set_aside`.
 
     Where a forward pass needs all ranks, as parameters are spread over them, all sample the same clips; else the clips
-    are dealt out. A clip is the same in both cases: its noise depends on its seed alone.
+    are distributed. A clip is the same in both cases: its noise depends on its seed alone.
 
     Args:
         captions, seeds: of each clip.

@@ -1,4 +1,4 @@
-"""A run that is told to leave saves first: SIGTERM, and the signal that SLURM sends before it takes the nodes away."""
+"""Saving before preemption: SIGTERM, and the signal that SLURM sends before it takes the nodes away."""
 
 from __future__ import annotations
 

@@ -33,11 +33,11 @@ _OF_ONE = {"audio": ("fad_vggish", "ball/frechet_audio"), "video": ("fvd_stylega
 class MetricsInLoop(Callback):
     """Samples evaluation captions with the averaged weights and logs `val_metrics/<metric>_n<clips>`.
 
-    The number of clips is part of the name, as small sets bias Fréchet distances upwards: such a number stands beside
+    The number of clips is part of the name, as small sets bias Fréchet distances upwards: such a number is shown beside
     those of the same run only. On the ball world the metrics are the world's, scored within this process. On real clips
     they are published ones, scored by `ovi-eval` in a process of its own on the first rank, where the features of the
     reference are cached from the first time on; those whose weights are not there are named once and left out, and a
-    scoring that fails is told of and does not end the run.
+    scoring that fails is reported and does not end the run.
 
     All ranks sample; the random states of training are untouched, so that a run is the same with it as without.
 

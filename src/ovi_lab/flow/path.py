@@ -1,7 +1,7 @@
 """The straight path between data and noise, and the times at which training looks at it.
 
 Rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747): x_sigma = (1 - sigma) x +
-sigma n, sigma from 0 (data) to 1 (noise); the model learns its velocity n - x and is told t = 1000 sigma.
+sigma n, sigma from 0 (data) to 1 (noise); the model learns its velocity n - x and gets t = 1000 sigma.
 
 Shapes: B batch, ... whatever a clip's latents have.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from ovi_lab.errors import UserError
 
 MODEL_TIME = 1000.0
-"""What the model is told is this times sigma."""
+"""The model's timestep is this times sigma."""
 
 DISTRIBUTIONS = ("uniform", "logit_normal", "shifted")
 

@@ -24,7 +24,7 @@ _UNIPC_LARGEST_SIGMA = 0.9990000128746033
 class Solver:
     """One integration of one modality, from its first step to its last; make a new one for each sample.
 
-    `sigmas` is float32 [steps + 1], the last one 0; `timesteps` [steps] is what the model is told.
+    `sigmas` is float32 [steps + 1], the last one 0; `timesteps` [steps] is the model's input.
     """
 
     def __init__(self, name: str, scheduler: Any) -> None:

@@ -30,7 +30,7 @@ _VOLATILE = (
     "strategy",
     "trainer.accelerator",
 )
-# And where the clips of an optimiser step are given as a number, how they are dealt out.
+# And, where the clips of an optimiser step are given as a number, how they are distributed.
 _SPREAD = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
 
 
@@ -67,7 +67,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
-    """Refuse to go on with, or write over, a run of another configuration.
+    """Refuse to resume, or write over, a run of another configuration.
 
     Raises:
         UserError: names the first fields that differ.

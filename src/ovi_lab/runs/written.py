@@ -108,7 +108,7 @@ def _literal(name: str) -> str:
 
 
 def _clip_ids(path: Path) -> list[str]:
-    """Of the clips that the run scored; none where they cannot be told."""
+    """Names of the clips that the run scored; none where they are unknown."""
     with suppress(OSError, SafetensorError, UserError, ValueError, AttributeError, TypeError):
         if path.is_file() and not path.is_symlink():
             with safe_open(path, framework="pt") as file:

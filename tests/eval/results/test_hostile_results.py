@@ -1,4 +1,4 @@
-"""Results of strangers: contradictions are refused in one line or marked, and no text is acted upon."""
+"""Untrusted results: contradictions are refused in one line or marked, and no text is acted upon."""
 
 import io
 import json

@@ -28,7 +28,7 @@ def from_packages(taken: Collection[str] = ()) -> tuple[dict[str, type[ItemMetri
             again = [name for name in names if name in used or names.count(name) > 1]
             if again:
                 raise TypeError(f"{again[0]} is the name of another metric or value")
-        except Exception as error:  # a stranger's module may raise anything while it is imported
+        except Exception as error:  # another package's module may raise anything while it is imported
             text = " ".join(str(error).split()) or type(error).__name__
             faults[point.name] = (
                 f"{_package(point)}: its entry point {point.name} = {point.value} gives no metric: {text}"
