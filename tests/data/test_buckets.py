@@ -220,7 +220,7 @@ def test_wrong_settings_are_one_line() -> None:
             Buckets(shapes, **settings)
     with pytest.raises(UserError, match="these shards hold media"):
         Buckets([None], tokens_per_batch=50)
-    with pytest.raises(UserError, match=r"audio_tokens.crop is 'half'; it is one of longer, random"):
+    with pytest.raises(UserError, match=r"audio_tokens.crop is 'half': expected longer or random"):
         AudioTokens(crop="half")
     with pytest.raises(UserError, match="min 9 and max 3"):
         AudioTokens(min=9, max=3)

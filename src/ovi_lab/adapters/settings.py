@@ -9,14 +9,9 @@ from typing import Any
 
 import torch
 
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import (
-    MAX_WIDTH,
-    check_choice,
-    check_positive_int,
-    check_positive_number,
-    checked_fields,
-)
+from ovi_lab.models.config import checked_fields
 
 TARGETS: dict[str, str] = {
     "attention": r"\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]$",
@@ -26,7 +21,6 @@ TARGETS: dict[str, str] = {
 }
 """Sets of linear layers by name, each a regular expression searched in a layer's name."""
 
-BASE_DTYPES = ("float32", "bfloat16", "float16")
 ADAPTER = "default"
 """PEFT's own name of a model's only adapter, a part of the names of its parameters."""
 _ADAPTED = re.compile(rf"^(?P<layer>.+)\.lora_(?P<side>[AB])(\.{ADAPTER})?\.weight$")
@@ -55,15 +49,8 @@ class LoraSettings:
         if targets is not None and not isinstance(targets, Sequence):
             raise UserError(f"adapter.targets is {targets!r}; expected a list of sets or regular expressions")
         values["targets"] = (targets,) if isinstance(targets, str) else tuple(targets or ())
+        check_settings("adapter", {name: value for name, value in values.items() if name != "targets"})
         settings = cls(**values)
-        check_positive_int("adapter.rank", settings.rank, MAX_WIDTH)
-        if settings.alpha is not None:
-            check_positive_number("adapter.alpha", settings.alpha)
-        dropout = settings.dropout
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise UserError(f"adapter.dropout is {dropout!r}; expected a share from 0 to below 1")
-        if settings.base_dtype is not None:
-            check_choice("adapter.base_dtype", settings.base_dtype, BASE_DTYPES)
         if not settings.targets or not all(isinstance(t, str) for t in settings.targets):
             raise UserError(
                 f"adapter.targets is {targets!r}; expected some of {', '.join(TARGETS)}, or regular expressions"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from ovi_lab.callbacks.bad_batch import Seen, save_for_inspection
 from ovi_lab.callbacks.gradients import gradient_norms, total_norm, whole_norm
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.base import Strategy, strategy_of
 from ovi_lab.strategies.process_groups import everyone, started
@@ -69,19 +70,7 @@ class Guard(Callback):
         max_skips_in_a_row: int = 5,
         max_skips: int = 100,
     ) -> None:
-        if on_bad_step not in get_args(OnBadStep):
-            raise UserError(
-                f"guard.on_bad_step is {on_bad_step!r}; it is one of {', '.join(get_args(OnBadStep))}"
-            )
-        if spike_factor is not None and not spike_factor > 1:
-            raise UserError(
-                f"guard.spike_factor is {spike_factor}: expected a number above 1, or null to let spikes pass"
-            )
-        for name, value, least in (
-            ("window", window, 2), ("max_skips_in_a_row", max_skips_in_a_row, 0), ("max_skips", max_skips, 0),
-        ):  # fmt: skip
-            if value < least:
-                raise UserError(f"guard.{name} is {value}: expected a whole number of at least {least}")
+        check_settings("guard", locals())
         self.run_dir = Path(run_dir)
         self.on_bad_step, self.spike_factor = on_bad_step, spike_factor
         self.max_skips_in_a_row, self.max_skips = max_skips_in_a_row, max_skips

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.planning.clip_shape import ClipShape, clips_of
 from ovi_lab.planning.cluster import gpu_of_device
@@ -43,9 +44,7 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None, peak_tflops: float | None = None) -> None:
-        for name, value in (("every_n_steps", every_n_steps), ("peak_tflops", peak_tflops)):
-            if value is not None and value <= 0:
-                raise UserError(f"throughput.{name} is {value}; expected a number above 0, or null")
+        check_settings("throughput", locals())
         self.every_n_steps, self.peak_tflops = every_n_steps, peak_tflops
         self.latest: dict[str, float] = {}
         """What was logged last."""

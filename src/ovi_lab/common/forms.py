@@ -3,7 +3,7 @@
 A form is alternatives with `|` between them:
 
     null, yes/no            nothing; true or false
-    whole, number           with `>=A`, `>A` or `A..B`; whole numbers fit 64 bits, numbers are finite
+    whole, number           with `>=A`, `>A`, `A..B` or `A..<B`; whole numbers fit 64 bits, numbers are finite
     text, name, any text    some text on one line; a relative path without ..; text of any kind, also none
     list of FORM, mapping   values in brackets (`list of 2 FORM`: so many); keys with values
     any                     whatever its reader takes
@@ -22,7 +22,7 @@ from pathlib import PurePath
 from typing import Any
 
 _LARGEST = 2**63 - 1
-_NUMBER = re.compile(r"(whole|number)(?:\s*(>=|>)\s*(\S+)|\s+(\S+)\.\.(\S+))?")
+_NUMBER = re.compile(r"(whole|number)(?:\s*(>=|>)\s*(\S+)|\s+(\S+)\.\.(<?)(\S+))?")
 _LIST = re.compile(r"list of (?:(\d+) )?(.+)")
 
 
@@ -67,7 +67,9 @@ def _one(part: str) -> Form:
     return Form(lambda value: value == part and isinstance(value, str), part)
 
 
-def _number(kind: str, sign: str | None, least: str | None, low: str | None, high: str | None) -> Form:
+def _number(
+    kind: str, sign: str | None, least: str | None, low: str | None, below: str | None, high: str | None
+) -> Form:
     whole = kind == "whole"
     lowest = float(least if least is not None else low if low is not None else "-inf")
     highest = float(high) if high is not None else math.inf
@@ -77,13 +79,14 @@ def _number(kind: str, sign: str | None, least: str | None, low: str | None, hig
             return False
         if not -_LARGEST <= value <= _LARGEST if isinstance(value, int) else not math.isfinite(value):
             return False
-        return (value > lowest if sign == ">" else value >= lowest) and value <= highest
+        over = value > lowest if sign == ">" else value >= lowest
+        return over and (value < highest if below else value <= highest)
 
     words = "a whole number" if whole else "a number"
     if sign is not None:
         words += f" {'of at least' if sign == '>=' else 'above'} {least}"
     elif low is not None:
-        words += f" from {low} to {high}"
+        words += f" from {low} to {'below ' if below else ''}{high}"
     return Form(fits, words)
 
 

@@ -83,6 +83,18 @@ def check_values(config: DictConfig, name: str, may_lack: bool = False) -> None:
             raise UserError(f"unknown key {path!r}: no {key!r} under {group}{nearest(key, keys)}")
 
 
+def check_settings(group: str, given: Mapping[str, Any]) -> None:
+    """Hold the arguments of a constructor against the forms of that group of a run's settings; other names pass.
+
+    Raises UserError naming the first value that is not of its form, and what was expected.
+    """
+    expected = forms("train")
+    for name, value in given.items():
+        form = expected.get(f"{group}.{name}")
+        if form is not None and (words := misfit(value, form)) is not None:
+            raise UserError(f"{group}.{name} is {as_typed(value)}: expected {words}")
+
+
 def with_texts(config: DictConfig, name: str) -> DictConfig:
     """The configuration with numbers where text is meant as text: `data.root=2026` names a folder."""
     numbers: dict[str, Any] = {}

@@ -18,13 +18,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from ovi_lab.common.seeding import generator_for
+from ovi_lab.common.values import check_settings
 from ovi_lab.data.index import Shapes
 from ovi_lab.errors import UserError
 
@@ -60,11 +61,8 @@ class AudioTokens:
     crop: Crop = "longer"
 
     def __post_init__(self) -> None:
-        if self.crop not in get_args(Crop):
-            raise UserError(
-                f"data.audio_tokens.crop is {self.crop!r}; it is one of {', '.join(get_args(Crop))}"
-            )
-        if self.min < 1 or (self.max is not None and self.max < self.min):
+        check_settings("data.audio_tokens", vars(self))
+        if self.max is not None and self.max < self.min:
             raise UserError(
                 f"data.audio_tokens has min {self.min} and max {self.max}: expected 1 <= min <= max"
             )
@@ -123,10 +121,7 @@ class Buckets:
         audio_tokens: AudioTokens | None = None,
         seed: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise UserError(f"data.tokens_per_batch is {tokens_per_batch}; it must be at least 1, or null")
+        check_settings("data", {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch})
         self.size, self.cut, self.seed = len(shapes), audio_tokens, seed
         pictures, self.picture_N, self.stored_N = _shapes_by_number(shapes)
         if tokens_per_batch is not None and not pictures and not int(self.stored_N.max()):

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -20,6 +20,7 @@ from lightning.pytorch import LightningDataModule
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.common.values import check_settings
 from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.decode import BOTH, MediaFormat, OnResample
@@ -98,12 +99,8 @@ class OviDataModule(LightningDataModule):
         max_bad_share: float = 0.05,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("on_error", on_error, OnError),
-            ("on_resample", on_resample, OnResample),
-        ):
-            if value not in get_args(allowed):
-                raise UserError(f"data.{name} is {value!r}; it is one of {', '.join(get_args(allowed))}")
+        numbers = {"num_workers": num_workers, "prefetch": prefetch, "max_bad_share": max_bad_share}
+        check_settings("data", {"on_error": on_error, "on_resample": on_resample, **numbers})
         if train is not None and shards is not None:
             raise UserError("data.train and data.shards are two names for the shards to train on: set one")
         train = shards if train is None else train
@@ -111,11 +108,6 @@ class OviDataModule(LightningDataModule):
             raise UserError(
                 "name either a world (data.world=bouncing_ball) or shards to train on (data.shards=…)"
             )
-        for name, count in (("num_workers", num_workers), ("prefetch", prefetch)):
-            if count < 0:
-                raise UserError(f"data.{name} is {count}; it must be 0 or more")
-        if not 0 <= max_bad_share <= 1:
-            raise UserError(f"data.max_bad_share is {max_bad_share}; expected a share between 0 and 1")
         self.root, self.codec_path = Path(root).expanduser(), codec
         self.num_workers, self.prefetch, self.seed = num_workers, prefetch, seed
         self.on_error, self.on_resample, self.quiet = on_error, on_resample, quiet

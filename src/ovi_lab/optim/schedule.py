@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 
 
@@ -21,15 +22,10 @@ def warmup_flat_decay(
     Raises:
         UserError: a value out of range.
     """
+    check_settings("schedule", locals())
     if total_steps <= 0:
         raise UserError(
             f"a schedule needs the length of the run: trainer.max_steps is {total_steps}, expected > 0"
-        )
-    if not 0 <= flat_until <= 1:
-        raise UserError(f"schedule.flat_until is {flat_until}, expected a share of the run between 0 and 1")
-    if warmup_steps < 0 or final < 0:
-        raise UserError(
-            f"schedule.warmup_steps={warmup_steps} and schedule.final={final} must not be negative"
         )
     start = flat_until * total_steps
 

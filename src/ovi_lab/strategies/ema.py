@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ovi_lab.errors import UserError
+from ovi_lab.common.values import check_settings
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.shares import Shares
 
@@ -26,8 +26,7 @@ class EMA(Callback):
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"ema.decay is {decay}, expected a number from 0 up to, not including, 1")
+        check_settings("ema", {"decay": decay})
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         """This process's values of each trained parameter, flat, in float32."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.common.typed import check_sizes, check_types
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import clean_characters
@@ -188,8 +189,7 @@ class UMT5Text(nn.Module):
                 f"umT5 gives vectors of {checked.dim} channels and the towers expect text_dim={dim}: "
                 "choose a model or a text encoder that fits"
             )
-        if max_tokens < 1:
-            raise UserError(f"text.max_tokens is {max_tokens}, expected at least 1")
+        check_settings("text", {"max_tokens": max_tokens})
         self.dim, self.max_tokens = checked.dim, max_tokens
         tokens = load_tokenizer(tokenizer)
         if len(tokens) > checked.vocabulary:
