@@ -127,7 +127,7 @@ def collect_leaderboard(
     expected: Sequence[tuple[str, Seed]] = (),
     first_must_exist: bool = True,
 ) -> Leaderboard:
-    """Works the leaderboard out of runs that were read; see `build` for the arguments and errors."""
+    """The leaderboard of runs that have been read; arguments and errors as `build_leaderboard`'s."""
     problems = [f"{_short(missing.folder)}: {without_places(missing.reason)}" for missing in found.missing]
     problems += [f"{run.label()}: {problem}" for run in found.runs for problem in run.problems]
     have = {(run.name, run.seed) for run in found.runs} | {
