@@ -138,9 +138,9 @@ def test_tables_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
             "has the columns clip, words: expected a first line that names file and caption",
         ),
         ("a.csv", "file,caption\n", "holds no captions"),
-        ("b.jsonl", '{"file": 3}\n', "line 1: it must have the texts file and caption"),
+        ("b.jsonl", '{"file": 3}\n', r"line 1: it must have file \(or id\) and caption"),
         ("c.jsonl", "{\n", "line 1: is no JSON"),
-        ("d.csv", "file,caption\na,x\na,y\n", "line 3: it names a twice"),
+        ("d.csv", "file,caption\na,x\na,y\n", "line 3: it gives a a second text"),
         ("e.yaml", "", "come in a .csv, .tsv or .jsonl file"),
         ("f.csv", "file,caption\na,A red car, fast\n", "line 2 has 3 fields and the header names 2"),
     ]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -62,11 +62,18 @@ def read_caption_file(path: str | Path) -> dict[str, str]:
     return read_texts(path, CAPTION_COLUMNS, "captions")
 
 
-def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str, str]:
+def read_texts(
+    path: str | Path,
+    columns: Sequence[str],
+    what: str,
+    id_of: Callable[[str], str] | None = None,
+    written: dict[str, str] | None = None,
+) -> dict[str, str]:
     """Texts by clip id of one CSV, TSV or JSONL file.
 
     A row's id is in the first of ID_COLUMNS that it has (a media suffix is left out), its text in the first of
-    `columns`; `what` is their name in messages. Raises UserError naming the file and line where these are
+    `columns`; `what` is their name in messages. `id_of` makes the id of a name (None: `plain_id`), and `written`
+    takes the names as they are in the file, by id. Raises UserError naming the file and line where these are
     missing, are no text, or an id comes twice with other words.
     """
     path = Path(path)
@@ -80,9 +87,11 @@ def read_texts(path: str | Path, columns: Sequence[str], what: str) -> dict[str,
             name, text = row.name(ID_COLUMNS), row.text(columns)
             if not name or text is None:
                 raise UserError(f"it must have {ID_COLUMNS[0]} (or id) and {columns[0]}")
-            id = plain_id(name)
+            id = (id_of or plain_id)(name)
             if found.setdefault(id, text) != text:
                 raise UserError(f"it gives {shown(id)} a second text that differs; keep one")
+            if written is not None:
+                written[id] = name
         except UserError as error:
             raise UserError(f"{shown(path)}: line {row.line}: {error}") from None
     return found

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path, PurePath, PurePosixPath
 
-from ovi_eval.clips.captions import CAPTION_COLUMNS, ID_COLUMNS, clip_id, few, nfc
+from ovi_eval.clips.captions import CAPTION_COLUMNS, clip_id, few, nfc, read_texts
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
-from ovi_eval.common.tables import read_table
 from ovi_eval.common.unicode_text import read_caption_text
 from ovi_lab.data.index import BadSampleError
 from ovi_lab.errors import UserError
@@ -37,7 +36,9 @@ class Captions:
         self._texts: dict[str, Path] = {}
         try:
             if table is not None:
-                self._read(table)
+                self._by_name = read_texts(table, CAPTION_COLUMNS, "captions", _id_in_table, self._unused)
+                if not self._by_name:
+                    raise UserError(f"{shown(table)}: holds no captions")
             else:
                 texts = files_of(folder, (".txt",)).files
                 self._texts = {clip_id(text.relative_to(folder)): text for text in texts}
@@ -73,26 +74,11 @@ class Captions:
         """The files that captions are read from."""
         return self._texts.values() if self.table is None else (self.table,)
 
-    def _read(self, table: Path) -> None:
-        needed = (ID_COLUMNS, CAPTION_COLUMNS)
-        rows = [row for row in read_table(table, needed, "captions") if not row.empty]
-        if not rows:
-            raise UserError(f"{shown(table)}: holds no captions")
-        for row in rows:
-            if row.fault:
-                raise UserError(f"{shown(table)}: {row.fault}")
-            try:
-                name, caption = row.name(ID_COLUMNS), row.text(CAPTION_COLUMNS)
-                if not name or caption is None:
-                    raise UserError("it must have the texts file and caption")
-                key = _name(PurePosixPath(name.replace("\\", "/")))
-                if self._by_name.setdefault(key, caption) != caption:
-                    raise UserError(f"it names {shown(name)} twice with two captions")
-                self._unused[key] = name
-            except UserError as error:
-                raise UserError(f"{shown(table)}: line {row.line}: {error}") from None
-
 
 def _name(path: PurePath) -> str:
     """A relative path as it is compared: extensions in any case are the same."""
     return nfc((path.parent / (path.stem + path.suffix.lower())).as_posix())
+
+
+def _id_in_table(name: str) -> str:
+    return _name(PurePosixPath(name.replace("\\", "/")))
