@@ -137,7 +137,7 @@ def matched(first: Sequence[float], second: Sequence[float], within: float) -> i
 def nearest_offsets(first: Sequence[float], second: Sequence[float], cap: float) -> list[float]:
     """Seconds from each event of either list to the nearest of the other, `cap` at most."""
     return [
-        min([cap] + [abs(a - b) for b in others])
-        for ours, others in ((first, second), (second, first))
+        min([cap] + [abs(a - b) for b in theirs])
+        for ours, theirs in ((first, second), (second, first))
         for a in ours
     ]

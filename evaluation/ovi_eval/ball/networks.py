@@ -1,7 +1,7 @@
 """Three small judges of the ball world: one sees, one hears, one knows whether both are in time.
 
 VideoJudge and AudioJudge squeeze a clip into 64 features, eight numbers for each eighth of its length, from
-which the colour (or pitch), the number of events and a map of when they happen must be told. Features that
+which the colour (or pitch), the number of events and a map of when they happen are predicted. Features that
 care for what and when are what the Fréchet distances of `ball/frechet_*` are taken in. SyncNet follows
 Chung and Zisserman (2016): windows of five frames against the sound of the same moment, trained by contrast
 against other moments and clips.
@@ -148,7 +148,7 @@ class Truth:
 
 
 class VideoJudge(nn.Module):
-    """Sees: 64 features of the picture, in which colour, number and moments of landings are told."""
+    """Sees: 64 features of the picture, from which colour, number and moments of landings are predicted."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class VideoJudge(nn.Module):
 
 
 class AudioJudge(nn.Module):
-    """Hears: 64 features of the sound, in which pitch, number and moments of hits are told."""
+    """Hears: 64 features of the sound, from which pitch, number and moments of hits are predicted."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()

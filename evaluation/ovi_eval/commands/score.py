@@ -170,7 +170,7 @@ def _results(
         scored,
         name=options.name or (clips.parent.name if clips.is_file() else clips.name),
         seed=options.seed,
-        # Where somebody keeps files is not told: names below the results' folder, else the folder's own name.
+        # Where files lie is private: names below the results' folder, else the folder's own name.
         provenance={
             "clips": shareable_path(clips, Path(options.out).parent),
             "reference": shareable_path(options.reference, Path(options.out).parent)

@@ -1,4 +1,4 @@
-"""Features on disk, by what the clip holds and what looked at it: a second scoring is quick, a broken-off one goes on.
+"""Features on disk, by the clip's content and its extractor: a repeated scoring is quick, an interrupted one resumes.
 
 One small safetensors file a clip and extractor, written whole or not at all. A file that cannot be read, is of another
 clip or extractor, or does not hold what was written counts as not there and is made again.
@@ -49,21 +49,21 @@ class FeatureCache:
             if not path.is_file() or path.stat().st_size > MOST_BYTES:
                 return None
             with safe_open(path, framework="pt") as file:
-                kept = file.metadata() or {}
+                facts = file.metadata() or {}
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception:  # whatever a damaged file makes the library raise: the features are made again
             return None
         wanted = {"key": extractor.key, "entry": self._entry(item, extractor), "sha256": _sha256(found)}
-        return found if kept == wanted and finite(found) else None
+        return found if facts == wanted and finite(found) else None
 
     def put(self, item: Item, extractor: Extractor, features: Features) -> None:
         """Keeps the features. Raises UserError where the folder cannot be written."""
         path = self.path(item, extractor)
-        kept = {name: tensor.contiguous() for name, tensor in features.items()}
-        told = {"key": extractor.key, "entry": self._entry(item, extractor), "sha256": _sha256(kept)}
+        tensors = {name: tensor.contiguous() for name, tensor in features.items()}
+        facts = {"key": extractor.key, "entry": self._entry(item, extractor), "sha256": _sha256(tensors)}
         try:
             with written_whole(path) as temporary:
-                save_file(kept, temporary, metadata=told)
+                save_file(tensors, temporary, metadata=facts)
         except UserError as error:
             raise UserError(f"{error}; or choose another folder by --cache, or none by --no-cache") from error
 

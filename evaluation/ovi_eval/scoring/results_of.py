@@ -84,11 +84,11 @@ def run_results(
 
 
 def lost_references(
-    name: str, counts: Sequence[Mapping[str, int]], told: Sequence[Mapping[str, str]]
+    name: str, counts: Sequence[Mapping[str, int]], reasons: Sequence[Mapping[str, str]]
 ) -> tuple[str, ...]:
     """A warning of the reference clips that a metric could not look at."""
     count = sum(part[name] for part in counts)
-    first = next((part[name] for part in told if name in part), "")
+    first = next((part[name] for part in reasons if name in part), "")
     return (f"{count} reference clips could not be looked at and are left out{first}",) if count else ()
 
 

@@ -58,13 +58,13 @@ class ScoringOptions:
 
 @dataclass
 class _Loaded:
-    """One clip on its way: for each extractor its features, what to run it on, or why it has none."""
+    """One clip on its way: for each extractor its features, what it is to be run on, or why it has none."""
 
     side: int
     place: int
     item: Item
     features: dict[str, Features] = field(default_factory=dict)
-    prepared: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -138,7 +138,7 @@ class _Run:
             for extractor in self._wanted(group[0].side):
                 self._run(extractor, group)
             for loaded in group:
-                loaded.prepared.clear()
+                loaded.inputs.clear()
                 for metric in self.metrics:
                     self._update(metric, loaded)
                 done += 1
@@ -205,10 +205,10 @@ class _Run:
             try:
                 if item.failed:
                     raise UserError(item.failed)
-                if self.options.cache and (kept := self.options.cache.get(item, extractor)) is not None:
-                    loaded.features[key] = kept
+                if self.options.cache and (cached := self.options.cache.get(item, extractor)) is not None:
+                    loaded.features[key] = cached
                 else:
-                    loaded.prepared[key] = extractor.load(item)
+                    loaded.inputs[key] = extractor.load(item)
             except Exception as error:  # of a library or a metric's own code: one clip never ends a scoring
                 loaded.reasons[key] = why_lost(error, item)
         if not item.failed:
@@ -220,12 +220,12 @@ class _Run:
     def _run(self, extractor: Extractor, group: Sequence[_Loaded]) -> None:
         """The features of those of the clips that have none yet."""
         key = extractor.key
-        waiting = [loaded for loaded in group if key in loaded.prepared]
+        waiting = [loaded for loaded in group if key in loaded.inputs]
         if not waiting:
             return
         try:
             with torch.no_grad():
-                found = extractor.run_batch([loaded.prepared[key] for loaded in waiting])
+                found = extractor.run_batch([loaded.inputs[key] for loaded in waiting])
         except Exception as error:  # as in _load
             if len(waiting) > 1:  # one clip's fault is no other's
                 for loaded in waiting:
@@ -273,7 +273,7 @@ class _Run:
     def _together(self) -> Scored:
         """The results of all processes, the same in each."""
         reasons = {place: why for part in self._gathered(self.reasons) for place, why in part.items()}
-        left_out, told = self._gathered(self.left_out), self._gathered(self.why_left_out)
+        left_out, why_left_out = self._gathered(self.left_out), self._gathered(self.why_left_out)
         contents: list[dict[int, str]] = [{}, {}]
         for part in self._gathered(self.contents):
             for known, own in zip(contents, part, strict=True):
@@ -285,7 +285,7 @@ class _Run:
             metric.agree(max(self._gathered(metric.row_width)))
             if self.world > 1:
                 metric.sync()
-            lost = lost_references(metric.name, left_out, told)
+            lost = lost_references(metric.name, left_out, why_left_out)
             try:
                 scores |= self._scores(metric, lost, rows, contents)
             except Exception as error:  # one metric never takes the others' numbers away
@@ -355,7 +355,7 @@ class _Run:
         with warnings.catch_warnings():
             # The coverage shows a metric without any value.
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-            values = metric.compute()  # last, as it takes what the processes put together apart again
+            values = metric.compute()  # last, as it undoes the synchronisation
         for key, column in columns.items():
             for row, value in zip(rows, column.tolist(), strict=True):
                 row[key] = value if math.isfinite(value) else None
@@ -378,10 +378,10 @@ class _Run:
                 if interval is None and self.options.resamples:
                     same = measured if distinct < len(there) else None
                     interval = intervals.mean_interval(column_N[there], spec.key, self.options.seed, same)
-            told = beside.warnings + lost
+            cautions = beside.warnings + lost
             value, n = float(values[spec.key]), have[spec.key]
-            if n and not math.isfinite(value) and not told:
-                told += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
+            if n and not math.isfinite(value) and not cautions:
+                cautions += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
             n = n if math.isfinite(value) else 0
             found[spec.key] = self._value(
                 metric,
@@ -392,7 +392,7 @@ class _Run:
                 ci95=(interval.low, interval.high) if interval else None,
                 dimension=beside.dimension,
                 bias=beside.bias,
-                warnings=(*told, *notes),
+                warnings=(*cautions, *notes),
                 distinct=distinct if n else None,
             )
         return found
