@@ -296,7 +296,7 @@ def test_a_bare_checkout_and_a_wheel_find_their_configuration(tmp_path):
     from_wheel, folder = composed(target, tmp_path)
     assert folder == target / "ovi_lab" / "conf"
     assert from_wheel == text
-    assert (target / "ovi_eval" / "backbones" / "weights" / "ball_judges.safetensors").is_file()
+    assert (target / "ovi_eval" / "ball" / "weights" / "ball_judges.safetensors").is_file()
     assert (target / "hydra_plugins" / "ovi_lab_local_pool.py").is_file()
 
 

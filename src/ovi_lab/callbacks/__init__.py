@@ -1,4 +1,4 @@
-"""What happens beside training: averaging, checkpoints, samples, progress."""
+"""Callbacks of training: checkpoints, logs, samples, metrics, guard against bad steps, preemption."""
 
 from ovi_lab.callbacks.checkpoint import RunCheckpoint
 from ovi_lab.callbacks.csv_log import ResumableCSVLogger

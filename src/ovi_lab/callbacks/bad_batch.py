@@ -1,4 +1,4 @@
-"""A batch that went wrong, written down so that it can be looked at."""
+"""Files of a bad batch, for inspection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When checkpoints are written, which are kept, and which one is `last`."""
+"""Schedule and retention of a run's checkpoints, and its link `last`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RunCheckpoint(Checkpoint):
         self._postponed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The checkpoint resumed from is there already."""
+        """Do not save the checkpoint again that the run is resumed from."""
         self._saved_at = trainer.global_step if trainer.global_step else -1
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""The run's metrics as a CSV file that a kill cannot damage and that a resumed run continues."""
+"""Logger of a run's metrics: a CSV file that a kill cannot tear and that a resumed run continues."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ResumableCSVLogger(Logger):
     """Writes `<run>/metrics.csv`; rows that an earlier part of the run wrote stay, up to where it resumes.
 
     All is on its way to the disk when `log_metrics` returns. What is logged of the same step in turn is one row; what
-    is logged again word for word, as happens beside a checkpoint, is written once.
+    is logged again unchanged, as happens at a checkpoint, is written once.
 
     Args:
         save_dir: the run's folder.
-        resumed_at: optimiser step from which the run goes on; later rows are dropped, for they are made again.
+        resumed_at: optimiser step from which the run is resumed; later rows are dropped, since they are logged again.
     """
 
     def __init__(self, save_dir: str, resumed_at: int = 0) -> None:
@@ -49,7 +49,7 @@ class ResumableCSVLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> ResumableCSVLogger:
-        """This logger; the first access brings the file to where the run resumes."""
+        """This logger; the first access cuts the file to where the run is resumed."""
         if not self._ready:
             self._ready = True
             earlier = [row for row in self._rows() if int(row["step"]) < self.resumed_at]
@@ -66,26 +66,26 @@ class ResumableCSVLogger(Logger):
         if any(row.items() <= earlier.items() for earlier in self._last):
             return
         last = self._last[-1] if self._last else {}
-        goes_on = step is not None and all(last.get(k, v) == v for k, v in row.items()) and "step" in last
-        if goes_on:
+        continued = step is not None and all(last.get(k, v) == v for k, v in row.items()) and "step" in last
+        if continued:
             row = last | row
             self._last.pop()
         self._last.append(row)
         if row.keys() <= set(self._columns):
-            # one write call: a reader, and a kill, see whole rows. One that goes on only fills cells, so it is longer.
+            # one write call: a reader, and a kill, see whole rows. A continued row only fills cells, so it is longer.
             text = self._text([row])
-            at = self._end if goes_on else self.path.stat().st_size
+            at = self._end if continued else self.path.stat().st_size
             with self.path.open("r+b") as file:
                 file.seek(at)
                 file.write(text.encode())
             self._end = at
         else:
-            rows = self._rows()[:-1] if goes_on else self._rows()
+            rows = self._rows()[:-1] if continued else self._rows()
             self._replace([*rows, row], list(dict.fromkeys([*self._columns, *row])))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration lies beside the file already."""
+        """Nothing: the configuration is in the run's folder."""
 
     def _rows(self) -> list[dict[str, Any]]:
         """Whole rows of the file; a last one that was torn is left out."""
@@ -105,7 +105,7 @@ class ResumableCSVLogger(Logger):
         return out.getvalue()
 
     def _replace(self, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
-        """The file anew, whole or not at all."""
+        """Write the whole file, atomically."""
         self._columns = columns if columns is not None else list(dict.fromkeys(k for r in rows for k in r))
         if not self._columns:
             self.path.unlink(missing_ok=True)

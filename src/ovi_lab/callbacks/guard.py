@@ -1,4 +1,4 @@
-"""Steps that are not finite, or out of all proportion: left out within a limit, or stopped with the batch kept."""
+"""Guard against steps whose loss or gradient is not finite or too large: skips them, or stops and saves the batch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ OnBadStep = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """What is wrong with a step, in words; nothing where `reason` is empty. `bad_losses` are this rank's."""
+class _StepCheck:
+    """Result of checking a step: `reason` is empty where it is good; `bad_losses` are this rank's."""
 
     reason: str
     bad_losses: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Guard(Callback):
     optimiser step, at the end of the backward pass. Later would be too late to leave a step out, and a poisoned
     checkpoint could be written in between; `torch.amp.GradScaler` and Megatron-LM wait at the same place.
 
-    Where every process has all gradients whole, the task clips by the same norm, so that it is taken once.
+    Where every process has all gradients whole, the task clips by the same norm, which is then computed once.
 
     Losses reach it through `observe`, which it adds to a task's `observers`; of another LightningModule the norm alone
     is looked at. With fp16 the loss scaler leaves steps out by itself, so norms that are not finite pass here.
@@ -79,7 +79,7 @@ class Guard(Callback):
         self._norms: deque[float] = deque(maxlen=window)
         self._seen: list[Seen] = []
 
-    # ---- what is looked at
+    # ---- detection
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the task's losses."""
@@ -104,10 +104,10 @@ class Guard(Callback):
             return  # DeepSpeed counts micro-batches itself and is asked to step after each
         seen, self._seen = self._seen, []
         strategy = strategy_of(trainer)
-        whole = whole_norm(strategy, optimizer, pl_module.device)
+        known_norm = whole_norm(strategy, optimizer, pl_module.device)
         if isinstance(pl_module, Task):
-            pl_module.gradient_norm = whole
-        verdict = self._judge(strategy, pl_module.device, seen, whole)
+            pl_module.gradient_norm = known_norm
+        verdict = self._judge(strategy, pl_module.device, seen, known_norm)
         if not verdict.reason:
             self.in_a_row = 0
             return
@@ -117,9 +117,9 @@ class Guard(Callback):
 
     @torch.no_grad()
     def _judge(
-        self, strategy: Strategy, device: torch.device, seen: Sequence[Seen], whole: Tensor | None
-    ) -> _Verdict:
-        norm = total_norm(gradient_norms(strategy, device)) if whole is None else whole
+        self, strategy: Strategy, device: torch.device, seen: Sequence[Seen], known_norm: Tensor | None
+    ) -> _StepCheck:
+        norm = total_norm(gradient_norms(strategy, device)) if known_norm is None else known_norm
         # micro-batches need not hold the same modalities
         losses = [loss.to(device) for one in seen for loss in one.losses.values()]
         unsound = (~torch.stack(losses).isfinite()).any() if losses else torch.zeros((), device=device)
@@ -133,35 +133,35 @@ class Guard(Callback):
                 name for one in seen for name, loss in one.losses.items() if not math.isfinite(float(loss))
             }
             everywhere = sorted({name for rank in everyone(sorted(bad)) for name in rank})
-            return _Verdict(f"{' and '.join(everywhere)} loss is not finite", tuple(sorted(bad)))
+            return _StepCheck(f"{' and '.join(everywhere)} loss is not finite", tuple(sorted(bad)))
         if norm_is_bad:
-            return _Verdict("" if strategy.scales_losses else "gradient norm is not finite")
+            return _StepCheck("" if strategy.scales_losses else "gradient norm is not finite")
         return self._judge_size(value)
 
-    def _judge_size(self, norm: float) -> _Verdict:
+    def _judge_size(self, norm: float) -> _StepCheck:
         if self.spike_factor is None:
-            return _Verdict("")
+            return _StepCheck("")
         if len(self._norms) == self._norms.maxlen:
             median = statistics.median(self._norms)
             if norm > self.spike_factor * median:
-                return _Verdict(
+                return _StepCheck(
                     f"gradient norm {norm:.4g} is {norm / median if median else math.inf:.3g} times the median "
                     f"{median:.4g} of the last {len(self._norms)} (guard.spike_factor={self.spike_factor:g})"
                 )
         # A spike does not enter: a row of them would become the measure of itself.
         self._norms.append(norm)
-        return _Verdict("")
+        return _StepCheck("")
 
-    # ---- what is done about it
+    # ---- skipping and stopping
 
-    def _report(self, trainer: Trainer, verdict: _Verdict, seen: Sequence[Seen]) -> None:
+    def _report(self, trainer: Trainer, verdict: _StepCheck, seen: Sequence[Seen]) -> None:
         """One line of what was bad and where. Raises UserError where the run is to stop."""
         rank = trainer.global_rank
         own = [str(id) for one in seen for id in one.batch.get("id", ())]
-        told = everyone({"rank": rank, "ids": own, "bad": list(verdict.bad_losses)})
+        reports = everyone({"rank": rank, "ids": own, "bad": list(verdict.bad_losses)})
         step = trainer.global_step
-        # where no loss tells which rank it was, it may have been any
-        guilty = [one for one in told if one["bad"]] or told
+        # where no loss names the rank, it may have been any
+        guilty = [one for one in reports if one["bad"]] or reports
         ids = [id for one in guilty for id in one["ids"]]
         self.skipped += 1
         self.in_a_row += 1

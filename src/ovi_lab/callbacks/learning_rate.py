@@ -1,4 +1,4 @@
-"""The learning rate, in the log of every step that is logged."""
+"""Logging of the learning rate."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class LearningRate(Callback):
             # groups that differ only in weight decay share a rate from the first step on
             rates.setdefault(float(group.get("initial_lr", group["lr"])), float(group["lr"]))
         named = {f"lr/{number}" if number else "lr": rate for number, rate in enumerate(rates.values())}
-        # past Lightning, which logs a step again beside a checkpoint
+        # directly: through Lightning a step would be logged again at a checkpoint
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.fit_loop.epoch_loop._batches_that_stepped)

@@ -1,4 +1,4 @@
-"""Saving before preemption: SIGTERM, and the signal that SLURM sends before it takes the nodes away."""
+"""Preemption: on SIGTERM, or SLURM's signal before it takes the nodes away, a run saves a checkpoint and exits."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _KILLED_BY_SIGTERM = 128 + signal.SIGTERM
 
 
 class Preempted(SystemExit):
-    """The run has saved what it has and leaves. Not an error: nothing on the way out may catch it as one."""
+    """Exit of a run that was preempted and has saved. Not an error: nothing may catch it as one."""
 
 
 class Saves(Protocol):
-    """What `Preemption` needs of the run's checkpoints."""
+    """Interface of the callback that saves checkpoints."""
 
     def save_now(self, trainer: Trainer) -> Any:
         """Save this step, unless it is saved already; called by all ranks."""
@@ -37,11 +37,11 @@ class Preemption(Callback):
     """On a signal: save at the next step boundary, have SLURM queue the job again, and leave.
 
     All ranks leave at the same step, also where one alone got the signal: at each boundary they begin to exchange
-    whether they were told to, on the CPU, and look at what came of it one boundary later. So nobody waits for it, no
+    whether any has got it, on the CPU, and read the result one boundary later. So nobody waits for it, no
     GPU is touched, and it costs one step of delay.
 
     Under SLURM (SLURM_JOB_ID is set) the first rank calls `scontrol requeue`, and the job ends with exit code 0; it
-    goes on with `resume=auto`. A job that was cancelled cannot be requeued, which SLURM says itself. Under submitit,
+    is resumed with `resume=auto`. A job that was cancelled cannot be requeued, which SLURM says itself. Under submitit,
     which requeues by itself, its own handler is called once all is saved. Elsewhere the first rank ends with exit
     code 143, as a process does that SIGTERM ends, and the others with 0: a launcher that sees one of its processes
     fail would kill the rest. Outside training, `at_once` does the same without saving.
@@ -62,7 +62,7 @@ class Preemption(Callback):
             )
         self.checkpoint = checkpoint
         self.signals = [signal.Signals[name] for name in signals]
-        self._told = 0
+        self._signal = 0
         self._leaving: int | None = None
         self._heard: Callable[[int], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -71,11 +71,11 @@ class Preemption(Callback):
         self._group: Any = None
         self._exchange: tuple[Any, torch.Tensor] | None = None
 
-    # ---- being told
+    # ---- signals
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen from now on: data workers that are started hereafter must not be ended by a notice to save."""
-        self._told, self._at, self._exchange, self._leaving = 0, trainer.global_step, None, None
+        self._signal, self._at, self._exchange, self._leaving = 0, trainer.global_step, None, None
         self._listen(self._note)
         if started() and distributed.get_world_size() > 1:
             self._group = distributed.new_group(backend="gloo")
@@ -86,7 +86,7 @@ class Preemption(Callback):
         self._listen(self._note)
 
     def _note(self, number: int) -> None:
-        self._told = number
+        self._signal = number
 
     def _listen(self, heard: Callable[[int], None]) -> None:
         self._heard = heard
@@ -99,11 +99,11 @@ class Preemption(Callback):
 
     def _handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._owner and number != signal.SIGTERM:
-            return  # a data worker: SLURM tells every process of a step, and only the first of them has to save
+            return  # a data worker: SLURM signals every process of a step, and only the first of them has to save
         if os.getpid() == self._owner and self._heard is not None:
             self._heard(number)
             return
-        # nobody listens any more, though Lightning may have put this handler back: what was before applies
+        # this callback no longer listens, though Lightning may have put this handler back: the earlier one applies
         signal.signal(number, self._before.get(signal.Signals(number)) or signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -121,14 +121,14 @@ class Preemption(Callback):
         """Leave signals as they were."""
         self._stop_listening()
 
-    # ---- leaving together
+    # ---- exit
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """At a step boundary: save where all ranks know that they are to leave."""
         if trainer.global_step == self._at:
             return
         self._at = trainer.global_step
-        number = self._finish_exchange() if self._group is not None else self._told
+        number = self._finish_exchange() if self._group is not None else self._signal
         if number:
             self._save(trainer, number)
         elif self._group is not None:
@@ -148,23 +148,23 @@ class Preemption(Callback):
             if self._group is not None:
                 self._finish_exchange()
                 self._begin_exchange()
-            number = self._finish_exchange() if self._group is not None else self._told
+            number = self._finish_exchange() if self._group is not None else self._signal
             if number:
                 self._save(trainer, number)
         self._leave(trainer)
 
     def _begin_exchange(self) -> None:
-        told = torch.tensor([self._told], dtype=torch.int32)
-        work = distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._exchange = (work, told)
+        received = torch.tensor([self._signal], dtype=torch.int32)
+        work = distributed.all_reduce(received, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._exchange = (work, received)
 
     def _finish_exchange(self) -> int:
         if self._exchange is None:
             return 0
-        work, told = self._exchange
+        work, received = self._exchange
         self._exchange = None
         work.wait()
-        return int(told.item())
+        return int(received.item())
 
     def _save(self, trainer: Trainer, number: int) -> None:
         self.checkpoint.save_now(trainer)
@@ -222,12 +222,12 @@ def slurm_job() -> str | None:
 
 
 def was_requeued() -> bool:
-    """Whether SLURM has begun this job before, so that it goes on rather than starts."""
+    """Whether SLURM has started this job before, so that it is to be resumed."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
 
 
 def cluster_environment() -> SLURMEnvironment | None:
-    """For the Trainer's plugins under srun: Lightning must not save and requeue on its own beside `Preemption`."""
+    """For the Trainer's plugins under srun: Lightning must not save and requeue as `Preemption` does."""
     if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
         return None
     return SLURMEnvironment(auto_requeue=False)

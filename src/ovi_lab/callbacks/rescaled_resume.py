@@ -120,6 +120,6 @@ def _within(steps: int, epoch: int) -> int:
 
 
 def _set(progress: dict[str, int], batches: int) -> None:
-    """Lightning tells by the differences of its counters where in a batch the checkpoint was taken."""
+    """Set a counter of batches; Lightning reads from its differences where in a batch the checkpoint was taken."""
     ready = progress["ready"]
     progress.update({name: batches - (ready - value) for name, value in progress.items()})

@@ -1,4 +1,4 @@
-"""How fast a run is, how well it uses its GPUs, and how long it waits for data."""
+"""Throughput of training: tokens and clips a second, MFU, peak memory, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Throughput(Callback):
         self._last_step = self._logged_step = trainer.global_step
 
     def _time_fetches(self, profiler: Any) -> None:
-        """Lightning tells its profiler, whichever that is, when it begins and ends to wait for a batch."""
+        """Time the waits for a batch, which Lightning reports to its profiler, whichever that is."""
         if self._timed is profiler:
             return  # fitted before
         self._timed, start, stop = profiler, profiler.start, profiler.stop
@@ -95,7 +95,7 @@ class Throughput(Callback):
         profiler.start, profiler.stop = timed_start, timed_stop
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """The batch is here."""
+        """Start the clock: the batch is here."""
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -112,7 +112,7 @@ class Throughput(Callback):
         self._busy += time.perf_counter() - self._began
         if due:
             self.latest = self._measured(trainer, pl_module, step - self._logged_step)
-            # past Lightning, whose own way takes half a millisecond for each number
+            # directly: Lightning takes half a millisecond for each number
             at: int = trainer.fit_loop.epoch_loop._batches_that_stepped
             for logger in trainer.loggers:
                 logger.log_metrics(self.latest, step=at)
@@ -121,7 +121,7 @@ class Throughput(Callback):
             self._busy = self._waited = 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What the GPU still has to train belongs to training."""
+        """Wait for the GPU: what it still computes belongs to training."""
         if trainer.training and pl_module.device.type == "cuda":
             begun = time.perf_counter()
             torch.cuda.synchronize(pl_module.device)

@@ -1,4 +1,4 @@
-"""Training's place in the run's progress."""
+"""Progress of training and validation for the run's reporter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainingProgress(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """One batch further."""
         if trainer.state.fn != "validate":
-            return  # a look in between belongs to training
+            return  # validation during training is part of it
         total = sum(int(n) for n in trainer.num_val_batches)
         batch_idx = args[2] if len(args) > 2 else 0
         self.reporter.at("validation", int(batch_idx) + 1, total)

@@ -1,4 +1,4 @@
-"""What makes a run that run: its configuration, less what does not change its numbers."""
+"""Identity of a run: its configuration, without what does not change its numbers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _VOLATILE = (
     "strategy",
     "trainer.accelerator",
 )
-# And, where the clips of an optimiser step are given as a number, how they are distributed.
-_SPREAD = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
+# And how the clips of an optimiser step are distributed, where their number is given.
+_DISTRIBUTION = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
 
 
 def run_config(config: DictConfig) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def run_config(config: DictConfig) -> dict[str, Any]:
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that must be the same, each under its whole name."""
-    spread = _SPREAD if config.get("global_batch_size") is not None else ()
-    return _flat(config, {*_VOLATILE, *spread})
+    """The fields that must be the same, each under its full name."""
+    distribution = _DISTRIBUTION if config.get("global_batch_size") is not None else ()
+    return _flat(config, {*_VOLATILE, *distribution})
 
 
 def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = "") -> dict[str, Any]:

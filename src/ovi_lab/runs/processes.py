@@ -1,4 +1,4 @@
-"""Which process this is before any can talk, what they must agree on, and how it looks when one is gone."""
+"""Rank before the process group exists, agreement of all ranks at the start, and errors of a lost process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RankAgreement(Callback):
 
     Args:
         config_hash: of the run's configuration.
-        data: the data module, whose `fingerprint()` tells its shards and settings; None: there is none.
+        data: the data module, whose `fingerprint()` covers its shards and settings; None: there is none.
     """
 
     def __init__(self, config_hash: str, data: Any) -> None:
@@ -51,7 +51,7 @@ class RankAgreement(Callback):
         """Raises UserError on every process, which names the first one that differs and in what."""
         if trainer.world_size == 1:
             return
-        fingerprint = self.data.fingerprint() if hasattr(self.data, "fingerprint") else ""
+        fingerprint = "" if self.data is None else self.data.fingerprint()
         trainer.strategy.barrier()
         facts = {
             "configuration": self.config_hash,

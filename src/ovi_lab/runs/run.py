@@ -29,12 +29,12 @@ log = logging.getLogger("ovi_lab.runs")
 
 
 def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
-    # a job that SLURM queued again goes on, whatever its command said when it was first typed
+    # a job that SLURM requeued is resumed, whatever its command says
     word = config.resume or ("auto" if was_requeued() else None)
     if word is None:
         return None
     if word in ("last", "auto"):
-        path = _newest_whole(run_dir)
+        path = _newest_intact(run_dir)
         if path is None and word == "last":
             raise UserError(
                 f"resume=last, but {run_dir} has no checkpoint: leave resume out to start a new run"
@@ -55,7 +55,7 @@ def _verified(path: Path) -> None:
         opened.verify()
 
 
-def _newest_whole(run_dir: Path) -> Path | None:
+def _newest_intact(run_dir: Path) -> Path | None:
     """The newest checkpoint that is as it was written; each that is not is named.
 
     Raises:
@@ -75,10 +75,10 @@ def _newest_whole(run_dir: Path) -> Path | None:
 
 
 def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], text: str) -> bool:
-    """Make the run's folder ours; True where all is done there already."""
+    """Take over the run's folder; True where the run is finished already."""
     stored = run_dir / "config.yaml"
     if not is_first_process():
-        # the folder is left to the first one
+        # only the first process writes to the folder
         return (run_dir / "done.json").is_file() and not config.overwrite
     if config.overwrite:
         remove_run(run_dir)
@@ -102,7 +102,7 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
 
 
 def _quiet() -> None:
-    """Lightning's banners and advice are for its newcomers; errors still show."""
+    """Silence Lightning's banners and advice; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -114,7 +114,7 @@ def _quiet() -> None:
         ".*is smaller than the logging interval.*",
         ".*recommended to use `self.log.*sync_dist=True.*",  # ours are means over the processes already
         ".*all_gather_into_tensor. is deprecated.*",  # in DeepSpeed
-        ".*DeepSpeed handles gradient clipping internally.*",  # which trainer.gradient_clip_val tells it to do
+        ".*DeepSpeed handles gradient clipping internally.*",  # as trainer.gradient_clip_val sets it to
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -168,7 +168,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         data.setup("fit")
     reporter.at("data", 1, 1)
     if data is not None:
-        # a checkpoint alone must tell how large a clip is
+        # a checkpoint must bring the size of a clip
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
     task = build(config.task, "task")

@@ -25,15 +25,15 @@ def make_trainer(
     resumed: Path | None,
     reporter: Reporter,
 ) -> tuple[Any, Any, Any]:
-    """Lightning's Trainer of a run, its average of weights (None: none is kept) and its listener for signals.
+    """Lightning's Trainer of a run, its average of weights (None: there is none) and its `Preemption`.
 
     Args:
         config, plain: the run's configuration, composed and as plain values.
         run_dir: its folder.
         text: the configuration that goes into every checkpoint.
         data, task: what is trained on what; data is None where the task brings its own.
-        resumed: the checkpoint to go on from.
-        reporter: told where training stands.
+        resumed: the checkpoint to resume from.
+        reporter: gets the progress of training.
 
     Raises:
         UserError: settings that do not fit each other, the number of processes or the GPUs' memory.

@@ -72,8 +72,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
                 _, offset = compute_local_shape_and_global_offset(
                     held.shape, held.device_mesh, held.placements
                 )
-                whole = values(name, owner, leaf)
-                local.copy_(whole[offset[0] : offset[0] + local.shape[0]])
+                full = values(name, owner, leaf)
+                local.copy_(full[offset[0] : offset[0] + local.shape[0]])
 
     def place_other(self, module: nn.Module) -> None:
         """Another trained module is a unit of its own: outside one, its gradients would not be averaged."""

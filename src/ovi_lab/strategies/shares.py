@@ -1,9 +1,9 @@
 """What one process holds of every parameter, under every strategy.
 
-Under every strategy a process's share of a parameter is a run of its flattened values: all of them (one process, DDP,
-what ZeRO 1 and 2 do not partition), a part of a group's long line (ZeRO 1 and 2), an equal part of each parameter
-(ZeRO 3), or some of its rows (FSDP2). So one description, a start and a count, serves to average, save and load
-weights and optimiser state, and what one strategy saved another can load on any number of processes.
+Under every strategy a process's share of a parameter is a contiguous run of its flattened values: all of them (one
+process, DDP, what ZeRO 1 and 2 do not partition), a part of a group's flat tensor (ZeRO 1 and 2), an equal part of each
+parameter (ZeRO 3), or some of its rows (FSDP2). So one description, a start and a count, serves to average, save and
+load weights and optimiser state, and what one strategy saved another can load on any number of processes.
 
 A slot is a tensor that the optimiser keeps for a parameter, by its own name for it (`exp_avg`, `exp_avg_sq`, …).
 """
@@ -145,10 +145,10 @@ class TorchShares(Shares):
         names: dict[str, None] = {}
         for name in self.trained():
             held = self._parameters[name]
-            names.update({k: None for k, v in self._kept(name).items() if _fits(v, held)})
+            names.update({k: None for k, v in self._state_of(name).items() if _fits(v, held)})
         return tuple(names)
 
-    def _kept(self, name: str) -> Mapping[str, Any]:
+    def _state_of(self, name: str) -> Mapping[str, Any]:
         state = {} if self._optimizer is None else self._optimizer.state
         return state.get(self._parameters[name], {})
 
@@ -156,7 +156,7 @@ class TorchShares(Shares):
         found = {}
         for name in self.trained():
             held = self._parameters[name]
-            found[name] = {k: float(v) for k, v in self._kept(name).items() if not _fits(v, held)}
+            found[name] = {k: float(v) for k, v in self._state_of(name).items() if not _fits(v, held)}
         return {name: numbers for name, numbers in found.items() if numbers}
 
     def make_slots(self, slots: tuple[str, ...], scalars: Mapping[str, Mapping[str, float]]) -> None:

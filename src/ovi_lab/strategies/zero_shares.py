@@ -49,7 +49,7 @@ class ZeroShares(Shares):
         self._compute_with(values)
 
     def hide(self) -> None:
-        # the network's values are those that the optimiser steps, rounded: nothing need be kept
+        # the network's values are those that the optimiser steps, rounded: nothing has to be saved
         self.publish()
 
     def slots(self) -> tuple[str, ...]:
@@ -151,13 +151,13 @@ class ReplicatedZeroShares(ZeroShares):
         safe_set_full_grad(smallest, torch.full_like(smallest, math.nan, dtype=torch.float32))
 
     def _compute_with(self, values: Mapping[str, Tensor]) -> None:
-        """Every trained parameter put together from all processes' parts."""
+        """Gather every trained parameter from all processes' parts."""
         for name in self.trained():
             parameter, share = self._parameters[name], self.by_name[name]
-            whole = torch.zeros(share.numel, dtype=torch.float32, device=parameter.device)
-            whole[share.start : share.start + share.count] = values[name].to(whole.device)
-            distributed.all_reduce(whole, group=parameter._dp_group)  # type: ignore[attr-defined]
-            parameter.data.copy_(whole.view(parameter.shape))
+            full = torch.zeros(share.numel, dtype=torch.float32, device=parameter.device)
+            full[share.start : share.start + share.count] = values[name].to(full.device)
+            distributed.all_reduce(full, group=parameter._dp_group)  # type: ignore[attr-defined]
+            parameter.data.copy_(full.view(parameter.shape))
 
 
 class PartitionedZeroShares(ZeroShares):

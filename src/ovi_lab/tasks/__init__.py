@@ -1,4 +1,4 @@
-"""LightningModules: what is trained, frozen and logged. Interchangeable by the Hydra group `task`."""
+"""LightningModules that define what is trained, frozen and logged, chosen by the Hydra group `task`."""
 
 from ovi_lab.tasks.base import FlowMatchingTask
 from ovi_lab.tasks.fusion import FusionTraining

@@ -1,4 +1,4 @@
-"""What every flow-matching run has in common: noise, text, losses by modality and timestep, optimiser, schedule."""
+"""Flow-matching training of a TwinDiT: noise, text, losses by modality and timestep, optimiser, schedule."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class FlowMatchingTask(Task):
         return total, by_modality
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One batch; its draws depend on the number of the batch in the whole run."""
+        """Loss of one batch; its draws depend on the number of the batch in the run."""
         purpose = (self.seed, "training", 0, self._batch_number())
         sigma_video, sigma_audio = self.timesteps.sample(
             len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
@@ -219,7 +219,7 @@ class FlowMatchingTask(Task):
         return loss
 
     def _log_losses(self, losses: Mapping[str, Tensor]) -> None:
-        """Losses of the whole step: means over its batches and, where it is logged, over all processes."""
+        """Log the step's losses: means over its batches and over all processes."""
         if self._within_step[1] == 0:
             self._step_losses = {}
         for name, value in losses.items():
@@ -227,23 +227,23 @@ class FlowMatchingTask(Task):
         if self.trainer.fit_loop._should_accumulate():
             return
         if self.trainer._logger_connector.should_update_logs:
-            # Lightning logs no other step, and telling it of one costs milliseconds
+            # Lightning logs no other step, and `log_dict` costs milliseconds
             means = {n: v[0] if len(v) == 1 else torch.stack(v).mean() for n, v in self._step_losses.items()}
             if started():
-                whole = torch.stack(list(means.values()))
-                distributed.all_reduce(whole)
-                whole /= distributed.get_world_size()
-                means = dict(zip(means, whole.unbind(), strict=True))
+                stacked = torch.stack(list(means.values()))
+                distributed.all_reduce(stacked)
+                stacked /= distributed.get_world_size()
+                means = dict(zip(means, stacked.unbind(), strict=True))
             self.log_dict(means, batch_size=1)
         interval = 5 * self._log_interval()
         if (self.trainer.global_step + 1) % interval == 0:
-            # five times less often than the losses, and past Lightning, which would repeat them until the epoch ends
+            # five times less often than the losses, and directly: Lightning would repeat them until the epoch ends
             report = {f"train/{name}": value for name, value in self.train_bins.collect().items()}
             for logger in self.loggers:
                 logger.log_metrics(report, step=self.trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Losses by timestep since their last report, so that a resumed run reports them whole."""
+        """Store losses by timestep since their last report, so that a resumed run's report is complete."""
         checkpoint["loss_by_timestep"] = self.train_bins.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ class FlowMatchingTask(Task):
         return int(trainer.log_every_n_steps)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Fixed noise and evenly spread timesteps, so that the loss of two models is of the same questions."""
+        """Losses with fixed noise and evenly spaced timesteps, so that those of two models are comparable."""
         size = len(batch["id"])
         purpose = (self.seed, "validation", 0, batch_idx)
         order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
@@ -275,7 +275,7 @@ class FlowMatchingTask(Task):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Losses by timestep of the whole validation set."""
+        """Log losses by timestep over the validation set."""
         self.log_dict({f"val/{name}": value for name, value in self.val_bins.collect().items()})
 
 

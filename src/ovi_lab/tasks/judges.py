@@ -20,7 +20,7 @@ PARTS = ("video", "audio", "sync")
 
 
 def _as_it_is(clips: ClipSet) -> ClipSet:
-    """A batch is made already."""
+    """The collate function: items are batches already."""
     return clips
 
 

@@ -11,7 +11,7 @@ from ovi_lab.strategies.process_groups import started
 
 
 class LossByTimestep:
-    """Sums losses per bin of sigma between two reports; stays on the device until asked.
+    """Sums losses per bin of sigma between two reports; on the device until they are read.
 
     Args:
         bins: equal bins of sigma over [0, 1].
@@ -29,32 +29,32 @@ class LossByTimestep:
         where = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
         sums = self._sums[modality]
         loss_B = loss_B.detach().float()
-        # a loss that is not finite is the guard's business: here it would spoil its bin for good
+        # a loss that is not finite is left to the guard: here it would spoil its bin
         finite_B = loss_B.isfinite()
         sums[0].index_add_(0, where, loss_B.where(finite_B, 0.0))
         sums[1].index_add_(0, where, finite_B.float())
 
     def state(self) -> dict[str, list[list[float]]]:
-        """The sums of all processes, in plain values; all must ask at the same time."""
+        """The sums over all processes, in plain values; collective."""
         found = {}
         for modality, sums in self._sums.items():
-            whole = sums.clone()
+            total = sums.clone()
             if started():
-                distributed.all_reduce(whole)
-            found[modality] = whole.tolist()
+                distributed.all_reduce(total)
+            found[modality] = total.tolist()
         return found
 
     def restore(self, state: Mapping[str, list[list[float]]], device: torch.device) -> None:
-        """Go on from a `state`; one process holds the sums of all."""
+        """Restore a `state`; one process then holds the sums of all."""
         first = not started() or distributed.get_rank() == 0
         for modality, values in state.items():
             sums = torch.tensor(values, device=device)
             self._sums[modality] = sums if first else torch.zeros_like(sums)
 
     def collect(self) -> dict[str, float]:
-        """Mean loss by `<modality>_t<from>-<to>` (in thousandths of sigma) for bins that were met; starts anew.
+        """Mean loss by `<modality>_t<from>-<to>` (in thousandths of sigma) of bins with clips; resets the sums.
 
-        Of all processes, which must all ask at the same time.
+        Over all processes; collective.
         """
         report = {}
         for modality, sums in self._sums.items():
