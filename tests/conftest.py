@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,8 +61,11 @@ def goldens() -> Path:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the small ball world of the runs is made once."""
-    return tmp_path_factory.mktemp("data")
+    """Where the small worlds of the runs are made, each once, by whichever of the test processes comes first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "worlds"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

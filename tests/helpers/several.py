@@ -1,82 +1,90 @@
-"""Whole runs of the ball world, one after the other, in the processes of one launch.
-
-    python tests/helpers/several.py RUNS.json --rank 0 --world 2 --port 29600
-
-RUNS.json lists each run's overrides; It is started once per process (see `start`): importing costs more than training.
-"""
+"""Small whole runs of the ball world on one process or two, each in forks of its own."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import csv
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
+from helpers.forks import Fork, ranks
+from ovi_lab.checkpoints import Checkpoint
+
 COMMON = (
     "name=spread",
-    "data.num_train=32",
-    "data.num_eval=8",
+    "trainer.max_steps=4",
+    "data.num_train=20",
+    "data.num_eval=4",
     "data.batch_size=2",
     "data.prefetch=0",
     "global_batch_size=8",
-    "trainer.max_steps=20",
     "trainer.log_every_n_steps=1",
     "trainer.gradient_clip_val=0.5",
+    "model.video.num_layers=2",
+    "model.audio.num_layers=2",
     "optim=adamw",
     "optim.factory.lr=3e-3",
+    "++optim.factory.eps=1e-6",
+    "schedule.warmup_steps=2",
     "freeze=ffn",
     "task.text_dropout=0.2",
     "samples.every_n_steps=0",
     "logger.tensorboard=false",
-    "checkpoint.every_n_steps=10",
+    "checkpoint.every_n_steps=2",
 )
-"""Clipping and accumulation are active: 8 clips a step, 2 at once on each of one or two processes."""
+"""Clipping and accumulation are active: 8 clips a step, 2 at once on each of one or two processes. An epoch of 20 clips
+ends within the third of the four steps."""
+STEPS = 4
 
 
-def start(
-    runs: Mapping[str, Sequence[str]], folder: Path, world: int, port: int, killed: bool = False
-) -> None:
-    """Do the runs, each in `folder/<name>`, in `world` processes; raises with their output if one crashes.
+def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, world: int) -> None:
+    """Do the runs one after the other, each in `folder/<name>` and `world` processes.
 
     What a run is refused with is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that process
     only; `@files:200000` lets no file grow past so many bytes, as if the disk were full; `@kill:7` ends the
-    processes by SIGKILL in the seventh batch, which `killed` expects.
+    processes by SIGKILL in the seventh batch.
+
+    Raises:
+        AssertionError: with what a process printed that has not ended as it should.
     """
-    listing = folder / f"runs_{world}.json"
-    listing.write_text(json.dumps({name: list(overrides) for name, overrides in runs.items()}))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                str(listing),
-                "--rank",
-                str(r),
-                "--world",
-                str(world),
-                "--port",
-                str(port),
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for r in range(world)
-    ]
-    outputs = [process.communicate(timeout=1500)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        if process.returncode != (-signal.SIGKILL if killed else 0):
-            raise RuntimeError(output[-3000:])
+    for name, overrides in runs.items():
+        place = [f"run_dir={folder / name}", f"data.root={data_root}", f"trainer.devices={world}"]
+        about = (_run, folder / name, [*COMMON, *place], list(overrides))
+        forks = ranks(*about, world=world) if world > 1 else [Fork(*about)]
+        expected = -signal.SIGKILL if any(o.startswith("@kill:") for o in overrides) else 0
+        for fork, code in [(fork, fork.wait(200)) for fork in forks]:
+            assert code == expected, f"{name}: exit code {code}: {fork.output[-3000:]}"
 
 
-def kill_in_batch(number: int) -> None:
+def _run(run_dir: Path, common: list[str], overrides: list[str]) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from ovi_lab.common.paths import config_dir
+    from ovi_lab.common.progress import SilentReporter
+    from ovi_lab.errors import UserError
+    from ovi_lab.runs.run import execute
+
+    rank = os.environ.get("RANK", "0")
+    own = [o.removeprefix(f"@{rank}:") for o in overrides if o[0] != "@" or o.startswith(f"@{rank}:")]
+    faults = dict(o[1:].split(":") for o in overrides if o.startswith(("@files:", "@kill:")))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", overrides=[*common, *own])
+    if "kill" in faults:
+        _kill_in_batch(int(faults["kill"]))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(faults.get("files", limits[0])), limits[1]))
+    try:
+        execute(config, SilentReporter())
+    except UserError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        run_dir.with_name(f"{run_dir.name}.{rank}.told").write_text(str(error))
+
+
+def _kill_in_batch(number: int) -> None:
     """End this process in the middle of the loss of that training batch."""
     from ovi_lab.tasks.base import FlowMatchingTask
 
@@ -91,57 +99,27 @@ def kill_in_batch(number: int) -> None:
     FlowMatchingTask.losses = killing
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("listing", type=Path)
-    for word in ("rank", "world", "port"):
-        parser.add_argument(f"--{word}", type=int, required=True)
-    a = parser.parse_args()
-    if a.world > 1:
-        # what torchrun tells a process
-        os.environ |= {
-            "TORCHELASTIC_RUN_ID": "tests",
-            "RANK": str(a.rank),
-            "LOCAL_RANK": str(a.rank),
-            "GROUP_RANK": "0",
-            "WORLD_SIZE": str(a.world),
-            "LOCAL_WORLD_SIZE": str(a.world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(a.port),
-        }
-    import torch
-    from hydra import compose, initialize_config_dir
-
-    from ovi_lab.common.paths import config_dir
-    from ovi_lab.common.progress import SilentReporter
-    from ovi_lab.errors import UserError
-    from ovi_lab.runs import run
-    from ovi_lab.runs.run import execute
-
-    torch.set_num_threads(1)
-    # a run ends its processes' connection; DeepSpeed remembers the groups of the first one, so here it stays
-    run._end_process_group = lambda: torch.distributed.barrier() if a.world > 1 else None
-    folder = a.listing.parent
-    for name, overrides in json.loads(a.listing.read_text()).items():
-        own = [o.removeprefix(f"@{a.rank}:") for o in overrides if o[0] != "@" or o.startswith(f"@{a.rank}:")]
-        limit = next((int(o.partition(":")[2]) for o in overrides if o.startswith("@files:")), None)
-        place = [f"run_dir={folder / name}", f"data.root={folder / 'data'}", f"trainer.devices={a.world}"]
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("train", overrides=[*COMMON, *place, *own])
-        kill_in = next((int(o.partition(":")[2]) for o in overrides if o.startswith("@kill:")), 0)
-        if kill_in:
-            kill_in_batch(kill_in)
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        try:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-            execute(config, SilentReporter())
-        except UserError as error:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            (folder / f"{name}.{a.rank}.told").write_text(str(error))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def column(run: Path, name: str) -> dict[int, float]:
+    """A column of a run's log, by step."""
+    with (run / "metrics.csv").open() as file:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
 
 
-if __name__ == "__main__":
-    main()
+def weights(run: Path, ema: bool) -> dict[str, torch.Tensor]:
+    """All weights of a run's last checkpoint, or their averages."""
+    checkpoint = Checkpoint.open(run / "last")
+    parts = ("model", "text_encoder")
+    return {f"{part}.{n}": t for part in parts for n, t in checkpoint.weights(part, ema=ema).items()}
+
+
+def assert_trained_alike(found: Path, expected: Path, first: int, what: Sequence[str]) -> None:
+    """Within 1e-5 the same numbers at each step from `first`, the same weights and averages at the end."""
+    for name in what:
+        wanted = {step: value for step, value in column(expected, name).items() if step >= first}
+        got = column(found, name)
+        assert got.keys() == wanted.keys() == set(range(first, STEPS))
+        assert max(abs(got[step] - value) for step, value in wanted.items()) < 1e-5
+    for ema in (False, True):
+        wanted_weights, got_weights = weights(expected, ema), weights(found, ema)
+        assert got_weights.keys() == wanted_weights.keys()
+        assert all((got_weights[n] - w).abs().max() < 1e-5 for n, w in wanted_weights.items())

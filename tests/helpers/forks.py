@@ -1,0 +1,119 @@
+"""Commands and process groups as forks of one warm process, which has imported all that is slow to import.
+
+The warm process is started with the first fork and has done nothing else: a fork is a fresh process for 10 ms instead
+of 6 s. Every fork leads a session of its own, ends as a whole, and not later than its time limit.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["deepspeed.runtime.zero.muon.original_muon", "lightning.pytorch", "hydra", "torch.utils.tensorboard"]
+    + [
+        f"ovi_lab.{name}"
+        for name in ("callbacks", "data.module", "runs.run", "runs.evaluate", "sampling.command")
+    ]
+)
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+class Fork:
+    """A call in a fork. What it prints is `output`, standard error with it."""
+
+    def __init__(
+        self, call: Callable[..., None], *arguments: Any, cwd: Path | None = None, **environment: str
+    ) -> None:
+        os.environ |= _ENVIRONMENT
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            self._printed = Path(file.name)
+        about = (call, arguments, str(self._printed), str(cwd or Path.cwd()), dict(os.environ) | environment)
+        self.process = _CONTEXT.Process(target=_begin, args=about, daemon=True)
+        self.process.start()
+
+    @property
+    def output(self) -> str:
+        return self._printed.read_text(errors="replace")
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, less than 0 for a signal; None while it runs."""
+        return self.process.exitcode
+
+    def signal(self, number: int) -> None:
+        """To the fork and all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code; it is killed, and the test fails, where it takes longer."""
+        self.process.join(seconds)
+        code = self.code
+        self.signal(signal.SIGKILL)
+        if code is None:
+            self.process.join(10)
+            raise AssertionError(f"no end within {seconds} s: {self.output[-3000:]}")
+        return code
+
+
+def _begin(
+    call: Callable[..., None], arguments: Sequence[Any], printed: str, cwd: str, environment: dict[str, str]
+) -> None:
+    os.setsid()
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        os.dup2(
+            os.open(os.devnull if number == 0 else printed, mode | (os.O_APPEND if number else 0)), number
+        )
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    multiprocessing.current_process()._config["daemon"] = (
+        False  # only daemons may have no processes of their own
+    )
+    import torch
+
+    torch.set_num_threads(1)
+    call(*arguments)
+
+
+def run_module(module: str, arguments: Sequence[str]) -> None:
+    """What `python -m MODULE ARGUMENTS` does."""
+    sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def command(module: str, *arguments: str, cwd: Path | None = None, **environment: str) -> Fork:
+    """`python -m MODULE ARGUMENTS`, started."""
+    return Fork(run_module, module, arguments, cwd=cwd, **environment)
+
+
+def ranks(call: Callable[..., None], *arguments: Any, world: int = 2, **environment: str) -> list[Fork]:
+    """The same call as each process of a group, with what torchrun puts into their environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "GROUP_RANK": "0"}
+    group |= {"TORCHELASTIC_RUN_ID": "tests", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    return [
+        Fork(call, *arguments, **(group | environment), RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(world)
+    ]
+
+
+def wait_for_all(forks: Sequence[Fork], seconds: float = 120) -> list[str]:
+    """What each printed, once all have ended well; the test fails with that of the first that has not."""
+    codes = [fork.wait(seconds) for fork in forks]
+    for fork, code in zip(forks, codes, strict=True):
+        assert code == 0, f"exit code {code}: {fork.output[-4000:]}"
+    return [fork.output for fork in forks]
