@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +10,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from helpers import watched
+from helpers.forks import ranks, wait_for_all
 from helpers.watched import Clips, Recorder, Towers, loader, trainer
 from ovi_lab.callbacks.gradients import GradientNorms
 from ovi_lab.callbacks.guard import Guard
@@ -169,25 +166,7 @@ def of_two_ranks(tmp_path_factory):
     """The same training on two ranks under DDP, FSDP2 and ZeRO 1 to 3; a batch of rank 1 goes wrong."""
     pytest.importorskip("deepspeed")
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, watched.__file__, str(out), "--world", "2", "--port", str(port), "--rank"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=240)[0] for process in running]
-    for process, output in zip(running, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
-    return out, outputs
+    return out, wait_for_all(ranks(watched.train_under_all, out), 240)
 
 
 def told(out: Path, strategy: str, rank: int) -> dict:

@@ -3,9 +3,6 @@
 import csv
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from safetensors.torch import load_file
 
+from helpers.forks import Fork, command, ranks, run_module
 from ovi_lab.callbacks.preemption import Preemption, cluster_environment, slurm_job, was_requeued
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.progress import SilentReporter
@@ -35,28 +33,16 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
 
 
-def start(run: Path, data_root: Path, extra: list[str], **environment: str) -> subprocess.Popen:
-    small = [
-        "debug=fast",
-        "logger.tensorboard=false",
-        "sampler.steps=2",
-        f"run_dir={run}",
-        f"data.root={data_root}",
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "ovi_lab.train", *small, *SETTINGS, *extra],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment},
-    )
+def arguments(run: Path, data_root: Path, *extra: str) -> list[str]:
+    small = ["debug=fast", "logger.tensorboard=false", "sampler.steps=2"]
+    return [*small, f"run_dir={run}", f"data.root={data_root}", *SETTINGS, *extra]
 
 
-def wait_for_a_checkpoint(run: Path, *processes: subprocess.Popen) -> None:
+def wait_for_a_checkpoint(run: Path, *forks: Fork) -> None:
     deadline = time.monotonic() + 120
     while not (run / "last").exists() and time.monotonic() < deadline:
-        for process in processes:
-            assert process.poll() is None, process.communicate()[0]
+        for fork in forks:
+            assert fork.code is None, fork.output
         time.sleep(0.02)
 
 
@@ -68,24 +54,18 @@ def left(tmp_path_factory, data_root):
     scontrol = folder / "bin" / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.txt\n')
     scontrol.chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    alone = start(folder / "alone", data_root, ["samples.every_n_steps=0"])
-    ranks = [
-        start(
-            folder / "ranks", data_root, ["strategy=ddp", "trainer.devices=2", "samples.every_n_steps=4"],
-            PATH=f"{folder / 'bin'}:{os.environ['PATH']}", SLURM_JOB_ID="4711",
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0",
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    alone = command("ovi_lab.train", *arguments(folder / "alone", data_root, "samples.every_n_steps=0"))
+    two = arguments(
+        folder / "ranks", data_root, "strategy=ddp", "trainer.devices=2", "samples.every_n_steps=4"
+    )
+    slurm = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+    both = ranks(run_module, "ovi_lab.train", two, **slurm)
     wait_for_a_checkpoint(folder / "alone", alone)
-    alone.send_signal(signal.SIGTERM)
-    wait_for_a_checkpoint(folder / "ranks", *ranks)
-    ranks[1].send_signal(signal.SIGUSR1)
-    return folder, [(p.communicate(timeout=120)[0], p.returncode) for p in (alone, *ranks)]
+    os.kill(alone.pid, signal.SIGTERM)
+    wait_for_a_checkpoint(folder / "ranks", *both)
+    os.kill(both[1].pid, signal.SIGUSR1)
+    codes = [fork.wait(120) for fork in (alone, *both)]
+    return folder, [(fork.output, code) for fork, code in zip((alone, *both), codes, strict=True)]
 
 
 def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, trained, composed, tmp_path):

@@ -47,6 +47,11 @@ class Fork:
         return self._printed.read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
     def code(self) -> int | None:
         """Exit code, less than 0 for a signal; None while it runs."""
         return self.process.exitcode
@@ -54,7 +59,7 @@ class Fork:
     def signal(self, number: int) -> None:
         """To the fork and all that it started."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+            os.killpg(self.pid, number)
 
     def wait(self, seconds: float = 120) -> int:
         """Its exit code; it is killed, and the test fails, where it takes longer."""
@@ -99,14 +104,16 @@ def command(module: str, *arguments: str, cwd: Path | None = None, **environment
     return Fork(run_module, module, arguments, cwd=cwd, **environment)
 
 
-def ranks(call: Callable[..., None], *arguments: Any, world: int = 2, **environment: str) -> list[Fork]:
+def ranks(
+    call: Callable[..., None], *arguments: Any, world: int = 2, cwd: Path | None = None, **environment: str
+) -> list[Fork]:
     """The same call as each process of a group, with what torchrun puts into their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "GROUP_RANK": "0"}
     group |= {"TORCHELASTIC_RUN_ID": "tests", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     return [
-        Fork(call, *arguments, **(group | environment), RANK=str(rank), LOCAL_RANK=str(rank))
+        Fork(call, *arguments, cwd=cwd, **(group | environment), RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(world)
     ]
 

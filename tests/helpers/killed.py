@@ -13,7 +13,7 @@ from helpers.forks import Fork
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.progress import SilentReporter
 
-SECONDS = 150
+SECONDS = 400
 
 
 def train(run_dir: Path, overrides: list[str]) -> None:

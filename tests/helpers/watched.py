@@ -1,17 +1,10 @@
-"""A task of two tiny towers whose batches go wrong on demand, and its training under every strategy.
-
-    python tests/helpers/watched.py OUT --rank 0 --world 2 --port 29555
-
-trains it in one of the processes, under one strategy after the other, and writes OUT/<strategy>_<rank>.json.
-"""
+"""A task of two tiny towers whose batches go wrong on demand, and its training under every strategy."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,46 +145,29 @@ def loader(clips: Clips) -> DataLoader:
     return DataLoader(clips, batch_size=None)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    for name in ("rank", "world", "port"):
-        parser.add_argument(f"--{name}", type=int)
-    a = parser.parse_args()
-    os.environ.update(
-        RANK=str(a.rank), LOCAL_RANK=str(a.rank), WORLD_SIZE=str(a.world), LOCAL_WORLD_SIZE=str(a.world),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(a.port), TORCHELASTIC_RUN_ID="test", GROUP_RANK="0",
-        DS_ACCELERATOR="cpu",
-    )  # fmt: skip
-    torch.set_num_threads(1)
+def train_under_all(out: Path) -> None:
+    """As one of two processes; what came of each strategy is in `out/<strategy>_<rank>.json`."""
     from ovi_lab.errors import UserError
     from ovi_lab.strategies import build_strategy
 
-    machine = {"accelerator": "cpu", "devices": a.world}
+    rank, machine = int(os.environ["RANK"]), {"accelerator": "cpu", "devices": 2}
     for name, settings in STRATEGIES.items():
         recorder = Recorder()
-        guard = Guard(a.out, on_bad_step="skip")
+        guard = Guard(out, on_bad_step="skip")
         fit = trainer(
-            a.out, build_strategy(settings, machine), a.world, [GradientNorms(), guard, recorder],
+            out, build_strategy(settings, machine), 2, [GradientNorms(), guard, recorder],
             max_steps=STEPS, accumulate_grad_batches=ACCUMULATE, gradient_clip_val=1.0,
         )  # fmt: skip
-        fit.fit(Towers(), loader(Clips(STEPS * ACCUMULATE, a.rank, bad=(BAD, 1))))
+        fit.fit(Towers(), loader(Clips(STEPS * ACCUMULATE, rank, bad=(BAD, 1))))
         told = {
             "weights": recorder.weights,
             "norms": recorder.norms,
             "skipped": guard.skipped,
             "at": guard.skipped_at,
         }
-        (a.out / f"{name}_{a.rank}.json").write_text(json.dumps(told))
-    stopping = trainer(
-        a.out, build_strategy(STRATEGIES["ddp"], machine), a.world, [Guard(a.out)], max_steps=STEPS
-    )
+        (out / f"{name}_{rank}.json").write_text(json.dumps(told))
+    stopping = trainer(out, build_strategy(STRATEGIES["ddp"], machine), 2, [Guard(out)], max_steps=STEPS)
     try:
-        stopping.fit(Towers(), loader(Clips(STEPS, a.rank, bad=(1, 1))))
+        stopping.fit(Towers(), loader(Clips(STEPS, rank, bad=(1, 1))))
     except UserError as error:
-        (a.out / f"stopped_{a.rank}.txt").write_text(str(error))
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    main()
+        (out / f"stopped_{rank}.txt").write_text(str(error))

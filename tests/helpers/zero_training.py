@@ -1,6 +1,6 @@
 """Trains a tiny TwinDiT with DeepSpeed on the CPU and saves what DeepSpeed saves, with the engine's own weights.
 
-    python tests/helpers/zero_training.py OUT --stage 3 --processes 2 --dtype bf16 --frozen
+    python -c "from helpers.zero_training import *; start(Path(OUT), 3, processes=2, dtype='bf16', frozen=True)"
 
 OUT/{latest,global_step3/…} is DeepSpeed's checkpoint, OUT/weights.safetensors every weight as the running engine
 knows it (fp32 master weights, gathered), OUT/config.yaml the model's configuration. tests/goldens/zero holds three
@@ -9,11 +9,9 @@ of these. It needs deepspeed.
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from helpers.forks import ranks, wait_for_all
 
 TOWER = {
     "dim": 12,
@@ -32,32 +30,14 @@ STEPS = 3
 
 
 def start(out: Path, stage: int, processes: int, dtype: str = "fp32", frozen: bool = False) -> None:
-    """Run the training in as many processes; raises with their output if one fails."""
+    """Train in as many processes; `frozen` are the FFNs, as in the paper's last stage."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, str(out), "--stage", str(stage), "--processes", str(processes)]
-    command += ["--dtype", dtype, *(["--frozen"] if frozen else [])]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    (out / "store").unlink(missing_ok=True)
-    running = [
-        subprocess.Popen(
-            [*command, "--rank", str(rank)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in running]
-    for process, output in zip(running, outputs, strict=True):
-        if process.returncode:
-            raise RuntimeError(output[-3000:])
-    for name in ("store", "zero_to_fp32.py", "zero_to_torch.py"):
+    wait_for_all(ranks(_train, out, stage, processes, dtype, frozen, world=processes))
+    for name in ("zero_to_fp32.py", "zero_to_torch.py"):
         (out / name).unlink(missing_ok=True)
 
 
-def train(out: Path, stage: int, processes: int, dtype: str, frozen: bool, rank: int) -> None:
-    """One process of the training."""
+def _train(out: Path, stage: int, processes: int, dtype: str, frozen: bool) -> None:
     import deepspeed
     import torch
     import yaml
@@ -65,10 +45,8 @@ def train(out: Path, stage: int, processes: int, dtype: str, frozen: bool, rank:
 
     from ovi_lab.models import TwinDiT
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{out.resolve() / 'store'}", rank=rank, world_size=processes
-    )
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     # its shared-memory kernel would be compiled first; gloo does the same
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     model = TwinDiT(**MODEL)
@@ -128,24 +106,3 @@ def train(out: Path, stage: int, processes: int, dtype: str, frozen: bool, rank:
         (out / "config.yaml").write_text(yaml.safe_dump({"name": f"zero_{stage}", "model": MODEL}))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--stage", type=int, required=True, choices=range(4))
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--frozen", action="store_true", help="the FFNs, as in the paper's last stage")
-    parser.add_argument("--rank", type=int, help="internal: be this one of the processes")
-    a = parser.parse_args()
-    if a.rank is None:
-        start(a.out, a.stage, a.processes, a.dtype, a.frozen)
-    else:
-        train(a.out, a.stage, a.processes, a.dtype, a.frozen, a.rank)
-
-
-if __name__ == "__main__":
-    main()

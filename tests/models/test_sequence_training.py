@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
+from helpers.forks import ranks, wait_for_all
 from helpers.twin_goldens import tiny_batch, tiny_twin
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.sequence_parallel import enable_sequence_parallel, sequence_group
@@ -72,16 +72,10 @@ def gradients(model: TwinDiT, case: dict[str, Any]) -> dict[str, Tensor]:
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def work(rank: int, folder: str) -> None:
+def work(folder: str) -> None:
     """What each of the two processes does: all cases, gradients in a file of its own."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=120),
-    )
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
+    rank = dist.get_rank()
     group = sequence_group(2)
     results = {}
     for name, case in CASES.items():
@@ -96,7 +90,7 @@ def work(rank: int, folder: str) -> None:
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """The gradients of each of two processes."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(work, (str(folder),), nprocs=2)
+    wait_for_all(ranks(work, str(folder)))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

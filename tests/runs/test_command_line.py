@@ -1,18 +1,22 @@
 """What a user types: refused in one line, run side by side, interrupted, resumed, installed as a wheel."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from helpers.forks import Fork, command, run_module
 from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
+from ovi_lab.sweeps import local_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [
@@ -31,16 +35,10 @@ SWEEP = [
 ]
 
 
-def command(arguments, data_root, cwd, module="ovi_lab.train"):
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments, f"data.root={data_root}"],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def sweep(arguments):
+    """A sweep whose workers are forks too: they need not import what is imported."""
+    local_pool.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    run_module("ovi_lab.train", arguments)
 
 
 @pytest.mark.parametrize(
@@ -186,10 +184,10 @@ def test_what_can_be_is_accepted():
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, data_root, tmp_path):
-    process = command([*arguments, "debug=fast"], data_root, tmp_path)
-    out, _ = process.communicate(timeout=120)
+    process = command("ovi_lab.train", *arguments, "debug=fast", f"data.root={data_root}", cwd=tmp_path)
+    assert process.wait() == 2, process.output
+    out = process.output
     lines = [line for line in out.splitlines() if line.startswith("error:")]
-    assert process.returncode == 2, out
     assert len(lines) == 1
     assert words in lines[0]
     assert "Traceback" not in out
@@ -200,34 +198,33 @@ def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tm
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    arms = ["arm=bidirectional_scaled,none", "seed=0,1"]
-    process = command([*SWEEP, *arms], data_root, whole)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert "leaderboard.html" in out
+    arms = [*SWEEP, "arm=bidirectional_scaled,none", "seed=0,1", f"data.root={data_root}"]
+    process = Fork(sweep, arms, cwd=whole)
+    assert process.wait(300) == 0, process.output
+    assert "leaderboard.html" in process.output
 
-    process = command([*SWEEP, *arms], data_root, broken)
+    def until(process, pattern):
+        deadline = time.monotonic() + 120
+        while not list(study.glob(pattern)) and time.monotonic() < deadline:
+            assert process.code is None, process.output
+            time.sleep(0.02)
+
     study = broken / "runs" / "fusion_ablation"
-    deadline = time.monotonic() + 120
-    while not list(study.glob("*/*/checkpoints/step_*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process = Fork(sweep, arms, cwd=broken)
+    until(process, "*/*/checkpoints/step_*")
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert len(list(study.glob("*/*/done.json"))) < 4
 
-    process = command([*SWEEP, *arms], data_root, broken)
-    deadline = time.monotonic() + 120
-    while not list(study.glob("*/*/done.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, out
-    assert "the same command continues with what is missing" in out
+    process = Fork(sweep, arms, cwd=broken)
+    until(process, "*/*/done.json")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 2, process.output
+    assert "the same command continues with what is missing" in process.output
 
-    process = command([*SWEEP, *arms], data_root, broken)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert "already done" in out
+    process = Fork(sweep, arms, cwd=broken)
+    assert process.wait(300) == 0, process.output
+    assert "already done" in process.output
     for run in sorted((whole / "runs" / "fusion_ablation").glob("*/seed_*")):
         other = study / run.parent.name / run.name
         first, second = (json.loads((r / "results.json").read_text())["metrics"] for r in (run, other))
@@ -237,17 +234,18 @@ def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tm
     assert [arm["name"] for arm in board["arms"]] == ["bidirectional_scaled", "none"]
     assert {"real", "real_shuffled"} <= {row["name"] for row in board["references"]}
 
-    process = command([*SWEEP, *arms, "trainer.gradient_clip_val=0.5"], data_root, broken)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 2, out
-    assert "trainer.gradient_clip_val was 1.0, is 0.5" in out.replace("\n", " ")
+    process = Fork(sweep, [*arms, "trainer.gradient_clip_val=0.5"], cwd=broken)
+    assert process.wait(300) == 2, process.output
+    assert "trainer.gradient_clip_val was 1.0, is 0.5" in process.output.replace("\n", " ")
 
 
 def test_a_sweep_over_any_key_makes_an_arm_of_each_value(data_root, tmp_path):
     values = ["arm=none", "seed=0", "rope.factor=0.5,0.25", "trainer.max_steps=1"]
-    process = command([*SWEEP, *values], data_root, tmp_path)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+    done = subprocess.run(  # as it is typed, with workers that are started anew
+        [sys.executable, "-m", "ovi_lab.train", *SWEEP, *values, f"data.root={data_root}"],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
     study = tmp_path / "runs" / "fusion_ablation"
     board = json.loads((study / "results.json").read_text())
     assert [arm["name"] for arm in board["arms"]] == ["none,rope.factor=0.5", "none,rope.factor=0.25"]
@@ -316,23 +314,18 @@ def test_a_run_of_ones_own_is_sampled(trained, tmp_path):
         ("checkpoint=nowhere", "no checkpoint at nowhere"),
         ("sampler=heun", "unknown sampler 'heun'"),
     ):
-        out = subprocess.run(
-            [sys.executable, "-m", "ovi_lab.sample", f"checkpoint={run}", "prompt=x", bad],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert out.returncode == 2
-        assert words in out.stderr
-        assert "Traceback" not in out.stderr
+        process = command("ovi_lab.sample", f"checkpoint={run}", "prompt=x", bad, cwd=tmp_path)
+        assert process.wait() == 2
+        assert words in process.output
+        assert "Traceback" not in process.output
 
 
 def test_two_processes_train_and_the_first_scores(data_root, tmp_path):
     common = ["experiment=fusion", "debug=fast", "evaluation.num_clips=4", "evaluation.num_mp4=0", "sampler.steps=2",
               "logger.tensorboard=false", "samples.every_n_steps=0"]  # fmt: skip
-    process = command(
-        [*common, "strategy=ddp", "trainer.devices=2", "data.batch_size=2"], data_root, tmp_path
-    )
-    out, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, out
+    two = ["strategy=ddp", "trainer.devices=2", "data.batch_size=2", f"data.root={data_root}"]
+    process = command("ovi_lab.train", *common, *two, cwd=tmp_path)
+    assert process.wait(200) == 0, process.output
     run = tmp_path / "runs" / "fusion"
     assert json.loads((run / "done.json").read_text())["steps"] == 2
     assert json.loads((run / "results.json").read_text())["n_clips"] == 4
@@ -353,8 +346,6 @@ def test_a_command_line_as_a_shell_leaves_it_is_what_was_meant():
 
 
 def test_global_batch_size_is_reached_whatever_the_number_of_processes(composed):
-    from types import SimpleNamespace
-
     from ovi_lab.runs.trainer import _accumulate
 
     config = composed(["global_batch_size=2880"])

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
+from helpers.forks import ranks, wait_for_all
 from helpers.twin_goldens import golden_twin, read_golden, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
@@ -106,16 +106,10 @@ def refused(call: Any) -> str:
     return "nothing was refused"
 
 
-def work(rank: int, folder: str, goldens: str) -> None:
+def work(folder: str, goldens: str) -> None:
     """What each of the two processes does: all cases, results in a file of its own."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=120),
-    )
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
+    rank = dist.get_rank()
     group = sequence_group(2)
     results: dict[str, Any] = {name: made(group, case) for name, case in CASES.items()}
     results["golden"] = golden_i2av(group, Path(goldens))
@@ -151,7 +145,7 @@ def work(rank: int, folder: str, goldens: str) -> None:
 def together(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> list[dict[str, Any]]:
     """What each of two processes made."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(work, (str(folder), str(goldens)), nprocs=2)
+    wait_for_all(ranks(work, str(folder), str(goldens)))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
