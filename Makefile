@@ -1,4 +1,4 @@
-# Three commands: `make ablation`, `make stages` and `make test`. All make .venv and install what they need.
+# Four commands: `make ablation`, `make stages`, `make test` and `make test-fast`. All make .venv and install what they need.
 # Options: ARGS="trainer.max_steps=100 name=short" for the ablation, ARGS="seed=0,1,2" for the stages,
 # PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise.
 VENV ?= .venv
@@ -7,7 +7,7 @@ ARGS ?=
 PYTEST ?=
 WORKERS ?= 2
 
-.PHONY: ablation stages test install clean
+.PHONY: ablation stages test test-fast install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -32,7 +32,10 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart=0 $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(PYTEST)
+
+test-fast: install
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m "not slow" $(PYTEST)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

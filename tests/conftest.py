@@ -38,6 +38,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         shutil.rmtree(base / "generated_weights", ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no test process ends with a long one alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Tiny tensors are slower on several threads, and sums stay the same from machine to machine.

@@ -22,10 +22,11 @@ SMALL = ["debug=fast", "logger.tensorboard=false", "optim=adamw"]
 
 @pytest.mark.parametrize("script", ["train_torchrun.sh", "train_slurm.sbatch"])
 def test_scripts_are_good_bash_and_executable(script):
-    subprocess.run(["bash", "-n", str(SCRIPTS / script)], check=True)
+    subprocess.run(["bash", "-n", str(SCRIPTS / script)], check=True, timeout=60)
     assert os.access(SCRIPTS / script, os.X_OK)
 
 
+@pytest.mark.slow
 def test_torchrun_trains_on_two_processes_and_samples_with_both(tmp_path):
     pytest.importorskip("deepspeed")
     environment = {**os.environ, "NPROC_PER_NODE": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
@@ -48,7 +49,12 @@ def test_several_machines_need_a_place_to_meet(tmp_path):
     environment = {**os.environ, "NPROC_PER_NODE": "2", "NNODES": "2", "PYTHON": "false"}
     environment.pop("MASTER_ADDR", None)
     done = subprocess.run(
-        [str(SCRIPTS / "train_torchrun.sh")], env=environment, capture_output=True, text=True, cwd=tmp_path
+        [str(SCRIPTS / "train_torchrun.sh")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
     )
     assert done.returncode != 0
     assert "MASTER_ADDR: name the first machine" in done.stderr
@@ -79,7 +85,7 @@ def test_the_slurm_job_starts_one_task_a_gpu_and_goes_on_after_requeueing(tmp_pa
     }  # fmt: skip
     done = subprocess.run(
         [str(SCRIPTS / "train_slurm.sbatch"), "experiment=fusion", "seed=3"],
-        env=environment, capture_output=True, text=True, check=True,
+        env=environment, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.split("-m ovi_lab.train ")[1].split() == [
         "trainer.num_nodes=4", "trainer.devices=8", "resume=auto", "experiment=fusion", "seed=3",
@@ -106,6 +112,7 @@ def test_what_the_image_copies_is_there_and_its_extras_are_ours():
     assert re.search(r"^USER (?!root)", text, re.M)
 
 
+@pytest.mark.slow
 def test_a_sweep_through_submitit_ranks_what_succeeded_and_tells_what_did_not(tmp_path):
     pytest.importorskip("submitit")
     arguments = [

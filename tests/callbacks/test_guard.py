@@ -174,6 +174,7 @@ def told(out: Path, strategy: str, rank: int) -> dict:
 
 
 @pytest.mark.parametrize("strategy", watched.STRATEGIES)
+@pytest.mark.slow
 def test_all_ranks_leave_the_same_step_out_under_every_strategy(strategy, of_two_ranks):
     out, outputs = of_two_ranks
     first, second = (told(out, strategy, rank) for rank in range(2))
@@ -188,6 +189,7 @@ def test_all_ranks_leave_the_same_step_out_under_every_strategy(strategy, of_two
 
 
 @pytest.mark.parametrize("strategy", watched.STRATEGIES)
+@pytest.mark.slow
 def test_gradient_norms_by_part_are_those_of_ddp(strategy, of_two_ranks):
     out, _ = of_two_ranks
     reference = told(out, "ddp", 0)["norms"]
@@ -197,6 +199,7 @@ def test_gradient_norms_by_part_are_those_of_ddp(strategy, of_two_ranks):
             assert norms == pytest.approx(reference[step], rel=1e-4, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_a_stop_is_told_alike_by_all_ranks_and_saved_by_the_one_it_concerns(of_two_ranks):
     out, _ = of_two_ranks
     messages = {(out / f"stopped_{rank}.txt").read_text() for rank in range(2)}

@@ -68,6 +68,7 @@ def left(tmp_path_factory, data_root):
     return folder, [(fork.output, code) for fork, code in zip((alone, *both), codes, strict=True)]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, trained, composed, tmp_path):
     folder, ((output, code), *_) = left
     assert code == 143, output
@@ -90,6 +91,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, tr
     assert len(first) == STEPS
 
 
+@pytest.mark.slow
 def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_again(left):
     folder, (_, *ranks) = left
     assert [code for _, code in ranks] == [0, 0], ranks

@@ -119,6 +119,7 @@ def shards(data_root, composed):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_real_clips_are_scored_by_published_metrics(fitted, shards):
     run, *_ = fitted("real", metrics_of(metrics=["temporal_flickering"], every_n_steps=STEPS), data=shards)
     (row,) = [row for row in logged(run) if len(row) > 1]

@@ -200,6 +200,7 @@ print(max(peak[0], resident()) - before)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_loading_takes_one_copy_of_memory(state, tmp_path, dtype):
     wide = {"dim": 768, "num_heads": 6, "num_layers": 6, "ffn_dim": 3072}
     config = {"video": TINY_VIDEO | wide, "audio": TINY_AUDIO | wide}
@@ -224,6 +225,7 @@ def test_loading_takes_one_copy_of_memory(state, tmp_path, dtype):
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     growth = int(run.stdout)
     # not less than what the model itself holds, or nothing was measured

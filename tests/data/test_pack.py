@@ -219,6 +219,7 @@ def test_folders_with_nothing_to_pack(tmp_path: Path) -> None:
             PackOptions(**settings)
 
 
+@pytest.mark.slow
 def test_real_clips_are_packed_and_loaded(shared_dir: Path, tmp_path: Path) -> None:
     """H.264 and HEVC with AAC at 24, 44.1 and 48 kHz, upright and wide, into batches of latents by a codec of
     theirs.

@@ -115,7 +115,7 @@ class Child:
             return
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.wait(timeout=60)
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.answers.close()

@@ -6,6 +6,8 @@ runs more of them, and a failing one again.
 
 from collections import Counter
 
+import pytest
+
 from .child import KINDS, generator
 from .mutations import any_value, spoiled_bytes, spoiled_json, spoiled_yaml
 from .running import run, table
@@ -24,6 +26,7 @@ CASES = {
 """Of each kind as many as a minute and a half allows in all."""
 
 
+@pytest.mark.slow
 def test_spoiled_files_and_command_lines_end_cleanly():
     assert CASES.keys() == KINDS.keys()
     tallies = run([(kind, number) for kind, count in CASES.items() for number in range(count)], SEED)

@@ -95,6 +95,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_the_mean_of_two_processes_gradients_is_that_of_one(
     together: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:

@@ -34,6 +34,7 @@ def script() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", HELD)
+@pytest.mark.slow
 def test_predicted_is_what_training_takes(script: ModuleType, name: str) -> None:
     case = next(case for case in script.cases("tiny") if case.name == name)
     config = script.composed(case.overrides)
@@ -41,6 +42,7 @@ def test_predicted_is_what_training_takes(script: ModuleType, name: str) -> None
     assert script.predicted(config, case) == pytest.approx(measured, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_allocator_agrees(script: ModuleType) -> None:
     case = next(case for case in script.cases("tiny") if case.name == "blocks recomputed")
     row = script.row(case)
@@ -54,6 +56,7 @@ def test_the_allocator_agrees(script: ModuleType) -> None:
     [(5, {}, ("none", 1)), (8, {"blocks": {"every": 2}}, ("attention", 2))],
     ids=["alike", "by twos"],
 )
+@pytest.mark.slow
 def test_a_few_blocks_tell_what_all_take(
     blocks: int, fusion: dict[str, object], checkpointing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def planned(*arguments: str) -> tuple[int, str]:
     return code, stream.getvalue()
 
 
+@pytest.mark.slow
 def test_the_papers_stage_3_on_64_gpus() -> None:
     code, text = planned("experiment=ovi_11b_stage3", "strategy=zero3", "gpus=64xH100", "price=2")
     assert code == 0
@@ -39,6 +40,7 @@ def test_the_papers_stage_3_on_64_gpus() -> None:
     assert cost == pytest.approx(2 * hours, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_what_to_change() -> None:
     code, text = planned(*SMALL, "gpus=1x1.5GB")
     assert code == 1
@@ -50,6 +52,7 @@ def test_what_does_not_fit_is_told_what_to_change() -> None:
     assert "Fits" in text
 
 
+@pytest.mark.slow
 def test_training_refuses_what_cannot_fit() -> None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -183,6 +183,7 @@ def test_what_can_be_is_accepted():
         (["resume=last"], "has no checkpoint"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, data_root, tmp_path):
     process = command("ovi_lab.train", *arguments, "debug=fast", f"data.root={data_root}", cwd=tmp_path)
     assert process.wait() == 2, process.output
@@ -239,6 +240,7 @@ def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tm
     assert "trainer.gradient_clip_val was 1.0, is 0.5" in process.output.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_sweep_over_any_key_makes_an_arm_of_each_value(data_root, tmp_path):
     values = ["arm=none", "seed=0", "rope.factor=0.5,0.25", "trainer.max_steps=1"]
     done = subprocess.run(  # as it is typed, with workers that are started anew
@@ -252,6 +254,7 @@ def test_a_sweep_over_any_key_makes_an_arm_of_each_value(data_root, tmp_path):
     assert (study / "none,rope.factor=0.5" / "seed_0" / "results.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_bare_checkout_and_a_wheel_find_their_configuration(tmp_path):
     def composed(path, cwd):
         done = subprocess.run(
@@ -298,6 +301,7 @@ def test_a_bare_checkout_and_a_wheel_find_their_configuration(tmp_path):
     assert (target / "hydra_plugins" / "ovi_lab_local_pool.py").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_is_sampled(trained, tmp_path):
     run = trained([], tmp_path / "run")
     out = subprocess.run(
@@ -320,6 +324,7 @@ def test_a_run_of_ones_own_is_sampled(trained, tmp_path):
         assert "Traceback" not in process.output
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_the_first_scores(data_root, tmp_path):
     common = ["experiment=fusion", "debug=fast", "evaluation.num_clips=4", "evaluation.num_mp4=0", "sampler.steps=2",
               "logger.tensorboard=false", "samples.every_n_steps=0"]  # fmt: skip

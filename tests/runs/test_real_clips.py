@@ -28,6 +28,7 @@ def shards(shared_dir, tmp_path_factory):
 SIZE = ["data.height=32", "data.width=32", "data.batch_size=2"]
 
 
+@pytest.mark.slow
 def test_a_short_run_on_real_clips(shards, trained, tmp_path):
     run = trained(["experiment=real_clips", f"data.train={shards}", *SIZE, "trainer.max_steps=4"])
     rows = [r for r in csv.DictReader((run / "metrics.csv").open()) if r["train/loss"]]

@@ -64,6 +64,7 @@ def test_every_experiment_runs_two_steps(experiment, composed, tmp_path):
         assert len(list((run / "clips").glob("*.mp4"))) == 1
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_is_the_run_that_was_not(trained, composed, tmp_path):
     settings = ["trainer.max_steps=11", "checkpoint.every_n_steps=4", "task.text_dropout=0.3"]
     whole = trained(settings, tmp_path / "whole")
@@ -110,6 +111,7 @@ def test_the_same_command_gives_the_same_numbers(trained, tmp_path):
     assert (runs[0] / "clips.safetensors").read_bytes() == (runs[1] / "clips.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_arms_see_the_same_data_and_noise_and_begin_alike(trained, tmp_path):
     rows = {}
     for arm in ("bidirectional_scaled", "bidirectional_unscaled", "none"):
@@ -167,6 +169,7 @@ def test_a_damaged_checkpoint_is_refused_by_file_where_there_is_no_other(trained
         execute(composed([*settings, "resume=last"], run), SilentReporter())
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(trained, composed, tmp_path, caplog):
     settings = ["checkpoint.every_n_steps=1", "trainer.max_steps=3"]
     whole = trained(settings, tmp_path / "whole")

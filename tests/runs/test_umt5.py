@@ -24,6 +24,7 @@ def settings(goldens, tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_its_checkpoint_samples(settings, trained, tmp_path) -> None:
     run = trained(settings, tmp_path / "run")
     assert list(Checkpoint.open(run / "last").weights("text_encoder")) == ["fingerprint"]

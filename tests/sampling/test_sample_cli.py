@@ -84,6 +84,7 @@ def test_a_prompt_becomes_a_clip_with_the_released_settings(typed, small_ovi: Pa
     assert {p.suffix for p in path.parent.iterdir()} == {".mp4", ".png", ".jsonl"}
 
 
+@pytest.mark.slow
 def test_an_image_becomes_a_clips_first_frame(typed, small_ovi: Path, tmp_path: Path) -> None:
     Image.new("RGB", (30, 50), (250, 20, 20)).save(tmp_path / "it's, red.png")
     code, out, err = typed(
@@ -240,6 +241,7 @@ def test_a_stopped_batch_says_how_to_go_on(
     assert [p.name for p in (tmp_path / "clips").iterdir()] == []
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_and_leave_nothing(typed, small_ovi: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 900)).save(tmp_path / "long.png")
     (tmp_path / "text.png").write_text("no picture")
@@ -320,6 +322,7 @@ def test_released_models_take_the_released_sampler_unless_another_is_named(small
     assert "sampler=ovi" not in prepared([])
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_told_before_loading(
     typed, small_ovi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +335,7 @@ def test_too_little_memory_is_told_before_loading(
     assert not (tmp_path / "clips").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_is_printed_instead(typed, small_ovi: Path) -> None:
     code, out, _ = typed("--plan", f"checkpoint={small_ovi}", "gpu=24GB")
     assert code == 0

@@ -153,6 +153,7 @@ ALONE = SequenceGroup(0, 1, 0, 1, None)
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_two_processes_make_the_latents_of_one(together: list[dict[str, Any]], name: str) -> None:
     expected = made(ALONE, CASES[name])
     bf16 = CASES[name].get("dtype") == torch.bfloat16
@@ -168,6 +169,7 @@ def test_two_processes_make_the_latents_of_one(together: list[dict[str, Any]], n
             assert torch.equal(got, together[0][name][modality])
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_golden(together: list[dict[str, Any]], goldens: Path) -> None:
     x = read_golden(goldens / "sampling_tiny.safetensors")[0]
     for modality in ("video", "audio"):
@@ -175,23 +177,27 @@ def test_two_processes_hold_the_golden(together: list[dict[str, Any]], goldens: 
         torch.testing.assert_close(together[1]["golden"][modality], want, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_of_processes(together: list[dict[str, Any]]) -> None:
     assert together[0]["places"] == [(0, 2, 0, 1), (0, 1, 0, 2)]
     assert together[1]["places"] == [(1, 2, 0, 1), (0, 1, 1, 2)]
     assert sequence_group(1) == ALONE
 
 
+@pytest.mark.slow
 def test_what_two_processes_refuse(together: list[dict[str, Any]]) -> None:
     for rank in (0, 1):
         assert "were given different noise" in together[rank]["different noise"]
         assert "already on, over 2 processes" in together[rank]["twice"]
 
 
+@pytest.mark.slow
 def test_gradients_pass(together: list[dict[str, Any]]) -> None:
     assert together[0]["passes gradients"]
     assert together[1]["passes gradients"]
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(together: list[dict[str, Any]]) -> None:
     with torch.no_grad():
         model = tiny_twin(spread=0.1)

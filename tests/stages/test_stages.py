@@ -62,6 +62,7 @@ def one_by_one(seen, reporter):
     return run
 
 
+@pytest.mark.slow
 def test_the_whole_chain_stopped_and_gone_on_with(data_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings, overrides = parse([*SMALL, f"data.root={data_root}"])
