@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,9 @@ _CONTEXT.set_forkserver_preload(
         for name in ("callbacks", "data.module", "runs.run", "runs.evaluate", "sampling.command")
     ]
 )
+sys.path.append(
+    str(Path(__file__).parents[2])
+)  # forks find a test's function as tests.folder.test_file.function
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
 
@@ -36,8 +40,10 @@ class Fork:
         self, call: Callable[..., None], *arguments: Any, cwd: Path | None = None, **environment: str
     ) -> None:
         os.environ |= _ENVIRONMENT
-        with tempfile.NamedTemporaryFile(delete=False) as file:
-            self._printed = Path(file.name)
+        descriptor, name = tempfile.mkstemp()
+        os.close(descriptor)
+        self._printed = Path(name)
+        weakref.finalize(self, self._printed.unlink, missing_ok=True)
         about = (call, arguments, str(self._printed), str(cwd or Path.cwd()), dict(os.environ) | environment)
         self.process = _CONTEXT.Process(target=_begin, args=about, daemon=True)
         self.process.start()
