@@ -1,17 +1,15 @@
 """A run that is told to leave: it saves at the next step, is queued again where there is SLURM, and loses no bit."""
 
-import csv
 import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from safetensors.torch import load_file
 
 from helpers.forks import Fork, command, ranks, run_module
+from helpers.run_folders import logged, same, tensors
 from ovi_lab.callbacks.preemption import Preemption, cluster_environment, slurm_job, was_requeued
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.progress import SilentReporter
@@ -25,12 +23,6 @@ SETTINGS = [
     "task.text_dropout=0.2",
     "optim=adamw",
 ]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    folder = resolve_checkpoint(run)
-    files = sorted(folder.rglob("*.safetensors"))
-    return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
 
 
 def arguments(run: Path, data_root: Path, *extra: str) -> list[str]:
@@ -80,12 +72,9 @@ def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, tr
         composed([*SETTINGS, "samples.every_n_steps=0", "resume=last"], folder / "alone"), SilentReporter()
     )
     whole = trained([*SETTINGS, "samples.every_n_steps=0"], tmp_path / "whole")
-    expected, found = weights(whole), weights(folder / "alone")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert same(tensors(whole), tensors(folder / "alone"))
     first, second = (
-        [row["train/loss"] for row in csv.DictReader((run / "metrics.csv").open()) if row["train/loss"]]
-        for run in (whole, folder / "alone")
+        [row["train/loss"] for row in logged(run) if "train/loss" in row] for run in (whole, folder / "alone")
     )
     assert first == second
     assert len(first) == STEPS

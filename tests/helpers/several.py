@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import resource
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from helpers.forks import Fork, ranks
-from ovi_lab.checkpoints import Checkpoint
+from helpers.run_folders import column, weights
 
 COMMON = (
     "name=spread",
@@ -97,19 +94,6 @@ def _kill_in_batch(number: int) -> None:
         return losses(self, batch, sigmas, purpose, train)
 
     FlowMatchingTask.losses = killing
-
-
-def column(run: Path, name: str) -> dict[int, float]:
-    """A column of a run's log, by step."""
-    with (run / "metrics.csv").open() as file:
-        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
-
-
-def weights(run: Path, ema: bool) -> dict[str, torch.Tensor]:
-    """All weights of a run's last checkpoint, or their averages."""
-    checkpoint = Checkpoint.open(run / "last")
-    parts = ("model", "text_encoder")
-    return {f"{part}.{n}": t for part in parts for n, t in checkpoint.weights(part, ema=ema).items()}
 
 
 def assert_trained_alike(found: Path, expected: Path, first: int, what: Sequence[str]) -> None:

@@ -1,15 +1,10 @@
 """A run killed twenty times and resumed ends as the run that was not: weights, averages and log, to the last bit."""
 
-import csv
-from pathlib import Path
-
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from helpers.forks import Fork
 from helpers.killed import killed_and_resumed, train
-from ovi_lab.checkpoints import resolve_checkpoint
+from helpers.run_folders import logged, same, tensors
 
 KILLS = 20
 SETTINGS = (
@@ -31,29 +26,13 @@ SETTINGS = (
 )
 
 
-def contents(run_dir: Path) -> dict[str, torch.Tensor]:
-    folder = resolve_checkpoint(run_dir)
-    return {
-        f"{file.relative_to(folder)}:{name}": tensor
-        for file in sorted(folder.rglob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def log(run_dir: Path) -> list[dict[str, str]]:
-    rows = csv.DictReader((run_dir / "metrics.csv").open())
-    return [{k: v for k, v in r.items() if v and not k.startswith(("speed/", "memory/"))} for r in rows]
-
-
 @pytest.mark.slow
 def test_twenty_kills_change_no_bit(tmp_path, data_root):
     settings = [*SETTINGS, f"data.root={data_root}"]
     straight = Fork(train, tmp_path / "whole", settings)
     assert straight.wait() == 0, straight.output
     assert killed_and_resumed(tmp_path / "killed", settings, KILLS) >= 3
-    whole, resumed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
-    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    assert same(tensors(tmp_path / "killed"), tensors(tmp_path / "whole"))
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
     left = [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()]
     assert sorted(left) == ["step_000058", "step_000060"]

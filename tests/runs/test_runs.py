@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from helpers.run_folders import logged, same, tensors
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.progress import SilentReporter
@@ -24,22 +24,6 @@ EXPERIMENTS = sorted(
     for p in (config_dir() / "experiment").glob("*.yaml")
     if p.stem != "real_clips" and not p.stem.startswith("ovi_")
 )
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    folder = resolve_checkpoint(run)
-    files = sorted(folder.rglob("*.safetensors"))
-    return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def logged(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's log, less what two runs never share: speed and memory."""
-    rows = csv.DictReader((run / "metrics.csv").open())
-    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in rows]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -80,7 +64,7 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_not(trained, composed, tm
         execute(config, Stop())
     assert Checkpoint.open(resolve_checkpoint(tmp_path / "stopped")).step == 4
     execute(config, SilentReporter())
-    assert same(weights(whole), weights(tmp_path / "stopped"))
+    assert same(tensors(whole), tensors(tmp_path / "stopped"))
     first, second = (
         [row for row in csv.DictReader((run / "metrics.csv").open()) if row["train/loss"]]
         for run in (whole, tmp_path / "stopped")
@@ -105,7 +89,7 @@ def test_a_run_killed_after_its_last_step_is_scored_with_its_averages(trained, c
 
 def test_the_same_command_gives_the_same_numbers(trained, tmp_path):
     runs = [trained(["experiment=fusion", "evaluation=ball"], tmp_path / name) for name in ("a", "b")]
-    assert same(*(weights(r) for r in runs))
+    assert same(*(tensors(r) for r in runs))
     results = [json.loads((r / "results.json").read_text()) for r in runs]
     assert results[0]["metrics"] == results[1]["metrics"]
     assert (runs[0] / "clips.safetensors").read_bytes() == (runs[1] / "clips.safetensors").read_bytes()
@@ -183,7 +167,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(trained, compose
     execute(composed([*settings, "resume=last"], run), SilentReporter())
     assert "ema/model.safetensors is not as it was written" in caplog.text
     assert "trying the one before" in caplog.text
-    assert same(weights(whole), weights(run))
+    assert same(tensors(whole), tensors(run))
     assert logged(whole) == logged(run)
 
 
@@ -262,7 +246,7 @@ def test_clips_may_be_longer_and_positions_other_than_trained(trained, tmp_path)
     plain = trained([*common, "evaluation.length=1.5"], tmp_path / "plain")
     other = ClipSet.load(plain / "clips.safetensors")
     assert not torch.equal(clips.waves_NS, other.waves_NS)
-    assert same(weights(run), weights(plain))
+    assert same(tensors(run), tensors(plain))
 
 
 def test_a_machine_that_is_not_there_is_refused(trained, tmp_path):

@@ -5,9 +5,9 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
 
-from helpers.several import STEPS, assert_trained_alike, column, start, weights
+from helpers.run_folders import column, same, weights
+from helpers.several import STEPS, assert_trained_alike, start
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
@@ -51,9 +51,7 @@ def test_every_strategy_takes_the_steps_of_one_process(runs, name):
 )
 def test_a_run_resumed_after_any_step_or_a_kill_within_one_ends_with_the_same_bits(runs, resumed, whole):
     for ema in (False, True):
-        expected, found = weights(runs / whole, ema), weights(runs / resumed, ema)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert same(weights(runs / whole, ema), weights(runs / resumed, ema))
     for what in ("train/loss", "val/loss", "grad_norm/total"):
         before, after = column(runs / whole, what), column(runs / resumed, what)
         assert after == {step: value for step, value in before.items() if step in after}

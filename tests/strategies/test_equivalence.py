@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.several import STEPS, assert_trained_alike, column, start, weights
+from helpers.run_folders import column, same, weights
+from helpers.several import STEPS, assert_trained_alike, start
 from ovi_lab.checkpoints import Checkpoint
 from ovi_lab.export.export import export_run
 from ovi_lab.weights.tensor_files import TensorFiles
@@ -96,9 +97,7 @@ def test_losses_norms_and_weights_are_those_of_one_process(runs, name):
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_a_run_resumed_under_zero_ends_with_the_same_bits(runs, strategy):
     for ema in (False, True):
-        whole, resumed = weights(runs / strategy, ema), weights(runs / f"{strategy}_again", ema)
-        assert whole.keys() == resumed.keys()
-        assert all(torch.equal(resumed[n], w) for n, w in whole.items())
+        assert same(weights(runs / strategy, ema), weights(runs / f"{strategy}_again", ema))
     for what in ("train/loss", "val/loss", "grad_norm/total"):
         before, after = column(runs / strategy, what), column(runs / f"{strategy}_again", what)
         assert after == {step: value for step, value in before.items() if step in after}

@@ -1,13 +1,12 @@
 """Accumulated batches: whole steps whatever the epoch, a limit or a stop; the learning rate beside each."""
 
-import csv
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.run_folders import logged, same, weights
 from ovi_lab.callbacks import RescaledResume, Throughput
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.progress import SilentReporter
@@ -18,16 +17,6 @@ from ovi_lab.tasks.base import FlowMatchingTask
 
 BY_3 = ("trainer.max_steps=6", "trainer.accumulate_grad_batches=3", "samples.every_n_steps=0")
 """32 clips in batches of 4: 8 batches an epoch."""
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = Checkpoint.open(resolve_checkpoint(run))
-    return {f"{ema}{n}": t for ema in (True, False) for n, t in checkpoint.weights("model", ema=ema).items()}
 
 
 @pytest.fixture
@@ -52,16 +41,16 @@ def test_the_learning_rate_is_in_both_logs_once_a_step(composed):
     execute(config, SilentReporter())
     run = Path(config.run_dir)
     events = EventAccumulator(str(run / "tensorboard")).Reload()
-    logged = [(event.step, event.value) for event in events.Scalars("lr")]
-    in_csv = [(int(row["step"]), float(row["lr"])) for row in rows(run) if "lr" in row]
-    assert [step for step, _ in logged] == [step for step, _ in in_csv] == list(range(6))
-    assert [rate for _, rate in logged] == pytest.approx([rate for _, rate in in_csv])
+    in_events = [(event.step, event.value) for event in events.Scalars("lr")]
+    in_csv = [(int(row["step"]), float(row["lr"])) for row in logged(run) if "lr" in row]
+    assert [step for step, _ in in_events] == [step for step, _ in in_csv] == list(range(6))
+    assert [rate for _, rate in in_events] == pytest.approx([rate for _, rate in in_csv])
     assert [rate for _, rate in in_csv[:5]] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
-    assert "lr/1" not in rows(run)[0]
+    assert "lr/1" not in logged(run)[0]
 
 
 def test_muon_s_two_rates_are_both_logged(trained):
-    first = rows(trained(["trainer.max_steps=1", "schedule.warmup_steps=0", "optim=muon"]))[0]
+    first = logged(trained(["trainer.max_steps=1", "schedule.warmup_steps=0", "optim=muon"]))[0]
     assert (float(first["lr"]), float(first["lr/1"])) == pytest.approx((0.02, 3e-3))
 
 
@@ -92,10 +81,9 @@ def test_a_run_stopped_within_a_step_takes_all_of_it_when_resumed(trained, tmp_p
         stopped = trained([*BY_3, "checkpoint.every_n_steps=0"], tmp_path / "stopped")
     assert Checkpoint.open(resolve_checkpoint(stopped)).step == 3
     resumed = trained([*BY_3, f"resume={stopped}/last"], tmp_path / "resumed")
-    expected, found = weights(whole), weights(resumed)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert [r["train/loss"] for r in rows(resumed) if "train/loss" in r] == [
-        r["train/loss"] for r in rows(whole) if "train/loss" in r and int(r["step"]) >= 3
+    assert all(same(weights(whole, ema), weights(resumed, ema)) for ema in (True, False))
+    assert [r["train/loss"] for r in logged(resumed) if "train/loss" in r] == [
+        r["train/loss"] for r in logged(whole) if "train/loss" in r and int(r["step"]) >= 3
     ]
 
 

@@ -1,0 +1,42 @@
+"""What a run's folder holds, to compare one run with another."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's last checkpoint, by file and name: weights, averages and the optimiser's state."""
+    folder = resolve_checkpoint(run)
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
+
+
+def weights(run: Path, ema: bool) -> dict[str, torch.Tensor]:
+    """All weights of a run's last checkpoint, sharded or not, or their averages."""
+    checkpoint = Checkpoint.open(resolve_checkpoint(run))
+    parts = ("model", "text_encoder")
+    return {f"{part}.{n}": t for part in parts for n, t in checkpoint.weights(part, ema=ema).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors are the same to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    """The filled cells of a run's log, row by row, less what two runs never share: speed and memory."""
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in r.items() if v and not k.startswith(("speed/", "memory/"))} for r in rows]
+
+
+def column(run: Path, name: str) -> dict[int, float]:
+    """A column of a run's log, by step."""
+    return {int(row["step"]): float(row[name]) for row in logged(run) if name in row}
