@@ -27,6 +27,7 @@ SMALL_RUN = (
     "evaluation.num_mp4=1",
     "sampler.steps=2",
 )
+LONGEST = ("test_equivalence.py", "test_killed.py", "test_command_line.py", "test_accumulation.py")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -39,9 +40,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no test process ends with a long one alone."""
+    """The longest files first, then those with slow tests, so that no test process ends with a long one alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in slow))
 
 
 @pytest.fixture(autouse=True, scope="session")

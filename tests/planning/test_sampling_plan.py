@@ -251,7 +251,7 @@ def test_what_fits_is_the_least_drastic() -> None:
 
 @pytest.mark.slow
 def test_too_little_memory_is_refused_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    preset = make_preset(256, 3)
+    preset = make_preset(256, 6)
     plans = [plan_request(Request("a", "rain", 0, None, None), preset)]
     check_memory(preset, plans, GUIDED, Options())
     asked = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(MemoryOptions())
