@@ -166,7 +166,7 @@ def of_two_ranks(tmp_path_factory):
     """The same training on two ranks under DDP, FSDP2 and ZeRO 1 to 3; a batch of rank 1 goes wrong."""
     pytest.importorskip("deepspeed")
     out = tmp_path_factory.mktemp("ranks")
-    return out, wait_for_all(ranks(watched.train_under_all, out), 240)
+    return out, wait_for_all(ranks(watched.train_under_all, out))
 
 
 def told(out: Path, strategy: str, rank: int) -> dict:

@@ -56,7 +56,7 @@ def left(tmp_path_factory, data_root):
     os.kill(alone.pid, signal.SIGTERM)
     wait_for_a_checkpoint(folder / "ranks", *both)
     os.kill(both[1].pid, signal.SIGUSR1)
-    codes = [fork.wait(120) for fork in (alone, *both)]
+    codes = [fork.wait() for fork in (alone, *both)]
     return folder, [(fork.output, code) for fork, code in zip((alone, *both), codes, strict=True)]
 
 

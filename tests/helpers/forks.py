@@ -67,7 +67,7 @@ class Fork:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Its exit code; it is killed, and the test fails, where it takes longer."""
         self.process.join(seconds)
         code = self.code
@@ -124,9 +124,9 @@ def ranks(
     ]
 
 
-def wait_for_all(forks: Sequence[Fork], seconds: float = 120) -> list[str]:
+def wait_for_all(forks: Sequence[Fork]) -> list[str]:
     """What each printed, once all have ended well; the test fails with that of the first that has not."""
-    codes = [fork.wait(seconds) for fork in forks]
+    codes = [fork.wait() for fork in forks]
     for fork, code in zip(forks, codes, strict=True):
         assert code == 0, f"exit code {code}: {fork.output[-4000:]}"
     return [fork.output for fork in forks]

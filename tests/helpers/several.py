@@ -53,7 +53,7 @@ def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, worl
         about = (_run, folder / name, [*COMMON, *place], list(overrides))
         forks = ranks(*about, world=world) if world > 1 else [Fork(*about)]
         expected = -signal.SIGKILL if any(o.startswith("@kill:") for o in overrides) else 0
-        for fork, code in [(fork, fork.wait(200)) for fork in forks]:
+        for fork, code in [(fork, fork.wait()) for fork in forks]:
             assert code == expected, f"{name}: exit code {code}: {fork.output[-3000:]}"
 
 

@@ -349,7 +349,7 @@ def test_processes_share_the_rows_and_may_share_a_clip(small_ovi: Path, tmp_path
     def launch(out: str, *more: str) -> tuple[list[int], str]:
         arguments = [f"checkpoint={small_ovi}", "prompts=p.csv", f"out={out}", *QUICK, *more]
         both = ranks(run_module, "ovi_lab.sample", arguments, cwd=tmp_path)
-        return [fork.wait(200) for fork in both], both[0].output + both[1].output
+        return [fork.wait() for fork in both], both[0].output + both[1].output
 
     codes, said = launch("spread")
     assert any(codes)  # a row was left out

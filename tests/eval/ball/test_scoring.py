@@ -116,7 +116,9 @@ def test_registered_metrics_say_what_they_are() -> None:
 def test_scoring_loads_nothing_of_the_training_package() -> None:
     loaded = "[m for m in sys.modules if m.startswith('ovi_lab')]"
     code = f"import sys, ovi_eval.registry, ovi_eval.scoring.runner; print({loaded})"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert out.stdout.strip() == "[]"
     package = Path(sys.modules["ovi_eval"].__file__ or "").parent
     pattern = re.compile(r"^\s*(import|from) ovi_lab", re.MULTILINE)

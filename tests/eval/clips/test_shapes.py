@@ -358,6 +358,7 @@ def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
             check=True,
             capture_output=True,
             text=True,
+            timeout=120,
         ).stdout
         for n in range(2)
     }

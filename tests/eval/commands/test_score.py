@@ -53,7 +53,7 @@ def test_a_killed_run_goes_on_from_what_it_has(
             assert time.monotonic() < until
             time.sleep(0.002)
         running.send_signal(signal.SIGKILL)
-        killed += running.wait() == -signal.SIGKILL
+        killed += running.wait(timeout=60) == -signal.SIGKILL
     assert killed
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(kept) >= 3

@@ -59,6 +59,7 @@ def test_on_a_full_disk_nothing_is_lost_and_nothing_is_half_there(tmp_path: Path
         [sys.executable, "-c", FULL, str(tmp_path), str(Path(__file__).parents[2])],
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert told.returncode == 0, told.stderr[-2000:]
 

@@ -23,7 +23,7 @@ from ovi_eval.scoring.results_of import Scored, run_results
 def git(folder: Path, *words: str) -> str:
     who = ("-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
     command = ["git", "-C", str(folder), *who, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def test_versions_import_nothing_heavy() -> None:
         "import sys, ovi_eval.common.provenance as p; p.facts(); "
         "print([m for m in ('torch', 'cv2', 'librosa', 'onnxruntime', 'transformers', 'scipy') if m in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert told.stdout.strip() == "[]"
 
 
