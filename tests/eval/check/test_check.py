@@ -244,7 +244,7 @@ def test_weights_are_looked_for_in_the_folder_that_is_given(tmp_path: Path) -> N
     (tmp_path / i3d.FILE.name).write_bytes(b"nothing")
     (outcome,) = run_cases(chosen(["anchors.fvd_zeros_ones"]), Goldens(goldens_folder()), weights=tmp_path)
     assert outcome.verdict == FAILED
-    assert f"{tmp_path / i3d.FILE.name}: is no readable weight file" in outcome.reason
+    assert outcome.reason.startswith(str(tmp_path / i3d.FILE.name))
     assert WEIGHTS_FOLDER not in os.environ
 
 
