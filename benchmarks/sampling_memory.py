@@ -35,6 +35,7 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import Modality
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.planning.sampling_parts import picture_footprint
+from ovi_lab.sampling.bundle import released_bundle
 from ovi_lab.sampling.offload import OFFLOADS, Placement, networks
 from ovi_lab.sampling.pipeline import Options, OviPipeline
 from ovi_lab.sampling.quantise import MAX_RELATIVE_CHANGE, quantise, stored_bytes
@@ -215,8 +216,8 @@ def offload_rows(size: str) -> Iterator[Row]:
         settings = SamplerSettings(steps=STEPS, video_guidance=4.0, audio_guidance=3.0)
 
         def made(device: str, offload: str) -> tuple[OviPipeline, tuple[Tensor, ...]]:
-            layout = find_layout(weights, preset)
-            pipeline = OviPipeline.load(preset, layout, settings, Options(device=device, offload=offload))
+            bundle = released_bundle(preset, find_layout(weights, preset))
+            pipeline = OviPipeline.load(bundle, settings, Options(device=device, offload=offload))
             clip = pipeline.make(pipeline.plan(Request("clip", "a red ball. Audio: rain", seed=0)))
             return pipeline, (clip.video_latents, clip.audio_latents, clip.frames_THWC, clip.wave_S)
 

@@ -39,43 +39,28 @@ def run(config: DictConfig) -> None:
     """Sample and print where the clips are."""
     from omegaconf import OmegaConf
 
-    from ovi_lab.checkpoints.presets import is_released
-    from ovi_lab.sampling.own_run import sample_clips
+    from ovi_lab.planning.sampling_report import check_memory
+    from ovi_lab.sampling.command import sample_clips
 
     with one_line("error"):
         if OmegaConf.is_missing(config, "checkpoint"):
             raise UserError(
                 'checkpoint is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
             )
-        if is_released(config.checkpoint):
-            _run_released(config)
-            return
-        if OmegaConf.is_missing(config, "prompt"):
-            raise UserError(
-                'prompt is not given: ovi-sample checkpoint=runs/fusion/last prompt="a red ball bounces"'
-            )
-        for path in sample_clips(config):
+        try:
+            outcome = sample_clips(config, check_memory)
+        except KeyboardInterrupt:
+            print("stopped: the same command goes on with what is missing", file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
+        for path in outcome.kept:
+            print(f"{path} (finished before)")
+        for path in outcome.made:
             print(path)
-
-
-def _run_released(config: DictConfig) -> None:
-    from ovi_lab.planning.sampling_report import check_memory
-    from ovi_lab.sampling.command import sample_released
-
-    if any(value is not None for value in config.text.values()):
-        raise UserError("text.weights= and text.tokenizer= are for runs trained with umT5: leave them out")
-    try:
-        outcome = sample_released(config, check_memory)
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on with what is missing", file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
-    for path in outcome.kept:
-        print(f"{path} (finished before)")
-    for path in outcome.made:
-        print(path)
-    if outcome.bad:
-        made = len(outcome.made) + len(outcome.kept)
-        raise UserError(f"{len(outcome.bad)} of {made + len(outcome.bad)} rows were left out, named above")
+        if outcome.bad:
+            made = len(outcome.made) + len(outcome.kept)
+            raise UserError(
+                f"{len(outcome.bad)} of {made + len(outcome.bad)} rows were left out, named above"
+            )
 
 
 def main() -> None:

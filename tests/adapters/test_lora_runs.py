@@ -7,6 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from helpers.run_parts import load_run
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.reading import model_weights
 from ovi_lab.common.paths import config_dir
@@ -14,7 +15,6 @@ from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.export.export import export_run
 from ovi_lab.runs.run import execute
-from ovi_lab.sampling.own_run import load_model
 from ovi_lab.weights.tensor_files import TensorFiles
 
 pytest.importorskip("peft")
@@ -58,7 +58,7 @@ def test_only_the_adapter_is_trained_and_the_rest_is_what_it_began_from(base, tu
 def test_sampling_export_and_init_from_take_the_merged_weights(base, tuned, tmp_path):
     averaged = merged(tuned, ema=True)
     assert averaged.keys() == Checkpoint.open(base / "last").weights("model").keys()
-    model, _, _, _ = load_model(tuned / "last")
+    model = load_run(tuned / "last").towers
     assert all(torch.equal(t, averaged[n]) for n, t in model.state_dict().items())
     export_run(tuned, tmp_path, dtype=torch.float32)
     exported = dict(TensorFiles.open(tmp_path / "model.safetensors").stream())

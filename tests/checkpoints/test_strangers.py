@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from helpers.run_parts import load_run
 from ovi_lab.checkpoints import Checkpoint, initialise_from
 from ovi_lab.checkpoints.folder import FORMAT
 from ovi_lab.codecs import LatentCodec
@@ -16,7 +17,6 @@ from ovi_lab.codecs.pair import default_codec
 from ovi_lab.errors import UserError
 from ovi_lab.export.cli import main as export
 from ovi_lab.models import TwinDiT
-from ovi_lab.sampling.own_run import load_model
 from ovi_lab.text import LearnedText
 
 TOWER = {
@@ -111,7 +111,7 @@ def exported(folder: Path, tmp_path: Path, capsys) -> str:
 
 
 def test_a_whole_one_is_loaded(whole, tmp_path):
-    assert load_model(whole).latent_shapes == {"video": (24, 4, 2, 2), "audio": (20, 12)}
+    assert load_run(whole).formats.shapes == {"video": (24, 4, 2, 2), "audio": (20, 12)}
     assert export([str(whole), "--out", str(tmp_path / "out")]) == 0
 
 
@@ -132,7 +132,7 @@ def test_no_name_in_a_configuration_is_run(node, theirs, tmp_path, capsys):
     marker = tmp_path / "marker"
     model = json.loads(json.dumps(NODES[node]).replace("{marker}", str(marker)))
     with_settings(theirs, model=model)
-    refusal(load_model, theirs)
+    refusal(load_run, theirs)
     exported(theirs, tmp_path, capsys)
     assert not marker.exists()
 
@@ -143,9 +143,9 @@ def test_nor_is_one_beside_the_model(part, theirs, tmp_path):
     evil = {"_target_": "os.system", "command": f"touch {marker}"}
     with_settings(theirs, **{part: evil})
     if part == "text":
-        assert "text._target_ is os.system, refused" in refusal(load_model, theirs)
+        assert "text._target_ is os.system, refused" in refusal(load_run, theirs)
     else:
-        load_model(theirs)  # what is not needed is not looked at
+        load_run(theirs)  # what is not needed is not looked at
     twin = TwinDiT(**{k: v for k, v in MODEL.items() if not k.startswith("_")})
     initialise_from(twin, None, theirs)
     assert not marker.exists()
@@ -154,10 +154,10 @@ def test_nor_is_one_beside_the_model(part, theirs, tmp_path):
 def test_no_path_in_a_configuration_is_followed(theirs, tmp_path):
     text = {"_target_": "ovi_lab.text.UMT5Text", "weights": "/dev/zero", "tokenizer": str(tmp_path)}
     with_settings(theirs, text=text, codec="/dev/zero", data={"root": "/proc"})
-    assert "whose files it does not hold" in refusal(load_model, theirs)
+    assert "whose files it does not hold" in refusal(load_run, theirs)
     # named by the user, they are still not of this checkpoint
     files = {"weights": "/dev/zero", "tokenizer": str(tmp_path)}
-    assert "contradicts itself" in refusal(load_model, theirs, True, "cpu", files)
+    assert "contradicts itself" in refusal(load_run, theirs, files)
 
 
 def test_references_stay_text_in_a_configuration(theirs, tmp_path, monkeypatch, capsys):
@@ -186,7 +186,7 @@ def test_references_stay_text_in_a_configuration(theirs, tmp_path, monkeypatch, 
 )
 def test_a_configuration_is_plain_and_bounded(text, theirs, tmp_path, capsys):
     configured(theirs, text)
-    refusal(load_model, theirs)
+    refusal(load_run, theirs)
     exported(theirs, tmp_path, capsys)
 
 
@@ -219,9 +219,9 @@ def test_settings_that_the_weights_contradict_are_refused(changes, said, theirs)
     with_settings(theirs, **changes)
     if changes == {"adapter": {"rank": 10**9}}:
         with pytest.raises(UserError, match=said):
-            load_model(theirs)
+            load_run(theirs)
         return
-    assert said in refusal(load_model, theirs)
+    assert said in refusal(load_run, theirs)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_what_is_not_as_it_was_written_is_refused(name, theirs, tmp_path, capsys
     content = bytearray((theirs / name).read_bytes())
     content[-1] ^= 1
     (theirs / name).write_bytes(content)
-    assert f"{name} is not as it was written" in refusal(load_model, theirs)
+    assert f"{name} is not as it was written" in refusal(load_run, theirs)
     if name in ("model.safetensors", "config.yaml"):
         assert f"{name} is not as it was written" in exported(theirs, tmp_path, capsys)
         twin = TwinDiT(**{k: v for k, v in MODEL.items() if not k.startswith("_")})
@@ -246,7 +246,7 @@ def test_values_that_are_no_numbers_are_told(tensor, theirs, tmp_path, capsys):
     listed(theirs)
     twin = TwinDiT(**{k: v for k, v in MODEL.items() if not k.startswith("_")})
     for said in (
-        refusal(load_model, theirs),
+        refusal(load_run, theirs),
         refusal(initialise_from, twin, None, theirs),
         exported(theirs, tmp_path, capsys),
     ):

@@ -23,6 +23,7 @@ from ovi_lab.planning import sampling_parts, sampling_report
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.planning.sampling_planner import MemoryOptions
 from ovi_lab.planning.sampling_report import GIB, SamplingPlanner, check_memory, parse_memory, plan_command
+from ovi_lab.sampling.bundle import released_formats
 from ovi_lab.sampling.pipeline import Options, plan_request
 from ovi_lab.sampling.quantise import quantise, stored_bytes
 from ovi_lab.sampling.requests import Request
@@ -252,7 +253,7 @@ def test_what_fits_is_the_least_drastic() -> None:
 @pytest.mark.slow
 def test_too_little_memory_is_refused_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     preset = make_preset(256, 6)
-    plans = [plan_request(Request("a", "rain", 0, None, None), preset)]
+    plans = [plan_request(Request("a", "rain", 0, None, None), released_formats(preset))]
     check_memory(preset, plans, GUIDED, Options())
     asked = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(MemoryOptions())
     monkeypatch.setattr(sampling_report, "available_host_memory", lambda: int(asked.total * 0.6))

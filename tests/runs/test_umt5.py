@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from helpers.published_goldens import golden, word_tokenizer
+from helpers.run_parts import load_run
 from ovi_lab.checkpoints import Checkpoint
 from ovi_lab.errors import UserError
-from ovi_lab.sampling.own_run import load_model
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def test_a_run_trains_and_its_checkpoint_samples(settings, trained, tmp_path) ->
     run = trained(settings, tmp_path / "run")
     assert list(Checkpoint.open(run / "last").weights("text_encoder")) == ["fingerprint"]
     with pytest.raises(UserError, match=r"name them, text.weights=FILE text.tokenizer=FOLDER"):
-        load_model(run)  # a path that a checkpoint names is not followed
+        load_run(run)  # a path that a checkpoint names is not followed
     files = {"weights": tmp_path / "umt5.pth", "tokenizer": tmp_path / "tokenizer"}
-    text = load_model(run, text_files=files).text
+    text = load_run(run, files).text
     assert [v.shape for v in text(["a red ball bounces"])] == [(5, 32)]
     weights = torch.load(tmp_path / "umt5.pth", weights_only=True)
     weights["norm.weight"] *= 2
     torch.save(weights, tmp_path / "umt5.pth")
     with pytest.raises(UserError, match="made with another umT5"):
-        load_model(run, text_files=files)
+        load_run(run, files)

@@ -18,6 +18,7 @@ from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.sampling.batch import record_of
+from ovi_lab.sampling.bundle import released_bundle, released_formats
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.images import read_image, scaled
 from ovi_lab.sampling.pipeline import Clip, Options, OviPipeline, plan_request
@@ -35,7 +36,9 @@ SETTINGS = SamplerSettings(
 
 def load(folder: Path, settings: SamplerSettings = SETTINGS, **options: object) -> OviPipeline:
     preset = released_model(folder)
-    return OviPipeline.load(preset, find_layout(folder, preset), settings, Options(**options))  # type: ignore
+    return OviPipeline.load(
+        released_bundle(preset, find_layout(folder, preset)), settings, Options(**options)
+    )  # type: ignore
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def test_a_clip_has_the_released_lengths(clip: Clip) -> None:
 
 
 def test_the_file_decodes_to_the_same_clip(clip: Clip, pipeline: OviPipeline, tmp_path: Path) -> None:
-    record = record_of(clip.plan, pipeline.parts.preset, SETTINGS, Options(), {"a.pth": "0f"})
+    record = record_of(clip.plan, pipeline.parts.formats, SETTINGS, Options(), {"a.pth": "0f"})
     path = write_clip(
         tmp_path / "clip.mp4", clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, record
     )
@@ -106,7 +109,7 @@ def test_the_file_decodes_to_the_same_clip(clip: Clip, pipeline: OviPipeline, tm
 
 
 def test_a_file_that_lost_its_end_is_not_whole(clip: Clip, pipeline: OviPipeline, tmp_path: Path) -> None:
-    record = record_of(clip.plan, pipeline.parts.preset, SETTINGS, Options(), {})
+    record = record_of(clip.plan, pipeline.parts.formats, SETTINGS, Options(), {})
     path = tmp_path / "clip.mp4"
     write_clip(path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, record)
     content = path.read_bytes()
@@ -153,7 +156,7 @@ def test_prompt_seed_negatives_and_size_each_make_another_clip(pipeline: OviPipe
         assert not torch.allclose(audio[0], clip.audio_latents, atol=1e-5), change
     wide = pipeline.plan(dataclasses.replace(base, shape=(90, 160)))
     assert wide.size == (64, 96)
-    assert wide.video_shape == (48, 31, 4, 6)
+    assert wide.shapes["video"] == (48, 31, 4, 6)
 
 
 def test_the_first_frame_is_the_image(pipeline: OviPipeline, image: Path) -> None:
@@ -274,12 +277,14 @@ def test_latents_that_are_no_numbers_are_refused(pipeline: OviPipeline, clip: Cl
 @pytest.mark.parametrize("name", ["ovi_720x720_5s", "ovi_960x960_5s", "ovi_960x960_10s"])
 def test_plans_of_the_real_models(name: str) -> None:
     preset: ReleasedModel = released_model(name)
-    plan = plan_request(Request("a", "rain. <AUDCAP>drops<ENDAUDCAP>", shape=(9, 16)), preset)
+    plan = plan_request(
+        Request("a", "rain. <AUDCAP>drops<ENDAUDCAP>", shape=(9, 16)), released_formats(preset)
+    )
     wanted = {"ovi_720x720_5s": (544, 960)}.get(name, (704, 1280))
     assert plan.size == wanted
     assert plan.frames == (241 if "10s" in name else 121)
-    assert plan.video_shape == (48, 61 if "10s" in name else 31, wanted[0] // 16, wanted[1] // 16)
-    assert plan.audio_shape == (314 if "10s" in name else 157, 20)
+    assert plan.shapes["video"] == (48, 61 if "10s" in name else 31, wanted[0] // 16, wanted[1] // 16)
+    assert plan.shapes["audio"] == (314 if "10s" in name else 157, 20)
     assert plan.prompt.startswith("rain. <AUDCAP>" if "720" in name else "rain. Audio: ")
 
 

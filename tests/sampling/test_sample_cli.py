@@ -22,6 +22,7 @@ from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.arguments import prepared
+from ovi_lab.sampling.bundle import released_bundle
 from ovi_lab.sampling.clip_files import read_record
 from ovi_lab.sampling.long_prompts import fit_prompts
 from ovi_lab.sampling.pipeline import plan_request
@@ -205,18 +206,18 @@ def test_prompts_that_are_too_long_are_refused_or_cut_where_it_is_said(
 
 def test_a_cut_that_parts_a_tag_from_its_end_is_refused(small_ovi: Path) -> None:
     preset = released_model(small_ovi)
-    layout, settings = find_layout(small_ovi, preset), SamplerSettings()
+    bundle, settings = released_bundle(preset, find_layout(small_ovi, preset)), SamplerSettings()
     view = "a wide view " * 300
     plans = [
-        plan_request(Request(id, prompt), preset)
+        plan_request(Request(id, prompt), bundle.formats)
         for id, prompt in (("parted", f"a <S>{view}<E> {view} rain"), ("whole", f"{view} <S>a<E> rain"))
     ]
-    fitting, bad = fit_prompts(plans, layout, settings, "cut_middle")
+    fitting, bad = fit_prompts(plans, bundle, settings, "cut_middle")
     assert [plan.request.id for plan in fitting] == ["whole"]
     assert bad[0].id == "parted_seed0"
     assert "without its middle <S> in the prompt" in bad[0].reason
-    assert fit_prompts(plans, layout, settings, "cut_end") == (plans, [])
-    assert len(fit_prompts(plans, layout, settings, "refuse")[1]) == 2
+    assert fit_prompts(plans, bundle, settings, "cut_end") == (plans, [])
+    assert len(fit_prompts(plans, bundle, settings, "refuse")[1]) == 2
 
 
 def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Path) -> None:

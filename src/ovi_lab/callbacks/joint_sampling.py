@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed
 
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.flow.generate import generate_latents
+from ovi_lab.sampling.pipeline import embed_captions, generate_latents
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import started
@@ -66,14 +66,8 @@ def sample_together(
     made: dict[int, tuple[Tensor | None, Tensor | None]] = {}
     for start in range(0, len(own), size):
         rows = own[start : start + size]
-        video, audio = generate_latents(
-            task.model,
-            task.text_encoder,
-            [captions[i] for i in rows],
-            seeds=[seeds[i] for i in rows],
-            shapes=shapes,
-            settings=settings,
-        )
+        texts = embed_captions(task.text_encoder, [captions[i] for i in rows], settings)
+        video, audio = generate_latents(task.model, texts, [seeds[i] for i in rows], shapes, settings)
         for number, i in enumerate(rows):
             made[i] = (_kept(video, number), _kept(audio, number))
         if on_clips is not None:

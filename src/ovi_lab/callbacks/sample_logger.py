@@ -14,7 +14,7 @@ from torch import Tensor
 from ovi_lab.callbacks.joint_sampling import sample_together, set_aside
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.sampling.own_run import decode_present
+from ovi_lab.sampling.pipeline import decode_latents
 from ovi_lab.strategies.ema import EMA
 
 
@@ -72,7 +72,8 @@ class SampleLogger(Callback):
         )
         if made is None:
             return
-        frames, waves = decode_present(self.data.codec, *made)
+        codec = self.data.codec
+        frames, waves = decode_latents(codec.video, codec.audio, *made, codec.fps)
         folder = self.run_dir / "samples" / f"step_{step:06d}"
         for i, prompt in enumerate(self.prompts):
             clip, wave = frames[i], waves[i]

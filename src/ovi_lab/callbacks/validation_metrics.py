@@ -19,7 +19,7 @@ from ovi_lab.common.progress import Reporter
 from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.sampling.own_run import decode_present
+from ovi_lab.sampling.pipeline import decode_latents
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import everyone
 
@@ -175,8 +175,8 @@ class MetricsInLoop(Callback):
         )
         if made is None:
             return None
-        frames, waves = decode_present(self.data.codec, *made)
         codec = self.data.codec
+        frames, waves = decode_latents(codec.video, codec.audio, *made, codec.fps)
         ids = [f"{i:04d}" for i in range(len(self._captions))]
         return ClipSet(ids, self._captions, frames, codec.fps, waves, codec.sample_rate, [{} for _ in ids])
 

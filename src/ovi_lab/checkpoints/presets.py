@@ -25,7 +25,7 @@ from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.text.umt5 import UMT5Config
-from ovi_lab.weights.tensor_files import INDEX_SUFFIX, TensorFiles
+from ovi_lab.weights.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
 
 __all__ = [
     "PRESET_FILE",
@@ -33,6 +33,7 @@ __all__ = [
     "check_fit",
     "is_released",
     "load_released",
+    "load_towers",
     "model_settings",
     "released_model",
     "released_names",
@@ -229,13 +230,29 @@ def load_released(
     settings = model_settings(model_config)
     held = {**stored.tensors, **{name: files.tensors[name] for name in surplus}}
     check_model(settings, held, str(stored.path))
+    return load_towers(stored, settings, str(stored.path), dtype, device, unread=True)
+
+
+def load_towers(
+    stored: Stored,
+    settings: Mapping[str, Any],
+    source: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    unread: bool = False,
+) -> TwinDiT:
+    """The model of checked settings with stored weights, as `load_released` loads them; `source` names them.
+
+    With `unread`, weights that stay the mapped file are not looked at for values that are no numbers.
+    """
     with torch.device("meta"):
         model = TwinDiT(**settings)
     converted: dict[str, Tensor] = {}
     for name, tensor in stored.stream():
         copied = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        # mapped weights are read as they are used; their latents are checked then
-        converted[name] = finite(name, copied, str(stored.path)) if copied is not tensor else copied
+        # what stays the mapped file is read as it is used; the latents made by it are checked then
+        mapped = unread and copied is tensor
+        converted[name] = copied if mapped else finite(name, copied, source)
         del tensor, copied
     model.load_state_dict(converted, strict=True, assign=True)
     return model.requires_grad_(False).eval()

@@ -14,6 +14,7 @@ A .pth or .pt file may be replaced by a .safetensors file of the same names besi
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,14 @@ class Layout:
 
 
 def find_layout(weights: str | Path, preset: ReleasedModel) -> Layout:
-    """The parts of a preset below a folder.
+    """All parts of a preset below a folder. Raises UserError as `find_parts`."""
+    return Layout(Path(weights), **find_parts(weights, preset))
+
+
+def find_parts(
+    weights: str | Path, preset: ReleasedModel, parts: Collection[str] = tuple(PARTS)
+) -> dict[str, Path]:
+    """Some parts of a preset below a folder, by their names in `PARTS`.
 
     Raises:
         UserError: the folder, or parts of it, are missing or not whole; all faults in one line.
@@ -69,19 +77,19 @@ def find_layout(weights: str | Path, preset: ReleasedModel) -> Layout:
         raise UserError(
             f"weights={weights} is no folder: name the one that holds Ovi, Wan2.2-TI2V-5B and MMAudio"
         )
-    found = {part: place(weights, part, preset) for part in PARTS}
+    found = {part: path for part in parts if (path := place(weights, part, preset)) is not None}
     if (
         weights / PRESET_FILE
     ).is_file():  # an untrusted folder; links in the user's own, which has no preset, are followed
         for part, path in found.items():
-            if path is not None and not path.resolve().is_relative_to(weights.resolve()):
+            if not path.resolve().is_relative_to(weights.resolve()):
                 raise UserError(
                     f"{path} is a link that leads outside {weights}, refused: put the {PARTS[part][0]} there itself"
                 )
-    wrong = [line for part in PARTS if (line := fault(weights, part, preset))]
+    wrong = [line for part in parts if (line := fault(weights, part, preset))]
     if wrong:
         raise UserError("; ".join(wrong))
-    return Layout(weights, **{part: path for part, path in found.items() if path is not None})
+    return found
 
 
 def faults(weights: str | Path, preset: ReleasedModel) -> list[str]:

@@ -29,6 +29,8 @@ from ovi_lab.planning.sampling_planner import (
     savings,
     what_fits,
 )
+from ovi_lab.sampling.bundle import lengthened
+from ovi_lab.sampling.command import configured_bundle
 from ovi_lab.sampling.offload import OFFLOADS
 from ovi_lab.sampling.pipeline import Options, Plan
 from ovi_lab.sampling.sizes import snapped
@@ -130,12 +132,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     config = checked(arguments, config_dir(), "sample")
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
-    if not is_released(config.checkpoint):
-        raise UserError(
-            f"checkpoint={config.checkpoint} is no released model, and --plan is for those: give a name such as "
-            "ovi_960x960_10s, or a folder with a preset.yaml"
-        )
-    preset = released_model(config.checkpoint)
+    preset = _preset(config)
     area = preset.area[0] * preset.area[1]
     size = snapped(asked_shape(config) or preset.area, area)
     planner = SamplingPlanner(preset, size, sampler_settings(config), config.image is not None)
@@ -145,6 +142,23 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     _print_parts(console, planner, options)
     fitting = _print_choices(console, planner, options, memory)
     return 0 if memory is None or fitting else 1
+
+
+def _preset(config: Any) -> ReleasedModel:
+    if is_released(config.checkpoint):
+        return lengthened(released_model(config.checkpoint), config.length)
+    try:
+        preset = configured_bundle(config).preset
+    except UserError as error:
+        raise UserError(
+            f"checkpoint={config.checkpoint} is no released model, and no run that can be planned for ({error})"
+        ) from error
+    if preset is None:
+        raise UserError(
+            f"checkpoint={config.checkpoint} is no released model, and --plan is for those and for runs on the "
+            "published latents: give a name such as ovi_960x960_10s, or a folder with a preset.yaml"
+        )
+    return preset
 
 
 def _memory_options(config: Any) -> MemoryOptions:

@@ -21,9 +21,9 @@ from ovi_lab.common.progress import Reporter, SilentReporter
 from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.flow.generate import generate_latents
 from ovi_lab.runs.identity import config_hash
-from ovi_lab.sampling.own_run import scaled_shapes
+from ovi_lab.sampling.bundle import scaled_shapes
+from ovi_lab.sampling.pipeline import embed_captions, generate_latents
 
 _PACKAGES = ("ovi-lab", "lightning", "diffusers")
 
@@ -65,6 +65,7 @@ def evaluate_run(
     settings = config.evaluation
     real = data.eval_clips(settings.num_clips)
     shapes = scaled_shapes(data.latent_shapes, settings.length)
+    sampler = SamplerSettings(**settings.sampler)
     task.eval()
     task.model.set_audio_rope_factor(settings.rope_factor)
     done = 0
@@ -80,15 +81,9 @@ def evaluate_run(
         for start in range(0, len(real), settings.batch_size):
             rows = range(start, min(start + settings.batch_size, len(real)))
             done = start
-            video, audio = generate_latents(
-                task.model,
-                task.text_encoder,
-                [real.captions[i] for i in rows],
-                seeds=[seed_for(settings.seed, "evaluation clip", i) for i in rows],
-                shapes=shapes,
-                settings=SamplerSettings(**settings.sampler),
-                on_step=tell,
-            )
+            texts = embed_captions(task.text_encoder, [real.captions[i] for i in rows], sampler)
+            seeds = [seed_for(settings.seed, "evaluation clip", i) for i in rows]
+            video, audio = generate_latents(task.model, texts, seeds, shapes, sampler, on_step=tell)
             if video is None or audio is None:
                 raise UserError("evaluation needs video and audio, and this model samples one of them")
             videos.append(video.cpu())

@@ -205,11 +205,14 @@ def _gathered_model(run_dir: Path, config: DictConfig) -> Any:
     """The averaged model of a sharded run, read whole from its last checkpoint."""
     from types import SimpleNamespace
 
-    from ovi_lab.sampling.own_run import load_model
+    import torch
+
+    from ovi_lab.sampling.opening import run_bundle
 
     # the encoder's files as this run's own configuration names them
-    loaded = load_model(run_dir / "last", text_files=config.get("text"))
-    return SimpleNamespace(model=loaded.model, text_encoder=loaded.text, eval=loaded.model.eval)
+    bundle = run_bundle(run_dir / "last", text_files=config.get("text"))
+    model = bundle.load_towers(torch.float32, "cpu")
+    return SimpleNamespace(model=model, text_encoder=bundle.load_text(None, "cpu", None), eval=model.eval)
 
 
 def _end_process_group() -> None:

@@ -24,14 +24,17 @@ TEXTS = (
 def prepared(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra is to see it.
 
-    Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model
-    gets the released sampler where none is named.
+    Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model, or a
+    run sampled with released weights, gets the released sampler where none is named.
     """
     from ovi_lab.checkpoints.presets import is_released
 
     ready = [_quoted(argument) for argument in arguments]
     given = dict(a.split("=", 1) for a in arguments if "=" in a and not a.startswith("-"))
-    if "sampler" not in given and is_released(given.get("checkpoint", "").strip("'\"")):
+    full_size = (
+        is_released(given.get("checkpoint", "").strip("'\"")) or given.get("weights", "null") != "null"
+    )
+    if "sampler" not in given and full_size:
         ready.append("sampler=ovi")
     return ready
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch.distributed as dist
 
 from ovi_eval.common.files import written_whole
-from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.models.sequence_parallel import SequenceGroup
+from ovi_lab.sampling.bundle import Formats
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan, plan_request
 from ovi_lab.sampling.requests import BadRow, Request
@@ -30,7 +30,8 @@ from ovi_lab.sampling.requests import BadRow, Request
 ALONE = SequenceGroup(0, 1, 0, 1, None)
 DECIDES = (
     "prompt", "read_as", "negative_video", "negative_audio", "seed", "size", "image_sha256", "frames",
-    "audio_latents", "sampler", "model", "dtype", "weights_8bit", "weights",
+    "audio_latents", "sampler", "model", "dtype", "weights_8bit", "weights", "ema",
+    "rope_factor",
 )  # fmt: skip
 """What of a record makes another clip where it differs."""
 NOT_OF_SAMPLER = ("negative_video", "negative_audio", "batch_passes", "cache_text")
@@ -55,14 +56,14 @@ class Job:
 
 
 def plan_rows(
-    requests: Sequence[Request], preset: ReleasedModel, strict: bool = False
+    requests: Sequence[Request], formats: Formats, strict: bool = False
 ) -> tuple[list[Plan], list[BadRow]]:
     """Plans of the requests, and those that cannot be planned. With `strict` the first of these is raised."""
     plans: list[Plan] = []
     bad: list[BadRow] = []
     for request in requests:
         try:
-            plans.append(plan_request(request, preset))
+            plans.append(plan_request(request, formats))
         except UserError as error:
             if strict:
                 raise
@@ -71,7 +72,7 @@ def plan_rows(
 
 
 def record_of(
-    plan: Plan, preset: ReleasedModel, settings: SamplerSettings, options: Options, weights: Mapping[str, str]
+    plan: Plan, formats: Formats, settings: SamplerSettings, options: Options, weights: Mapping[str, str]
 ) -> dict[str, Any]:
     """What a clip's metadata say of how it was made, in plain values."""
     from importlib.metadata import version
@@ -93,14 +94,15 @@ def record_of(
         "image": request.image.name if request.image is not None else None,
         "image_sha256": plan.image_sha256,
         "frames": plan.frames,
-        "fps": preset.fps,
-        "audio_latents": plan.audio_shape[0],
-        "sample_rate": preset.sample_rate,
+        "fps": formats.fps,
+        "audio_latents": plan.shapes["audio"][0] if "audio" in plan.shapes else 0,
+        "sample_rate": formats.sample_rate,
         "sampler": sampler,
-        "model": preset.name,
+        "model": formats.name,
         "dtype": options.dtype,
         "weights_8bit": options.weights_8bit,
         "weights": dict(weights),
+        **formats.facts,
         "made_by": f"ovi-lab {version('ovi-lab')}",
     }
 
@@ -123,7 +125,7 @@ def find_jobs(
         if path.exists():
             wanted = record(plan)
             found, whole = read_record(path)
-            changed = [k for k in DECIDES if found is not None and found.get(k) != wanted[k]]
+            changed = [k for k in DECIDES if found is not None and found.get(k) != wanted.get(k)]
             if found is not None and not changed and whole:
                 outcome.kept.append(path)
                 continue
@@ -163,6 +165,7 @@ def run_jobs(
     record: Callable[[Plan], dict[str, Any]],
     log: Path,
     group: SequenceGroup = ALONE,
+    enlarge_to: int = 0,
     preview: bool = False,
     strict: bool = False,
     on_step: Callable[[int, int, str], None] | None = None,
@@ -177,6 +180,7 @@ def run_jobs(
         record: what goes into a clip's metadata; asked for when the clip is made, since weights are hashed meanwhile.
         log: gets one line a clip.
         group: processes that share each clip; the first of them writes it.
+        enlarge_to: pixels of the files' longer side; 0: as the clips are.
         preview: write a contact sheet beside each clip.
         strict: raise at the first clip that cannot be made, instead of going on with the next.
         on_step: called with steps done, steps in all (of all jobs) and the clip's name.
@@ -203,7 +207,7 @@ def run_jobs(
             if preview:
                 write_sheet(job.path.with_suffix(".png"), clip.frames_THWC)
             facts = record(job.plan)
-            write_clip(job.path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, facts)
+            write_clip(job.path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, facts, enlarge_to)
         except UserError as error:
             if strict:
                 raise

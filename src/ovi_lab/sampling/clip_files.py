@@ -25,7 +25,13 @@ RECORD = "ovi_lab"
 
 
 def write_clip(
-    path: Path, frames_THWC: Tensor, fps: float, wave_S: Tensor, sample_rate: int, record: Mapping[str, Any]
+    path: Path,
+    frames_THWC: Tensor,
+    fps: float,
+    wave_S: Tensor,
+    sample_rate: int,
+    record: Mapping[str, Any],
+    enlarge_to: int = 0,
 ) -> Path:
     """Write an mp4 (H.264 and AAC, sound as long as the picture) with its record, whole or not at all.
 
@@ -37,7 +43,7 @@ def write_clip(
     with written_whole(path) as temporary:
         plain = temporary.with_name(f"{temporary.name}.mp4")
         try:
-            write_mp4(plain, frames_THWC, fps, wave_S, sample_rate, enlarge_to=0)
+            write_mp4(plain, frames_THWC, fps, wave_S, sample_rate, enlarge_to=enlarge_to)
             _with_metadata(plain, temporary, _tags(record))
         except av.FFmpegError as error:
             raise OSError(getattr(error, "strerror", None) or str(error)) from error

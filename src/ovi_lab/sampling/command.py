@@ -1,4 +1,4 @@
-"""`ovi-sample` for released models: from the composed configuration to clips in a folder."""
+"""`ovi-sample`: from the composed configuration to clips in a folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ovi_lab.checkpoints.digests import Digests
-from ovi_lab.checkpoints.presets import PRESET_FILE, ReleasedModel, released_model
-from ovi_lab.checkpoints.weights_layout import Layout, find_layout
+from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, build_solver
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
 from ovi_lab.sampling import batch
 from ovi_lab.sampling.arguments import asked_shape, sampler_settings
+from ovi_lab.sampling.bundle import Bundle
 from ovi_lab.sampling.device import usable_device
 from ovi_lab.sampling.long_prompts import fit_prompts
 from ovi_lab.sampling.offload import Placement
+from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan
 from ovi_lab.sampling.requests import (
     BadRow,
@@ -38,10 +38,12 @@ from ovi_lab.sampling.requests import (
 )
 
 LARGE = 2**30
+SIDE = 256
+"""Pixels of the files' longer side, of runs with a codec of their own."""
 MemoryCheck = Callable[[ReleasedModel, list[Plan], SamplerSettings, Options], None]
 
 
-def sample_released(config: DictConfig, check_memory: MemoryCheck | None = None) -> batch.Outcome:
+def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) -> batch.Outcome:
     """Make the clips that the configuration asks for; finished ones are kept.
 
     Everything that can be wrong with prompts, images, sizes and files is reported before weights are loaded.
@@ -50,20 +52,20 @@ def sample_released(config: DictConfig, check_memory: MemoryCheck | None = None)
     Raises:
         UserError: what stops all of it; with `strict`, or with one prompt, the first that cannot be made.
     """
-    preset = released_model(config.checkpoint)
     strict = config.strict or config.prompts is None
-    settings, options = sampler_settings(config), pipeline_options(config)
-    check_settings(settings, preset)
-    requests, bad = asked(config)
-    plans, unplanned = batch.plan_rows(requests, preset, strict)
-    layout = find_layout(weights_folder(config, preset), preset)
-    plans, too_long = fit_prompts(plans, layout, settings, options.long_prompts, strict)
+    settings = sampler_settings(config)
+    bundle = configured_bundle(config)
+    options = pipeline_options(config, bundle)
+    check_settings(settings, bundle)
+    requests, bad = requested(config, bundle)
+    plans, unplanned = batch.plan_rows(requests, bundle.formats, strict)
+    plans, too_long = fit_prompts(plans, bundle, settings, options.long_prompts, strict)
     with processes(config, options.device) as group:
         mine = plans[group.index :: group.count]
-        digests = Digests(layout.weight_files())
+        digests = bundle.digests()
 
         def record(plan: Plan) -> dict[str, Any]:
-            return batch.record_of(plan, preset, settings, options, digests.result())
+            return batch.record_of(plan, bundle.formats, settings, options, digests())
 
         jobs, outcome = batch.find_jobs(mine, Path(config.out), record, config.overwrite)
         if group.index == 0:
@@ -75,14 +77,13 @@ def sample_released(config: DictConfig, check_memory: MemoryCheck | None = None)
             for row in outcome.bad:
                 _warn(row)
         if jobs:
-            _make(config, preset, layout, settings, options, group, jobs, outcome, record, check_memory)
+            _make(config, bundle, settings, options, group, jobs, outcome, record, check_memory)
     return outcome
 
 
 def _make(
     config: DictConfig,
-    preset: ReleasedModel,
-    layout: Layout,
+    bundle: Bundle,
     settings: SamplerSettings,
     options: Options,
     group: SequenceGroup,
@@ -92,15 +93,14 @@ def _make(
     check_memory: MemoryCheck | None,
 ) -> None:
     # the prediction takes seconds, and megabytes of weights fit wherever torch does
-    if check_memory and sum(file.stat().st_size for file in layout.weight_files().values()) > LARGE:
-        check_memory(preset, [job.plan for job in jobs], settings, options)
+    if check_memory and bundle.preset is not None and bundle.size > LARGE:
+        check_memory(bundle.preset, [job.plan for job in jobs], settings, options)
     first = group.rank == group.index == 0
     # on stderr: what is printed is the list of clips
     reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
     try:
         pipeline = OviPipeline.load(
-            preset,
-            layout,
+            bundle,
             settings,
             options,
             lambda done, total, name: reporter.at("loading", done, total, name),
@@ -112,6 +112,7 @@ def _make(
             record=record,
             log=Path(config.out) / ("clips.jsonl" if group.index == 0 else f"clips.rank{group.index}.jsonl"),
             group=group,
+            enlarge_to=_file_side(config) if bundle.own_codec else 0,
             preview=config.preview,
             strict=config.strict or config.prompts is None,
             on_step=lambda done, total, name: reporter.at("sampling", done, total, name),
@@ -121,7 +122,26 @@ def _make(
         reporter.close()
 
 
-def asked(config: DictConfig) -> tuple[list[Request], list[BadRow]]:
+def configured_bundle(config: DictConfig) -> Bundle:
+    """The bundle that the configuration names. Raises UserError as `open_bundle`."""
+    return open_bundle(
+        config.checkpoint,
+        config.weights,
+        ema=config.ema,
+        text_files=config.text,
+        length=config.length,
+        rope_factor=config.rope_factor,
+    )
+
+
+def _file_side(config: DictConfig) -> int:
+    side = SIDE if config.size is None else config.size
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+        raise UserError(f"size is {side!r}: expected the longer side of the clips in pixels")
+    return side
+
+
+def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[BadRow]]:
     """The requests of `prompt` (with `image`) or of the file `prompts`, each with its variants; and bad rows.
 
     Raises:
@@ -131,7 +151,13 @@ def asked(config: DictConfig) -> tuple[list[Request], list[BadRow]]:
     if single == many:
         state = "both given" if many else "neither given"
         raise UserError(f'prompt= and prompts= are {state}: give prompt="…" or prompts=FILE')
-    shape = asked_shape(config)
+    if bundle.own_codec:
+        _file_side(config)
+        if config.aspect is not None:
+            raise UserError(
+                f"{bundle.name} makes clips of one size and without a given image: leave out aspect"
+            )
+    shape = None if bundle.own_codec else asked_shape(config)
     if many:
         if config.image is not None:
             raise UserError(
@@ -149,45 +175,27 @@ def asked(config: DictConfig) -> tuple[list[Request], list[BadRow]]:
     return variants([request], config.variants), []
 
 
-def weights_folder(config: DictConfig, preset: ReleasedModel) -> Path:
-    """The folder of all weights: `weights=`, or the folder whose preset `checkpoint=` names.
-
-    Raises:
-        UserError: it is not given, and the preset lies in no such folder.
-    """
-    if config.weights is not None:
-        return Path(config.weights)
-    folder = Path(config.checkpoint)
-    folder = folder.parent if folder.name == PRESET_FILE else folder
-    if (folder / PRESET_FILE).is_file():
-        return folder
-    raise UserError(
-        f"weights= is not given: name the folder with {preset.file}, Wan2.2-TI2V-5B and MMAudio below it"
-    )
-
-
-def check_settings(settings: SamplerSettings, preset: ReleasedModel) -> None:
+def check_settings(settings: SamplerSettings, bundle: Bundle) -> None:
     """Raises UserError for an unknown solver, wrong steps, and blocks to leave out that the model does not have."""
     build_solver(settings.solver, settings.steps, settings.shift)
-    layers = preset.model_config["video"]["num_layers"]
     for index in settings.skip_layers:
-        if not 0 <= index < layers:
+        if not 0 <= index < bundle.layers:
             raise UserError(
-                f"sampler.skip_layers names block {index}: {preset.name} has blocks 0 to {layers - 1}"
+                f"sampler.skip_layers names block {index}: {bundle.name} has blocks 0 to {bundle.layers - 1}"
             )
 
 
-def pipeline_options(config: DictConfig) -> Options:
-    """The configuration's options; `auto` is decided by whether there is a GPU."""
+def pipeline_options(config: DictConfig, bundle: Bundle) -> Options:
+    """The configuration's options; `auto` is decided by whether there is a GPU, and is the CPU for small runs."""
     device = str(config.device)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not bundle.own_codec else "cpu"
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     usable_device(device)
     dtype = str(config.dtype)
     if dtype == "auto":
-        dtype = "fp32" if device == "cpu" else "bf16"
+        dtype = "fp32" if device == "cpu" or bundle.own_codec else "bf16"
     for name in ("weights_8bit", "vae_tiling", "preview", "batch_passes", "cache_text"):
         if not isinstance(config[name], bool):
             raise UserError(f"{name} is {config[name]!r}: expected true or false")

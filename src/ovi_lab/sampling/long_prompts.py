@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
-from ovi_lab.checkpoints.weights_layout import Layout
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
+from ovi_lab.sampling.bundle import Bundle
 from ovi_lab.sampling.pipeline import Plan
 from ovi_lab.sampling.requests import BadRow
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import check_tags
-from ovi_lab.text.umt5 import MAX_TOKENS, load_tokenizer, token_count
-
-OPTION = "long_prompts="
 
 
 def fit_prompts(
-    plans: Sequence[Plan], layout: Layout, settings: SamplerSettings, choice: str, strict: bool = False
+    plans: Sequence[Plan], bundle: Bundle, settings: SamplerSettings, choice: str, strict: bool = False
 ) -> tuple[list[Plan], list[BadRow]]:
     """The plans with prompts as the model reads them, and those whose texts are too long.
 
     Args:
         plans: of requests.
-        layout: where the tokenizer lies.
+        bundle: whose text encoder reads them.
         settings: whose negative prompts are those of requests that name none.
         choice: see `ovi_lab.text.lengths`; with "cut_end" texts stay, and are told where they are read.
         strict: raise the first that is too long.
@@ -35,7 +31,7 @@ def fit_prompts(
     """
     if choice == "cut_end" or not plans:
         return list(plans), []
-    fit = CutTexts(MAX_TOKENS, partial(token_count, load_tokenizer(layout.tokenizer)), choice, OPTION)
+    fit = bundle.length_check(choice)
     fitting: list[Plan] = []
     bad: list[BadRow] = []
     for plan in plans:

@@ -1,85 +1,56 @@
-"""The parts of a released model in memory: text encoder, towers, picture codec, sound codec; and what they are by hash.
+"""The parts of a bundle loaded into memory: text encoder, towers, picture codec, sound codec.
 
-Types: the towers and the Wan2.2 VAE compute in the type that is asked for; the text encoder in the one of its
-file (bf16, as published); the sound codec in float32, since BigVGAN's sines are audible when rounded.
+Types: the towers and the Wan2.2 VAE compute in the requested type; umT5 in the one of its file (bf16, as published);
+the sound codec in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ovi_lab.checkpoints.presets import ReleasedModel, load_released
-from ovi_lab.checkpoints.weights_layout import Layout
-from ovi_lab.codecs.mmaudio import MMAudioCodec
-from ovi_lab.codecs.wan22 import Wan22VAE
 from ovi_lab.errors import UserError
-from ovi_lab.models import TwinDiT
-from ovi_lab.text import UMT5Text
+from ovi_lab.models.config import Modality
+from ovi_lab.sampling.bundle import Bundle, Parts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class Parts:
-    """All of a model that sampling runs."""
-
-    preset: ReleasedModel
-    text: UMT5Text
-    towers: TwinDiT
-    video: Wan22VAE
-    sound: MMAudioCodec
-
-
 def load_parts(
-    preset: ReleasedModel,
-    layout: Layout,
+    bundle: Bundle,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_part: Callable[[int, int, str], None] | None = None,
     long_prompts: str = "refuse",
 ) -> Parts:
-    """Load every part, strictly by name and shape; small parts first, so that a wrong file is told soon.
+    """Load every part, strictly by name and shape; small parts first, so that a wrong file is reported soon.
 
     Args:
-        preset: sizes of all parts.
-        layout: where they lie.
+        bundle: what to load.
         dtype: of the towers and the Wan2.2 VAE.
         device: to put everything on. On the CPU, what keeps its file's type stays the mapped file.
         on_part: called with parts done, parts in all and the name of the next.
-        long_prompts: what becomes of texts of more tokens than umT5 reads, see `ovi_lab.text.lengths`.
+        long_prompts: how texts of more tokens than the encoder reads are handled, see `ovi_lab.text.lengths`.
 
     Raises:
         UserError: a file is damaged, holds code, or another model or size; or parts do not belong together.
     """
-    said = on_part or (lambda done, total, name: None)
-    said(0, 4, "sound codec")
-    sound = MMAudioCodec.from_files(
-        layout.audio_vae, layout.vocoder, preset.audio_codec, torch.float32, device
-    )
-    said(1, 4, "picture codec")
-    video = Wan22VAE.from_file(layout.video_vae, preset.video_codec, dtype, device)
-    said(2, 4, "text encoder")
-    text_dim = preset.model_config["video"].get("text_dim", 4096)
-    text = UMT5Text(
-        layout.text_encoder,
-        layout.tokenizer,
-        text_dim,
-        configuration=preset.text_encoder,
-        too_long=long_prompts,
-        option="long_prompts=",
-    )
-    text = text.to(device).eval()
-    said(3, 4, "towers")
-    towers = load_released(layout.model, preset.model_config, dtype, device)
-    said(4, 4, "")
-    for codec, tower in ((video, "video"), (sound, "audio")):
-        width = towers.tower_configs[tower].in_dim  # type: ignore[index]
-        if codec.channels != width:
+    report = on_part or (lambda done, total, name: None)
+    report(0, 3, "codecs")
+    video, sound = bundle.load_codecs(dtype, device)
+    report(1, 3, "text encoder")
+    text: Any = bundle.load_text(dtype, device, long_prompts)
+    report(2, 3, "towers")
+    towers = bundle.load_towers(dtype, device)
+    report(3, 3, "")
+    codecs: dict[Modality, Any] = {"video": video, "audio": sound}
+    for modality, codec in codecs.items():
+        config = towers.tower_configs.get(modality)
+        if config is not None and config.in_dim != codec.channels:
             raise UserError(
-                f"the {tower} codec has {codec.channels} channels and the {tower} tower {width}: the preset "
-                f"{preset.name} does not fit together"
+                f"the {modality} codec has {codec.channels} channels and the {modality} tower {config.in_dim}: the "
+                f"parts of {bundle.name} do not belong together"
             )
-    return Parts(preset, text, towers, video, sound)
+    return Parts(bundle.formats, text, towers, video, sound)

@@ -1,4 +1,4 @@
-"""Prompts in, clips out: the released models' sampling, part after part, each on the device while it works.
+"""Prompts in, clips out: the sampling of a bundle, part after part, each on the device while it works.
 
 The latent loop is `flow.sample`; here are its texts, noise, first frame and sizes, and the way back to picture
 and sound. Shape suffixes: T frames, H rows, W columns, C channels, F latent frames, S samples, L audio tokens.
@@ -6,28 +6,32 @@ and sound. Shape suffixes: T frames, H rows, W columns, C channels, F latent fra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
-from ovi_lab.checkpoints.presets import ReleasedModel
-from ovi_lab.checkpoints.weights_layout import Layout
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
+from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
+from ovi_lab.sampling.bundle import Bundle, Formats, Parts
 from ovi_lab.sampling.images import read_image, scaled
 from ovi_lab.sampling.offload import Placement
-from ovi_lab.sampling.parts import DTYPES, Parts, load_parts
+from ovi_lab.sampling.parts import DTYPES, load_parts
 from ovi_lab.sampling.requests import Request
 from ovi_lab.sampling.sizes import Size, size_for_image, snapped
 from ovi_lab.text.lengths import check_choice
 from ovi_lab.text.prompts import with_sound_as
+
+BLANK = (16, 16)
+"""Height and width of the black frames of a model that makes sound alone."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Plan:
     """As the model reads it."""
     size: Size
     frames: int
-    video_shape: tuple[int, int, int, int]
-    audio_shape: tuple[int, int]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of its latents: video [C,F,h,w] and audio [L,C], those that the model has."""
     image_sha256: str | None
 
 
@@ -77,37 +81,107 @@ class Clip:
     fps: float
     wave_S: Tensor
     sample_rate: int
-    video_latents: Tensor
-    audio_latents: Tensor
+    video_latents: Tensor | None
+    audio_latents: Tensor | None
 
 
-def plan_request(request: Request, preset: ReleasedModel) -> Plan:
+def plan_request(request: Request, formats: Formats) -> Plan:
     """Sizes, latents' shapes and the prompt's form of one request.
 
     Raises:
-        UserError: its image cannot be read or is of extreme shape.
+        UserError: its image cannot be read or is of extreme shape, or the model takes no image or other size.
     """
-    area = preset.area[0] * preset.area[1]
-    digest = None
-    if request.image is not None:
-        picture = read_image(request.image)
-        size = size_for_image((picture.height, picture.width), area)
-        digest = file_sha256(Path(request.image))
-        if request.shape is not None:
-            size = snapped(request.shape, area)
+    shapes, digest = dict(formats.shapes), None
+    _, rows, columns = formats.strides
+    if formats.area is None or "video" not in shapes:
+        for name, value in (("image", request.image), ("size or aspect", request.shape)):
+            if value is not None:
+                raise UserError(
+                    f"{formats.name} makes clips of one size and without a given image: leave out {name}"
+                )
+        size = (shapes["video"][2] * rows, shapes["video"][3] * columns) if "video" in shapes else BLANK
     else:
-        size = snapped(request.shape or preset.area, area)
-    frames = 4 * (preset.video_latent_frames - 1) + 1
-    channels = {m: preset.model_config[m]["in_dim"] for m in ("video", "audio")}
-    return Plan(
-        request=request,
-        prompt=with_sound_as(request.prompt, preset.audio_tag),
-        size=size,
-        frames=frames,
-        video_shape=(channels["video"], preset.video_latent_frames, size[0] // 16, size[1] // 16),
-        audio_shape=(preset.audio_latents, channels["audio"]),
-        image_sha256=digest,
-    )
+        area = formats.area[0] * formats.area[1]
+        size = snapped(request.shape or formats.area, area)
+        if request.image is not None:
+            picture = read_image(request.image)
+            digest = file_sha256(Path(request.image))
+            if request.shape is None:
+                size = size_for_image((picture.height, picture.width), area)
+        C, F, *_ = shapes["video"]
+        shapes["video"] = (C, F, size[0] // rows, size[1] // columns)
+    prompt = request.prompt if formats.audio_tag is None else with_sound_as(request.prompt, formats.audio_tag)
+    return Plan(request, prompt, size, formats.frames, shapes, digest)
+
+
+def generate_latents(
+    towers: TwinDiT,
+    texts: Texts,
+    seeds: Sequence[int],
+    shapes: Mapping[str, Sequence[int]],
+    settings: SamplerSettings,
+    *,
+    noise: str = "named",
+    first_frame: Tensor | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Latents of one batch: video [B,C,F,h,w] and audio [B,L,C], None for a modality that has no shape.
+
+    Args:
+        towers: left in the mode they were in.
+        texts: embedded, see `embed_captions`.
+        seeds: of each clip's noise; a clip is the same in any batch, up to rounding.
+        shapes: of one clip's latents, for the modalities that are wanted.
+        settings: solver and guidance.
+        noise: see `noise_for`.
+        first_frame: see `sample`.
+        on_step: called with steps done and steps in all.
+    """
+    device = texts.positive[0].device
+    # drawn on the CPU, so that a GPU samples the same clip as a laptop
+    begin: dict[Modality, Tensor] = {
+        m: noise_batch(seeds, shapes[m], m, convention=noise).to(device) for m in MODALITIES if m in shapes
+    }
+    made = sample(towers, begin, texts, settings, first_frame=first_frame, on_step=on_step)
+    return made.video, made.audio
+
+
+@torch.no_grad()
+def embed_captions(
+    text_encoder: nn.Module | None, captions: Sequence[str], settings: SamplerSettings
+) -> Texts:
+    """A batch's captions and the settings' negatives. Raises UserError where there is no text encoder."""
+    if text_encoder is None:
+        raise UserError("sampling from captions needs a text encoder: choose text=…")
+    batches = (list(captions), [settings.negative_video], [settings.negative_audio])
+    return Texts(*(text_encoder(batch) for batch in batches))
+
+
+def decode_latents(
+    video_codec: Any,
+    audio_codec: Any,
+    video: Tensor | None,
+    audio: Tensor | None,
+    fps: float,
+) -> tuple[Tensor, Tensor]:
+    """Latents of N clips -> uint8 [N,T,H,W,3] and float32 [N,S] of equal length on the CPU.
+
+    A modality that is not there becomes black frames, or silence. Raises UserError where neither is there.
+    """
+    rate = audio_codec.sample_rate
+    if video is not None:
+        frames = video_codec.decode(video).cpu()
+        samples = round(frames.shape[1] * rate / fps)
+        waves = torch.zeros(len(frames), samples)
+        if audio is not None:
+            waves = audio_codec.decode(audio, samples).cpu()
+    elif audio is not None:
+        waves = audio_codec.decode(audio).cpu()
+        count = max(1, round(waves.shape[1] * fps / rate))
+        frames = torch.zeros(len(waves), count, *BLANK, 3, dtype=torch.uint8)
+    else:
+        raise UserError("nothing was sampled: the task trains neither video nor audio")
+    return frames, waves
 
 
 class OviPipeline:
@@ -123,35 +197,28 @@ class OviPipeline:
         self.parts, self.settings = parts, settings
         self.options = options or Options()
         self.placement = Placement(self.options.device, self.options.offload)
-        if self.options.vae_tiling:
+        if self.options.vae_tiling and parts.formats.area is not None:
             parts.video.model.enable_tiling()
         self._vectors: dict[str, Tensor] = {}
 
     @classmethod
     def load(
         cls,
-        preset: ReleasedModel,
-        layout: Layout,
+        bundle: Bundle,
         settings: SamplerSettings,
         options: Options | None = None,
         on_part: Callable[[int, int, str], None] | None = None,
     ) -> OviPipeline:
-        """Load a preset's parts and put them where the options say.
+        """Load a bundle's parts and put them where the options say.
 
         Raises:
             UserError: a file does not fit, an option cannot be had, or the device is too small.
         """
         options = options or Options()
         stay = options.offload in (False, "none") and not options.weights_8bit
+        device = options.device if stay else "cpu"
         try:
-            parts = load_parts(
-                preset,
-                layout,
-                DTYPES[options.dtype],
-                options.device if stay else "cpu",
-                on_part,
-                options.long_prompts,
-            )
+            parts = load_parts(bundle, DTYPES[options.dtype], device, on_part, options.long_prompts)
             if options.weights_8bit:
                 from ovi_lab.sampling.quantise import quantise
 
@@ -162,7 +229,7 @@ class OviPipeline:
 
     def plan(self, request: Request) -> Plan:
         """See `plan_request`."""
-        return plan_request(request, self.parts.preset)
+        return plan_request(request, self.parts.formats)
 
     def generate(
         self, requests: Iterable[Request | Plan], on_step: Callable[[int, int], None] | None = None
@@ -191,8 +258,9 @@ class OviPipeline:
             frames_THWC, wave_S = self.decode(video, audio)
         except torch.OutOfMemoryError as error:
             raise UserError(_out_of_memory(self.options.device, error)) from error
-        preset = self.parts.preset
-        return Clip(plan, frames_THWC, preset.fps, wave_S, preset.sample_rate, video[0].cpu(), audio[0].cpu())
+        formats = self.parts.formats
+        latents = (None if x is None else x[0].cpu() for x in (video, audio))
+        return Clip(plan, frames_THWC, formats.fps, wave_S, formats.sample_rate, *latents)
 
     @torch.no_grad()
     def latents(
@@ -200,9 +268,9 @@ class OviPipeline:
         plan: Plan,
         on_step: Callable[[int, int], None] | None = None,
         group: SequenceGroup | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Video [1,C,F,h,w] and audio [1,L,C] of one plan, on the device."""
-        settings, options, request = self.settings, self.options, plan.request
+        settings, request = self.settings, plan.request
         texts = [
             plan.prompt,
             settings.negative_video if request.negative_video is None else request.negative_video,
@@ -210,23 +278,18 @@ class OviPipeline:
         ]
         prompt, low_video, low_audio = self.embed(texts)
         first_frame = self.first_frame(plan) if request.image is not None else None
-        noise: dict[Modality, Tensor] = {
-            modality: noise_batch([request.seed], shape, modality, convention="reference").to(options.device)
-            for modality, shape in zip(MODALITIES, (plan.video_shape, plan.audio_shape), strict=True)
-        }
         towers = self.parts.towers
         with self.placement.working(towers), sequence_parallel(towers, group) if group else nullcontext():
-            made = sample(
+            return generate_latents(
                 towers,
-                noise,
                 Texts([prompt], [low_video], [low_audio]),
+                [request.seed],
+                plan.shapes,
                 settings,
+                noise=self.parts.formats.noise,
                 first_frame=first_frame,
                 on_step=on_step,
             )
-        if made.video is None or made.audio is None:
-            raise TypeError("both modalities were asked for")
-        return made.video, made.audio
 
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
         """Vectors [n, D] of each text, on the device; those of the last texts are kept."""
@@ -248,24 +311,37 @@ class OviPipeline:
         with self.placement.working(self.parts.video):
             return self.parts.video.encode(picture_HWC[None, None])
 
-    def decode(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, video: Tensor | None, audio: Tensor | None) -> tuple[Tensor, Tensor]:
         """Latents of one clip -> uint8 [T,H,W,3] and float32 [S], on the CPU, of equal length.
 
         Raises:
             UserError: the latents are not finite.
         """
         for name, latents in (("video", video), ("audio", audio)):
-            if not bool(torch.isfinite(latents).all()):
+            if latents is not None and not bool(torch.isfinite(latents).all()):
                 raise UserError(
                     f"the {name} latents are not finite: try dtype=fp32, or weights that are whole"
                 )
-        parts = self.parts
-        with self.placement.working(parts.video):
-            frames_THWC = parts.video.decode(video)[0].cpu()
-        samples = round(len(frames_THWC) / parts.preset.fps * parts.preset.sample_rate)
-        with self.placement.working(parts.sound):
-            wave_S = parts.sound.decode(audio, samples)[0].cpu()
-        return frames_THWC, wave_S
+        parts, formats = self.parts, self.parts.formats
+        if formats.area is None:  # the run's own codec is no network and stays on the CPU
+            own = (None if x is None else x.cpu() for x in (video, audio))
+            frames, waves = decode_latents(parts.video, parts.sound, *own, formats.fps)
+        else:
+            codecs = (_Placed(codec, self.placement) for codec in (parts.video, parts.sound))
+            frames, waves = decode_latents(*codecs, video, audio, formats.fps)
+        return frames[0], waves[0]
+
+
+class _Placed:
+    """A codec that is brought to the device while it decodes."""
+
+    def __init__(self, codec: Any, placement: Placement) -> None:
+        self.codec, self.placement = codec, placement
+        self.sample_rate = getattr(codec, "sample_rate", None)
+
+    def decode(self, *arguments: Any) -> Tensor:
+        with self.placement.working(self.codec):
+            return self.codec.decode(*arguments).cpu()
 
 
 def _out_of_memory(device: str, error: Exception) -> str:

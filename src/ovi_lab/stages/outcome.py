@@ -21,7 +21,7 @@ from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
-from ovi_lab.sampling.own_run import sample_clips
+from ovi_lab.sampling.command import sample_clips
 from ovi_lab.stages.chain import Settings, fused_arm, scratch_arm
 from ovi_lab.sweeps.local_pool import SweepJob
 
@@ -55,7 +55,8 @@ def sample_run(run: Path, out: Path) -> list[Path]:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("sample")
     chosen = {"checkpoint": str(run / "last"), "prompt": PROMPT, "count": 3, "out": str(out)}
-    return sample_clips(OmegaConf.merge(config, chosen))  # type: ignore[arg-type]
+    outcome = sample_clips(OmegaConf.merge(config, chosen | {"overwrite": True}))  # type: ignore[arg-type]
+    return sorted([*outcome.made, *outcome.kept])
 
 
 def onset_f1(run: Path) -> float:
