@@ -169,15 +169,16 @@ def run_bundle(
     files = find_parts(str(weights), published, ("video_vae", "audio_vae", "vocoder"))
     published_files = {f"weights/{part}/{file.name}": file for part, file in files.items()}
     _, frames, h, w = shapes.get("video", (0, 1, 1, 1))
+    area = 16 * h, 16 * w
     formats = Formats(
         name, shapes, published.fps, published.sample_rate, Wan22VAE.strides, Wan22VAE.first_frame_alone,
-        MMAudioCodec.token_samples, (16 * h, 16 * w), noise="reference", facts=facts,
+        MMAudioCodec.token_samples, area, noise="reference", facts=facts,
     )  # fmt: skip
     preset = None
     if len(present) == len(MODALITIES):
         preset = replace(
             published, name=name, model_config=settings, video_latent_frames=frames,
-            audio_latents=shapes["audio"][0], area=formats.area,
+            audio_latents=shapes["audio"][0], area=area,
         )  # fmt: skip
 
     def all_digests() -> Callable[[], Mapping[str, str]]:

@@ -324,11 +324,11 @@ class OviPipeline:
                 )
         parts, formats = self.parts, self.parts.formats
         if formats.area is None:  # the run's own codec is no network and stays on the CPU
-            own = (None if x is None else x.cpu() for x in (video, audio))
-            frames, waves = decode_latents(parts.video, parts.sound, *own, formats.fps)
+            video, audio = (None if x is None else x.cpu() for x in (video, audio))
+            frames, waves = decode_latents(parts.video, parts.sound, video, audio, formats.fps)
         else:
-            codecs = (_Placed(codec, self.placement) for codec in (parts.video, parts.sound))
-            frames, waves = decode_latents(*codecs, video, audio, formats.fps)
+            picture, sound = (_Placed(codec, self.placement) for codec in (parts.video, parts.sound))
+            frames, waves = decode_latents(picture, sound, video, audio, formats.fps)
         return frames[0], waves[0]
 
 
