@@ -1,7 +1,6 @@
 """The Fréchet distance against its definition, a matrix square root and its own properties."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -75,19 +74,14 @@ def test_rows_that_occur_several_times_are_those_rows_repeated() -> None:
 
 
 @pytest.mark.slow
-def test_a_matrix_square_root_takes_fifty_times_as_long_and_loses_digits() -> None:
-    x, y = features(64, 768, 11), features(50, 768, 12)
-    began = time.perf_counter()
-    found = frechet_distance(x, y)
-    ours, began = time.perf_counter() - began, time.perf_counter()
+def test_a_matrix_square_root_gives_the_distance_with_fewer_digits() -> None:
+    x, y = features(64, 256, 11), features(50, 256, 12)
     cov_x, cov_y = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
     trace = np.trace(sqrtm(cov_x @ cov_y))
-    theirs = time.perf_counter() - began
     apart = float((x.mean(0) - y.mean(0)).square().sum())
     by_root = apart + np.trace(cov_x) + np.trace(cov_y) - 2 * trace.real
-    assert found == pytest.approx(by_root, rel=1e-5)
+    assert frechet_distance(x, y) == pytest.approx(by_root, rel=1e-5)
     assert np.iscomplexobj(trace)
-    assert theirs > 50 * ours
 
 
 def test_bad_features_are_refused() -> None:

@@ -85,7 +85,8 @@ def s3fd_network(setting: Setting) -> Iterator[Line]:
         why = "the golden has seven digits"
         yield close(f"frame {seed}: scores", scores_1P[0, ::5], scores, atol=1e-6, why=why)
         yield close(f"frame {seed}: boxes", boxes_1P4[0, ::25], boxes, atol=1e-5, why=why)
-        found_n5 = s3fd.faces(scores_1P[0], boxes_1P4[0], *frame_HWC.shape[:2], score=0.3)
+        height, width, _ = frame_HWC.shape
+        found_n5 = s3fd.faces(scores_1P[0], boxes_1P4[0], height, width, score=0.3)
         confident = expected["confidence_above_0.3"]
         yield close(f"frame {seed}: faces above 0.3", found_n5, confident, atol=1e-3, why=why)
 
