@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from ovi_eval.common.files import write_whole
 
@@ -51,12 +52,12 @@ class ConsoleReporter:
     def __init__(self, console: Console | None = None) -> None:
         self.progress = Progress(
             TextColumn("{task.description:<10}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column(max_width=20, no_wrap=True)),  # 80 columns
             console=console,
         )
         self.tasks: dict[str, Any] = {}
