@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 from ovi_eval.clips.writing import write_mp4
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.batch_order import Buckets
+from ovi_lab.data.buckets import Buckets
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import json_bytes, latent_members
 from ovi_lab.data.loading import ClipLoader

@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from helpers.latent_shards import endless, first, write_latents
-from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler
+from ovi_lab.data.batch_order import EpochSampler
+from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.module import OviDataModule

@@ -8,7 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.batch_order import Buckets, EpochSampler
+from ovi_lab.data.batch_order import EpochSampler
+from ovi_lab.data.buckets import Buckets
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader, collate
 from ovi_lab.errors import UserError

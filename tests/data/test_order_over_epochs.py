@@ -7,7 +7,8 @@ import torch
 
 from helpers.latent_shards import write_latents
 from ovi_lab.common.seeding import generator_for
-from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler, Place
+from ovi_lab.data.batch_order import EpochSampler, Place
+from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.loading import ClipLoader
 

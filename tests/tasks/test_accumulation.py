@@ -10,7 +10,8 @@ from helpers.run_folders import logged, same, weights
 from ovi_lab.callbacks import RescaledResume, Throughput
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.progress import SilentReporter
-from ovi_lab.data.batch_order import Buckets, EpochSampler
+from ovi_lab.data.batch_order import EpochSampler
+from ovi_lab.data.buckets import Buckets
 from ovi_lab.errors import UserError
 from ovi_lab.runs.run import execute
 from ovi_lab.tasks.base import FlowMatchingTask

@@ -226,7 +226,8 @@ def _latents(arguments: argparse.Namespace) -> None:
     import torch
 
     from ovi_lab.data.encoders import published_encoders, saved_encoders, with_published_text
-    from ovi_lab.data.encoding import encode_sources, sources_of
+    from ovi_lab.data.encoding import encode_sources
+    from ovi_lab.data.media_sources import sources_of
 
     if arguments.codec is None and arguments.weights is None:
         raise UserError("nothing to encode with: name a saved --codec, or a folder of released --weights")

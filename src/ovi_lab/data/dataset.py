@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ovi_eval.clips.writing import resample
 from ovi_eval.common.files import file_sha256
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.batch_order import AudioTokens, Pick
+from ovi_lab.data.buckets import AudioTokens, Pick
 from ovi_lab.data.decode import (
     BOTH,
     MediaClip,

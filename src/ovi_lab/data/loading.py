@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ovi_lab.data.batch_order import Buckets, EpochSampler, Pick, Place
+from ovi_lab.data.batch_order import EpochSampler, Place
+from ovi_lab.data.buckets import Buckets, Pick
 from ovi_lab.data.dataset import NO_CODEC, RATES, SKIPPED, ClipDataset, Sample
 from ovi_lab.data.index import LATENT_PARTS, BadSample
 from ovi_lab.data.prefetch import Prefetcher

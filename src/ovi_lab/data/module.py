@@ -21,7 +21,8 @@ from lightning.pytorch import LightningDataModule
 from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.values import check_settings
-from ovi_lab.data.batch_order import AudioTokens, Buckets, EpochSampler
+from ovi_lab.data.batch_order import EpochSampler
+from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.decode import BOTH, MediaFormat, OnResample
 from ovi_lab.data.fitting import fit_codec, learned_from

@@ -1,0 +1,128 @@
+"""What latents are made of: shards of media, or folders of sound files, with the digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ovi_eval.common.files import file_sha256
+from ovi_eval.common.folders import files_of
+from ovi_eval.common.shown import shown
+from ovi_lab.data.captions import Captions
+from ovi_lab.data.decode import (
+    SOUND_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+)
+from ovi_lab.data.index import (
+    BadSample,
+    BadSampleError,
+    read_index,
+)
+from ovi_lab.data.shards import ShardReader, expand_shards
+from ovi_lab.errors import UserError
+
+log = logging.getLogger("ovi_lab.data")
+
+Members = Mapping[str, bytes]
+
+
+def digest_of(value: Any) -> str:
+    """The sha256 of plain values in hexadecimal: the same values, the same digest."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class MediaSource:
+    """The input of one shard of latents: a shard of media."""
+
+    def __init__(self, shard: Path) -> None:
+        self.shard = shard
+        self.name = shard.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the whole input."""
+        return file_sha256(self.shard)
+
+    def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
+        """(key, members) in order; what its index calls bad is added to `bad`."""
+        index = read_index(self.shard)
+        bad += index.bad
+        reader = ShardReader()
+        for entry in index.entries:
+            try:
+                yield entry.key, reader.read(entry)
+            except BadSampleError as error:
+                bad.append(BadSample(self.name, entry.key, str(error)))
+        reader.close()
+
+
+class SoundFiles(MediaSource):
+    """Sound files of a folder with their captions, as the input of one shard."""
+
+    def __init__(self, folder: Path, files: Sequence[tuple[str, Path]], captions: Captions) -> None:
+        self.folder, self.files, self.captions = folder, files, captions
+        self.name = folder.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of every file's bytes, key and caption."""
+        return digest_of([[key, self._caption(path)[0], file_sha256(path)] for key, path in self.files])
+
+    def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
+        for key, path in self.files:
+            caption, fault = self._caption(path)
+            if caption:
+                yield key, {"txt": caption.encode(), path.suffix.lower().lstrip("."): path.read_bytes()}
+            else:
+                bad.append(BadSample(self.name, str(path.relative_to(self.folder)), fault))
+
+    def _caption(self, path: Path) -> tuple[str | None, str]:
+        """The caption of a file, or why it has none."""
+        try:
+            return self.captions.of(path), "it has no caption"
+        except BadSampleError as error:
+            return None, str(error)
+
+
+def sources_of(
+    given: Sequence[str], audio_only: bool, captions: Path | None, clips_per_shard: int
+) -> list[MediaSource]:
+    """The shards named, or with `audio_only` the sounds of a folder, so many to a shard.
+
+    Raises:
+        UserError: something is not there, or a folder was named without `audio_only`.
+    """
+    folders = [Path(name).expanduser() for name in given if Path(name).expanduser().is_dir()]
+    if not folders:
+        if captions is not None:
+            raise UserError("--captions is for a folder of sounds; the captions of shards are in them")
+        return [MediaSource(path) for path in expand_shards(given)]
+    if len(given) > 1 or not audio_only:
+        raise UserError(
+            f"{folders[0]} is a folder: name it alone with --audio-only to encode its sounds, "
+            "or make shards of it with `ovi-data pack`"
+        )
+    from ovi_lab.data.pack import sample_key
+
+    folder, wanted = folders[0], SOUND_EXTENSIONS + VIDEO_EXTENSIONS
+    found = files_of(folder, [f".{extension}" for extension in wanted])
+    files = found.files
+    if not files:
+        beside = f" ({found.summary()})" if found.summary() else ""
+        raise UserError(f"no sound is in {shown(folder)}: expected .{', .'.join(wanted)} files{beside}")
+    keys: set[str] = set()
+    keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in files]
+    looked_up = Captions(folder, captions)
+    if captions is not None:
+        for file in files:
+            looked_up.of(file)
+    for told in (found.summary(looked_up.files()), looked_up.summary()):
+        if told:
+            log.warning("%s: %s", shown(folder), told)
+    starts = range(0, len(keyed), clips_per_shard)
+    return [SoundFiles(folder, keyed[start : start + clips_per_shard], looked_up) for start in starts]
