@@ -1,4 +1,4 @@
-"""A run that is told to leave: it saves at the next step, is queued again where there is SLURM, and loses no bit."""
+"""A run that receives a signal to stop: it saves at the next step, is requeued under SLURM, and loses no bit."""
 
 import os
 import signal
@@ -88,7 +88,7 @@ def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_agai
     step = Checkpoint.open(resolve_checkpoint(folder / "ranks")).step
     assert f"SIGUSR1: step {step} is saved; job 4711 is queued again, resume=auto goes on" in ranks[0][0]
     assert "SIGUSR1" not in ranks[1][0]
-    # three prompts dealt out over two ranks, written by the first
+    # three prompts over two ranks, written by the first
     assert [p.name for p in sorted((folder / "ranks" / "samples" / "step_000004").iterdir())] == [
         "0.mp4",
         "1.mp4",

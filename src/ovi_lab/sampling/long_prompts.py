@@ -23,7 +23,8 @@ def fit_prompts(
         plans: of requests.
         bundle: whose text encoder reads them.
         settings: whose negative prompts are those of requests that name none.
-        choice: see `ovi_lab.text.lengths`; with "cut_end" texts stay, and are told where they are read.
+        choice: see `ovi_lab.text.lengths`; with "cut_end" texts stay as they are here, and are cut
+            with a warning where they are encoded.
         strict: raise the first that is too long.
 
     Raises:

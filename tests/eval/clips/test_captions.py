@@ -1,4 +1,4 @@
-"""Captions of clips that are scored: where they come from, and what is told of those that cannot be used."""
+"""Captions of clips that are scored: where they come from, and what is reported of those that cannot be used."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_s3fd_looks_at_clips_as_well(tmp_path: Path) -> None:
 
 
 class Known(Detector):
-    """A detector of another's making: it finds faces where frames of 300x400 are told to have them."""
+    """A detector of another package: it finds faces at fixed places of frames of 300x400."""
 
     name = "known"
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_scored_is_missing_with_its_reason(made: Path, real: Path
     why = {item.id: reasons for item, reasons in zip(items, scored.reasons, strict=True)}
     assert why["c00"] == {}
     assert why["broken"]["loudness"].startswith("cannot be decoded")
-    assert "broken.mp4" not in why["broken"]["loudness"]  # the clip stands beside it
+    assert "broken.mp4" not in why["broken"]["loudness"]  # the clip's id is the key
     assert why["cut"]["colours"].startswith(("is cut off or damaged", "cannot be decoded"))
     assert why["dark"] == dict.fromkeys(("loudness", "louder_than", "colours"), "it is dark")
     assert "has no picture stream" in why["sound"]["loudness"]
