@@ -51,3 +51,14 @@ def test_help_shows_every_group_and_key_of_the_configuration(command):
 def test_help_of_a_command_of_hydras_names_hydras_flags():
     assert "--hydra-help" in train.HELP.text(config_dir())
     assert "--hydra-help" not in plan.HELP.text(config_dir())
+
+
+@pytest.mark.parametrize("command", PROJECT["scripts"])
+def test_a_reader_that_has_seen_enough_is_no_error(command):
+    module = PROJECT["scripts"][command].partition(":")[0]
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) in (0, 141)

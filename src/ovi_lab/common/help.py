@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovi_eval.common.boundary import one_line
 from ovi_lab import __version__
 from ovi_lab.common.paths import config_dir
 
@@ -37,11 +38,13 @@ class Help:
     def answered(self, arguments: Sequence[str]) -> bool:
         """Print the help or the version where the arguments ask for it. Returns whether they did."""
         if "--version" in arguments:
-            print(f"{self.command} {__version__}")
+            text = f"{self.command} {__version__}"
         elif "--help" in arguments or "-h" in arguments:
-            print(self.text(config_dir()))
+            text = self.text(config_dir())
         else:
             return False
+        with one_line(self.command):
+            print(text, flush=True)
         return True
 
     def text(self, folder: Path) -> str:
