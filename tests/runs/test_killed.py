@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -54,6 +55,7 @@ def log(run_dir: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in r.items() if v and not k.startswith(("speed/", "memory/"))} for r in rows]
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_no_bit(tmp_path):
     run(tmp_path, "whole", 0)
     told = run(tmp_path, "killed", KILLS)
