@@ -396,6 +396,3 @@ def _audio_tokens(given: Mapping[str, Any] | None, modalities: Sequence[str]) ->
             "set data.modalities=[audio], or crop=longer"
         )
     return tokens if tokens.cuts_any or tokens.min > 1 else None
-
-
-__all__ = ["OviDataModule"]
