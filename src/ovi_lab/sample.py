@@ -50,7 +50,11 @@ def run(config: DictConfig) -> None:
         try:
             outcome = sample_clips(config, check_memory)
         except KeyboardInterrupt:
-            print("stopped: the same command goes on with what is missing", file=sys.stderr, flush=True)
+            print(
+                "stopped: run the same command again to make the clips that are missing",
+                file=sys.stderr,
+                flush=True,
+            )
             raise SystemExit(130) from None
         for path in outcome.kept:
             print(f"{path} (finished before)")

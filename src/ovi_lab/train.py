@@ -36,7 +36,7 @@ def run(config: DictConfig) -> str:
 
     # Lightning starts this program again for each further process of a node; one of them speaks
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    resumed = f"interrupted; resume=last goes on from the last checkpoint of {config.run_dir}"
+    resumed = f"interrupted; resume=last resumes from the last checkpoint of {config.run_dir}"
     with one_line("error", interrupted=resumed, interrupted_code=2):
         reporter: Reporter = ConsoleReporter() if first else SilentReporter()
         try:

@@ -66,7 +66,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, tr
     assert code == 143, output
     step = Checkpoint.open(resolve_checkpoint(folder / "alone")).step
     assert 0 < step < STEPS
-    assert f"SIGTERM: step {step} is saved; resume=last goes on from there" in output
+    assert f"SIGTERM: step {step} is saved; resume=last resumes there" in output
     assert "Traceback" not in output
     execute(
         composed([*SETTINGS, "samples.every_n_steps=0", "resume=last"], folder / "alone"), SilentReporter()
@@ -86,7 +86,9 @@ def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_agai
     assert [code for _, code in ranks] == [0, 0], ranks
     assert (folder / "scontrol.txt").read_text() == "requeue 4711\n"
     step = Checkpoint.open(resolve_checkpoint(folder / "ranks")).step
-    assert f"SIGUSR1: step {step} is saved; job 4711 is queued again, resume=auto goes on" in ranks[0][0]
+    assert (
+        f"SIGUSR1: step {step} is saved; job 4711 is queued again, resume=auto resumes the run" in ranks[0][0]
+    )
     assert "SIGUSR1" not in ranks[1][0]
     # three prompts over two ranks, written by the first
     assert [p.name for p in sorted((folder / "ranks" / "samples" / "step_000004").iterdir())] == [

@@ -2,7 +2,7 @@
 
     python tests/helpers/killed.py RUN_DIR --kills 20 --seed 0 OVERRIDES…
 
-Each attempt is a fork of this process, so that it starts in a moment; `resume=auto` goes on where the one before was
+Each attempt is a fork of this process, so that it starts in a moment; `resume=auto` continues where the one before was
 killed. Prints how many attempts were killed while they saved.
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ovi_eval.clips.clip import read_clip
-from ovi_lab import sample
 from ovi_lab.checkpoints import weights_layout
 from ovi_lab.checkpoints.folder import FORMAT
 from ovi_lab.errors import UserError
@@ -52,24 +50,6 @@ def write_run(
 @pytest.fixture
 def run(small_ovi: Path, tmp_path: Path) -> Path:
     return write_run(tmp_path / "runs" / "mine", small_ovi)
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Runs `ovi-sample` in this process: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ovi-sample", *arguments])
-        code = 0
-        try:
-            sample.main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return command
 
 
 def test_a_full_size_run_is_sampled_from_its_own_folder(typed, run: Path, small_ovi: Path) -> None:

@@ -35,7 +35,7 @@ from ovi_eval.backbones.clap_sound import log_mel, transform_tables
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder
 from ovi_eval.common.torch_files import read_weights
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, checked_digest
 from ovi_eval.errors import UserError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"
@@ -155,11 +155,7 @@ def load_clap(
     digits), or holds other tensors than a checkpoint of that size without fusion.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; it should hold {file.needs()}")
-    digest = file_sha256(path)
-    if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
-        raise UserError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+    digest = checked_digest(path, file, sha256)
     tensors = read_checkpoint(path, file)
     with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
         towers = TransformersTowers(size)

@@ -80,6 +80,19 @@ def find_weights(file: PublishedFile, for_what: str) -> Path:
     raise UserError(f"{for_what} needs {file.needs()}; {put}")
 
 
+def checked_digest(path: Path, file: PublishedFile, sha256: str | None) -> str:
+    """SHA-256 of the file at `path`, which is to hold what `file` says.
+
+    Raises UserError where it is not there, or does not begin with `sha256` (at least 8 digits).
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it should hold {file.needs()}")
+    digest = file_sha256(path)
+    if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
+        raise UserError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+    return digest
+
+
 def load_published(
     build: Callable[[], Network], path: str | Path, file: PublishedFile, *, sha256: str | None = None
 ) -> LoadedNetwork[Network]:
@@ -90,11 +103,7 @@ def load_published(
     has another digest, or holds tensors that are missing, unknown, of another shape or type, or not finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; it should hold {file.needs()}")
-    digest = file_sha256(path)
-    if sha256 is not None and not (len(sha256) >= 8 and digest.startswith(sha256.lower())):
-        raise UserError(f"{path}: has the sha256 {digest}, expected {sha256}; fetch {file.needs()}")
+    digest = checked_digest(path, file, sha256)
     tensors = _tensors(read_weights(path), file, path)
     with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
         network = build()

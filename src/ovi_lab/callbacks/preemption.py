@@ -189,13 +189,13 @@ class Preemption(Callback):
         trouble = _requeue(job) if job else None
         if job and trouble is None:
             print(
-                f"{name}: {saved}; job {job} is queued again, resume=auto goes on",
+                f"{name}: {saved}; job {job} is queued again, resume=auto resumes the run",
                 file=sys.stderr,
                 flush=True,
             )
             raise Preempted(0)
         print(
-            f"{name}: {saved}; resume=last goes on from there{f' ({trouble})' if trouble else ''}",
+            f"{name}: {saved}; resume=last resumes there{f' ({trouble})' if trouble else ''}",
             file=sys.stderr,
             flush=True,
         )

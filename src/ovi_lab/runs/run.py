@@ -88,7 +88,7 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
             return True
         if config.resume is None and not was_requeued() and latest_checkpoint(run_dir) is not None:
             raise UserError(
-                f"{run_dir} holds an unfinished run: resume=last goes on with it, overwrite=true deletes it"
+                f"{run_dir} holds an unfinished run: resume=last resumes it, overwrite=true deletes it"
             )
     try:
         recover(run_dir / "checkpoints")
@@ -135,14 +135,14 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
         if lost is None:
             raise
         raise UserError(
-            f"{lost}; resume=last goes on from the last checkpoint of {config.run_dir}"
+            f"{lost}; resume=last resumes from the last checkpoint of {config.run_dir}"
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
             f"the disk is full ({error.filename or config.run_dir}): free space; "
-            "resume=last, or the same sweep again, goes on from the last checkpoint"
+            "resume=last, or the same sweep again, resumes from the last checkpoint"
         ) from error
 
 
