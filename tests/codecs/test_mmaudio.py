@@ -147,7 +147,7 @@ def test_as_many_tokens_as_the_released_models_have(codec) -> None:
 
 
 def test_bfloat16_is_close(files, codec, numbers) -> None:
-    other = MMAudioCodec.from_files(*files, TINY).to(dtype=torch.bfloat16)
+    other = MMAudioCodec.from_files(*files, TINY, torch.bfloat16)
     waves = numbers[1]["mel16k/wav"]
     expected, found = codec.encode(waves), other.encode(waves)
     assert found.dtype == torch.float32

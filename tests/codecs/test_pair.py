@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovi_lab.codecs import LatentCodec, audio_codec, video_codec
+from ovi_lab.codecs import LatentCodec, codec_class
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
@@ -80,6 +80,6 @@ def test_files_that_are_no_codec_are_refused(codec, tmp_path: Path) -> None:
 
 def test_unknown_kinds_are_refused_with_those_there_are() -> None:
     with pytest.raises(UserError, match="no video codec is called 'jpeg'; there is block_pca"):
-        video_codec("jpeg")
+        codec_class("video", "jpeg")
     with pytest.raises(UserError, match="no audio codec is called 'mp3'; there is band_vocoder"):
-        audio_codec("mp3")
+        codec_class("audio", "mp3")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.published_goldens import golden, listed, on_meta
-from ovi_lab.codecs import LatentCodec, video_codec
+from ovi_lab.codecs import LatentCodec, codec_class
 from ovi_lab.codecs.band_vocoder import BandVocoder
 from ovi_lab.codecs.wan22 import LATENT_MEAN, LATENT_STD, Wan22Config, Wan22VAE, build, diffusers_name
 from ovi_lab.errors import UserError
@@ -112,7 +112,7 @@ def test_safetensors_and_torch_files_are_the_same_codec(vae, numbers, tiny, tmp_
 
 
 def test_bfloat16_is_close(file, tiny, vae, numbers, caplog) -> None:
-    other = Wan22VAE.from_file(file, tiny).to(dtype=torch.bfloat16)
+    other = Wan22VAE.from_file(file, tiny, torch.bfloat16)
     z = numbers[1]["inputs/z"]
     expected, found = vae.decode_pixels(z), other.decode_pixels(z)
     assert found.dtype == torch.float32
@@ -124,7 +124,7 @@ def test_a_saved_pair_is_the_same_codec(vae, numbers, tmp_path) -> None:
     sound = BandVocoder(8000, iterations=1)
     generator = torch.Generator().manual_seed(0)
     sound.fit([torch.rand(2, 8000, generator=generator) - 0.5])
-    pair = LatentCodec(video_codec("wan22")(vae.model, vae.configuration), sound, fps=24)
+    pair = LatentCodec(codec_class("video", "wan22")(vae.model, vae.configuration), sound, fps=24)
     pair.save(tmp_path / "codec.safetensors")
     loaded = LatentCodec.load(tmp_path / "codec.safetensors")
     z = numbers[1]["inputs/z"]

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ovi_eval.ball.sound_bands import BAND_EDGES_HZ, FLOOR, NUM_BANDS, band_energies, token_samples
-from ovi_lab.codecs.base import register_audio
+from ovi_eval.clips.clip import fit_length
+from ovi_lab.codecs.base import check_latents, check_stored
 from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 
@@ -36,7 +37,6 @@ MAX_SAMPLE_RATE, MAX_PARTIALS = 768_000, 10_000
 GATE = 0.5  # standard deviations of a band, as energy above the floor, below which it fades out
 
 
-@register_audio("band_vocoder")
 class BandVocoder:
     """Twelve standardised log band energies a token; a seeded, deterministic synthesis back.
 
@@ -102,8 +102,7 @@ class BandVocoder:
         The same latents give the same wave (to rounding), whatever else is in the batch.
         """
         mean_K, std_K = self._fitted()
-        if latents_BLC.ndim != 3 or latents_BLC.shape[2] != NUM_BANDS or not latents_BLC.shape[1]:
-            raise UserError(f"audio latents of shape {list(latents_BLC.shape)}: expected [B,L,{NUM_BANDS}]")
+        check_latents(latents_BLC, "audio", NUM_BANDS)
         length = latents_BLC.shape[1]
         level_BLK = (latents_BLC.float() * std_K + mean_K).clamp(max=math.log(1 + FLOOR))  # full scale
         energy_BLK = (level_BLK.exp() - FLOOR).clamp(min=0)
@@ -116,8 +115,7 @@ class BandVocoder:
             heard_BLK = band_energies(carriers.play(gains_BLK2), self.sample_rate)
             gains_BLK2 = gains_BLK2 * (0.4 * (target_BLK - heard_BLK)).clamp(-2, 2).exp()[..., None]
         waves_BS = carriers.play(gains_BLK2).clamp(-1, 1)
-        samples = waves_BS.shape[1] if num_samples is None else num_samples
-        return torch.nn.functional.pad(waves_BS, (0, max(samples - waves_BS.shape[1], 0)))[:, :samples]
+        return waves_BS if num_samples is None else fit_length(waves_BS, num_samples)
 
     def config(self) -> dict[str, Any]:
         return {
@@ -142,17 +140,7 @@ class BandVocoder:
         if len(settings["partials_hz"]) > MAX_PARTIALS:
             raise UserError(f"the audio codec has {len(settings['partials_hz'])} partials: fit it again")
         codec = cls(**settings)
-        for name in ("mean", "std"):
-            stored = tensors[name]
-            if (
-                tuple(stored.shape) != (NUM_BANDS,)
-                or stored.dtype != torch.float32
-                or not stored.isfinite().all()
-            ):
-                raise UserError(
-                    f"the audio codec's {name} is {list(stored.shape)} of {stored.dtype}, expected {NUM_BANDS} finite "
-                    "float32 values: fit it again"
-                )
+        check_stored(tensors, dict.fromkeys(("mean", "std"), (NUM_BANDS,)), "audio codec")
         codec.mean_K, codec.std_K = tensors["mean"], tensors["std"]
         return codec
 

@@ -1,7 +1,7 @@
-"""The two protocols of the codecs, and the registry from which saved codecs are rebuilt.
+"""The protocols of video and audio codecs, the classes by kind, and checks of what is encoded and decoded.
 
 A codec is its configuration (plain values) and its tensors; `from_parts` makes the codec from both, so that
-one safetensors file holds a pair of them whatever their kind. A new codec is one file with one decorator.
+one safetensors file holds a pair of them whatever their kind. A new codec is one file and one line of `CODECS`.
 
 Shape suffixes: B clips, T frames, H rows, W columns, C channels, F latent frames, h and w latent rows and
 columns, S samples, L audio tokens.
@@ -9,24 +9,54 @@ columns, S samples, L audio tokens.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from ovi_lab.errors import UserError
 
+CODECS = {
+    "video": {"block_pca": "ovi_lab.codecs.block_pca:BlockPCA", "wan22": "ovi_lab.codecs.wan22:Wan22VAE"},
+    "audio": {
+        "band_vocoder": "ovi_lab.codecs.band_vocoder:BandVocoder",
+        "mmaudio": "ovi_lab.codecs.mmaudio:MMAudioCodec",
+    },
+}
+"""The class of each kind, as module:name; a module is imported when its kind is used."""
 
-class VideoCodec(Protocol):
-    """Frames to latents and back."""
+
+def codec_class(modality: str, kind: str) -> Any:
+    """The class of codecs of that kind. Raises UserError naming those there are."""
+    classes = CODECS[modality]
+    if kind not in classes:
+        raise UserError(f"no {modality} codec is called {kind!r}; there is {', '.join(sorted(classes))}")
+    return pkgutil.resolve_name(classes[kind])
+
+
+class Codec(Protocol):
+    """A codec of either modality."""
 
     kind: str
     channels: int
-    strides: tuple[int, int, int]  # frames, rows and columns that become one latent position
-    first_frame_alone: (
-        bool  # whether the first frame is a latent frame by itself, before groups of strides[0]
-    )
+
+    def config(self) -> dict[str, Any]: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    @classmethod
+    def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self: ...
+
+
+class VideoCodec(Codec, Protocol):
+    """Frames to latents and back."""
+
+    strides: tuple[int, int, int]
+    """Frames, rows and columns that become one latent position."""
+    first_frame_alone: bool
+    """Whether the first frame is a latent frame by itself, before groups of strides[0]."""
 
     def fit(self, batches_BTHWC: Iterable[Tensor]) -> None:
         """Fit the codec on uint8 frames; the same batches give the same codec."""
@@ -40,21 +70,13 @@ class VideoCodec(Protocol):
         """float [B,C,F,h,w] -> uint8 [B,T,H,W,3]."""
         ...
 
-    def config(self) -> dict[str, Any]: ...
 
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    @classmethod
-    def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> VideoCodec: ...
-
-
-class AudioCodec(Protocol):
+class AudioCodec(Codec, Protocol):
     """Mono waves to latents and back."""
 
-    kind: str
-    channels: int
     sample_rate: int
-    token_samples: int  # samples that become one token
+    token_samples: int
+    """Samples that become one token."""
 
     def fit(self, batches_BS: Iterable[Tensor]) -> None:
         """Fit the codec on waves; the same batches give the same codec."""
@@ -68,51 +90,29 @@ class AudioCodec(Protocol):
         """float [B,L,C] -> float32 [B,S] in [-1,1]; S is `num_samples`, or L tokens' worth."""
         ...
 
-    def config(self) -> dict[str, Any]: ...
 
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    @classmethod
-    def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AudioCodec: ...
-
-
-_VIDEO: dict[str, Any] = {}
-_AUDIO: dict[str, Any] = {}
-Class = TypeVar("Class", bound=type)
+def check_frames(frames_BTHWC: Tensor) -> None:
+    """Raises UserError for anything but uint8 frames [B,T,H,W,3]."""
+    if frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3 or frames_BTHWC.dtype != torch.uint8:
+        raise UserError(
+            f"frames of shape {list(frames_BTHWC.shape)} and {frames_BTHWC.dtype}: "
+            "expected uint8 [clips, frames, rows, columns, 3]"
+        )
 
 
-def register_video(kind: str) -> Callable[[Class], Class]:
-    """Class decorator: a video codec of that kind."""
-    return _register(_VIDEO, kind)
+def check_latents(latents: Tensor, modality: str, channels: int) -> None:
+    """Raises UserError for anything but latents [B,channels,F,h,w] of video or [B,L,channels] of audio, not empty."""
+    axis, form = (1, f"[B,{channels},F,h,w]") if modality == "video" else (2, f"[B,L,{channels}]")
+    if latents.ndim != form.count(",") + 1 or latents.shape[axis] != channels or not latents.numel():
+        raise UserError(f"{modality} latents of shape {list(latents.shape)}: expected {form}")
 
 
-def register_audio(kind: str) -> Callable[[Class], Class]:
-    """Class decorator: an audio codec of that kind."""
-    return _register(_AUDIO, kind)
-
-
-def _register(registry: dict[str, Any], kind: str) -> Callable[[Class], Class]:
-    def add(cls: Class) -> Class:
-        registry[kind] = cls
-        cls.kind = kind  # type: ignore[attr-defined]
-        return cls
-
-    return add
-
-
-def video_codec(kind: str) -> Any:
-    """The class of video codecs of that kind. Raises UserError naming those there are."""
-    return _find(_VIDEO, kind, "video")
-
-
-def audio_codec(kind: str) -> Any:
-    """The class of audio codecs of that kind. Raises UserError naming those there are."""
-    return _find(_AUDIO, kind, "audio")
-
-
-def _find(registry: dict[str, Any], kind: str, what: str) -> Any:
-    for module in ("block_pca", "band_vocoder", "wan22", "mmaudio"):
-        importlib.import_module(f"ovi_lab.codecs.{module}")
-    if kind not in registry:
-        raise UserError(f"no {what} codec is called {kind!r}; there is {', '.join(sorted(registry))}")
-    return registry[kind]
+def check_stored(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raises UserError for a tensor of a saved codec that is not finite float32 of its shape."""
+    for name, shape in shapes.items():
+        value = tensors[name]
+        if tuple(value.shape) != shape or value.dtype != torch.float32 or not bool(value.isfinite().all()):
+            raise UserError(
+                f"the {what}'s {name} is {list(value.shape)} of {value.dtype}, expected finite float32 values "
+                f"{list(shape)}: fit it again"
+            )

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovi_lab.codecs.base import register_video
+from ovi_lab.codecs.base import check_frames, check_latents, check_stored
 from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 
 
-@register_video("block_pca")
 class BlockPCA:
     """PCA of blocks; linear, so that any frame size and length that the block divides will do.
 
@@ -85,10 +84,7 @@ class BlockPCA:
     def decode(self, latents_BCFhw: Tensor) -> Tensor:
         """float [B,C,F,h,w] -> uint8 [B,T,H,W,3]; values past the range of a pixel are cut."""
         mean_P, components_CP = self._fitted()
-        if latents_BCFhw.ndim != 5 or latents_BCFhw.shape[1] != self.channels:
-            raise UserError(
-                f"video latents of shape {list(latents_BCFhw.shape)}: expected [B,{self.channels},F,h,w]"
-            )
+        check_latents(latents_BCFhw, "video", self.channels)
         t, y, x = self.strides
         B, _, F, h, w = latents_BCFhw.shape
         blocks = latents_BCFhw.float().permute(0, 2, 3, 4, 1) @ (components_CP * self.scale) + mean_P
@@ -112,18 +108,8 @@ class BlockPCA:
         check_types(cls, {"channels": config["channels"], "block": config["block"]}, "the video codec")
         codec = cls(config["channels"], tuple(config["block"]))
         pixels = 3 * math.prod(codec.strides)
-        wanted = {"mean": (pixels,), "components": (codec.channels, pixels)}
-        for name, shape in wanted.items():
-            value = tensors[name]
-            if (
-                tuple(value.shape) != shape
-                or value.dtype != torch.float32
-                or not bool(value.isfinite().all())
-            ):
-                raise UserError(
-                    f"the video codec's {name} is {list(value.shape)} of {value.dtype}, expected finite float32 values "
-                    f"{list(shape)}: fit it again"
-                )
+        shapes = {"mean": (pixels,), "components": (codec.channels, pixels)}
+        check_stored(tensors, shapes, "video codec")
         codec.scale, codec.explained = float(config["scale"]), float(config["explained"])
         codec.mean_P, codec.components_CP = tensors["mean"], tensors["components"]
         return codec
@@ -136,11 +122,7 @@ class BlockPCA:
     def _blocks(self, frames_BTHWC: Tensor) -> Tensor:
         """uint8 [B,T,H,W,3] -> float [B,F,h,w,P] in [0,1]."""
         t, y, x = self.strides
-        if frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3 or frames_BTHWC.dtype != torch.uint8:
-            raise UserError(
-                f"frames of shape {list(frames_BTHWC.shape)} and {frames_BTHWC.dtype}: "
-                "expected uint8 [clips, frames, rows, columns, 3]"
-            )
+        check_frames(frames_BTHWC)
         B, T, H, W, _ = frames_BTHWC.shape
         if T % t or H % y or W % x or not T * H * W:
             raise UserError(

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovi_lab.codecs.base import register_audio
-from ovi_lab.common.typed import check_sizes, check_types
+from ovi_eval.clips.clip import fit_length
+from ovi_lab.codecs.base import check_latents
+from ovi_lab.common.typed import NetworkSizes
 from ovi_lab.errors import UserError
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -33,8 +34,10 @@ _SPLIT = (
 
 
 @dataclass(frozen=True)
-class MMAudioConfig:
+class MMAudioConfig(NetworkSizes):
     """Sizes of both networks; the defaults are the published ones (171.7 M and 112.2 M parameters)."""
+
+    title = "the MMAudio codec's configuration"
 
     mel_bands: int = 80
     channels: int = 20
@@ -45,23 +48,12 @@ class MMAudioConfig:
     vocoder_kernels: tuple[int, ...] = (8, 8, 4, 4, 4, 4)
 
     def __post_init__(self) -> None:
-        for name in ("multipliers", "vocoder_rates", "vocoder_kernels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
         if len(self.vocoder_rates) != len(self.vocoder_kernels):
             raise UserError(
                 f"the vocoder has {len(self.vocoder_rates)} rates and {len(self.vocoder_kernels)} kernels: "
                 "expected as many of the one as of the other"
             )
-
-    @classmethod
-    def of(cls, value: MMAudioConfig | Mapping[str, Any] | None) -> MMAudioConfig:
-        """The configuration itself, from a mapping, or for None the published one."""
-        if isinstance(value, MMAudioConfig):
-            return value
-        settings = {} if value is None else value
-        check_types(cls, settings, "the MMAudio codec's configuration")
-        check_sizes(settings, "the MMAudio codec's configuration")
-        return cls(**settings)
 
 
 def build_vae(config: MMAudioConfig) -> Any:
@@ -81,11 +73,11 @@ def build_vae(config: MMAudioConfig) -> Any:
     return network.vae
 
 
-def build_vocoder(config: MMAudioConfig) -> Any:
-    """Mel spectra to waves, on the meta device; ends as the 16 kHz BigVGAN does."""
+def build_vocoder(config: MMAudioConfig, device: str = "meta") -> Any:
+    """Mel spectra to waves, without values on the meta device; ends as the 16 kHz BigVGAN does."""
     import diffusers
 
-    with torch.device("meta"):
+    with torch.device(device):
         vocoder: Any = diffusers.MMAudioVocoder(
             num_mels=config.mel_bands,
             upsample_initial_channel=config.vocoder_channels,
@@ -132,7 +124,6 @@ def joined_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return done
 
 
-@register_audio("mmaudio")
 class MMAudioCodec:
     """Frozen sound codec: mono waves at 16 kHz, 512 samples a token.
 
@@ -179,14 +170,6 @@ class MMAudioCodec:
             load_vae(vae, checked, dtype, device), load_vocoder(vocoder, checked, dtype, device), checked
         )
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MMAudioCodec:
-        """Move or convert the networks in place; the mel analysis stays in float32."""
-        for module in (self.vae, self.vocoder):
-            # not the network's own `to`, which warns of float32 parts that it does not have
-            nn.Module.to(module, device=device, dtype=dtype)
-        self._mel.to(device=device)
-        return self
-
     def fit(self, batches_BS: Iterable[Tensor]) -> None:
         """Does nothing: the codec is trained already."""
 
@@ -215,13 +198,9 @@ class MMAudioCodec:
 
     def decode(self, latents_BLC: Tensor, num_samples: int | None = None) -> Tensor:
         """float [B,L,C] -> float32 waves [B,S] in [-1,1], on the latents' device; S is `num_samples` or 512 L."""
-        if latents_BLC.ndim != 3 or latents_BLC.shape[2] != self.channels or not latents_BLC.numel():
-            raise UserError(
-                f"audio latents of shape {list(latents_BLC.shape)}: expected [B,L,{self.channels}]"
-            )
+        check_latents(latents_BLC, "audio", self.channels)
         waves_BS = self.vocode(self.decode_mel(latents_BLC.transpose(1, 2))).to(latents_BLC.device)
-        samples = waves_BS.shape[1] if num_samples is None else num_samples
-        return nn.functional.pad(waves_BS, (0, max(samples - waves_BS.shape[1], 0)))[:, :samples]
+        return waves_BS if num_samples is None else fit_length(waves_BS, num_samples)
 
     def decode_mel(self, latents_BCL: Tensor) -> Tensor:
         """Latents [B,C,L] -> float32 log10 mel energies [B,M,2L]."""

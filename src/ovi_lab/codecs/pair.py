@@ -18,7 +18,7 @@ from torch import Tensor
 from ovi_eval.common.files import write_whole
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
-from ovi_lab.codecs.base import AudioCodec, VideoCodec, audio_codec, video_codec
+from ovi_lab.codecs.base import AudioCodec, VideoCodec, codec_class
 from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
 
@@ -122,8 +122,8 @@ class LatentCodec:
             if not 0 < fps <= MAX_FPS:
                 raise ValueError(f"fps is {fps}")
             return cls(
-                video_codec(video["kind"]).from_parts(video, _under("video.", tensors)),
-                audio_codec(audio["kind"]).from_parts(audio, _under("audio.", tensors)),
+                codec_class("video", video["kind"]).from_parts(video, _under("video.", tensors)),
+                codec_class("audio", audio["kind"]).from_parts(audio, _under("audio.", tensors)),
                 fps,
                 about["fitted_on"],
             )
@@ -136,7 +136,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def default_codec(fps: float, sample_rate: int, partials_hz: tuple[float, ...] = ()) -> LatentCodec:
     """An unfitted BlockPCA with 24 channels beside a BandVocoder: for worlds and small packed sets."""
     return LatentCodec(
-        video_codec("block_pca")(),
-        audio_codec("band_vocoder")(sample_rate=sample_rate, partials_hz=partials_hz),
+        codec_class("video", "block_pca")(),
+        codec_class("audio", "band_vocoder")(sample_rate=sample_rate, partials_hz=partials_hz),
         fps,
     )

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ovi_lab.codecs.base import register_video
-from ovi_lab.common.typed import check_sizes, check_types
+from ovi_lab.codecs.base import check_frames, check_latents
+from ovi_lab.common.typed import NetworkSizes
 from ovi_lab.errors import UserError
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -53,11 +53,13 @@ _OUTSIDE = {
 
 
 @dataclass(frozen=True)
-class Wan22Config:
+class Wan22Config(NetworkSizes):
     """Sizes of the VAE; the defaults are the published ones (704,688,668 parameters).
 
     `latent_mean` and `latent_std` have one value for each of the `channels`.
     """
+
+    title = "the Wan2.2 VAE's configuration"
 
     base_dim: int = 160
     decoder_base_dim: int = 256
@@ -70,8 +72,7 @@ class Wan22Config:
     latent_std: tuple[float, ...] = LATENT_STD
 
     def __post_init__(self) -> None:
-        for name in ("multipliers", "temporal", "latent_mean", "latent_std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
         for name in ("latent_mean", "latent_std"):
             if len(getattr(self, name)) != self.channels:
                 raise UserError(
@@ -83,16 +84,6 @@ class Wan22Config:
                 f"the Wan2.2 VAE's multipliers {list(self.multipliers)} and temporal {list(self.temporal)}: expected "
                 "four widths and [false, true, true], which give strides of 4 frames and 16 pixels"
             )
-
-    @classmethod
-    def of(cls, value: Wan22Config | Mapping[str, Any] | None) -> Wan22Config:
-        """The configuration itself, from a mapping, or for None the published one."""
-        if isinstance(value, Wan22Config):
-            return value
-        settings = {} if value is None else value
-        check_types(cls, settings, "the Wan2.2 VAE's configuration")
-        check_sizes(settings, "the Wan2.2 VAE's configuration")
-        return cls(**settings)
 
 
 def diffusers_name(name: str) -> str:
@@ -145,7 +136,6 @@ def build(config: Wan22Config) -> Any:
         )
 
 
-@register_video("wan22")
 class Wan22VAE:
     """Frozen video codec; 4n + 1 frames of sides that 16 divides become n + 1 latent frames.
 
@@ -181,12 +171,6 @@ class Wan22VAE:
         load_named(model, tensors, f"{path}, read as the Wan2.2 VAE,", diffusers_name, dtype, device)
         return cls(model, checked)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Wan22VAE:
-        """Move or convert the network in place."""
-        # not the network's own `to`, which warns of float32 parts that it does not have
-        nn.Module.to(self.model, device=device, dtype=dtype)
-        return self
-
     def fit(self, batches_BTHWC: Iterable[Tensor]) -> None:
         """Learns nothing, but consumes the batches, on which the audio codec is fitted at the same time."""
         for _ in batches_BTHWC:
@@ -194,11 +178,7 @@ class Wan22VAE:
 
     def encode(self, frames_BTHWC: Tensor) -> Tensor:
         """uint8 [B,T,H,W,3] -> float32 latents [B,C,1+(T-1)/4,H/16,W/16], on the frames' device."""
-        if frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3 or frames_BTHWC.dtype != torch.uint8:
-            raise UserError(
-                f"frames of shape {list(frames_BTHWC.shape)} and {frames_BTHWC.dtype}: "
-                "expected uint8 [clips, frames, rows, columns, 3]"
-            )
+        check_frames(frames_BTHWC)
         pixels = frames_BTHWC.to(self.model.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         return self.encode_pixels(pixels).to(frames_BTHWC.device)
 
@@ -227,10 +207,7 @@ class Wan22VAE:
 
     def decode_pixels(self, latents_BCFhw: Tensor) -> Tensor:
         """float [B,C,F,h,w] -> float32 [B,3,4F-3,16h,16w] in [-1,1] on the network's device."""
-        if latents_BCFhw.ndim != 5 or latents_BCFhw.shape[1] != self.channels or not latents_BCFhw.numel():
-            raise UserError(
-                f"video latents of shape {list(latents_BCFhw.shape)}: expected [B,{self.channels},F,h,w]"
-            )
+        check_latents(latents_BCFhw, "video", self.channels)
         with torch.no_grad():
             mean_C, std_C = self._scale()
             unscaled = latents_BCFhw.to(self.model.device, torch.float32) * std_C + mean_C

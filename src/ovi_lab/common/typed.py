@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
 
-__all__ = ["MAX_LAYERS", "MAX_WIDTH", "check_sizes", "check_types"]
+__all__ = ["MAX_LAYERS", "MAX_WIDTH", "NetworkSizes", "check_sizes", "check_types"]
 
 MAX_WIDTH, MAX_LAYERS = 2**20, 1024
 """Beyond any model: larger numbers are typing errors, or a file that attacks memory."""
@@ -100,3 +101,26 @@ def check_sizes(settings: Mapping[str, Any], what: str) -> None:
         wrong = [n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and not 0 <= n <= most]
         if wrong or len(numbers) > MAX_LAYERS:
             raise UserError(f"{what}: {key} is {shown(value, 60)}; expected 0 to {most}")
+
+
+class NetworkSizes:
+    """Base of the dataclasses that hold a published network's sizes; lists become tuples."""
+
+    title: ClassVar[str]
+    """The settings in words, for messages."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+
+    @classmethod
+    def of(cls, value: Self | Mapping[str, Any] | None) -> Self:
+        """The sizes themselves, those of a mapping of plain values, or for None the published ones."""
+        if isinstance(value, cls):
+            return value
+        settings: Any = {} if value is None else value
+        check_types(cls, settings, cls.title)
+        check_sizes(settings, cls.title)
+        return cls(**settings)

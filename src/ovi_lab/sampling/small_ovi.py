@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ovi_eval.common.boundary import LineParser, one_line
-from ovi_eval.common.files import written_whole
+from ovi_eval.common.files import write_whole
 from ovi_lab.checkpoints import weights_layout
 from ovi_lab.checkpoints.presets import PRESET_FILE
 from ovi_lab.codecs import mmaudio, wan22
@@ -105,8 +105,7 @@ def write_small(out: str | Path, seed: int = 0, area: tuple[int, int] = AREA, na
     lines = (
         f"# A whole small Ovi of random weights (seed {seed}): ovi-sample checkpoint={out.name} prompt=…\n"
     )
-    with written_whole(out / PRESET_FILE) as temporary:
-        temporary.write_text(lines + yaml.safe_dump(preset, sort_keys=False))
+    write_whole(out / PRESET_FILE, lines + yaml.safe_dump(preset, sort_keys=False))
     return out
 
 
@@ -135,12 +134,13 @@ def vocoder_weights(config: mmaudio.MMAudioConfig, seed: int) -> dict[str, Tenso
 
     Its resampling filters are no weights but a design: they are taken from the network itself.
     """
-    filters = _vocoder_filters(config)
+    with torch.random.fork_rng(devices=[]):
+        own = mmaudio.build_vocoder(config, "cpu").state_dict()
     weights: dict[str, Tensor] = {}
-    for name, tensor in mmaudio.build_vocoder(config).state_dict().items():
+    for name, tensor in own.items():
         published = name.replace("conv_post.0.", "conv_post.")
         if name.endswith(".filter"):
-            weights[published] = filters[name]
+            weights[published] = tensor
         elif name.endswith((".alpha", ".beta")):
             weights[published] = torch.zeros(tensor.shape)
         elif tensor.dim() == 3:
@@ -156,19 +156,6 @@ def vocoder_weights(config: mmaudio.MMAudioConfig, seed: int) -> dict[str, Tenso
         else:
             weights[published] = torch.zeros(tensor.shape)
     return weights
-
-
-def _vocoder_filters(config: mmaudio.MMAudioConfig) -> dict[str, Tensor]:
-    import diffusers
-
-    with torch.random.fork_rng(devices=[]):
-        built: Any = diffusers.MMAudioVocoder(
-            num_mels=config.mel_bands,
-            upsample_initial_channel=config.vocoder_channels,
-            upsample_rates=config.vocoder_rates,
-            upsample_kernel_sizes=config.vocoder_kernels,
-        )
-    return {name: tensor for name, tensor in built.state_dict().items() if name.endswith(".filter")}
 
 
 def published_vae_names(config: wan22.Wan22Config) -> dict[str, str]:
@@ -216,14 +203,13 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
-    with written_whole(path) as temporary:
-        if path.suffix == ".safetensors":
-            save_file(content, temporary)
-            return
-        # not straight to the file, whose name torch would write into it
-        stream = io.BytesIO()
-        torch.save(content, stream)
-        temporary.write_bytes(stream.getvalue())
+    if path.suffix == ".safetensors":
+        write_whole(path, save(content))
+        return
+    # not straight to the file, whose name torch would write into it
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    write_whole(path, stream.getvalue())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovi_lab.common.typed import check_sizes, check_types
+from ovi_lab.common.typed import NetworkSizes
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.text.lengths import CutTexts
@@ -42,8 +42,10 @@ MAX_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class UMT5Config:
+class UMT5Config(NetworkSizes):
     """Sizes of the encoder; the defaults are those of umT5-XXL (5,680,910,336 parameters)."""
+
+    title = "umT5's configuration"
 
     vocabulary: int = 256384
     dim: int = 4096
@@ -53,16 +55,6 @@ class UMT5Config:
     num_layers: int = 24
     buckets: int = 32
     """Number of buckets of relative positions."""
-
-    @classmethod
-    def of(cls, value: UMT5Config | Mapping[str, Any] | None) -> UMT5Config:
-        """The configuration itself, from a mapping, or for None that of umT5-XXL."""
-        if isinstance(value, UMT5Config):
-            return value
-        settings = {} if value is None else value
-        check_types(cls, settings, "umT5's configuration")
-        check_sizes(settings, "umT5's configuration")
-        return cls(**settings)
 
 
 def transformers_name(name: str) -> str:
