@@ -136,12 +136,12 @@ def test_a_package_that_is_missing_or_too_old_is_told(
     def version(name: str) -> str:
         if name == "ftfy":
             raise importlib.metadata.PackageNotFoundError(name)
-        return "0.1" if name == "webdataset" else real(name)
+        return "0.1" if name == "safetensors" else real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     wrong = {f.name: f.fault for f in doctor.packages() if f.fault and f.needed}
     assert wrong["ftfy"].startswith("missing: pip install 'ftfy")
-    assert wrong["webdataset"].startswith("needs ")
+    assert wrong["safetensors"].startswith("needs ")
     assert told(tmp_path)[0] == 1
 
 

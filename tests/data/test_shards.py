@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -221,8 +222,8 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path: Path) -> N
         pytest.skip("this system has no /dev/full")
     message = r"no space left on the disk while writing .*a-000.tar"
     shard = ShardWriter(tmp_path / "a-000.tar")
-    shard._file.file.close()
-    shard._file.file = full.open("wb")
+    with full.open("wb") as device:
+        os.dup2(device.fileno(), shard._tar.fileobj.fileno())
 
     def fill() -> None:
         with shard:

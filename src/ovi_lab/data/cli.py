@@ -1,4 +1,4 @@
-"""`ovi-data`: make a world's clips, pack real ones, look into shards, fit a codec, encode.
+"""`ovi-data`: generate a world's clips, pack real ones, inspect shards, fit a codec, encode.
 
 Exit codes: 0 done; 1 `inspect` found bad samples; 2 bad usage or input, said in one line on standard error; 130
 interrupted.
@@ -10,13 +10,17 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
 from ovi_lab.errors import UserError
+
+if TYPE_CHECKING:
+    from ovi_lab.data.index import BadSample
 
 
 @command("ovi-data")
@@ -31,90 +35,82 @@ def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
     parser.add_argument("--version", action="version", version=f"ovi-data {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    writing = argparse.ArgumentParser(add_help=False)
+    option = writing.add_argument
+    option(
+        "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each file"
+    )
+    option(
+        "--on-error", choices=("skip", "raise"), default="skip", help="for clips that cannot be used (skip)"
+    )
+    option(
+        "--on-resample", choices=("resample", "raise"), default="resample", help="for other rates (resample)"
+    )
+    option("--overwrite", action="store_true", help="replace shards of other clips or settings")
 
     make = commands.add_parser("make", help="make a world's clips, codec and latents")
-    make.add_argument("world", metavar="WORLD", help="name of a world, such as bouncing_ball")
-    make.add_argument("--out", type=Path, default=Path("data"), help="folder for it (default: data)")
-    make.add_argument("--train", type=int, default=4096, help="clips to train on (4096)")
-    make.add_argument("--eval", type=int, default=512, help="clips to evaluate on (512)")
-    make.add_argument(
-        "--seed", type=int, default=1, help="seed of the training clips; evaluation has the next (1)"
-    )
+    option = make.add_argument
+    option("world", metavar="WORLD", help="name of a world, such as bouncing_ball")
+    option("--out", type=Path, default=Path("data"), help="folder for it (default: data)")
+    option("--train", type=int, default=4096, help="clips to train on (4096)")
+    option("--eval", type=int, default=512, help="clips to evaluate on (512)")
+    option("--seed", type=int, default=1, help="seed of the training clips; evaluation has the next (1)")
     make.set_defaults(run=_make)
 
-    pack = commands.add_parser("pack", help="a folder of video files with captions -> shards")
-    pack.add_argument("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
-    pack.add_argument("shards", type=Path, metavar="SHARDS", help="prefix: SHARDS-000.tar, … are written")
-    pack.add_argument(
-        "--size", default="64x64", metavar="HxW", help="height x width, scaled and cropped (64x64)"
+    pack = commands.add_parser(
+        "pack", help="a folder of video files with captions -> shards", parents=[writing]
     )
-    pack.add_argument("--fps", type=float, default=16.0, help="frames a second (16)")
-    pack.add_argument("--sample-rate", type=int, default=8000, help="Hz, one channel (8000)")
-    pack.add_argument(
-        "--seconds", type=float, help="cut files into clips of this length; else one clip a file"
+    option = pack.add_argument
+    option("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
+    option("shards", type=Path, metavar="SHARDS", help="prefix: SHARDS-000.tar, … are written")
+    option(
+        "--size",
+        type=_size,
+        default="64x64",
+        metavar="HxW",
+        help="height x width, scaled and cropped (64x64)",
     )
-    pack.add_argument("--clips-per-shard", type=int, default=256, help="(256)")
-    pack.add_argument(
-        "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each"
-    )
-    pack.add_argument("--store", choices=("auto", "arrays", "mp4", "original"), default="auto")
-    pack.add_argument("--crop-bars", action="store_true", help="cut black bars off first")
-    pack.add_argument("--on-error", choices=("skip", "raise"), default="skip")
-    pack.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
-    pack.add_argument("--overwrite", action="store_true")
+    option("--fps", type=float, default=16.0, help="frames a second (16)")
+    option("--sample-rate", type=int, default=8000, help="Hz, one channel (8000)")
+    option("--seconds", type=float, help="cut files into clips of this length; else one clip a file")
+    option("--clips-per-shard", type=int, default=256, help="(256)")
+    option("--store", choices=("auto", "arrays", "mp4", "original"), default="auto")
+    option("--crop-bars", action="store_true", help="cut black bars off first")
     pack.set_defaults(run=_pack)
 
     inspect = commands.add_parser("inspect", help="what shards hold, and what is wrong with them")
-    inspect.add_argument("shards", nargs="+", metavar="SHARDS", help="a pattern, braces expanded, or several")
-    inspect.add_argument("--sheet", type=Path, help="PNG with frames above spectrograms")
-    inspect.add_argument("--clips", type=int, default=6, help="clips on the sheet (6)")
-    inspect.add_argument("--codec", type=Path, help="decodes shards of latents for the sheet")
+    option = inspect.add_argument
+    option("shards", nargs="+", metavar="SHARDS", help="a pattern, braces expanded, or several")
+    option("--sheet", type=Path, help="PNG with frames above spectrograms")
+    option("--clips", type=int, default=6, help="clips on the sheet (6)")
+    option("--codec", type=Path, help="decodes shards of latents for the sheet")
     inspect.set_defaults(run=_inspect)
 
     fit = commands.add_parser("fit-codec", help="fit the video and the audio codec on shards of media")
-    fit.add_argument("shards", nargs="+", metavar="SHARDS")
-    fit.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
-    fit.add_argument("--clips", type=int, default=1024, help="learn from the first clips (1024)")
+    option = fit.add_argument
+    option("shards", nargs="+", metavar="SHARDS")
+    option("--out", type=Path, required=True, help="file to write (.safetensors)")
+    option("--clips", type=int, default=1024, help="learn from the first clips (1024)")
     fit.set_defaults(run=_fit)
 
-    latents = commands.add_parser(
-        "latents", aliases=["encode"], help="shards of media -> shards of latents and text embeddings"
-    )
-    latents.add_argument(
-        "shards", nargs="+", metavar="SHARDS", help="a pattern, or several; or a folder of sounds"
-    )
-    latents.add_argument("--out", type=Path, required=True, help="prefix: one shard for each, OUT-000.tar, …")
-    latents.add_argument("--codec", type=Path, help="a saved codec")
-    latents.add_argument(
-        "--weights", type=Path, help="folder of the released weights, whose encoders are taken"
-    )
-    latents.add_argument("--text", action="store_true", help="also embed captions, by umT5 of --weights")
-    latents.add_argument(
-        "--long-captions",
-        choices=("refuse", "cut_end", "cut_middle"),
-        default="refuse",
-        help="captions of more tokens than umT5 reads: left out, or cut (refuse)",
-    )
-    latents.add_argument("--audio-only", action="store_true", help="sound alone; pictures are not needed")
-    latents.add_argument(
-        "--dtype", choices=("fp32", "bf16"), default="fp32", help="type of stored latents (fp32)"
-    )
-    latents.add_argument("--batch-size", type=int, default=8, help="clips of one size encoded at once (8)")
-    latents.add_argument(
-        "--shard", metavar="I/N", help="this process's part, such as 0/8; under torchrun its rank's"
-    )
-    latents.add_argument("--device", help="cpu or cuda:N; else a GPU where there is one")
-    latents.add_argument("--captions", type=Path, help="of a folder: .csv, .tsv or .jsonl; else a .txt each")
-    latents.add_argument(
-        "--clips-per-shard", type=int, default=512, help="clips a shard of a folder's sounds (512)"
-    )
-    latents.add_argument("--on-error", choices=("skip", "raise"), default="skip")
-    latents.add_argument("--on-resample", choices=("resample", "raise"), default="resample")
-    latents.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="make shards again that are there, made of other clips or otherwise",
-    )
+    text = "shards of media -> shards of latents and text embeddings"
+    latents = commands.add_parser("latents", aliases=["encode"], help=text, parents=[writing])
+    option = latents.add_argument
+    option("shards", nargs="+", metavar="SHARDS", help="a pattern, or several; or a folder of sounds")
+    option("--out", type=Path, required=True, help="prefix: one shard for each, OUT-000.tar, …")
+    option("--codec", type=Path, help="a saved codec")
+    option("--weights", type=Path, help="folder of the released weights, whose encoders are used")
+    option("--text", action="store_true", help="also embed captions, by umT5 of --weights")
+    cuts = ("refuse", "cut_end", "cut_middle")
+    text = "captions of more tokens than umT5 reads: left out, or cut (refuse)"
+    option("--long-captions", choices=cuts, default="refuse", help=text)
+    option("--audio-only", action="store_true", help="sound alone; pictures are not needed")
+    option("--dtype", choices=("fp32", "bf16"), default="fp32", help="type of stored latents (fp32)")
+    option("--batch-size", type=int, default=8, help="clips of one size encoded at once (8)")
+    text = "this process's part, such as 0/8; under torchrun its rank's"
+    option("--shard", type=_part, default="", metavar="I/N", help=text)
+    option("--device", help="cpu or cuda:N; else a GPU where there is one")
+    option("--clips-per-shard", type=int, default=512, help="clips a shard of a folder's sounds (512)")
     latents.set_defaults(run=_latents)
     return parser
 
@@ -122,53 +118,37 @@ def _parser() -> argparse.ArgumentParser:
 def _make(arguments: argparse.Namespace) -> None:
     from ovi_lab.data.prepare import WorldSettings, prepare_world, shards_of
 
-    settings = WorldSettings(
-        arguments.world, arguments.train, arguments.eval, arguments.seed, arguments.seed + 1
-    )
+    seed = arguments.seed
+    settings = WorldSettings(arguments.world, arguments.train, arguments.eval, seed, seed + 1)
     folder = prepare_world(settings, arguments.out)
     rows = [("folder", str(folder)), ("codec", str(folder / "codec.safetensors"))]
     for split, count in (("train", settings.num_train), ("eval", settings.num_eval)):
-        shards = {kind: len(shards_of(folder, split, kind)) for kind in ("media", "latents")}
-        rows.append(
-            (split, f"{count} clips in {shards['media']} media and {shards['latents']} latents shards")
-        )
-    _table(f"{settings.world}", rows)
+        media, latents = (len(shards_of(folder, split, kind)) for kind in ("media", "latents"))
+        rows.append((split, f"{count} clips in {media} media and {latents} latents shards"))
+    _table(settings.world, rows)
 
 
 def _pack(arguments: argparse.Namespace) -> None:
     from ovi_lab.data.pack import PackOptions, pack_folder
 
-    height, width = _size(arguments.size)
-    options = PackOptions(
-        height=height,
-        width=width,
-        fps=arguments.fps,
-        sample_rate=arguments.sample_rate,
-        seconds=arguments.seconds,
-        clips_per_shard=arguments.clips_per_shard,
-        store=arguments.store,
-        crop_bars=arguments.crop_bars,
-        on_error=arguments.on_error,
-        on_resample=arguments.on_resample,
-    )
+    arguments.height, arguments.width = arguments.size
+    known = {name: value for name, value in vars(arguments).items() if name in PackOptions.__annotations__}
+    options = PackOptions(**known)
     report = pack_folder(arguments.folder, arguments.shards, options, arguments.captions, arguments.overwrite)
     rows = [
         ("files", f"{report.files}, {len(report.skipped)} skipped"),
         ("clips", str(report.clips)),
         ("shards", ", ".join(map(str, report.shards))),
+        ("replaced", ", ".join(map(str, report.replaced))),
     ]
-    rows += [("replaced", ", ".join(map(str, report.replaced)))] if report.replaced else []
     if options.store == "original":
         rows.append(("stored", "files as they are; --size, --fps and --sample-rate change nothing"))
     else:
-        rows += [
-            ("resampled", f"{count} files from {rate} Hz to {options.sample_rate} Hz")
-            for rate, count in sorted(report.resampled.items())
-        ]
-        rows += [
-            ("retimed", f"{count} files from {fps:g} to {options.fps:g} frames/s, by their frames' times")
-            for fps, count in sorted(report.retimed.items())
-        ]
+        for rate, count in sorted(report.resampled.items()):
+            rows.append(("resampled", f"{count} files from {rate} Hz to {options.sample_rate} Hz"))
+        for fps, count in sorted(report.retimed.items()):
+            row = f"{count} files from {fps:g} to {options.fps:g} frames/s, by their frames' times"
+            rows.append(("retimed", row))
     for name, what, by_file in (
         ("tails", "after the last whole clip left out", report.tails),
         ("padded", "of silence where sound has not begun or has ended", report.padded),
@@ -178,9 +158,8 @@ def _pack(arguments: argparse.Namespace) -> None:
             rows.append((name, f"{sum(by_file.values()):.2f} s {what}, in {len(by_file)} files"))
             longest = sorted(by_file.items(), key=lambda item: -item[1])
             rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
-    rows += [("ignored", told) for told in report.ignored]
-    rows += [("skipped", f"{shown(bad.key)}: {shown(bad.reason, 400)}") for bad in report.skipped]
-    _table("packed", rows)
+    rows += [("ignored", line) for line in report.ignored]
+    _table("packed", [*rows, *_skipped(report.skipped, len(report.skipped))])
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -236,7 +215,6 @@ def _latents(arguments: argparse.Namespace) -> None:
     for name in ("batch_size", "clips_per_shard"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; at least 1")
-    part = _part(arguments.shard)
     only = arguments.audio_only
     sources = sources_of(arguments.shards, only, arguments.captions, arguments.clips_per_shard)
     device = arguments.device or (
@@ -254,26 +232,26 @@ def _latents(arguments: argparse.Namespace) -> None:
         encoders,
         {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype],
         arguments.batch_size,
-        part,
+        arguments.shard,
         arguments.on_error,
         arguments.on_resample,
         overwrite=arguments.overwrite,
     )
-    rows = [("clips", f"{report.clips}, {len(report.bad)} skipped")]
-    rows += [("shards", f"{len(report.made)} made, {len(report.there)} were there")]
-    rows += [("", ", ".join(map(str, report.made)))] if report.made else []
-    rows += [("replaced", ", ".join(map(str, report.replaced)))] if report.replaced else []
-    rows += [(part, name) for part, name in sorted(encoders.names.items())]
-    rows += [("retimed", f"{len(report.retimed)} clips, by their frames' times")] if report.retimed else []
-    rows += [("", told) for told in report.retimed[:50]]
-    rows += [("skipped", f"{shown(bad.key)}: {shown(bad.reason, 400)}") for bad in report.bad[:50]]
-    rows += [("", f"and {len(report.bad) - 50} more")] if len(report.bad) > 50 else []
-    _table("latents", rows)
+    rows = [
+        ("clips", f"{report.clips}, {len(report.bad)} skipped"),
+        ("shards", f"{len(report.made)} made, {len(report.there)} were there"),
+        ("", ", ".join(map(str, report.made))),
+        ("replaced", ", ".join(map(str, report.replaced))),
+        *sorted(encoders.names.items()),
+        ("retimed", f"{len(report.retimed)} clips, by their frames' times" if report.retimed else ""),
+    ]
+    rows += [("", line) for line in report.retimed[:50]]
+    _table("latents", [*rows, *_skipped(report.bad, 50)])
 
 
-def _part(text: str | None) -> tuple[int, int]:
-    """I/N, or what torchrun says."""
-    if text is None:
+def _part(text: str) -> tuple[int, int]:
+    """I/N, or torchrun's rank and number of ranks."""
+    if not text:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -288,7 +266,15 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _skipped(bad: Sequence[BadSample], most: int) -> Iterator[tuple[str, str]]:
+    for sample in bad[:most]:
+        yield "skipped", f"{shown(sample.key)}: {shown(sample.reason, 400)}"
+    if len(bad) > most:
+        yield "", f"and {len(bad) - most} more"
+
+
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints names and values; rows without a value are left out."""
     from rich.console import Console
     from rich.table import Table
 
@@ -296,7 +282,8 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, shown(value, None, to="rich"))
+        if value:
+            table.add_row(name, shown(value, None, to="rich"))
     Console().print(table)
 
 

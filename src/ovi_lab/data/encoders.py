@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.files import file_sha256
+from ovi_lab.checkpoints.digests import Digests
+from ovi_lab.checkpoints.presets import PRESET_FILE, ReleasedModel, released_model
+from ovi_lab.checkpoints.weights_layout import find_parts
 from ovi_lab.codecs import AudioCodec, LatentCodec, VideoCodec
 from ovi_lab.data.decode import BOTH
-from ovi_lab.errors import UserError
 
 PUBLISHED = "ovi_720x720_5s"
 """The preset whose encoders are taken where the folder of weights has none: all released models share them."""
@@ -70,31 +72,22 @@ def published_encoders(
     Raises:
         UserError: a file is missing, damaged, or another model.
     """
-    from ovi_lab.checkpoints.digests import Digests
-    from ovi_lab.checkpoints.weights_layout import place
     from ovi_lab.codecs import mmaudio, wan22
 
     preset = _preset(weights)
-    parts = ["audio_vae", *([] if audio_only else ["video_vae"])]
-    _refuse_faults(weights, parts)
-    files = {part: place(weights, part, preset) for part in parts}
-    digests = Digests({part: path for part, path in files.items() if path is not None})
+    files = find_parts(weights, preset, ["audio_vae"] if audio_only else ["audio_vae", "video_vae"])
+    digests = Digests(files)
     sizes = mmaudio.MMAudioConfig.of(preset.audio_codec)
-    vae = mmaudio.load_vae(_there(files["audio_vae"]), sizes, torch.float32, device)
+    vae = mmaudio.load_vae(files["audio_vae"], sizes, torch.float32, device)
     # without weights: what turns latents into sound is never run here
     audio = mmaudio.MMAudioCodec(vae, mmaudio.build_vocoder(sizes), sizes)
-    video = None
-    if not audio_only:
-        video = wan22.Wan22VAE.from_file(
-            _there(files["video_vae"]), preset.video_codec, torch.float32, device
-        )
-    found = digests.result()
-    names = {"audio": f"{audio.kind} sha256:{found['audio_vae']}"}
-    if video is not None:
-        names["video"] = f"{video.kind} sha256:{found['video_vae']}"
+    names = {"audio": f"{audio.kind} sha256:{digests.result()['audio_vae']}"}
     settings = {"audio_codec": dict(preset.audio_codec)}
-    if video is not None:
-        settings["video_codec"] = dict(preset.video_codec)
+    if audio_only:
+        return Encoders(preset.fps, preset.sample_rate, audio, names=names, settings=settings)
+    video = wan22.Wan22VAE.from_file(files["video_vae"], preset.video_codec, torch.float32, device)
+    names["video"] = f"{video.kind} sha256:{digests.result()['video_vae']}"
+    settings["video_codec"] = dict(preset.video_codec)
     return Encoders(preset.fps, preset.sample_rate, audio, video, names=names, settings=settings)
 
 
@@ -106,15 +99,12 @@ def with_published_text(
     `long_captions`: how captions of more tokens than it reads are handled, see `ovi_lab.text.lengths`. Raises
     UserError as `published_encoders`.
     """
-    from ovi_lab.checkpoints.digests import Digests
-    from ovi_lab.checkpoints.weights_layout import place
     from ovi_lab.text import UMT5Text
 
     preset = _preset(weights)
-    _refuse_faults(weights, ["text_encoder", "tokenizer"])
-    file = _there(place(weights, "text_encoder", preset))
+    files = find_parts(weights, preset, ["text_encoder", "tokenizer"])
+    file, tokenizer = files["text_encoder"], files["tokenizer"]
     digests = Digests({"text": file})
-    tokenizer = _there(place(weights, "tokenizer", preset))
     text = UMT5Text(
         file,
         tokenizer,
@@ -122,34 +112,15 @@ def with_published_text(
         too_long=long_captions,
         option="--long-captions ",
     ).to(device)
-    names = {**encoders.names, "text": f"umt5 sha256:{digests.result()['text']}"}
     settings = {
         **encoders.settings,
         "text_encoder": dict(preset.text_encoder),
         "long_captions": long_captions,
         "tokenizer": {file.name: file_sha256(file) for file in sorted(tokenizer.iterdir()) if file.is_file()},
     }
+    names = {**encoders.names, "text": f"umt5 sha256:{digests.result()['text']}"}
     return replace(encoders, text=text.eval(), names=names, settings=settings)
 
 
-def _preset(weights: Path):  # type: ignore[no-untyped-def]
-    from ovi_lab.checkpoints.presets import PRESET_FILE, released_model
-
+def _preset(weights: Path) -> ReleasedModel:
     return released_model(weights if (weights / PRESET_FILE).is_file() else PUBLISHED)
-
-
-def _refuse_faults(weights: Path, parts: Sequence[str]) -> None:
-    from ovi_lab.checkpoints.weights_layout import fault
-
-    if not weights.is_dir():
-        raise UserError(
-            f"--weights {weights} is no folder: name the one that holds Wan2.2-TI2V-5B and MMAudio"
-        )
-    wrong = [line for part in parts if (line := fault(weights, part, _preset(weights)))]
-    if wrong:
-        raise UserError("; ".join(wrong))
-
-
-def _there(path: Path | None) -> Path:
-    assert path is not None  # _refuse_faults has seen it
-    return path

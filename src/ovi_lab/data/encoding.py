@@ -6,7 +6,6 @@ Shape suffixes: N clips, T frames, H rows, W columns, C channels, S samples.
 from __future__ import annotations
 
 import glob
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,29 +18,22 @@ import torch
 from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
 from ovi_lab.data.dataset import OnError, at_rates, of_one_shape, other_rate
-from ovi_lab.data.decode import (
-    MediaClip,
-    OnResample,
-    kind_of,
-    latent_members,
-    read_media,
-)
+from ovi_lab.data.decode import MediaClip, OnResample, kind_of, latent_members, read_media
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.index import (
+    LATENT_PARTS,
     BadSample,
     BadSampleError,
     bad_sample,
+    digest_of,
     read_index,
     stated_origin,
     stored_index,
     write_index,
 )
-from ovi_lab.data.media_sources import MediaSource, digest_of
+from ovi_lab.data.media_sources import MediaSource
 from ovi_lab.data.shards import ShardWriter, numbered_shards, remove_shard
 from ovi_lab.errors import UserError
-
-log = logging.getLogger("ovi_lab.data")
-
 
 FORMAT = "ovi_lab.latents/2"
 """Version of the stored format: raised where the same clips by the same encoders become other latents."""
@@ -90,16 +82,15 @@ def encode_sources(
     """
     width = max(3, len(str(len(sources) - 1)))
     paths = [prefix.with_name(f"{prefix.name}-{number:0{width}d}.tar") for number in range(len(sources))]
-    made = {"format": FORMAT, "by": dict(encoders.names), "settings": dict(encoders.settings)}
-    made["dtype"] = str(dtype).removeprefix("torch.")
+    encoding = _Encoding(encoders, dtype, batch_size, on_error, on_resample)
+    report = encoding.report
     mine = list(zip(paths, sources, strict=True))[part[0] :: part[1]]
     surplus = [path for path in numbered_shards(prefix) if path not in paths]
-    report = EncodeReport()
     there = [(path, source) for path, source in mine if path.is_file()]
     for path, source in progress(
         iter(there), "comparing shards", len(there), not quiet and sys.stderr.isatty()
     ):
-        reason = _other(path, {**made, "from": _origin(source)})
+        reason = _difference(path, encoding.origin(source))
         if not reason:
             report.there.append(path)
         elif overwrite:
@@ -113,11 +104,9 @@ def encode_sources(
         report.replaced.append(path)
     for path, source in progress(iter(mine), "encoding shards", len(mine), not quiet):
         if path in report.there:
-            _add_skipped(report, path, source.name)
+            encoding.skip_as_before(path, source)
         else:
-            made_of = {**made, "from": _origin(source)}
-            _encode_shard(path, source, made_of, encoders, dtype, batch_size, on_error, on_resample, report)
-        _refuse(report.bad, on_error)
+            encoding.make_shard(path, source)
     if mine and not report.made and not report.there:
         raise UserError(f"none of the clips of {len(mine)} shard(s) can be encoded; {report.bad[0]}")
     return report
@@ -130,71 +119,9 @@ def _other_there(path: Path, reason: str) -> str:
     )
 
 
-def _origin(source: MediaSource) -> dict[str, str]:
-    return {"name": source.name, "sha256": source.sha256}
-
-
 def identity(made: Mapping[str, Any]) -> str:
     """Digest of a shard's input: of content, not of names."""
     return digest_of({**made, "from": made["from"]["sha256"]})
-
-
-def _encode_shard(
-    path: Path,
-    source: MediaSource,
-    made: dict[str, Any],
-    encoders: Encoders,
-    dtype: torch.dtype,
-    batch_size: int,
-    on_error: OnError,
-    on_resample: OnResample,
-    report: EncodeReport,
-) -> None:
-    """One source's shard, where any of its clips can be encoded."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
-        stale.unlink(missing_ok=True)
-    bad: list[BadSample] = []
-    digest = identity(made)
-    samples = _encoded(source, encoders, dtype, batch_size, on_resample, bad, report.retimed, digest)
-    first = next(samples, None)
-    if first is None:
-        _refuse(bad, on_error)
-        remove_shard(path)  # made of other clips; of these there is none
-    else:
-        with ShardWriter(path, made) as shard:
-            for key, members in chain([first], samples):
-                _refuse(bad, on_error)
-                shard.write(key, members)
-            _refuse(bad, on_error)  # here, where an error leaves no shard
-            made["skipped"] = [[sample.key, sample.reason] for sample in bad]
-        report.made.append(path)
-        report.clips += shard.count
-    report.bad += bad
-
-
-def _refuse(bad: Sequence[BadSample], on_error: OnError) -> None:
-    if bad and on_error == "raise":
-        raise UserError(f"{bad[0]} (--on-error raise)")
-
-
-def _other(path: Path, made: dict[str, Any]) -> str:
-    """Why the shard that is there is another than the one to be made; nothing where it is that one, whole.
-
-    What each of its samples says counts, not the index beside it.
-    """
-    index = read_index(path)
-    with path.open("rb") as file:
-        origins = {stated_origin(file.fileno(), entry)[1] for entry in index.entries}
-    if not index.bad and origins == {identity(made)}:
-        if stored_index(path) is None:
-            # A tar appears whole; a process killed at that moment left it without its index.
-            write_index(path, made)
-        return ""
-    before = index.made or {}
-    if index.bad:
-        return f"it is damaged: {index.bad[0].reason}"
-    differs = [what for key, what in _DIFFERS.items() if key in before and before[key] != made[key]]
-    return f"another {' and '.join(differs)}" if differs else "it does not say of which"
 
 
 _DIFFERS = {
@@ -206,59 +133,116 @@ _DIFFERS = {
 }
 
 
-def _add_skipped(report: EncodeReport, path: Path, name: str) -> None:
-    """The clips that were skipped when an existing shard was made."""
-    made = read_index(path).made or {}
-    skipped = made.get("skipped")
-    for pair in skipped if isinstance(skipped, list) else ():
-        if isinstance(pair, list) and len(pair) == 2:
-            report.bad.append(BadSample(name, str(pair[0]), str(pair[1])))
+def _difference(path: Path, made: dict[str, Any]) -> str:
+    """How an existing shard differs from the one to be made; "" where it is that one, complete.
+
+    The origin that each of its samples states counts, not the index beside it.
+    """
+    index = read_index(path)
+    if index.bad:
+        return f"it is damaged: {index.bad[0].reason}"
+    with path.open("rb") as file:
+        origins = {stated_origin(file.fileno(), entry)[1] for entry in index.entries}
+    if origins == {identity(made)}:
+        if stored_index(path) is None:
+            # A tar appears whole; a process killed at that moment left it without its index.
+            write_index(path, made)
+        return ""
+    before = index.made or {}
+    differs = [what for key, what in _DIFFERS.items() if key in before and before[key] != made[key]]
+    return f"another {' and '.join(differs)}" if differs else "it does not say of which"
 
 
-def _encoded(
-    source: MediaSource,
-    encoders: Encoders,
-    dtype: torch.dtype,
-    batch_size: int,
-    on_resample: OnResample,
-    bad: list[BadSample],
-    retimed: list[str],
-    made_of: str,
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, members) of each clip that can be encoded, in order; the others go to `bad`."""
-    for run in of_one_shape(_clips(source, encoders, on_resample, bad, retimed), batch_size):
+class _Encoding:
+    """The encoding of sources to shards by the same encoders and settings, with its report."""
+
+    def __init__(
+        self,
+        encoders: Encoders,
+        dtype: torch.dtype,
+        batch_size: int,
+        on_error: OnError,
+        on_resample: OnResample,
+    ) -> None:
+        self.encoders, self.dtype, self.batch_size = encoders, dtype, batch_size
+        self.on_error, self.on_resample = on_error, on_resample
+        self.report = EncodeReport()
+
+    def origin(self, source: MediaSource) -> dict[str, Any]:
+        """All that decides the shard of a source, in plain values."""
+        return {
+            "format": FORMAT,
+            "by": dict(self.encoders.names),
+            "settings": dict(self.encoders.settings),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "from": {"name": source.name, "sha256": source.sha256},
+        }
+
+    def make_shard(self, path: Path, source: MediaSource) -> None:
+        """The shard of a source; none where none of its clips can be encoded."""
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+            stale.unlink(missing_ok=True)
+        made, bad_before = self.origin(source), len(self.report.bad)
+        samples = self._encoded(source, identity(made))
+        first = next(samples, None)
+        if first is None:
+            remove_shard(path)  # made of other clips
+            return
+        with ShardWriter(path, made) as shard:
+            for key, members in chain([first], samples):
+                shard.write(key, members)
+            made["skipped"] = [[sample.key, sample.reason] for sample in self.report.bad[bad_before:]]
+        self.report.made.append(path)
+        self.report.clips += shard.count
+
+    def skip_as_before(self, path: Path, source: MediaSource) -> None:
+        """Reports the clips that were skipped when an existing shard was made."""
+        skipped = (read_index(path).made or {}).get("skipped")
+        for pair in skipped if isinstance(skipped, list) else ():
+            if isinstance(pair, list) and len(pair) == 2:
+                self._skip(source, str(pair[0]), str(pair[1]))
+
+    def _skip(self, source: MediaSource, key: str, reason: object) -> None:
+        bad = BadSample(source.name, key, str(reason))
+        if self.on_error == "raise":
+            raise UserError(f"{bad} (--on-error raise)")
+        self.report.bad.append(bad)
+
+    def _encoded(self, source: MediaSource, made_of: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """(key, members) of each clip that can be encoded, in order."""
+        for run in of_one_shape(self._clips(source), self.batch_size):
+            yield from self._encoded_run(source, run, made_of)
+
+    def _encoded_run(
+        self, source: MediaSource, run: Sequence[tuple[str, MediaClip]], made_of: str
+    ) -> list[tuple[str, dict[str, bytes]]]:
         try:
-            yield from encode_run(run, encoders, dtype, made_of)
+            return encode_run(run, self.encoders, self.dtype, made_of)
         except BadSampleError as error:
-            if len(run) == 1:
-                bad.append(BadSample(source.name, run[0][0], str(error)))
-                continue
-            for one in run:  # which of them it is shows alone
-                try:
-                    yield from encode_run([one], encoders, dtype, made_of)
-                except BadSampleError as alone:
-                    bad.append(BadSample(source.name, one[0], str(alone)))
+            if len(run) > 1:  # the bad one is found by encoding each alone
+                return [sample for one in run for sample in self._encoded_run(source, [one], made_of)]
+            self._skip(source, run[0][0], error)
+            return []
 
-
-def _clips(
-    source: MediaSource, encoders: Encoders, on_resample: OnResample, bad: list[BadSample], retimed: list[str]
-) -> Iterator[tuple[str, MediaClip]]:
-    for key, members in source.samples(bad):
-        try:
-            if kind_of(members, encoders.modalities) == "latents":
-                raise UserError(f"{source.name} holds latents already; encode shards of media")
-            clip = read_media(members, None, on_resample, encoders.modalities, encoders.fps)
-            if clip.fps and other_rate(clip.fps, encoders.fps):
-                raise BadSampleError(f"it has {clip.fps:g} frames/s, the encoder takes {encoders.fps:g}")
-            if clip.source_fps and other_rate(clip.source_fps, encoders.fps):
-                retimed.append(
-                    f"{source.name}: {key}: from {clip.source_fps:.4g} to {encoders.fps:.4g} frames/s"
-                )
-            yield key, at_rates(clip, encoders.fps, encoders.sample_rate, on_resample)
-        except BadSampleError as error:
-            bad.append(BadSample(source.name, key, str(error)))
-        except UserError as error:
-            raise UserError(f"{shown(source.name)}: {shown(key)}: {error}") from error
+    def _clips(self, source: MediaSource) -> Iterator[tuple[str, MediaClip]]:
+        fps = self.encoders.fps
+        for key, members in source.samples():
+            try:
+                if isinstance(members, BadSampleError):
+                    raise members
+                if kind_of(members, self.encoders.modalities) == "latents":
+                    raise UserError(f"{source.name} holds latents already; encode shards of media")
+                clip = read_media(members, None, self.on_resample, self.encoders.modalities, fps)
+                if clip.fps and other_rate(clip.fps, fps):
+                    raise BadSampleError(f"it has {clip.fps:g} frames/s, the encoder takes {fps:g}")
+                if clip.source_fps and other_rate(clip.source_fps, fps):
+                    rates = f"from {clip.source_fps:.4g} to {fps:.4g} frames/s"
+                    self.report.retimed.append(f"{source.name}: {key}: {rates}")
+                yield key, at_rates(clip, fps, self.encoders.sample_rate, self.on_resample)
+            except BadSampleError as error:
+                self._skip(source, key, error)
+            except UserError as error:
+                raise UserError(f"{shown(source.name)}: {shown(key)}: {error}") from error
 
 
 def encode_run(
@@ -285,14 +269,7 @@ def encode_run(
         for part, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise BadSampleError(f"its {part} latents hold NaN or infinity")
-        members = latent_members(
-            clip.caption,
-            clip.meta,
-            tensors.get("video"),
-            tensors["audio"],
-            tensors.get("text"),
-            encoders.names,
-            made_of,
-        )
-        encoded.append((key, members))
+        video, audio, text = (tensors.get(part) for part in LATENT_PARTS)
+        about = (clip.caption, clip.meta)
+        encoded.append((key, latent_members(*about, video, audio, text, encoders.names, made_of)))
     return encoded

@@ -11,6 +11,7 @@ Names that could leave a folder, and links, are refused, though members are neve
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,11 @@ class ShardIndex:
     made: dict[str, Any] | None = None
 
 
+def digest_of(value: Any) -> str:
+    """The sha256 of plain values in hexadecimal: the same values, the same digest."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def index_path(shard: Path) -> Path:
     """`train-000.tar` -> `train-000.index.json`."""
     return shard.with_name(shard.name.removesuffix(".tar") + ".index.json")
@@ -110,9 +116,7 @@ def index_path(shard: Path) -> Path:
 
 def write_index(shard: Path, made: Mapping[str, Any] | None = None) -> ShardIndex:
     """Scan a whole shard and write its index beside it; `made` states how the shard was made."""
-    index = scan_shard(shard)
-    index.sha256 = file_sha256(shard)
-    index.made = None if made is None else dict(made)
+    index = replace(scan_shard(shard), sha256=file_sha256(shard), made=None if made is None else dict(made))
     content = {
         "format": INDEX_FORMAT,
         "shard": shard.name,
@@ -147,13 +151,8 @@ def no_space(path: Path) -> Iterator[None]:
 
 
 def read_index(shard: Path) -> ShardIndex:
-    """The shard's samples: from the index beside it where that fits the file, else from the tar's own
-    headers.
-    """
-    index = stored_index(shard)
-    if index is None:
-        return scan_shard(shard)
-    return index
+    """The shard's samples: from the index beside it where that fits the file, else from the tar's own headers."""
+    return stored_index(shard) or scan_shard(shard)
 
 
 def stored_index(shard: Path) -> ShardIndex | None:
@@ -297,12 +296,9 @@ def stated_origin(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], 
 
 def encoded_by(about: Mapping[str, Any]) -> dict[str, str]:
     """The encoder of each part, as a sample's JSON states it."""
-    encoded_by = about.get("encoded_by")
-    return (
-        {part: str(encoded_by[part]) for part in LATENT_PARTS if part in encoded_by}
-        if isinstance(encoded_by, dict)
-        else {}
-    )
+    encoders = about.get("encoded_by")
+    encoders = encoders if isinstance(encoders, dict) else {}
+    return {part: str(encoders[part]) for part in LATENT_PARTS if part in encoders}
 
 
 class _Found:

@@ -30,7 +30,7 @@ from ovi_lab.data.decode import (
     read_media,
 )
 from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, read_index, scan_shard
-from ovi_lab.data.shards import ShardReader, total_bytes
+from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
 
 
@@ -70,7 +70,7 @@ def inspect_shards(
         found.bad += index.bad
         indexes.append(index)
     entries = [entry for index in indexes for entry in index.entries]
-    found.size = total_bytes(entries)
+    found.size = sum(size for entry in entries for _, size in entry.members.values())
     for entry in progress(iter(entries), "reading", len(entries), not quiet):
         try:
             members = reader.read(entry)

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
-from ovi_lab.data.decode import (
-    SOUND_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-)
-from ovi_lab.data.index import (
-    BadSample,
-    BadSampleError,
-    read_index,
-)
+from ovi_lab.data.decode import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from ovi_lab.data.index import BadSampleError, digest_of, read_index
 from ovi_lab.data.shards import ShardReader, expand_shards
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
 
 Members = Mapping[str, bytes]
-
-
-def digest_of(value: Any) -> str:
-    """The sha256 of plain values in hexadecimal: the same values, the same digest."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class MediaSource:
@@ -48,16 +33,18 @@ class MediaSource:
         """Digest of the whole input."""
         return file_sha256(self.shard)
 
-    def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
-        """(key, members) in order; what its index calls bad is added to `bad`."""
+    def samples(self) -> Iterator[tuple[str, Members | BadSampleError]]:
+        """(key, members) in order, or why a sample cannot be read; what the index calls bad comes first."""
         index = read_index(self.shard)
-        bad += index.bad
+        for bad in index.bad:
+            yield bad.key, BadSampleError(bad.reason)
         reader = ShardReader()
         for entry in index.entries:
             try:
-                yield entry.key, reader.read(entry)
+                members: Members | BadSampleError = reader.read(entry)
             except BadSampleError as error:
-                bad.append(BadSample(self.name, entry.key, str(error)))
+                members = error
+            yield entry.key, members
         reader.close()
 
 
@@ -73,20 +60,20 @@ class SoundFiles(MediaSource):
         """Digest of every file's bytes, key and caption."""
         return digest_of([[key, self._caption(path)[0], file_sha256(path)] for key, path in self.files])
 
-    def samples(self, bad: list[BadSample]) -> Iterator[tuple[str, Members]]:
+    def samples(self) -> Iterator[tuple[str, Members | BadSampleError]]:
         for key, path in self.files:
             caption, fault = self._caption(path)
             if caption:
                 yield key, {"txt": caption.encode(), path.suffix.lower().lstrip("."): path.read_bytes()}
             else:
-                bad.append(BadSample(self.name, str(path.relative_to(self.folder)), fault))
+                yield str(path.relative_to(self.folder)), fault
 
-    def _caption(self, path: Path) -> tuple[str | None, str]:
+    def _caption(self, path: Path) -> tuple[str | None, BadSampleError]:
         """The caption of a file, or why it has none."""
         try:
-            return self.captions.of(path), "it has no caption"
+            return self.captions.of(path), BadSampleError("it has no caption")
         except BadSampleError as error:
-            return None, str(error)
+            return None, error
 
 
 def sources_of(
@@ -109,20 +96,17 @@ def sources_of(
         )
     from ovi_lab.data.pack import sample_key
 
-    folder, wanted = folders[0], SOUND_EXTENSIONS + VIDEO_EXTENSIONS
-    found = files_of(folder, [f".{extension}" for extension in wanted])
-    files = found.files
-    if not files:
+    folder, extensions = folders[0], SOUND_EXTENSIONS + VIDEO_EXTENSIONS
+    found = files_of(folder, [f".{extension}" for extension in extensions])
+    if not found.files:
         beside = f" ({found.summary()})" if found.summary() else ""
-        raise UserError(f"no sound is in {shown(folder)}: expected .{', .'.join(wanted)} files{beside}")
+        raise UserError(f"no sound is in {shown(folder)}: expected .{', .'.join(extensions)} files{beside}")
     keys: set[str] = set()
-    keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in files]
+    keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in found.files]
     looked_up = Captions(folder, captions)
-    if captions is not None:
-        for file in files:
-            looked_up.of(file)
-    for told in (found.summary(looked_up.files()), looked_up.summary()):
-        if told:
-            log.warning("%s: %s", shown(folder), told)
+    for file in found.files if captions is not None else ():  # so that rows without a file are known
+        looked_up.of(file)
+    for ignored in filter(None, (found.summary(looked_up.files()), looked_up.summary())):
+        log.warning("%s: %s", shown(folder), ignored)
     starts = range(0, len(keyed), clips_per_shard)
     return [SoundFiles(folder, keyed[start : start + clips_per_shard], looked_up) for start in starts]

@@ -6,8 +6,6 @@ samples, L tokens.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -26,6 +24,7 @@ from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.decode import BOTH, MediaFormat, OnResample
 from ovi_lab.data.fitting import fit_codec, learned_from
+from ovi_lab.data.index import digest_of
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
 from ovi_lab.data.worlds import World, get_world
@@ -226,7 +225,7 @@ class OviDataModule(LightningDataModule):
             "audio_tokens": None if self.audio_tokens is None else vars(self.audio_tokens),
             "media": None if self._media_format is None else vars(self._media_format),
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(content)[:16]
 
     def eval_clips(self, count: int | None = None) -> ClipSet:
         """The first `count` (None: all) real clips to evaluate on: their own media, or latents decoded.
@@ -347,8 +346,8 @@ class OviDataModule(LightningDataModule):
     def _fitted_codec_path(self) -> Path:
         """The codec fitted on these shards in this format: kept under `root` by what it was fitted on."""
         dataset = self._raw("train")
-        learned = json.dumps(learned_from(dataset, CLIPS_TO_FIT), sort_keys=True)
-        path = self.root / f"codec-{hashlib.sha256(learned.encode()).hexdigest()[:10]}.safetensors"
+        digest = digest_of(learned_from(dataset, CLIPS_TO_FIT))
+        path = self.root / f"codec-{digest[:10]}.safetensors"
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / f".{path.name}.lock"):
             if not path.is_file():

@@ -12,7 +12,6 @@ Two processes that start together make it once: one works, the other waits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from ovi_lab.data.dataset import ClipDataset, media_runs
 from ovi_lab.data.decode import array_members
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.encoding import encode_run
-from ovi_lab.data.index import index_path
+from ovi_lab.data.index import digest_of, index_path
 from ovi_lab.data.shards import write_shards
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
@@ -67,8 +66,7 @@ class WorldSettings:
     def folder(self, root: Path) -> Path:
         """Where under `root` these settings' data lie."""
         content = {"format": FORMAT, "version": get_world(self.world).version, **asdict(self)}
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return root / f"{self.world}-{digest[:10]}"
+        return root / f"{self.world}-{digest_of(content)[:10]}"
 
 
 def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> Path:

@@ -7,14 +7,15 @@ media (`<key>.mp4`, or the lossless `<key>.frames.npy` and `<key>.wave.npy`) or 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import tarfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from tarfile import TarInfo
 from types import TracebackType
 from typing import Any
 
@@ -113,13 +114,10 @@ class ShardWriter:
     """
 
     def __init__(self, path: str | Path, made: Mapping[str, Any] | None = None) -> None:
-        from webdataset import TarWriter
-
         self.path, self.made = Path(path), made
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._file = _Sink(self._temporary)
-        self._tar = TarWriter(self._file, encoder=False, mtime=0, user="", group="", compress=False)
+        self._tar = tarfile.TarFile(self._temporary, "w")
         self.count = 0
 
     def write(self, key: str, members: Members) -> None:
@@ -129,19 +127,13 @@ class ShardWriter:
             raise UserError(f"{key!r} cannot be a sample's key: {reason or 'a key holds no dot'}")
         with no_space(self.path):
             for extension, data in sorted(members.items()):
-                if isinstance(data, Path):
-                    self._copy(f"{key}.{extension}", data)
-                else:
-                    self._tar.write({"__key__": key, extension: data})
+                with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as content:
+                    info = tarfile.TarInfo(f"{key}.{extension}")
+                    info.mode = 0o444
+                    info.size = content.seek(0, os.SEEK_END)
+                    content.seek(0)
+                    self._tar.addfile(info, content)
         self.count += 1
-
-    def _copy(self, name: str, path: Path) -> None:
-        """A file's bytes under a header such as webdataset's writer makes."""
-        info = TarInfo(name)
-        info.mode = self._tar.mode
-        with path.open("rb") as file:
-            info.size = os.fstat(file.fileno()).st_size
-            self._tar.tarstream.addfile(info, file)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -153,13 +145,12 @@ class ShardWriter:
             if kind is None:
                 with no_space(self.path):
                     self._tar.close()
-                    self._file.close()
                     index_path(self.path).unlink(missing_ok=True)
                     self._temporary.replace(self.path)
                     write_index(self.path, self.made)
         finally:
             with suppress(OSError):  # on a full disk closing fails as writing did, which is said already
-                self._file.close()
+                self._tar.fileobj.close()
             self._temporary.unlink(missing_ok=True)
 
 
@@ -173,21 +164,6 @@ def write_shards(prefix: Path, samples: Iterator[tuple[str, Members]], clips_per
                 shard.write(key, members)
         paths.append(path)
     return paths
-
-
-class _Sink:
-    """A file that ignores writes once closed: an abandoned tar stream still flushes its buffer when it is
-    deleted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("wb")
-
-    def write(self, data: bytes) -> int:
-        return len(data) if self.file.closed else self.file.write(data)
-
-    def close(self) -> None:
-        self.file.close()
 
 
 class ShardReader:
@@ -289,8 +265,3 @@ def _gone(shard: Path, error: OSError) -> UserError:
         f"shard {shard} can no longer be read ({error.strerror}): bring it back (is its disk mounted?) "
         "and continue with resume=last"
     )
-
-
-def total_bytes(entries: Iterable[SampleEntry]) -> int:
-    """Bytes of all members together."""
-    return sum(size for entry in entries for _, size in entry.members.values())
