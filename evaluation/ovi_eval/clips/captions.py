@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
-from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.tables import read_table
 from ovi_eval.common.unicode_text import read_caption_text
@@ -31,21 +30,18 @@ class FolderCaptions:
         """Adds texts that replace earlier ones; where they differ, that is noted."""
         other = sorted(id for id, text in texts.items() if self.texts.get(id, text) != text)
         if other:
-            self.notes.append(
-                f"{shown(source)} gives {_number(len(other), 'clip')} another caption, which is taken: {few(other)}"
-            )
+            clips = "1 clip" if len(other) == 1 else f"{len(other)} clips"
+            self.notes.append(f"{shown(source)} gives {clips} another caption, which is used: {few(other)}")
         self.texts |= texts
 
 
-def read_captions(folder: Path, texts: Iterable[Path] | None = None) -> FolderCaptions:
-    """Captions of a folder: .txt files beside the clips, then captions.jsonl, .csv and .tsv. A later source wins.
+def read_captions(folder: Path, texts: Iterable[Path]) -> FolderCaptions:
+    """Captions of a folder: `texts`, its .txt files, then captions.jsonl, .csv and .tsv. A later source wins.
 
-    `texts`: the .txt files, also in folders below it; None takes all of them. One that cannot be read
-    is noted, and its clip has no caption from it. Raises UserError for a table that cannot be read.
+    A text that cannot be read is noted, and its clip has no caption from it. Raises UserError for a table that cannot
+    be read.
     """
     found = FolderCaptions()
-    if texts is None:
-        texts = files_of(folder, (".txt",)).files
     for file in texts:
         try:
             found.add({clip_id(file.relative_to(folder)): read_caption_text(file)}, file.name)
@@ -114,12 +110,8 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def few(names: Iterable[str], most: int = 3) -> str:
-    """The first of the names in their order, and how many more there are; safe to show."""
+def few(names: Iterable[str]) -> str:
+    """The first three of the names in their order, and how many more there are; safe to show."""
     listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(shown(name, 80) for name in listed[:most]) + more
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(shown(name, 80) for name in listed[:3]) + more

@@ -5,7 +5,7 @@ Shapes: N clips, T frames, H rows, W columns, 3 colours (RGB), S samples.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +74,20 @@ class ClipSet:
         return len(self.ids)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "ClipSet":
-        """The named clips as a ClipSet, in the order named; one number gives a set of one."""
-        if isinstance(index, int):
-            index = [index]
-        if isinstance(index, Tensor):
-            index = index.nonzero().flatten().tolist() if index.dtype == torch.bool else index.tolist()
-        picked = range(len(self))[index] if isinstance(index, slice) else [range(len(self))[i] for i in index]
-        rows = torch.tensor(list(picked), dtype=torch.long)
-        return ClipSet(
-            ids=[self.ids[i] for i in picked],
-            captions=[self.captions[i] for i in picked],
+        """The clips of these places as a ClipSet, in the order given; one number gives a set of one."""
+        rows = torch.arange(len(self))[list(index) if isinstance(index, Sequence) else index].reshape(-1)
+        return replace(
+            self,
+            ids=[self.ids[i] for i in rows],
+            captions=[self.captions[i] for i in rows],
             frames_NTHWC=self.frames_NTHWC[rows],
-            fps=self.fps,
             waves_NS=self.waves_NS[rows],
-            sample_rate=self.sample_rate,
-            meta=[self.meta[i] for i in picked],
+            meta=[self.meta[i] for i in rows],
         )
 
     def with_waves(self, waves_NS: Tensor) -> "ClipSet":
         """The same clips with other sound [N, S]."""
-        return ClipSet(
-            self.ids, self.captions, self.frames_NTHWC, self.fps, waves_NS, self.sample_rate, self.meta
-        )
+        return replace(self, waves_NS=waves_NS)
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file atomically: frames uint8, waves int16, the rest as JSON.
@@ -142,13 +134,13 @@ class ClipSet:
             if waves.dtype != torch.int16:
                 raise UserError(f"{path}: waves are {waves.dtype}, expected int16; sample the clips again")
             return cls(
-                ids=_strings(header["ids"]),
-                captions=_strings(header["captions"]),
+                ids=_list_of(str, header["ids"]),
+                captions=_list_of(str, header["captions"]),
                 frames_NTHWC=frames,
                 fps=float(header["fps"]),
                 waves_NS=waves.float() / INT16_SCALE,
                 sample_rate=int(header["sample_rate"]),
-                meta=_records(header["meta"]),
+                meta=_list_of(dict, header["meta"]),
             )
         except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
             raise UserError(
@@ -158,13 +150,7 @@ class ClipSet:
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
-def _strings(values: Any) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError("ids and captions must be lists of strings")
-    return values
-
-
-def _records(values: Any) -> list[dict[str, Any]]:
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ValueError("meta must be a list of objects")
+def _list_of(kind: type, values: Any) -> list[Any]:
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise ValueError("ids and captions must be lists of strings, meta a list of objects")
     return values

@@ -36,8 +36,8 @@ class Clock:
     """Iterates over `frames` of decoded sound and yields packed frames without times that follow each other.
 
     Each has the format, channels and rate of its decoded frame. `start` is the first sample's time (known after
-    the first), `filled` the seconds of silence put in so far, `seconds` the length so far. Raises UserError
-    naming the file where the clock leaves a gap, or goes back, beyond the bounds above, or a sample is not finite.
+    the first), `filled` the seconds of silence put in so far. Raises UserError naming the file where the clock
+    leaves a gap, or goes back, beyond the bounds above, or a sample is not finite.
     """
 
     def __init__(self, frames: Iterable[Any], ticks: float, shown: str) -> None:
@@ -55,10 +55,6 @@ class Clock:
         """The end of the samples so far, in seconds."""
         return self._base + (self._samples / self._setup[2] if self._setup else 0.0)
 
-    @property
-    def seconds(self) -> float:
-        return self.now - (self.start or 0.0)
-
     def __iter__(self) -> Iterator[Any]:
         for frame in self._frames:
             time = frame.time
@@ -75,13 +71,14 @@ class Clock:
             for packed in self._packer.resample(frame):
                 self._check_numbers(packed)
                 if skip < packed.samples:
-                    kept = _without(packed, skip) if skip else packed
+                    kept = part_of(packed, skip, None) if skip else packed
                     self._samples += kept.samples
                     yield kept
                 skip = max(0, skip - packed.samples)
-        if self.start is not None and self.filled > MOST_SILENCE * self.seconds:
+        seconds = self.now - (self.start or 0.0)
+        if self.filled > MOST_SILENCE * seconds:
             raise UserError(
-                f"{self._shown}: {self.filled:.2f} s of its {self.seconds:.2f} s of sound are missing (lost packets)"
+                f"{self._shown}: {self.filled:.2f} s of its {seconds:.2f} s of sound are missing (lost packets)"
             )
 
     def _check_numbers(self, packed: Any) -> None:
@@ -132,15 +129,9 @@ class Clock:
         return min(round(seconds * self._setup[2]), samples)  # type: ignore[index]
 
 
-def _without(frame: Any, samples: int) -> Any:
-    """A packed frame without its first samples."""
-    values = frame.to_ndarray()[:, samples * frame.layout.nb_channels :]
-    return _frame(np.ascontiguousarray(values), frame.format.name, frame.layout.name, frame.sample_rate)
-
-
-def first_of(frame: Any, samples: int) -> Any:
-    """The first samples of a packed frame."""
-    values = frame.to_ndarray()[:, : samples * frame.layout.nb_channels]
+def part_of(frame: Any, begin: int, end: int | None) -> Any:
+    """The samples of a packed frame from `begin` to `end` (None: its last)."""
+    values = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)[begin:end].reshape(1, -1)
     return _frame(np.ascontiguousarray(values), frame.format.name, frame.layout.name, frame.sample_rate)
 
 

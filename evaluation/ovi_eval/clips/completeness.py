@@ -8,8 +8,10 @@ A file that states nothing (an mp3 without a header, a live stream's mkv) is rea
 
 from __future__ import annotations
 
+import re
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -20,6 +22,9 @@ SLACK = 0.1
 """Seconds that may be missing beside two frames or packets: containers round, and codecs pad."""
 
 Kind = Literal["video", "audio"]
+_LAYER_III = re.compile(rb"\xff[\xe2\xe3\xea\xeb\xf2\xf3\xfa\xfb][\x10-\xef][\x00-\xff]")
+"""The header of an mp3's frame: sync word, any version, layer III, a valid bit rate."""
+_MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
 @dataclass
@@ -68,45 +73,29 @@ class StreamTimes:
         return (self.last - self.first) / (self.packets - 1)
 
 
-@dataclass
-class _Scan:
-    tracks: dict[int, StreamTimes] = field(default_factory=dict)
-
-    @property
-    def end(self) -> float:
-        return max((track.end for track in self.tracks.values() if track.end is not None), default=0.0)
-
-
 def check_complete(source: str | Path | bytes, kind: Kind, name: str | None = None) -> StreamTimes:
     """The timestamps of a file's video or audio stream, read without decoding.
 
     Raises UserError naming the file where it ends before its stated length, or would decode to more than the bounds.
-
-    `kind`: the stream; the other one is read only where the container states one length for both.
     """
     with bounds.byte_file(source, name) as (file, size, shown):
         with bounds.opened(source, name) as (container, _):
             stream = (bounds.picture_stream if kind == "video" else bounds.sound_stream)(container, shown)
-            scan = _scanned(container, shown)
-            track = scan.tracks[stream.index]
+            streams = [*container.streams.video, *container.streams.audio]
+            tracks = {each.index: StreamTimes(each) for each in streams}
+            for packet in container.demux(streams):
+                if packet.size:
+                    tracks[packet.stream.index].take(packet)
+            track = tracks[stream.index]
             if not track.packets:
                 what = "picture stream holds no frame" if kind == "video" else "sound stream holds no sample"
                 raise UserError(f"{shown}: its {what}")
             _check_unfolding(track, kind, size, shown)
-            _check_reached(container, scan, track, shown)
+            _check_reached(container, list(tracks.values()), track, shown)
             format_name = container.format.name
         with bounds.guarded(shown):
             _check_structure(file, size, format_name, track, shown)
     return track
-
-
-def _scanned(container: Any, shown: str) -> _Scan:
-    streams = [*container.streams.video, *container.streams.audio]
-    scan = _Scan({stream.index: StreamTimes(stream) for stream in streams})
-    for packet in container.demux(streams):
-        if packet.size:
-            scan.tracks[packet.stream.index].take(packet)
-    return scan
 
 
 def _check_unfolding(track: StreamTimes, kind: Kind, size: int, shown: str) -> None:
@@ -130,27 +119,28 @@ def _check_unfolding(track: StreamTimes, kind: Kind, size: int, shown: str) -> N
         )
 
 
-def _check_reached(container: Any, scan: _Scan, track: StreamTimes, shown: str) -> None:
+def _check_reached(container: Any, tracks: Sequence[StreamTimes], track: StreamTimes, shown: str) -> None:
     slack = SLACK + 2 * track.usual
     stated = reached = None
     stream = track.stream
     if "matroska" in container.format.name:
         # One length for all tracks, from 0; the last frame of an uneven picture may last as long as any.
         if container.duration:
-            stated, reached = container.duration / 1e6, scan.end
-            slack = max(slack, SLACK + max((each.longest for each in scan.tracks.values()), default=0.0))
+            stated, reached = container.duration / 1e6, max(each.end or 0.0 for each in tracks)
+            slack = max(slack, SLACK + max(each.longest for each in tracks))
     elif container.format.name not in ("mp3", "ogg", "wav") and stream.duration:
         stated = float(stream.duration * stream.time_base)
         begins = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
         reached = (track.end or 0.0) - min(begins, track.first or 0.0)
+    _check_stated(stated, reached, slack, shown)
+
+
+def _check_stated(stated: float | None, reached: float | None, slack: float, shown: str) -> None:
     if stated is not None and reached is not None and stated > reached + slack:
-        raise cut_off(shown, reached, stated)
-
-
-def cut_off(shown: str, reached: float, stated: float) -> UserError:
-    return UserError(
-        f"{shown}: is cut off or damaged: it ends after {max(reached, 0):.2f} s of the {stated:.2f} s that it states"
-    )
+        raise UserError(
+            f"{shown}: is cut off or damaged: it ends after {max(reached, 0):.2f} s of the {stated:.2f} s that it "
+            "states"
+        )
 
 
 def _check_structure(file: IO[bytes], size: int, format_name: str, track: StreamTimes, shown: str) -> None:
@@ -158,9 +148,7 @@ def _check_structure(file: IO[bytes], size: int, format_name: str, track: Stream
     if format_name == "wav":
         _check_bytes(_wav_bytes(file), size, shown)
     elif format_name == "mp3":
-        seconds = xing_seconds(file)
-        if seconds is not None and track.end is not None and seconds > track.end + SLACK + 2 * track.usual:
-            raise cut_off(shown, track.end, seconds)
+        _check_stated(_xing_seconds(file), track.end, SLACK + 2 * track.usual, shown)
     elif format_name == "ogg":
         if not _ogg_ends(file):
             raise UserError(f"{shown}: is cut off or damaged: the page that ends an ogg stream is missing")
@@ -196,7 +184,7 @@ def _wav_bytes(file: IO[bytes]) -> int | None:
     return None
 
 
-def xing_seconds(file: IO[bytes]) -> float | None:
+def _xing_seconds(file: IO[bytes]) -> float | None:
     """The length that an mp3 states in its first frame (Xing or Info, VBRI); None without one."""
     file.seek(0)
     at = 0
@@ -206,21 +194,12 @@ def xing_seconds(file: IO[bytes]) -> float | None:
         file.seek(at)
     file.seek(at)
     data = file.read(4096)
-    start = next(
-        (
-            k
-            for k in range(len(data) - 4)
-            if data[k] == 0xFF and data[k + 1] & 0xE0 == 0xE0 and _layer(data, k)
-        ),
-        None,
-    )
-    if start is None:
+    header = _LAYER_III.search(data)
+    if header is None:
         return None
-    frame = data[start:]
-    version = (frame[1] >> 3) & 3
+    frame = data[header.start() :]
+    version, rate_index = (frame[1] >> 3) & 3, (frame[2] >> 2) & 3
     lsf, mono = version != 3, frame[3] >> 6 == 3
-    rates = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-    rate_index = (frame[2] >> 2) & 3
     if rate_index == 3 or version == 1:
         return None
     side = (9 if mono else 17) if lsf else (17 if mono else 32)
@@ -230,12 +209,7 @@ def xing_seconds(file: IO[bytes]) -> float | None:
         frames = struct.unpack(">I", tag[8:12])[0]
     elif frame[36:40] == b"VBRI" and len(frame) >= 54:
         frames = struct.unpack(">I", frame[50:54])[0]
-    return frames * (576 if lsf else 1152) / rates[version][rate_index] if frames else None
-
-
-def _layer(data: bytes, at: int) -> bool:
-    """Whether a header of layer III with a valid bit rate begins here."""
-    return (data[at + 1] >> 1) & 3 == 1 and data[at + 2] >> 4 not in (0, 15)
+    return frames * (576 if lsf else 1152) / _MP3_RATES[version][rate_index] if frames else None
 
 
 def _ogg_ends(file: IO[bytes]) -> bool:

@@ -34,8 +34,9 @@ _OPTIONS = {
     "protocol_whitelist": "none",
     "max_pixels": str(MAX_PIXELS),
 }
-FOREIGN = (
-    av.FFmpegError,
+_ISO = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+"""Types of the first box of an mp4 or mov."""
+_READERS_FAULTS = (
     OSError,
     EOFError,
     ValueError,
@@ -45,14 +46,14 @@ FOREIGN = (
     LookupError,
     BufferError,
 )
-"""The exceptions of FFmpeg and the libraries around it for a file that they cannot read."""
+"""What numpy, and FFmpeg besides its own errors, raise for a file that they cannot read."""
 
 
 class _Bytes:
-    """A file object for FFmpeg, which hides its length where `tells_length` is False.
+    """A file object for FFmpeg, which hides its length unless `tells_length`.
 
-    With a length, FFmpeg guesses durations that a header does not state, or
-    shortens those of a file that was cut off. Only MP3 needs it, to know the padding at its end.
+    With a length, FFmpeg guesses durations that a header does not state, or shortens those of a file that was cut
+    off. Only MP3 needs it, to know the padding at its end.
     """
 
     def __init__(self, file: IO[bytes], tells_length: bool) -> None:
@@ -77,19 +78,17 @@ class _Bytes:
 def byte_file(source: str | Path | bytes, name: str | None) -> Iterator[tuple[IO[bytes], int, str]]:
     """The bytes as a file, their number, and their name in errors. Raises UserError where there are none."""
     shown = shown_name(source, name)
-    if isinstance(source, bytes):
-        size = len(source)
-    elif Path(source).is_file():
-        size = Path(source).stat().st_size
-    else:
+    if not isinstance(source, bytes) and not Path(source).is_file():
         raise UserError(f"{shown}: no such file")
-    if not size:
-        raise UserError(f"{shown}: is empty (0 bytes); fetch or make it again")
     try:
         file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{shown}: cannot be opened ({error.strerror or error})") from error
     with file:
+        size = file.seek(0, io.SEEK_END)
+        if not size:
+            raise UserError(f"{shown}: is empty (0 bytes); fetch or make it again")
+        file.seek(0)
         yield file, size, shown
 
 
@@ -102,19 +101,13 @@ def guarded(shown: str) -> Iterator[None]:
     """Context that turns errors of FFmpeg and numpy into a UserError that names the file."""
     try:
         yield
-    except UserError:
-        raise
-    except FOREIGN as error:
-        raise undecodable(shown, error) from error
-
-
-def undecodable(shown: str, error: BaseException) -> UserError:
-    """The error of a file that FFmpeg, or a library that converts its frames, cannot read."""
-    if isinstance(error, MemoryError):
-        text = "there is not enough memory for it"
-    else:
+    except (av.FFmpegError, *_READERS_FAULTS) as error:
         text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{shown}: cannot be decoded ({text}); the file is damaged or of no known kind")
+        if isinstance(error, MemoryError):
+            text = "there is not enough memory for it"
+        raise UserError(
+            f"{shown}: cannot be decoded ({text}); the file is damaged or of no known kind"
+        ) from error
 
 
 @contextmanager
@@ -124,15 +117,10 @@ def opened(source: str | Path | bytes, name: str | None = None) -> Iterator[tupl
         head = file.read(16)
         file.seek(0)
         iso_or_matroska_or_avi = head[4:8] in _ISO or head[:4] == b"\x1aE\xdf\xa3" or head[8:12] == b"AVI "
+        source_bytes = _Bytes(file, tells_length=not iso_or_matroska_or_avi)
         # Tags in other encodings than UTF-8 are no reason to refuse a clip.
-        container = av.open(
-            _Bytes(file, not iso_or_matroska_or_avi), options=dict(_OPTIONS), metadata_errors="replace"
-        )
-        with container:
+        with av.open(source_bytes, options=dict(_OPTIONS), metadata_errors="replace") as container:
             yield container, shown
-
-
-_ISO = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 def picture_stream(container: Any, shown: str) -> Any:
@@ -154,10 +142,7 @@ def picture_stream(container: Any, shown: str) -> Any:
 
 
 def sound_stream(container: Any, shown: str) -> Any:
-    """The audio stream to read: the one marked as default, else the first.
-
-    Raises UserError where there is none, or its rate or channels are out of bounds.
-    """
+    """The audio stream to read: the one marked as default, else the first. Raises UserError where there is none."""
     stream = _default(list(container.streams.audio))
     if stream is None:
         raise UserError(f"{shown}: has no sound stream; a clip needs picture and sound")

@@ -10,8 +10,9 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -42,21 +43,13 @@ class Item(ABC):
     `name` is its name in errors; `failed` is the reason why it cannot be scored, given by its generator.
     """
 
-    def __init__(
-        self,
-        id: str,
-        caption: str = "",
-        *,
-        name: str = "",
-        path: Path | None = None,
-        failed: str | None = None,
-    ) -> None:
+    def __init__(self, id: str, caption: str, failed: str | None, path: Path | None = None) -> None:
         self.id, self.caption, self.path, self.failed = id, caption, path, failed
-        self.name = name or id
+        self.name = id if path is None else path.name
         self._video: Video | None = None
         self._audio: dict[tuple[int | None, bool], Audio] = {}
         self._content: str | None = None
-        self._prepared: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
 
     def content(self) -> str:
         """sha256 of the clip's content, 64 hexadecimal digits. Raises UserError for an unreadable file."""
@@ -81,7 +74,7 @@ class Item(ABC):
         return Video(looked_at, video.fps, video.times_T, video.end)
 
     def audio(self, sample_rate: int | None = None, mono: bool = True) -> Audio:
-        """All sound at `sample_rate` (None: its own), as `media.decode_audio`; UserError where there is none."""
+        """All sound at `sample_rate` (None: its own), as `sound.decode_audio`; UserError where there is none."""
         key = (sample_rate, mono)
         if key not in self._audio:
             self._audio[key] = self._decode_audio(sample_rate, mono)
@@ -89,20 +82,19 @@ class Item(ABC):
 
     @abstractmethod
     def pcm16(self, sample_rate: int) -> np.ndarray:
-        """Mono sound as int16 [S], as `pcm.decode_pcm16`; UserError where there is none."""
+        """Mono sound as int16 [S], as `sound.decode_pcm16`; UserError where there is none."""
 
     def once(self, key: str, prepare: Callable[[], T]) -> T:
         """What `prepare` returns, kept until `release` under `key`: extractors that prepare a clip alike do it once."""
-        if key not in self._prepared:
-            self._prepared[key] = prepare()
-        prepared: T = self._prepared[key]
-        return prepared
+        if key not in self._results:
+            self._results[key] = prepare()
+        return cast(T, self._results[key])
 
     def release(self) -> None:
         """Drops the decoded frames and sound."""
         self._video = None
         self._audio.clear()
-        self._prepared.clear()
+        self._results.clear()
 
     @abstractmethod
     def _digest(self) -> str: ...
@@ -128,20 +120,16 @@ class FileItem(Item):
         sound: Path | None = None,
         failed: str | None = None,
     ) -> None:
-        super().__init__(id, caption, name=path.name, path=path, failed=failed)
+        super().__init__(id, caption, failed, path)
         self._sound = sound
-        self._heard: Path | None = None
 
-    @property
+    @cached_property
     def sound_path(self) -> Path:
         """The file of the sound."""
-        if self._heard is None:
-            self._heard = self.path
-            if self._sound is not None:
-                with opened(self.path, self.name) as (container, _):
-                    if not container.streams.audio:
-                        self._heard = self._sound
-        return self._heard
+        if self._sound is None:
+            return self.path
+        with opened(self.path, self.name) as (container, _):
+            return self.path if container.streams.audio else self._sound
 
     def frames_through(self, look: Callable[[Tensor], Tensor]) -> Video:
         if self._video is not None:
@@ -153,10 +141,9 @@ class FileItem(Item):
 
     def _digest(self) -> str:
         own = file_sha256(self.path)
-        heard = self.sound_path
-        return (
-            own if heard == self.path else hashlib.sha256(f"{own} {file_sha256(heard)}".encode()).hexdigest()
-        )
+        if self.sound_path == self.path:
+            return own
+        return hashlib.sha256(f"{own} {file_sha256(self.sound_path)}".encode()).hexdigest()
 
     def _decode_video(self) -> Video:
         return decode_video(self.path, name=self.name)
@@ -170,7 +157,7 @@ class MemoryItem(Item):
 
     def __init__(self, clips: ClipSet, place: int) -> None:
         failed = clips.meta[place].get(FAILED)
-        super().__init__(clips.ids[place], clips.captions[place], failed=str(failed) if failed else None)
+        super().__init__(clips.ids[place], clips.captions[place], str(failed) if failed else None)
         self._clips, self._place = clips, place
 
     def pcm16(self, sample_rate: int) -> np.ndarray:
@@ -228,8 +215,7 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
     if path.is_dir() and (path / "clips.safetensors").is_file():
         path = path / "clips.safetensors"
     if path.suffix == ".safetensors":
-        clips = ClipSet.load(path)
-        items = memory_items(clips)
+        items = memory_items(ClipSet.load(path))
         _caption(items, captions, path)
         return Found(items, [])
     if path.is_file():
@@ -263,14 +249,14 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
     ]
     items.sort(key=lambda item: item.id)
     _caption(items, captions, path)
-    told = folder.summary([*texts, *(path / name for name in IN_FOLDER)])
-    return Found(items, [*([told] if told else []), *written.notes, *without_clip(written.texts, items)])
+    unused = folder.summary([*texts, *(path / name for name in IN_FOLDER)])
+    return Found(items, [*filter(None, [unused]), *written.notes, *without_clip(written.texts, items)])
 
 
 def without_clip(texts: Mapping[str, str], items: Sequence[Item], what: str = "captions") -> list[str]:
     """A note on texts without a clip, where there are any."""
-    strangers = texts.keys() - {nfc(item.id) for item in items}
-    return [f"{len(strangers)} {what} belong to no clip: {few(strangers)}"] if strangers else []
+    unknown = texts.keys() - {nfc(item.id) for item in items}
+    return [f"{len(unknown)} {what} belong to no clip: {few(unknown)}"] if unknown else []
 
 
 def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
@@ -297,9 +283,7 @@ def _item(id: str, files: Sequence[Path], caption: str) -> FileItem:
             raise UserError(
                 f"{shown(same[0])} and {shown(same[1].name)} have the same id {shown(id)}; keep one of them"
             )
-    if pictures:
-        return FileItem(pictures[0], id, caption, sound=sounds[0] if sounds else None)
-    return FileItem(sounds[0], id, caption)
+    return FileItem((pictures or sounds)[0], id, caption, sound=sounds[0] if pictures and sounds else None)
 
 
 def _caption(items: Sequence[Item], captions: Mapping[str, str] | None, path: Path) -> None:
@@ -324,9 +308,7 @@ def reason_of(error: Exception, item: Item) -> str:
 
 
 def why_lost(error: Exception, item: Item) -> str:
-    """Why a clip has no value: the reason of an UserError; of anything else, a fault of a metric or of a library, what
-    was raised.
-    """
+    """Why a clip has no value: the reason of a UserError; else the fault that a metric or a library raised."""
     if isinstance(error, UserError):
         return reason_of(error, item)
     return f"{FAULT} ({type(error).__name__}: {shown(reason_of(error, item)) or 'without a message'})"

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -88,8 +87,8 @@ class PictureStream:
 
     `start` is the first frame's time, known from the beginning; `end` (when the last frame ends), `fps` (what the
     times say) and `times_T` are those of the frames taken so far. `spans` is how many seconds the packets' times span,
-    known before anything is decoded. `size` is the height and width of the frames before
-    `transform`.
+    known before anything is decoded, `tick` the seconds of a tick of the container's clock, to which times are rounded.
+    `size` is the height and width of the frames before `transform`.
 
     Raises UserError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
     file's timestamps are read first, without decoding) or out of bounds; while iterating, where it cannot be decoded
@@ -106,7 +105,6 @@ class PictureStream:
         self.shown = bounds.shown_name(source, name)
         self._source, self._name, self._transform = source, name, transform
         self._times: list[float] = []
-        self._stack = ExitStack()
         self._last_duration = 0.0
 
     def __enter__(self) -> PictureStream:
@@ -116,7 +114,7 @@ class PictureStream:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)
             self._upright = Upright(self.shown)
-            self._ticks = float(self._stream.time_base or 0)
+            self.tick = float(self._stream.time_base or 0)
             rates = (self._stream.average_rate, self._stream.guessed_rate)
             self._stated = [Fraction(rate) for rate in rates if rate]
             # An avi holds no presentation times; FFmpeg's guess is late by the frames that a decoder may hold back.
@@ -127,13 +125,11 @@ class PictureStream:
             self._first = next(self._decoded, None)
             if self._first is None:
                 raise UserError(f"{self.shown}: its picture stream holds no frame")
-            self._stack = stack.pop_all()
+            self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
     def _release(self) -> None:
         # References to the stream keep its decoder, and with it threads that a forked process would wait for.
@@ -153,11 +149,6 @@ class PictureStream:
         return torch.tensor(self._times, dtype=torch.float64)
 
     @property
-    def tick(self) -> float:
-        """Seconds of a tick of the container's clock, to which times are rounded."""
-        return self._ticks
-
-    @property
     def end(self) -> float:
         return self._end_and_rate()[0]
 
@@ -167,36 +158,30 @@ class PictureStream:
 
     def __iter__(self) -> Iterator[tuple[float, Tensor]]:
         first, self._first = self._first, None
-        if first is None:
-            return
-        yield first
-        yield from self._decoded
+        if first is not None:
+            yield first
+            yield from self._decoded
 
     def at_rate(self, fps: float) -> Iterator[Tensor]:
         """The frames seen at n / fps seconds after the first, to the picture's end: see `timing.seen`."""
         return timing.at_rate(self, fps, lambda: self.end)
 
     def _decode(self, container: Any) -> Generator[tuple[float, Tensor]]:
-        for number, frame in enumerate(self._frames(container)):
-            if number >= bounds.MAX_FRAMES:
-                raise UserError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
-            time = self._time(frame)
-            with bounds.guarded(self.shown):
-                picture = self._upright(frame, self._stream.sample_aspect_ratio)
-                if self._transform is not None:
-                    picture = self._transform(picture)
-            self._times.append(time)
-            self._last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
-            yield time, picture
-
-    def _frames(self, container: Any) -> Iterator[Any]:
         decoded = container.decode(self._stream)
         while True:
             with bounds.guarded(self.shown):
                 frame = next(decoded, None)
-            if frame is None:
-                return
-            yield frame
+                if frame is None:
+                    return
+                time = self._time(frame)
+                picture = self._upright(frame, self._stream.sample_aspect_ratio)
+                if self._transform is not None:
+                    picture = self._transform(picture)
+            if len(self._times) >= bounds.MAX_FRAMES:
+                raise UserError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
+            self._times.append(time)
+            self._last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
+            yield time, picture
 
     def _time(self, frame: Any) -> float:
         time = frame.time
@@ -226,7 +211,7 @@ class PictureStream:
         if len(times_T) == 1:
             rate = 1 / last_duration if last_duration > 0 else float(stated[0]) if stated else STILL_FPS
             return self.start + 1 / rate, rate
-        rate_or_none = timing.even_rate(times_T, self._ticks, stated)
+        rate_or_none = timing.even_rate(times_T, self.tick, stated)
         if rate_or_none is not None:
             lasts = last_duration if last_duration * rate_or_none > 1.5 else 1 / rate_or_none
             return self.start + (len(times_T) - 1) / rate_or_none + lasts, rate_or_none

@@ -10,12 +10,11 @@ mean).
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.clips import container as bounds
-from ovi_eval.clips.clock import Clock, first_of
+from ovi_eval.clips.clock import Clock, part_of
 from ovi_eval.clips.completeness import check_complete
 from ovi_eval.errors import UserError
 
@@ -46,37 +45,14 @@ class Audio:
         return self.start + self.wave_S.shape[-1] / self.sample_rate
 
 
-class _Decoder:
-    """The frames of one file's sound, on its clock."""
-
-    def __init__(self, source: str | Path | bytes, name: str | None) -> None:
-        self.shown = bounds.shown_name(source, name)
-        self._source, self._name = source, name
-        self._stack = ExitStack()
-
-    def __enter__(self) -> _Decoder:
-        check_complete(self._source, "audio", self._name)
-        with ExitStack() as stack:
-            container, _ = stack.enter_context(bounds.opened(self._source, self._name))
-            self.stream = bounds.sound_stream(container, self.shown)
-            self.format_name = container.format.name
-            ticks = float(self.stream.time_base or 0)
-            frames = self._frames(container)
-            stack.callback(frames.close)
-            self.clock = Clock(frames, ticks, self.shown)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        self.stream = None
-
-    def _frames(self, container: Any) -> Generator[Any]:
-        for frame in container.decode(self.stream):
-            if frame.samples:
-                yield frame
+@contextmanager
+def _decoding(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Clock, Any, str]]:
+    """The frames of one file's sound on its clock, the stream, and the name of the container's format."""
+    check_complete(source, "audio", name)
+    with bounds.opened(source, name) as (container, shown):
+        stream = bounds.sound_stream(container, shown)
+        with closing(frame for frame in container.decode(stream) if frame.samples) as frames:
+            yield Clock(frames, float(stream.time_base or 0), shown), stream, container.format.name
 
 
 class _Resampler:
@@ -123,38 +99,32 @@ class SoundStream:
         mono: bool = True,
     ) -> None:
         self.shown = bounds.shown_name(source, name)
-        self._decoder = _Decoder(source, name)
+        self._source, self._name = source, name
         self._wanted_rate, self._mono = sample_rate, mono
         self._kept: list[Tensor] = []
 
     def __enter__(self) -> SoundStream:
-        self._decoder.__enter__()
-        self._parts = self._decoded()
-        try:
+        with ExitStack() as stack:
+            self._clock, _, _ = stack.enter_context(_decoding(self._source, self._name))
+            self._parts = stack.enter_context(closing(self._decoded()))
             first = next(self._parts, None)
             if first is None:
                 raise UserError(f"{self.shown}: its sound stream holds no sample")
             self._kept.append(first)
             self._nothing = first[..., :0]
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # References to the stream keep its decoder, and with it threads that a forked process would wait for.
-        self._parts.close()
-        self._decoder.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
     @property
     def start(self) -> float:
-        return self._decoder.clock.start or 0.0
+        return self._clock.start or 0.0
 
     @property
     def filled(self) -> float:
-        return self._decoder.clock.filled
+        return self._clock.filled
 
     def __iter__(self) -> Iterator[Tensor]:
         """The remaining sound in blocks as they are decoded."""
@@ -193,7 +163,7 @@ class SoundStream:
     def _decoded(self) -> Generator[Tensor]:
         resample: _Resampler | None = None
         layout = ""
-        frames = iter(self._decoder.clock)
+        frames = iter(self._clock)
         while True:
             with bounds.guarded(self.shown):
                 frame = next(frames, None)
@@ -264,22 +234,21 @@ def decode_pcm16(source: str | Path | bytes, sample_rate: int, *, name: str | No
     command line do not do. Gaps are silence, see `clock`. Raises UserError as `decode_audio`.
     """
     parts: list[np.ndarray] = []
-    with _Decoder(source, name) as decoder, bounds.guarded(decoder.shown):
+    with _decoding(source, name) as (clock, stream, format_name):
         resample = _Resampler("s16", sample_rate, "mono")
         ends = None
-        stream = decoder.stream
-        if decoder.format_name.startswith("mov") and stream.duration and stream.time_base is not None:
+        if format_name.startswith("mov") and stream.duration and stream.time_base is not None:
             ends = Fraction(stream.duration * stream.time_base)
-        for frame in decoder.clock:
+        for frame in clock:
             if ends is not None:
                 left = round(ends * frame.sample_rate)
                 if left <= 0:
                     break
                 if frame.samples > left:
-                    frame = first_of(frame, left)
+                    frame = part_of(frame, 0, left)
                 ends -= Fraction(frame.samples, frame.sample_rate)
             parts += [out.to_ndarray()[0] for out in resample(frame)]
         parts += [out.to_ndarray()[0] for out in resample(None)]
         if not sum(len(part) for part in parts):
-            raise UserError(f"{decoder.shown}: its sound stream holds no sample")
+            raise UserError(f"{bounds.shown_name(source, name)}: its sound stream holds no sample")
     return np.concatenate(parts)

@@ -73,7 +73,7 @@ class Leaderboard:
             "arms": [row_as_data(row) for row in self.arms],
             "references": [row_as_data(row) for row in self.references],
             "problems": list(self.problems),
-            "published": [table.to_dict() for table in self.published],
+            "published": [asdict(table) for table in self.published],
         }
 
 

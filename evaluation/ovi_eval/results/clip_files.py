@@ -7,8 +7,9 @@ absolute names, `..` and links that lead outside are not followed, and the reaso
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ovi_eval.clips.captions import clip_id
@@ -25,10 +26,14 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Clips:
-    """A run's clips by id, and why there are none or fewer ("" where nothing was left out)."""
+    """A run's clips by id, and why there are none or fewer ("" where nothing was left out).
+
+    `below_root`: the folder they were found in, where that is below a root.
+    """
 
     files: dict[str, Path] = field(default_factory=dict)
     left_out: str = ""
+    below_root: Path | None = None
 
 
 class ClipFinder:
@@ -47,39 +52,31 @@ class ClipFinder:
             if not Path(root).is_dir():
                 raise UserError(f"--clips {shown(root)}: no such folder; name the one that holds the clips")
         self._found: dict[object, Clips] = {}
-        taken: dict[Path, set[object]] = {}
-        places: dict[object, Path] = {}
+        models: dict[Path | None, set[object]] = defaultdict(set)
         for run in runs:
-            clips, place = _clips_of(run, [Path(root) for root in roots])
-            self._found[_key(run)] = clips
-            if place is not None:
-                taken.setdefault(place, set()).add(_model(run))
-                places[_key(run)] = place
-        for key, place in places.items():
-            if len(taken[place]) > 1:
-                why = f"several runs have clips in a folder named {shown(place.name)}; lay them out as NAME/BENCHMARK"
+            clips = self._found[run.source, _model(run)] = _clips_of(run, [Path(root) for root in roots])
+            models[clips.below_root].add(_model(run))
+        for key, clips in self._found.items():
+            if clips.below_root is not None and len(models[clips.below_root]) > 1:
+                folder = shown(clips.below_root.name)
+                why = f"several runs have clips in a folder named {folder}; lay them out as NAME/BENCHMARK"
                 self._found[key] = Clips(left_out=why)
 
     def of(self, run: RunResults) -> Clips:
-        """The run's clips; none for a run that was not among those looked for."""
-        return self._found.get(_key(run), Clips())
+        """The run's clips; none for a run that was not given to this finder."""
+        return self._found.get((run.source, _model(run)), Clips())
 
     def notes(self, runs: Sequence[RunResults]) -> list[str]:
-        """A line for each reason why clips are not shown, with the runs that it is said of."""
-        told: dict[str, list[str]] = {}
+        """A line for each reason why clips are not shown, with the runs that it concerns."""
+        labels: dict[str, dict[str, None]] = defaultdict(dict)
         for run in runs:
             if why := self.of(run).left_out:
-                told.setdefault(why, []).append(run.label())
+                labels[why][run.label()] = None
         lines = []
-        for why, labels in told.items():
-            listed = list(dict.fromkeys(labels))
-            more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-            lines.append(f"clips of {'; '.join(listed[:_NAMED])}{more}: {why}")
+        for why, named in labels.items():
+            more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+            lines.append(f"clips of {'; '.join([*named][:_NAMED])}{more}: {why}")
         return lines
-
-
-def _key(run: RunResults) -> object:
-    return run.name, run.kind, run.seed, run.benchmark, run.source
 
 
 def _model(run: RunResults) -> object:
@@ -87,40 +84,37 @@ def _model(run: RunResults) -> object:
     return run.name, run.kind, run.seed, run.benchmark
 
 
-def _clips_of(run: RunResults, roots: Sequence[Path]) -> tuple[Clips, Path | None]:
-    """The clips and, where they lie below a root, the folder they were taken from."""
-    told = run.provenance.get("clips")
-    named = told if isinstance(told, str) else ""
+def _clips_of(run: RunResults, roots: Sequence[Path]) -> Clips:
+    recorded = run.provenance.get("clips")
+    scored = recorded if isinstance(recorded, str) else ""
     why = ""
-    for name in dict.fromkeys(["clips", named] if run.folder is not None else []):
-        if name and run.folder is not None:
+    if run.folder is not None:
+        for name in filter(None, dict.fromkeys(["clips", scored])):
             found = _below(run.folder, name, run)
             if found.files:
-                return found, None
+                return found
             why = found.left_out or why
     for root in roots:
-        for name in _names_below(root, run, named):
+        for name in _names_below(root, run, scored):
             found = _below(root, name, run)
             if found.files:
-                return found, (root / name).resolve()
-    if not why and named:
-        where = f" ({shown(PurePosixPath(named).name, 60)})"
-        why = (
-            f"the folder that was scored{where} is not in the run's own; name the folder above it by --clips"
-        )
-    return Clips(left_out=why), None
+                return replace(found, below_root=(root / name).resolve())
+    if not why and scored:
+        where = shown(PurePosixPath(scored).name, 60)
+        why = f"the folder that was scored ({where}) is not in the run's own; name the folder above it by --clips"
+    return Clips(left_out=why)
 
 
-def _names_below(root: Path, run: RunResults, named: str) -> Iterator[str]:
+def _names_below(root: Path, run: RunResults, scored: str) -> Iterator[str]:
     """Folders below a root that a run's clips may be in, the most particular first; "." is the root itself."""
     seed = [] if run.seed is None else [f"seed_{run.seed}"]
     for name in dict.fromkeys([run.name, re.sub(r"[^\w.-]+", "_", run.name)]):
         for parts in ([run.benchmark, *seed], [run.benchmark], seed, []):
             if all(parts) and (parts or not seed):
                 yield "/".join([name, *parts])
-    if named:
-        yield named
-        if PurePosixPath(named).name == root.resolve().name:
+    if scored:
+        yield scored
+        if PurePosixPath(scored).name == root.resolve().name:
             yield "."
     if root.resolve().name == run.name and not seed:
         yield "."
@@ -128,10 +122,9 @@ def _names_below(root: Path, run: RunResults, named: str) -> Iterator[str]:
 
 def _below(base: Path, name: str, run: RunResults) -> Clips:
     """The run's clips in `name` below `base`; nothing where it is not there."""
+    advice = "name where the clips are by --clips"
     if not stays_inside(name):
-        return Clips(
-            left_out="its results name a folder outside of its own; name where the clips are by --clips"
-        )
+        return Clips(left_out=f"its results name a folder outside of its own; {advice}")
     try:
         if not (base / name).exists():
             return Clips()
@@ -139,15 +132,12 @@ def _below(base: Path, name: str, run: RunResults) -> Clips:
         return Clips()
     real = inside(base, base / name)
     if real is None:
-        return Clips(
-            left_out=f"{shown(name, 60)} is a link that leads outside; name where the clips are by --clips"
-        )
+        return Clips(left_out=f"{shown(name, 60)} is a link that leads outside; {advice}")
+    known = {clip.id for clip in run.clips}
     if real.is_file():
-        known = {clip.id for clip in run.clips}
         clip = clip_id(Path(real.name))
         single = real.suffix.lower() in KINDS and (not known or clip in known)
         return Clips({clip: real} if single else {})
-    known = {clip.id for clip in run.clips}
     found: dict[str, Path] = {}
     outside = 0
     for below in sorted({PurePosixPath(clip).parent.as_posix() for clip in known} or {"."}):

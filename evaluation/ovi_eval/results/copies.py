@@ -1,4 +1,4 @@
-"""Clips that are copies of one another by content: told, and counted once where it matters how sure a number is.
+"""Clips that are copies of one another by content: reported, and counted once in intervals and tests.
 
 A file copied under another name says nothing new of a model. Its value still counts in the mean, as in every published
 implementation; intervals and tests rest on what differs.
@@ -7,10 +7,8 @@ implementation; intervals and tests rest on what differs.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ovi_eval.results.files import ClipScores, RunResults
+from ovi_eval.results.files import ClipScores, RunResults
 
 
 def first_places(contents: Sequence[str | None]) -> dict[int, int]:

@@ -1,48 +1,41 @@
-"""What one run of one model scored: typed, versioned, on disk as results.json with per_clip.jsonl beside it.
+"""What one run of one model scored: its fields, what must hold of them, and writing.
 
-A results file may come from anybody, so the reader trusts
-nothing: schema, fields, types and finiteness are checked, and a fault is one line that names the file and
-the field.
+On disk it is results.json with per_clip.jsonl beside it (docs/results_schema.md). The checks hold of every run, whether
+it was scored here or read from an untrusted file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
-from ovi_eval.common.fields import Fields, kind_of
+from ovi_eval.common.fields import Fields
 from ovi_eval.common.files import written_together
-from ovi_eval.common.places import inside, stays_inside, without_hosts, without_places
-from ovi_eval.common.plain_data import parse_json, read_json, read_text
+from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
-from ovi_eval.results.checking import CLIP_FIELDS, MOST_CLIPS, check, unproven
+from ovi_eval.results.metric_ranges import range_of
 
 SCHEMA = "ovi_eval.results/1"
 LEADERBOARD_SCHEMA = "ovi_eval.leaderboard/1"
 Direction = Literal["higher", "lower", "closer_to_reference"]
 RunKind = Literal["measured", "reference"]
 MetricKind = Literal["mean", "frechet", "set"]
-MOST_BYTES_OF_CLIPS, MOST_BYTES_OF_A_LINE = 512 * 2**20, 2**20
 
-__all__ = [
-    "CLIP_FIELDS",
-    "LEADERBOARD_SCHEMA",
-    "SCHEMA",
-    "ClipScores",
-    "Direction",
-    "MetricKind",
-    "MetricValue",
-    "RunKind",
-    "RunResults",
-    "load_json",
-    "read",
-]
+CLIP_FIELDS = ("id", "caption", "same_as", "failed", "reasons")
+"""Keys of a line of per_clip.jsonl that are not metric values."""
+MOST_CLIPS, MOST_METRICS, MOST_WEIGHTS = 10_000_000, 500, 100
+LONGEST_NAME, LONGEST_TEXT = 500, 20_000
+"""Characters of a name (model, metric, clip, version, ...) and of a text (caption, reason, note, ...)."""
+LARGEST = 1e15
+"""The largest size of a value; beyond, differences of doubles mean nothing."""
+_INT64 = 2**63
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class MetricValue:
     values whose mean `value` is; "frechet" is a distance of two sets and "set" a statistic of one, both without
     values per clip. `dimension` and `bias` go with those: the number of features, and by how much the value is
     too high for the finite number of clips (None: not known). `weights` holds the sha256 of every weight file by
-    its name. `comparable` is False where the value must be set beside no other, as of a part of the clips.
+    its name. `comparable` is False where the value must not be compared, as of a part of the clips.
     `distinct` is how many of the `n` clips differ in content, which is what the interval rests on (None: not known).
     """
 
@@ -76,8 +69,40 @@ class MetricValue:
     comparable: bool = True
     distinct: int | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "warnings", tuple(self.warnings))
+    def check(self, key: str, n_clips: int, at: str) -> None:
+        """As `RunResults.check`, of a metric's own fields; `at` names it in errors."""
+        _lengths(
+            at, LONGEST_NAME, key=[key], unit=[self.unit], version=[self.version], variant=[self.variant]
+        )
+        _lengths(at, LONGEST_TEXT, warnings=[*self.warnings, self.preprocessing])
+        if len(self.weights) > MOST_WEIGHTS:
+            raise UserError(f"{at}.weights holds {len(self.weights)} files, expected {MOST_WEIGHTS} or fewer")
+        _lengths(at, LONGEST_TEXT, weights=[*self.weights, *self.weights.values()])
+        _within(f"{at}.n", self.n, 0, MOST_CLIPS)
+        _within(f"{at}.dimension", self.dimension, 1, _INT64)
+        _within(f"{at}.distinct", self.distinct, 0, self.n)
+        if self.value is None and self.n > 0:
+            raise UserError(f"{at}.value is null though n is {self.n}")
+        if self.value is not None and self.n == 0:
+            raise UserError(f"{at}.n is 0 though it has a value; say how many clips the value rests on")
+        if self.value is not None:
+            _check_number(self.value, f"{at}.value", key)
+        for bound in self.ci95 or ():
+            _check_number(bound, f"{at}.ci95")
+        if self.ci95 is not None and self.ci95[0] > self.ci95[1]:
+            raise UserError(f"{at}.ci95 is {list(self.ci95)}, expected the lower bound first")
+        if self.bias is not None:
+            _check_number(self.bias, f"{at}.bias")
+        if self.n > n_clips:
+            raise UserError(f"{at}.n is {self.n}, more than the {n_clips} clips of the run (n_clips)")
+        if not 0.0 <= self.coverage <= 1.0:
+            raise UserError(f"{at}.coverage is {self.coverage}, expected a share between 0 and 1")
+        share = self.n / n_clips if n_clips else 0.0
+        # A metric that applies to half the clips has all of those; no share of fewer than all is smaller than this.
+        if self.coverage < share - 1e-3:
+            raise UserError(
+                f"{at}.coverage is {self.coverage}, but n is {self.n} of n_clips {n_clips}, a share of {share:.3f}"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,24 @@ class ClipScores:
     failed: str | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     same_as: str | None = None
+
+    def line(self) -> str:
+        before = {"id": self.id, "caption": self.caption, "same_as": self.same_as}
+        after = {"failed": self.failed, "reasons": dict(self.reasons) or None}
+        facts, reasons = ({k: v for k, v in part.items() if v is not None} for part in (before, after))
+        return json.dumps({**facts, **self.values, **reasons}, allow_nan=False) + "\n"
+
+    def check(self, where: str) -> None:
+        """As `RunResults.check`, of one clip."""
+        _lengths(where, LONGEST_NAME, id=[self.id], same_as=[self.same_as or ""])
+        where = f"{where}: clip {shown(self.id, 60)}"
+        reasons = [*self.reasons, *self.reasons.values()]
+        _lengths(where, LONGEST_TEXT, caption=[self.caption or ""], reasons=[self.failed or "", *reasons])
+        for key, value in self.values.items():
+            if key in CLIP_FIELDS:
+                raise UserError(f"{where}: a metric cannot be named {key!r}; that is a field")
+            if value is not None:
+                _check_number(value, f"{where}, {shown(key, 60)}", key)
 
 
 @dataclass(frozen=True)
@@ -122,9 +165,8 @@ class RunResults:
     problems: Sequence[str] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clips", tuple(self.clips))
-        object.__setattr__(self, "notes", tuple(self.notes))
-        object.__setattr__(self, "problems", tuple(self.problems))
+        for name in ("clips", "notes", "problems"):  # so that two runs with equal lists are equal
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def label(self) -> str:
         """How messages name the run: `none, seed 2`."""
@@ -133,6 +175,56 @@ class RunResults:
     def per_clip(self, key: str) -> dict[str, float]:
         """Values of one metric by clip id, the clips without one left out."""
         return {clip.id: value for clip in self.clips if (value := clip.values.get(key)) is not None}
+
+    def unproven(self, key: str) -> bool:
+        """Whether a value of kind "mean" has clips of which none has a value for it."""
+        metric = self.metrics[key]
+        if metric.kind != "mean" or not metric.n or not self.clips:
+            return False
+        return not any(key in clip.values for clip in self.clips)
+
+    def check(self, where: str) -> None:
+        """Raises UserError that begins with `where` and names the first field that cannot be true."""
+        if not self.name.strip():
+            raise UserError(f"{where}: field name is empty; name the model or arm")
+        names = {key: [getattr(self, key)] for key in ("name", "benchmark", "config_hash", "created")}
+        _lengths(where, LONGEST_NAME, **names, losses=self.losses)
+        _lengths(where, LONGEST_TEXT, notes=self.notes)
+        _within(f"{where}: field n_clips", self.n_clips, 0, MOST_CLIPS)
+        if self.seed is not None and abs(self.seed) >= _INT64:
+            raise UserError(f"{where}: field seed is {shown(self.seed, 40)}, expected a number of 64 bits")
+        most = {"metrics": MOST_METRICS, "losses": MOST_METRICS, "clips": MOST_CLIPS}
+        for name, limit in most.items():
+            if len(getattr(self, name)) > limit:
+                raise UserError(
+                    f"{where}: holds {len(getattr(self, name))} {name}, expected {limit} or fewer"
+                )
+        for key, metric in self.metrics.items():
+            metric.check(key, self.n_clips, f"{where}: metrics[{shown(key, 60)}]")
+        for key, loss in self.losses.items():
+            _check_number(loss, f"{where}: losses[{shown(key, 60)}]")
+        for clip in self.clips:
+            clip.check(where)
+        self._check_means(where)
+
+    def _check_means(self, where: str) -> None:
+        """A value of kind "mean" is the mean of its clips' values, and n is how many of them there are.
+
+        Where no line has the metric at all, there is nothing to compare it with; the reader reports that.
+        """
+        for key, metric in self.metrics.items():
+            if metric.kind != "mean" or not self.clips or self.unproven(key):
+                continue
+            values, at = list(self.per_clip(key).values()), f"{where}: metrics[{shown(key, 60)}]"
+            if len(values) != metric.n:
+                raise UserError(
+                    f"{at}.n is {metric.n}, but {len(values)} clips have a value in the per-clip file"
+                )
+            mean = math.fsum(values) / max(1, len(values))
+            if metric.value is not None and not math.isclose(mean, metric.value, rel_tol=1e-3, abs_tol=1e-5):
+                raise UserError(
+                    f"{at}.value is {metric.value:g}, but the mean of its {len(values)} clips is {mean:g}"
+                )
 
     def write(self, path: str | Path) -> Path:
         """Writes `path` (a .json file, or a folder that gets results.json) and the JSONL of the clips
@@ -144,9 +236,9 @@ class RunResults:
         path = Path(path)
         if path.suffix != ".json":
             path = path / "results.json"
-        check(self, str(path))
+        self.check(str(path))
         clips_name = "per_clip.jsonl" if path.name == "results.json" else f"{path.stem}.per_clip.jsonl"
-        lines = "".join(json.dumps(_clip_line(clip), allow_nan=False) + "\n" for clip in self.clips)
+        lines = "".join(clip.line() for clip in self.clips)
         body = {
             "schema": SCHEMA,
             "name": self.name,
@@ -159,7 +251,7 @@ class RunResults:
             "n_clips": self.n_clips,
             "metrics": {key: asdict(metric) for key, metric in self.metrics.items()},
             "per_clip": clips_name,
-            "per_clip_sha256": _sha256(lines),
+            "per_clip_sha256": text_sha256(lines),
             "losses": dict(self.losses),
             "notes": list(self.notes),
         }
@@ -177,185 +269,35 @@ class RunResults:
 
 def load_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object as `plain_data.read_json` does; UserError, naming the file, for anything else."""
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{shown(path)}: expected a JSON object, found {kind_of(data)}")
-    return data
+    return Fields(path, read_json(path)).data
 
 
-def read(path: str | Path) -> RunResults:
-    """Reads a results.json (or the folder that holds one) and its per-clip values.
-
-    Raises UserError that names the file and the field where the schema is another, a field is missing or of
-    a wrong type, or a number is not finite or contradicts other fields (see `checking`). An interval
-    that does not hold its value is left out and named in `problems`. Places of files become the last part of their
-    names, and the names of hosts and users are left out of the provenance.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "results.json"
-    data = load_json(path)
-    schema = data.get("schema")
-    if schema == LEADERBOARD_SCHEMA:
-        raise UserError(
-            f"{path}: is a leaderboard over runs, not a run; name the folders of the runs instead"
-        )
-    if schema != SCHEMA:
-        raise UserError(f'{path}: schema is {shown(repr(schema), 60)}, this version reads "{SCHEMA}"')
-    # places of files, wherever they stand; but for the name of the file that is to be read
-    data = {key: value if key == "per_clip" else without_places(value) for key, value in data.items()}
-    fields = Fields(path, data)
-    n_clips = fields.get("n_clips", int)
-    metrics, problems = {}, []
-    for key, entry in fields.get("metrics", dict).items():
-        metric = _metric(Fields(path, entry, f"metrics[{shown(key, 60)}]"), n_clips)
-        if metric.ci95 is not None and metric.value is not None and not _holds(metric.ci95, metric.value):
-            problems.append(
-                f"{key}: its ci95 {list(metric.ci95)} does not hold its value {metric.value}; left out"
-            )
-            metric = replace(metric, ci95=None)
-        metrics[str(key)] = metric
-    losses_raw = fields.get("losses", dict, {})
-    losses = {
-        str(k): Fields(path, losses_raw, "losses").number(k) for k in losses_raw if losses_raw[k] is not None
-    }
-    notes = fields.get("notes", (str, list), [])
-    clips, digest = _read_clips(path, fields.get("per_clip", (str, type(None)), None))
-    if len(clips) > n_clips:
-        problems.append(f"n_clips is {n_clips}, but its per-clip file has {len(clips)} clips")
-    run = RunResults(
-        name=fields.get("name", str),
-        seed=fields.get("seed", (int, type(None))),
-        kind=cast(RunKind, fields.choice("kind", get_args(RunKind))),
-        benchmark=fields.get("benchmark", (str, type(None)), "") or "",
-        created=fields.get("created", str, ""),
-        config_hash=fields.get("config_hash", (str, type(None)), "") or "",
-        provenance=without_hosts(fields.get("provenance", dict, {})),
-        n_clips=n_clips,
-        metrics=metrics,
-        clips=clips,
-        losses=losses,
-        notes=[notes] if isinstance(notes, str) else [str(note) for note in notes],
-        folder=path.parent,
-        source=path,
-    )
-    check(run, str(path))
-    told = fields.get("per_clip_sha256", (str, type(None)), None)
-    if told is not None and digest is not None and told != digest:
-        raise UserError(
-            f"{path}: its per-clip file is of another scoring (per_clip_sha256 differs); score the run again"
-        )
-    unheld = [
-        f"{key}: its per-clip file has no value of it to hold it against"
-        for key in metrics
-        if unproven(run, key)
-    ]
-    return replace(run, problems=[*problems, *unheld])
-
-
-def _holds(ci95: tuple[float, float], value: float) -> bool:
-    """Whether the value lies in its interval, but for rounding in a file written by hand; ends in the wrong order are
-    another fault.
-    """
-    slack = 1e-6 * max(1.0, abs(value))
-    return ci95[0] > ci95[1] or ci95[0] - slack <= value <= ci95[1] + slack
-
-
-def _metric(fields: Fields, n_clips: int) -> MetricValue:
-    value = fields.number_or_none("value")
-    ci95 = fields.get("ci95", (list, type(None)), None)
-    if ci95 is not None:
-        if len(ci95) != 2 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in ci95):
-            raise UserError(
-                f"{fields.path}: field {fields.where}.ci95 must be two numbers or null, found {shown(ci95, 60)}"
-            )
-        ends = Fields(fields.path, {"low": ci95[0], "high": ci95[1]}, f"{fields.where}.ci95")
-        ci95 = (ends.number("low"), ends.number("high"))
-    n = fields.get("n", int)
-    return MetricValue(
-        value=value,
-        n=n,
-        coverage=fields.number("coverage", min(1.0, max(0, n) / n_clips) if n_clips > 0 else 0.0),
-        direction=cast(Direction, fields.choice("direction", get_args(Direction))),
-        unit=fields.get("unit", (str, type(None)), "") or "",
-        version=str(fields.get("version", (str, int, float))),
-        variant=fields.get("variant", (str, type(None)), "") or "",
-        kind=cast(MetricKind, fields.choice("kind", get_args(MetricKind))),
-        ci95=ci95,
-        dimension=fields.get("dimension", (int, type(None)), None),
-        bias=fields.number_or_none("bias", None),
-        weights=fields.texts("weights"),
-        preprocessing=fields.get("preprocessing", (str, type(None)), "") or "",
-        warnings=fields.list_of_text("warnings"),
-        comparable=fields.get("comparable", bool, True),
-        distinct=fields.get("distinct", (int, type(None)), None),
-    )
-
-
-def _read_clips(path: Path, name: str | None) -> tuple[list[ClipScores], str | None]:
-    """The clips and the sha256 of their file; none where the results name no file."""
-    if not name:
-        return [], None
-    if Path(name).name != name or not stays_inside(name):
-        raise UserError(
-            f"{path}: field per_clip must be the name of a file beside it, found {shown(repr(name), 60)}"
-        )
-    source = path.parent / name
-    if not source.is_file():
-        raise UserError(
-            f"{path}: its per-clip values {shown(name, 60)} are missing; copy the file beside it or score again"
-        )
-    if inside(path.parent, source) is None:
-        raise UserError(
-            f"{path}: its per-clip values {shown(name, 60)} are a link that leads outside of its folder; "
-            "put a copy there"
-        )
-    text = read_text(source, max_bytes=MOST_BYTES_OF_CLIPS)
-    clips: list[ClipScores] = []
-    seen: set[str] = set()
-    # Not splitlines: U+2028 in a caption ends no line of JSON.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"line {number}"
-        if len(line) > MOST_BYTES_OF_A_LINE or len(clips) >= MOST_CLIPS:
-            raise UserError(f"{source}: {where} is too long, or there are too many; score the run again")
-        fields = Fields(source, parse_json(line, f"{source}: {where}"), where)
-        clip_id = str(fields.get("id", (str, int)))
-        if clip_id in seen:
-            raise UserError(
-                f"{source}: {where} has the id {shown(repr(clip_id), 60)} a second time; ids must be unique"
-            )
-        seen.add(clip_id)
-        values = {key: fields.number_or_none(key) for key in fields.data if key not in CLIP_FIELDS}
-        optional = (str, type(None))
-        failed = fields.get("failed", optional, None)
-        clips.append(
-            ClipScores(
-                clip_id,
-                values,
-                fields.get("caption", optional, None),
-                None if failed is None else without_places(failed),
-                without_places(fields.texts("reasons")),
-                fields.get("same_as", optional, None),
-            )
-        )
-    return clips, _sha256(text)
-
-
-def _sha256(text: str) -> str:
+def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
-def _clip_line(clip: ClipScores) -> dict[str, Any]:
-    line: dict[str, Any] = {"id": clip.id}
-    if clip.caption is not None:
-        line["caption"] = clip.caption
-    if clip.same_as is not None:
-        line["same_as"] = clip.same_as
-    line.update(clip.values)
-    if clip.failed is not None:
-        line["failed"] = clip.failed
-    if clip.reasons:
-        line["reasons"] = dict(clip.reasons)
-    return line
+def _check_number(value: float, where: str, key: str = "") -> None:
+    """Refuses values that are not finite, of a size without meaning, or that metric `key` cannot have."""
+    if not math.isfinite(value):
+        raise UserError(f"{where} is {value}; a value that could not be had is written null, with the reason")
+    if abs(value) > LARGEST:
+        raise UserError(f"{where} is {value:g}, expected a size of {LARGEST:g} or less")
+    low, high = range_of(key)
+    if not low <= value <= high:
+        bounds = " to ".join(f"{bound:.4g}" for bound in (low, high))
+        raise UserError(f"{where} is {value:g}, which this metric cannot be (it lies in {bounds})")
+
+
+def _within(where: str, count: int | None, least: int, most: int) -> None:
+    if count is not None and not least <= count <= most:
+        expected = f"{least} or more" if count < least else f"{most} or fewer"
+        raise UserError(f"{where} is {shown(count, 40)}, expected {expected}")
+
+
+def _lengths(where: str, most: int, **named: Iterable[str]) -> None:
+    for name, texts in named.items():
+        for text in texts:
+            if len(text) > most:
+                raise UserError(
+                    f"{where}: {name} {shown(text, 40)} has {len(text)} characters, expected {most} or fewer"
+                )

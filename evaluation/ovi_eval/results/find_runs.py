@@ -6,10 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ovi_eval.common.places import inside
 from ovi_eval.errors import UserError
-from ovi_eval.results.files import LEADERBOARD_SCHEMA, SCHEMA, RunResults, load_json, read
+from ovi_eval.results.files import LEADERBOARD_SCHEMA, SCHEMA, RunResults, load_json
+from ovi_eval.results.reading import read
+
+MOST_RUNS = 2000
+"""Runs that one leaderboard or comparison may have."""
+_SKIPPED = {"checkpoints", "clips", "samples", "__pycache__"}
+"""Folders that hold no runs and may be large."""
+_OUTSIDE = "a link that leads outside of the folder that was named; name what it leads to"
 
 
 @dataclass(frozen=True)
@@ -25,17 +33,7 @@ class FoundRuns:
     runs: list[RunResults]
     missing: list[MissingRun]
     leaderboards: list[Path]
-    """Aggregates (results.json of a study) met on the way: not runs, yet they remember how the study is
-    shown.
-    """
-
-
-# Folders that hold no runs and may be large.
-_SKIPPED = {"checkpoints", "clips", "samples", "__pycache__"}
-
-
-MOST_RUNS = 2000
-"""Runs that one leaderboard or comparison may have."""
+    """Aggregates (results.json of a study) met on the way: not runs, yet they hold how the study is shown."""
 
 
 def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
@@ -52,15 +50,12 @@ def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
     seen: set[Path] = set()
     for given in paths:
         path = Path(given)
+        walk = _Walk(path, found, seen)
         if path.is_file():
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
-                found.runs.append(read(path))
+            walk.file(path)
         elif path.is_dir():
-            before = len(found.runs) + len(found.missing) + len(found.leaderboards) + len(seen)
-            _Walk(path, found, seen).folder(path)
-            if len(found.runs) + len(found.missing) + len(found.leaderboards) + len(seen) == before:
-                _files(path, found, seen)
+            if not walk.folder(path):
+                walk.files_side_by_side()
         else:
             raise UserError(
                 f"{path}: no such file or folder; name run folders, study folders or results.json files"
@@ -77,64 +72,58 @@ class _Walk:
         self.root, self.found, self.seen = root, found, seen
         self.walked: set[Path] = set()
 
-    def folder(self, folder: Path) -> None:
-        real = inside(self.root, folder)
+    def file(self, path: Path) -> None:
+        if path.resolve() not in self.seen:
+            self.seen.add(path.resolve())
+            self.found.runs.append(read(path))
+
+    def files_side_by_side(self) -> None:
+        """Results files in the root itself, as `--out results/my_model.json` leaves them."""
+        for path in sorted(self.root.glob("*.json"), key=natural_key):
+            if inside(self.root, path) is None:
+                self._miss(path, _OUTSIDE)
+            elif load_json(path).get("schema") == SCHEMA:
+                self.file(path)
+
+    def folder(self, folder: Path) -> bool:
+        """Whether the folder, or one below it, has a run, finished or not, or a leaderboard."""
+        real, results = inside(self.root, folder), folder / "results.json"
         if real is None:
-            self.found.missing.append(MissingRun(folder, _OUTSIDE))
-            return
+            return self._miss(folder, _OUTSIDE)
         if real in self.walked:
-            return
+            return False
         self.walked.add(real)
-        found, results = self.found, folder / "results.json"
-        has_config = (folder / "config.yaml").is_file() or folder.name.startswith("seed_")
         if results.is_file():
             if results.resolve() in self.seen:
-                return
-            self.seen.add(results.resolve())
+                return True
             if inside(self.root, results) is None:
-                found.missing.append(MissingRun(folder, f"results.json: {_OUTSIDE}"))
-                return
+                return self._miss(folder, f"results.json: {_OUTSIDE}")
             try:
-                if load_json(results).get("schema") == LEADERBOARD_SCHEMA:
-                    found.leaderboards.append(results)
-                else:
-                    found.runs.append(read(results))
-                    return
+                if load_json(results).get("schema") != LEADERBOARD_SCHEMA:
+                    self.file(results)
+                    return True
             except UserError as error:
-                found.missing.append(MissingRun(folder, str(error).removeprefix(f"{results}: ")))
-                return
-        before = len(found.runs) + len(found.missing)
-        for child in _children(folder):
-            self.folder(child)
-        if has_config and not results.is_file() and len(found.runs) + len(found.missing) == before:
-            found.missing.append(MissingRun(folder, "not finished: it has no results.json yet"))
+                return self._miss(folder, str(error).removeprefix(f"{results}: "))
+            self.seen.add(results.resolve())
+            self.found.leaderboards.append(results)
+        below = [self.folder(child) for child in _children(folder)]
+        if any(below) or results.is_file():
+            return True
+        if (folder / "config.yaml").is_file() or folder.name.startswith("seed_"):
+            return self._miss(folder, "not finished: it has no results.json yet")
+        return False
 
-
-_OUTSIDE = "a link that leads outside of the folder that was named; name what it leads to"
+    def _miss(self, folder: Path, reason: str) -> Literal[True]:
+        self.found.missing.append(MissingRun(folder, reason))
+        return True
 
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return sorted(
-            (
-                c
-                for c in folder.iterdir()
-                if c.is_dir() and c.name not in _SKIPPED and not c.name.startswith(".")
-            ),
-            key=natural_key,
-        )
+        folders = [path for path in folder.iterdir() if path.is_dir() and path.name not in _SKIPPED]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
-
-
-def _files(folder: Path, found: FoundRuns, seen: set[Path]) -> None:
-    """Results files side by side in one folder, as `--out results/my_model.json` leaves them."""
-    for path in sorted(folder.glob("*.json"), key=natural_key):
-        if inside(folder, path) is None:
-            found.missing.append(MissingRun(path, _OUTSIDE))
-        elif path.resolve() not in seen and load_json(path).get("schema") == SCHEMA:
-            seen.add(path.resolve())
-            found.runs.append(read(path))
+    return sorted((path for path in folders if not path.name.startswith(".")), key=natural_key)
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:

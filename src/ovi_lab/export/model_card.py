@@ -11,7 +11,8 @@ import yaml
 
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
-from ovi_eval.results.files import MetricValue, RunResults, read
+from ovi_eval.results.files import MetricValue, RunResults
+from ovi_eval.results.reading import read
 
 # The folder of a run and the speed of its reading do not describe its model.
 _NOT_TOLD = ("root", "num_workers", "quiet")

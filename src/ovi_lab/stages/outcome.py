@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ovi_eval.common.files import write_whole, written_whole
 from ovi_eval.common.plain_data import read_json
-from ovi_eval.results.files import read
+from ovi_eval.results.reading import read
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.init_from import initialise_from
 from ovi_lab.common.paths import config_dir

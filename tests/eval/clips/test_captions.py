@@ -62,7 +62,7 @@ def test_a_text_that_cannot_be_read_is_named_and_its_clip_has_no_caption(tmp_pat
     assert told[0] == "1 file ignored (1 .txt)"
     assert "caption left out" in told[1]
     assert "c00.txt: is no UTF-8 text" in told[1]
-    assert told[2] == "captions.jsonl gives 1 clip another caption, which is taken: c02"
+    assert told[2] == "captions.jsonl gives 1 clip another caption, which is used: c02"
     out = tmp_path / "r.json"
     assert main(["score", str(folder), "--metrics", "ball/agreement", "--out", str(out), "--no-cache"]) == 0
     assert json.loads(out.read_text())["notes"] == list(map(without_places, told))

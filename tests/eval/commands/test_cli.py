@@ -13,7 +13,7 @@ from ovi_eval.clips.captions import read_caption_file, read_captions
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
 from ovi_eval.registry import METRICS
-from ovi_eval.results.files import read
+from ovi_eval.results.reading import read
 
 
 @pytest.fixture(scope="module")

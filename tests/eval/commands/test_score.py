@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from helpers.small_metrics import write_clips
 from ovi_eval.cli import main
-from ovi_eval.results.files import read
+from ovi_eval.results.reading import read
 
 METRICS = "temporal_flickering"
 

@@ -18,7 +18,7 @@ from helpers.eval_study import run
 from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.errors import UserError
-from ovi_eval.results.files import read
+from ovi_eval.results.reading import read
 
 root = Path(sys.argv[1])
 small = run("none", 0, n_clips=2, losses={})
@@ -92,7 +92,7 @@ def _written(first: Path, second: Path) -> None:
 
 def test_a_pair_of_two_scorings_is_refused(tmp_path: Path) -> None:
     from helpers.eval_study import run
-    from ovi_eval.results.files import read
+    from ovi_eval.results.reading import read
 
     run("none", 0).write(tmp_path / "old")
     run("none", 1).write(tmp_path / "new")

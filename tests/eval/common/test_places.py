@@ -11,7 +11,7 @@ import pytest
 from helpers.eval_study import run, write_clips
 from ovi_eval.cli import main
 from ovi_eval.common.places import inside, shareable_path, stays_inside, without_places
-from ovi_eval.results.files import read
+from ovi_eval.results.reading import read
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from ovi_eval import __version__
 from ovi_eval.clips.items import memory_items
 from ovi_eval.common.provenance import configuration_hash, facts, ffmpeg, git_state, machine, versions
 from ovi_eval.errors import UserError
-from ovi_eval.results.files import MetricValue, read
+from ovi_eval.results.files import MetricValue
+from ovi_eval.results.reading import read
 from ovi_eval.scoring.results_of import Scored, run_results
 
 

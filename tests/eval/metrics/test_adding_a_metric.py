@@ -15,7 +15,7 @@ import pytest
 import ovi_eval
 from helpers.small_metrics import write_clips
 from ovi_eval.clips.items import items_in
-from ovi_eval.results.files import read
+from ovi_eval.results.reading import read
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "adding_a_metric.md"
 

@@ -19,8 +19,9 @@ from ovi_eval.report import comparison, write_all
 from ovi_eval.report.html.drawings import ticks
 from ovi_eval.report.markdown import markdown
 from ovi_eval.report.terminal import show
-from ovi_eval.results.files import ClipScores, MetricValue, read
+from ovi_eval.results.files import ClipScores, MetricValue
 from ovi_eval.results.metric_ranges import RANGES
+from ovi_eval.results.reading import read
 
 EVIL = (
     "\x1b[2J\x1b]0;owned\x07",

@@ -9,8 +9,9 @@ import pytest
 
 from helpers.eval_study import run, write_study
 from ovi_eval.errors import UserError
-from ovi_eval.results.files import CLIP_FIELDS, LEADERBOARD_SCHEMA, ClipScores, MetricValue, RunResults, read
+from ovi_eval.results.files import CLIP_FIELDS, LEADERBOARD_SCHEMA, ClipScores, MetricValue, RunResults
 from ovi_eval.results.find_runs import find_runs
+from ovi_eval.results.reading import read
 
 
 def test_what_is_written_is_read_back(tmp_path):
