@@ -190,15 +190,15 @@ def file(folder: Path, table: dict) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda table: table.pop("source"), "own.yaml: T: field source must be text"),
-        (lambda table: table.update(source=" "), "field source is empty"),
-        (lambda table: table.update(first_hand="yes"), "field first_hand must be true or false"),
-        (lambda table: table.update(rows={}), "field rows must be an object and not empty"),
+        (lambda table: table.pop("source"), "own.yaml: field T.source is missing"),
+        (lambda table: table.update(source=" "), "field T.source is empty"),
+        (lambda table: table.update(first_hand="yes"), "field T.first_hand must be true or false"),
+        (lambda table: table.update(rows={}), "field T.rows is empty"),
         (
             lambda table: table["rows"].update(b={"m": float("nan")}),
-            "b, m must be a finite number, found nan",
+            "T.rows.b.m is nan, expected a finite number",
         ),
-        (lambda table: table["rows"].update(b={"m": "1.0"}), "b, m must be a finite number, found '1.0'"),
+        (lambda table: table["rows"].update(b={"m": "1.0"}), "T.rows.b.m must be a number, found text"),
     ],
 )
 def test_a_row_without_its_source_or_value_is_refused(
@@ -211,7 +211,11 @@ def test_a_row_without_its_source_or_value_is_refused(
 
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
-    for text, named in [("a: [", "cannot be read as YAML"), ("schema: x", "schema is 'x'"), ("3", "'int'")]:
+    for text, named in [
+        ("a: [", "is no plain YAML"),
+        ("schema: x", "schema is 'x'"),
+        ("3", "its content must be an object"),
+    ]:
         path = tmp_path / "own.yaml"
         path.write_text(text)
         with pytest.raises(UserError, match=named) as error:
