@@ -1,8 +1,7 @@
 """Error handling of commands: bad input is one line on standard error and an exit code, a bug is a traceback.
 
-The type of an exception alone decides: UserError, files that
-cannot be opened, read or written, Ctrl-C and a closed pipe become one line. Everything else is a fault of the program
-and keeps its traceback.
+The type of an exception alone decides: UserError, files that cannot be opened, read or written, Ctrl-C and a closed
+pipe become one line. Everything else is a fault of the program and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from typing import Any, NoReturn, ParamSpec
 
 from ovi_eval.common.shown import did_you_mean, shown
 from ovi_eval.errors import UserError
-
-__all__ = ["LineParser", "PrintedError", "command", "fail", "one_line"]
 
 _Parameters = ParamSpec("_Parameters")
 

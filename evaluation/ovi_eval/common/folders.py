@@ -14,29 +14,25 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
 
-__all__ = ["FolderFiles", "LeftOut", "files_of"]
 
-HIDDEN = "hidden"
-BROKEN = "broken link"
-UNREADABLE = "unreadable file"
-UNREADABLE_FOLDER = "unreadable folder"
-SPECIAL = "pipe, socket or device"
-NOT_UTF8 = "name that is not UTF-8"
-AGAIN = "link to a folder that is read already"
-_PLURALS = {
-    HIDDEN: "hidden",
-    BROKEN: "broken links",
-    UNREADABLE: "unreadable files",
-    UNREADABLE_FOLDER: "unreadable folders",
-    SPECIAL: "pipes, sockets or devices",
-    NOT_UTF8: "names that are not UTF-8",
-    AGAIN: "links to folders that are read already",
-}
+class Fault(Enum):
+    """Why an entry is left out: the words of a summary for one such entry and for several."""
+
+    HIDDEN = "hidden", "hidden"
+    BROKEN = "broken link", "broken links"
+    UNREADABLE = "unreadable file", "unreadable files"
+    UNREADABLE_FOLDER = "unreadable folder", "unreadable folders"
+    SPECIAL = "pipe, socket or device", "pipes, sockets or devices"
+    NOT_UTF8 = "name that is not UTF-8", "names that are not UTF-8"
+    AGAIN = "link to a folder that is read already", "links to folders that are read already"
+
+
 _NAMED = 3
 
 
@@ -46,8 +42,7 @@ class LeftOut:
 
     path: str
     """Relative to the folder, with forward slashes; bytes that are no UTF-8 as `\\udce9`."""
-    kind: str
-    """The kind of fault, such as "broken link"."""
+    fault: Fault
     reason: str
     """The reason in words, for a report that names the file."""
     requested: bool
@@ -58,7 +53,6 @@ class LeftOut:
 class FolderFiles:
     """The files of a folder and the folders below it."""
 
-    root: Path
     files: tuple[Path, ...]
     """Regular, readable files of the requested kinds, sorted by their relative path, part by part."""
     other_files: tuple[Path, ...]
@@ -85,13 +79,12 @@ class FolderFiles:
             kinds = ", ".join(f"{number} {shown(kind, 20)}" for kind, number in ignored.most_common(6))
             more = ", …" if len(ignored) > 6 else ""
             parts.append(f"{count} {'file' if count == 1 else 'files'} ignored ({kinds}{more})")
-        for kind in _PLURALS:
-            paths = [entry.path for entry in self.left_out if entry.kind == kind]
-            if not paths:
-                continue
-            names = ", ".join(shown(path, 80) for path in paths[:_NAMED])
-            more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-            parts.append(f"{len(paths)} {kind if len(paths) == 1 else _PLURALS[kind]}: {names}{more}")
+        for fault in Fault:
+            paths = [entry.path for entry in self.left_out if entry.fault == fault]
+            if paths:
+                names = ", ".join(shown(path, 80) for path in paths[:_NAMED])
+                more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+                parts.append(f"{len(paths)} {fault.value[len(paths) > 1]}: {names}{more}")
         return ", ".join(parts)
 
 
@@ -117,7 +110,6 @@ def files_of(folder: str | Path, suffixes: Collection[str]) -> FolderFiles:
         for relative in batch:
             walk.follow(relative)
     return FolderFiles(
-        root,
         tuple(root / path for path in sorted(walk.files, key=_order)),
         tuple(root / path for path in sorted(walk.other_files, key=_order)),
         tuple(sorted(walk.left_out, key=lambda entry: _order(entry.path))),
@@ -144,19 +136,19 @@ class _FolderWalk:
                 with os.scandir(self.root / current) as entries:
                     names = [(entry.name, entry.is_symlink()) for entry in entries]
             except OSError as error:
-                self._leave(current, UNREADABLE_FOLDER, _words(error), file=False)
+                self._leave(current, Fault.UNREADABLE_FOLDER, _words(error), file=False)
                 continue
             for name, is_link in names:
                 path = f"{current}/{name}" if current else name
                 if name.startswith("."):
-                    self._leave(path, HIDDEN, "its name begins with a dot", file=False)
+                    self._leave(path, Fault.HIDDEN, "its name begins with a dot", file=False)
                     continue
                 try:
                     status = (self.root / path).stat()
                 except OSError as error:
                     missing = is_link and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
                     reason = "is a broken link" if missing else _words(error)
-                    self._leave(path, BROKEN if missing else UNREADABLE, reason)
+                    self._leave(path, Fault.BROKEN if missing else Fault.UNREADABLE, reason)
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     if is_link:
@@ -164,7 +156,7 @@ class _FolderWalk:
                     elif self._first(status):
                         waiting.append(path)
                     else:  # such as a mount of a folder that is read already
-                        self._leave(path, AGAIN, "is read already under another name", file=False)
+                        self._leave(path, Fault.AGAIN, "is read already under another name", file=False)
                 else:
                     self._file(path, status)
 
@@ -174,10 +166,12 @@ class _FolderWalk:
             status = (self.root / link).stat()
             target = (self.root / link).resolve()
         except (OSError, RuntimeError) as error:
-            self._leave(link, BROKEN, f"is a broken link ({error})", file=False)
+            self._leave(link, Fault.BROKEN, f"is a broken link ({error})", file=False)
             return
         if self.root.resolve().is_relative_to(target) or not self._first(status):
-            self._leave(link, AGAIN, "links to a folder that is read already, or that holds it", file=False)
+            self._leave(
+                link, Fault.AGAIN, "links to a folder that is read already, or that holds it", file=False
+            )
             return
         self.read(link)
 
@@ -190,16 +184,16 @@ class _FolderWalk:
 
     def _file(self, path: str, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
-            self._leave(path, SPECIAL, "is a pipe, a socket or a device, no file")
+            self._leave(path, Fault.SPECIAL, "is a pipe, a socket or a device, no file")
         elif _writable(path) != path:
-            self._leave(path, NOT_UTF8, "its name is not UTF-8; rename it")
+            self._leave(path, Fault.NOT_UTF8, "its name is not UTF-8; rename it")
         elif not os.access(self.root / path, os.R_OK):
-            self._leave(path, UNREADABLE, "cannot be read (permission denied)")
+            self._leave(path, Fault.UNREADABLE, "cannot be read (permission denied)")
         else:
             (self.files if self._requested(path) else self.other_files).append(path)
 
-    def _leave(self, path: str, kind: str, reason: str, file: bool = True) -> None:
-        self.left_out.append(LeftOut(_writable(path), kind, reason, file and self._requested(path)))
+    def _leave(self, path: str, fault: Fault, reason: str, file: bool = True) -> None:
+        self.left_out.append(LeftOut(_writable(path), fault, reason, file and self._requested(path)))
 
     def _requested(self, path: str) -> bool:
         return Path(path).suffix.lower() in self.suffixes

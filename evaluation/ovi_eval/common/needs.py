@@ -11,20 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, find_weights
+from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, find_weights, where_to_put
 from ovi_eval.errors import UserError
-
-__all__ = [
-    "WEIGHTS_FOLDER",
-    "Need",
-    "Package",
-    "PublishedFile",
-    "PublishedFolder",
-    "find_folder",
-    "find_weights",
-    "lacking",
-    "missing",
-]
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class PublishedFolder:
     files: tuple[str, ...] = ()
 
     def needs(self) -> str:
-        """The file or folder to fetch, in a few words."""
+        """The folder to fetch, in a few words."""
         held = f" (with {', '.join(self.files)})" if self.files else ""
         return f"{self.what}: the folder {self.name}{held} from {self.source}"
 
@@ -70,8 +58,7 @@ def find_folder(folder: PublishedFolder, for_what: str) -> Path:
         if not absent:
             return place
         raise UserError(f"{for_what} needs {folder.needs()}; {place} has no {', '.join(absent)}")
-    put = f"put it into {root}" if root else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
-    raise UserError(f"{for_what} needs {folder.needs()}; {put}")
+    raise UserError(f"{for_what} needs {folder.needs()}; {where_to_put()}")
 
 
 def missing(need: Need, for_what: str = "this") -> str | None:

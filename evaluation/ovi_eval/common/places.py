@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -45,13 +45,20 @@ def shareable_path(path: str | Path, beside: str | Path) -> str:
         return real.name
 
 
-def without_places(told: T) -> T:
+def without_places(data: T) -> T:
     """Text, or plain data that holds text, with every absolute path cut to its last part.
 
     Messages of libraries name files in full, and results are published: folders and user names in paths are
     private.
     """
-    return _cut(told)
+    found: Any = data
+    if isinstance(data, str):
+        found = _PLACE.sub(lambda place: next((part for part in place.groups() if part), "…"), data)
+    elif isinstance(data, Mapping):
+        found = {without_places(key): without_places(value) for key, value in data.items()}
+    elif isinstance(data, list | tuple):
+        found = type(data)(without_places(value) for value in data)
+    return cast(T, found)
 
 
 def without_hosts(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,13 +68,3 @@ def without_hosts(facts: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in facts.items()
         if str(key).lower().replace("_", "") not in _WHO
     }
-
-
-def _cut(told: Any) -> Any:
-    if isinstance(told, str):
-        return _PLACE.sub(lambda found: next((part for part in found.groups() if part), "…"), told)
-    if isinstance(told, Mapping):
-        return {_cut(key): _cut(value) for key, value in told.items()}
-    if isinstance(told, list | tuple):
-        return type(told)(_cut(value) for value in told)
-    return told

@@ -9,51 +9,28 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ovi_eval.common.shown import shown
-from ovi_eval.common.unicode_text import read_bytes
+from ovi_eval.common.unicode_text import MAX_BYTES, read_text
 from ovi_eval.errors import UserError
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
-
-MAX_BYTES = 16 * 2**20
-"""The default bound on the size of a file."""
 MAX_DEPTH = 64
 """The deepest nesting of lists and mappings."""
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 
-def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES, constants: bool = False) -> Any:
-    """The value of a JSON file in UTF-8, as `parse_json`; the path is its name in errors.
-
-    Raises UserError also for a file that is missing, unreadable or larger than `max_bytes`.
-    """
-    return parse_json(read_text(path, max_bytes=max_bytes), str(path), constants=constants)
+def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
+    """The value of a JSON file, as `parse_json`; raises UserError also as `unicode_text.read_text`."""
+    return parse_json(read_text(path, max_bytes=max_bytes), str(path))
 
 
-def read_yaml(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The value of a YAML file in UTF-8, as `parse_yaml`; the path is its name in errors.
-
-    Raises UserError also for a file that is missing, unreadable or larger than `max_bytes`.
-    """
-    return parse_yaml(read_text(path, max_bytes=max_bytes), str(path))
-
-
-def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """A text file in UTF-8, with or without a byte order mark.
-
-    Raises UserError for a file that is missing, unreadable, no text or larger than `max_bytes`.
-    """
-    try:
-        return read_bytes(path, max_bytes=max_bytes).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{shown(path)}: is no UTF-8 text (byte {error.start}); save it again in UTF-8"
-        ) from error
+def read_yaml(path: str | Path) -> Any:
+    """The value of a YAML file, as `parse_yaml`; raises UserError also as `unicode_text.read_text`."""
+    return parse_yaml(read_text(path), str(path))
 
 
 def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
@@ -65,16 +42,17 @@ def parse_json(text: str | bytes, name: str, *, constants: bool = False) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=lambda pairs: _object(pairs, name),
-            parse_constant=float if constants else lambda word: _refuse(word, name),
-            parse_float=lambda digits: _finite(digits, name),
+            object_pairs_hook=_object,
+            parse_constant=float if constants else _refuse,
+            parse_float=_finite,
         )
-    except RecursionError as error:
-        raise UserError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels") from error
+        _check_depth(value)
+        return value
+    except (UserError, RecursionError) as error:
+        fault = error if isinstance(error, UserError) else _TOO_DEEP
+        raise UserError(f"{shown(name)}: {fault}") from error
     except ValueError as error:  # also UnicodeDecodeError, and whole numbers of thousands of digits
         raise UserError(f"{shown(name)}: is no JSON ({shown(error)})") from error
-    _check_depth(value, name)
-    return value
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -87,10 +65,11 @@ def parse_yaml(text: str, name: str) -> Any:
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            _check_event(event, depth, name)
+            _check_event(event, depth)
         return yaml.load(text, Loader=_Loader)
-    except RecursionError as error:
-        raise UserError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels") from error
+    except (UserError, RecursionError) as error:
+        fault = error if isinstance(error, UserError) else _TOO_DEEP
+        raise UserError(f"{shown(name)}: {fault}") from error
     except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         mark = getattr(error, "problem_mark", None)
@@ -98,15 +77,15 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{shown(name)}: is no plain YAML ({shown(problem)}{line})") from error
 
 
-def _check_event(event: yaml.Event, depth: int, name: str) -> None:
+def _check_event(event: yaml.Event, depth: int) -> None:
     line = f"line {event.start_mark.line + 1}" if event.start_mark is not None else "a line"
     if depth > MAX_DEPTH:
-        raise UserError(f"{shown(name)}: {line} is nested deeper than {MAX_DEPTH} levels")
+        raise UserError(f"{line} {_TOO_DEEP}")
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-        raise UserError(f"{shown(name)}: {line} has an anchor or an alias; write the value out")
+        raise UserError(f"{line} has an anchor or an alias; write the value out")
     tag = getattr(event, "tag", None)
     if tag is not None and tag != "!":  # "!" says that a scalar is text
-        raise UserError(f"{shown(name)}: {line} has the tag {shown(tag)}; plain values have none")
+        raise UserError(f"{line} has the tag {shown(tag)}; plain values have none")
 
 
 class _Loader(yaml.SafeLoader):
@@ -157,41 +136,37 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _object(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+_Loader.add_constructor(
+    "tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True)
+)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"{shown(name)}: names the key {shown(twice)} twice in one object")
-    return made
+        raise UserError(f"names the key {shown(twice)} twice in one object")
+    return found
 
 
-def _refuse(word: str, name: str) -> Any:
-    raise UserError(f"{shown(name)}: holds {word}, which is no JSON; write null where there is no number")
+def _refuse(word: str) -> Any:
+    raise UserError(f"holds {word}, which is no JSON; write null where there is no number")
 
 
-def _finite(digits: str, name: str) -> float:
+def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise UserError(f"{shown(name)}: holds the number {shown(digits, 40)}, too large for any float")
+        raise UserError(f"holds the number {shown(digits, 40)}, too large for any float")
     return value
 
 
-def _check_depth(value: Any, name: str) -> None:
+def _check_depth(value: Any) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [inner for outer in level if isinstance(outer, (list, dict)) for inner in _inside(outer)]
+        level = [inner for outer in level if isinstance(outer, dict) for inner in outer.values()] + [
+            inner for outer in level if isinstance(outer, list) for inner in outer
+        ]
         if not level:
             return
-    raise UserError(f"{shown(name)}: is nested deeper than {MAX_DEPTH} levels")
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
-
-
-def _inside(outer: list[Any] | dict[str, Any]) -> Iterable[Any]:
-    return outer.values() if isinstance(outer, dict) else outer
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+    raise UserError(_TOO_DEEP)

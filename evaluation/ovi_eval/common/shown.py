@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-__all__ = ["Place", "did_you_mean", "shown"]
-
 Place = Literal["plain", "rich", "markdown", "html"]
 
 # An underscore within a word is no markup, so that my_model stays readable; nor is a parenthesis without a bracket
@@ -23,6 +21,9 @@ Place = Literal["plain", "rich", "markdown", "html"]
 _MARKDOWN = re.compile(r"([\\`*\[\]|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_]))")
 # What makes a heading, a list, a quotation or a rule of a line stands at its beginning.
 _BEGINNING = re.compile(r"^(?:(#{1,6}|[-+])(?=\s|$)|(>)|([-=]+)(?=$)|(\d+)([.)])(?=\s|$))")
+
+_ACTING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Control, format (direction, zero width), surrogate, private and unassigned characters; line breaks."""
 
 
 def did_you_mean(name: str, valid: Iterable[str], most: int = 3) -> str:
@@ -61,17 +62,8 @@ def _as_text(beginning: re.Match[str]) -> str:
 
 
 def _harmless(character: str) -> bool:
-    # Cc control, Cf format (direction, zero width), Cs surrogates, Co private, Cn unassigned; Zl, Zp line breaks.
     # The zero-width joiner and non-joiner are parts of words and of emoji.
-    return character in "\u200c\u200d" or unicodedata.category(character) not in (
-        "Cc",
-        "Cf",
-        "Cs",
-        "Co",
-        "Cn",
-        "Zl",
-        "Zp",
-    )
+    return character in "\u200c\u200d" or unicodedata.category(character) not in _ACTING
 
 
 def _named(character: str) -> str:

@@ -16,16 +16,14 @@ from typing import Any
 
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
-from ovi_eval.common.unicode_text import read_unicode, unusable
+from ovi_eval.common.unicode_text import read_text, unusable
 from ovi_eval.errors import UserError
-
-__all__ = ["KINDS", "MAX_FIELD", "TableRow", "read_table"]
 
 KINDS = (".csv", ".tsv", ".jsonl")
 MAX_BYTES = 2**29
 MAX_FIELD = 131_072
 """The longest text, in characters: what is longer is an unclosed quote or no text."""
-_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,18 @@ class TableRow:
     empty: bool = False
     """A row of a CSV or TSV whose fields are all empty, as spreadsheets write them below the last one."""
 
-    def text(self, columns: Sequence[str]) -> str | None:
+    def text(self, columns: Sequence[str], *, whole_numbers: bool = False) -> str | None:
         """The first non-empty text of the columns; "" if all are empty, None if there is none of them.
 
-        Raises UserError for a value that is neither text nor null.
+        `whole_numbers` become their digits. Raises UserError for any other value that is neither text nor null.
         """
         found = None
         for column in columns:
             value = self.values.get(column)
             if value is None:
                 continue
+            if whole_numbers and isinstance(value, int) and not isinstance(value, bool):
+                value = str(value)
             if not isinstance(value, str):
                 raise UserError(f"its {column} is {shown(repr(value), 40)}, expected text in quotes")
             if value.strip():
@@ -61,12 +61,7 @@ class TableRow:
 
     def name(self, columns: Sequence[str]) -> str | None:
         """The first non-empty name of the columns, as `text`; whole numbers become their digits."""
-        digits = {
-            column: str(value)
-            for column, value in self.values.items()
-            if isinstance(value, int) and not isinstance(value, bool)
-        }
-        return TableRow(self.line, {**self.values, **digits}).text(columns)
+        return self.text(columns, whole_numbers=True)
 
 
 def read_table(
@@ -91,7 +86,7 @@ def read_table(
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise UserError(f"{shown(path)}: {what} come in a .csv, .tsv or .jsonl file")
-    text = read_unicode(path, max_bytes=max_bytes)
+    text = read_text(path, max_bytes=max_bytes)
     if kind == ".jsonl":
         return [
             _json_row(line, number)
@@ -126,21 +121,17 @@ def _rows(
         if columns is None:
             columns = _columns(path, values, needed, delimiter)
         elif len(values) == len(columns):
-            # a column without a name, as of numbered rows, cannot be asked for
-            yield TableRow(
-                line, {column: value for column, value in zip(columns, values, strict=True) if column}
-            )
-        elif len(values) > len(columns):
-            yield TableRow(
-                line,
-                fault=f"line {line} has {len(values)} fields and the header names {len(columns)}: put {what} with "
-                f"{'commas' if delimiter == ',' else 'semicolons' if delimiter == ';' else 'tabs'} in quotes",
-            )
+            # a column without a name, as of numbered rows, cannot be requested
+            named = {column: value for column, value in zip(columns, values, strict=True) if column}
+            yield TableRow(line, named)
         else:
-            yield TableRow(
-                line,
-                fault=f"line {line} has {len(values)} of the {len(columns)} fields that the header names",
-            )
+            fault = f"line {line} has {len(values)} of the {len(columns)} fields that the header names"
+            if len(values) > len(columns):
+                fault = (
+                    f"line {line} has {len(values)} fields and the header names {len(columns)}: put {what} with "
+                    f"{_DELIMITERS[delimiter]}s in quotes"
+                )
+            yield TableRow(line, fault=fault)
     if columns is None:
         _columns(path, [], needed, delimiter)
 
@@ -152,7 +143,7 @@ def _columns(path: Path, header: list[str], needed: Sequence[Sequence[str]], del
         if not set(names) & set(columns):
             raise UserError(
                 f"{shown(path)}: has the columns {found}: expected a first line that names "
-                f"{' and '.join(n[0] for n in needed)}, with {_DELIMITERS[delimiter]} between"
+                f"{' and '.join(n[0] for n in needed)}, with a {_DELIMITERS[delimiter]} between"
             )
     twice = next((name for name in columns if name and columns.count(name) > 1), None)
     if twice is not None:

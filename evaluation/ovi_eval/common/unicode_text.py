@@ -11,34 +11,41 @@ from pathlib import Path
 from ovi_eval.common.shown import shown
 from ovi_eval.errors import UserError
 
-__all__ = [
-    "MAX_CAPTION_BYTES",
-    "parse_caption",
-    "parse_unicode",
-    "read_bytes",
-    "read_caption_text",
-    "read_unicode",
-    "unusable",
-]
-
+MAX_BYTES = 16 * 2**20
+"""The default bound on the size of a file."""
 MAX_CAPTION_BYTES = 2**20
 """The largest file that holds one caption."""
 
 
-def read_unicode(path: str | Path, *, max_bytes: int) -> str:
+def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
     """The text of a file, its line ends as they are.
 
     Raises UserError for a file that is missing, unreadable, larger than `max_bytes`, in another encoding, or that
     holds a NUL character.
     """
-    return parse_unicode(read_bytes(path, max_bytes=max_bytes), str(path))
+    return _decoded(_read_bytes(path, max_bytes), str(path))
 
 
-def parse_unicode(content: bytes, name: str) -> str:
-    """The text of a file's content, its line ends as they are; `name` is its name in errors.
+def read_caption_text(path: str | Path) -> str:
+    """The one caption of a text file: line ends as \\n, white space around it taken off. Raises as `read_text`."""
+    return parse_caption(_read_bytes(path, MAX_CAPTION_BYTES), str(path))
 
-    Raises UserError for another encoding or a NUL character.
-    """
+
+def parse_caption(content: bytes, name: str) -> str:
+    """The caption in a file's content, as `read_caption_text`; `name` is its name in errors."""
+    return _decoded(content, name).replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def unusable(text: str) -> str:
+    """The fault of a text from JSON escapes that no UTF-8 file can hold; "" without one."""
+    if "\0" in text:
+        return "holds a NUL character"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "holds half of a surrogate pair"
+    return ""
+
+
+def _decoded(content: bytes, name: str) -> str:
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     encoding = "utf-16" if wide else "utf-8"
@@ -60,18 +67,7 @@ def parse_unicode(content: bytes, name: str) -> str:
     return text
 
 
-def read_caption_text(path: str | Path) -> str:
-    """The one caption of a text file: line ends as \\n, white space around it taken off. Raises as `read_unicode`."""
-    return parse_caption(read_bytes(path, max_bytes=MAX_CAPTION_BYTES), str(path))
-
-
-def parse_caption(content: bytes, name: str) -> str:
-    """The caption in a file's content; `name` is its name in errors. Raises as `parse_unicode`."""
-    return parse_unicode(content, name).replace("\r\n", "\n").replace("\r", "\n").strip()
-
-
-def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
-    """A regular file's content. Raises UserError for one that is missing, unreadable or larger than `max_bytes`."""
+def _read_bytes(path: str | Path, max_bytes: int) -> bytes:
     path = Path(path)
     try:
         if not path.is_file():
@@ -86,12 +82,3 @@ def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise UserError(f"{shown(path)}: is larger than the {max_bytes} bytes that such a file may have")
     return content
-
-
-def unusable(text: str) -> str:
-    """The fault of a text from JSON escapes that no UTF-8 file can hold; "" without one."""
-    if "\0" in text:
-        return "holds a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return "holds half of a surrogate pair"
-    return ""

@@ -76,8 +76,13 @@ def find_weights(file: PublishedFile, for_what: str) -> Path:
             for path in (Path(folder) / name, *sorted(Path(folder).glob(f"*/{glob.escape(name)}"))):
                 if path.is_file():
                     return path
-    put = f"put it into {folder}" if folder else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
-    raise UserError(f"{for_what} needs {file.needs()}; {put}")
+    raise UserError(f"{for_what} needs {file.needs()}; {where_to_put()}")
+
+
+def where_to_put() -> str:
+    """The advice on a published file that is missing."""
+    folder = os.environ.get(WEIGHTS_FOLDER, "")
+    return f"put it into {folder}" if folder else f"put it into a folder and name that in {WEIGHTS_FOLDER}"
 
 
 def checked_digest(path: Path, file: PublishedFile, sha256: str | None) -> str:

@@ -11,8 +11,9 @@ from typing import get_args
 
 from ovi_eval.common.fields import Fields
 from ovi_eval.common.places import inside, stays_inside, without_hosts, without_places
-from ovi_eval.common.plain_data import parse_json, read_text
+from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import read_text
 from ovi_eval.errors import UserError
 from ovi_eval.results.files import (
     CLIP_FIELDS,

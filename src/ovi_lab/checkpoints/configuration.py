@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovi_eval.common.plain_data import parse_yaml, read_text
+from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import read_text
 from ovi_lab.checkpoints.names import check_fit
 from ovi_lab.common.foreign import reading
 from ovi_lab.common.typed import check_types

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovi_eval.common.plain_data import read_text
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import read_text
 from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
 from ovi_lab.weights.pickled import Pieces, load_plain, state_of

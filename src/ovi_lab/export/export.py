@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.files import file_sha256, folder_beside
-from ovi_eval.common.plain_data import read_json, read_text
+from ovi_eval.common.plain_data import read_json
+from ovi_eval.common.unicode_text import read_text
 from ovi_lab.checkpoints.configuration import check_model
 from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.opening import Opened

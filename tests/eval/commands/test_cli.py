@@ -198,18 +198,18 @@ def test_captions_come_from_jsonl_csv_or_text_beside(tmp_path):
     (tmp_path / "captions.jsonl").write_text('{"id": "b.mp4", "caption": "a ball"}\n')
     (tmp_path / "captions.csv").write_text('id,caption\nc,"a blue ball, bouncing"\n')
     expected = {"a": "a red ball", "b": "a ball", "c": "a blue ball, bouncing"}
-    assert read_captions(tmp_path).texts == expected
+    assert read_captions(tmp_path, sorted(tmp_path.glob("*.txt"))).texts == expected
     (tmp_path / "captions.csv").write_text("name,prompt\nc.mp4,a ball\n")
-    assert read_captions(tmp_path).texts["c"] == "a ball"
+    assert read_captions(tmp_path, sorted(tmp_path.glob("*.txt"))).texts["c"] == "a ball"
     (tmp_path / "captions.csv").write_text("clip,words\nc,d\n")
     with pytest.raises(
         UserError, match=r"captions.csv: has the columns clip, words: expected .* file and caption"
     ):
-        read_captions(tmp_path)
+        read_captions(tmp_path, sorted(tmp_path.glob("*.txt")))
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "captions.jsonl").write_text("{'id'}\n")
     with pytest.raises(UserError, match=r"captions.jsonl: line 1: is no JSON"):
-        read_captions(tmp_path)
+        read_captions(tmp_path, sorted(tmp_path.glob("*.txt")))
 
 
 def test_caption_files_that_cannot_be_used(tmp_path):

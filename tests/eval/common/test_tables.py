@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovi_eval.common.tables import MAX_FIELD, TableRow, read_table
-from ovi_eval.common.unicode_text import read_caption_text, read_unicode
+from ovi_eval.common.unicode_text import read_caption_text, read_text
 from ovi_eval.errors import UserError
 
 NEEDED = (("id", "file"), ("caption", "text"))
@@ -184,7 +184,7 @@ def test_files_that_are_not_there_or_too_large(tmp_path: Path) -> None:
         read_table(tmp_path / "d.csv", NEEDED, "captions")
     (tmp_path / "a.txt").write_text("abc")
     with pytest.raises(UserError, match="larger than the 2 bytes"):
-        read_unicode(tmp_path / "a.txt", max_bytes=2)
+        read_text(tmp_path / "a.txt", max_bytes=2)
 
 
 def test_a_caption_of_its_own_file(tmp_path: Path) -> None:
