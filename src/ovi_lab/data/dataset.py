@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -363,15 +363,6 @@ def of_one_shape(
     clips: Iterable[tuple[Name, MediaClip]], size: int
 ) -> Iterator[list[tuple[Name, MediaClip]]]:
     """Named clips in order, in runs of at most `size` of one shape."""
-    run: list[tuple[Name, MediaClip]] = []
-    for name, clip in clips:
-        if run and (len(run) == size or _shape(clip) != _shape(run[0][1])):
+    for _, alike in groupby(clips, lambda named: (named[1].frames_THWC.shape, named[1].wave_S.shape)):
+        while run := list(islice(alike, size)):
             yield run
-            run = []
-        run.append((name, clip))
-    if run:
-        yield run
-
-
-def _shape(clip: MediaClip) -> tuple[torch.Size, torch.Size]:
-    return clip.frames_THWC.shape, clip.wave_S.shape

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from ovi_eval.clips.writing import resample
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import parse_caption, unusable
+from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.cutting import LATE, cut_picture
 from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError, ResamplingRefusedError, bad_sample
 from ovi_lab.data.npy import load_npy, npy_bytes
@@ -34,6 +35,8 @@ from ovi_lab.errors import UserError
 INT16_SCALE = 32767.0
 VIDEO_EXTENSIONS = ("mp4", "mov", "mkv", "webm", "m4v", "avi")
 SOUND_EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "m4a")
+HEARD_EXTENSIONS = SOUND_EXTENSIONS + VIDEO_EXTENSIONS
+"""Files that have sound."""
 FRAMES, WAVE = "frames.npy", "wave.npy"
 BOTH = ("video", "audio")
 _FORMS = {"video": (4, "[C,F,h,w]"), "audio": (2, "[L,C]"), "text": (2, "[n,E]")}
@@ -88,25 +91,24 @@ def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Liter
 
     With the modality "audio" alone, media need no picture.
     """
-    if LATENTS in members:
-        if "json" not in members and "txt" not in members:
-            raise BadSampleError("its .json (or .txt) with the caption is missing")
-        return "latents"
     picture = "video" in modalities
-    if (FRAMES in members and picture) or WAVE in members:
-        for needed in (FRAMES, WAVE, "json") if picture else (WAVE, "json"):
+    files, arrays = (VIDEO_EXTENSIONS, (FRAMES, WAVE)) if picture else (HEARD_EXTENSIONS, (WAVE,))
+    if LATENTS in members:
+        kind: Literal["latents", "media"] = "latents"
+    elif any(array in members for array in arrays):
+        kind = "media"
+        for needed in (*arrays, "json"):
             if needed not in members:
                 raise BadSampleError(f"its .{needed} is missing")
-        return "media"
-    files = VIDEO_EXTENSIONS if picture else SOUND_EXTENSIONS + VIDEO_EXTENSIONS
-    if not any(extension in members for extension in files):
-        arrays = FRAMES if picture else WAVE
+    elif any(extension in members for extension in files):
+        kind = "media"
+    else:
         raise BadSampleError(
-            f"it has no .{files[0]}, .{arrays} or .{LATENTS}, only .{shown(', .'.join(sorted(members)))}"
+            f"it has no .{files[0]}, .{arrays[0]} or .{LATENTS}, only .{shown(', .'.join(sorted(members)))}"
         )
     if "json" not in members and "txt" not in members:
         raise BadSampleError("its .json (or .txt) with the caption is missing")
-    return "media"
+    return kind
 
 
 def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
@@ -223,65 +225,55 @@ def read_media(
     if "video" not in modalities:
         return _read_sound(members, about)
     with bad_sample():
-        if FRAMES in members:
-            clip = _read_arrays(members, about)
-            return clip if wanted is None else conform(clip, wanted, on_resample)
-        video = next(members[extension] for extension in VIDEO_EXTENSIONS if extension in members)
-        sound = next((members[extension] for extension in SOUND_EXTENSIONS if extension in members), video)
-        return decode_clip(video, sound, about, wanted, on_resample, fps)
+        clip = _read_arrays(members, about) if FRAMES in members else _decode(members, about, wanted, fps)
+        return clip if wanted is None else conform(clip, wanted, on_resample)
 
 
 def _read_sound(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
-    nothing = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+    no_frames = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
     if WAVE in members:
         wave_S, rate = _read_wave(members, about)
     else:
-        files = SOUND_EXTENSIONS + VIDEO_EXTENSIONS
         with bad_sample():
-            audio = decode_audio(
-                next(members[extension] for extension in files if extension in members), name="its sound"
-            )
+            audio = decode_audio(_first(members, HEARD_EXTENSIONS), name="its sound")
         wave_S, rate = audio.wave_S, audio.sample_rate
-    return MediaClip(about["caption"], nothing, 0.0, wave_S, rate, rate, dict(about["meta"]))
+    return MediaClip(about["caption"], no_frames, 0.0, wave_S, rate, rate, dict(about["meta"]))
 
 
-def decode_clip(
-    video: bytes,
-    sound: bytes,
-    about: Mapping[str, Any],
-    wanted: MediaFormat | None,
-    on_resample: OnResample,
-    fps: float | None = None,
+def _first(members: Mapping[str, bytes], extensions: Sequence[str]) -> bytes:
+    return next(members[extension] for extension in extensions if extension in members)
+
+
+def _decode(
+    members: Mapping[str, bytes], about: Mapping[str, Any], wanted: MediaFormat | None, fps: float | None
 ) -> MediaClip:
-    """Decode a video file (and its sound, or that of another file), no further than the format needs.
+    """A video file (and its sound, or that of a sound file beside it), decoded no further than the format needs.
 
-    Raises as `read_media`, and UserError where it cannot be decoded.
+    Raises UserError where it cannot be decoded.
     """
+    video = _first(members, VIDEO_EXTENSIONS)
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
-    rate_or_none = fps if wanted is None else wanted.fps
-    if rate_or_none is None:
+    given_fps = fps if wanted is None else wanted.fps
+    if given_fps is None:
         stored = decode_video(video, name="its video")
         constant = stored.constant()
         frames_THWC, fps, start = constant.frames_THWC, constant.fps, float(constant.times_T[0])
         source_fps = stored.fps
     else:
-        fps = rate_or_none
+        fps = given_fps
         with PictureStream(video, name="its video", transform=fit) as picture:
             frames_THWC = next(cut_picture(picture, fps, None if wanted is None else wanted.num_frames))
             start, source_fps = picture.start, picture.fps
     seconds = len(frames_THWC) / fps
-    with SoundStream(sound, name="its sound") as stream:
+    with SoundStream(_first(members, HEARD_EXTENSIONS), name="its sound") as stream:
         rate = stream.sample_rate
         stream.begin_at(start)
         # Samples beyond the resampler's reach change nothing.
         wave_S = stream.read(round((seconds + _BEYOND) * rate))
     missing_at_end(start + len(wave_S) / rate, start, seconds, "its sound")
-    meta = dict(about.get("meta", {}))
-    clip = MediaClip(about["caption"], frames_THWC, fps, wave_S, rate, rate, meta, source_fps)
-    if wanted is None:
-        clip.wave_S = fit_length(wave_S, round(seconds * rate))
-        return clip
-    return conform(clip, wanted, on_resample)
+    if wanted is None:  # else the resampler reads past the end
+        wave_S = fit_length(wave_S, round(seconds * rate))
+    return MediaClip(about["caption"], frames_THWC, fps, wave_S, rate, rate, dict(about["meta"]), source_fps)
 
 
 def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> MediaClip:
@@ -296,16 +288,22 @@ def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> Me
         wave_S = wave_S[: round((wanted.seconds + _BEYOND) * clip.sample_rate)]
         wave_S = resample(wave_S, clip.sample_rate, wanted.sample_rate)
     wave_S = fit_length(wave_S, wanted.num_samples)
-    return MediaClip(
-        clip.caption,
-        frames_THWC,
-        wanted.fps,
-        wave_S,
-        wanted.sample_rate,
-        clip.source_rate,
-        clip.meta,
-        clip.source_fps,
+    return replace(
+        clip, frames_THWC=frames_THWC, fps=wanted.fps, wave_S=wave_S, sample_rate=wanted.sample_rate
     )
+
+
+def decoded_clips(samples: Sequence[Mapping[str, Any]], codec: LatentCodec) -> list[MediaClip]:
+    """Samples of latents of one shape, decoded to clips."""
+    frames_NTHWC, waves_NS = codec.decode(
+        torch.stack([sample["video"] for sample in samples]),
+        torch.stack([sample["audio"] for sample in samples]),
+    )
+    rate = codec.sample_rate
+    return [
+        MediaClip(sample["caption"], frames_THWC, codec.fps, wave_S, rate, rate, sample["meta"])
+        for sample, frames_THWC, wave_S in zip(samples, frames_NTHWC, waves_NS, strict=True)
+    ]
 
 
 def refuse_other_rate(rate: int, wanted: int, on_resample: OnResample) -> None:

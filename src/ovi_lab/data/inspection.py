@@ -25,6 +25,7 @@ from ovi_lab.data.decode import (
     LATENTS,
     VIDEO_EXTENSIONS,
     MediaClip,
+    decoded_clips,
     kind_of,
     read_latents,
     read_media,
@@ -110,10 +111,7 @@ def _latents(members: dict[str, bytes], found: Inspection, codec: LatentCodec | 
     found.captions[sample["caption"]] += 1
     if codec is None or not set(BOTH) <= set(there):
         return None
-    video_CFhw, audio_LC = sample["video"], sample["audio"]
-    frames_NTHWC, waves_NS = codec.decode(video_CFhw[None], audio_LC[None])
-    rate = codec.sample_rate
-    return MediaClip(sample["caption"], frames_NTHWC[0], codec.fps, waves_NS[0], rate, rate, sample["meta"])
+    return decoded_clips([sample], codec)[0]
 
 
 def contact_sheet(clips: Sequence[tuple[str, MediaClip]], path: Path, width: int = 1024) -> Path:

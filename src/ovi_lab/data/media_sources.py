@@ -11,7 +11,7 @@ from ovi_eval.common.files import file_sha256
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
-from ovi_lab.data.decode import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from ovi_lab.data.decode import HEARD_EXTENSIONS
 from ovi_lab.data.index import BadSampleError, digest_of, read_index
 from ovi_lab.data.shards import ShardReader, expand_shards
 from ovi_lab.errors import UserError
@@ -96,11 +96,12 @@ def sources_of(
         )
     from ovi_lab.data.pack import sample_key
 
-    folder, extensions = folders[0], SOUND_EXTENSIONS + VIDEO_EXTENSIONS
-    found = files_of(folder, [f".{extension}" for extension in extensions])
+    folder = folders[0]
+    found = files_of(folder, [f".{extension}" for extension in HEARD_EXTENSIONS])
     if not found.files:
         beside = f" ({found.summary()})" if found.summary() else ""
-        raise UserError(f"no sound is in {shown(folder)}: expected .{', .'.join(extensions)} files{beside}")
+        expected = f".{', .'.join(HEARD_EXTENSIONS)}"
+        raise UserError(f"no sound is in {shown(folder)}: expected {expected} files{beside}")
     keys: set[str] = set()
     keyed = [(sample_key(file.relative_to(folder).as_posix(), None, keys), file) for file in found.files]
     looked_up = Captions(folder, captions)

@@ -22,7 +22,7 @@ from ovi_lab.common.values import check_settings
 from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
-from ovi_lab.data.decode import BOTH, MediaFormat, OnResample
+from ovi_lab.data.decode import BOTH, MediaFormat, OnResample, decoded_clips
 from ovi_lab.data.fitting import fit_codec, learned_from
 from ovi_lab.data.index import digest_of
 from ovi_lab.data.loading import ClipLoader
@@ -125,7 +125,8 @@ class OviDataModule(LightningDataModule):
         if world is not None:
             self.world = get_world(world)
             self.settings = WorldSettings(world, num_train, num_eval, train_seed, eval_seed)
-        self._train, self._val = train, val
+        named = {"train": train, "eval": val}
+        self._shards = {split: shards for split, shards in named.items() if shards is not None}
         parts = {
             "num_frames": num_frames,
             "height": height,
@@ -175,7 +176,7 @@ class OviDataModule(LightningDataModule):
     @property
     def has_eval(self) -> bool:
         """Whether there are clips to evaluate on."""
-        return self.settings is not None or self._val is not None
+        return self.settings is not None or "eval" in self._shards
 
     @property
     def train_dataset(self) -> ClipDataset:
@@ -238,15 +239,19 @@ class OviDataModule(LightningDataModule):
             folder = prepare_world(self.settings, self.root, self.quiet)
             dataset = ClipDataset(shards_of(folder, "eval", "media"), on_error=self.on_error)
         if dataset.kinds == {"latents"}:
-            return self._decoded(dataset, count)
-        runs = list(media_runs(dataset, len(dataset), count))
-        if len(runs) != 1:
-            raise UserError(
-                "the clips to evaluate on differ in size or length; set data.num_frames, height and width"
-            )
-        clips = [clip for _, clip in runs[0]]
+            samples = [dataset[n] for n in range(min(count or len(dataset), len(dataset)))]
+            ids = [sample["id"] for sample in samples]
+            clips = decoded_clips(samples, self.codec)
+        else:
+            runs = list(media_runs(dataset, len(dataset), count))
+            if len(runs) != 1:
+                raise UserError(
+                    "the clips to evaluate on differ in size or length; set data.num_frames, height and width"
+                )
+            ids = [dataset.entries[number].key for number, _ in runs[0]]
+            clips = [clip for _, clip in runs[0]]
         return ClipSet(
-            ids=[dataset.entries[number].key for number, _ in runs[0]],
+            ids=ids,
             captions=[clip.caption for clip in clips],
             frames_NTHWC=torch.stack([clip.frames_THWC for clip in clips]),
             fps=clips[0].fps,
@@ -316,12 +321,7 @@ class OviDataModule(LightningDataModule):
         return dataset
 
     def _raw(self, split: str) -> ClipDataset:
-        shards = self._train if split == "train" else self._val
-        if shards is None:
-            raise UserError(
-                f"no shards were named for {split}; set data.{'train' if split == 'train' else 'val'}"
-            )
-        return self._clips(shards)
+        return self._clips(self._shards[split])
 
     def _clips(self, shards: Shards | list[Path]) -> ClipDataset:
         return ClipDataset(
@@ -353,22 +353,6 @@ class OviDataModule(LightningDataModule):
             if not path.is_file():
                 fit_codec(dataset, CLIPS_TO_FIT).save(path)
         return path
-
-    def _decoded(self, dataset: ClipDataset, count: int | None) -> ClipSet:
-        samples = [dataset[n] for n in range(min(count or len(dataset), len(dataset)))]
-        frames_NTHWC, waves_NS = self.codec.decode(
-            torch.stack([sample["video"] for sample in samples]),
-            torch.stack([sample["audio"] for sample in samples]),
-        )
-        return ClipSet(
-            ids=[sample["id"] for sample in samples],
-            captions=[sample["caption"] for sample in samples],
-            frames_NTHWC=frames_NTHWC,
-            fps=self.codec.fps,
-            waves_NS=waves_NS,
-            sample_rate=self.codec.sample_rate,
-            meta=[sample["meta"] for sample in samples],
-        )
 
 
 def _parsed_format(parts: dict[str, Any]) -> MediaFormat | None:
