@@ -12,7 +12,8 @@ import logging
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -147,13 +148,13 @@ def pack_folder(
     there = numbered_shards(prefix)
     if there and not overwrite:
         raise UserError(f"{shown(there[0])} is already there; pass --overwrite, or name other shards")
-    looked_up = Captions(folder, captions)
-    report = PackReport(files=len(files) + len(found.unusable))
+    packing = _Packing(folder, options, Captions(folder, captions), quiet)
+    report = packing.report
+    report.files = len(files) + len(found.unusable)
     for lost in found.unusable:
-        _skip(report, options, folder.name, lost.path, lost.reason)
+        packing.skip(lost.path, lost.reason)
     with folder_beside(prefix) as temporary:
-        samples = _samples(files, folder, looked_up, options, report, quiet)
-        made = write_shards(temporary / prefix.name, samples, options.clips_per_shard)
+        made = write_shards(temporary / prefix.name, packing.samples(files), options.clips_per_shard)
         if not made:
             raise UserError(
                 f"none of {report.files} files in {shown(folder)} can be used; {report.skipped[0]}"
@@ -162,7 +163,8 @@ def pack_folder(
     for stale in set(there) - set(report.shards):
         remove_shard(stale)
     report.replaced = there
-    report.ignored = [told for told in (found.summary(looked_up.files()), looked_up.summary()) if told]
+    ignored = (found.summary(packing.captions.files()), packing.captions.summary())
+    report.ignored = list(filter(None, ignored))
     return report
 
 
@@ -174,129 +176,126 @@ def _moved(shard: Path, folder: Path) -> Path:
     return shard.replace(to)
 
 
-def _skip(report: PackReport, options: PackOptions, folder: str, name: str, reason: str) -> None:
-    if options.on_error == "raise":
-        raise UserError(f"{shown(name)}: {shown(reason, 400)}")
-    report.skipped.append(BadSample(folder, name, reason))
+class _Packing:
+    """Files of a folder as samples, with a report of what was done to them."""
 
+    def __init__(self, folder: Path, options: PackOptions, captions: Captions, quiet: bool) -> None:
+        self.folder, self.options, self.captions, self.quiet = folder, options, captions, quiet
+        self.report = PackReport()
 
-def _samples(
-    files: list[Path], folder: Path, captions: Captions, options: PackOptions, report: PackReport, quiet: bool
-) -> Iterator[tuple[str, Members]]:
-    """(key, members) of every clip, counted in the report."""
-    keys: set[str] = set()
-    for file in progress(iter(files), "packing", len(files), not quiet):
-        name = file.relative_to(folder).as_posix()
-        packed = 0
-        left_out: list[BadSampleError] = []
-        try:
-            caption = captions.of(file)
-            if not caption:
-                raise BadSampleError("it has no caption")
-            original = options.store == "original"
-            for number, clip in enumerate(
-                _original(file, name, report) if original else _clips(file, name, options, report)
-            ):
-                if isinstance(clip, BadSampleError):
-                    if options.on_error == "raise":
-                        raise clip
-                    left_out.append(clip)
+    def skip(self, name: str, reason: str) -> None:
+        """Reports a file that cannot be used. Raises UserError where `on_error` is "raise"."""
+        if self.options.on_error == "raise":
+            raise UserError(f"{shown(name)}: {shown(reason, 400)}")
+        self.report.skipped.append(BadSample(self.folder.name, name, reason))
+
+    def samples(self, files: list[Path]) -> Iterator[tuple[str, Members]]:
+        """(key, members) of every clip, counted in the report."""
+        options, original = self.options, self.options.store == "original"
+        keys: set[str] = set()
+        for file in progress(iter(files), "packing", len(files), not self.quiet):
+            name = file.relative_to(self.folder).as_posix()
+            packed = 0
+            left_out: list[BadSampleError] = []
+            try:
+                caption = self.captions.of(file)
+                if not caption:
+                    raise BadSampleError("it has no caption")
+                clips = self._original(file, name) if original else self._clips(file, name)
+                for number, clip in enumerate(clips):
+                    if isinstance(clip, BadSampleError):
+                        if options.on_error == "raise":
+                            raise clip
+                        left_out.append(clip)
+                        continue
+                    key = sample_key(name, number if options.seconds is not None else None, keys)
+                    about = {"file": name, **clip.meta}
+                    members: Members
+                    if original:
+                        extension = file.suffix.lower().lstrip(".")
+                        members = {"json": json_bytes({"caption": caption, "meta": about}), extension: file}
+                    else:
+                        members = _members(caption, about, clip, options)
+                    yield key, members
+                    packed += 1
+                    self.report.clips += 1
+            except BadSampleError as error:
+                after = f" (after {packed} clips of it, which are packed)" if packed else ""
+                self.skip(name, f"{error}{after}")
+            if left_out:
+                more = f"{len(left_out)} clips are left out, the first: " if len(left_out) > 1 else ""
+                self.skip(name, f"{more}{left_out[0]}")
+
+    def _original(self, file: Path, name: str) -> Iterator[MediaClip | BadSampleError]:
+        """Decodes a file once to find its faults; the frames are discarded."""
+        if file.stat().st_size > MAX_MEMBER:
+            raise BadSampleError(f"it has {file.stat().st_size} bytes; originals have at most {MAX_MEMBER}")
+        with _opened(file, lambda frame_HWC: frame_HWC[:1, :1].clone()) as (picture, sound):
+            for _, frame in picture:
+                frames_THWC = frame[None]
+            samples = sum(block_S.shape[-1] for block_S in sound)
+            ends = sound.start + samples / sound.sample_rate
+            seconds = picture.end - picture.start
+            missing = missing_at_end(ends, picture.start, seconds, "its sound")
+            _count(self.report.padded, name, max(0.0, sound.start - picture.start) + missing)
+            _count(self.report.lost_sound, name, sound.filled)
+            rate = sound.sample_rate
+            meta = {"source_fps": picture.fps, "source_rate": rate}
+            yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
+
+    def _clips(self, file: Path, name: str) -> Iterator[MediaClip | BadSampleError]:
+        """A file's clips in order and in the common format, or why one is left out; one clip is held at a time.
+
+        Raises BadSampleError where it holds none, or cannot be decoded further.
+        """
+        options, report = self.options, self.report
+        box = _without_bars(file) if options.crop_bars else (slice(None), slice(None))
+        with _opened(file, lambda frame: fit_frame(frame[box], options.height, options.width)) as streams:
+            picture, sound = streams
+            source_rate = sound.sample_rate
+            if source_rate != options.sample_rate:
+                refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
+                report.resampled[source_rate] += 1
+            _check_unfolding(file, picture, options)
+            cut_sound = CutSound(sound, options.sample_rate, picture.start)
+            per_clip = None if options.seconds is None else round(options.seconds * options.fps)
+            number = 0
+            for frames_THWC in cut_picture(picture, options.fps, per_clip):
+                seconds = len(frames_THWC) / options.fps
+                start_s = number * seconds
+                samples = round(seconds * options.sample_rate)
+                wave_S, before, after = cut_sound.window(round(start_s * options.sample_rate), samples)
+                missing = after / options.sample_rate
+                number += 1
+                if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
+                    missing += before / options.sample_rate
+                    at = f"the clip at {start_s:.2f} s is left out: " if per_clip is not None else ""
+                    yield BadSampleError(f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s")
                     continue
-                key = sample_key(name, number if options.seconds is not None else None, keys)
-                about = {"file": name, **clip.meta}
-                members: Members
-                if original:
-                    extension = file.suffix.lower().lstrip(".")
-                    members = {"json": json_bytes({"caption": caption, "meta": about}), extension: file}
-                else:
-                    members = _members(caption, about, clip, options)
-                yield key, members
-                packed += 1
-                report.clips += 1
-        except BadSampleError as error:
-            after = f" (after {packed} clips of it, which are packed)" if packed else ""
-            _skip(report, options, folder.name, name, f"{error}{after}")
-        if left_out:
-            more = f"{len(left_out)} clips are left out, the first: " if len(left_out) > 1 else ""
-            _skip(report, options, folder.name, name, f"{more}{left_out[0]}")
+                _count(report.padded, name, (before + after) / options.sample_rate)
+                meta = {
+                    "start_s": start_s,
+                    "source_fps": picture.fps,
+                    "source_rate": source_rate,
+                    "source_size": list(picture.size),
+                }
+                yield MediaClip("", frames_THWC, options.fps, wave_S, options.sample_rate, source_rate, meta)
+            if other_rate(picture.fps, options.fps):
+                report.retimed[round(picture.fps, 2)] += 1
+            if per_clip is not None:
+                _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
+            _count(report.lost_sound, name, sound.filled)
 
 
-def _original(file: Path, name: str, report: PackReport) -> Iterator[MediaClip | BadSampleError]:
-    """Decodes a file once to find its faults; the frames are discarded."""
-    if file.stat().st_size > MAX_MEMBER:
-        raise BadSampleError(f"it has {file.stat().st_size} bytes; originals have at most {MAX_MEMBER}")
+@contextmanager
+def _opened(file: Path, transform: Callable[[Tensor], Tensor]) -> Iterator[tuple[PictureStream, SoundStream]]:
+    """A file's picture and sound; what cannot be decoded is a BadSampleError."""
     with (
         bad_sample(),
-        PictureStream(
-            file, name="its picture", transform=lambda frame_HWC: frame_HWC[:1, :1].clone()
-        ) as picture,
+        PictureStream(file, name="its picture", transform=transform) as picture,
         SoundStream(file, name="its sound") as sound,
     ):
-        for _, frame in picture:
-            frames_THWC = frame[None]
-        samples = sum(block_S.shape[-1] for block_S in sound)
-        ends = sound.start + samples / sound.sample_rate
-        seconds = picture.end - picture.start
-        missing = missing_at_end(ends, picture.start, seconds, "its sound")
-        _count(report.padded, name, max(0.0, sound.start - picture.start) + missing)
-        _count(report.lost_sound, name, sound.filled)
-        meta = {"source_fps": picture.fps, "source_rate": sound.sample_rate}
-        rate = sound.sample_rate
-        yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
-
-
-def _clips(
-    file: Path, name: str, options: PackOptions, report: PackReport
-) -> Iterator[MediaClip | BadSampleError]:
-    """A file's clips in order and in the common format, or why one is left out; one clip is held at a time.
-
-    Raises BadSampleError where it holds none, or cannot be decoded further.
-    """
-    box = _without_bars(file) if options.crop_bars else None
-
-    def fit(frame_HWC: Tensor) -> Tensor:
-        if box is not None:
-            frame_HWC = frame_HWC[box[0] : box[1], box[2] : box[3]]
-        return fit_frame(frame_HWC, options.height, options.width)
-
-    with (
-        bad_sample(),
-        PictureStream(file, name="its picture", transform=fit) as picture,
-        SoundStream(file, name="its sound") as sound,
-    ):
-        source_rate = sound.sample_rate
-        if source_rate != options.sample_rate:
-            refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
-            report.resampled[source_rate] += 1
-        _check_unfolding(file, picture, options)
-        cut_sound = CutSound(sound, options.sample_rate, picture.start)
-        per_clip = None if options.seconds is None else round(options.seconds * options.fps)
-        number = 0
-        for frames_THWC in cut_picture(picture, options.fps, per_clip):
-            seconds = len(frames_THWC) / options.fps
-            start_s = number * seconds
-            samples = round(seconds * options.sample_rate)
-            wave_S, before, after = cut_sound.window(round(start_s * options.sample_rate), samples)
-            missing = after / options.sample_rate
-            number += 1
-            if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
-                missing += before / options.sample_rate
-                at = f"the clip at {start_s:.2f} s is left out: " if per_clip is not None else ""
-                yield BadSampleError(f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s")
-                continue
-            _count(report.padded, name, (before + after) / options.sample_rate)
-            meta = {
-                "start_s": start_s,
-                "source_fps": picture.fps,
-                "source_rate": source_rate,
-                "source_size": list(picture.size),
-            }
-            yield MediaClip("", frames_THWC, options.fps, wave_S, options.sample_rate, source_rate, meta)
-        if other_rate(picture.fps, options.fps):
-            report.retimed[round(picture.fps, 2)] += 1
-        if per_clip is not None:
-            _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
-        _count(report.lost_sound, name, sound.filled)
+        yield picture, sound
 
 
 def _check_unfolding(file: Path, picture: PictureStream, options: PackOptions) -> None:
@@ -315,24 +314,21 @@ def _count(seconds_by_file: dict[str, float], name: str, seconds: float) -> None
         seconds_by_file[name] = seconds_by_file.get(name, 0.0) + seconds
 
 
-def _without_bars(file: Path) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of what is ever lighter than a bar; None where nothing is."""
-    lightest_HW: Tensor | None = None
+def _without_bars(file: Path) -> tuple[slice, slice]:
+    """Rows and columns of what is ever lighter than a bar; all of them where nothing is."""
+    lightest_HW = torch.zeros((), dtype=torch.uint8)
     with (
         bad_sample(),
         PictureStream(file, name="its picture", transform=lambda frame_HWC: frame_HWC.amax(-1)) as picture,
     ):
         for _, light_HW in picture:
-            lightest_HW = light_HW if lightest_HW is None else torch.maximum(lightest_HW, light_HW)
-    if lightest_HW is None:
-        return None
-    lit_HW = lightest_HW > BAR_LEVEL
+            lightest_HW = torch.maximum(light_HW, lightest_HW)
+    lit_HW = (lightest_HW > BAR_LEVEL).float()
     # A few bright pixels in a bar are noise of the encoder; a row of the picture has many.
-    rows = (lit_HW.float().mean(1) > 0.02).nonzero().flatten()
-    columns = (lit_HW.float().mean(0) > 0.02).nonzero().flatten()
-    if not len(rows) or not len(columns):
-        return None
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    rows, columns = ((lit_HW.mean(axis) > 0.02).nonzero().flatten().tolist() for axis in (1, 0))
+    if not rows or not columns:
+        return slice(None), slice(None)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _members(caption: str, meta: dict[str, Any], clip: MediaClip, options: PackOptions) -> Members:
