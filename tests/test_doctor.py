@@ -103,7 +103,7 @@ def test_another_model_is_told_by_name_and_shape(folder: Path) -> None:
     save_file(tensors, folder / weights_layout.MODEL)
     assert f"lacks {name} (1 of" in faults(folder)["Ovi towers (small)"]
     shutil.copy(folder / weights_layout.AUDIO_VAE, folder / weights_layout.VIDEO_VAE)
-    assert "holds another model" in faults(folder)["Wan2.2 VAE"]
+    assert "does not fit this model" in faults(folder)["Wan2.2 VAE"]
 
 
 def test_an_empty_folder_lists_all_that_is_missing(tmp_path: Path) -> None:

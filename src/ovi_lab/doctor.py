@@ -201,15 +201,15 @@ def _check_content(path: Path, part: str, preset: Any) -> None:
     """Raises UserError where names and shapes are not the preset's. Weights are mapped, not copied."""
     import torch
 
-    from ovi_lab.checkpoints.presets import check_fit
     from ovi_lab.codecs import mmaudio, wan22
     from ovi_lab.models import TwinDiT
     from ovi_lab.text import umt5
+    from ovi_lab.weights.fit import check_fit
     from ovi_lab.weights.tensor_files import TensorFiles
 
     if part == "model":
         with torch.device("meta"):
-            model = TwinDiT(**preset.model_config)
+            model = TwinDiT(**preset.model)
         check_fit(TensorFiles.open(path, "Ovi towers").tensors, model.state_dict(), str(path))
     elif part == "video_vae":
         wan22.Wan22VAE.from_file(path, preset.video_codec, dtype=None)

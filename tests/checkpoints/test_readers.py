@@ -16,7 +16,7 @@ from ovi_lab.checkpoints.presets import load_released, released_model
 from ovi_lab.errors import UserError
 from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
-from ovi_lab.weights.pickled import load_plain
+from ovi_lab.weights.torch_files import load_plain
 
 TOWER = {
     "dim": 16,

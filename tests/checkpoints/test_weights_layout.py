@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from ovi_lab.checkpoints import weights_layout
 from ovi_lab.checkpoints.digests import Digests
-from ovi_lab.checkpoints.presets import released_model
-from ovi_lab.checkpoints.weights_layout import faults, find_layout
+from ovi_lab.checkpoints.presets import ReleasedModel, released_model
+from ovi_lab.checkpoints.weights_layout import PARTS, fault, find_layout
 from ovi_lab.errors import UserError
 from ovi_lab.sampling.bundle import released_bundle
 from ovi_lab.sampling.parts import load_parts
@@ -27,6 +27,10 @@ FILES = [
     weights_layout.AUDIO_VAE,
     weights_layout.VOCODER,
 ]
+
+
+def faults(folder: Path, preset: ReleasedModel) -> list[str]:
+    return [line for part in PARTS if (line := fault(folder, part, preset))]
 
 
 def refusal(folder: Path) -> str:
@@ -97,7 +101,7 @@ def test_weights_of_another_size_or_model_are_told(own_ovi: Path) -> None:
     for file, what in ((weights_layout.VIDEO_VAE, "Wan2.2 VAE"), (weights_layout.AUDIO_VAE, "MMAudio VAE")):
         content = torch.load(own_ovi / file, weights_only=True)
         torch.save({n: t[:1] if t.dim() > 1 else t for n, t in content.items()}, own_ovi / file)
-        assert f"read as the {what}, holds a model of another size" in refusal(own_ovi)
+        assert f"read as the {what}, does not fit this model: " in refusal(own_ovi)
         torch.save(content, own_ovi / file)
     torch.save({"a": torch.zeros(1)}, own_ovi / weights_layout.VOCODER)
     assert "holds no 'generator'" in refusal(own_ovi)
@@ -105,7 +109,7 @@ def test_weights_of_another_size_or_model_are_told(own_ovi: Path) -> None:
 
 def test_the_presets_of_the_real_models_refuse_small_files(small_ovi: Path) -> None:
     preset = released_model("ovi_720x720_5s")
-    with pytest.raises(UserError, match="another size"):
+    with pytest.raises(UserError, match="does not fit this model"):
         load_parts(released_bundle(preset, find_layout(small_ovi, preset)))
 
 

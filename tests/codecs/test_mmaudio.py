@@ -183,7 +183,7 @@ def test_bad_input_is_refused(codec, files) -> None:
         codec.encode(torch.zeros(1, 511))
     with pytest.raises(UserError, match=r"expected \[B,L,20\]"):
         codec.decode(torch.zeros(1, 20, 7))
-    with pytest.raises(UserError, match="model of another size"):
+    with pytest.raises(UserError, match="does not fit this model"):
         MMAudioCodec.from_files(*files)
     with pytest.raises(UserError, match="no 'generator'"):
         MMAudioCodec.from_files(files[0], files[0], TINY)

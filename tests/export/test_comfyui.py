@@ -85,7 +85,7 @@ def shapes(state):
 def test_the_full_size_has_the_loaders_names_and_shapes(goldens):
     preset = released_model("ovi_960x960_10s")
     with torch.device("meta"):
-        model = TwinDiT(**preset.model_config)
+        model = TwinDiT(**preset.model)
     renamed = {comfyui_name(name): tensor for name, tensor in model.state_dict().items()}
     expected = shapes(loader().state_dict())
     assert shapes(renamed) == expected

@@ -206,7 +206,7 @@ def test_a_shard_that_is_cut_short_is_named(checkpoint, tmp_path, capsys, stage,
 def altered(file, change):
     """The shard with its content changed, its classes still under DeepSpeed's names."""
     from ovi_lab.checkpoints.deepspeed import _STAND_INS
-    from ovi_lab.weights.pickled import load_plain
+    from ovi_lab.weights.torch_files import load_plain
 
     content = load_plain(file, _STAND_INS)
     for state in (content, content.get("optimizer_state_dict", {})):

@@ -55,7 +55,7 @@ def make_preset(dim: int = 64, layers: int = 3, frames: int = 4, audio: int = 20
     return dataclasses.replace(
         released_model("ovi_720x720_5s"),
         name="small",
-        model_config={**towers, "fusion": {"direction": "bidirectional"}, "rope": {}},
+        model={**towers, "fusion": {"direction": "bidirectional"}, "rope": {}},
         video_latent_frames=frames,
         audio_latents=audio,
         area=(128, 128),
@@ -136,7 +136,7 @@ def test_towers_work_is_what_the_latent_loop_takes(
 ) -> None:
     preset = make_preset(dim, layers, frames, audio=8 * frames)
     predicted = sampling_parts.towers_work(preset, size, dtype, tokens=32, **options)
-    model = TwinDiT(**preset.model_config).to(dtype).eval().requires_grad_(False)
+    model = TwinDiT(**preset.model).to(dtype).eval().requires_grad_(False)
     assert 0.9 < predicted / alive(lambda: clip(preset, model, size, **options), model) < 1.1
     if dim > 96:  # in the smaller one, what the audio embedding's convolutions take for themselves counts
         assert 0.9 < predicted / allocated(lambda: clip(preset, model, size, **options)) < 1.1
@@ -159,7 +159,7 @@ def test_the_savings_of_the_towers_are_seen() -> None:
 def test_weights_are_exact(dtype: torch.dtype) -> None:
     preset = make_preset(64, 4)
     weights, streamed, _ = sampling_parts.towers_weights(preset, dtype)
-    model = TwinDiT(**preset.model_config).to(dtype)
+    model = TwinDiT(**preset.model).to(dtype)
     assert weights == stored_bytes(model)
     block = stored_bytes(model.twin_blocks[0])
     assert streamed == weights - 4 * block + 2 * block
@@ -169,7 +169,7 @@ def test_weights_of_8_bits_are_exact() -> None:
     pytest.importorskip("torchao", reason="torchao is not installed: 8-bit weights are not measured here")
     preset = make_preset(64, 4)
     weights, streamed, widest = sampling_parts.towers_weights(preset, torch.bfloat16, weights_8bit=True)
-    model = quantise(TwinDiT(**preset.model_config).to(torch.bfloat16))
+    model = quantise(TwinDiT(**preset.model).to(torch.bfloat16))
     assert weights == stored_bytes(model)
     assert streamed == weights - 2 * stored_bytes(model.twin_blocks[0])
     assert widest == 64 * 256 * 2
@@ -286,7 +286,7 @@ def write_preset(folder: Path) -> Path:
     names = ("file", "video_latent_frames", "audio_latents", "fps", "sample_rate", "audio_tag")
     sizes = ("text_encoder", "video_codec", "audio_codec")
     content = {name: getattr(preset, name) for name in (*names, *sizes)}
-    content |= {"name": "small", "model": preset.model_config, "area": list(preset.area)}
+    content |= {"name": "small", "model": preset.model, "area": list(preset.area)}
     (folder / "preset.yaml").write_text(yaml.safe_dump(content))
     return folder
 

@@ -255,7 +255,7 @@ def test_mistakes_are_one_line_and_leave_nothing(typed, small_ovi: Path, tmp_pat
         ([ovi, rain, "imge=x"], "did you mean image?"),
         (["checkpoint=ovi_960x960_10s", rain], "weights= is not given"),
         (["checkpoint=ovi_960x960_10s", rain, f"weights={tmp_path}"], "no Ovi towers at"),
-        (["checkpoint=ovi_720x720_5s", rain, f"weights={small_ovi}"], "another size"),
+        (["checkpoint=ovi_720x720_5s", rain, f"weights={small_ovi}"], "does not fit this model"),
         (["checkpoint=ovi_1080p", rain], "no checkpoint at ovi_1080p"),
         ([rain], "checkpoint is not given"),
     ):

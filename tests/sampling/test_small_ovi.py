@@ -60,7 +60,7 @@ def test_latents_have_the_real_geometry(small_ovi: Path) -> None:
     assert parts.sound.token_samples == 512
     for name in ("video_latent_frames", "audio_latents", "fps", "sample_rate", "file"):
         assert getattr(preset, name) == getattr(real, name)
-    assert preset.model_config["video"]["num_layers"] > 11  # so that sampler=ovi holds as it is
+    assert preset.model["video"]["num_layers"] > 11  # so that sampler=ovi holds as it is
     vectors = parts.text(["a <S>word<E>", ""])
     assert [tuple(v.shape) for v in vectors] == [(13, 64), (1, 64)]
     assert all(0.3 < float(v.std()) < 3 for v in vectors)
@@ -120,4 +120,4 @@ def test_the_vocoders_filters_are_its_own(small_ovi: Path) -> None:
         build_vae(config).state_dict().keys()
         == torch.load(small_ovi / weights_layout.AUDIO_VAE, weights_only=True).keys()
     )
-    assert TwinDiT(**released_model(small_ovi).model_config).num_layers == 12
+    assert TwinDiT(**released_model(small_ovi).model).num_layers == 12

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused(file, tokenizer, tmp_path) -> None:
         UMT5Text(file, tokenizer, max_tokens=0, configuration=TINY)
     with pytest.raises(UserError, match="expected float32"):
         UMT5Text(file, tokenizer, configuration=TINY, dtype="int8")
-    with pytest.raises(UserError, match="holds another model"):
+    with pytest.raises(UserError, match="does not fit this model"):
         UMT5Text(file, tokenizer)
     with pytest.raises(UserError, match="do not belong together"):
         UMT5Text(file, tokenizer, configuration={**TINY, "vocabulary": 5})

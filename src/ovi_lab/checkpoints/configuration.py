@@ -19,13 +19,13 @@ from torch import Tensor
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
-from ovi_lab.checkpoints.names import check_fit
 from ovi_lab.common.foreign import reading
 from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, FusionConfig, RopeConfig, TowerConfig
 from ovi_lab.text import LearnedText, UMT5Text
+from ovi_lab.weights.fit import check_fit
 from ovi_lab.weights.tensor_files import StoredTensor
 
 MODELS: Mapping[str, type[TwinDiT]] = dict.fromkeys(

@@ -32,7 +32,8 @@ from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
 from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
-from ovi_lab.weights.pickled import Pieces, load_plain, state_of
+from ovi_lab.weights.pickled import Pieces
+from ovi_lab.weights.torch_files import load_plain, state_of
 
 _MODEL = re.compile(r"(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)_model_states\.pt$")
 _OPTIM = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)_optim_states\.pt$")

@@ -28,13 +28,13 @@ from ovi_eval.common.files import file_sha256
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import Configuration
-from ovi_lab.checkpoints.sharded import FOLDER, PieceReader, PieceTensors, part_of
+from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, FOLDER, WEIGHT, PieceReader, PieceTensors
 from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
 from ovi_lab.weights.tensor_files import TensorFiles
 
 FORMAT = "ovi_lab.checkpoint/1"
-_STEP = re.compile(r"step_(\d+)$")
+_STEP = re.compile(r"step_(\d+)(?:\.ckpt)?$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -128,7 +128,7 @@ class Checkpoint:
         """The stored parts of the LightningModule: `model`, `text_encoder`, …; with `averaged` where averages are."""
         if self.sharded:
             reader = self.pieces()
-            kinds = ("ema",) if averaged else ("weight", "buffer")
+            kinds = (AVERAGE,) if averaged else (WEIGHT, BUFFER)
             return sorted({n.partition(".")[0] for kind in kinds for n in reader.names(kind)})
         prefix = "ema/" if averaged else ""
         found = [
@@ -142,7 +142,7 @@ class Checkpoint:
         """The tables of a sharded checkpoint. UserError where they do not make up whole parameters."""
         names = [n for n in sorted(self.files) if n.startswith(f"{FOLDER}/")]
         # each file is hashed when it is first read from: a process of many reads a few of them
-        return PieceReader.open(self.path, names, self.file)
+        return PieceReader(self.path, names, self.file)
 
     def stored(self, part: str = "model", ema: bool = False) -> TensorFiles | PieceTensors:
         """The tensors of one part on disk, none of them read, their file as it was written.
@@ -154,12 +154,7 @@ class Checkpoint:
         if not self.has(name):
             parts = ", ".join(f"{p}.safetensors" for p in self.parts())
             raise UserError(f"checkpoint {self.path} holds no {name}; it holds {parts}")
-        if not self.sharded:
-            return TensorFiles.open(self.file(name))
-        found = part_of(self.pieces(), part, ema)
-        if found is None:
-            raise UserError(f"checkpoint {self.path} holds no {part}")
-        return found
+        return PieceTensors(self.pieces(), part, ema) if self.sharded else TensorFiles.open(self.file(name))
 
     def weights(self, part: str = "model", ema: bool = False) -> dict[str, Tensor]:
         """State dict of one part: "model", "text_encoder", …; averaged weights with `ema`. Raises as `stored`."""
@@ -186,7 +181,7 @@ class Checkpoint:
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint folder's name; -1 where it has none."""
+    """The step in the name of a checkpoint's folder or file; -1 where it has none."""
     match = _STEP.search(path.name)
     return int(match[1]) if match else -1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.shown import shown
-from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.opening import open_weights
 from ovi_lab.errors import UserError
+from ovi_lab.weights.fit import check_fit, check_shapes, finite
 from ovi_lab.weights.tensor_files import Stored
 
 _TOWERS = {"video": "video_model.", "audio": "audio_model."}
@@ -60,16 +60,6 @@ def _named_as_ours(names: Iterable[str], prefix: str) -> dict[str, str]:
     return {prefix + _BARE_MODULATION.sub(r"\1.modulation", name): name for name in names}
 
 
-def _check_shapes(stored: Mapping[str, Sequence[int]], own: Mapping[str, Tensor], source: str) -> None:
-    wrong = [n for n, shape in stored.items() if n in own and tuple(own[n].shape) != tuple(shape)]
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"init_from {source} does not fit this model: {name} is {list(stored[name])} there and "
-            f"{list(own[name].shape)} here ({len(wrong)} tensors differ): choose the model it was trained with"
-        )
-
-
 def find_beginning(
     model: nn.Module, sources: str | Path | Mapping[str, str | Path], use_ema: bool = True
 ) -> Beginning:
@@ -111,7 +101,7 @@ def find_beginning(
             raise UserError(
                 f"init_from.{tower} {source} holds no {prefix}* weights: it is not a {tower} tower"
             )
-        _check_shapes({ours: tensors[n].shape for ours, n in names.items()}, own, str(source))
+        check_shapes({ours: tensors[n] for ours, n in names.items()}, own, f"init_from {source}")
         # of a tower that this model has: a source for everything may have another one besides
         built = tuple(p for p in _TOWERS.values() if any(n.startswith(p) for n in own))
         surplus = [n for n in names if n not in own and not is_fusion_parameter(n) and n.startswith(built)]
@@ -141,17 +131,10 @@ def find_beginning(
 def load_text_encoder(text_encoder: nn.Module, beginning: Beginning) -> None:
     """The text encoder's weights, where a source holds them. UserError where they do not fit."""
     if beginning.text is not None:
-        tensors = beginning.text.tensors
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        _check_shapes(shapes, text_encoder.state_dict(), str(beginning.text.path))
-        missing = [name for name in text_encoder.state_dict() if name not in shapes]
-        unknown = [name for name in shapes if name not in text_encoder.state_dict()]
-        if missing or unknown:
-            raise UserError(
-                f"init_from {beginning.text.path} has another text encoder than this model "
-                f"({shown((missing + unknown)[0])}): choose the text encoder it was trained with"
-            )
         source = str(beginning.text.path)
+        check_fit(
+            beginning.text.tensors, text_encoder.state_dict(), f"the text encoder of init_from {source}"
+        )
         text_encoder.load_state_dict({n: finite(n, t, source) for n, t in beginning.text.stream()})
 
 

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,18 @@ def _by_part(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def facts_of(file: Path) -> dict[str, Any]:
-    """A file's entry in the listing; the file is flushed to disk when this returns."""
-    descriptor = os.open(file, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def facts_of(file: Path) -> dict[str, Any]:
+    """A file's entry in the listing; the file is flushed to disk when this returns."""
+    _flush(file)
     return {"size": file.stat().st_size, "sha256": file_sha256(file)}
 
 
@@ -64,23 +70,14 @@ class FolderCheckpointIO(CheckpointIO):
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         content = dict(checkpoint)
-
-        def write() -> None:
+        with all_or_nothing(temporary, path):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            self._write_weights(content, temporary)
+            for key, folder in (("state_dict", temporary), ("ema_state_dict", temporary / "ema")):
+                for part, tensors in _by_part(content.pop(key, None) or {}).items():
+                    folder.mkdir(exist_ok=True)
+                    save_file(tensors, folder / f"{part}.safetensors", metadata={"format": "pt"})
             self.complete(temporary, path, content, {})
-
-        written_or_gone(write, temporary, path)
-
-    def _write_weights(self, content: dict[str, Any], folder: Path) -> None:
-        for part, tensors in _by_part(content.pop("state_dict")).items():
-            save_file(tensors, folder / f"{part}.safetensors", metadata={"format": "pt"})
-        averaged = content.pop("ema_state_dict", None)
-        if averaged:
-            (folder / "ema").mkdir()
-            for part, tensors in _by_part(averaged).items():
-                save_file(tensors, folder / "ema" / f"{part}.safetensors", metadata={"format": "pt"})
 
     def complete(
         self, temporary: Path, path: Path, content: Mapping[str, Any], known: Mapping[str, dict[str, Any]]
@@ -106,7 +103,7 @@ class FolderCheckpointIO(CheckpointIO):
         listing.write_text(
             json.dumps({"format": FORMAT, "step": int(content["global_step"]), "files": files}, indent=1)
         )
-        facts_of(listing)
+        _flush(listing)
         if path.exists():
             outdated = path.with_name(f".{path.name}.old")
             shutil.rmtree(outdated, ignore_errors=True)
@@ -115,7 +112,7 @@ class FolderCheckpointIO(CheckpointIO):
             shutil.rmtree(outdated)
         else:
             temporary.replace(path)
-        _sync_folder(path.parent)
+        _flush(path.parent)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -144,14 +141,15 @@ class FolderCheckpointIO(CheckpointIO):
         shutil.rmtree(doomed)
 
 
-def written_or_gone(write: Callable[[], None], temporary: Path, path: Path) -> None:
-    """Context of a write that leaves nothing behind where it fails.
+@contextmanager
+def all_or_nothing(temporary: Path, path: Path) -> Iterator[None]:
+    """Context of writing the checkpoint `path` in the folder `temporary`, which is removed where that fails.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
     try:
-        write()
+        yield
     # torch and safetensors wrap the system's error in their own
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -177,14 +175,6 @@ def recover(checkpoints: Path) -> None:
             outdated.replace(path)
     for unfinished in checkpoints.glob(".step_*.tmp"):
         shutil.rmtree(unfinished)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_full_or_forbidden(error: BaseException) -> bool:

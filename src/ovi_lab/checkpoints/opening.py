@@ -6,9 +6,8 @@ the released ones, quantised weights are refused, and listed sha256 sums are com
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,14 +16,14 @@ from torch import Tensor
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.deepspeed import is_zero, open_zero
-from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint
+from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint, step_of
 from ovi_lab.checkpoints.names import Renamed, model_of
 from ovi_lab.errors import UserError
-from ovi_lab.weights.pickled import PickledTensors, Pieces, load_plain, state_of
+from ovi_lab.weights.pickled import PickledTensors, Pieces
 from ovi_lab.weights.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
+from ovi_lab.weights.torch_files import load_plain, state_of
 
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-_STEP = re.compile(r"step_(\d+)(\.ckpt)?$")
 _TEXT = "text_encoder."
 _NO_TEXT_ENCODER = (
     "The trained text encoder stays in the checkpoint: the released layout has the towers only."
@@ -48,7 +47,7 @@ class Opened:
     """Weights of the trained text encoder, where there is one."""
     configuration: Configuration | None = None
     """The run's configuration, where the checkpoint holds it."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def open_weights(path: str | Path, ema: bool | None = None) -> Opened:
@@ -82,15 +81,14 @@ def open_weights(path: str | Path, ema: bool | None = None) -> Opened:
 def _of_run(path: Path) -> Path:
     """The newest checkpoint of a run (or its `last`) if DeepSpeed or Lightning wrote it by itself; else `path`."""
     run = path.parent if path.name == "last" and not path.exists() else path
-    theirs = {
-        int(match[1]): place
-        for place in (run / "checkpoints").glob("step_*")
-        if (match := _STEP.search(place.name)) and (is_zero(place) or (place.is_file() and match[2]))
-    }
     ours = latest_checkpoint(run)
-    match = _STEP.search(ours.name) if ours is not None else None
+    theirs = {
+        step_of(place): place
+        for place in (run / "checkpoints").glob("step_*")
+        if is_zero(place) or (place.is_file() and place.suffix == ".ckpt")
+    }
     newest = max(theirs, default=-1)
-    return theirs[newest] if newest > (int(match[1]) if match else -1) else path
+    return theirs[newest] if newest > (-1 if ours is None else step_of(ours)) else path
 
 
 def _own(path: Path, ema: bool | None) -> Opened:
@@ -128,38 +126,22 @@ def _lightning(path: Path, ema: bool | None) -> Opened:
     has_averaged = bool(content.get(average))
     averaged = _choose(path, ema, has_averaged)
     state = {n: Pieces.of(t) for n, t in state_of(content, average if averaged else raw, path).items()}
-    weights, text, notes = _parts(PickledTensors(path, state))
     step = content.get("global_step")
     step = step if type(step) is int and step >= 0 else None
-    return Opened(
-        path=path,
-        weights=weights,
-        step=step,
-        origin=f"a Lightning checkpoint, {_at(step)}{_kind(averaged)} weights",
-        averaged=averaged,
-        has_averaged=has_averaged,
-        text=text,
-        notes=notes,
-    )
+    origin = f"a Lightning checkpoint, {_at(step)}{_kind(averaged)} weights"
+    return _of_trainer(path, PickledTensors(path, state), origin, step, averaged, has_averaged)
 
 
 def _zero(path: Path, ema: bool | None) -> Opened:
     zero = open_zero(path)
     averaged = _choose(path, ema, zero.averaged is not None)
     state = zero.averaged if averaged and zero.averaged is not None else zero.state
-    weights, text, notes = _parts(PickledTensors(zero.folder, state))
     kind = "averaged weights" if averaged else "raw fp32 master weights" if zero.stage else "raw weights"
     processes = f"{zero.processes} process{'es' if zero.processes > 1 else ''}"
-    return Opened(
-        path=path,
-        weights=weights,
-        step=zero.step,
-        origin=f"a DeepSpeed checkpoint of ZeRO-{zero.stage}, {processes}, {_at(zero.step)}{kind}",
-        averaged=averaged,
-        has_averaged=zero.averaged is not None,
-        text=text,
-        notes=(*_lesser(weights, state, zero.stage), *notes),
-    )
+    origin = f"a DeepSpeed checkpoint of ZeRO-{zero.stage}, {processes}, {_at(zero.step)}{kind}"
+    stored = PickledTensors(zero.folder, state)
+    opened = _of_trainer(path, stored, origin, zero.step, averaged, zero.averaged is not None)
+    return replace(opened, notes=(*_lesser(opened.weights, state, zero.stage), *opened.notes))
 
 
 def _lesser(weights: Stored, state: Mapping[str, Pieces], stage: int) -> list[str]:
@@ -179,32 +161,25 @@ def _released(path: Path, ema: bool | None) -> Opened:
     if ema:
         raise UserError(f"{path} holds one set of weights, which may be averaged or not: leave out --ema")
     files = TensorFiles.open(path, "model weights")
-    weights, text, notes = _parts(files)
-    return Opened(
-        path=files.path,
-        weights=weights,
-        step=None,
-        origin=f"{shown(path.name)}, weights in the released layout",
-        averaged=False,
-        has_averaged=False,
-        text=text,
-        notes=notes,
-    )
+    return _of_trainer(files.path, files, f"{shown(path.name)}, weights in the released layout")
 
 
-def _parts(stored: Stored) -> tuple[Stored, Stored | None, tuple[str, ...]]:
-    """The model, the text encoder where there is one, and notes on the remaining tensors."""
+def _of_trainer(
+    path: Path,
+    stored: Stored,
+    origin: str,
+    step: int | None = None,
+    averaged: bool = False,
+    has_averaged: bool = False,
+) -> Opened:
+    """The model among the tensors, the text encoder where there is one, and notes on the remaining ones."""
     model, surplus = model_of(stored)
-    text = {name.removeprefix(_TEXT): name for name in surplus if name.startswith(_TEXT)}
-    if text:
-        return model, Renamed(stored, text), (_NO_TEXT_ENCODER,)
-    if surplus:
-        return (
-            model,
-            None,
-            (f"{len(surplus)} tensors of the checkpoint are not the model's, as {shown(surplus[0])}.",),
-        )
-    return model, None, ()
+    names = {name.removeprefix(_TEXT): name for name in surplus if name.startswith(_TEXT)}
+    notes = [_NO_TEXT_ENCODER] if names else []
+    if surplus and not names:
+        notes = [f"{len(surplus)} tensors of the checkpoint are not the model's, as {shown(surplus[0])}."]
+    text = Renamed(stored, names) if names else None
+    return Opened(path, model, step, origin, averaged, has_averaged, text, notes=tuple(notes))
 
 
 def _choose(path: Path, ema: bool | None, has_averaged: bool) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ovi_eval.common.plain_data import read_yaml
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model, model_settings
-from ovi_lab.checkpoints.names import check_fit, finite, model_of
+from ovi_lab.checkpoints.names import model_of
 from ovi_lab.codecs.mmaudio import MMAudioConfig
 from ovi_lab.codecs.wan22 import Wan22Config
 from ovi_lab.common.paths import config_dir
@@ -25,19 +25,8 @@ from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.text.umt5 import UMT5Config
+from ovi_lab.weights.fit import finite
 from ovi_lab.weights.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
-
-__all__ = [
-    "PRESET_FILE",
-    "ReleasedModel",
-    "check_fit",
-    "is_released",
-    "load_released",
-    "load_towers",
-    "model_settings",
-    "released_model",
-    "released_names",
-]
 
 _MOST = {
     "video_latent_frames": 2**16, "audio_latents": 2**20, "area": 2**16, "fps": 1000, "sample_rate": 2**20,
@@ -56,7 +45,7 @@ class ReleasedModel:
     name: str
     file: str
     """The file of weights, relative to the folder of all weights."""
-    model_config: dict[str, Any]
+    model: dict[str, Any]
     """Arguments of TwinDiT."""
     video_latent_frames: int
     audio_latents: int
@@ -73,42 +62,13 @@ class ReleasedModel:
     audio_codec: dict[str, Any] = field(default_factory=dict)
     """Likewise of MMAudio's VAE and vocoder (`MMAudioConfig`)."""
 
-    def weights_file(self, folder: str | Path) -> Path:
-        """The file below `folder` (where it may lie without its subfolder), or the index of its shards.
-
-        Raises:
-            UserError: neither is there.
-        """
-        folder = Path(folder)
-        places = [folder / self.file, folder / Path(self.file).name]
-        for place in places:
-            index = place.with_name(f"{place.stem}{INDEX_SUFFIX}")
-            for found in (place, index):
+    def weights_file(self, folder: str | Path) -> Path | None:
+        """The file below `folder` (where it may lie without its subfolder), or the index of its shards."""
+        for place in (Path(folder, self.file), Path(folder, Path(self.file).name)):
+            for found in (place, place.with_name(f"{place.stem}{INDEX_SUFFIX}")):
                 if found.is_file():
                     return found
-        raise UserError(
-            f"{self.name} needs {self.file}, which is not in {folder}: fetch it there, or correct weights="
-        )
-
-
-class _Facts:
-    """The facts of a preset, as stored."""
-
-    def __init__(
-        self,
-        name: str,
-        file: str,
-        model: Mapping[str, Any],
-        video_latent_frames: int,
-        audio_latents: int,
-        area: tuple[int, int],
-        fps: float,
-        sample_rate: int,
-        audio_tag: str,
-        text_encoder: Mapping[str, Any] | None = None,
-        video_codec: Mapping[str, Any] | None = None,
-        audio_codec: Mapping[str, Any] | None = None,
-    ) -> None: ...
+        return None
 
 
 def released_names() -> list[str]:
@@ -161,9 +121,12 @@ def _preset(facts: Any, source: str) -> ReleasedModel:
     """A preset of plain values. Raises UserError for one that is not whole, or exceeds the bounds of any model."""
     if not isinstance(facts, Mapping):
         raise UserError(f"{source} is no preset: {_ADVICE}")
-    given = {"name": Path(source).stem, **facts}
+    given = {"name": Path(source).stem} | {key: value for key, value in facts.items() if value is not None}
     try:
-        check_types(_Facts, given, "it")
+        check_types(ReleasedModel, given, "it")
+        UMT5Config.of(given.get("text_encoder"))
+        Wan22Config.of(given.get("video_codec"))
+        MMAudioConfig.of(given.get("audio_codec"))
     except UserError as error:
         raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
     file = PurePosixPath(given["file"])
@@ -175,32 +138,16 @@ def _preset(facts: Any, source: str) -> ReleasedModel:
         for number in given[key] if key == "area" else [given[key]]:
             if not 0 < number <= _MOST[key]:
                 raise UserError(f"{source}: {key} is {number}; expected above 0 and at most {_MOST[key]}")
-    sizes: dict[str, Any] = {
-        "text_encoder": UMT5Config,
-        "video_codec": Wan22Config,
-        "audio_codec": MMAudioConfig,
-    }
-    for part, config in sizes.items():
-        try:
-            config.of(given.get(part))
-        except UserError as error:
-            raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
     if given["audio_tag"].count("{}") != 1 or set(given["audio_tag"].replace("{}", "")) & set("{}"):
         raise UserError(
             f"{source}: audio_tag is {shown(given['audio_tag'], 60)}; expected a text with one {{}}"
         )
-    return ReleasedModel(
-        name=given["name"],
-        file=given["file"],
-        model_config=model_settings(given["model"], f"{source}: model"),
-        video_latent_frames=given["video_latent_frames"],
-        audio_latents=given["audio_latents"],
-        area=(given["area"][0], given["area"][1]),
-        fps=float(given["fps"]),
-        sample_rate=given["sample_rate"],
-        audio_tag=given["audio_tag"],
-        **{part: dict(given.get(part) or {}) for part in sizes},
-    )
+    checked = {
+        "model": model_settings(given["model"], f"{source}: model"),
+        "area": tuple(given["area"]),
+        "fps": float(given["fps"]),
+    }
+    return ReleasedModel(**given | checked)
 
 
 def load_released(
@@ -218,7 +165,7 @@ def load_released(
 
     Args:
         path: a .safetensors file, its index where it is in shards, or the folder that holds it.
-        model_config: arguments of TwinDiT (see `released_model(name).model_config`).
+        model_config: arguments of TwinDiT (see `released_model(name).model`).
         dtype: of all parameters; None keeps the file's.
         device: to put them on.
 

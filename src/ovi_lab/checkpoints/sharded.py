@@ -1,7 +1,7 @@
 """Sharded checkpoints: each process writes slices of flattened parameters, and any other layout reads them.
 
 shards/rank_00003.safetensors holds flat tensors named `<kind>/<parameter>`, the kind being `weight`, `ema`, `buffer` or
-an optimiser's slot (`exp_avg`, …); its metadata hold each slice's start and full shape. A loading process asks for the
+an optimiser's slot (`exp_avg`, …); its metadata hold each slice's start and full shape. A loading process requests the
 slice it needs, which is read from the files that overlap it: the number of processes, the ZeRO stage and the strategy
 that saved do not matter.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,81 +62,79 @@ def write_pieces(path: Path, pieces: Iterable[FlatSlice]) -> None:
     save_file(tensors, path, metadata={"format": "pt", _METADATA: json.dumps(about)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _Part:
     start: int
     count: int
     file: str
 
 
-@dataclass
 class PieceReader:
-    """All slices of a checkpoint, by kind and parameter; none of them read."""
+    """All slices of a sharded checkpoint, by `<kind>/<parameter>`; none of them read.
 
-    folder: Path
-    parts: dict[str, list[_Part]]
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]
-    checked: Callable[[str], Path]
-    """Gives a file's path by its name in the checkpoint, called before it is first read."""
-    _open: dict[str, Any] = field(default_factory=dict)
+    Args:
+        folder: the checkpoint's.
+        files: names of the shards in it.
+        checked: gives a file's path before values are read from it; raises UserError for a damaged one.
 
-    @classmethod
-    def open(cls, folder: Path, files: Iterable[str], checked: Callable[[str], Path]) -> PieceReader:
-        """Read the tables of the files, given relative to the checkpoint `folder`.
+    Raises:
+        UserError: a file is broken, or the slices of a parameter are incomplete.
+    """
 
-        Args:
-            folder, files: of the checkpoint.
-            checked: gives a file's path before values are read from it; raises UserError for a damaged one.
-
-        Raises:
-            UserError: a file is broken, or the slices of a parameter are incomplete.
-        """
-        reader = cls(folder, defaultdict(list), {}, {}, checked)
+    def __init__(self, folder: Path, files: Iterable[str], checked: Callable[[str], Path]) -> None:
+        self.folder, self._checked = folder, checked
+        self.parts: dict[str, list[_Part]] = defaultdict(list)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self.scalars: dict[str, dict[str, float]] = {}
+        """Single numbers of the optimiser (`step`), by parameter."""
+        self._open: dict[str, Any] = {}
         for name in files:
-            path = folder / name
-            with reading(path, "part of a checkpoint"), safe_open(path, framework="pt") as content:
-                about = parse_json((content.metadata() or {}).get(_METADATA, "{}"), str(path))
-                for key, (start, shape) in about.items():
-                    values = content.get_slice(key)
-                    (count,) = values.get_shape()
-                    shape = tuple(shape)
-                    if type(start) is not int or not all(type(n) is int and n >= 0 for n in shape):
-                        raise ValueError(f"{key} has no start and shape")
-                    if reader.shapes.setdefault(key, shape) != shape:
-                        raise ValueError(
-                            f"{key} is of {shape} here and of {reader.shapes[key]} in another part"
-                        )
-                    if reader.dtypes.setdefault(key, values.get_dtype()) != values.get_dtype():
-                        raise ValueError(
-                            f"{key} is of {values.get_dtype()} here and otherwise in another part"
-                        )
-                    reader.parts[key].append(_Part(start, count, name))
-        for key, parts in reader.parts.items():
-            parts.sort(key=lambda part: part.start)
+            self._add(name)
+        for key, parts in self.parts.items():
+            parts.sort()
             reached = 0
             for part in parts:
                 if part.start != reached:
                     break
                 reached += part.count
-            if reached != math.prod(reader.shapes[key]):
+            if reached != math.prod(self.shapes[key]):
                 raise UserError(
-                    f"the shards in {folder} hold {reached} of {math.prod(reader.shapes[key])} values of "
+                    f"the shards in {folder} hold {reached} of {math.prod(self.shapes[key])} values of "
                     f"{key}: a process's file is missing or of another checkpoint, use another one"
                 )
-        return reader
+
+    def _add(self, name: str) -> None:
+        path = self.folder / name
+        with reading(path, "part of a checkpoint"), safe_open(path, framework="pt") as content:
+            about = parse_json((content.metadata() or {}).get(_METADATA, "{}"), str(path))
+            for key, (start, shape) in about.items():
+                values = content.get_slice(key)
+                (count,) = values.get_shape()
+                shape, dtype = tuple(shape), values.get_dtype()
+                if type(start) is not int or not all(type(n) is int and n >= 0 for n in shape):
+                    raise ValueError(f"{key} has no start and shape")
+                if self.shapes.setdefault(key, shape) != shape:
+                    raise ValueError(f"{key} is of {shape} here and of {self.shapes[key]} in another part")
+                if self.dtypes.setdefault(key, dtype) != dtype:
+                    raise ValueError(f"{key} is of {dtype} here and otherwise in another part")
+                self.parts[key].append(_Part(start, count, name))
 
     def kinds(self) -> set[str]:
         """The kinds of slices."""
         return {key.partition("/")[0] for key in self.parts}
 
+    def slots(self) -> tuple[str, ...]:
+        """The kinds that are slots of the optimiser."""
+        return tuple(sorted(self.kinds() - {WEIGHT, AVERAGE, BUFFER}))
+
     def names(self, kind: str) -> list[str]:
         """Parameters that have slices of this kind."""
         return [key.partition("/")[2] for key in self.parts if key.startswith(f"{kind}/")]
 
-    def shape(self, kind: str, name: str) -> tuple[int, ...]:
-        """Shape of the whole parameter."""
-        return self.shapes[f"{kind}/{name}"]
+    def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
+        """Shape of the whole parameter; None where it has no slices of this kind."""
+        return self.shapes.get(f"{kind}/{name}")
 
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
         """A slice of a parameter's values, flat; all of them where no `count` is given."""
@@ -154,48 +152,31 @@ class PieceReader:
 
     def _content(self, file: str) -> Any:
         if file not in self._open:
-            self._open[file] = safe_open(self.checked(file), framework="pt").__enter__()
+            self._open[file] = safe_open(self._checked(file), framework="pt").__enter__()
         return self._open[file]
 
 
-@dataclass(frozen=True)
 class PieceTensors:
-    """A part of the network (`model`, …) in a sharded checkpoint, as whole tensors by name."""
+    """A part of the network (`model`, …) in a sharded checkpoint, as whole tensors by name.
 
-    path: Path
-    reader: PieceReader
-    keys: Mapping[str, str]
-    """Kind of slice, by full name."""
-    prefix: str
+    `averaged` takes the averages of what has some; `tensors` is empty where the checkpoint lacks the part.
+    """
+
+    def __init__(self, reader: PieceReader, part: str, averaged: bool) -> None:
+        self.path, self._reader, self._prefix = reader.folder, reader, f"{part}."
+        kinds = (BUFFER, WEIGHT, AVERAGE) if averaged else (BUFFER, WEIGHT)
+        self._kinds = {n: k for k in kinds for n in reader.names(k) if n.startswith(self._prefix)}
 
     @property
     def tensors(self) -> dict[str, StoredTensor]:
         """Shape and type by name."""
-        found = {}
-        for name, kind in self.keys.items():
-            key = f"{kind}/{name}"
-            file = self.path / self.reader.parts[key][0].file
-            found[name.removeprefix(self.prefix)] = StoredTensor(
-                self.reader.shapes[key], self.reader.dtypes[key], file
-            )
-        return found
+        keys = {name.removeprefix(self._prefix): f"{kind}/{name}" for name, kind in self._kinds.items()}
+        shapes, dtypes, parts = self._reader.shapes, self._reader.dtypes, self._reader.parts
+        return {n: StoredTensor(shapes[k], dtypes[k], self.path / parts[k][0].file) for n, k in keys.items()}
 
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Name and whole tensor, one after the other; all of them unless `names` are given."""
-        wanted = [n.removeprefix(self.prefix) for n in self.keys] if names is None else names
-        for name in wanted:
-            full = self.prefix + name
-            kind = self.keys[full]
-            yield name, self.reader.read(kind, full).view(self.reader.shape(kind, full))
-
-
-def part_of(reader: PieceReader, part: str, averaged: bool) -> PieceTensors | None:
-    """The tensors of a part, averaged where asked for and averaged at all. None: there are none."""
-    prefix = f"{part}."
-    keys = {
-        name: kind
-        for kind in (BUFFER, WEIGHT, *((AVERAGE,) if averaged else ()))
-        for name in reader.names(kind)
-        if name.startswith(prefix)
-    }
-    return PieceTensors(reader.folder, reader, keys, prefix) if keys else None
+        for name in self.tensors if names is None else names:
+            full = self._prefix + name
+            kind = self._kinds[full]
+            yield name, self._reader.read(kind, full).view(self._reader.shapes[f"{kind}/{full}"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import safe_open
@@ -11,60 +11,14 @@ from torch import Tensor
 
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.folder import Checkpoint
-from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, PieceReader
+from ovi_lab.checkpoints.sharded import AVERAGE, WEIGHT, PieceReader
 from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
+from ovi_lab.weights.torch_files import load_plain
 
 OPTIMIZER_NAMES = "optimizer_names"
 """Key in trainer_state.pt of the parameters behind the numbers of a torch optimiser's state."""
 OPTIMIZER_SCALARS = "optimizer_scalars"
-
-
-class TrainingState(Protocol):
-    """Weights, averages and optimiser slots of a checkpoint, by the parameters' names in the LightningModule."""
-
-    def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
-        """Shape of the whole parameter; None where the checkpoint has no such value of it."""
-        ...
-
-    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        """A slice of its values, flat."""
-        ...
-
-    def slots(self) -> tuple[str, ...]:
-        """Names of the optimiser's slots."""
-        ...
-
-    def scalars(self) -> dict[str, dict[str, float]]:
-        """Single numbers of the optimiser (`step`), by parameter."""
-        ...
-
-    def names(self, kind: str) -> list[str]:
-        """Parameters that have values of this kind."""
-        ...
-
-
-class ShardedState:
-    """The state of a sharded checkpoint."""
-
-    def __init__(self, checkpoint: Checkpoint, content: Mapping[str, Any]) -> None:
-        self.reader: PieceReader = checkpoint.pieces()
-        self._scalars = dict(content.get(OPTIMIZER_SCALARS) or {})
-
-    def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
-        return self.reader.shapes.get(f"{kind}/{name}")
-
-    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        return self.reader.read(kind, name, start, count)
-
-    def slots(self) -> tuple[str, ...]:
-        return tuple(sorted(self.reader.kinds() - {WEIGHT, AVERAGE, BUFFER}))
-
-    def scalars(self) -> dict[str, dict[str, float]]:
-        return self._scalars
-
-    def names(self, kind: str) -> list[str]:
-        return self.reader.names(kind)
 
 
 class WholeState:
@@ -86,15 +40,28 @@ class WholeState:
                 "resume it with the version that wrote it, or start from its weights with init_from.all"
             )
         self._state = {names[number]: values for number, values in state.items()} if names else {}
+        self.scalars = {
+            name: {k: float(v) for k, v in values.items() if not _is_slot(v)}
+            for name, values in self._state.items()
+        }
+        """Single numbers of the optimiser (`step`), by parameter."""
+
+    def slots(self) -> tuple[str, ...]:
+        """Names of the optimiser's slots."""
+        return tuple(
+            dict.fromkeys(k for held in self._state.values() for k, v in held.items() if _is_slot(v))
+        )
 
     def shape(self, kind: str, name: str) -> tuple[int, ...] | None:
+        """Shape of the whole parameter; None where the checkpoint has no such value of it."""
         if (kind, name) in self._places:
             file, key = self._places[kind, name]
             return tuple(file.get_slice(key).get_shape())
         value = self._state.get(name, {}).get(kind)
-        return tuple(value.shape) if isinstance(value, Tensor) and value.dim() else None
+        return tuple(value.shape) if _is_slot(value) else None
 
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
+        """A slice of a parameter's values, flat; all of them where no `count` is given."""
         if (kind, name) in self._places:
             file, key = self._places[kind, name]
             values = file.get_tensor(key).reshape(-1)
@@ -102,21 +69,13 @@ class WholeState:
             values = self._state[name][kind].reshape(-1)
         return values if count is None else values[start : start + count]
 
-    def slots(self) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        for values in self._state.values():
-            found.update({k: None for k, v in values.items() if isinstance(v, Tensor) and v.dim()})
-        return tuple(found)
 
-    def scalars(self) -> dict[str, dict[str, float]]:
-        return {
-            name: {k: float(v) for k, v in values.items() if not (isinstance(v, Tensor) and v.dim())}
-            for name, values in self._state.items()
-        }
+def _is_slot(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.dim() > 0
 
-    def names(self, kind: str) -> list[str]:
-        placed = [name for k, name in self._places if k == kind]
-        return placed or [name for name, values in self._state.items() if kind in values]
+
+TrainingState = PieceReader | WholeState
+"""Weights, averages and optimiser slots of a checkpoint, by the parameters' names in the LightningModule."""
 
 
 def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -125,8 +84,6 @@ def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: it is broken or holds anything else.
     """
-    from ovi_lab.weights.pickled import load_plain
-
     content = load_plain(checkpoint.file("trainer_state.pt"))
     if content.get("global_step") != checkpoint.step:
         raise UserError(
@@ -139,7 +96,11 @@ def plain_content(checkpoint: Checkpoint) -> dict[str, Any]:
 def training_state(checkpoint: Checkpoint, content: Mapping[str, Any]) -> TrainingState:
     """The state of a checkpoint, of whichever layout. UserError where it is broken."""
     with reading(checkpoint.path, "checkpoint"):
-        return ShardedState(checkpoint, content) if checkpoint.sharded else WholeState(checkpoint, content)
+        if not checkpoint.sharded:
+            return WholeState(checkpoint, content)
+        reader = checkpoint.pieces()
+        reader.scalars = dict(content.get(OPTIMIZER_SCALARS) or {})
+        return reader
 
 
 def ready_optimizer_state(
@@ -152,15 +113,11 @@ def ready_optimizer_state(
         names: of the optimiser's parameters, through its groups.
         groups: the checkpoint's hyperparameters, one dictionary a group, with the numbers of its parameters or without.
     """
-    slots, scalars = state.slots(), state.scalars()
     by_number: dict[int, dict[str, Any]] = {}
     for number, name in enumerate(names):
-        values: dict[str, Any] = {}
-        for slot in slots:
-            shape = state.shape(slot, name)
-            if shape is not None:
-                values[slot] = state.read(slot, name).reshape(shape).clone()
-        if values:
-            numbers = scalars.get(name, {})
-            by_number[number] = values | {k: torch.tensor(v) for k, v in numbers.items()}
+        shapes = {slot: shape for slot in state.slots() if (shape := state.shape(slot, name)) is not None}
+        if shapes:
+            numbers = {k: torch.tensor(v) for k, v in state.scalars.get(name, {}).items()}
+            slots = {slot: state.read(slot, name).reshape(shape).clone() for slot, shape in shapes.items()}
+            by_number[number] = slots | numbers
     return {"state": by_number, "param_groups": groups}

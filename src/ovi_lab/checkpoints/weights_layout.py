@@ -29,15 +29,16 @@ TOKENIZER = "Wan2.2-TI2V-5B/google/umt5-xxl"
 AUDIO_VAE = "MMAudio/ext_weights/v1-16.pth"
 VOCODER = "MMAudio/ext_weights/best_netG.pt"
 
+_WAN, _MMAUDIO = "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B", "https://huggingface.co/hkchengrex/MMAudio"
 PARTS = {
-    "model": ("Ovi towers", "https://github.com/character-ai/Ovi"),
-    "video_vae": ("Wan2.2 VAE", "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B"),
-    "text_encoder": ("umT5 encoder", "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B"),
-    "tokenizer": ("umT5 tokenizer", "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B"),
-    "audio_vae": ("MMAudio VAE", "https://huggingface.co/hkchengrex/MMAudio"),
-    "vocoder": ("BigVGAN vocoder", "https://huggingface.co/hkchengrex/MMAudio"),
+    "model": ("Ovi towers", "https://github.com/character-ai/Ovi", MODEL),
+    "video_vae": ("Wan2.2 VAE", _WAN, VIDEO_VAE),
+    "text_encoder": ("umT5 encoder", _WAN, TEXT_ENCODER),
+    "tokenizer": ("umT5 tokenizer", _WAN, TOKENIZER),
+    "audio_vae": ("MMAudio VAE", _MMAUDIO, AUDIO_VAE),
+    "vocoder": ("BigVGAN vocoder", _MMAUDIO, VOCODER),
 }
-"""The name of each part, and where its authors publish it."""
+"""The name of each part, where its authors publish it, and its path below the folder (the preset has the model's)."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,8 @@ def find_parts(
             f"weights={weights} is no folder: name the one that holds Ovi, Wan2.2-TI2V-5B and MMAudio"
         )
     found = {part: path for part in parts if (path := place(weights, part, preset)) is not None}
-    if (
-        weights / PRESET_FILE
-    ).is_file():  # an untrusted folder; links in the user's own, which has no preset, are followed
+    # with a preset it is an untrusted folder; links in the user's own, which has none, are followed
+    if (weights / PRESET_FILE).is_file():
         for part, path in found.items():
             if not path.resolve().is_relative_to(weights.resolve()):
                 raise UserError(
@@ -92,43 +92,23 @@ def find_parts(
     return found
 
 
-def faults(weights: str | Path, preset: ReleasedModel) -> list[str]:
-    """Missing or incomplete parts, one line each; empty where there are none."""
-    return [line for part in PARTS if (line := fault(Path(weights), part, preset))]
-
-
 def place(weights: Path, part: str, preset: ReleasedModel) -> Path | None:
     """The path of a part, or None."""
     if part == "model":
-        try:
-            return preset.weights_file(weights)
-        except UserError:
-            return None
-    path = weights / expected(part, preset)
+        return preset.weights_file(weights)
+    path = weights / PARTS[part][2]
     if part == "tokenizer":
         return path if path.is_dir() else None
     return next((p for p in (path, path.with_suffix(".safetensors")) if p.is_file()), None)
 
 
-def expected(part: str, preset: ReleasedModel) -> str:
-    """The path below the folder under which a part is published."""
-    paths = {
-        "model": preset.file,
-        "video_vae": VIDEO_VAE,
-        "text_encoder": TEXT_ENCODER,
-        "tokenizer": TOKENIZER,
-        "audio_vae": AUDIO_VAE,
-        "vocoder": VOCODER,
-    }
-    return paths[part]
-
-
 def fault(weights: Path, part: str, preset: ReleasedModel) -> str | None:
     """The fault of a part by its headers alone, in one line with the remedy; None without one."""
-    what, source = PARTS[part]
+    what, source, file = PARTS[part]
     path = place(weights, part, preset)
     if path is None:
-        return f"no {what} at {weights / expected(part, preset)}: fetch it from {source}"
+        expected = weights / (preset.file if part == "model" else file)
+        return f"no {what} at {expected}: fetch it from {source}"
     if part == "tokenizer":
         names = ("tokenizer.json", "spiece.model")
         if not any((path / name).is_file() for name in names):

@@ -21,7 +21,6 @@ from ovi_eval.common.files import file_sha256, folder_beside
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.unicode_text import read_text
 from ovi_lab.checkpoints.configuration import check_model
-from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.opening import Opened
 from ovi_lab.checkpoints.reading import merged_weights
 from ovi_lab.errors import UserError
@@ -30,6 +29,7 @@ from ovi_lab.export.comfyui import comfyui_name, comfyui_obstacles
 from ovi_lab.export.model_card import model_card, results_of
 from ovi_lab.export.sources import open_source
 from ovi_lab.models import TwinDiT
+from ovi_lab.weights.fit import finite
 from ovi_lab.weights.tensor_files import Stored, StoredTensor
 from ovi_lab.weights.writing import save_file
 

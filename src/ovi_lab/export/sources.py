@@ -49,7 +49,7 @@ def _found(checkpoint: Path, given: str | Path | None) -> Configuration:
     if given is not None:
         name = str(given)
         if name in released_names():
-            return Configuration(name, {"name": name, "model": released_model(name).model_config})
+            return Configuration(name, {"name": name, "model": released_model(name).model})
         return Configuration.read(given)
     # the run's folder holds it: <run>/checkpoints/<checkpoint>[/<tag>]
     resolved = checkpoint.resolve()

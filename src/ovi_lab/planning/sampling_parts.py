@@ -146,7 +146,7 @@ def towers_work(
 
 def _on_meta(preset: ReleasedModel, dtype: torch.dtype) -> TwinDiT:
     with META:
-        model = TwinDiT(**preset.model_config)
+        model = TwinDiT(**preset.model)
     return model.to(dtype).eval().requires_grad_(False)
 
 

@@ -132,9 +132,9 @@ def released_bundle(preset: ReleasedModel, layout: Layout) -> Bundle:
     files = layout.weight_files()
     return Bundle(
         formats=released_formats(preset),
-        layers=preset.model_config["video"]["num_layers"],
+        layers=preset.model["video"]["num_layers"],
         load_text=partial(umt5_text, layout.text_encoder, layout.tokenizer, preset, None),
-        load_towers=lambda dtype, device: load_released(layout.model, preset.model_config, dtype, device),
+        load_towers=lambda dtype, device: load_released(layout.model, preset.model, dtype, device),
         load_codecs=partial(published_codecs, preset, vars(layout)),
         length_check=partial(token_check, layout.tokenizer, MAX_TOKENS),
         digests=lambda: Digests(files).result,
@@ -145,7 +145,7 @@ def released_bundle(preset: ReleasedModel, layout: Layout) -> Bundle:
 
 def released_formats(preset: ReleasedModel) -> Formats:
     """The clips of a preset."""
-    channels = {m: preset.model_config[m]["in_dim"] for m in MODALITIES}
+    channels = {m: preset.model[m]["in_dim"] for m in MODALITIES}
     height, width = (side // 16 for side in preset.area)
     shapes = {
         "video": (channels["video"], preset.video_latent_frames, height, width),
@@ -174,7 +174,7 @@ def umt5_text(
     too_long: str,
 ) -> nn.Module:
     """umT5 in its file's type, whatever the towers' is."""
-    dim = preset.model_config["video"].get("text_dim", 4096) if dim is None else dim
+    dim = preset.model["video"].get("text_dim", 4096) if dim is None else dim
     sizes = preset.text_encoder
     text = UMT5Text(
         weights, tokenizer, dim, configuration=sizes, too_long=too_long or "refuse", option=OPTION

@@ -15,7 +15,6 @@ from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.configuration import Configuration, check_model
 from ovi_lab.checkpoints.digests import Digests
-from ovi_lab.checkpoints.names import finite
 from ovi_lab.checkpoints.presets import (
     PRESET_FILE,
     ReleasedModel,
@@ -45,6 +44,7 @@ from ovi_lab.text import LearnedText, UMT5Text
 from ovi_lab.text.learned import word_count
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.umt5 import MAX_TOKENS
+from ovi_lab.weights.fit import finite
 
 PUBLISHED = "ovi_960x960_10s"
 """The preset whose text encoder and codecs are the published ones."""
@@ -177,7 +177,7 @@ def run_bundle(
     preset = None
     if len(present) == len(MODALITIES):
         preset = replace(
-            published, name=name, model_config=settings, video_latent_frames=frames,
+            published, name=name, model=settings, video_latent_frames=frames,
             audio_latents=shapes["audio"][0], area=area,
         )  # fmt: skip
 

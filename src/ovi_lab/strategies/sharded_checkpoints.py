@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ovi_lab.checkpoints.folder import Checkpoint
-from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO, facts_of, written_or_gone
+from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO, all_or_nothing, facts_of
 from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, FlatSlice, shard_name, write_pieces
 from ovi_lab.checkpoints.state import OPTIMIZER_SCALARS, TrainingState, plain_content, training_state
 from ovi_lab.errors import UserError
@@ -88,7 +89,10 @@ class ShardedCheckpoints(Strategy):
         _together(finish, temporary, path)
 
     def _pieces(self, shares: Shares) -> Iterator[FlatSlice]:
-        averages = self._averages()
+        from ovi_lab.strategies.ema import EMA
+
+        callbacks = self.lightning_module.trainer.callbacks
+        averages: Mapping[str, torch.Tensor] = next((c.average for c in callbacks if isinstance(c, EMA)), {})
         slots = shares.slots()
         for name, share in shares.by_name.items():
             if not share.written:
@@ -100,16 +104,13 @@ class ShardedCheckpoints(Strategy):
                 for slot in slots:
                     yield FlatSlice(slot, name, share.shape, share.start, shares.read(name, slot))
         if self.is_global_zero:
-            held = self.lightning_module.state_dict(keep_vars=True)
-            for name, tensor in held.items():
-                if name not in shares.by_name:
-                    yield FlatSlice(BUFFER, name, tuple(tensor.shape), 0, tensor.detach().reshape(-1))
+            for name, tensor in self._buffers(shares):
+                yield FlatSlice(BUFFER, name, tuple(tensor.shape), 0, tensor.reshape(-1))
 
-    def _averages(self) -> Mapping[str, torch.Tensor]:
-        from ovi_lab.strategies.ema import EMA
-
-        callbacks = self.lightning_module.trainer.callbacks
-        return next((c.average for c in callbacks if isinstance(c, EMA)), {})
+    def _buffers(self, shares: Shares) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and tensor of what the module stores besides parameters."""
+        held = self.lightning_module.state_dict(keep_vars=True)
+        return ((name, tensor.detach()) for name, tensor in held.items() if name not in shares.by_name)
 
     # ---- loading
 
@@ -129,35 +130,31 @@ class ShardedCheckpoints(Strategy):
             if share.count:
                 shares.write(name, state.read(WEIGHT, name, share.start, share.count))
         shares.publish()
-        held = self.lightning_module.state_dict(keep_vars=True)
-        for name, tensor in held.items():
-            if name not in shares.by_name:
-                kind = BUFFER if state.shape(BUFFER, name) is not None else WEIGHT
-                self._check(state.shape(kind, name), tuple(tensor.shape), name)
-                tensor.detach().copy_(state.read(kind, name).reshape(tensor.shape))
+        for name, tensor in self._buffers(shares):
+            kind = BUFFER if state.shape(BUFFER, name) is not None else WEIGHT
+            self._check(state.shape(kind, name), tuple(tensor.shape), name)
+            tensor.copy_(state.read(kind, name).reshape(tensor.shape))
 
     def load_averages(self) -> dict[str, torch.Tensor]:
         if self._resumed_from is None:
             return {}
         shares, state = self.shares(), self._resumed
-        found = {}
-        for name in shares.trained():
-            share = shares.by_name[name]
-            if state.shape(AVERAGE, name) is not None:
-                found[name] = state.read(AVERAGE, name, share.start, share.count).clone()
-        return found
+        return {
+            name: state.read(AVERAGE, name, share.start, share.count).clone()
+            for name, share in shares.by_name.items()
+            if share.trained and state.shape(AVERAGE, name) is not None
+        }
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """This process's shares of the optimiser's state, and its hyperparameters."""
         shares, state = self.shares(), self._resumed
         slots = state.slots()
         if slots:
-            shares.make_slots(slots, state.scalars())
-            for name in shares.trained():
-                share = shares.by_name[name]
-                for slot in slots:
-                    if share.count and state.shape(slot, name) is not None:
-                        shares.write(name, state.read(slot, name, share.start, share.count), slot)
+            shares.make_slots(slots, state.scalars)
+        for name, slot in product(shares.trained(), slots):
+            share = shares.by_name[name]
+            if share.count and state.shape(slot, name) is not None:
+                shares.write(name, state.read(slot, name, share.start, share.count), slot)
         optimizer = self.torch_optimizer()
         saved = checkpoint["optimizer_states"][0]["param_groups"]
         if optimizer is not None:
@@ -193,11 +190,8 @@ def _together(work: Any, temporary: Path, path: Path) -> list[Any]:
     failed = [(rank, text) for rank, (_, text) in enumerate(outcomes) if text is not None]
     if failed:
         rank, text = failed[0]
-
-        def refuse() -> None:
+        with all_or_nothing(temporary, path):
             if problem is not None:
                 raise problem
             raise UserError(f"checkpoint {path} was not written: process {rank} failed ({text})")
-
-        written_or_gone(refuse, temporary, path)
     return [result for result, _ in outcomes]

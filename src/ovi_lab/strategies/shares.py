@@ -52,6 +52,8 @@ class Shares(ABC):
     """This process's shares of a LightningModule's parameters, by the names that they have in it."""
 
     by_name: Mapping[str, Share]
+    _optimizer: torch.optim.Optimizer | None
+    """Torch's, also within DeepSpeed; None where nothing is trained."""
 
     @abstractmethod
     def read(self, name: str, slot: str | None = None) -> Tensor:
@@ -66,16 +68,42 @@ class Shares(ABC):
         """This process's gradient of a trained parameter, between the backward pass and the optimiser's step."""
 
     @abstractmethod
+    def _stepped(self, name: str) -> Tensor | None:
+        """The tensor in which the optimiser steps a trained parameter; None where this process has no part of it."""
+
+    def _states(self) -> Iterator[tuple[str, Tensor, Mapping[str, Any]]]:
+        """Trained parameter, the tensor that the optimiser steps, and its state; empty before the first step."""
+        if self._optimizer is not None:
+            for name in self.trained():
+                stepped = self._stepped(name)
+                if stepped is not None:
+                    yield name, stepped, self._optimizer.state.get(stepped, {})
+
     def slots(self) -> tuple[str, ...]:
         """Of the optimiser; none before its first step."""
+        return tuple(
+            dict.fromkeys(k for _, own, held in self._states() for k, v in held.items() if _fits(v, own))
+        )
 
-    @abstractmethod
     def scalars(self) -> dict[str, dict[str, float]]:
         """Single numbers that the optimiser keeps for a trained parameter of this process (`step`), by parameter."""
+        found = {
+            n: {k: float(v) for k, v in held.items() if not _fits(v, own)} for n, own, held in self._states()
+        }
+        return {name: numbers for name, numbers in found.items() if numbers}
 
-    @abstractmethod
     def make_slots(self, slots: tuple[str, ...], scalars: Mapping[str, Mapping[str, float]]) -> None:
-        """Have slots of zeros, and the numbers given, as if the optimiser had stepped: what a load then fills."""
+        """Make slots of zeros, with these scalars, as if the optimiser had stepped: a load then fills them."""
+        if self._optimizer is None:
+            return
+        made: set[Tensor] = set()
+        for name, stepped, _ in self._states():
+            state = self._optimizer.state[stepped]
+            if stepped not in made:  # several parameters may be parts of one flat tensor, and step together
+                made.add(stepped)
+                state.clear()
+                state.update({slot: torch.zeros_like(stepped) for slot in slots})
+            state.update({key: torch.tensor(value) for key, value in scalars.get(name, {}).items()})
 
     def publish(self) -> None:
         """Let the network compute with what was written; every process calls it. Nothing to do where it does."""
@@ -115,7 +143,7 @@ class TorchShares(Shares):
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
         if slot is not None:
-            return _local(self._state(name)[slot]).detach().reshape(-1)
+            return _local(self._slot(name, slot)).detach().reshape(-1)
         held, view = self._parameters[name], self._views.get(name)
         if view is not None and view.data_ptr() == held.data_ptr():
             return view
@@ -125,7 +153,7 @@ class TorchShares(Shares):
         return view
 
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
-        held: Tensor = self._parameters[name] if slot is None else self._state(name)[slot]
+        held = self._parameters[name] if slot is None else self._slot(name, slot)
         local = _local(held).detach()
         local.copy_(values.view(local.shape))
 
@@ -136,48 +164,24 @@ class TorchShares(Shares):
         groups = tuple(held.device_mesh.get_group(i) for i, p in enumerate(held.placements) if p.is_shard())
         return Gradient(name, None if held.grad is None else _local(held.grad), groups)
 
-    def _state(self, name: str) -> dict[str, Any]:
-        if self._optimizer is None:
-            return {}
-        return self._optimizer.state[self._parameters[name]]
+    def _stepped(self, name: str) -> Tensor:
+        return self._parameters[name]
 
-    def slots(self) -> tuple[str, ...]:
-        names: dict[str, None] = {}
-        for name in self.trained():
-            held = self._parameters[name]
-            names.update({k: None for k, v in self._state_of(name).items() if _fits(v, held)})
-        return tuple(names)
-
-    def _state_of(self, name: str) -> Mapping[str, Any]:
-        state = {} if self._optimizer is None else self._optimizer.state
-        return state.get(self._parameters[name], {})
-
-    def scalars(self) -> dict[str, dict[str, float]]:
-        found = {}
-        for name in self.trained():
-            held = self._parameters[name]
-            found[name] = {k: float(v) for k, v in self._state_of(name).items() if not _fits(v, held)}
-        return {name: numbers for name, numbers in found.items() if numbers}
-
-    def make_slots(self, slots: tuple[str, ...], scalars: Mapping[str, Mapping[str, float]]) -> None:
-        if self._optimizer is None:
-            return
-        for name in self.trained():
-            state = self._optimizer.state[self._parameters[name]]
-            state.update({slot: torch.zeros_like(self._parameters[name]) for slot in slots})
-            state.update({key: torch.tensor(value) for key, value in scalars.get(name, {}).items()})
+    def _slot(self, name: str, slot: str) -> Tensor:
+        assert self._optimizer is not None
+        return self._optimizer.state[self._parameters[name]][slot]
 
     def show(self, values: Mapping[str, Tensor]) -> None:
         for name in self.trained():
-            local = _local(self._parameters[name])
-            self._hidden[name] = local.data
+            held = self._parameters[name]
+            local = _local(held)
             other = values[name].to(local.dtype).view(local.shape)
-            if _is_dtensor(self._parameters[name]):
+            if _is_dtensor(held):
                 # the sharded tensor's storage is known to FSDP: its values change, not its place
                 self._hidden[name] = local.detach().clone()
                 local.detach().copy_(other)
             else:
-                self._parameters[name].data = other
+                self._hidden[name], held.data = local.data, other
 
     def hide(self) -> None:
         for name, own in self._hidden.items():

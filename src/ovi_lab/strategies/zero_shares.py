@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,18 +21,12 @@ from ovi_lab.strategies.shares import Gradient, Share, Shares
 class ZeroShares(Shares):
     """What the stages have in common: state in flat tensors that DeepSpeed hands to the optimiser."""
 
+    _optimizer: Any
+
     def __init__(self, module: nn.Module, engine: Any) -> None:
-        self._parameters = dict(module.named_parameters())
+        self._parameters: dict[str, Any] = dict(module.named_parameters())
         self._zero = engine.optimizer
         self._optimizer = self._zero.optimizer
-
-    @abstractmethod
-    def _flats(self) -> list[Tensor]:
-        """The tensors that the optimiser steps on this process, one a group."""
-
-    @abstractmethod
-    def _flat_of(self, name: str) -> Tensor:
-        """The one that this process's part of a trained parameter is in."""
 
     @abstractmethod
     def _compute_with(self, values: Mapping[str, Tensor]) -> None:
@@ -51,36 +45,6 @@ class ZeroShares(Shares):
     def hide(self) -> None:
         # the network's values are those that the optimiser steps, rounded: nothing has to be saved
         self.publish()
-
-    def slots(self) -> tuple[str, ...]:
-        for flat in self._flats():
-            state = self._optimizer.state.get(flat, {})
-            if state:
-                return tuple(k for k, v in state.items() if isinstance(v, Tensor) and v.shape == flat.shape)
-        return ()
-
-    def scalars(self) -> dict[str, dict[str, float]]:
-        found = {}
-        for name in self._held():
-            flat = self._flat_of(name)
-            state = self._optimizer.state.get(flat, {})
-            found[name] = {
-                k: float(v) for k, v in state.items() if not (isinstance(v, Tensor) and v.shape == flat.shape)
-            }
-        return {name: numbers for name, numbers in found.items() if numbers}
-
-    def make_slots(self, slots: tuple[str, ...], scalars: Mapping[str, Mapping[str, float]]) -> None:
-        for flat in self._flats():
-            self._optimizer.state[flat] = {slot: torch.zeros_like(flat) for slot in slots}
-        for name in self._held():
-            if name in scalars:
-                state = self._optimizer.state[self._flat_of(name)]
-                # all parameters of a flat tensor step together
-                state.update({key: torch.tensor(value) for key, value in scalars[name].items()})
-
-    def _held(self) -> Iterator[str]:
-        """Trained parameters of which this process has a part."""
-        return (name for name in self.trained() if self.by_name[name].count)
 
     def _smallest(self) -> Any:
         """The trained parameter with the fewest values."""
@@ -110,15 +74,16 @@ class ReplicatedZeroShares(ZeroShares):
             return Share(shape, 0, 0, True)
         return Share(shape, mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel, True)
 
-    def _flats(self) -> list[Tensor]:
-        return list(self._zero.single_partition_of_fp32_groups)
-
-    def _flat_of(self, name: str) -> Tensor:
-        return self._flats()[self._parameters[name]._hp_mapping.param_group_index]  # type: ignore[attr-defined]
+    def _stepped(self, name: str) -> Any:
+        if self.by_name[name].count:
+            return self._zero.single_partition_of_fp32_groups[
+                self._parameters[name]._hp_mapping.param_group_index
+            ]
+        return None
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
         share = self.by_name[name]
-        parameter: Any = self._parameters[name]
+        parameter = self._parameters[name]
         if not share.trained:
             return parameter.detach().reshape(-1)
         if not share.count:
@@ -126,7 +91,7 @@ class ReplicatedZeroShares(ZeroShares):
         if slot is None:
             return parameter._hp_mapping.hp_fragment.detach()
         address = parameter._hp_mapping.hp_fragment_address
-        return self._optimizer.state[self._flat_of(name)][slot].narrow(0, address.start, address.numel)
+        return self._optimizer.state[self._stepped(name)][slot].narrow(0, address.start, address.numel)
 
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
         if self.by_name[name].count:
@@ -134,7 +99,7 @@ class ReplicatedZeroShares(ZeroShares):
 
     def gradient(self, name: str) -> Gradient:
         # DeepSpeed's public call for it, `safe_get_full_grad`, would put every gradient together on every process
-        parameter: Any = self._parameters[name]
+        parameter = self._parameters[name]
         mapping, groups = parameter._hp_mapping, (parameter._dp_group,)
         if mapping is None:
             return Gradient(name, None, groups)
@@ -156,7 +121,7 @@ class ReplicatedZeroShares(ZeroShares):
             parameter, share = self._parameters[name], self.by_name[name]
             full = torch.zeros(share.numel, dtype=torch.float32, device=parameter.device)
             full[share.start : share.start + share.count] = values[name].to(full.device)
-            distributed.all_reduce(full, group=parameter._dp_group)  # type: ignore[attr-defined]
+            distributed.all_reduce(full, group=parameter._dp_group)
             parameter.data.copy_(full.view(parameter.shape))
 
 
@@ -179,17 +144,16 @@ class PartitionedZeroShares(ZeroShares):
         count = min(part, parameter.ds_numel - start)
         return Share(tuple(parameter.ds_shape), start, count, bool(parameter.requires_grad))
 
-    def _flats(self) -> list[Tensor]:
-        return list(self._zero.fp32_partitioned_groups_flat)
-
-    def _flat_of(self, name: str) -> Tensor:
-        group, _, _ = self._zero.grad_position[self._zero.get_param_id(self._parameters[name])]
-        return self._flats()[group]
+    def _stepped(self, name: str) -> Any:
+        if self.by_name[name].count:
+            group, _, _ = self._zero.grad_position[self._zero.get_param_id(self._parameters[name])]
+            return self._zero.fp32_partitioned_groups_flat[group]
+        return None
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
         from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
-        parameter: Any = self._parameters[name]
+        parameter = self._parameters[name]
         share = self.by_name[name]
         if not share.trained:
             return parameter.ds_tensor.detach()[: share.count]
@@ -200,7 +164,7 @@ class PartitionedZeroShares(ZeroShares):
     def write(self, name: str, values: Tensor, slot: str | None = None) -> None:
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-        parameter: Any = self._parameters[name]
+        parameter = self._parameters[name]
         share = self.by_name[name]
         if not share.trained:
             parameter.ds_tensor.detach()[: share.count].copy_(values)
@@ -215,7 +179,7 @@ class PartitionedZeroShares(ZeroShares):
     def gradient(self, name: str) -> Gradient:
         from deepspeed.utils import safe_get_local_grad
 
-        parameter: Any = self._parameters[name]
+        parameter = self._parameters[name]
         return Gradient(name, safe_get_local_grad(parameter), (parameter.ds_process_group,))
 
     def spoil_smallest_gradient(self) -> None:
@@ -234,6 +198,6 @@ class PartitionedZeroShares(ZeroShares):
             # these stay gathered between steps: they are partitioned, changed and gathered anew
             small[0].partition(small)
         for name in self.trained():
-            self._parameters[name].ds_tensor.detach()[: self.by_name[name].count].copy_(values[name])  # type: ignore[attr-defined]
+            self._parameters[name].ds_tensor.detach()[: self.by_name[name].count].copy_(values[name])
         if small:
             small[0].all_gather(small)

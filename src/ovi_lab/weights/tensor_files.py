@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -21,6 +22,18 @@ from ovi_lab.errors import UserError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _REMAP_AFTER = 64 * 2**20
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""Types by safetensors' word for them."""
+_WORDS = {dtype: word for word, dtype in DTYPES.items()}
+
+
+def dtype_word(dtype: torch.dtype) -> str:
+    """Safetensors' word for a type."""
+    return _WORDS.get(dtype, str(dtype).removeprefix("torch.").upper())
 
 
 @dataclass(frozen=True)

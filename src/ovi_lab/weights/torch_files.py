@@ -1,4 +1,4 @@
-"""Published weight files: read as tensors only, and loaded under a rule for their names.
+"""Files of torch.save and published weights: read as tensors and plain values only, and loaded into a module.
 
 Files are mapped into memory rather than read, and a tensor is copied only where it changes its type or
 device, so that a model of any size is loaded without a second copy of it.
@@ -6,17 +6,49 @@ device, so that a model of any size is loaded without a second copy of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ovi_eval.common.torch_files import read_weights
+from ovi_eval.common.shown import shown
+from ovi_eval.common.torch_files import load_torch_file, read_weights
 from ovi_lab.errors import UserError
+from ovi_lab.weights.fit import check_fit
+from ovi_lab.weights.tensor_files import StoredTensor, dtype_word
 
-_PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+def load_plain(path: Path, allowed: Sequence[tuple[Callable[..., Any], str]] = ()) -> dict[str, Any]:
+    """The dictionary in a file of torch.save; tensors are mapped from the file, not read.
+
+    Args:
+        path: the file.
+        allowed: harmless stand-ins for objects that may be in it, each with the full name it stands for.
+
+    Raises:
+        UserError: cut short; or holding other than tensors and plain values, or tensors larger than the file.
+    """
+    content = load_torch_file(path, "copy it again or use another", allowed=allowed, legacy=False)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{shown(path, None)} holds a {type(content).__name__}, expected a dictionary of a checkpoint"
+        )
+    return content
+
+
+def state_of(content: Mapping[str, Any], key: str, source: Path) -> dict[str, Tensor]:
+    """A state dict within a checkpoint. Raises UserError where it holds something else than tensors."""
+    state = content[key]
+    whole = isinstance(state, Mapping)
+    odd = [(n, v) for n, v in state.items() if not isinstance(v, Tensor)] if whole else [(key, state)]
+    if odd:
+        held = f"{shown(repr(odd[0][0]), 80)} ({type(odd[0][1]).__name__})"
+        raise UserError(
+            f"{shown(source, None)}: {key} is no dictionary of tensors, it holds {held}; use another file"
+        )
+    return {str(name): value for name, value in state.items()}
 
 
 def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[str, Tensor]:
@@ -42,13 +74,7 @@ def read_tensors(path: str | Path, what: str, under: str | None = None) -> dict[
         raise UserError(
             f"{path} holds {type(content).__name__}, expected the {what} as tensors by name: it is another file"
         )
-    for name, value in content.items():
-        if not isinstance(value, Tensor):
-            raise UserError(
-                f"{path} holds {name!r} ({type(value).__name__}) among the tensors of the {what}: "
-                "it is another file"
-            )
-    return {str(name): value for name, value in content.items()}
+    return state_of({what: content}, what, path)
 
 
 def load_named(
@@ -70,36 +96,15 @@ def load_named(
         device: to put them on.
 
     Raises:
-        UserError: a tensor is missing, not known, or of another shape.
+        UserError: a tensor is missing, not known, of another shape, or quantised.
     """
-    own = module.state_dict()
-    names = {rename(name): name for name in tensors}
-    unknown = [name for name in tensors if rename(name) not in own or names[rename(name)] != name]
-    missing = [name for name in own if name not in names]
-    if unknown or missing:
-        facts = []
-        if missing:
-            facts.append(f"it lacks {missing[0]} ({len(missing)} missing)")
-        if unknown:
-            facts.append(f"it has {unknown[0]} ({len(unknown)} too many)")
-        raise UserError(f"{source} holds another model: {', '.join(facts)}; expected {len(own)} tensors")
-    wrong = [new for new, name in names.items() if own[new].shape != tensors[name].shape]
-    if wrong:
-        raise UserError(
-            f"{source} holds a model of another size: {names[wrong[0]]} is {list(tensors[names[wrong[0]]].shape)}, "
-            f"expected {list(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
-        )
-    odd = [
-        n for new, n in names.items() if own[new].is_floating_point() and tensors[n].dtype not in _PLAIN_TYPES
-    ]
-    if odd:
-        raise UserError(
-            f"{source} holds {odd[0]} as {tensors[odd[0]].dtype} ({len(odd)} such tensors): quantised weights need "
-            "their own loader, take the file in bf16 or fp32"
-        )
-    converted = {}
-    for new, name in names.items():
-        tensor = tensors[name].detach()
-        converted[new] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = rename(name)
+        # a second tensor of one name keeps its own, which the module does not know
+        named[name if new in named else new] = tensor.detach()
+    held = {n: StoredTensor(tuple(t.shape), dtype_word(t.dtype), Path(source)) for n, t in named.items()}
+    check_fit(held, module.state_dict(), source, "take the published file, or the configuration of this one")
+    converted = {n: t.to(device, dtype if t.is_floating_point() else None) for n, t in named.items()}
     module.load_state_dict(converted, strict=True, assign=True)
     module.requires_grad_(False).eval()

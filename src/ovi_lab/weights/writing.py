@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+from ovi_lab.weights.tensor_files import DTYPES
 
 
 def save_file(
@@ -34,8 +34,8 @@ def save_file(
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     # wide types first: each tensor then starts at a multiple of its type's size
-    for name, (word, shape) in sorted(listing.items(), key=lambda item: -_BYTES[item[1][0]]):
-        size = _BYTES[word] * torch.Size(shape).numel()
+    for name, (word, shape) in sorted(listing.items(), key=lambda item: -DTYPES[item[1][0]].itemsize):
+        size = DTYPES[word].itemsize * torch.Size(shape).numel()
         header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
