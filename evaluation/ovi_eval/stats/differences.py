@@ -20,9 +20,7 @@ EXACT_FLIPS = 15
 
 @dataclass(frozen=True)
 class Test:
-    """`p` is two-sided and None where the data are too few; `name` says which test, `n` how many pairs it
-    had.
-    """
+    """`p` is two-sided and None where the data are too few; `name` says which test, `n` the number of pairs."""
 
     p: float | None
     name: str
@@ -37,9 +35,7 @@ class Difference:
     interval: Interval | None
     test: Test
     n_seeds: int
-    """Seeds in common that the difference is averaged over (0: none in common, each side averaged over its
-    own).
-    """
+    """Seeds in common that the difference is averaged over; 0: none, each side is averaged over its own."""
     n_clips: int | None
     """Clips in common, None for a metric without values per clip."""
     by_seed: Mapping[Seed, float]
@@ -48,8 +44,7 @@ class Difference:
 def sign_flip_test(
     differences: Sequence[float] | Array, rng: np.random.Generator, *, flips: int = FLIPS
 ) -> Test:
-    """Paired permutation test of a mean difference of zero: under it each clip's difference may have either
-    sign.
+    """Paired permutation test of a mean difference of zero: under it each difference may have either sign.
 
     Every assignment of signs is enumerated up to 15 differences that are not zero (zeros change nothing);
     beyond, the p value is (1 + as extreme) / (1 + flips), which is never too small (Phipson & Smyth 2010).
@@ -74,24 +69,20 @@ def sign_flip_test(
 
 
 def paired_t_test(differences: Sequence[float] | Array) -> Test:
-    """Student's paired t over seeds; p is None with fewer than two, as nothing then says how much seeds
-    vary.
-    """
+    """Student's paired t over seeds; p is None with fewer than two, as nothing then says how much seeds vary."""
     d = np.asarray(differences, dtype=np.float64)
     name = "paired t over seeds"
     if d.size < 2:
         return Test(None, name, int(d.size))
-    spread = d.std(ddof=1)
-    if spread == 0:
+    sd = d.std(ddof=1)
+    if sd == 0:
         return Test(1.0 if d.mean() == 0 else 0.0, name, int(d.size))
-    t = d.mean() / (spread / math.sqrt(d.size))
+    t = d.mean() / (sd / math.sqrt(d.size))
     return Test(float(2 * stats.t.sf(abs(t), d.size - 1)), name, int(d.size))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment (1979): holds the chance of any false finding. None stays None and is not
-    counted.
-    """
+    """Holm's step-down adjustment (1979): holds the chance of any false finding. None stays and is not counted."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     reached = 0.0
@@ -119,8 +110,7 @@ def compare_seeds(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Differenc
 
 
 def _welch(a: Array, b: Array) -> Difference:
-    """Difference of two independent means with unequal spread (Welch 1947), degrees of freedom by Satterthwaite."""
-    n = int(a.size + b.size)
+    """Difference of two independent means of unequal variance (Welch 1947), degrees of freedom by Satterthwaite."""
     value = float(a.mean() - b.mean())
     parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
     error = math.sqrt(parts.sum())
@@ -130,6 +120,7 @@ def _welch(a: Array, b: Array) -> Difference:
         freedom = float(parts.sum() ** 2 / (parts**2 / np.array([a.size - 1, b.size - 1])).sum())
         p = float(2 * stats.t.sf(abs(value) / error, freedom))
         half = float(stats.t.ppf(0.975, freedom) * error)
+    n = int(a.size + b.size)
     interval = Interval(value - half, value + half, "Welch's t over seeds that are not paired", n)
     return Difference(value, interval, Test(p, "Welch's t over seeds", n), 0, None, {})
 
@@ -153,16 +144,15 @@ def compare_intervals(a: float, of_a: Interval, b: float, of_b: Interval) -> Dif
     else:
         p = float(2 * stats.norm.sf(abs(value) / towards_zero * stats.norm.ppf(0.975)))
     n = min(of_a.n, of_b.n)
-    interval = Interval(
-        value - below, value + above, "of the two runs' own intervals, taken as independent", n
-    )
+    method = "of the two runs' own intervals, taken as independent"
+    interval = Interval(value - below, value + above, method, n)
     return Difference(value, interval, Test(p, "z of the two runs' own intervals", n), 0, None, {})
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Values per clip of two sides, side by side: `seeds` in common (none: each side is its mean over its own
-    seeds), `ids` that some seed has on both sides, `a_SN` and `b_SN` with NaN where either side has no value.
+    """Values per clip of two sides: `seeds` in common (none: each side is its mean over its own seeds), `ids` that
+    some seed has on both sides, `a_SN` and `b_SN` with NaN where either side has no value.
     """
 
     seeds: Sequence[Seed]
@@ -185,16 +175,18 @@ def paired_clips(
     ids = sorted({clip for of_a, of_b in sides for clip in of_a if clip in of_b})
     if not ids:
         return None
-    both_S = [(of_a, of_b, of_a.keys() & of_b.keys()) for of_a, of_b in sides]
-    a_SN = np.array([[of_a[c] if c in both else np.nan for c in ids] for of_a, _, both in both_S])
-    b_SN = np.array([[of_b[c] if c in both else np.nan for c in ids] for _, of_b, both in both_S])
+    none = (np.nan, np.nan)
+    pairs = [[(of_a[c], of_b[c]) if c in of_a and c in of_b else none for c in ids] for of_a, of_b in sides]
+    a_SN, b_SN = np.moveaxis(np.array(pairs), 2, 0)
     if units is None:
         return Pairs(seeds, ids, a_SN, b_SN)
     members: dict[Hashable, list[int]] = {}
     for place, clip in enumerate(ids):
         members.setdefault(units.get(clip, clip), []).append(place)
-    both = [np.stack([_mean_of(x_SN[:, own]) for own in members.values()], axis=1) for x_SN in (a_SN, b_SN)]
-    return Pairs(seeds, [ids[own[0]] for own in members.values()], both[0], both[1])
+    a_SU, b_SU = (
+        np.stack([_mean_of(x_SN[:, own]) for own in members.values()], axis=1) for x_SN in (a_SN, b_SN)
+    )
+    return Pairs(seeds, [ids[own[0]] for own in members.values()], a_SU, b_SU)
 
 
 def _mean_of(x_SK: Array) -> Array:

@@ -68,12 +68,13 @@ def checked_features(features_ND: Tensor, which: str, what: str = "a Fréchet di
 
 def gaussian_of(features_ND: Tensor, which: str) -> Gaussian:
     """The Gaussian of a set of features. Raises UserError as `checked_features` does."""
-    x_ND = checked_features(features_ND, which)
-    return weighted_gaussian(x_ND, torch.ones(len(x_ND), dtype=torch.float64))
+    return weighted_gaussian(checked_features(features_ND, which))
 
 
-def weighted_gaussian(x_ND: Tensor, times_N: Tensor) -> Gaussian:
-    """The Gaussian of float64 rows that each occur `times_N` times, two or more in all, as a resample has them."""
+def weighted_gaussian(x_ND: Tensor, times_N: Tensor | None = None) -> Gaussian:
+    """The Gaussian of float64 rows that each occur `times_N` times (None: once), two or more in all."""
+    if times_N is None:
+        times_N = torch.ones(len(x_ND), dtype=torch.float64)
     occur = times_N > 0
     if not bool(occur.all()):
         x_ND, times_N = x_ND[occur], times_N[occur]
@@ -113,7 +114,7 @@ def between(x: Gaussian, y: Gaussian) -> float:
             f"a Fréchet distance needs the same features in both sets, got {len(x.mean_D)} and {len(y.mean_D)}"
         )
     apart = (x.mean_D.cpu() - y.mean_D.cpu()).square().sum()
-    spread = x.factor_RD.square().sum() + y.factor_RD.square().sum()
+    traces = x.factor_RD.square().sum() + y.factor_RD.square().sum()
     shared = torch.linalg.svdvals(x.factor_RD @ y.factor_RD.T).sum()
     # Equal sets differ by rounding only, which may fall on either side of zero.
-    return float((apart + spread - 2 * shared).clamp(min=0))
+    return float((apart + traces - 2 * shared).clamp(min=0))

@@ -32,7 +32,7 @@ STEPS, FEWEST = 25, 500
 
 
 class _Clips:
-    """Rows in float64 and which clip each belongs to: a clip is drawn with all its rows or not at all."""
+    """Rows in float64 and the clip of each: a clip is drawn with all its rows or not at all."""
 
     def __init__(self, features_ND: Tensor, clips_N: Tensor | None, which: str) -> None:
         self.x_ND = checked_features(features_ND, which)
@@ -52,20 +52,17 @@ class _Clips:
         times_N = times_C[self.clip_N]
         return weighted_gaussian(self.x_ND, times_N) if float(times_N.sum()) >= 2 else None
 
-    def whole(self) -> Gaussian:
-        return weighted_gaussian(self.x_ND, torch.ones(len(self.x_ND), dtype=torch.float64))
-
     @property
-    def part(self) -> int:
-        """How many clips a resample takes."""
+    def resample_size(self) -> int:
+        """Number of clips in a resample."""
         return max(2, int(PART * self.count))
 
     def resampled(self, generator: np.random.Generator) -> Gaussian | None:
-        """A part of the clips, drawn without replacement."""
-        return self.drawn(generator.permutation(self.count)[: self.part])
+        """The Gaussian of a part of the clips, drawn without replacement."""
+        return self.drawn(generator.permutation(self.count)[: self.resample_size])
 
     def halved(self, generator: np.random.Generator) -> tuple[Gaussian | None, Gaussian | None]:
-        """The clips dealt into two halves; an odd one out is in neither."""
+        """The Gaussians of two random halves; an odd clip is in neither."""
         order, half = generator.permutation(self.count), self.count // 2
         return self.drawn(order[:half]), self.drawn(order[half : 2 * half])
 
@@ -77,7 +74,6 @@ def small_sample_bias(
     *,
     scored_clips_N: Tensor | None = None,
     reference_clips_M: Tensor | None = None,
-    halvings: int = HALVINGS,
 ) -> float | None:
     """What the Fréchet distance of these sets is too large by because they are no larger; None under 4 clips.
 
@@ -90,14 +86,14 @@ def small_sample_bias(
     reference = _Clips(reference_MD, reference_clips_M, "reference")
     if min(scored.count, reference.count) < 4:
         return None
-    whole = between(scored.whole(), reference.whole())
+    of_all = between(weighted_gaussian(scored.x_ND), weighted_gaussian(reference.x_ND))
     halves = [
         between(x, y)
-        for _ in range(halvings)
+        for _ in range(HALVINGS)
         for x, y in zip(scored.halved(generator), reference.halved(generator), strict=True)
         if x is not None and y is not None
     ]
-    return float(np.mean(halves)) - whole if halves else None
+    return float(np.mean(halves)) - of_all if halves else None
 
 
 def frechet_interval(
@@ -108,8 +104,6 @@ def frechet_interval(
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
     progress: Callable[[int], object] | None = None,
-    *,
-    level: float = 0.95,
 ) -> Interval | None:
     """How far the distance would move with other clips of the same kind: value ± 1.96 bootstrap standard errors.
 
@@ -134,20 +128,16 @@ def frechet_interval(
             progress(done)
     if len(found) < 2:
         return None
-    value = between(scored.whole(), reference.whole())
-    scale = max(math.sqrt(clips.part / (clips.count - clips.part)) for clips in (scored, reference))
-    half = float(stats.norm.ppf(0.5 + level / 2) * scale * np.std(found, ddof=1))
-    return Interval(
-        max(value - half, 0.0),
-        value + half,
-        f"bootstrap standard error over clips, {len(found)} resamples",
-        scored.count,
-        level,
-    )
+    value = between(weighted_gaussian(scored.x_ND), weighted_gaussian(reference.x_ND))
+    sizes = [(clips.resample_size, clips.count) for clips in (scored, reference)]
+    scale = max(math.sqrt(size / (count - size)) for size, count in sizes)
+    half = float(stats.norm.ppf(0.975) * scale * np.std(found, ddof=1))
+    method = f"bootstrap standard error over clips, {len(found)} resamples"
+    return Interval(max(value - half, 0.0), value + half, method, scored.count)
 
 
 def affordable(resamples: int, rows: int, dimension: int) -> int:
-    """Fewer resamples where each is large: about a minute of one core, and never under 40 of those asked for.
+    """Fewer resamples where each is large: about a minute of one core, and never under 40 of those requested.
 
     `rows`: of both sets together. 40 resamples know a standard error within 11 %.
     """
@@ -180,14 +170,9 @@ class Extrapolated:
 
 
 def frechet_infinity(
-    scored_ND: Tensor,
-    reference_MD: Tensor,
-    *,
-    seed: int = 0,
-    steps: int = STEPS,
-    fewest: int = FEWEST,
+    scored_ND: Tensor, reference_MD: Tensor, *, seed: int = 0, fewest: int = FEWEST
 ) -> Extrapolated:
-    """FAD-infinity as fadtk defines it (Gui et al. 2024): distances of `steps` samples, extrapolated over 1 / n.
+    """FAD-infinity as fadtk defines it (Gui et al. 2024): distances of 25 samples, extrapolated over 1 / n.
 
     Sizes go evenly from `fewest` to N, cut to whole numbers; rows of the scored set are drawn with replacement
     by numpy's `RandomState(seed).choice`; the reference stays whole. Being drawn with replacement, they approach
@@ -203,7 +188,7 @@ def frechet_infinity(
     reference = gaussian_of(reference_MD, "reference")
     rng = np.random.RandomState(seed)
     points = []
-    for size in np.linspace(fewest, len(x_ND), steps).astype(int).tolist():
+    for size in np.linspace(fewest, len(x_ND), STEPS).astype(int).tolist():
         times_N = np.bincount(rng.choice(len(x_ND), size=size, replace=True), minlength=len(x_ND))
         drawn = weighted_gaussian(x_ND, torch.from_numpy(times_N.astype(np.float64)))
         points.append((size, between(drawn, reference)))

@@ -25,7 +25,7 @@ def inception_score(
     `RandomState(shuffle_seed).permutation` (None: left as they are) and cut into `splits` parts, each with
     its own p(class). Raises UserError for fewer sounds than parts, or logits that are not finite.
     """
-    scores = [float(_entropy_gap(log_p_PC).exp()) for log_p_PC in _parts(logits_NC, splits, shuffle_seed)]
+    scores = [float(_mean_kl(log_p_PC).exp()) for log_p_PC in _parts(logits_NC, splits, shuffle_seed)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
@@ -49,9 +49,9 @@ def inception_jackknife(
         # A class that no other sound has left is 0 there, up to rounding, and 0 log 0 counts as 0.
         rest_PC = ((p_PC.sum(dim=0) - p_PC) / (count - 1)).clamp(min=0)
         without_P = ((gap_P.sum() - gap_P) / (count - 1) - torch.xlogy(rest_PC, rest_PC).sum(dim=1)).exp()
-        spread = float((without_P - without_P.mean()).square().sum())
-        variance += (count - 1) / count * spread / splits**2
-        bias += (count - 1) * float(without_P.mean() - _entropy_gap(log_p_PC).exp()) / splits
+        squares = float((without_P - without_P.mean()).square().sum())
+        variance += (count - 1) / count * squares / splits**2
+        bias += (count - 1) * float(without_P.mean() - _mean_kl(log_p_PC).exp()) / splits
     return variance**0.5, bias
 
 
@@ -67,7 +67,7 @@ def _parts(logits_NC: Tensor, splits: int, shuffle_seed: int | None) -> list[Ten
     return [log_p_NC[part * count // splits : (part + 1) * count // splits] for part in range(splits)]
 
 
-def _entropy_gap(log_p_PC: Tensor) -> Tensor:
+def _mean_kl(log_p_PC: Tensor) -> Tensor:
     """Mean KL(p(class | sound) || p(class)) of a part."""
     p_PC = log_p_PC.exp()
     mean_C = p_PC.mean(dim=0)

@@ -10,6 +10,7 @@ Shapes: S seeds, N clips, R resamples. NaN in an array is a value that is missin
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Hashable, Sequence
@@ -27,6 +28,8 @@ Seed = int | None
 # All resampling is seeded by this and by the names of what is resampled.
 SEED = 20251001
 RESAMPLES = 10_000
+ENDS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
+"""Quantiles of a 95 % interval."""
 _CHUNK = 4_000_000
 
 
@@ -47,11 +50,9 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 def t_interval(
-    values: Sequence[float] | Array,
-    level: float = 0.95,
-    within: tuple[float, float] = (-math.inf, math.inf),
+    values: Sequence[float] | Array, within: tuple[float, float] = (-math.inf, math.inf)
 ) -> Interval | None:
-    """mean ± t_{n-1} sd / sqrt(n); None with fewer than two values.
+    """95 % interval mean ± t_{n-1} sd / sqrt(n); None with fewer than two values.
 
     `within` are ends that the mean cannot pass: the interval is cut there, and its method says so. The true mean
     lies within, so cutting takes nothing from the coverage.
@@ -59,13 +60,12 @@ def t_interval(
     x = np.asarray(values, dtype=np.float64)
     if x.size < 2:
         return None
-    half = float(stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    half = float(stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
     mean = float(x.mean())
-    full = (mean - half, mean + half)
-    kept = (max(full[0], within[0]), min(full[1], within[1]))
-    cut = [f"{end:g}" for end, own in zip(kept, full, strict=True) if end != own]
+    low, high = max(mean - half, within[0]), min(mean + half, within[1])
+    cut = [f"{end:g}" for end, full in ((low, mean - half), (high, mean + half)) if end != full]
     method = "t over seeds" + (f", cut at {' and '.join(cut)}" if cut else "")
-    return Interval(kept[0], kept[1], method, int(x.size), level)
+    return Interval(low, high, method, int(x.size))
 
 
 def ends_of(values: Sequence[float] | Array) -> tuple[float, float]:
@@ -88,33 +88,32 @@ def mean_interval(
     `bootstrap_interval`, one for each value.
     """
     x_N = np.asarray(values, dtype=np.float64)
-    there_N = ~np.isnan(x_N)
-    rng = generator(seed, key, "mean")
-    if units is None:
-        return bootstrap_interval(np.sort(x_N[there_N]), rng)
-    kept = [unit for unit, there in zip(units, there_N, strict=True) if there]
-    order = np.argsort(x_N[there_N], kind="stable")
-    return bootstrap_interval(x_N[there_N][order], rng, units=[kept[i] for i in order])
+    order = np.argsort(x_N, kind="stable")
+    in_order = None if units is None else [units[i] for i in order]
+    return bootstrap_interval(x_N[order], generator(seed, key, "mean"), units=in_order)
 
 
 def bootstrap_interval(
     values: Sequence[float] | Array,
     rng: np.random.Generator,
     *,
-    level: float = 0.95,
     method: str = "bca",
     resamples: int = RESAMPLES,
     units: Sequence[Hashable] | None = None,
 ) -> Interval | None:
-    """Bootstrap interval of a mean over clips; None with fewer than two values.
+    """95 % bootstrap interval of a mean over clips, without those that are NaN; None with fewer than two values.
 
     `method`: "percentile", or "bca" (bias-corrected and accelerated, Efron 1987), which also holds for
     skewed values. `units` names for each value what it is a measurement of: values of one unit, as of copies of one
     clip, are drawn together (the cluster bootstrap), and the interval's n counts units.
     """
-    x_N = np.asarray(values, dtype=np.float64)
     if method not in ("percentile", "bca"):
         raise UserError(f"bootstrap method {method!r} is unknown; choose percentile or bca")
+    x_N = np.asarray(values, dtype=np.float64)
+    there_N = ~np.isnan(x_N)
+    x_N = x_N[there_N]
+    if units is not None:
+        units = list(itertools.compress(units, there_N))
     sums_N, sizes_N = (x_N, np.ones_like(x_N)) if units is None else _gathered(x_N, units)
     n = int(sums_N.size)
     if n < 2:
@@ -124,12 +123,12 @@ def bootstrap_interval(
         counts_RN = _counts(rng, rows, n)
         parts.append(counts_RN @ sums_N / (counts_RN @ sizes_N))
     means_R = np.concatenate(parts)
-    low, high = (1 - level) / 2, (1 + level) / 2
+    levels = ENDS
     if method == "bca" and np.ptp(x_N) > 0:
-        low, high = _bca_levels(sums_N, sizes_N, means_R, (low, high))
-    bounds = np.quantile(means_R, [low, high])
+        levels = _bca_levels(sums_N, sizes_N, means_R)
+    low, high = np.quantile(means_R, levels)
     over = "clips" if n == x_N.size else "distinct clips"
-    return Interval(float(bounds[0]), float(bounds[1]), f"{method} bootstrap over {over}", n, level)
+    return Interval(float(low), float(high), f"{method} bootstrap over {over}", n)
 
 
 def _gathered(x_N: Array, units: Sequence[Hashable]) -> tuple[Array, Array]:
@@ -140,10 +139,8 @@ def _gathered(x_N: Array, units: Sequence[Hashable]) -> tuple[Array, Array]:
     return sums, np.bincount(index_N, minlength=len(place)).astype(np.float64)
 
 
-def _bca_levels(
-    sums_N: Array, sizes_N: Array, means_R: Array, levels: tuple[float, float]
-) -> tuple[float, float]:
-    """Moves the two percentiles by the bias z0 and the acceleration a, which the jackknife over units gives; for
+def _bca_levels(sums_N: Array, sizes_N: Array, means_R: Array) -> tuple[float, float]:
+    """The two percentiles moved by the bias z0 and the acceleration a, which the jackknife over units gives; for
     single values that is skewness / 6.
     """
     mean = sums_N.sum() / sizes_N.sum()
@@ -155,9 +152,9 @@ def _bca_levels(
     else:
         without_N = (sums_N.sum() - sums_N) / (sizes_N.sum() - sizes_N)
         centred_N = without_N.mean() - without_N
-    spread = float((centred_N**2).sum())
-    a = float((centred_N**3).sum() / (6.0 * spread**1.5)) if spread > 0 else 0.0
-    z = stats.norm.ppf(levels)
+    squares = float((centred_N**2).sum())
+    a = float((centred_N**3).sum() / (6.0 * squares**1.5)) if squares > 0 else 0.0
+    z = stats.norm.ppf(ENDS)
     moved = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
     return float(moved[0]), float(moved[1])
 
@@ -166,11 +163,10 @@ def crossed_bootstrap_interval(
     values_SN: Array,
     rng: np.random.Generator,
     *,
-    level: float = 0.95,
     resamples: int = RESAMPLES,
     units: Sequence[Hashable] | None = None,
 ) -> Interval | None:
-    """Interval of the mean of the seeds' means, seeds and clips resampled at once; None where nothing varies.
+    """95 % interval of the mean of the seeds' means, seeds and clips resampled at once; None where nothing varies.
 
     Percentile. With one seed it is the bootstrap over clips. A clip that one seed has not is NaN there. `units` as
     `bootstrap_interval`, one for each of the N clips.
@@ -178,9 +174,7 @@ def crossed_bootstrap_interval(
     x_SN = np.asarray(values_SN, dtype=np.float64)
     s = len(x_SN)
     if s == 1:
-        there_N = ~np.isnan(x_SN[0])
-        kept = None if units is None else [u for u, there in zip(units, there_N, strict=True) if there]
-        return bootstrap_interval(x_SN[0][there_N], rng, level=level, resamples=resamples, units=kept)
+        return bootstrap_interval(x_SN[0], rng, resamples=resamples, units=units)
     held_SN = (~np.isnan(x_SN)).astype(np.float64)
     filled_SN = np.where(held_SN > 0, x_SN, 0.0)
     if units is not None:
@@ -197,14 +191,13 @@ def crossed_bootstrap_interval(
         seeds_RS = np.where(weight_RS > 0, seeds_RS, 0.0)
         means_RS = total_RS / np.where(weight_RS > 0, weight_RS, 1.0)
         drawn_R = seeds_RS.sum(axis=1)
-        parts.append(
-            ((seeds_RS * means_RS).sum(axis=1) / np.where(drawn_R > 0, drawn_R, np.nan))[drawn_R > 0]
-        )
+        some_R = drawn_R > 0
+        parts.append((seeds_RS * means_RS).sum(axis=1)[some_R] / drawn_R[some_R])
     means_R = np.concatenate(parts)
     if means_R.size == 0:
         return None
-    bounds = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(bounds[0]), float(bounds[1]), f"bootstrap over {s} seeds x clips", n, level)
+    low, high = np.quantile(means_R, ENDS)
+    return Interval(float(low), float(high), f"bootstrap over {s} seeds x clips", n)
 
 
 def chunks(resamples: int, n: int) -> list[int]:
