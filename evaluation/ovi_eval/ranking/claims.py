@@ -26,9 +26,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class ClaimedComparison:
-    """`arm` against `versus` on the metric `metric`; relation "better" (by more than margin) or "within"
-    (margin).
-    """
+    """`arm` against `versus` on a metric; relation "better" (by more than the margin) or "within" (the margin)."""
 
     metric: str
     arm: str
@@ -121,22 +119,20 @@ def _comparison(entry: Any, shared: Mapping[str, Any], where: str) -> ClaimedCom
         raise UserError(f"{where}: margin is {margin!r}, expected a number of 0 or more")
     if relation == "within" and margin == 0:
         raise UserError(f"{where}: a comparison within a margin needs a margin above 0")
-    names = [_text(entry, key, where) for key in ("metric", "arm", "versus")]
-    return ClaimedComparison(names[0], names[1], names[2], relation, float(margin))
+    metric, arm, versus = (_text(entry, key, where) for key in ("metric", "arm", "versus"))
+    return ClaimedComparison(metric, arm, versus, relation, float(margin))
 
 
 def _plain_wording(comparisons: Sequence[ClaimedComparison]) -> dict[str, str]:
-    """What a claim says that comes without words of its own."""
-    parts, fails = [], []
+    """The wording of a claim that comes without its own."""
+    holds, fails = [], []
     for number, c in enumerate(comparisons, 1):
-        n = "" if number == 1 else str(number)
-        numbers = f"{{a{n}}} for {c.arm}, {{b{n}}} for {c.versus} ({{p{n}}})"
+        a, b, p = (f"{{{name}{'' if number == 1 else number}}}" for name in "abp")
         relation = "better than" if c.relation == "better" else f"within {format_number(c.margin)} of"
-        parts.append(
-            f"{c.metric} of {c.arm} is {relation} that of {c.versus}: {{a{n}}} and {{b{n}}} ({{p{n}}})."
-        )
-        fails.append(f"{c.metric} is {numbers}: the data do not show {c.arm} {relation} {c.versus}.")
-    return {"supported": " ".join(parts), "unsupported": " ".join(fails)}
+        holds.append(f"{c.metric} of {c.arm} is {relation} that of {c.versus}: {a} and {b} ({p}).")
+        values = f"{a} for {c.arm}, {b} for {c.versus} ({p})"
+        fails.append(f"{c.metric} is {values}: the data do not show {c.arm} {relation} {c.versus}.")
+    return {"supported": " ".join(holds), "unsupported": " ".join(fails)}
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
@@ -151,63 +147,47 @@ def claims_as_data(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     return [asdict(claim) for claim in claims]
 
 
-def decide(
-    claims: Sequence[Claim], measure: Callable[[ClaimedComparison], Measured | str], alpha: float = ALPHA
-) -> list[Finding]:
-    """One finding a claim. `measure` gives the numbers of a comparison, or a sentence on why there are
-    none.
-    """
-    answers = [[measure(comparison) for comparison in claim.comparisons] for claim in claims]
+def decide(claims: Sequence[Claim], measure: Callable[[ClaimedComparison], Measured | str]) -> list[Finding]:
+    """One finding a claim. `measure` gives the numbers of a comparison, or a sentence on why there are none."""
+    answers = [[(c, measure(c)) for c in claim.comparisons] for claim in claims]
+    reasons = [dict.fromkeys(answer for _, answer in given if isinstance(answer, str)) for given in answers]
     judged = [
-        _Judged(c, m) for claim, given in zip(claims, answers, strict=True) for c, m in _pairs(claim, given)
+        [_Judged(c, m) for c, m in given if isinstance(m, Measured) and not unknown]
+        for given, unknown in zip(answers, reasons, strict=True)
     ]
     # One family: every test that some claim of this study rests on ("within" rests on its interval alone).
-    tested = [j for j in judged if j.comparison.relation == "better"]
-    for one, p in zip(tested, holm([j.measured.difference.test.p for j in tested]), strict=True):
-        one.p = p
-    findings = []
-    for claim, given in zip(claims, answers, strict=True):
-        reasons = [answer for answer in given if isinstance(answer, str)]
-        if reasons:
-            findings.append(Finding("unknown", " ".join(dict.fromkeys(reasons))))
-            continue
-        mine, judged = judged[: len(given)], judged[len(given) :]
-        holds = all(one.holds(alpha) for one in mine)
-        fields = {key: text for number, one in enumerate(mine, 1) for key, text in one.fields(number).items()}
-        findings.append(
-            Finding(
-                "supported" if holds else "not_supported",
-                _fill(claim.supported if holds else claim.unsupported, fields),
-                [one.evidence(alpha) for one in mine],
-            )
-        )
-    return findings
+    tested = [one for of_claim in judged for one in of_claim if one.comparison.relation == "better"]
+    for one, p in zip(tested, holm([one.measured.difference.test.p for one in tested]), strict=True):
+        one.p_adjusted = p
+    return [
+        Finding("unknown", " ".join(unknown)) if unknown else _finding(claim, of_claim)
+        for claim, of_claim, unknown in zip(claims, judged, reasons, strict=True)
+    ]
 
 
-def _pairs(claim: Claim, given: Sequence[Measured | str]) -> list[tuple[ClaimedComparison, Measured]]:
-    """The comparisons of a claim with their numbers; none where any has no numbers, as the claim is then
-    unknown.
-    """
-    pairs = [(c, m) for c, m in zip(claim.comparisons, given, strict=True) if isinstance(m, Measured)]
-    return pairs if len(pairs) == len(given) else []
+def _finding(claim: Claim, judged: Sequence[_Judged]) -> Finding:
+    holds = all(one.holds() for one in judged)
+    fields = {key: text for number, one in enumerate(judged, 1) for key, text in one.fields(number).items()}
+    text = _fill(claim.supported if holds else claim.unsupported, fields)
+    return Finding("supported" if holds else "not_supported", text, [one.evidence() for one in judged])
 
 
 @dataclass
 class _Judged:
     comparison: ClaimedComparison
     measured: Measured
-    p: float | None = None
+    p_adjusted: float | None = None
 
-    def holds(self, alpha: float) -> bool:
+    def holds(self) -> bool:
         interval, margin = self.measured.difference.interval, self.comparison.margin
         if interval is None:
             return False
         if self.comparison.relation == "within":
             return -margin <= interval.low and interval.high <= margin
         gain = interval.low if self.measured.direction == "higher" else -interval.high
-        return self.p is not None and self.p < alpha and gain > margin
+        return self.p_adjusted is not None and self.p_adjusted < ALPHA and gain > margin
 
-    def evidence(self, alpha: float) -> dict[str, Any]:
+    def evidence(self) -> dict[str, Any]:
         difference = self.measured.difference
         interval = difference.interval
         return {
@@ -220,8 +200,8 @@ class _Judged:
             "test": difference.test.name,
             "n": difference.test.n,
             "p": difference.test.p,
-            "p_adjusted": self.p,
-            "holds": self.holds(alpha),
+            "p_adjusted": self.p_adjusted,
+            "holds": self.holds(),
         }
 
     def fields(self, number: int) -> dict[str, str]:
@@ -233,7 +213,7 @@ class _Judged:
             "difference": format_number(difference.value),
             "low": "?" if interval is None else format_number(interval.low),
             "high": "?" if interval is None else format_number(interval.high),
-            "p": format_p(difference.test.p if self.p is None else self.p),
+            "p": format_p(difference.test.p if self.p_adjusted is None else self.p_adjusted),
             "seeds": str(difference.n_seeds),
             "clips": str(difference.n_clips or 0),
         }
@@ -241,9 +221,7 @@ class _Judged:
 
 
 def _fill(wording: str, fields: Mapping[str, str]) -> str:
-    """Puts numbers in braces into a wording; str.format would let a foreign file's wording reach into
-    objects.
-    """
+    """Puts numbers in braces into a wording; str.format would let a foreign file's wording reach into objects."""
 
     def value(match: re.Match[str]) -> str:
         key = match.group(1)

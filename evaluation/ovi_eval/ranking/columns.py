@@ -7,7 +7,7 @@ different columns; that is the whole of the rule against ranking them together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ovi_eval.errors import UserError
@@ -41,29 +41,13 @@ class Column:
     def metric_of(self, run: RunResults) -> MetricValue | None:
         """The run's metric where it belongs into this column; None for a loss."""
         metric = run.metrics.get(self.key) if self.kind != "loss" else None
-        if metric is None or ComparisonKey.of(run, metric) != ComparisonKey.of_column(self):
-            return None
-        return metric
+        own = (self.variant, self.version, self.benchmark, self.comparable)
+        return metric if metric is not None and comparison_key(run, metric) == own else None
 
 
-@dataclass(frozen=True)
-class ComparisonKey:
-    """All that must agree before two values of a metric may be ranked or compared."""
-
-    variant: str
-    version: str
-    benchmark: str
-    comparable: bool
-
-    @classmethod
-    def of(cls, run: RunResults, metric: MetricValue) -> ComparisonKey:
-        """Of a run's metric."""
-        return cls(metric.variant, metric.version, run.benchmark, metric.comparable)
-
-    @classmethod
-    def of_column(cls, column: Column) -> ComparisonKey:
-        """Of all values in a column."""
-        return cls(column.variant, column.version, column.benchmark, column.comparable)
+def comparison_key(run: RunResults, metric: MetricValue) -> tuple[str, str, str, bool]:
+    """Variant, version, benchmark and comparability: all must agree before two values of a metric are compared."""
+    return metric.variant, metric.version, run.benchmark, metric.comparable
 
 
 def columns_of(runs: Sequence[RunResults]) -> list[Column]:
@@ -72,54 +56,47 @@ def columns_of(runs: Sequence[RunResults]) -> list[Column]:
     The ids of columns of one metric differ by what they differ in. Raises UserError where one version
     of a metric is best high once and low another time.
     """
-    found: dict[str, dict[ComparisonKey, Column]] = {}
+    found: dict[str, dict[tuple[str, str, str, bool], Column]] = {}
     for run in runs:
         for key, metric in run.metrics.items():
-            same, comparison = found.setdefault(key, {}), ComparisonKey.of(run, metric)
-            if comparison in same:
-                if same[comparison].direction != metric.direction:
-                    raise UserError(
-                        f"{key}: {same[comparison].direction} is best once, {metric.direction} in {run.folder}, "
-                        f"though both say version {metric.version}; score them with one version of ovi_eval"
-                    )
-                continue
-            same[comparison] = Column(
+            column = Column(
                 id=key,
                 key=key,
-                group=_group_of(key),
+                group=key.split("_")[0],  # ball/onset_f1 and ball/onset_iou belong together: ball/onset
                 direction=metric.direction,
                 unit=metric.unit,
+                version=metric.version,
+                variant=metric.variant,
                 kind=metric.kind,
-                **asdict(comparison),
+                benchmark=run.benchmark,
+                comparable=metric.comparable,
             )
+            first = found.setdefault(key, {}).setdefault(comparison_key(run, metric), column)
+            if first.direction != metric.direction:
+                raise UserError(
+                    f"{key}: {first.direction} is best once, {metric.direction} in {run.folder}, "
+                    f"though both say version {metric.version}; score them with one version of ovi_eval"
+                )
     columns = [
-        replace(column, id=key + _told_apart(column, list(same.values())))
+        replace(column, id=key + _suffix(column, list(same.values())))
         for key, same in found.items()
         for column in same.values()
     ]
     losses = dict.fromkeys(key for run in runs for key in run.losses)
     columns += [Column(f"loss/{key}", key, "losses", "lower", kind="loss") for key in losses]
-    return [column for group in by_group(columns).values() for column in group]
+    return [column for group in grouped(columns, "group").values() for column in group]
 
 
-def by_group(columns: Sequence[Column]) -> dict[str, list[Column]]:
-    """The columns of each metric group, both in the order they come."""
+def grouped(columns: Sequence[Column], by: Literal["group", "benchmark"]) -> dict[str, list[Column]]:
+    """The columns of each metric group or benchmark, both in the order they come."""
     found: dict[str, list[Column]] = {}
     for column in columns:
-        found.setdefault(column.group, []).append(column)
+        found.setdefault(getattr(column, by), []).append(column)
     return found
 
 
-def by_benchmark(columns: Sequence[Column]) -> dict[str, list[Column]]:
-    """The columns of each benchmark, both in the order they come."""
-    found: dict[str, list[Column]] = {}
-    for column in columns:
-        found.setdefault(column.benchmark, []).append(column)
-    return found
-
-
-def _told_apart(column: Column, same: Sequence[Column]) -> str:
-    """What a column's id needs beyond the metric's name, so that it is the only one of that name."""
+def _suffix(column: Column, same: Sequence[Column]) -> str:
+    """What a column's id needs beyond the metric's name, to be the only one of that name."""
     label = ""
     if len({c.variant for c in same}) > 1:
         label += f" [{column.variant or 'no variant'}]"
@@ -128,8 +105,3 @@ def _told_apart(column: Column, same: Sequence[Column]) -> str:
     if len({c.benchmark for c in same}) > 1:
         label += f" on {column.benchmark or 'no benchmark'}"
     return label if column.comparable else f"{label} (not comparable)"
-
-
-def _group_of(key: str) -> str:
-    """ball/onset_f1 and ball/onset_iou belong together: ball/onset."""
-    return key.split("_")[0]

@@ -33,7 +33,7 @@ from ovi_eval.results.find_runs import find_runs
 from ovi_eval.stats.differences import Difference, Pairs, holm, paired_clips
 
 COMPARISON_SCHEMA = "ovi_eval.comparison/1"
-TOLD = 2
+MOST_REASONS = 2
 """Number of metrics whose reasons are shown where none can be compared."""
 Verdict = Literal["a_better", "b_better", "differ", "no_difference", "not_tested"]
 """`differ`: clearly apart where neither high nor low is better; `not_tested`: nothing says how sure it is."""
@@ -114,13 +114,17 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
             else:
                 refusals.append(found)
     if not entries:
-        reasons = "; ".join(f"{refusal.metric}: {refusal.reason}" for refusal in refusals[:TOLD])
-        if len(refusals) > TOLD:
-            reasons += f"; and {len(refusals) - TOLD} more metrics"
-        raise UserError(
-            f"{a.label} and {b.label}: nothing can be compared: {reasons or 'neither has a metric'}"
-        )
-    return Comparison(a, b, _judged(entries), refusals, notes_on_scoring(a, b))
+        reasons = "; ".join(f"{refusal.metric}: {refusal.reason}" for refusal in refusals[:MOST_REASONS])
+        if len(refusals) > MOST_REASONS:
+            reasons += f"; and {len(refusals) - MOST_REASONS} more metrics"
+        reasons = reasons or "neither has a metric"
+        raise UserError(f"{a.label} and {b.label}: nothing can be compared: {reasons}")
+    adjusted = holm([entry.difference.test.p for entry in entries])
+    judged = [
+        replace(entry, p_adjusted=p, verdict=_verdict(entry, p))
+        for entry, p in zip(entries, adjusted, strict=True)
+    ]
+    return Comparison(a, b, judged, refusals, notes_on_scoring(a, b))
 
 
 def _row(paths: Paths) -> Row:
@@ -131,9 +135,8 @@ def _row(paths: Paths) -> Row:
     where = ", ".join(map(str, listed))
     if not found.runs:
         missing = "; ".join(f"{missing.folder}: {missing.reason}" for missing in found.missing)
-        raise UserError(
-            f"{where}: no results were found{f' ({missing})' if missing else ''}; score the clips first"
-        )
+        missing = f" ({missing})" if missing else ""
+        raise UserError(f"{where}: no results were found{missing}; score the clips first")
     rows = rows_of(found.runs)
     if len(rows) > 1:
         names = ", ".join(dict.fromkeys(row.name for row in rows))
@@ -153,12 +156,12 @@ def _files(row: Row) -> list[str]:
 
 
 def _labels(a: Row, b: Row) -> tuple[str, str]:
-    """The models' names; where both have one name, the file or the seeds beside it."""
+    """The models' names; of equal names, each with its file or its seeds."""
     if a.name != b.name:
         return a.name, b.name
-    for told in (_file, _seeds):
-        if told(a) != told(b):
-            return f"{a.name} ({told(a)})", f"{b.name} ({told(b)})"
+    for distinction in (_file, _seeds):
+        if distinction(a) != distinction(b):
+            return f"{a.name} ({distinction(a)})", f"{b.name} ({distinction(b)})"
     return f"{a.name} (first)", f"{b.name} (second)"
 
 
@@ -210,14 +213,6 @@ def _entry(a: Side, b: Side, column: Column) -> Entry | Refusal:
 def _verdict(entry: Entry, p: float | None) -> Verdict:
     found = verdict_on(entry.difference, p, entry.column.direction)
     return "a_better" if found == "better" else "b_better" if found == "worse" else found
-
-
-def _judged(entries: Sequence[Entry]) -> list[Entry]:
-    adjusted = holm([entry.difference.test.p for entry in entries])
-    return [
-        replace(entry, p_adjusted=p, verdict=_verdict(entry, p))
-        for entry, p in zip(entries, adjusted, strict=True)
-    ]
 
 
 def _side_as_data(side: Side) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def why_not_compared(a: Side, b: Side, same: Sequence[Column]) -> str:
             return f"no clip of {label} could be scored"
     apart = []
     for name in ("version", "variant", "benchmark"):
-        told = [_told(name, metrics) for metrics in having.values()]
-        if told[0] != told[1]:
-            apart.append(f"{name} is {told[0]} in {a.label} and {told[1]} in {b.label}")
+        of_a, of_b = (_field(name, metrics) for metrics in having.values())
+        if of_a != of_b:
+            apart.append(f"{name} is {of_a} in {a.label} and {of_b} in {b.label}")
     if apart:
         return f"{', '.join(apart)}; score both in the same way"
     part = [label for label, metrics in having.items() if all(not m.comparable for _, m in metrics)]
@@ -58,7 +58,7 @@ def _metrics(row: Row, key: str) -> list[tuple[RunResults, MetricValue]]:
     return [(run, run.metrics[key]) for run in row.runs if key in run.metrics]
 
 
-def _told(name: str, metrics: Sequence[tuple[RunResults, MetricValue]]) -> str:
+def _field(name: str, metrics: Sequence[tuple[RunResults, MetricValue]]) -> str:
     texts = [run.benchmark if name == "benchmark" else str(getattr(metric, name)) for run, metric in metrics]
     return " and ".join(repr(text) if text else "not named" for text in dict.fromkeys(texts))
 
@@ -100,33 +100,22 @@ def notes_on_metric(
             "taken as independent: with prompts or a reference in common the interval is if anything too wide"
         )
     for side in (a, b):
-        warned = dict.fromkeys(
-            w
-            for _, metric in _metrics(side.row, column.key)
-            for w in metric.warnings
-            if column.kind != "loss"
-        )
-        notes += [f"{side.label}: {warning}" for warning in warned]
+        metrics = _metrics(side.row, column.key) if column.kind != "loss" else []
+        warnings = dict.fromkeys(warning for _, metric in metrics for warning in metric.warnings)
+        notes += [f"{side.label}: {warning}" for warning in warnings]
     return notes
 
 
 def notes_on_scoring(a: Side, b: Side) -> list[str]:
-    """What may move numbers though it parts no versions: other decoders, another ovi_eval."""
-    told = []
-    for name, keys in (("decoder", None), ("versions", ("ovi_eval",))):
-        facts = [_facts(side.row, name, keys) for side in (a, b)]
-        if all(facts) and facts[0] != facts[1]:
-            apart = [
-                key for key in dict.fromkeys([*facts[0], *facts[1]]) if facts[0].get(key) != facts[1].get(key)
-            ]
-            words = ", ".join(
-                f"{key} {facts[0].get(key, 'none')} and {facts[1].get(key, 'none')}" for key in apart
-            )
-            told.append(
-                f"{a.label} and {b.label} were scored with other {'decoders' if keys is None else 'versions'}: "
-                f"{words}"
-            )
-    return told
+    """What may move numbers though no metric's version differs: other decoders, another ovi_eval."""
+    notes = []
+    for name, plural, keys in (("decoder", "decoders", None), ("versions", "versions", ("ovi_eval",))):
+        of_a, of_b = (_facts(side.row, name, keys) for side in (a, b))
+        apart = [key for key in {**of_a, **of_b} if of_a.get(key) != of_b.get(key)]
+        if of_a and of_b and apart:
+            words = ", ".join(f"{key} {of_a.get(key, 'none')} and {of_b.get(key, 'none')}" for key in apart)
+            notes.append(f"{a.label} and {b.label} were scored with other {plural}: {words}")
+    return notes
 
 
 def _facts(row: Row, name: str, keys: Sequence[str] | None) -> dict[str, str]:

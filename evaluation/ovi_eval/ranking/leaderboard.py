@@ -128,7 +128,10 @@ def collect_leaderboard(
     first_must_exist: bool = True,
 ) -> Leaderboard:
     """The leaderboard of runs that have been read; arguments and errors as `build_leaderboard`'s."""
-    problems = [f"{_short(missing.folder)}: {without_places(missing.reason)}" for missing in found.missing]
+    problems = [
+        f"{'/'.join(missing.folder.parts[-2:])}: {without_places(missing.reason)}"
+        for missing in found.missing
+    ]
     problems += [f"{run.label()}: {problem}" for run in found.runs for problem in run.problems]
     have = {(run.name, run.seed) for run in found.runs} | {
         (name, seed)
@@ -148,7 +151,8 @@ def collect_leaderboard(
     names = [row.name for row in arms]
     if first is not None and first not in names:
         if first_must_exist and first not in position:
-            raise UserError(f"no arm is named {first!r}{suggest(first, names)}")
+            offer = did_you_mean(first, names) or f"there are {', '.join(names)}"
+            raise UserError(f"no arm is named {first!r}; {offer}")
         problems.append(f"{first}: has no finished run, so differences are to {names[0]}")
         first = None
     first = first or (order[0] if order and order[0] in names else names[0])
@@ -163,57 +167,40 @@ def collect_leaderboard(
     return Leaderboard(title, message, first, columns, arms, references, findings, problems, parsed)
 
 
-def suggest(name: str, valid: Sequence[str]) -> str:
-    """`; did you mean ...?` with the nearest names, else the valid ones."""
-    offer = did_you_mean(name, valid) or f"there are {', '.join(valid)}"
-    return f"; {offer}" if valid else ""
-
-
 def _remembered(found: FoundRuns) -> dict[str, Any]:
-    """How the study was shown before, from the one aggregate met on the way; nothing where there are
-    several.
-    """
+    """How the study was shown before, from the one aggregate met on the way; nothing where there are several."""
     if len(found.leaderboards) != 1:
         return {}
-    study = load_json(found.leaderboards[0]).get("study")
+    file = found.leaderboards[0]
+    study = load_json(file).get("study")
     if not isinstance(study, dict):
-        raise UserError(
-            f"{found.leaderboards[0]}: field study must be an object; remove the file to build it anew"
-        )
+        raise UserError(f"{file}: field study must be an object; remove the file to build it anew")
     for key, kind in {"title": str, "message": str, "first": str, "order": list, "claims": list}.items():
         if key in study and not isinstance(study[key], kind):
-            raise UserError(f"{found.leaderboards[0]}: field study.{key} has a wrong type; remove the file")
+            raise UserError(f"{file}: field study.{key} has a wrong type; remove the file")
     return study
-
-
-def _short(folder: Path) -> str:
-    return "/".join(folder.parts[-2:])
 
 
 def _measure(
     comparison: ClaimedComparison, rows: Mapping[str, Row], columns: Sequence[Column]
 ) -> Measured | str:
     """The numbers of a claimed comparison, or why there are none."""
+    metric, arms = comparison.metric, f"{comparison.arm} against {comparison.versus}"
     for name in (comparison.arm, comparison.versus):
         if name not in rows:
-            return (
-                f"Nothing can be said yet of {comparison.arm} against {comparison.versus}: "
-                f"{name} has no finished run."
-            )
+            return f"Nothing can be said yet of {arms}: {name} has no finished run."
     both = [rows[comparison.arm], rows[comparison.versus]]
-    named = [c for c in columns if comparison.metric in (c.id, c.key)]
+    named = [c for c in columns if metric in (c.id, c.key)]
     if not named:
-        return f"Nothing can be said of {comparison.metric}: no run has it."
+        return f"Nothing can be said of {metric}: no run has it."
     named = [c for c in named if c.comparable]
     if not named:
-        return f"Nothing can be said of {comparison.metric}: its values are not comparable, as of a part of the clips."
+        return f"Nothing can be said of {metric}: its values are not comparable, as of a part of the clips."
     shared = [c for c in named if all(c.id in row.cells for row in both)]
     if len(shared) != 1:
         versions = ", ".join(c.id for c in named)
-        return (
-            f"Nothing can be said of {comparison.metric} for {comparison.arm} against {comparison.versus}: "
-            f"they have {'more than one version' if shared else 'no version'} of it in common ({versions})."
-        )
+        count = "more than one version" if shared else "no version"
+        return f"Nothing can be said of {metric} for {arms}: they have {count} of it in common ({versions})."
     column = shared[0]
     if column.direction == "closer_to_reference" and comparison.relation == "better":
         raise UserError(
@@ -221,9 +208,8 @@ def _measure(
         )
     d = difference(both[0], both[1], column)
     if d is None:
-        return (
-            f"Nothing can be said of {column.id}: {both[0].name} and {both[1].name} have no clips in common."
-        )
+        names = " and ".join(row.name for row in both)
+        return f"Nothing can be said of {column.id}: {names} have no clips in common."
     partial = [row.name for row in both if row.cells[column.id].partial]
     if partial and d.n_clips is None:  # with clips in common the two are held against each other on those
         return (

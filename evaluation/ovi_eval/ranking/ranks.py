@@ -55,27 +55,23 @@ def _single(row: Row, column: Column) -> list[RunResults]:
 
 
 def compared(arms: Sequence[Row], columns: Sequence[Column], first: str) -> list[Row]:
-    """Adds to every arm but the first its difference to the first, p values adjusted over the arms of each
-    column.
-    """
+    """Adds to every arm but the first its difference to the first, p values adjusted over the arms of each column."""
     reference = next(row for row in arms if row.name == first)
     found: Changes = {}
     for column in columns:
         if not column.comparable:
             continue
-        others = [
-            row
-            for row in arms
-            if row.name != first and column.id in row.cells and column.id in reference.cells
-        ]
-        differences = [difference(row, reference, column) for row in others]
-        adjusted = holm([d.test.p if d else None for d in differences])
-        for row, d, p in zip(others, differences, adjusted, strict=True):
-            if d is not None:
-                found_by = verdict_on(d, p, column.direction)
-                verdict = found_by if found_by in ("better", "worse") else "no_difference"
-                versus = VersusFirst(first, d, p, verdict)
-                found[row.name, column.id] = {"versus_first": versus}
+        having = [row for row in arms if column.id in row.cells and column.id in reference.cells]
+        differences = {
+            row.name: d
+            for row in having
+            if row is not reference and (d := difference(row, reference, column)) is not None
+        }
+        adjusted = holm([d.test.p for d in differences.values()])
+        for (name, d), p in zip(differences.items(), adjusted, strict=True):
+            verdict = verdict_on(d, p, column.direction)
+            versus = VersusFirst(first, d, p, verdict if verdict in ("better", "worse") else "no_difference")
+            found[name, column.id] = {"versus_first": versus}
     return _with_changes(arms, found)
 
 

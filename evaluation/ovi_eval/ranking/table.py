@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.columns import Column, ComparisonKey
+from ovi_eval.ranking.columns import Column, comparison_key
 from ovi_eval.results import copies
 from ovi_eval.results.files import MetricValue, RunKind, RunResults
 from ovi_eval.stats import intervals
@@ -85,7 +85,7 @@ def rows_of(runs: Sequence[RunResults]) -> list[Row]:
 def _in_both(a: RunResults, b: RunResults) -> str | None:
     """A metric that both runs have in one version, variant and benchmark, or `no metric` where both have none."""
     for key, metric in a.metrics.items():
-        if key in b.metrics and ComparisonKey.of(a, metric) == ComparisonKey.of(b, b.metrics[key]):
+        if key in b.metrics and comparison_key(a, metric) == comparison_key(b, b.metrics[key]):
             return key
     return None if a.metrics or b.metrics else "no metric"
 

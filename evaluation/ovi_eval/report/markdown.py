@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.columns import Column, by_benchmark, by_group
+from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import published, wording
 from ovi_eval.report.wording import in_markdown
@@ -23,7 +23,7 @@ def markdown(board: Leaderboard) -> str:
         parts.append(
             "\n".join(f"- **{wording.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
         )
-    benchmarks = by_benchmark(board.columns)
+    benchmarks = grouped(board.columns, "benchmark")
     if len(benchmarks) > 1:
         for benchmark, columns in benchmarks.items():
             parts.append(f"## {in_markdown(benchmark or wording.NO_BENCHMARK)}")
@@ -52,7 +52,7 @@ def _groups(board: Leaderboard, columns: Sequence[Column], level: str) -> list[s
     """A heading and a table for each metric group."""
     return [
         part
-        for name, own in by_group(columns).items()
+        for name, own in grouped(columns, "group").items()
         for part in (f"{level} {in_markdown(name)}", _table(board, own))
     ]
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovi_eval.ranking.columns import Column, by_group
+from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import published, wording
 from ovi_eval.report.wording import line
@@ -102,7 +102,7 @@ def _packed(board: Leaderboard, width: int) -> Iterator[list[Column]]:
     room = width - min(28, max(len(name) for name in names)) - 9
     packed: list[Column] = []
     used = 0
-    for group in by_group(board.columns).values():
+    for group in grouped(board.columns, "group").values():
         widths = [_width(board, column) for column in group]
         if packed and used + sum(widths) > room:
             yield packed

@@ -11,7 +11,7 @@ from scipy import stats
 from helpers.eval_study import ARMS, CLAIMS, run, write_study
 from helpers.runs_in_memory import found, metric, plain
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.columns import by_group
+from ovi_eval.ranking.columns import grouped
 from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.report.html.page import page
@@ -31,7 +31,7 @@ def test_arms_are_grouped_with_their_seeds_and_references_apart(board):
         "ball/frechet_video",
         "loss/val_loss_audio",
     ]
-    assert list(by_group(board.columns)) == ["ball/onset", "ball/agreement", "ball/frechet", "losses"]
+    assert list(grouped(board.columns, "group")) == ["ball/onset", "ball/agreement", "ball/frechet", "losses"]
 
 
 def test_means_intervals_and_differences_are_those_of_the_runs(board):

@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.columns import Column, by_benchmark
+from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.ranks import badness, target_of
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import wording
@@ -155,7 +155,7 @@ def _facts(row: Row) -> list[str]:
 def _measures(board: Leaderboard, row: Row) -> dict[str, list[Measure]]:
     """One for each column in which the row has a value, or was to have one and has none."""
     found: dict[str, list[Measure]] = {}
-    for benchmark, columns in by_benchmark(board.columns).items():
+    for benchmark, columns in grouped(board.columns, "benchmark").items():
         found[benchmark] = []
         for column in columns:
             values = [m for run in row.runs if (m := column.metric_of(run)) is not None]

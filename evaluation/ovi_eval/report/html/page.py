@@ -16,7 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ovi_eval.common.shown import shown
-from ovi_eval.ranking import columns
+from ovi_eval.ranking.columns import grouped
 from ovi_eval.report import published, wording
 from ovi_eval.report.html.clip_store import ClipStore
 from ovi_eval.report.html.clips import prompt_rows, values_shown
@@ -174,7 +174,7 @@ def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
     drawn = [column for column in board.columns if any(column.id in row.cells for row in rows)]
     return {
         benchmark: [panel(board.arms, board.references, column) for column in own]
-        for benchmark, own in columns.by_benchmark(drawn).items()
+        for benchmark, own in grouped(drawn, "benchmark").items()
     }
 
 

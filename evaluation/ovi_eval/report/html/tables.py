@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovi_eval.ranking.columns import Column, by_benchmark, by_group
+from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Row
 from ovi_eval.report import wording
 from ovi_eval.report.html.drawings import Axis
@@ -53,7 +53,7 @@ def metric_tables(board: Leaderboard) -> dict[str, list[MetricTable]]:
     """The tables of each benchmark."""
     return {
         benchmark: [_table(board, groups) for groups in _side_by_side(board, own)]
-        for benchmark, own in by_benchmark(board.columns).items()
+        for benchmark, own in grouped(board.columns, "benchmark").items()
     }
 
 
@@ -65,7 +65,7 @@ def _side_by_side(board: Leaderboard, columns: Sequence[Column]) -> list[Groups]
     # As many columns in each table, rather than full ones and a rest.
     most = math.ceil(len(columns) / math.ceil(len(columns) / fit))
     tables: list[Groups] = []
-    for name, members in by_group(columns).items():
+    for name, members in grouped(columns, "group").items():
         for table in tables:
             if sum(map(len, table.values())) + len(members) <= most:
                 table[name] = members
@@ -115,7 +115,7 @@ def filters(board: Leaderboard) -> list[Filter]:
         options = [(name, f"{name} ({_first_few(list(keys))})") for name, keys in variants.items()]
         found.append(Filter("variant", "all variants", [("", options)]))
     if len({column.key for column in board.columns}) > FEW:
-        metrics = [_metrics(name, own) for name, own in by_group(board.columns).items()]
+        metrics = [_metrics(name, own) for name, own in grouped(board.columns, "group").items()]
         found.append(Filter("metric", "all metrics", metrics))
     return found
 
