@@ -11,37 +11,28 @@ from rich.text import Text
 
 from ovi_eval.common.number_format import format_p
 from ovi_eval.report import wording
-from ovi_eval.report.terminal import WIDTH, new_console
+from ovi_eval.report.markdown import table as markdown_table
+from ovi_eval.report.terminal import narrow_console, warn
 from ovi_eval.report.wording import in_markdown, line
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.comparison import Comparison, Entry
 
 VERDICTS = {
-    "a_better": "A better",
-    "b_better": "B better",
-    "differ": "apart",
-    "no_difference": "no difference shown",
-    "not_tested": "not tested",
+    "a_better": ("A better", "green"),
+    "b_better": ("B better", "red"),
+    "differ": ("apart", "yellow"),
+    "no_difference": ("no difference shown", "dim"),
+    "not_tested": ("not tested", "dim"),
 }
-_STYLES = {
-    "a_better": "green",
-    "b_better": "red",
-    "differ": "yellow",
-    "no_difference": "dim",
-    "not_tested": "dim",
-}
+"""Words and style of each verdict."""
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
     """Prints who is compared, a table of the metrics, how they were tested, and what was not compared."""
-    console = console or new_console()
-    width = min(WIDTH, console.width)
+    console = narrow_console(console)
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
-        console.print(
-            Text.assemble((f"{letter}  ", "bold"), line(f"{side.label}: {', '.join(side.files)}")),
-            width=width,
-        )
+        console.print(Text.assemble((f"{letter}  ", "bold"), line(f"{side.label}: {', '.join(side.files)}")))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("metric", overflow="fold", max_width=34)
     for head in ("A", "B", "A − B, 95 %", "p", "p Holm"):
@@ -58,15 +49,12 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
             Text.assemble(wording.signed(found.value, column), "\n", (interval, "dim")),
             p_value(found.test.p),
             p_value(entry.p_adjusted),
-            Text(VERDICTS[entry.verdict], _STYLES[entry.verdict]),
+            Text(*VERDICTS[entry.verdict]),
         )
-    console.print(table, width=width)
+    console.print(table)
     for said in [*tests(comparison), *notes(comparison)]:
-        console.print(Text(line(said), style="dim"), width=width)
-    for refusal in comparison.refusals:
-        console.print(
-            Text.assemble(("! ", "yellow"), line(f"{refusal.metric}: {refusal.reason}")), width=width
-        )
+        console.print(Text(line(said), style="dim"))
+    warn(console, (f"{refusal.metric}: {refusal.reason}" for refusal in comparison.refusals))
 
 
 def markdown(comparison: Comparison) -> str:
@@ -75,13 +63,11 @@ def markdown(comparison: Comparison) -> str:
         f"- **{letter}** {in_markdown(side.label)}: {in_markdown(', '.join(side.files))}"
         for letter, side in (("A", comparison.a), ("B", comparison.b))
     ]
-    lines = [
-        "| metric | A | B | A − B | 95 % | p | p Holm | test | rests on | verdict |",
-        "|---|" + "--:|" * 6 + "---|" * 3,
-    ]
+    heads = ("metric", "A", "B", "A − B", "95 %", "p", "p Holm", "test", "rests on", "verdict")
+    rows = []
     for entry in comparison.entries:
         column, found = entry.column, entry.difference
-        cells = [
+        cells = (
             f"{in_markdown(column.id)} {column.arrow}{in_markdown(wording.unit(column))}",
             wording.number(entry.a, column),
             wording.number(entry.b, column),
@@ -91,21 +77,18 @@ def markdown(comparison: Comparison) -> str:
             in_markdown(p_value(entry.p_adjusted)),
             "–" if found.test.p is None else found.test.name,
             rests_on(entry),
-            VERDICTS[entry.verdict],
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+            VERDICTS[entry.verdict][0],
+        )
+        rows.append(cells)
     parts = [
         f"# {in_markdown(comparison.a.label)} and {in_markdown(comparison.b.label)}",
         "\n".join(sides),
-        "\n".join(lines),
+        markdown_table(heads, "|---|" + "--:|" * 6 + "---|" * 3, rows),
+        "\n".join(f"- {in_markdown(said)}" for said in [*tests(comparison), *notes(comparison)]),
     ]
-    parts.append("\n".join(f"- {in_markdown(said)}" for said in [*tests(comparison), *notes(comparison)]))
     if comparison.refusals:
-        left = [
-            f"- {in_markdown(refusal.metric)}: {in_markdown(refusal.reason)}"
-            for refusal in comparison.refusals
-        ]
-        parts.append("## Not compared\n\n" + "\n".join(left))
+        refused = (f"- {in_markdown(r.metric)}: {in_markdown(r.reason)}" for r in comparison.refusals)
+        parts.append("## Not compared\n\n" + "\n".join(refused))
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,10 +115,10 @@ def tests(comparison: Comparison) -> list[str]:
         difference = entry.difference
         if difference.test.p is not None and difference.interval is not None:
             found[f"{rests_on(entry)}: {difference.test.name}; interval: {difference.interval.method}"] = None
-    adjusted = (
-        "p Holm is adjusted over all metrics here; a verdict needs it below 0.05 and an interval without zero"
-    )
-    return [*found, adjusted]
+    return [
+        *found,
+        "p Holm is adjusted over all metrics here; a verdict needs it below 0.05 and an interval without zero",
+    ]
 
 
 def notes(comparison: Comparison) -> list[str]:

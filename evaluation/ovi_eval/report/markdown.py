@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import published, wording
 from ovi_eval.report.wording import in_markdown
+from ovi_eval.results.published import PublishedTable, by_benchmark
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
 
 
 def markdown(board: Leaderboard) -> str:
-    """One table for each group of metrics, arms above references, then how the numbers were had."""
+    """One table for each group of metrics, arms above references, then how the numbers were made."""
     parts = [f"# {in_markdown(board.title)}"]
     if board.message:
         parts.append(in_markdown(board.message))
@@ -24,13 +25,15 @@ def markdown(board: Leaderboard) -> str:
             "\n".join(f"- **{wording.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
         )
     benchmarks = grouped(board.columns, "benchmark")
-    if len(benchmarks) > 1:
-        for benchmark, columns in benchmarks.items():
+    for benchmark, columns in benchmarks.items():
+        level = "##"
+        if len(benchmarks) > 1:
             parts.append(f"## {in_markdown(benchmark or wording.NO_BENCHMARK)}")
-            parts += _groups(board, columns, "###")
-    else:
-        parts += [f"Benchmark: {in_markdown(benchmark)}." for benchmark in benchmarks if benchmark]
-        parts += _groups(board, board.columns, "##")
+            level = "###"
+        elif benchmark:
+            parts.append(f"Benchmark: {in_markdown(benchmark)}.")
+        for name, own in grouped(columns, "group").items():
+            parts += [f"{level} {in_markdown(name)}", _table(board, own)]
     if not all(column.comparable for column in board.columns):
         parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
     if wording.any_partial(board.arms):
@@ -44,30 +47,27 @@ def markdown(board: Leaderboard) -> str:
         "arms. The best arm is bold. Coverage is the share of the clips that a value rests on. References are not "
         "ranked. results.json has every number with its test."
     )
-    parts += published.markdown(board.published, in_markdown)
+    if board.published:
+        parts += _published(board.published)
     return "\n\n".join(parts) + "\n"
 
 
-def _groups(board: Leaderboard, columns: Sequence[Column], level: str) -> list[str]:
-    """A heading and a table for each metric group."""
-    return [
-        part
-        for name, own in grouped(columns, "group").items()
-        for part in (f"{level} {in_markdown(name)}", _table(board, own))
-    ]
+def table(heads: Sequence[str], rule: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown; `rule` is its second line, which says how the columns are aligned."""
+    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
-    lines = [
-        "| arm | seeds | " + " | ".join(_head(c) for c in columns) + " |",
-        "|---|--:|" + "--:|" * len(columns),
-    ]
     # An arm that was not run on a benchmark has no line there; one that lacks a value has, and it shows.
     arms = [row for row in board.arms if any(_tried(row, column) for column in columns)]
-    lines += [_line(row, in_markdown(row.name), columns) for row in arms]
-    shown = [row for row in board.references if any(c.id in row.cells for c in columns)]
-    lines += [_line(row, f"*{in_markdown(row.name)} (reference)*", columns) for row in shown]
-    return "\n".join(lines)
+    references = [row for row in board.references if any(c.id in row.cells for c in columns)]
+    names = [in_markdown(row.name) for row in arms]
+    names += [f"*{in_markdown(row.name)} (reference)*" for row in references]
+    rows = [
+        (name, wording.seed_count(row), *(_cell(row.cells.get(column.id), column) for column in columns))
+        for name, row in zip(names, [*arms, *references], strict=True)
+    ]
+    return table(["arm", "seeds", *map(_head, columns)], "|---|--:|" + "--:|" * len(columns), rows)
 
 
 def _tried(row: Row, column: Column) -> bool:
@@ -75,16 +75,9 @@ def _tried(row: Row, column: Column) -> bool:
 
 
 def _head(column: Column) -> str:
-    """The metric with its direction, below it what parts it from others of its name."""
-    told = "".join(f"<br>{in_markdown(text)}" for text in wording.distinctions(column))
-    return (
-        f"{in_markdown(wording.metric_name(column))} {column.arrow}{in_markdown(wording.unit(column))}{told}"
-    )
-
-
-def _line(row: Row, name: str, columns: Sequence[Column]) -> str:
-    cells = [_cell(row.cells.get(column.id), column) for column in columns]
-    return f"| {name} | {wording.seeds(row).split(' ')[0] or '–'} | " + " | ".join(cells) + " |"
+    """The metric with its direction, below it what distinguishes it from others of its name."""
+    name = f"{in_markdown(wording.metric_name(column))} {column.arrow}{in_markdown(wording.unit(column))}"
+    return "<br>".join([name, *map(in_markdown, wording.distinctions(column))])
 
 
 def _cell(cell: Cell | None, column: Column) -> str:
@@ -93,7 +86,24 @@ def _cell(cell: Cell | None, column: Column) -> str:
     value = wording.number(cell.value, column)
     text = f"**{value}**" if cell.rank == 1 else value + wording.partial_mark(cell)
     text = f"{text} {wording.bounds(cell.interval, column, cell.value)}".rstrip()
-    if said := wording.coverage(cell):
-        text += f"<br>{said}"
-    versus = wording.compared_to_first(cell, column)
-    return f"{text}<br>{in_markdown(versus)}" if versus else text
+    versus = in_markdown(wording.compared_to_first(cell, column))
+    return "<br>".join(filter(None, [text, wording.coverage(cell), versus]))
+
+
+def _published(tables: Sequence[PublishedTable]) -> list[str]:
+    parts = [f"## {published.TITLE}", published.CAUTION]
+    for benchmark, members in by_benchmark(tables).items():
+        parts.append(f"### {in_markdown(benchmark)}")
+        for member in members:
+            metrics = member.metrics()
+            rows = (
+                (in_markdown(system), *(published.number(values.get(metric)) for metric in metrics))
+                for system, values in member.rows.items()
+            )
+            heads = ["system", *(in_markdown(published.head(metric)) for metric in metrics)]
+            parts += [
+                in_markdown(member.table),
+                table(heads, "|---|" + "--:|" * len(metrics), rows),
+                in_markdown(published.origin(member)),
+            ]
+    return parts

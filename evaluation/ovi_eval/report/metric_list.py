@@ -8,8 +8,7 @@ from rich.text import Text
 
 from ovi_eval.common.needs import Need, missing
 from ovi_eval.registry import ALIASES, FAULTS, METRICS
-from ovi_eval.report.terminal import new_console
-from ovi_eval.report.wording import line
+from ovi_eval.report.terminal import narrow_console, warn
 
 COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
 
@@ -29,14 +28,13 @@ def show_metrics() -> None:
             first, *last = map(Text, facts)
             table.add_row(first, Text(spec.key), spec.direction.replace("_", " "), spec.unit, *last)
             facts = ("", "", "", "")
-    console = new_console()
+    console = narrow_console()
     console.print(table)
     warnings = []
     for need, names in lacking.items():
         text = missing(need, ", ".join(names)) or ""
         warnings.append(text.replace(" needs ", " need ", 1) if len(names) > 1 else text)
-    for text in [*warnings, *FAULTS.values()]:
-        console.print(Text.assemble(("! ", "yellow"), line(text)))
+    warn(console, [*warnings, *FAULTS.values()])
     short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
     console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
     console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))

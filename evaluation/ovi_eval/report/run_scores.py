@@ -13,7 +13,7 @@ from rich.text import Text
 from ovi_eval.common.number_format import format_number
 from ovi_eval.ranking.columns import ARROWS
 from ovi_eval.report import wording
-from ovi_eval.report.terminal import new_console
+from ovi_eval.report.terminal import narrow_console, warn
 from ovi_eval.report.wording import line
 from ovi_eval.results.files import RunResults
 from ovi_eval.scoring.results_of import Scored
@@ -38,7 +38,7 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
         counted = f"{m.n} ({m.distinct} differ)" if m.distinct not in (None, m.n) else str(m.n)
         cells = (ARROWS[m.direction], value, between, counted, wording.percent(m.coverage))
         table.add_row(Text(line(key)), *cells, Text(line(m.unit)))
-    console = new_console()
+    console = narrow_console()
     console.print(table)
     for key, m in results.metrics.items():
         if m.value is not None and m.dimension is not None:
@@ -47,8 +47,7 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
     warnings = dict.fromkeys(
         f"{key}: {text}" for key, metric in results.metrics.items() for text in metric.warnings
     )
-    for text in [*results.notes, *warnings, *missing_clips(results, scored.reasons)]:
-        console.print(Text.assemble(("! ", "yellow"), line(text)))
+    warn(console, [*results.notes, *warnings, *missing_clips(results, scored.reasons)])
     if left_out:
         text = f"left out: {', '.join(left_out)}; ovi-eval metrics says what each needs"
         console.print(Text(text, style="dim"))
@@ -60,10 +59,11 @@ def missing_clips(results: RunResults, reasons: Sequence[Mapping[str, str]]) -> 
     for metric in dict.fromkeys(name for why in reasons for name in why):
         places = [place for place, why in enumerate(reasons) if metric in why]
         # Reasons that differ in their numbers only are one kind.
-        kinds = Counter(re.sub(r"[0-9.]+", "#", reasons[place][metric]) for place in places)
+        kind_of = {place: re.sub(r"[0-9.]+", "#", reasons[place][metric]) for place in places}
+        kinds = Counter(kind_of.values())
         parts = []
         for kind, count in kinds.most_common(REASONS):
-            first = next(p for p in places if re.sub(r"[0-9.]+", "#", reasons[p][metric]) == kind)
+            first = next(place for place in places if kind_of[place] == kind)
             parts.append(f"{count} as {results.clips[first].id}: {reasons[first][metric]}")
         if len(kinds) > REASONS:
             parts.append("others for other reasons")

@@ -90,6 +90,11 @@ def seeds(row: Row) -> str:
     return f"{counted} {'seed' if counted == 1 else 'seeds'}" if counted else ""
 
 
+def seed_count(row: Row) -> str:
+    """`3`, or a dash for a run without seeds."""
+    return seeds(row).split(" ")[0] or "–"
+
+
 def metric_name(column: Column) -> str:
     """The metric's name without the group it stands under, nor its variant: ball/onset_f1 -> onset_f1."""
     return column.key.split("/", 1)[-1]
@@ -101,11 +106,11 @@ def column_name(column: Column) -> str:
 
 
 def distinctions(column: Column) -> list[str]:
-    """What parts a column from others of its metric: variant, version where there are several, comparability."""
-    told = [column.variant] if column.variant else []
+    """What distinguishes a column from others of its metric: variant, version among several, comparability."""
+    found = [column.variant] if column.variant else []
     if f" v{column.version}" in column.id.removeprefix(column.key) and column.version:
-        told.append(f"version {column.version}")
-    return told if column.comparable else [*told, "not comparable"]
+        found.append(f"version {column.version}")
+    return found if column.comparable else [*found, "not comparable"]
 
 
 def percent(part: float) -> str:
@@ -128,9 +133,7 @@ def partial_mark(cell: Cell) -> str:
 
 
 def coverage(cell: Cell) -> str:
-    """`coverage 97 %`, with the number of clips where they are far fewer than the others'; empty for a loss, which
-    has none.
-    """
+    """`coverage 97 %`, with the number of clips where the value is partial; empty for a loss, which has none."""
     if cell.n_clips is None:
         return ""
     return f"coverage {percent(cell.coverage)}" + (f", n {cell.n_clips}" if cell.partial else "")
@@ -147,15 +150,12 @@ def unit(column: Column) -> str:
 
 
 def explain(cell: Cell, column: Column) -> list[str]:
-    """Everything behind a cell in words, a line each: what n, which interval, which test, both p values."""
-    lines = []
+    """Everything behind a cell in words, a line each: n, interval, test, both p values."""
+    value = number(cell.value, column)
+    lines = [f"{value}, one value without an interval"]
     if cell.interval is not None:
-        made = f"{cell.interval.method}, n = {cell.interval.n}"
-        lines.append(
-            f"mean {number(cell.value, column)}, 95 % {bounds(cell.interval, column, cell.value)} ({made})"
-        )
-    else:
-        lines.append(f"{number(cell.value, column)}, one value without an interval")
+        basis = f"{cell.interval.method}, n = {cell.interval.n}"
+        lines = [f"mean {value}, 95 % {bounds(cell.interval, column, cell.value)} ({basis})"]
     if cell.sd is not None:
         lines.append(f"sd over seeds {number(cell.sd, column, cell.value)}")
     if cell.over_clips is not None and cell.over_clips != cell.interval:
@@ -173,6 +173,5 @@ def explain(cell: Cell, column: Column) -> list[str]:
         counted = f"n = {d.test.n}" + (f", {d.n_seeds} seeds in common" if d.n_seeds else "")
         lines.append(f"{d.test.name} ({counted}): {format_p(d.test.p)}, Holm {format_p(versus.p_adjusted)}")
     if column.version:
-        made = f"metric version {column.version}" + (f", {column.variant}" if column.variant else "")
-        lines.append(made)
+        lines.append(f"metric version {column.version}" + (f", {column.variant}" if column.variant else ""))
     return lines

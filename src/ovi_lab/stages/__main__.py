@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scored = run_chain(settings, overrides, PoolLauncher(settings.workers).run_jobs)
         from rich.markdown import Markdown
 
-        from ovi_eval.report.terminal import new_console
+        from ovi_eval.report.terminal import narrow_console
         from ovi_lab.stages.outcome import report
 
-        new_console().print(Markdown(report(settings, scored)))
+        narrow_console().print(Markdown(report(settings, scored)))
         print(f"\n{settings.folder / 'report' / 'stages.md'}")
 
 

@@ -5,6 +5,7 @@ The first section of clips has a row for each prompt and a clip for each model; 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,13 +70,13 @@ def _both(a: RunResults, b: RunResults, finder: ClipFinder) -> RunResults:
     clips = {clip.id: clip for clip in a.clips}
     for clip in b.clips:
         if (same := clips.get(clip.id)) is not None:
-            clip = ClipScores(
-                clip.id,
-                {**same.values, **clip.values},
-                same.caption or clip.caption,
-                same.failed or clip.failed,
-                {**same.reasons, **clip.reasons},
-                same.same_as or clip.same_as,
+            clip = replace(
+                clip,
+                values={**same.values, **clip.values},
+                caption=same.caption or clip.caption,
+                failed=same.failed or clip.failed,
+                reasons={**same.reasons, **clip.reasons},
+                same_as=same.same_as or clip.same_as,
             )
         clips[clip.id] = clip
     lead = a if finder.of(a).files else b
@@ -156,9 +157,6 @@ def _first(board: Leaderboard, row: Row, benchmark: str) -> ClipSource | None:
 
 def _prompts(sources: Sequence[ClipSource], most: int) -> list[str]:
     """Clip ids to show: those that most sources have, in order, at most `most`."""
-    counts: dict[str, int] = {}
-    for source in sources:
-        for clip in source.files:
-            counts[clip] = counts.get(clip, 0) + 1
+    counts = Counter(clip for source in sources for clip in source.files)
     top = max(counts.values(), default=0)
     return [clip for clip in sorted(counts) if counts[clip] == top][:most]

@@ -12,12 +12,11 @@ import numpy as np
 
 from ovi_eval.ranking.columns import Column
 from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report import wording
 from ovi_eval.report.palette import colour, dash_array
 
 WIDTH, SIDE = 290, 10
 """Of a panel and of a strip: the whole width, and the margin at either side."""
-_LINE, _TOP, _BOTTOM = 38, 12, 28
+_LINE, _TOP = 38, 12
 # With many arms the lines draw together.
 _MANY, _NEAR = 8, 29
 
@@ -77,19 +76,6 @@ class Panel:
     references: Sequence[tuple[Row, Cell, str]]
     """Each with its cell and dashes."""
     bottom: int
-    top: int = _TOP - 6
-
-    @property
-    def height(self) -> int:
-        """Of the whole drawing, labels included."""
-        return self.bottom + _BOTTOM
-
-    def summary(self) -> str:
-        """The values in words."""
-        values = ", ".join(
-            f"{row.name} {wording.number(cell.value, self.column)}" for row, cell, *_ in self.arms
-        )
-        return f"{self.column.id}: {values}"
 
 
 def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> Panel:

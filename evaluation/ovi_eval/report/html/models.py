@@ -30,18 +30,21 @@ MAX_LACKING, PLAYED = 40, 2
 
 @dataclass(frozen=True)
 class Measure:
-    """One value of a model, or (no cell) one that it was to have and has not, with what the page says of it.
-
-    `behind`: terms and texts on how it was measured; `weights`: sha256 by file.
+    """One value of a model, or (no cell) one that it lacks: the value's place among all models, what its runs state of
+    it, and what warns of it.
     """
 
     column: Column
     cell: Cell | None
     axis: Axis | None
-    facts: Sequence[str]
+    place: str
+    by_run: Sequence[MetricValue]
     warnings: Sequence[str]
-    behind: Sequence[tuple[str, str]] = ()
-    weights: Mapping[str, str] | None = None
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """The sha256 of the networks' files by name."""
+        return {name: digest for metric in self.by_run for name, digest in metric.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -153,49 +156,28 @@ def _facts(row: Row) -> list[str]:
 
 
 def _measures(board: Leaderboard, row: Row) -> dict[str, list[Measure]]:
-    """One for each column in which the row has a value, or was to have one and has none."""
+    """By benchmark one for each column in which the row has a value, or was scored and has none."""
     found: dict[str, list[Measure]] = {}
     for benchmark, columns in grouped(board.columns, "benchmark").items():
         found[benchmark] = []
         for column in columns:
-            values = [m for run in row.runs if (m := column.metric_of(run)) is not None]
-            if (cell := row.cells.get(column.id)) is not None:
-                found[benchmark].append(_measure(board, row, column, cell, values))
-            elif values:
-                facts = ["N 0", f"coverage {wording.percent(values[0].coverage)}"]
-                found[benchmark].append(Measure(column, None, None, facts, _warnings(column, values)))
+            by_run = [m for run in row.runs if (m := column.metric_of(run)) is not None]
+            cell = row.cells.get(column.id)
+            if cell is not None or by_run:
+                axis = None if cell is None else Axis.of([*board.arms, *board.references], column)
+                place, warnings = _place(board, row, column, cell), _warnings(column, by_run, cell)
+                found[benchmark].append(Measure(column, cell, axis, place, by_run, warnings))
     return found
 
 
-def _measure(
-    board: Leaderboard, row: Row, column: Column, cell: Cell, values: Sequence[MetricValue]
-) -> Measure:
-    facts = [_place(board, row, column, cell)]
-    if cell.n_clips is not None:
-        facts += [f"N {cell.n_clips}", f"coverage {wording.percent(cell.coverage)}"]
-    if cell.interval is None:
-        facts.append("no interval")
-    if column.version:
-        facts.append(f"version {column.version}")
-    behind = [("value", "\n".join(wording.explain(cell, column)))]
-    if len(cell.by_seed) > 1:
-        seeds = ", ".join(f"{seed}: {wording.number(v, column)}" for seed, v in cell.by_seed.items())
-        behind.append(("by seed", seeds))
-    behind += [("dimension", str(d)) for d in dict.fromkeys(m.dimension for m in values) if d is not None]
-    behind += [("preprocessing", p) for p in dict.fromkeys(m.preprocessing for m in values) if p]
-    weights = {name: digest for metric in values for name, digest in metric.weights.items()}
-    axis = Axis.of([*board.arms, *board.references], column)
-    return Measure(column, cell, axis, facts, _warnings(column, values, cell), behind, weights)
-
-
-def _place(board: Leaderboard, row: Row, column: Column, cell: Cell) -> str:
-    if cell.rank is None:
+def _place(board: Leaderboard, row: Row, column: Column, cell: Cell | None) -> str:
+    if cell is None or cell.rank is None:
         return "reference" if row.kind == "reference" else "not ranked"
     of = sum(1 for arm in board.arms if column.id in arm.cells and not arm.cells[column.id].partial)
     return f"rank {cell.rank} of {of}" if of > 1 else "the only one"
 
 
-def _warnings(column: Column, values: Sequence[MetricValue], cell: Cell | None = None) -> list[str]:
+def _warnings(column: Column, values: Sequence[MetricValue], cell: Cell | None) -> list[str]:
     found = list(dict.fromkeys(text for metric in values for text in metric.warnings))
     if cell is not None and cell.partial:
         found.insert(0, wording.PARTIAL)
@@ -228,11 +210,9 @@ def _all_clips(
 def _clips(board: Leaderboard, source: ClipSource, title: str, store: ClipStore, limit: int) -> ModelClips:
     run = source.run
     columns = [c for c in board.columns if c.kind == "mean" and c.metric_of(run) is not None]
-    found = []
-    for column in columns:
-        ends = extremes(run, column, COUNT, target_of(board.references, column), source.files or None)
-        if ends is not None:
-            found.append(ends)
+    targets = [(column, target_of(board.references, column)) for column in columns]
+    ends = (extremes(run, column, COUNT, target, source.files or None) for column, target in targets)
+    found = [of_metric for of_metric in ends if of_metric is not None]
     lacking = without_value(run)
     return ModelClips(title, source, columns, found, lacking, _chosen(source, found, lacking, store, limit))
 

@@ -50,7 +50,7 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
             script=Markup(_asset("page.js") + _asset("players.js")),
             facts=_facts(board),
             filters=filters(board),
-            about=_about(board),
+            cells=[cell for row in board.arms for cell in row.cells.values()],
             tables=metric_tables(board),
             addresses=addresses(board),
             panels=_panels(board),
@@ -143,31 +143,6 @@ def _facts(board: Leaderboard) -> list[str]:
     return [text for text in found if text]
 
 
-def _about(board: Leaderboard) -> str:
-    """HTML of how to read the tables, for what is in them."""
-    cells = [cell for row in board.arms for cell in row.cells.values()]
-    said = ["The bar is the 95 % interval."]
-    if any(len(cell.by_seed) > 1 for cell in cells):
-        said = ["Mean over seeds; the bar is the 95 % interval, the rings are the seeds."]
-    if any(cell.versus_first for cell in cells):
-        first = Markup("<b>{}</b>").format(line(board.first))
-        said.append(
-            Markup("Below it the paired difference to {} with its p value, adjusted by Holm.").format(first)
-        )
-    said.append(
-        "Point at, tap or tab to a number for what it rests on; a heading sorts, a name opens its page."
-    )
-    if len(board.arms) > 1 and any(cell.rank == 1 for cell in cells):
-        said.append("The best is in bold type.")
-    if wording.any_partial(board.arms):
-        said.append(f"{wording.PARTIAL}.")
-    if not all(column.comparable for column in board.columns):
-        said.append(
-            "A column that is not comparable holds values of a part of the clips and is never ranked."
-        )
-    return Markup(" ").join(said)
-
-
 def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
     """Of every metric in which anybody has a value, those of a benchmark together."""
     rows = [*board.arms, *board.references]
@@ -180,5 +155,6 @@ def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
 
 def _versions(board: Leaderboard) -> str:
     made = [c for c in board.columns if c.version]
-    told = [f"{c.key} v{c.version}" + (f" ({c.variant})" if c.variant else "") for c in made]
-    return ", ".join(dict.fromkeys(told))
+    return ", ".join(
+        dict.fromkeys(f"{c.key} v{c.version}" + (f" ({c.variant})" if c.variant else "") for c in made)
+    )

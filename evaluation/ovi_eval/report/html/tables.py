@@ -88,40 +88,31 @@ def _table(board: Leaderboard, groups: Groups) -> MetricTable:
     )
 
 
-@dataclass(frozen=True)
-class Filter:
-    """A choice between benchmarks, variants or metrics: `options` (value, text) by the heading above them, "" for
-    none.
-    """
-
-    name: str
-    everything: str
-    options: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+Options = tuple[str, Sequence[tuple[str, str]]]
+"""A heading, "" for none, and the values and texts below it that can be chosen."""
 
 
-def filters(board: Leaderboard) -> list[Filter]:
-    """The filters of the page; none where there is nothing to choose between."""
-    found = []
+def filters(board: Leaderboard) -> dict[str, list[Options]]:
+    """The choices between benchmarks, variants and metrics, by name; none where there is nothing to choose between."""
+    found: dict[str, list[Options]] = {}
     measured = {column.benchmark for column in board.columns}
     benchmarks = list(dict.fromkeys([*sorted(measured), *(table.benchmark for table in board.published)]))
     if len(benchmarks) > 1:
-        options = [(name, name) for name in benchmarks if name]
-        found.append(Filter("benchmark", "all benchmarks", [("", options)]))
+        found["benchmark"] = [("", [(name, name) for name in benchmarks if name])]
     variants: dict[str, dict[str, None]] = {}
     for column in board.columns:
         if column.variant:
             variants.setdefault(column.variant, {})[wording.metric_name(column)] = None
     if len(variants) > 1:
         options = [(name, f"{name} ({_first_few(list(keys))})") for name, keys in variants.items()]
-        found.append(Filter("variant", "all variants", [("", options)]))
+        found["variant"] = [("", options)]
     if len({column.key for column in board.columns}) > FEW:
-        metrics = [_metrics(name, own) for name, own in grouped(board.columns, "group").items()]
-        found.append(Filter("metric", "all metrics", metrics))
+        found["metric"] = [_metrics(name, own) for name, own in grouped(board.columns, "group").items()]
     return found
 
 
-def _metrics(group: str, columns: Sequence[Column]) -> tuple[str, list[tuple[str, str]]]:
-    """The metrics of a group; all of them together are its name with a star, as FVD's variants are metrics each."""
+def _metrics(group: str, columns: Sequence[Column]) -> Options:
+    """The metrics of a group; its name with a star stands for all of them, as FVD's variants are metrics each."""
     options = [(key, key) for key in dict.fromkeys(column.key for column in columns)]
     if len(options) == 1:
         return "", options
@@ -129,6 +120,5 @@ def _metrics(group: str, columns: Sequence[Column]) -> tuple[str, list[tuple[str
 
 
 def _first_few(keys: Sequence[str], most: int = 3) -> str:
-    """The first few names and how many more there are."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + more
