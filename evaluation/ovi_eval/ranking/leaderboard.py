@@ -162,9 +162,14 @@ def collect_leaderboard(
     references = [with_cells(row, columns, problems) for row in references]
     arms = ranked(compared(marked(arms, columns), columns, first), columns, references)
     parsed = parse_claims(claims)
-    by_name = {row.name: row for row in [*arms, *references]}
-    findings = decide(parsed, lambda comparison: _measure(comparison, by_name, columns))
+    findings = findings_on(parsed, [*arms, *references], columns)
     return Leaderboard(title, message, first, columns, arms, references, findings, problems, parsed)
+
+
+def findings_on(claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence[Column]) -> list[Finding]:
+    """One finding a claim from the values of these rows. Raises UserError for a claim that no data can show."""
+    by_name = {row.name: row for row in rows}
+    return decide(claims, lambda comparison: _measure(comparison, by_name, columns))
 
 
 def _remembered(found: FoundRuns) -> dict[str, Any]:

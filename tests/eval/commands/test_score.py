@@ -1,18 +1,16 @@
-"""ovi-eval score from the outside: a run that is killed goes on, torchrun gives the numbers of one process."""
+"""ovi-eval score from the outside: a killed run resumes, several processes give the numbers of one."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from helpers.forks import command, ranks, run_module, wait_for_all
 from helpers.small_metrics import write_clips
 from ovi_eval.cli import main
 from ovi_eval.results.reading import read
@@ -27,39 +25,27 @@ def numbers(path: Path) -> dict[str, object]:
     return {"metrics": body["metrics"], "config_hash": body["config_hash"], "clips": lines}
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OVI_EVAL_CACHE": str(tmp_path / "cache")}
-
-
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_what_it_has(
-    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_resumes_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = write_clips(tmp_path / "clips", 40)
     out = tmp_path / "results" / "mine.json"
     words = ["score", str(clips), "--metrics", METRICS]
     cache = tmp_path / "cache"
+    monkeypatch.setenv("OVI_EVAL_CACHE", str(cache))
     killed = 0
     for wanted in (3, 20):
-        running = subprocess.Popen(
-            [sys.executable, "-m", "ovi_eval.cli", *words, "--out", str(out)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        running = command("ovi_eval.cli", *words, "--out", str(out))
         until = time.monotonic() + 60
-        while running.poll() is None and len(list(cache.rglob("*.safetensors"))) < wanted:
+        while running.code is None and len(list(cache.rglob("*.safetensors"))) < wanted:
             assert time.monotonic() < until
             time.sleep(0.002)
-        running.send_signal(signal.SIGKILL)
-        killed += running.wait(timeout=60) == -signal.SIGKILL
+        running.signal(signal.SIGKILL)
+        killed += running.wait() == -signal.SIGKILL
     assert killed
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(kept) >= 3
     for path in kept:  # a kill may leave a temporary file, never half an entry
         assert load_file(path)
-    monkeypatch.setenv("OVI_EVAL_CACHE", environment["OVI_EVAL_CACHE"])
     assert main([*words, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was computed twice
     whole = tmp_path / "whole.json"
@@ -69,27 +55,19 @@ def test_a_killed_run_goes_on_from_what_it_has(
 
 
 @pytest.mark.slow
-def test_torchrun_gives_the_numbers_of_one_process(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", 5)
     (clips / "broken.mp4").write_bytes(b"no clip")
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     words = ["score", str(clips), "--metrics", f"{METRICS},ball/agreement", "--no-cache"]
+    printed = wait_for_all(ranks(run_module, "ovi_eval.cli", [*words, "--out", str(two)]))
     assert main([*words, "--out", str(one)]) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    done = subprocess.run(
-        [*torchrun, "ovi_eval.cli", *words, "--out", str(two)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=180,
-    )
     mine, theirs = numbers(one), numbers(two)
     mine["clips"] = theirs["clips"] = None
     assert mine == theirs
     assert read(one).clips == read(two).clips
     assert read(one).metrics["temporal_flickering"].n == 5
-    assert done.stdout.count("two.json") == 1  # one process alone reports
+    assert "".join(printed).count("two.json") == 1  # one process alone reports
 
 
 def test_a_part_of_the_clips_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

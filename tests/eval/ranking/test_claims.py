@@ -7,7 +7,16 @@ from helpers.eval_study import CLAIMS
 from helpers.runs_in_memory import found, plain
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.claims import parse_claims
-from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
+from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard, findings_on
+
+WITHIN = {
+    "metric": "loss/val_loss_audio",
+    "arm": "bidirectional_scaled",
+    "versus": "none",
+    "relation": "within",
+    "supported": "the same within it: {difference}",
+    "unsupported": "not the same within it",
+}
 
 
 def test_claims_are_supported_by_these_numbers(board):
@@ -19,59 +28,50 @@ def test_claims_are_supported_by_these_numbers(board):
     assert all(e["p_adjusted"] >= e["p"] for e in evidence)
 
 
-def test_a_claim_turned_round_is_not_supported(study):
-    turned = [{**CLAIMS[1], "arm": "bidirectional_unscaled", "versus": "bidirectional_scaled"}]
-    board = build_leaderboard([study], claims=turned)
-    assert board.findings[0].outcome == "not_supported"
-    assert board.findings[0].text.startswith("The data do not show that scaled RoPE carries when")
+@pytest.fixture
+def finding(board):
+    """What the study's numbers say of a claim in plain data."""
+    return lambda claim: findings_on(parse_claims([claim]), [*board.arms, *board.references], board.columns)[
+        0
+    ]
 
 
-def test_one_comparison_that_fails_fails_the_claim(study):
-    claim = {
-        **CLAIMS[0],
-        "comparisons": [
-            *CLAIMS[0]["comparisons"],
-            {
-                "metric": "ball/agreement_vague",
-                "arm": "bidirectional_scaled",
-                "versus": "bidirectional_unscaled",
-            },
-        ],
-    }
-    board = build_leaderboard([study], claims=[claim])
-    assert board.findings[0].outcome == "not_supported"
-    assert [e["holds"] for e in board.findings[0].evidence] == [True, True, False]
+def test_a_claim_turned_round_is_not_supported(finding):
+    turned = finding({**CLAIMS[1], "arm": "bidirectional_unscaled", "versus": "bidirectional_scaled"})
+    assert turned.outcome == "not_supported"
+    assert turned.text.startswith("The data do not show that scaled RoPE carries when")
 
 
-def test_a_margin_must_be_cleared_by_the_whole_interval(study):
-    outcomes = []
-    for margin in (0.3, 0.6, 0.7):
-        board = build_leaderboard([study], claims=[{**CLAIMS[1], "margin": margin}])
-        outcomes.append(board.findings[0].outcome)
-    assert outcomes == ["supported", "not_supported", "not_supported"]
-
-
-def test_within_a_margin_rests_on_the_interval(study):
-    claim = {
-        "metric": "loss/val_loss_audio",
+def test_one_comparison_that_fails_fails_the_claim(finding):
+    third = {
+        "metric": "ball/agreement_vague",
         "arm": "bidirectional_scaled",
-        "versus": "none",
-        "relation": "within",
-        "supported": "the same within it: {difference}",
-        "unsupported": "not the same within it",
+        "versus": "bidirectional_unscaled",
     }
-    wide = build_leaderboard([study], claims=[{**claim, "margin": 0.06}])
-    narrow = build_leaderboard([study], claims=[{**claim, "margin": 0.002}])
-    assert [wide.findings[0].outcome, narrow.findings[0].outcome] == ["supported", "not_supported"]
+    failed = finding({**CLAIMS[0], "comparisons": [*CLAIMS[0]["comparisons"], third]})
+    assert failed.outcome == "not_supported"
+    assert [e["holds"] for e in failed.evidence] == [True, True, False]
 
 
-def test_a_claim_without_its_runs_is_unknown(study):
+@pytest.mark.parametrize(
+    ("claim", "margin", "outcome"),
+    [
+        (CLAIMS[1], 0.3, "supported"),
+        (CLAIMS[1], 0.6, "not_supported"),
+        (CLAIMS[1], 0.7, "not_supported"),
+        (WITHIN, 0.06, "supported"),
+        (WITHIN, 0.002, "not_supported"),
+    ],
+)
+def test_the_whole_interval_must_clear_a_margin_or_lie_within_it(finding, claim, margin, outcome):
+    assert finding({**claim, "margin": margin}).outcome == outcome
+
+
+def test_a_claim_without_its_runs_is_unknown(study, finding):
     board = build_leaderboard([study / "none", study / "bidirectional_scaled"], claims=CLAIMS)
     assert [finding.outcome for finding in board.findings] == ["unknown", "unknown"]
     assert "bidirectional_unscaled has no finished run" in board.findings[0].text
-    other = parse_claims([{**CLAIMS[1], "metric": "ball/onset_f9"}])
-    board = build_leaderboard([study], claims=other)
-    assert "no run has it" in board.findings[0].text
+    assert "no run has it" in finding({**CLAIMS[1], "metric": "ball/onset_f9"}).text
 
 
 def test_one_seed_with_no_clips_supports_nothing():
@@ -101,30 +101,18 @@ def test_one_seed_of_a_set_is_compared_by_the_intervals_that_the_runs_state():
     assert versus.difference.test.name == "paired t over seeds"
 
 
+PLAIN = {"metric": "m", "arm": "a", "versus": "b", "supported": "s", "unsupported": "u"}
+
+
 @pytest.mark.parametrize(
     ("entry", "named"),
     [
-        ({"metric": "m", "arm": "a", "versus": "b", "supported": "s"}, "field unsupported must be text"),
-        ({"metric": "m", "arm": "a", "supported": "s", "unsupported": "u"}, "field versus must be text"),
-        (
-            {
-                "metric": "m",
-                "arm": "a",
-                "versus": "b",
-                "relation": "above",
-                "supported": "s",
-                "unsupported": "u",
-            },
-            "relation is 'above'",
-        ),
-        (
-            {"metric": "m", "arm": "a", "versus": "b", "margin": -1, "supported": "s", "unsupported": "u"},
-            "margin is -1",
-        ),
-        (
-            {"metric": "m", "arm": "a", "versus": "b", "than": "c", "supported": "s", "unsupported": "u"},
-            r"a comparison is \[arm, versus\] or has",
-        ),
+        ({key: PLAIN[key] for key in PLAIN if key != "unsupported"}, "field unsupported must be text"),
+        ({key: PLAIN[key] for key in PLAIN if key != "versus"}, "field versus must be text"),
+        ({**PLAIN, "relation": "above"}, "relation is 'above'"),
+        ({**PLAIN, "margin": -1}, "margin is -1"),
+        ({**PLAIN, "relation": "within"}, "needs a margin above 0"),
+        ({**PLAIN, "than": "c"}, r"a comparison is \[arm, versus\] or has"),
         ({"comparisons": [], "supported": "s", "unsupported": "u"}, "or a list of comparisons"),
         ("fusion helps", "expected fields"),
     ],
@@ -134,26 +122,21 @@ def test_a_claim_that_is_wrongly_written_is_named(entry, named):
         parse_claims([entry])
 
 
-def test_pairs_share_a_metric_and_a_claim_without_wording_is_worded(study):
+def test_pairs_share_a_metric_and_a_claim_without_wording_is_worded(finding):
     pairs = [["bidirectional_scaled", "none"], ["bidirectional_unscaled", "none"]]
-    short = [{"name": "what", "metric": "ball/agreement_vague", "comparisons": pairs}]
-    assert parse_claims(short)[0].comparisons == parse_claims(CLAIMS)[0].comparisons
-    finding = build_leaderboard([study], claims=short).findings[0]
-    assert finding.outcome == "supported"
-    assert "ball/agreement_vague of bidirectional_unscaled is better than that of none: 0.9" in finding.text
-    turned = [{"metric": "ball/agreement_vague", "arm": "none", "versus": "bidirectional_scaled"}]
-    finding = build_leaderboard([study], claims=turned).findings[0]
-    assert "the data do not show none better than bidirectional_scaled" in finding.text
+    short = {"name": "what", "metric": "ball/agreement_vague", "comparisons": pairs}
+    assert parse_claims([short])[0].comparisons == parse_claims(CLAIMS)[0].comparisons
+    found = finding(short)
+    assert found.outcome == "supported"
+    assert "ball/agreement_vague of bidirectional_unscaled is better than that of none: 0.9" in found.text
+    turned = {"metric": "ball/agreement_vague", "arm": "none", "versus": "bidirectional_scaled"}
+    assert "the data do not show none better than bidirectional_scaled" in finding(turned).text
 
 
-def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(study):
-    for wording in ("{f1}", "{a.__class__}"):
-        claims = [{**CLAIMS[1], "supported": wording}]
-        if "." in wording:
-            assert build_leaderboard([study], claims=claims).findings[0].text == wording
-        else:
-            with pytest.raises(UserError, match=r"holds \{f1\}, which is unknown; valid are a, b, clips"):
-                build_leaderboard([study], claims=claims)
+def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(finding):
+    assert finding({**CLAIMS[1], "supported": "{a.__class__}"}).text == "{a.__class__}"
+    with pytest.raises(UserError, match=r"holds \{f1\}, which is unknown; valid are a, b, clips"):
+        finding({**CLAIMS[1], "supported": "{f1}"})
 
 
 def test_no_claim_rests_on_values_of_far_fewer_clips_that_are_not_paired():
