@@ -1,10 +1,12 @@
 """Small shards of the ball world, and the codec fitted on them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ovi_lab.codecs import LatentCodec
+from ovi_lab.data.cli import main
 from ovi_lab.data.prepare import WorldSettings, prepare_world, shards_of
 
 
@@ -28,3 +30,18 @@ def latents_shard(world_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def codec(world_folder: Path) -> LatentCodec:
     return LatentCodec.load(world_folder / "codec.safetensors")
+
+
+@pytest.fixture
+def ovi_data(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`ovi-data` in this process: what it prints, without line breaks; its exit code must be `code`."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        found = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert found == code, err
+        assert "Traceback" not in err
+        assert code != 2 or err.splitlines()[-1].startswith("ovi-data: ")
+        return " ".join((out + err).split())
+
+    return run

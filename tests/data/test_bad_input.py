@@ -4,19 +4,19 @@ import io
 import json
 import logging
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.latent_shards import write_latents, write_shard
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import MediaFormat, array_members, latent_members
 from ovi_lab.data.index import index_path, scan_shard
 from ovi_lab.data.loading import ClipLoader
-from ovi_lab.data.shards import ShardWriter
+from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
 
 BAD = {
@@ -37,24 +37,15 @@ def latents(n: int) -> dict[str, bytes]:
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     """Twelve samples of latents, five of them bad in five ways."""
-    path = tmp_path / "bad-000.tar"
-    with ShardWriter(path) as shard:
-        for n in range(12):
-            members = latents(n)
-            if n == 2:
-                audio = torch.zeros(5, 3)
-                audio[1, 1] = float("nan")
-                members = latent_members("x", {}, torch.zeros(2, 3, 1, 1), audio)
-            elif n == 5:
-                del members["json"]
-            elif n == 6:
-                members["latents.safetensors"] = members["latents.safetensors"][:-3]
-            elif n == 9:
-                members["json"] = b"{"
-            elif n == 10:
-                members = latent_members("x", {}, torch.zeros(3), torch.zeros(5, 3))
-            shard.write(f"k{n:02d}", members)
-    return path
+    samples = {f"k{n:02d}": latents(n) for n in range(12)}
+    audio = torch.zeros(5, 3)
+    audio[1, 1] = float("nan")
+    samples["k02"] = latent_members("x", {}, torch.zeros(2, 3, 1, 1), audio)
+    del samples["k05"]["json"]
+    samples["k06"]["latents.safetensors"] = samples["k06"]["latents.safetensors"][:-3]
+    samples["k09"]["json"] = b"{"
+    samples["k10"] = latent_members("x", {}, torch.zeros(3), torch.zeros(5, 3))
+    return write_shard(tmp_path / "bad-000.tar", samples)
 
 
 def test_bad_samples_are_counted_named_and_skipped(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -87,25 +78,24 @@ def test_skipping_keeps_the_order(damaged: Path, workers: int) -> None:
 def test_raise_stops_at_once_with_one_line(damaged: Path, workers: int) -> None:
     with pytest.raises(UserError, match=r"k05.*caption is missing.*data.on_error=raise"):
         ClipDataset(damaged, on_error="raise")
-    with tarfile.open(damaged) as tar:
-        members = [(m.name, tar.extractfile(m).read()) for m in tar if not m.name.startswith("k05")]
-    with tarfile.open(damaged, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    entries = {entry.key: entry for entry in scan_shard(damaged).entries if entry.key != "k05"}
+    write_shard(damaged, {key: ShardReader().read(entry) for key, entry in entries.items()})
     loader = ClipLoader(ClipDataset(damaged, on_error="raise"), 1, shuffle=False, num_workers=workers)
     with pytest.raises(UserError, match=r"^bad-000.tar: k02: its audio latents hold NaN") as caught:
         list(loader)
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_shard_among_whole_ones(tmp_path: Path) -> None:
-    for s in range(2):
-        with ShardWriter(tmp_path / f"a-{s:03d}.tar") as shard:
-            for n in range(8):
-                shard.write(f"s{s}-{n}", latents(n))
-    cut = tmp_path / "a-001.tar"
+@pytest.fixture
+def two_shards(tmp_path: Path) -> list[Path]:
+    return [
+        write_shard(tmp_path / f"a-{s:03d}.tar", {f"s{s}-{n}": latents(n) for n in range(8)})
+        for s in range(2)
+    ]
+
+
+def test_a_truncated_shard_among_whole_ones(two_shards: list[Path], tmp_path: Path) -> None:
+    cut = two_shards[1]
     offset, size = scan_shard(cut).entries[5].members["latents.safetensors"]
     cut.write_bytes(cut.read_bytes()[: offset + size // 2])
     dataset = ClipDataset(str(tmp_path / "a-{000..001}.tar"))
@@ -120,14 +110,12 @@ def test_a_truncated_shard_among_whole_ones(tmp_path: Path) -> None:
 def test_shards_that_are_all_bad_or_absent(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"shard .*none.tar does not exist"):
         ClipDataset(tmp_path / "none.tar")
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        shard.write("k", {"json": b"{}", "latents.safetensors": b"x"})
-        shard.write("l", {"json": b"{}", "latents.safetensors": b"x"})
+    bad = {"json": b"{}", "latents.safetensors": b"x"}
+    write_shard(tmp_path / "a.tar", {"k": bad, "l": bad})
     dataset = ClipDataset(tmp_path / "a.tar")
     with pytest.raises(UserError, match=r"none of 2 clips can be used; a.tar: k"):
         list(ClipLoader(dataset, 1, shuffle=False))
-    with ShardWriter(tmp_path / "b.tar") as shard:
-        shard.write("k", {"json": b"{}", "png": b"x"})
+    write_shard(tmp_path / "b.tar", {"k": {"json": b"{}", "png": b"x"}})
     with pytest.raises(
         UserError, match=r"no usable clip.*it has no .mp4, .frames.npy or .latents.safetensors"
     ):
@@ -145,9 +133,7 @@ def media(rate: int = 8000, frames: int = 32, fps: float = 32 / 2.025) -> dict[s
 def test_sound_of_another_rate_is_resampled_and_said(
     tmp_path: Path, codec: LatentCodec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        shard.write("native", media())
-        shard.write("other", media(22050))
+    write_shard(tmp_path / "a.tar", {"native": media(), "other": media(22050)})
     with caplog.at_level(logging.WARNING, "ovi_lab.data"):
         (batch,) = ClipLoader(ClipDataset(tmp_path / "a.tar", codec), 2, shuffle=False)
     assert batch["audio"].shape == (2, 81, 12)
@@ -161,8 +147,7 @@ def test_sound_of_another_rate_is_resampled_and_said(
 
 @pytest.mark.parametrize("wanted", [None, MediaFormat(32, 16, 16, 32 / 2.025, 8000)])
 def test_sound_of_another_rate_is_refused_where_asked(tmp_path: Path, codec: LatentCodec, wanted) -> None:
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        shard.write("other", media(22050))
+    write_shard(tmp_path / "a.tar", {"other": media(22050)})
     loader = ClipLoader(ClipDataset(tmp_path / "a.tar", codec, wanted, on_resample="raise"), 1, shuffle=False)
     with pytest.raises(
         UserError, match=r"^audio has 22050 Hz, this codec takes 8000; pass on_resample=resample"
@@ -190,10 +175,7 @@ def test_media_that_cannot_be_used(tmp_path: Path, codec: LatentCodec) -> None:
         "mp4": ({"json": b'{"caption": "x"}', "mp4": b"not a video"}, "its video: cannot be decoded"),
         "wordless": ({"json": b'{"caption": 3}', "mp4": b"x"}, 'no "caption" in words'),
     }
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        shard.write("good", good)
-        for key, (members, _) in cases.items():
-            shard.write(key, members)
+    write_shard(tmp_path / "a.tar", {"good": good, **{key: members for key, (members, _) in cases.items()}})
     wanted = MediaFormat(32, 16, 16, 32 / 2.025, 8000)
     loader = ClipLoader(ClipDataset(tmp_path / "a.tar", codec, wanted), 4, shuffle=False)
     assert {key for batch in loader for key in batch["id"]} == {"good"}
@@ -204,8 +186,7 @@ def test_media_that_cannot_be_used(tmp_path: Path, codec: LatentCodec) -> None:
 
 
 def test_clips_of_another_frame_rate_than_the_codecs(tmp_path: Path, codec: LatentCodec) -> None:
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        shard.write("fast", media(fps=30.0))
+    write_shard(tmp_path / "a.tar", {"fast": media(fps=30.0)})
     with pytest.raises(
         UserError, match=r"clips have 30 frames/s, this codec was fitted at 15.8025; set data.fps"
     ):
@@ -227,15 +208,6 @@ def test_a_shard_without_an_index_loads_the_same(latents_shard: Path, tmp_path: 
     assert torch.equal(a[5]["video"], b[5]["video"])
 
 
-@pytest.fixture
-def two_shards(tmp_path: Path) -> list[Path]:
-    for s in range(2):
-        with ShardWriter(tmp_path / f"a-{s:03d}.tar") as shard:
-            for n in range(8):
-                shard.write(f"s{s}-{n}", latents(n))
-    return sorted(tmp_path.glob("a-*.tar"))
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("what", ["gone", "replaced", "changed"])
 def test_a_shard_that_vanishes_or_changes_stops_the_run_in_one_line(
@@ -249,32 +221,22 @@ def test_a_shard_that_vanishes_or_changes_stops_the_run_in_one_line(
         lost.unlink()
         dataset._reader.close()  # as another process, or one that has closed it since, meets it
     elif what == "replaced":
-        with ShardWriter(lost) as shard:
-            for n in range(8):
-                shard.write(f"s1-{n}", latents(n + 1))
+        write_shard(lost, {f"s1-{n}": latents(n + 1) for n in range(8)})
         dataset._reader.close()
     else:
         with lost.open("r+b") as file:
             file.truncate(4096)
-    expected = {
-        "gone": r"^shard .*a-001.tar can no longer be read \(No such file or directory\): bring it back .*resume=last",
-        "replaced": r"^shard .*a-001.tar was changed or replaced after this run had read its index",
-        "changed": r"^shard .*a-001.tar was changed or replaced after this run had read its index",
-    }
-    with pytest.raises(UserError, match=expected[what]) as caught:
+    gone = r"can no longer be read \(No such file or directory\): bring it back .*resume=last"
+    expected = gone if what == "gone" else "was changed or replaced after this run had read its index"
+    with pytest.raises(UserError, match=f"^shard .*a-001.tar {expected}") as caught:
         list(loader)
     assert "\n" not in str(caught.value)
     assert not loader.bad
 
 
 def test_too_many_bad_clips_stop_the_run_with_the_reasons(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        for n in range(120):
-            members = latents(n)
-            if n % 4 == 0:
-                audio = torch.full((5, 3), float("nan"))
-                members = latent_members("x", {}, torch.zeros(2, 3, 1, 1), audio)
-            shard.write(f"k{n:03d}", members)
+    nan = latent_members("x", {}, torch.zeros(2, 3, 1, 1), torch.full((5, 3), float("nan")))
+    write_shard(tmp_path / "a.tar", {f"k{n:03d}": latents(n) if n % 4 else nan for n in range(120)})
     dataset = ClipDataset(tmp_path / "a.tar")
     assert len(list(ClipLoader(dataset, 4, max_bad_share=0.3))) == 30
     loader = ClipLoader(ClipDataset(tmp_path / "a.tar"), 4, seed=1, max_bad_share=0.05)
@@ -283,25 +245,18 @@ def test_too_many_bad_clips_stop_the_run_with_the_reasons(tmp_path: Path) -> Non
     ) as caught:
         list(loader)
     assert "\n" not in str(caught.value)
-    with ShardWriter(tmp_path / "b.tar") as shard:
-        for n in range(60):
-            members = latents(n)
-            if n < 30:
-                del members["json"]
-            shard.write(f"k{n:03d}", members)
+    wordless = {"latents.safetensors": b""}
+    write_shard(tmp_path / "b.tar", {f"k{n:03d}": wordless if n < 30 else latents(n) for n in range(60)})
     with pytest.raises(UserError, match=r"30 of 60 clips met so far are bad.*caption is missing"):
         ClipLoader(ClipDataset(tmp_path / "b.tar"), 4, max_bad_share=0.05)
 
 
 def test_shards_of_text_in_some_clips_only(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        for n in range(4):
-            text = torch.ones(2, 6) if n != 2 else None
-            video, audio = torch.zeros(2, 3, 1, 1), torch.zeros(5, 3)
-            shard.write(f"k{n}", latent_members("x", {}, video, audio, text))
-    dataset = ClipDataset(tmp_path / "a.tar")
+    shapes = {"video": (2, 3, 1, 1), "audio": (5, 3)}
+    text = {**shapes, "text": (2, 6)}
+    dataset = ClipDataset(write_latents(tmp_path / "a.tar", [text, text, shapes, text]))
     assert [str(bad) for bad in dataset.known_bad] == [
-        "a.tar: k2: it has no text embedding, only audio and video"
+        "a.tar: a-0002: it has no text embedding, only audio and video"
     ]
     assert [len(batch["text"]) for batch in ClipLoader(dataset, 3, shuffle=False)] == [3]
     assert len(ClipDataset(tmp_path / "a.tar", stored_text=False)) == 4

@@ -1,5 +1,6 @@
 """The loader: one order whatever the workers, the same batches after a resume, every rank its own."""
 
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from helpers.latent_shards import first
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import Buckets
@@ -59,12 +61,6 @@ def test_validation_is_in_order_and_whole(latents_shard: Path) -> None:
     assert [key for b in batches for key in b] == [e.key for e in dataset.entries]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_order_is_that_of_no_workers(latents_shard: Path, workers: int) -> None:
-    dataset = ClipDataset(latents_shard)
-    assert ids(ClipLoader(dataset, 8, seed=1, num_workers=workers)) == ids(ClipLoader(dataset, 8, seed=1))
-
-
 def test_loading_leaves_the_global_generator_alone(latents_shard: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -73,31 +69,20 @@ def test_loading_leaves_the_global_generator_alone(latents_shard: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (0, 2)])
-@pytest.mark.parametrize("consumed", [0, 1, 3, 6, 8])
-def test_a_resumed_loader_goes_on_where_it_was(
+@pytest.mark.parametrize(
+    ("before", "after", "consumed"), [*((0, 0, n) for n in (0, 1, 3, 6)), (2, 0, 3), (0, 2, 8)]
+)
+def test_a_resumed_loader_continues_where_it_was(
     latents_shard: Path, before: int, after: int, consumed: int
 ) -> None:
     """With 6 batches an epoch, 6 is between epochs and 8 inside the second; the workers may change."""
     dataset = ClipDataset(latents_shard)
-
-    def stream(loader: ClipLoader):
-        while True:
-            yield from loader
-
-    endless = stream(ClipLoader(dataset, 8, seed=2))
-    expected = [next(endless)["id"] for _ in range(consumed + 7)][consumed:]
+    expected = first(ClipLoader(dataset, 8, seed=2), consumed + 7, itemgetter("id"))[consumed:]
     loader = ClipLoader(dataset, 8, seed=2, num_workers=before)
-    batches = stream(loader)
-    for _ in range(consumed):
-        next(batches)
-    state = loader.state_dict()
-    batches.close()
+    first(loader, consumed, itemgetter("id"))
     resumed = ClipLoader(dataset, 8, seed=2, num_workers=after)
-    resumed.load_state_dict(state)
-    going_on = stream(resumed)
-    assert [next(going_on)["id"] for _ in range(7)] == expected
-    going_on.close()
+    resumed.load_state_dict(loader.state_dict())
+    assert first(resumed, 7, itemgetter("id")) == expected
 
 
 def test_every_rank_has_its_own_clips_in_equal_steps() -> None:
@@ -148,29 +133,31 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+def train(shard: Path, folder: Path, steps: int, stop: int, resume: Path | None = None) -> list[list[str]]:
+    """The clips of each step; a checkpoint every `stop` steps."""
+    module = Recorder()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        callbacks=[ModelCheckpoint(folder, "step-{step}", every_n_train_steps=stop, save_top_k=-1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, ClipLoader(ClipDataset(shard), 8, seed=5), ckpt_path=resume and str(resume))
+    return module.seen
+
+
+@pytest.fixture(scope="module")
+def straight(latents_shard: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The clips of a run that is not interrupted."""
+    return train(latents_shard, tmp_path_factory.mktemp("straight"), 14, 14)
+
+
 @pytest.mark.parametrize("stop", [2, 6, 9])
 def test_a_lightning_run_resumed_in_the_middle_of_an_epoch_sees_the_same_batches(
-    latents_shard: Path, tmp_path: Path, stop: int
+    latents_shard: Path, straight: list[list[str]], tmp_path: Path, stop: int
 ) -> None:
-    def run(steps: int, resume: Path | None = None) -> list[list[str]]:
-        module = Recorder()
-        keep = ModelCheckpoint(tmp_path, "step-{step}", every_n_train_steps=stop, save_top_k=-1)
-        trainer = Trainer(
-            accelerator="cpu",
-            max_steps=steps,
-            logger=False,
-            callbacks=[keep],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        loader = ClipLoader(ClipDataset(latents_shard), 8, seed=5)
-        trainer.fit(module, loader, ckpt_path=None if resume is None else str(resume))
-        return module.seen
-
-    whole = run(14)
-    for old in tmp_path.glob("*.ckpt"):
-        old.unlink()
-    first = run(stop)
-    assert first == whole[:stop]
+    assert train(latents_shard, tmp_path, stop, stop) == straight[:stop]
     (checkpoint,) = tmp_path.glob("*.ckpt")
-    assert run(14, checkpoint) == whole[stop:]
+    assert train(latents_shard, tmp_path, 14, stop, checkpoint) == straight[stop:]

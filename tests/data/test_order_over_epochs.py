@@ -1,11 +1,12 @@
 """Batches run over the end of an epoch: the same clips a step on any number of ranks, whatever is accumulated."""
 
 from itertools import islice
+from operator import itemgetter
 
 import pytest
 import torch
 
-from helpers.latent_shards import write_latents
+from helpers.latent_shards import endless, first, write_latents
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.batch_order import EpochSampler, Place
 from ovi_lab.data.buckets import AudioTokens, Buckets
@@ -87,7 +88,7 @@ def test_clips_of_several_shapes_stay_together_in_a_step_of_all_ranks() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "group"), [(1, 3), (2, 2), (1, 7)])
-def test_the_state_is_that_of_whole_groups_and_goes_on_from_each(tmp_path, ranks: int, group: int) -> None:
+def test_the_state_is_that_of_whole_groups_and_resumes_from_each(tmp_path, ranks: int, group: int) -> None:
     clips = ClipDataset(write_latents(tmp_path / "a.tar", [{"audio": (4, 2)}] * 11), modalities=["audio"])
 
     def loaders() -> list[ClipLoader]:
@@ -96,16 +97,12 @@ def test_the_state_is_that_of_whole_groups_and_goes_on_from_each(tmp_path, ranks
             for r in range(ranks)
         ]
 
-    def batches(loader: ClipLoader):
-        while True:
-            yield from (batch["id"] for batch in loader)
-
-    whole = [list(islice(batches(loader), 8 * group)) for loader in loaders()]
+    straight = [first(loader, 8 * group, itemgetter("id")) for loader in loaders()]
     started = loaders()
-    going = [batches(loader) for loader in started]
+    running = [endless(loader) for loader in started]
     for handed in range(1, 5 * group):
-        for n, (rank, loader) in enumerate(zip(going, started, strict=True)):
-            assert next(rank) == whole[n][handed - 1]
+        for n, (batches, loader) in enumerate(zip(running, started, strict=True)):
+            assert next(batches)["id"] == straight[n][handed - 1]
             kept = handed // group * group
             assert loader.state_dict() == dict(
                 zip(("epoch", "position"), divmod(kept * ranks, 5), strict=True)
@@ -113,9 +110,9 @@ def test_the_state_is_that_of_whole_groups_and_goes_on_from_each(tmp_path, ranks
         if handed % group in (0, 1):
             for n, resumed in enumerate(loaders()):
                 resumed.load_state_dict(started[n].state_dict())
-                assert list(islice(batches(resumed), 8 * group - kept)) == whole[n][kept:]
-    for rank in going:
-        rank.close()
+                assert first(resumed, 8 * group - kept, itemgetter("id")) == straight[n][kept:]
+    for batches in running:
+        batches.close()
 
 
 def test_a_place_further_on_is_found_without_going_there() -> None:

@@ -3,28 +3,29 @@
 import json
 import os
 import shutil
-import wave
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from helpers.latent_shards import write_shard
+from helpers.made_clips import write_wav
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import array_members
 from ovi_lab.data.index import index_path
-from ovi_lab.data.shards import ShardWriter
+from ovi_lab.data.shards import numbered_shards
 
 FPS = 32 / 2.025
 OTHER = "is there, made of other clips, by other encoders or in another --dtype"
 
 
 def media(path: Path, captions: list[str], level: int = 40) -> Path:
-    with ShardWriter(path) as shard:
-        for n, caption in enumerate(captions):
-            frames = torch.full((32, 16, 16, 3), level, dtype=torch.uint8)
-            shard.write(f"k{n}", array_members(caption, {}, frames, FPS, torch.zeros(16200), 8000))
-    return path
+    frames = torch.full((32, 16, 16, 3), level, dtype=torch.uint8)
+    clips = [array_members(caption, {}, frames, FPS, torch.zeros(16200), 8000) for caption in captions]
+    return write_shard(path, {f"k{n}": members for n, members in enumerate(clips)})
 
 
 class Run:
@@ -123,10 +124,10 @@ def test_what_is_in_the_tar_counts_and_not_the_index_beside_it(run: Run) -> None
 
 
 def test_clips_that_were_skipped_are_told_again(run: Run) -> None:
-    with ShardWriter(run.folder / "m-001.tar") as shard:
-        shard.write("bad", {"json": b'{"caption": "x"}', "mp4": b"no video"})
-        frames = torch.zeros(32, 16, 16, 3, dtype=torch.uint8)
-        shard.write("good", array_members("x", {}, frames, FPS, torch.zeros(16200), 8000))
+    frames = torch.zeros(32, 16, 16, 3, dtype=torch.uint8)
+    good = array_members("x", {}, frames, FPS, torch.zeros(16200), 8000)
+    bad = {"json": b'{"caption": "x"}', "mp4": b"no video"}
+    write_shard(run.folder / "m-001.tar", {"bad": bad, "good": good})
     assert run("--overwrite")[0] == 0
     code, printed = run()
     assert (code, "0 made, 2 were there" in printed, "bad: its video" in printed) == (0, True, True)
@@ -135,46 +136,30 @@ def test_clips_that_were_skipped_are_told_again(run: Run) -> None:
 
 
 def test_a_corrected_caption_of_a_folder_of_sounds(
-    tmp_path: Path, world_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, world_folder: Path, ovi_data: Callable[..., str]
 ) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
 
     def write(level: int, caption: str) -> None:
-        with wave.open(str(folder / "1.wav"), "wb") as file:
-            file.setparams((1, 2, 8000, 0, "NONE", ""))
-            file.writeframes(bytes([level, 1]) * 16200)
+        write_wav(folder / "1.wav", np.full(16200, 256 + level), 8000)
         (folder / "1.txt").write_text(caption)
 
-    def latents(*arguments: str) -> tuple[int, str]:
-        codec = str(world_folder / "codec.safetensors")
-        code = main(
-            [
-                "latents",
-                str(folder),
-                "--audio-only",
-                "--codec",
-                codec,
-                "--out",
-                str(tmp_path / "l"),
-                *arguments,
-            ]
-        )
-        return code, " ".join("".join(capsys.readouterr()).split())
+    def latents(*arguments: str, code: int = 0) -> str:
+        command = ["latents", folder, "--audio-only", "--codec", world_folder / "codec.safetensors"]
+        return ovi_data(*command, "--out", tmp_path / "l", *arguments, code=code)
 
     write(1, "old caption")
-    assert "1 made" in latents()[1]
-    assert "1 were there" in latents()[1]
+    assert "1 made" in latents()
+    assert "1 were there" in latents()
     for level, caption in ((1, "new caption"), (2, "old caption")):
         write(level, caption)
-        assert OTHER in latents()[1]
-    assert latents("--overwrite")[0] == 0
-    assert "1 were there" in latents()[1]
+        assert OTHER in latents(code=2)
+    latents("--overwrite")
+    assert "1 were there" in latents()
 
 
 def test_pack_replaces_its_own_shards_only(tmp_path: Path) -> None:
-    from ovi_lab.data.shards import numbered_shards
-
     for name in ("a-000.tar", "a-0001.tar", "a-b-000.tar", "a-x.tar", "a-000.index.json", "[a]-000.tar"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in numbered_shards(tmp_path / "a")] == ["a-000.tar", "a-0001.tar"]

@@ -1,5 +1,6 @@
 """Small files whose picture flashes white at the moments at which its sound clicks, and where both are found again."""
 
+import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -50,17 +51,17 @@ def write_clip(
             frame.pts, frame.time_base = round(now * TICKS), Fraction(1, TICKS)
             packets += picture.encode(frame)
         packets += picture.encode(None)
-        wave = np.zeros(length, np.float32)
+        wave_S = np.zeros(length, np.float32)
         tone = 0.8 * np.sin(2 * np.pi * 1000 * np.arange(RATE // 50) / RATE)
         for moment in moments:
             first = round((moment - sound_start) * RATE)
             if 0 <= first < length:
-                wave[first : first + len(tone)] = tone[: length - first]
+                wave_S[first : first + len(tone)] = tone[: length - first]
         step = sound.codec_context.frame_size or 960
         for first in range(0, length, step):
             if gap is not None and gap[0] <= first / RATE < gap[0] + gap[1]:
                 continue
-            form, block = sound.codec_context.format.name, wave[None, first : first + step]
+            form, block = sound.codec_context.format.name, wave_S[None, first : first + step]
             if form == "s16":
                 block = (block * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(block, format=form, layout="mono")
@@ -85,3 +86,11 @@ def clicks(wave_S: torch.Tensor, rate: int) -> list[float]:
     """When a sound begins that nothing was heard before for 0.3 s, in seconds."""
     loud = (wave_S.abs() > 0.25 * float(wave_S.abs().max())).nonzero().flatten().tolist()
     return [at / rate for n, at in enumerate(loud) if not n or at - loud[n - 1] > 0.3 * rate]
+
+
+def write_wav(path: Path, samples: Sequence[int] | np.ndarray, rate: int = 16000) -> Path:
+    """16-bit samples of one channel."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(np.asarray(samples, np.int16).tobytes())
+    return path
