@@ -31,7 +31,7 @@ def test_lora_of_the_released_model() -> None:
     config = composed("ovi_lora")
     model = on_meta(config)
     assert model.recomputation.choice == "full"
-    settings = LoraSettings.from_mapping(OmegaConf.to_container(config.adapter, resolve=True))
+    settings = LoraSettings.of(OmegaConf.to_container(config.adapter, resolve=True))
     assert (settings.rank, settings.scaling, settings.base_dtype) == (64, 1.0, "bfloat16")
     assert add_lora(model, settings) == (188_743_680, 11_660_753_108 + 188_743_680)
     # The model's own weights at 2 bytes, the adapter's at 4.

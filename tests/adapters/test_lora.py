@@ -150,7 +150,7 @@ def test_an_adapter_comes_back_from_its_file(tmp_path: Path) -> None:
     model = trained_twin()
     save_adapter(model, tmp_path / "a.safetensors", SETTINGS)
     again = twin()
-    assert load_adapter(again, tmp_path / "a.safetensors") == LoraSettings.from_mapping(SETTINGS)
+    assert load_adapter(again, tmp_path / "a.safetensors") == LoraSettings.of(SETTINGS)
     want = predicted(model)
     assert all(torch.equal(want[m], value) for m, value in predicted(again).items())
     assert [f.name for f in tmp_path.iterdir()] == ["a.safetensors"]
@@ -187,15 +187,21 @@ def test_size_at_the_released_model() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "adapter lacks rank"),
+        ({}, "adapter.rank is not given: expected a whole number from 1"),
         ({"rank": 0}, "adapter.rank is 0"),
         ({"rank": 4, "alpha": -1}, "adapter.alpha is -1"),
         ({"rank": 4, "dropout": 1.0}, "adapter.dropout is 1.0: expected a number from 0 to below 1"),
-        ({"rank": 4, "base_dtype": "int8"}, "adapter.base_dtype is 'int8': expected null, float32"),
-        ({"rank": 4, "targets": []}, r"adapter.targets is \[\]; expected some of attention, fusion"),
+        (
+            {"rank": 4, "base_dtype": "int8"},
+            "adapter.base_dtype is 'int8': expected float32, bfloat16, float16 or null",
+        ),
+        ({"rank": 4, "targets": []}, r"adapter.targets is \[\]: expected some of attention, fusion"),
         ({"rank": 4, "targets": ["conv"]}, "adapter.targets: 'conv' matches no linear layer of this model"),
         ({"rank": 4, "targets": ["("]}, "'.' is none of attention, .* and no regular expression"),
-        ({"rang": 4}, "adapter has unknown key rang; valid keys: alpha, base_dtype, dropout, rank, targets"),
+        (
+            {"rang": 4},
+            "adapter has unknown key 'rang', did you mean rank\? Valid: alpha, base_dtype, dropout, rank, targets",
+        ),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -159,5 +159,5 @@ def test_other_strides_than_the_published_are_refused() -> None:
         Wan22Config(temporal=(True, True, True))
     with pytest.raises(UserError, match="one for each of its 6 channels"):
         Wan22Config(channels=6)
-    with pytest.raises(UserError, match="unknown key width"):
+    with pytest.raises(UserError, match="unknown key 'width'"):
         Wan22Config.of({"width": 3})

@@ -110,15 +110,15 @@ def test_towers_of_different_width_fuse() -> None:
 @pytest.mark.parametrize(
     ("fusion", "message"),
     [
-        ({"direction": "sideways"}, "bidirectional, none, audio_to_video, video_to_audio"),
+        ({"direction": "sideways"}, "expected bidirectional, none, audio_to_video or video_to_audio"),
         ({"blocks": [3]}, "block 3; this model has blocks 0 to 2"),
-        ({"blocks": ["x"]}, "expected block indices"),
-        ({"blocks": {"each": 2}}, "the one valid key is every"),
+        ({"blocks": ["x"]}, "or a list of block indices from 0"),
+        ({"blocks": {"each": 2}}, "{every: k} with k of at least 1"),
         ({"blocks": {"every": 0}}, "at least 1"),
         ({"blocks": "some"}, "all"),
-        ({"blocks": 3}, "all, {every: k} or a list"),
-        ({"fusion_init": "neither"}, "both, reference"),
-        ({"directions": "none"}, "valid keys: blocks, direction, fusion_init"),
+        ({"blocks": 3}, "all, {every: k}"),
+        ({"fusion_init": "neither"}, "both or reference"),
+        ({"directions": "none"}, "did you mean direction? Valid: blocks, direction, fusion_init"),
     ],
 )
 def test_wrong_settings_are_refused_with_the_valid_ones(fusion: dict[str, Any], message: str) -> None:

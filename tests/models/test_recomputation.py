@@ -103,7 +103,7 @@ def test_what_is_kept_is_not_computed_again() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(UserError, match="activation_checkpointing is 'all'; expected one of none, full, att"):
+    with pytest.raises(UserError, match="activation_checkpointing is 'all': expected none, full, att"):
         tiny_twin(activation_checkpointing="all")
     with pytest.raises(UserError, match="checkpoint_every is 0"):
         tiny_twin(checkpoint_every=0)

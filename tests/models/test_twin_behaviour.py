@@ -206,8 +206,8 @@ def test_a_missing_tower_is_named() -> None:
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        ({"dims": 64}, "unknown key dims; valid keys: dim, eps"),
-        ({"dim": None}, "dim is None"),
+        ({"dims": 64}, "unknown key 'dims', did you mean dim\? Valid: dim, eps"),
+        ({"dim": None}, "model.video.dim is null: expected a whole number from 1 to"),
         ({"dim": 65}, "does not divide by num_heads=2"),
         ({"num_heads": 32}, "head dim 2"),
         ({"num_layers": 2}, "num_layers is 2 in the video, 3 in the audio"),
@@ -227,15 +227,18 @@ def test_wrong_tower_settings_are_refused(video: dict[str, Any], message: str) -
 def test_wrong_settings_elsewhere_are_refused() -> None:
     lacking = {k: v for k, v in TINY_VIDEO.items() if k != "dim"}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"video": lacking, "audio": None}, "lacks dim"),
+        ({"video": lacking, "audio": None}, "model.video.dim is not given"),
         ({"video": None, "audio": TINY_AUDIO | {"patch_size": [1, 2, 2]}}, "which no audio tower has"),
         ({"video": None, "audio": TINY_AUDIO | {"patch_kernel_size": 4}}, "is even"),
         ({"video": None, "audio": None}, "neither a video nor an audio tower"),
-        ({"video": TINY_VIDEO, "audio": None, "rope": {"mode": "squeezed"}}, "constant, clip_ratio, learned"),
+        (
+            {"video": TINY_VIDEO, "audio": None, "rope": {"mode": "squeezed"}},
+            "constant, clip_ratio or learned",
+        ),
         ({"video": TINY_VIDEO, "audio": None, "rope": {"factor": -1}}, "rope.factor is -1"),
-        ({"video": TINY_VIDEO, "audio": None, "rope": {"scale": 1}}, "valid keys: factor, mode, theta"),
-        ({"video": TINY_VIDEO, "audio": None, "attention": "fast"}, "sdpa, flash"),
-        ({"video": 3, "audio": None}, "expected a mapping"),
+        ({"video": TINY_VIDEO, "audio": None, "rope": {"scale": 1}}, "Valid: factor, mode, theta"),
+        ({"video": TINY_VIDEO, "audio": None, "attention": "fast"}, "sdpa or flash"),
+        ({"video": 3, "audio": None}, "model.video is 3: expected settings such as model.video.dim="),
     ]
     for settings, message in cases:
         with pytest.raises(UserError, match=message):

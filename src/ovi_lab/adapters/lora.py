@@ -46,8 +46,7 @@ def add_lora(model: TwinDiT, settings: LoraSettings | Mapping[str, Any], seed: i
     Raises:
         UserError: PEFT is missing, the model has an adapter, a target means no layer, or a setting is wrong.
     """
-    if not isinstance(settings, LoraSettings):
-        settings = LoraSettings.from_mapping(settings)
+    settings = LoraSettings.of(settings)
     if adapted_layers(model):
         raise UserError("the model has an adapter already: merge it before another is added")
     peft = _peft()
@@ -138,8 +137,7 @@ def save_adapter(
     Raises:
         UserError: there is no adapter; or the place cannot be written, and nothing is left of the file then.
     """
-    if not isinstance(settings, LoraSettings):
-        settings = LoraSettings.from_mapping(settings)
+    settings = LoraSettings.of(settings)
     if isinstance(adapted, nn.Module):
         state = adapter_state(adapted)
     else:
@@ -172,7 +170,7 @@ def load_adapter(model: TwinDiT, path: str | Path) -> LoraSettings:
     if _METADATA not in metadata:
         raise UserError(f"{path} is no adapter of ovi-lab: its header tells no settings")
     with reading(path, "safetensors file"):
-        described = LoraSettings.from_mapping(parse_json(metadata[_METADATA], str(path)))
+        described = LoraSettings.of(parse_json(metadata[_METADATA], str(path)))
     # by its tensors' names: regular expressions of a file are untrusted and not run
     found = {match[0] for name in state if (match := adapted_layer(name)) is not None}
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}

@@ -38,7 +38,7 @@ class MergedWeights:
 
     def __init__(self, weights: Stored, adapter: LoraSettings | Mapping[str, Any]) -> None:
         self._weights = weights
-        self._settings = adapter if isinstance(adapter, LoraSettings) else LoraSettings.from_mapping(adapter)
+        self._settings = LoraSettings.of(adapter)
         self._base: dict[str, str] = {}
         self._sides: dict[str, dict[str, str]] = {}
         for name in weights.tensors:

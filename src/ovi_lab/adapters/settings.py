@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
-from ovi_lab.common.values import check_settings
+from ovi_lab.common.fields import CLOSED, AnyText, Positive, Settings, Width, number
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import checked_fields
 
 TARGETS: dict[str, str] = {
     "attention": r"\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]$",
@@ -26,36 +26,29 @@ ADAPTER = "default"
 _ADAPTED = re.compile(rf"^(?P<layer>.+)\.lora_(?P<side>[AB])(\.{ADAPTER})?\.weight$")
 
 
-@dataclass(frozen=True)
-class LoraSettings:
+Targets = Annotated[
+    tuple[AnyText, ...],
+    BeforeValidator(lambda targets: [targets] if isinstance(targets, str) else targets),
+    Field(min_length=1, description=f"some of {', '.join(TARGETS)}, or regular expressions"),
+]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class LoraSettings(Settings):
     """Low-rank adaptation, y = W x + (alpha / rank) B A x (Hu et al., arXiv 2106.09685)."""
 
-    rank: int
-    """Rank of B A: A is [rank, in], B [out, rank]."""
-    alpha: float | None = None
-    """None means `rank`: the product counts as it is."""
-    targets: Sequence[str] = ("attention",)
-    """Which linear layers: names of sets (`TARGETS`), or regular expressions searched in the layers' names."""
-    dropout: float = 0.0
-    """Dropout on the input of A, in training."""
-    base_dtype: str | None = None
-    """Type of the model's own weights, which are not trained; None leaves it. The adapter stays float32."""
+    title = "adapter"
 
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> LoraSettings:
-        """The checked settings; UserError names a wrong key or value and the valid ones."""
-        values = checked_fields(cls, mapping, "adapter")
-        targets = values.get("targets", cls.targets)
-        if targets is not None and not isinstance(targets, Sequence):
-            raise UserError(f"adapter.targets is {targets!r}; expected a list of sets or regular expressions")
-        values["targets"] = (targets,) if isinstance(targets, str) else tuple(targets or ())
-        check_settings("adapter", {name: value for name, value in values.items() if name != "targets"})
-        settings = cls(**values)
-        if not settings.targets or not all(isinstance(t, str) for t in settings.targets):
-            raise UserError(
-                f"adapter.targets is {targets!r}; expected some of {', '.join(TARGETS)}, or regular expressions"
-            )
-        return settings
+    rank: Width
+    """Rank of B A: A is [rank, in], B [out, rank]."""
+    alpha: Positive | None = None
+    """None means `rank`: the product counts as it is."""
+    targets: Targets = ("attention",)
+    """Which linear layers: names of sets (`TARGETS`), or regular expressions searched in the layers' names."""
+    dropout: Annotated[float, number(ge=0, lt=1)] = 0.0
+    """Dropout on the input of A, in training."""
+    base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the model's own weights, which are not trained; None leaves it. The adapter stays float32."""
 
     @property
     def scaling(self) -> float:

@@ -19,8 +19,8 @@ from torch import Tensor
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
+from ovi_lab.common.fields import checked, signature
 from ovi_lab.common.foreign import reading
-from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, FusionConfig, RopeConfig, TowerConfig
@@ -84,7 +84,7 @@ class Configuration:
         """The text encoder's class and its checked arguments. Raises UserError as `model`."""
         what = f"{shown(self.source, None)}: text"
         cls, settings = _looked_up(self.plain.get("text"), TEXT_ENCODERS, what)
-        check_types(cls, settings, what)
+        checked(signature(cls), settings, what)
         return cls, settings
 
     def adapter(self) -> Mapping[str, Any] | None:
@@ -126,13 +126,13 @@ def model_settings(config: Mapping[str, Any], what: str = "model") -> dict[str, 
         UserError: another class, an unknown or missing key, or a value of another type.
     """
     _, settings = _looked_up(config, MODELS, what, default="ovi_lab.models.TwinDiT")
-    check_types(TwinDiT, settings, what)
+    checked(signature(TwinDiT), settings, what)
     for modality in MODALITIES:
         if settings.get(modality) is not None:
-            check_types(TowerConfig, settings[modality], f"{what}.{modality}", without=("modality",))
+            checked(TowerConfig, settings[modality], f"{what}.{modality}", modality=modality)
     for key, part in (("fusion", FusionConfig), ("rope", RopeConfig)):
         if settings.get(key) is not None:
-            check_types(part, settings[key], f"{what}.{key}")
+            checked(part, settings[key], f"{what}.{key}")
     return settings
 
 

@@ -6,60 +6,73 @@ Facts of the presets: the released inference code and arXiv 2510.01284; `conf/re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from omegaconf import OmegaConf
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovi_eval.common.plain_data import read_yaml
-from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints.configuration import check_model, model_settings
 from ovi_lab.checkpoints.names import model_of
 from ovi_lab.codecs.mmaudio import MMAudioConfig
 from ovi_lab.codecs.wan22 import Wan22Config
+from ovi_lab.common.fields import CLOSED, AnyText, checked, number, whole
 from ovi_lab.common.paths import config_dir
-from ovi_lab.common.typed import check_types
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.text.umt5 import UMT5Config
 from ovi_lab.weights.fit import finite
 from ovi_lab.weights.tensor_files import INDEX_SUFFIX, Stored, TensorFiles
 
-_MOST = {
-    "video_latent_frames": 2**16, "audio_latents": 2**20, "area": 2**16, "fps": 1000, "sample_rate": 2**20,
-}  # fmt: skip
-"""The upper bounds of a preset's numbers."""
-
 PRESET_FILE = "preset.yaml"
 _ADVICE = "copy one of conf/released, or write it again"
 """The preset in a folder of weights, for a model that is none of the released ones."""
 
 
-@dataclass(frozen=True)
+def _below(name: str) -> str:
+    file = PurePosixPath(name)
+    if file.is_absolute() or ".." in file.parts or "\\" in name or not file.name:
+        raise ValueError("not below the folder of weights")
+    return name
+
+
+def _one_place(form: str) -> str:
+    if form.count("{}") != 1 or set(form.replace("{}", "")) & set("{}"):
+        raise ValueError("not one {}")
+    return form
+
+
+_Side = Annotated[int, whole(1, 2**16)]
+_Sizes = Annotated[dict[str, Any], BeforeValidator(lambda sizes: {} if sizes is None else sizes)]
+
+
+@dataclass(frozen=True, config=CLOSED)
 class ReleasedModel:
     """One released model: its file and the clips it was trained on."""
 
-    name: str
-    file: str
+    name: AnyText
+    file: Annotated[AnyText, AfterValidator(_below), Field(description="a path below the folder of weights")]
     """The file of weights, relative to the folder of all weights."""
     model: dict[str, Any]
     """Arguments of TwinDiT."""
-    video_latent_frames: int
-    audio_latents: int
-    area: tuple[int, int]
+    video_latent_frames: Annotated[int, whole(1, 2**16)]
+    audio_latents: Annotated[int, whole(1, 2**20)]
+    area: tuple[_Side, _Side]
     """Height and width in pixels whose product is a clip's approximate picture area."""
-    fps: float
-    sample_rate: int
-    audio_tag: str
+    fps: Annotated[float, number(gt=0, le=1000)]
+    sample_rate: Annotated[int, whole(1, 2**20)]
+    audio_tag: Annotated[AnyText, AfterValidator(_one_place), Field(description="a text with one {}")]
     """The form of the sound's description in a prompt; `{}` stands for it."""
-    text_encoder: dict[str, Any] = field(default_factory=dict)
+    text_encoder: _Sizes = field(default_factory=dict)
     """Sizes of umT5 (`UMT5Config`) that differ from the published ones."""
-    video_codec: dict[str, Any] = field(default_factory=dict)
+    video_codec: _Sizes = field(default_factory=dict)
     """Likewise of the Wan2.2 VAE (`Wan22Config`)."""
-    audio_codec: dict[str, Any] = field(default_factory=dict)
+    audio_codec: _Sizes = field(default_factory=dict)
     """Likewise of MMAudio's VAE and vocoder (`MMAudioConfig`)."""
 
     def weights_file(self, folder: str | Path) -> Path | None:
@@ -121,33 +134,14 @@ def _preset(facts: Any, source: str) -> ReleasedModel:
     """A preset of plain values. Raises UserError for one that is not whole, or exceeds the bounds of any model."""
     if not isinstance(facts, Mapping):
         raise UserError(f"{source} is no preset: {_ADVICE}")
-    given = {"name": Path(source).stem} | {key: value for key, value in facts.items() if value is not None}
     try:
-        check_types(ReleasedModel, given, "it")
-        UMT5Config.of(given.get("text_encoder"))
-        Wan22Config.of(given.get("video_codec"))
-        MMAudioConfig.of(given.get("audio_codec"))
+        preset: ReleasedModel = checked(ReleasedModel, {"name": Path(source).stem, **facts}, "it")
+        UMT5Config.of(preset.text_encoder)
+        Wan22Config.of(preset.video_codec)
+        MMAudioConfig.of(preset.audio_codec)
     except UserError as error:
         raise UserError(f"{source} is no preset ({error}): {_ADVICE}") from error
-    file = PurePosixPath(given["file"])
-    if file.is_absolute() or ".." in file.parts or "\\" in given["file"] or not file.name:
-        raise UserError(
-            f"{source}: file is {shown(given['file'], 80)}; expected a path below the folder of weights"
-        )
-    for key in _MOST:
-        for number in given[key] if key == "area" else [given[key]]:
-            if not 0 < number <= _MOST[key]:
-                raise UserError(f"{source}: {key} is {number}; expected above 0 and at most {_MOST[key]}")
-    if given["audio_tag"].count("{}") != 1 or set(given["audio_tag"].replace("{}", "")) & set("{}"):
-        raise UserError(
-            f"{source}: audio_tag is {shown(given['audio_tag'], 60)}; expected a text with one {{}}"
-        )
-    checked = {
-        "model": model_settings(given["model"], f"{source}: model"),
-        "area": tuple(given["area"]),
-        "fps": float(given["fps"]),
-    }
-    return ReleasedModel(**given | checked)
+    return replace(preset, model=model_settings(preset.model, f"{source}: model"))
 
 
 def load_released(

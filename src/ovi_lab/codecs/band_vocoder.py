@@ -16,18 +16,19 @@ token.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
 from ovi_eval.ball.sound_bands import BAND_EDGES_HZ, FLOOR, NUM_BANDS, band_energies, token_samples
 from ovi_eval.clips.clip import fit_length
 from ovi_lab.codecs.base import check_latents, check_stored
-from ovi_lab.common.typed import check_types
+from ovi_lab.common.fields import Count, Number, checked, signature, whole
 from ovi_lab.errors import UserError
 
 TONE_ENERGY = 0.375  # band energy of a sine of amplitude 1 (Hann window, main lobe inside the band)
@@ -53,10 +54,10 @@ class BandVocoder:
 
     def __init__(
         self,
-        sample_rate: int = 8000,
-        partials_hz: Iterable[float] = (),
-        iterations: int = 12,
-        seed: int = 0,
+        sample_rate: Annotated[int, whole(1, MAX_SAMPLE_RATE)] = 8000,
+        partials_hz: Annotated[Sequence[Number], Len(0, MAX_PARTIALS)] = (),
+        iterations: Annotated[int, whole(0, 1000)] = 12,
+        seed: Count = 0,
     ) -> None:
         try:
             self.token_samples = token_samples(sample_rate)
@@ -132,14 +133,7 @@ class BandVocoder:
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BandVocoder:
         settings = {name: config[name] for name in ("sample_rate", "partials_hz", "iterations", "seed")}
-        check_types(cls, settings, "the audio codec")
-        most = {"sample_rate": MAX_SAMPLE_RATE, "iterations": 1000, "seed": 2**63 - 1}
-        for name, value in most.items():
-            if not 0 <= settings[name] <= value:
-                raise UserError(f"the audio codec's {name} is {settings[name]}, expected 0 to {value}")
-        if len(settings["partials_hz"]) > MAX_PARTIALS:
-            raise UserError(f"the audio codec has {len(settings['partials_hz'])} partials: fit it again")
-        codec = cls(**settings)
+        codec = cls(**checked(signature(cls), settings, "the audio codec"))
         check_stored(tensors, dict.fromkeys(("mean", "std"), (NUM_BANDS,)), "audio codec")
         codec.mean_K, codec.std_K = tensors["mean"], tensors["std"]
         return codec

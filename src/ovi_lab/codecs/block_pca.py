@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Strict
 from torch import Tensor
 
 from ovi_lab.codecs.base import check_frames, check_latents, check_stored
-from ovi_lab.common.typed import check_types
+from ovi_lab.common.fields import Width, checked, signature
 from ovi_lab.errors import UserError
+
+_Block = Annotated[tuple[Width, Width, Width], Strict(False)]
 
 
 class BlockPCA:
@@ -33,7 +36,7 @@ class BlockPCA:
     kind = "block_pca"
     first_frame_alone = False
 
-    def __init__(self, channels: int = 24, block: tuple[int, int, int] = (2, 8, 8)) -> None:
+    def __init__(self, channels: Width = 24, block: _Block = (2, 8, 8)) -> None:
         pixels = 3 * block[0] * block[1] * block[2]
         if min(block) < 1 or not 1 <= channels <= pixels:
             raise UserError(
@@ -105,8 +108,8 @@ class BlockPCA:
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockPCA:
-        check_types(cls, {"channels": config["channels"], "block": config["block"]}, "the video codec")
-        codec = cls(config["channels"], tuple(config["block"]))
+        settings = {"channels": config["channels"], "block": config["block"]}
+        codec = cls(**checked(signature(cls), settings, "the video codec"))
         pixels = 3 * math.prod(codec.strides)
         shapes = {"mean": (pixels,), "components": (codec.channels, pixels)}
         check_stored(tensors, shapes, "video codec")

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ovi_eval.clips.clip import fit_length
 from ovi_lab.codecs.base import check_latents
-from ovi_lab.common.typed import NetworkSizes
+from ovi_lab.common.fields import CLOSED, Settings, Width, Widths
 from ovi_lab.errors import UserError
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -33,22 +34,21 @@ _SPLIT = (
 )
 
 
-@dataclass(frozen=True)
-class MMAudioConfig(NetworkSizes):
+@dataclass(frozen=True, config=CLOSED)
+class MMAudioConfig(Settings):
     """Sizes of both networks; the defaults are the published ones (171.7 M and 112.2 M parameters)."""
 
     title = "the MMAudio codec's configuration"
 
-    mel_bands: int = 80
-    channels: int = 20
-    hidden: int = 384
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    vocoder_channels: int = 1536
-    vocoder_rates: tuple[int, ...] = (4, 4, 2, 2, 2, 2)
-    vocoder_kernels: tuple[int, ...] = (8, 8, 4, 4, 4, 4)
+    mel_bands: Width = 80
+    channels: Width = 20
+    hidden: Width = 384
+    multipliers: Widths = (1, 2, 4)
+    vocoder_channels: Width = 1536
+    vocoder_rates: Widths = (4, 4, 2, 2, 2, 2)
+    vocoder_kernels: Widths = (8, 8, 4, 4, 4, 4)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if len(self.vocoder_rates) != len(self.vocoder_kernels):
             raise UserError(
                 f"the vocoder has {len(self.vocoder_rates)} rates and {len(self.vocoder_kernels)} kernels: "

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovi_lab.codecs.base import check_frames, check_latents
-from ovi_lab.common.typed import NetworkSizes
+from ovi_lab.common.fields import CLOSED, Layers, Number, Settings, Width, Widths, YesNo
 from ovi_lab.errors import UserError
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -52,8 +53,8 @@ _OUTSIDE = {
 }
 
 
-@dataclass(frozen=True)
-class Wan22Config(NetworkSizes):
+@dataclass(frozen=True, config=CLOSED)
+class Wan22Config(Settings):
     """Sizes of the VAE; the defaults are the published ones (704,688,668 parameters).
 
     `latent_mean` and `latent_std` have one value for each of the `channels`.
@@ -61,18 +62,17 @@ class Wan22Config(NetworkSizes):
 
     title = "the Wan2.2 VAE's configuration"
 
-    base_dim: int = 160
-    decoder_base_dim: int = 256
-    channels: int = 48
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    res_blocks: int = 2
-    temporal: tuple[bool, ...] = (False, True, True)
+    base_dim: Width = 160
+    decoder_base_dim: Width = 256
+    channels: Width = 48
+    multipliers: Widths = (1, 2, 4, 4)
+    res_blocks: Layers = 2
+    temporal: tuple[YesNo, ...] = (False, True, True)
     """Which of the three halvings of rows and columns halve the frames too."""
-    latent_mean: tuple[float, ...] = LATENT_MEAN
-    latent_std: tuple[float, ...] = LATENT_STD
+    latent_mean: tuple[Number, ...] = LATENT_MEAN
+    latent_std: tuple[Number, ...] = LATENT_STD
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("latent_mean", "latent_std"):
             if len(getattr(self, name)) != self.channels:
                 raise UserError(

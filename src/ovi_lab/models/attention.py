@@ -6,14 +6,14 @@ Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D wid
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovi_lab.common.fields import checked
 from ovi_lab.errors import UserError
-from ovi_lab.models.config import ATTENTION_BACKENDS, check_choice
 from ovi_lab.models.norms import LayerNorm, RMSNorm
 from ovi_lab.models.recomputation import Linear, attention_kernel
 from ovi_lab.models.rope import apply_rotation
@@ -45,7 +45,7 @@ def attention_function(backend: str) -> AttentionFunction:
     Under `flash`, calls with padded keys go through SDPA: the kernel has no key mask. UserError for another
     name and where flash-attn is not installed.
     """
-    check_choice("attention", backend, ATTENTION_BACKENDS)
+    checked(Literal["sdpa", "flash"], backend, "attention")
     if backend == "sdpa":
         return sdpa_attention
     try:

@@ -6,71 +6,25 @@ in numbers only.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from ovi_lab.common.typed import MAX_LAYERS, MAX_WIDTH
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from ovi_lab.common.fields import CLOSED, MAX_WIDTH, AtLeastOne, Count, Layers, Positive, Width, whole
 from ovi_lab.errors import UserError
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
-FUSION_DIRECTIONS = ("bidirectional", "none", "audio_to_video", "video_to_audio")
-FUSION_INITS = ("both", "reference")
-ROPE_MODES = ("constant", "clip_ratio", "learned")
-ATTENTION_BACKENDS = ("sdpa", "flash")
-
 PAPER_AUDIO_ROPE_FACTOR = 0.19676
 """Audio temporal RoPE factor of the released configuration; the paper's 31 / 157 is 0.19745."""
 
-_Config = TypeVar("_Config")
 
-
-def checked_fields(cls: type[Any], mapping: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The mapping as keyword arguments of dataclass `cls`.
-
-    Raises UserError for a key that is no field of `cls` and for a required field that is missing, with the
-    valid keys listed.
-    """
-    if not isinstance(mapping, Mapping):
-        raise UserError(f"{what} is {mapping!r} ({type(mapping).__name__}); expected a mapping of settings")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("key", True)}
-    unknown = [str(key) for key in mapping if key not in fields]
-    if unknown:
-        raise UserError(
-            f"{what} has unknown key {', '.join(unknown)}; valid keys: {', '.join(sorted(fields))}"
-        )
-    required = [name for name, f in fields.items() if f.default is dataclasses.MISSING]
-    missing = [name for name in required if name not in mapping]
-    if missing:
-        raise UserError(f"{what} lacks {', '.join(missing)}; required keys: {', '.join(required)}")
-    return {str(key): value for key, value in mapping.items()}
-
-
-def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
-    """Raises UserError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UserError(f"{what} is {value!r}; expected one of {', '.join(choices)}")
-
-
-def check_positive_int(what: str, value: object, most: int | None = None) -> None:
-    """Raises UserError unless `value` is an int of at least 1 (a bool is none), and of at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{what} is {value!r}; expected a whole number of at least 1")
-    if most is not None and value > most:
-        raise UserError(f"{what} is {value}; expected at most {most}")
-
-
-def check_positive_number(what: str, value: object) -> None:
-    """Raises UserError unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(f"{what} is {value!r}; expected a finite number above 0")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class TowerConfig:
     """One tower: a diffusion transformer over video latents or over audio latents.
 
@@ -78,78 +32,47 @@ class TowerConfig:
     `modality` is set by the caller that builds the tower and is no key of the mapping.
     """
 
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    in_dim: int
-    out_dim: int | None = None
+    dim: Width
+    ffn_dim: Width
+    num_heads: Width
+    num_layers: Layers
+    in_dim: Width
+    out_dim: Width | None = None
     """Latent channels predicted; None means as many as `in_dim`."""
-    freq_dim: int = 256
+    freq_dim: Width = 256
     """Width of the sinusoidal time embedding."""
-    text_len: int = 512
-    text_dim: int = 4096
-    eps: float = 1e-6
+    text_len: Width = 512
+    text_dim: Width = 4096
+    eps: Positive = 1e-6
     """Epsilon of every normalisation in the tower."""
-    patch_size: tuple[int, ...] | None = None
+    patch_size: tuple[Layers, ...] | None = None
     """Video only, (1, 2, 2) by default. Audio latents are one token each."""
-    patch_kernel_size: int | None = None
+    patch_kernel_size: Width | None = None
     """Audio only, odd, 7 by default: latents each token of the patch embedding sees."""
-    patch_hidden_dim: int | None = None
+    patch_hidden_dim: Annotated[int, whole(0, MAX_WIDTH)] | None = None
     """Audio only: hidden width of the patch embedding; None means int(2 * 4 * dim / 3), rounded up to 256. 0 leaves
     one plain convolution, which small towers learn through much sooner."""
-    modality: Modality = dataclasses.field(default="video", metadata={"key": False})
+    modality: Modality = "video"
 
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], modality: Modality) -> TowerConfig:
-        """The checked configuration; UserError names a wrong key or value and the valid ones."""
-        what = f"the {modality} tower's configuration"
-        values = checked_fields(cls, mapping, what)
-        other = ("patch_kernel_size", "patch_hidden_dim") if modality == "video" else ("patch_size",)
-        for key in other:
-            if key == "patch_size" and values.get(key) is not None and tuple(values[key]) == (1,):
-                values[key] = None  # the reference writes its audio tower's patch size as [1]
-            if values.get(key) is not None:
-                raise UserError(f"{what} has {key}={values[key]!r}, which no {modality} tower has; remove it")
-        if modality == "video":
-            patch = values.get("patch_size")
-            values["patch_size"] = (1, 2, 2) if patch is None else tuple(patch)
-            if len(values["patch_size"]) != 3:
-                raise UserError(
-                    f"{what} has patch_size={patch!r}; expected three numbers: frames, rows, columns"
-                )
-            for size in values["patch_size"]:
-                check_positive_int(f"{what}: patch_size", size, MAX_LAYERS)
-        else:
-            values["patch_size"] = (1,)
-            if values.get("patch_kernel_size") is None:
-                values["patch_kernel_size"] = 7
-        if values.get("out_dim") is None:
-            values["out_dim"] = values["in_dim"]
-        config = cls(**values, modality=modality)
-        config._check(what)
-        return config
-
-    def _check(self, what: str) -> None:
-        names = (
-            "dim",
-            "ffn_dim",
-            "num_heads",
-            "num_layers",
-            "in_dim",
-            "out_dim",
-            "freq_dim",
-            "text_len",
-            "text_dim",
-        )
-        for name in names:
-            most = MAX_LAYERS if name == "num_layers" else MAX_WIDTH
-            check_positive_int(f"{what}: {name}", getattr(self, name), most)
-        for name in ("patch_kernel_size", "patch_hidden_dim"):
-            value = getattr(self, name)
-            if value is not None and not (name == "patch_hidden_dim" and value == 0):
-                check_positive_int(f"{what}: {name}", value, MAX_WIDTH)
-        check_positive_number(f"{what}: eps", self.eps)
+    def __post_init__(self) -> None:
+        """Sets what depends on other fields, and checks how they fit; UserError names what does not."""
+        what, video = f"the {self.modality} tower's configuration", self.modality == "video"
+        # the reference writes its audio tower's patch size as [1]
+        foreign = {"patch_size": None if self.patch_size == (1,) else self.patch_size}
+        defaults: dict[str, Any] = {"out_dim": self.in_dim, "patch_size": (1,), "patch_kernel_size": 7}
+        if video:
+            foreign = {n: getattr(self, n) for n in ("patch_kernel_size", "patch_hidden_dim")}
+            defaults = {"out_dim": self.in_dim, "patch_size": (1, 2, 2)}
+        for key, value in foreign.items():
+            if value is not None:
+                raise UserError(f"{what} has {key}={value}, which no {self.modality} tower has; remove it")
+        for key, value in defaults.items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, value)
+        if video and len(self.patch_size or ()) != 3:
+            raise UserError(
+                f"{what} has patch_size={self.patch_size}; expected three numbers: frames, rows, columns"
+            )
         if self.dim % self.num_heads:
             raise UserError(
                 f"{what}: dim={self.dim} does not divide by num_heads={self.num_heads}; change one"
@@ -184,46 +107,26 @@ class TowerConfig:
         return 256 * math.ceil(int(2 * 4 * self.dim / 3) / 256)
 
 
-@dataclass(frozen=True)
+Blocks = Annotated[
+    Literal["all"]
+    | Annotated[dict[Literal["every"], AtLeastOne], Field(min_length=1)]
+    | Annotated[tuple[Count, ...], AfterValidator(lambda indices: tuple(sorted(set(indices))))],
+    Field(description="all, {every: k} with k of at least 1, or a list of block indices from 0"),
+]
+
+
+@dataclass(frozen=True, config=CLOSED)
 class FusionConfig:
     """Which way, and in which blocks, the towers read each other."""
 
-    direction: str = "bidirectional"
+    direction: Literal["bidirectional", "none", "audio_to_video", "video_to_audio"] = "bidirectional"
     """`audio_to_video`: the video tower reads the audio stream; `video_to_audio`: the audio tower reads the
     video stream; `none`: both towers train side by side without exchange."""
-    blocks: str | Mapping[str, int] | tuple[int, ...] = "all"
+    blocks: Blocks = "all"
     """`all`, `{every: k}` (blocks 0, k, 2k, …), or a list of block indices."""
-    fusion_init: str = "both"
+    fusion_init: Literal["both", "reference"] = "both"
     """`both` divides the initial fusion projections of both towers by 10, so that fusion starts small on both
     sides; `reference` does so in the video tower only, as the released code does."""
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> FusionConfig:
-        """The checked configuration; UserError names a wrong key or value and the valid ones."""
-        config = cls(**checked_fields(cls, mapping, "fusion"))
-        check_choice("fusion.direction", config.direction, FUSION_DIRECTIONS)
-        check_choice("fusion.fusion_init", config.fusion_init, FUSION_INITS)
-        blocks: object = config.blocks
-        if isinstance(blocks, str):
-            check_choice("fusion.blocks", blocks, ("all", "{every: k}", "a list of block indices"))
-            return config
-        if isinstance(blocks, Mapping):
-            if list(blocks) != ["every"]:
-                raise UserError(
-                    f"fusion.blocks has keys {list(blocks)}; the one valid key is every: {{every: 2}}"
-                )
-            check_positive_int("fusion.blocks.every", blocks["every"])
-            return dataclasses.replace(config, blocks={"every": blocks["every"]})
-        if not isinstance(blocks, Sequence):
-            raise UserError(
-                f"fusion.blocks is {blocks!r}; expected all, {{every: k}} or a list of block indices"
-            )
-        for index in blocks:
-            if isinstance(index, bool) or not isinstance(index, int):
-                raise UserError(
-                    f"fusion.blocks holds {index!r}; expected block indices, whole numbers from 0"
-                )
-        return dataclasses.replace(config, blocks=tuple(sorted(set(blocks))))
 
     def block_indices(self, num_layers: int) -> frozenset[int]:
         """Indices of the fused blocks in a model of `num_layers` blocks; UserError for an index past them."""
@@ -246,7 +149,7 @@ class FusionConfig:
         return self.direction in ("bidirectional", reader)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class RopeConfig:
     """How audio positions are mapped to video time in the rotary embedding.
 
@@ -255,21 +158,12 @@ class RopeConfig:
     RoPE, arXiv 2510.01284).
     """
 
-    mode: str = "constant"
+    mode: Literal["constant", "clip_ratio", "learned"] = "constant"
     """`constant`: `factor` for every clip; `clip_ratio`: every clip's own video latent frames / audio tokens
     (where there is no video, `factor`); `learned`: one parameter that starts at `factor`."""
-    factor: float = PAPER_AUDIO_ROPE_FACTOR
+    factor: Positive = PAPER_AUDIO_ROPE_FACTOR
     """1.0 means unscaled."""
-    theta: float = 10_000.0
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> RopeConfig:
-        """The checked configuration; UserError names a wrong key or value and the valid ones."""
-        config = cls(**checked_fields(cls, mapping, "rope"))
-        check_choice("rope.mode", config.mode, ROPE_MODES)
-        check_positive_number("rope.factor", config.factor)
-        check_positive_number("rope.theta", config.theta)
-        return config
+    theta: Positive = 10_000.0
 
 
 def check_towers(configs: Mapping[Modality, TowerConfig], fusion: FusionConfig) -> None:
@@ -290,7 +184,6 @@ def check_towers(configs: Mapping[Modality, TowerConfig], fusion: FusionConfig) 
 
 
 def plain_settings(config: TowerConfig | FusionConfig | RopeConfig) -> dict[str, Any]:
-    """The configuration in plain types, as `from_mapping` takes it."""
-    keys = [f.name for f in dataclasses.fields(config) if f.metadata.get("key", True)]
-    values = {key: getattr(config, key) for key in keys}
+    """The configuration in plain types, as `checked` takes it."""
+    values = {key: value for key, value in asdict(config).items() if key != "modality"}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from ovi_lab.models.config import check_choice, check_positive_int
+from ovi_lab.common.fields import AtLeastOne, checked
 
 ACTIVATION_CHECKPOINTING = ("none", "full", "attention", "matmul")
 
@@ -55,8 +55,8 @@ class Recomputation:
     """
 
     def __init__(self, choice: str = "none", every: int = 1) -> None:
-        check_choice("activation_checkpointing", choice, ACTIVATION_CHECKPOINTING)
-        check_positive_int("checkpoint_every", every)
+        checked(Literal[ACTIVATION_CHECKPOINTING], choice, "activation_checkpointing")
+        checked(AtLeastOne, every, "checkpoint_every")
         self.choice = choice
         self.every = every
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ovi_lab.common.fields import Positive, checked
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import attention_function
 from ovi_lab.models.config import (
@@ -24,7 +25,6 @@ from ovi_lab.models.config import (
     Modality,
     RopeConfig,
     TowerConfig,
-    check_positive_number,
     check_towers,
     plain_settings,
 )
@@ -116,14 +116,14 @@ class TwinDiT(nn.Module):
         super().__init__()
         configs: dict[Modality, TowerConfig] = {}
         if video is not None:
-            configs["video"] = TowerConfig.from_mapping(video, "video")
+            configs["video"] = checked(TowerConfig, video, "model.video", modality="video")
         if audio is not None:
-            configs["audio"] = TowerConfig.from_mapping(audio, "audio")
+            configs["audio"] = checked(TowerConfig, audio, "model.audio", modality="audio")
         self.tower_configs = configs
         if fusion is None:
             fusion = {"direction": "bidirectional" if len(configs) == 2 else "none"}
-        self.fusion_config = FusionConfig.from_mapping(fusion)
-        self.rope_config = RopeConfig.from_mapping({} if rope is None else rope)
+        self.fusion_config: FusionConfig = checked(FusionConfig, fusion, "fusion")
+        self.rope_config: RopeConfig = checked(RopeConfig, {} if rope is None else rope, "rope")
         check_towers(configs, self.fusion_config)
         first = next(iter(configs.values()))
         self.num_layers = first.num_layers
@@ -219,7 +219,7 @@ class TwinDiT(nn.Module):
         It changes no parameter and is in no checkpoint; it serves sampling with another factor.
         """
         if factor is not None:
-            check_positive_number("the audio RoPE factor", factor)
+            checked(Positive, factor, "the audio RoPE factor")
         self._rope_factor_override = factor
 
     def forget_tables(self) -> None:

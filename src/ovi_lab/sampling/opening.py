@@ -27,9 +27,10 @@ from ovi_lab.checkpoints.weights_layout import find_layout, find_parts
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.mmaudio import MMAudioCodec, MMAudioConfig
 from ovi_lab.codecs.wan22 import Wan22Config, Wan22VAE
+from ovi_lab.common.fields import Positive, checked
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from ovi_lab.models.config import MODALITIES, check_positive_number
+from ovi_lab.models.config import MODALITIES
 from ovi_lab.sampling.bundle import (
     OPTION,
     Bundle,
@@ -84,7 +85,7 @@ def open_bundle(
     bundle.formats.check_size()
     if rope_factor is None:
         return bundle
-    check_positive_number("rope_factor", rope_factor)
+    checked(Positive, rope_factor, "rope_factor")
 
     def towers(dtype: torch.dtype, device: Any) -> TwinDiT:
         model = bundle.load_towers(dtype, device)

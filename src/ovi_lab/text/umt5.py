@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ovi_lab.common.typed import NetworkSizes
+from ovi_lab.common.fields import CLOSED, Layers, Settings, Width
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.text.lengths import CutTexts
@@ -41,19 +41,19 @@ MAX_TOKENS = 512
 """Tokens of a text that the released models read, the end mark included."""
 
 
-@dataclass(frozen=True)
-class UMT5Config(NetworkSizes):
+@dataclass(frozen=True, config=CLOSED)
+class UMT5Config(Settings):
     """Sizes of the encoder; the defaults are those of umT5-XXL (5,680,910,336 parameters)."""
 
     title = "umT5's configuration"
 
-    vocabulary: int = 256384
-    dim: int = 4096
-    ffn_dim: int = 10240
-    num_heads: int = 64
-    head_dim: int = 64
-    num_layers: int = 24
-    buckets: int = 32
+    vocabulary: Width = 256384
+    dim: Width = 4096
+    ffn_dim: Width = 10240
+    num_heads: Width = 64
+    head_dim: Width = 64
+    num_layers: Layers = 24
+    buckets: Width = 32
     """Number of buckets of relative positions."""
 
 
