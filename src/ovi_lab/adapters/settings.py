@@ -10,7 +10,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ovi_lab.common.fields import CLOSED, AnyText, Positive, Settings, Width, number
+from ovi_lab.common.fields import CLOSED, AnyText, PlainSettings, Positive, Width, number
 from ovi_lab.errors import UserError
 
 TARGETS: dict[str, str] = {
@@ -34,7 +34,7 @@ Targets = Annotated[
 
 
 @dataclass(frozen=True, config=CLOSED)
-class LoraSettings(Settings):
+class LoraSettings(PlainSettings):
     """Low-rank adaptation, y = W x + (alpha / rank) B A x (Hu et al., arXiv 2106.09685)."""
 
     title = "adapter"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ovi_eval.clips.clip import fit_length
 from ovi_lab.codecs.base import check_latents
-from ovi_lab.common.fields import CLOSED, Settings, Width, Widths
+from ovi_lab.common.fields import CLOSED, PlainSettings, Width, Widths
 from ovi_lab.errors import UserError
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -35,7 +35,7 @@ _SPLIT = (
 
 
 @dataclass(frozen=True, config=CLOSED)
-class MMAudioConfig(Settings):
+class MMAudioConfig(PlainSettings):
     """Sizes of both networks; the defaults are the published ones (171.7 M and 112.2 M parameters)."""
 
     title = "the MMAudio codec's configuration"

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovi_lab.codecs.base import check_frames, check_latents
-from ovi_lab.common.fields import CLOSED, Layers, Number, Settings, Width, Widths, YesNo
+from ovi_lab.common.fields import CLOSED, Layers, Number, PlainSettings, Width, Widths, YesNo
 from ovi_lab.errors import UserError
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -54,7 +54,7 @@ _OUTSIDE = {
 
 
 @dataclass(frozen=True, config=CLOSED)
-class Wan22Config(Settings):
+class Wan22Config(PlainSettings):
     """Sizes of the VAE; the defaults are the published ones (704,688,668 parameters).
 
     `latent_mean` and `latent_std` have one value for each of the `channels`.

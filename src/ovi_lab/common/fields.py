@@ -1,6 +1,6 @@
 """Types of settings and the check of plain values against them: pydantic's, with one line for the first misfit.
 
-Settings classes and tables state their fields with these types: `window: Annotated[int, whole(2)]`, `factor: Positive`.
+PlainSettings classes and tables state their fields with these types: `window: Annotated[int, whole(2)]`, `factor: Positive`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def checked(hint: Any, value: Any, what: str, **own: Any) -> Any:
         raise UserError(_line(error, hint, plain, what, own)) from error
 
 
-class Settings:
+class PlainSettings:
     """Base of settings classes: pydantic dataclasses that are made from mappings of plain values."""
 
     title: ClassVar[str]

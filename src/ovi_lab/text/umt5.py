@@ -16,7 +16,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ovi_lab.common.fields import CLOSED, Layers, Settings, Width
+from ovi_lab.common.fields import CLOSED, Layers, PlainSettings, Width
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.text.lengths import CutTexts
@@ -42,7 +42,7 @@ MAX_TOKENS = 512
 
 
 @dataclass(frozen=True, config=CLOSED)
-class UMT5Config(Settings):
+class UMT5Config(PlainSettings):
     """Sizes of the encoder; the defaults are those of umT5-XXL (5,680,910,336 parameters)."""
 
     title = "umT5's configuration"
