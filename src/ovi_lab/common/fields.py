@@ -1,6 +1,6 @@
 """Types of settings and the check of plain values against them: pydantic's, with one line for the first misfit.
 
-PlainSettings classes and tables state their fields with these types: `window: Annotated[int, whole(2)]`, `factor: Positive`.
+Settings classes and tables state their fields with these types: `window: Annotated[int, whole(2)]`, `factor: Positive`.
 """
 
 from __future__ import annotations
