@@ -10,6 +10,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from helpers.exports import exported
+from helpers.run_folders import same
 from ovi_lab.adapters import add_lora, load_adapter, save_adapter
 from ovi_lab.checkpoints.init_from import find_beginning, initialise_from
 from ovi_lab.checkpoints.presets import load_released, released_model
@@ -19,14 +21,8 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.weights.torch_files import load_plain
 
 TOWER = {
-    "dim": 16,
-    "ffn_dim": 16,
-    "num_heads": 2,
-    "num_layers": 2,
-    "freq_dim": 16,
-    "text_len": 4,
-    "text_dim": 8,
-}
+    "dim": 16, "ffn_dim": 16, "num_heads": 2, "num_layers": 2, "freq_dim": 16, "text_len": 4, "text_dim": 8,
+}  # fmt: skip
 SETTINGS = {
     "video": {**TOWER, "in_dim": 4, "patch_size": [1, 1, 1]},
     "audio": {**TOWER, "in_dim": 3, "patch_kernel_size": 1, "patch_hidden_dim": 0},
@@ -63,13 +59,10 @@ def test_prefixes_are_taken_off_alike(prefix, name, save, weights, tmp_path):
     path = save(name, {prefix + key: value for key, value in weights.items()})
     twin = TwinDiT(**SETTINGS, init_seed=1)
     assert initialise_from(twin, None, path) == []
-    assert all(torch.equal(value, weights[key]) for key, value in twin.state_dict().items())
-    export_run(path, tmp_path / "out")
-    again = load_released(tmp_path / "out" / "model.safetensors", SETTINGS).state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in again.items())
+    assert same(twin.state_dict(), weights)
+    assert same(exported(path, tmp_path / "out")[0], weights)
     if name == "w.safetensors":
-        sampled = load_released(path, SETTINGS).state_dict()
-        assert all(torch.equal(value, weights[key]) for key, value in sampled.items())
+        assert same(load_released(path, SETTINGS).state_dict(), weights)
 
 
 def test_a_bare_tower_comes_under_prefixes_too(save, weights):
@@ -84,29 +77,17 @@ def test_a_bare_tower_comes_under_prefixes_too(save, weights):
         export_run(path, path.parent / "out")
 
 
-def fp8(weights, scale):
-    changed = dict(weights)
-    value = weights[f"{LAYER}.weight"]
-    factor = value.abs().max() / 448
-    changed[f"{LAYER}.weight"] = (value / factor).to(torch.float8_e4m3fn)
-    return changed | ({scale: factor.reshape(1)} if scale else {})
-
-
 def quantised(weights):
+    name, one = f"{LAYER}.weight", torch.ones(1)
+    fp8 = weights | {name: weights[name].to(torch.float8_e4m3fn)}
+    yield fp8  # without scales
     scaled = (f"{LAYER}.scale_weight", f"{LAYER}.scale_input", f"{LAYER}.weight_scale", "scaled_fp8")
-    yield from (fp8(weights, scale) for scale in scaled)
-    yield fp8(weights, None)  # without scales
-    yield weights | {
-        f"{LAYER}.weight": weights[f"{LAYER}.weight"].to(torch.int8),
-        f"{LAYER}.SCB": torch.ones(16),
-    }
-    yield weights | {
-        f"{LAYER}.weight": torch.zeros(128, 1, dtype=torch.uint8),
-        f"{LAYER}.weight.absmax": torch.ones(4),
-        f"{LAYER}.weight.quant_map": torch.ones(16),
-    }
+    yield from (fp8 | {scale: one} for scale in scaled)
+    yield weights | {name: weights[name].to(torch.int8), f"{LAYER}.SCB": torch.ones(16)}
+    packed = torch.zeros(128, 1, dtype=torch.uint8)
+    yield weights | {name: packed, f"{name}.absmax": one, f"{name}.quant_map": one}
     yield weights | {"comfy_quant": torch.zeros(4, dtype=torch.uint8)}  # weights of a plain type, marked
-    yield weights | {f"{LAYER}.scale_weight": torch.ones(1)}
+    yield weights | {f"{LAYER}.scale_weight": one}
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
@@ -141,11 +122,7 @@ class _Runs:
 
 def archive(path, pickled, compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", compression) as file:
-        for name, content in {
-            "a/data.pkl": pickled,
-            "a/byteorder": b"little",
-            "a/version": b"3\n",
-        }.items():
+        for name, content in (("a/data.pkl", pickled), ("a/byteorder", b"little"), ("a/version", b"3\n")):
             file.writestr(name, content)
     return path
 
@@ -156,18 +133,12 @@ def test_archives_hold_what_they_say(tmp_path, monkeypatch):
     itself: dict = {}
     itself["a"] = itself
     nested = pickle.dumps(1, 2)[:-1]
-    bad = [
-        {"a": torch.zeros(1).expand(10**12)},
-        {"a": torch.zeros(3).to_sparse()},
-        {"a": torch.empty(3, device="meta")},
-        {"a": torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)])},
-        [torch.zeros(1)],
-    ]
-    for content in bad:
-        torch.save(content, path)
-        with pytest.raises(UserError):
-            load_plain(path)
     makers = [
+        lambda: torch.save({"a": torch.zeros(1).expand(10**12)}, path),
+        lambda: torch.save({"a": torch.zeros(3).to_sparse()}, path),
+        lambda: torch.save({"a": torch.empty(3, device="meta")}, path),
+        lambda: torch.save({"a": torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)])}, path),
+        lambda: torch.save([torch.zeros(1)], path),
         lambda: archive(path, pickle.dumps({"a": _Runs()}, 2)),
         lambda: archive(path, pickle.dumps({"a": 1}, 2), compression=zipfile.ZIP_DEFLATED),
         lambda: archive(path, b"\x80\x02" + b"(" * 10**5 + b"."),
@@ -218,7 +189,7 @@ PRESET = {
         {"audio_codec": {"hidden": 10**12}}, {"surprise": 1},
     ],
 )  # fmt: skip
-def test_a_strangers_preset_is_plain_and_bounded(change, tmp_path, monkeypatch):
+def test_an_untrusted_preset_is_plain_and_bounded(change, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "preset.yaml").write_text(yaml.safe_dump(PRESET))
     assert released_model(tmp_path).area == (64, 64)

@@ -15,11 +15,13 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers import zero_training
-from ovi_lab.checkpoints.presets import load_released
+from helpers.exports import exported
+from helpers.run_folders import same
 from ovi_lab.export.cli import main
 from ovi_lab.export.export import export_run
 
 STAGES = (1, 2, 3)
+OPTIM, MODEL = "*rank_1_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"
 
 
 @pytest.fixture
@@ -34,31 +36,10 @@ def checkpoint(goldens, tmp_path):
     return copy
 
 
-def exported(folder, out, **options):
-    done = export_run(folder, out, **options)
-    config = json.loads((out / "config.json").read_text())
-    return load_released(out / "model.safetensors", config["model"]).state_dict(), config, done
-
-
-def same(state, weights) -> bool:
-    return state.keys() == weights.keys() and all(torch.equal(state[n], weights[n]) for n in weights)
-
-
 def shard(folder, pattern):
     """The one file of the checkpoint that the pattern means."""
     (found,) = folder.glob(f"global_step3/{pattern}")
     return found
-
-
-def refused(folder, tmp_path, capsys, *words, options=()):
-    """The command fails with one line that has these words, and leaves nothing."""
-    capsys.readouterr()
-    assert main([str(folder), "--out", str(tmp_path / "out"), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    for word in words:
-        assert word in error
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -77,31 +58,24 @@ def test_master_weights_come_back_to_the_bit(goldens, tmp_path, stage):
     # the trained ones carry more than bf16 holds, so these are the master weights and not the working copy
     rounded = [n for n, t in state.items() if torch.equal(t, t.bfloat16().float())]
     assert sorted(rounded) == sorted(n for n in state if ".ffn." in n)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_bf16_is_the_rounded_master_weight(goldens, tmp_path, stage):
-    folder = goldens / "zero" / f"stage{stage}"
-    engine = load_file(folder / "weights.safetensors")
-    state, config, _ = exported(folder, tmp_path / "out", dtype=torch.bfloat16)
-    assert same(state, {n: t.bfloat16() for n, t in engine.items()})
+    half, config, _ = exported(folder, tmp_path / "half", dtype=torch.bfloat16)
+    assert same(half, {n: t.bfloat16() for n, t in engine.items()})
     assert config["dtype"] == "BF16"
 
 
 def test_shards_and_the_folder_of_shards(goldens, tmp_path):
     folder = goldens / "zero" / "stage3"
     engine = load_file(folder / "weights.safetensors")
-    done = export_run(folder / "global_step3", tmp_path / "out", max_shard_size=10_000)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    state, _, done = exported(folder / "global_step3", tmp_path / "out", max_shard_size=10_000)
     assert len([name for name in done.files if name.endswith(".safetensors")]) > 2
-    assert same(load_released(tmp_path / "out", config["model"]).state_dict(), engine)
+    assert same(state, engine)
 
 
 def test_under_lightning_the_model_has_a_prefix_and_an_average(checkpoint, tmp_path):
     folder = checkpoint(2)
     engine = load_file(folder / "weights.safetensors")
     # Lightning's folder: the shards in `checkpoint`, its own state among DeepSpeed's, names as in its module
-    file = shard(folder, "mp_rank_00_model_states.pt")
+    file = shard(folder, MODEL)
     content = torch.load(file, weights_only=True)
     content["param_shapes"] = [
         {f"model.{n}": s for n, s in group.items()} for group in content["param_shapes"]
@@ -134,7 +108,7 @@ def test_stage_zero_holds_the_networks_own_weights(goldens, tmp_path, dtype):
     }
     folder = tmp_path / "stage0"
     (folder / "global_step4").mkdir(parents=True)
-    torch.save(content, folder / "global_step4" / "mp_rank_00_model_states.pt")
+    torch.save(content, folder / "global_step4" / MODEL)
     shutil.copy(goldens / "zero" / "stage1" / "config.yaml", folder)
     state, config, done = exported(folder, tmp_path / "out")
     assert same(state, {n: t.to(dtype).float() for n, t in engine.items()})
@@ -176,31 +150,31 @@ def test_the_newest_checkpoint_of_a_run_counts(goldens, tmp_path):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_missing_shard_is_named(checkpoint, tmp_path, capsys, stage):
+def test_a_missing_shard_is_named(checkpoint, refused, stage):
     folder = checkpoint(stage)
-    shard(folder, "*rank_1_mp_rank_00_optim_states.pt").unlink()
-    refused(folder, tmp_path, capsys, "lacks the optimiser shard of process 1", "(1 of 2 missing)")
+    shard(folder, OPTIM).unlink()
+    refused(folder, "lacks the optimiser shard of process 1", "(1 of 2 missing)")
     shard(folder, "*rank_0_mp_rank_00_optim_states.pt").unlink()
-    refused(folder, tmp_path, capsys, "lacks the optimiser shards")
+    refused(folder, "lacks the optimiser shards")
 
 
-def test_missing_model_states_are_named(checkpoint, tmp_path, capsys):
+def test_missing_model_states_are_named(checkpoint, refused):
     folder = checkpoint(3)
     shard(folder, "zero_pp_rank_1_*model_states.pt").unlink()
-    refused(folder, tmp_path, capsys, "lacks the model states of process 1")
+    refused(folder, "lacks the model states of process 1")
     shutil.rmtree(folder / "global_step3")
-    refused(folder, tmp_path, capsys, "names global_step3, which is missing")
+    refused(folder, "names global_step3, which is missing")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", ["optim", "model"])
-def test_a_shard_that_is_cut_short_is_named(checkpoint, tmp_path, capsys, stage, kind):
+def test_a_shard_that_is_cut_short_is_named(checkpoint, refused, stage, kind):
     folder = checkpoint(stage)
     file = sorted(folder.glob(f"global_step3/*{kind}_states.pt"))[-1]
     os.truncate(file, file.stat().st_size * 2 // 3)
-    refused(folder, tmp_path, capsys, f"{file} is not a whole file of torch.save")
+    refused(folder, f"{file} is not a whole file of torch.save")
     file.write_bytes(b"")
-    refused(folder, tmp_path, capsys, "(0 bytes")
+    refused(folder, "(0 bytes")
 
 
 def altered(file, change):
@@ -218,56 +192,64 @@ def altered(file, change):
     copy.replace(file)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_shards_of_different_steps_are_refused(checkpoint, tmp_path, capsys, stage):
+def later(content):
+    state = content["optimizer_state_dict"]
+    for group in state.get("base_optimizer_state", state.get("optimizer_state_dict"))["state"].values():
+        group["step"] = torch.tensor(8.0)
+
+
+def shorter(content):
+    state = content["optimizer_state_dict"]
+    groups = state.get("fp32_flat_groups") or state["single_partition_of_fp32_groups"]
+    groups[0] = groups[0][:-100].clone()
+
+
+def other(content):
+    renamed = [{n.replace("_model.", "_net."): s for n, s in g.items()} for g in content["param_shapes"]]
+    content.update(param_shapes=renamed, module={})
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern", "change", "words"),
+    [
+        *((stage, OPTIM, later, "step 3 in process 0, 8 in process 1") for stage in STAGES),
+        *((stage, OPTIM, shorter, "mixes shards of different models") for stage in STAGES),
+        (
+            3,
+            f"zero_pp_rank_1_{MODEL}",
+            lambda c: c.update(global_steps=8),
+            "step 3 in process 0, 8 in process 1",
+        ),
+        (2, MODEL, lambda c: c["param_shapes"][0].popitem(), "mixes shards of different models"),
+        (1, MODEL, other, "it is a checkpoint of another model"),
+    ],
+)
+def test_shards_of_different_steps_sizes_and_models_are_refused(
+    checkpoint, refused, stage, pattern, change, words
+):
     folder = checkpoint(stage)
-
-    def later(content):
-        state = content["optimizer_state_dict"]
-        for group in state.get("base_optimizer_state", state.get("optimizer_state_dict"))["state"].values():
-            group["step"] = torch.tensor(8.0)
-
-    altered(shard(folder, "*rank_1_mp_rank_00_optim_states.pt"), later)
-    refused(folder, tmp_path, capsys, "different checkpoints", "step 3 in process 0, 8 in process 1")
+    altered(shard(folder, pattern), change)
+    refused(folder, words)
 
 
-def test_model_states_of_different_steps_are_refused(checkpoint, tmp_path, capsys):
-    folder = checkpoint(3)
-    altered(shard(folder, "zero_pp_rank_1_*model_states.pt"), lambda content: content.update(global_steps=8))
-    refused(folder, tmp_path, capsys, "step 3 in process 0, 8 in process 1")
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_shards_of_different_sizes_are_refused(checkpoint, tmp_path, capsys, stage):
-    folder = checkpoint(stage)
-    key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
-
-    def shorter(content):
-        groups = content["optimizer_state_dict"][key]
-        groups[0] = groups[0][:-100].clone()
-
-    altered(shard(folder, "*rank_1_mp_rank_00_optim_states.pt"), shorter)
-    refused(folder, tmp_path, capsys, "mixes shards of different models")
-
-
-def test_shards_of_different_stages_and_counts_are_refused(goldens, checkpoint, tmp_path, capsys):
+def test_shards_of_different_stages_and_counts_are_refused(goldens, checkpoint, refused):
     folder = checkpoint(2)
-    foreign = shard(goldens / "zero" / "stage1", "*rank_1_mp_rank_00_optim_states.pt")
+    foreign = shard(goldens / "zero" / "stage1", OPTIM)
     shutil.copy(foreign, folder / "global_step3")
-    refused(folder, tmp_path, capsys, "ZeRO stage 2 in process 0, 1 in process 1")
-    file = shard(folder, "*rank_1_mp_rank_00_optim_states.pt")
+    refused(folder, "ZeRO stage 2 in process 0, 1 in process 1")
+    file = shard(folder, OPTIM)
     shutil.copy(shard(folder, "*rank_0_mp_rank_00_optim_states.pt"), file)
     altered(file, lambda content: content["optimizer_state_dict"].update(partition_count=[4, 4]))
-    refused(folder, tmp_path, capsys, "number of processes 2 in process 0, 4 in process 1")
+    refused(folder, "number of processes 2 in process 0, 4 in process 1")
     shutil.copy(file, file.with_name("zero_pp_rank_1_mp_rank_00_optim_states.pt"))
-    refused(folder, tmp_path, capsys, "shards of two checkpoints")
+    refused(folder, "shards of two checkpoints")
 
 
-def test_model_parallel_shards_are_refused(checkpoint, tmp_path, capsys):
+def test_model_parallel_shards_are_refused(checkpoint, refused):
     folder = checkpoint(1)
-    file = shard(folder, "mp_rank_00_model_states.pt")
+    file = shard(folder, MODEL)
     shutil.copy(file, file.with_name("mp_rank_01_model_states.pt"))
-    refused(folder, tmp_path, capsys, "model parallelism (mp_rank_01_model_states.pt)")
+    refused(folder, "model parallelism (mp_rank_01_model_states.pt)")
 
 
 class Payload:
@@ -277,65 +259,41 @@ class Payload:
         return (os.system, ("touch owned",))
 
 
-def test_code_in_a_shard_is_refused_and_not_run(checkpoint, tmp_path, capsys, monkeypatch):
+def test_code_in_a_shard_is_refused_and_not_run(checkpoint, tmp_path, refused, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = checkpoint(2)
-    for pattern in ("*rank_1_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"):
+    for pattern in ("*rank_1_mp_rank_00_optim_states.pt", MODEL):
         file = shard(folder, pattern)
         altered(file, lambda content: content.update(client=Payload()))
-        refused(folder, tmp_path, capsys, "system, which is code and no tensor or plain value")
+        refused(folder, "system, which is code and no tensor or plain value")
         assert not (tmp_path / "owned").exists()
 
 
-def test_latest_names_a_folder_beside_it(checkpoint, tmp_path, capsys):
+def test_latest_names_a_folder_beside_it(checkpoint, tmp_path, refused, capsys):
     folder = checkpoint(1)
     (folder / "latest").write_text("../stage1/global_step3")
-    refused(folder, tmp_path, capsys, "which is not a folder beside it")
+    refused(folder, "which is not a folder beside it")
     (folder / "latest").unlink()
     assert main([str(folder), "--out", str(tmp_path / "found")]) == 0
     shutil.copytree(folder / "global_step3", folder / "global_step9")
     capsys.readouterr()
-    refused(folder, tmp_path, capsys, "holds global_step3, global_step9", "name one of them")
+    refused(folder, "holds global_step3, global_step9", "name one of them")
 
 
-def test_another_model_and_no_configuration_are_refused(checkpoint, tmp_path, capsys):
+def test_another_model_and_no_configuration_are_refused(checkpoint, tmp_path, refused):
     folder = checkpoint(3)
     config = folder / "config.yaml"
     wide = yaml.safe_load(config.read_text())
     wide["model"]["video"]["ffn_dim"] = 20
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump(wide))
-    refused(
-        folder, tmp_path, capsys, "is [16, 12], expected", options=("--config", str(tmp_path / "wide.yaml"))
-    )
-    refused(folder, tmp_path, capsys, "does not fit this model", options=("--config", "ovi_720x720_5s"))
+    refused(folder, "is [16, 12], expected", options=("--config", str(tmp_path / "wide.yaml")))
+    refused(folder, "does not fit this model", options=("--config", "ovi_720x720_5s"))
     (tmp_path / "list.yaml").write_text("- 1\n")
-    refused(
-        folder, tmp_path, capsys, "configures no model", options=("--config", str(tmp_path / "list.yaml"))
-    )
-    refused(folder, tmp_path, capsys, "nowhere.yaml", options=("--config", "nowhere.yaml"))
-    refused(folder, tmp_path, capsys, "holds no averaged weights: use --raw", options=("--ema",))
+    refused(folder, "configures no model", options=("--config", str(tmp_path / "list.yaml")))
+    refused(folder, "nowhere.yaml", options=("--config", "nowhere.yaml"))
+    refused(folder, "holds no averaged weights: use --raw", options=("--ema",))
     config.unlink()
-    refused(folder, tmp_path, capsys, "no config.yaml beside", "--config")
-
-
-def test_a_checkpoint_of_other_networks_is_refused(checkpoint, tmp_path, capsys):
-    folder = checkpoint(1)
-
-    def other(content):
-        renamed = [{n.replace("_model.", "_net."): s for n, s in g.items()} for g in content["param_shapes"]]
-        content.update(param_shapes=renamed, module={})
-
-    altered(shard(folder, "mp_rank_00_model_states.pt"), other)
-    refused(folder, tmp_path, capsys, "it is a checkpoint of another model")
-
-
-def test_model_states_of_another_model_are_refused(checkpoint, tmp_path, capsys):
-    folder = checkpoint(2)
-    altered(
-        shard(folder, "mp_rank_00_model_states.pt"),
-        lambda content: content["param_shapes"][0].popitem(),
-    )
-    refused(folder, tmp_path, capsys, "mixes shards of different models")
+    refused(folder, "no config.yaml beside", "--config")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from helpers.run_folders import same as same_tensors
 from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
 from ovi_eval.results.files import MetricValue, RunResults
 from ovi_lab.checkpoints import FolderCheckpointIO
@@ -57,14 +58,13 @@ def twin(seed=0, **options):
     return model
 
 
-def back(folder, name="model.safetensors"):
+def back(folder):
     config = json.loads((folder / "config.json").read_text())
-    return load_released(folder / name, config["model"])
+    return load_released(folder, config["model"])
 
 
 def same(model, other) -> bool:
-    ours, theirs = model.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+    return same_tensors(model.state_dict(), other.state_dict())
 
 
 def check_sums(folder) -> set[str]:
@@ -169,13 +169,8 @@ def test_a_learned_scale_becomes_the_constant_it_is(tmp_path):
 
 def test_what_the_reference_cannot_load_is_said(tmp_path):
     fusion = {"direction": "video_to_audio"}
-    run = write_run(
-        tmp_path / "run",
-        tiny_twin(fusion=fusion),
-        audio=TINY_AUDIO,
-        fusion=fusion,
-        rope={"mode": "clip_ratio"},
-    )
+    settings = {"audio": TINY_AUDIO, "fusion": fusion, "rope": {"mode": "clip_ratio"}}
+    run = write_run(tmp_path / "run", tiny_twin(fusion=fusion), **settings)
     done = export_run(run, tmp_path / "out")
     assert len([note for note in done.notes if "reference code" in note]) == 3
     assert all(note in (tmp_path / "out" / "README.md").read_text() for note in done.notes)

@@ -1,6 +1,5 @@
 """Plain Lightning checkpoints, state dicts and released files as sources of an export."""
 
-import json
 import os
 
 import pytest
@@ -8,14 +7,13 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
+from helpers.exports import exported
+from helpers.run_folders import same
 from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch
 from ovi_lab.checkpoints import FolderCheckpointIO
-from ovi_lab.checkpoints.presets import load_released
-from ovi_lab.export.cli import main
-from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
 from ovi_lab.strategies.ema import EMA
 
@@ -71,37 +69,17 @@ def trained(file, *callbacks):
     return save.raw
 
 
-def back(folder):
-    config = json.loads((folder / "config.json").read_text())
-    return load_released(folder, config["model"]).state_dict(), config
-
-
-def same(state, weights) -> bool:
-    return state.keys() == weights.keys() and all(torch.equal(state[n], weights[n]) for n in weights)
-
-
-def refused(capsys, tmp_path, source, *words, options=()):
-    capsys.readouterr()
-    assert main([str(source), "--out", str(tmp_path / "out"), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    for word in words:
-        assert word in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_lightning_checkpoint_comes_back_to_the_bit(tmp_path, capsys):
+def test_a_lightning_checkpoint_comes_back_to_the_bit(tmp_path, refused):
     raw = trained(tmp_path / "epoch0.ckpt")
-    done = export_run(tmp_path / "epoch0.ckpt", tmp_path / "out")
-    state, config = back(tmp_path / "out")
+    state, config, done = exported(tmp_path / "epoch0.ckpt", tmp_path / "out")
     assert same(state, raw)
     assert config["source"] == "a Lightning checkpoint, step 2, raw weights"
     assert any("text encoder stays" in note for note in done.notes)
     assert "# theirs\n" in (tmp_path / "out" / "README.md").read_text()
-    export_run(tmp_path / "epoch0.ckpt", tmp_path / "half", dtype=torch.bfloat16, max_shard_size=100_000)
-    assert same(back(tmp_path / "half")[0], {n: t.bfloat16() for n, t in raw.items()})
     source = tmp_path / "epoch0.ckpt"
-    refused(capsys, tmp_path / "no", source, "no averaged weights: use --raw", options=["--ema"])
+    half, *_ = exported(source, tmp_path / "half", dtype=torch.bfloat16, max_shard_size=100_000)
+    assert same(half, {n: t.bfloat16() for n, t in raw.items()})
+    refused(source, "no averaged weights: use --raw", options=["--ema"])
 
 
 @pytest.mark.parametrize(
@@ -120,12 +98,10 @@ def test_either_weights_of_either_average(tmp_path, averaging):
         (True, average, "averaged"),
         (False, raw, "raw"),
     ):
-        export_run(tmp_path / "last.ckpt", tmp_path / f"out_{ema}", ema=ema)
-        state, config = back(tmp_path / f"out_{ema}")
+        state, config, _ = exported(tmp_path / "last.ckpt", tmp_path / f"out_{ema}", ema=ema)
         assert same(state, {n[6:]: t for n, t in expected.items() if n.startswith("model.")})
+        assert same(state, live) == (word == "raw")
         assert config["source"] == f"a Lightning checkpoint, step 2, {word} weights"
-    assert same(back(tmp_path / "out_False")[0], live)
-    assert not same(back(tmp_path / "out_True")[0], live)
 
 
 def test_a_compiled_model_and_a_bare_state_dict(tmp_path):
@@ -133,19 +109,18 @@ def test_a_compiled_model_and_a_bare_state_dict(tmp_path):
     weights = {n.replace("blocks.0.", "blocks.0._orig_mod."): t for n, t in model.state_dict().items()}
     torch.save({f"_orig_mod.{n}": t for n, t in weights.items()}, tmp_path / "weights.pt")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": MODEL}))
-    export_run(tmp_path / "weights.pt", tmp_path / "out", config=tmp_path / "run.yaml")
-    state, config = back(tmp_path / "out")
+    state, config, _ = exported(tmp_path / "weights.pt", tmp_path / "out", config=tmp_path / "run.yaml")
     assert same(state, model.state_dict())
     assert config["step"] is None
 
 
-def test_a_released_file_is_a_source_too(tmp_path, capsys):
+def test_a_released_file_is_a_source_too(tmp_path, refused):
     model = TwinDiT(**MODEL)
     save_file(model.state_dict(), tmp_path / "theirs.safetensors")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": MODEL}))
-    export_run(tmp_path / "theirs.safetensors", tmp_path / "out", max_shard_size=100_000)
-    assert same(back(tmp_path / "out")[0], model.state_dict())
-    refused(capsys, tmp_path / "no", tmp_path / "theirs.safetensors", "leave out --ema", options=["--ema"])
+    state, *_ = exported(tmp_path / "theirs.safetensors", tmp_path / "out", max_shard_size=100_000)
+    assert same(state, model.state_dict())
+    refused(tmp_path / "theirs.safetensors", "leave out --ema", options=["--ema"])
 
 
 class Settings:
@@ -158,21 +133,21 @@ class Payload:
 
 
 @pytest.mark.parametrize("thing", [Settings, Payload])
-def test_code_is_refused_and_not_run(tmp_path, capsys, monkeypatch, thing):
+def test_code_is_refused_and_not_run(tmp_path, refused, monkeypatch, thing):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "last.ckpt"
     torch.save({"state_dict": TwinDiT(**MODEL).state_dict(), "hyper_parameters": thing()}, file)
-    refused(capsys, tmp_path, file, f"{file} holds ", "is code and no tensor or plain value: refused")
+    refused(file, f"{file} holds ", "is code and no tensor or plain value: refused")
     assert not (tmp_path / "owned").exists()
 
 
-def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys):
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, refused):
     weights = trained(tmp_path / "whole.ckpt")
     file = tmp_path / "last.ckpt"
     content = (tmp_path / "whole.ckpt").read_bytes()
     for cut in (0, 100, len(content) // 2, len(content) - 10):
         file.write_bytes(content[:cut])
-        refused(capsys, tmp_path, file, "is not a whole file of torch.save", f"{cut} bytes")
+        refused(file, "is not a whole file of torch.save", f"{cut} bytes")
     lacking = {n: t for n, t in weights.items() if ".ffn." not in n}
     for held, word in (
         ([1, 2], "holds a list"),
@@ -183,12 +158,12 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys):
         ({"state_dict": {f"{p}.{n}": t for n, t in weights.items() for p in "ab"}}, "several models"),
     ):
         torch.save(held, file)
-        refused(capsys, tmp_path, file, word)
+        refused(file, word)
     (tmp_path / "config.yaml").unlink()
-    refused(capsys, tmp_path, tmp_path / "whole.ckpt", "no config.yaml beside", "--config")
+    refused(tmp_path / "whole.ckpt", "no config.yaml beside", "--config")
     (tmp_path / "notes.txt").write_text("x")
-    refused(capsys, tmp_path, tmp_path / "notes.txt", "is no checkpoint")
-    refused(capsys, tmp_path, tmp_path / "gone.ckpt", "no checkpoint at")
+    refused(tmp_path / "notes.txt", "is no checkpoint")
+    refused(tmp_path / "gone.ckpt", "no checkpoint at")
 
 
 def test_the_teacher_beside_the_model_is_left_out(tmp_path):
@@ -197,12 +172,12 @@ def test_the_teacher_beside_the_model_is_left_out(tmp_path):
     state |= {f"teacher.{n}": t for n, t in teacher.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": MODEL}))
-    done = export_run(tmp_path / "last.ckpt", tmp_path / "out")
-    assert same(load_file(tmp_path / "out" / "model.safetensors"), model.state_dict())
+    state, _, done = exported(tmp_path / "last.ckpt", tmp_path / "out")
+    assert same(state, model.state_dict())
     assert any("are not the model's, as teacher." in note for note in done.notes)
 
 
-def test_our_own_checkpoint_brings_its_configuration(tmp_path, capsys):
+def test_our_own_checkpoint_brings_its_configuration(tmp_path, refused):
     model = TwinDiT(**MODEL)
     run = tmp_path / "run" / "checkpoints" / "step_000004"
     state = {f"model.{n}": t for n, t in model.state_dict().items()}
@@ -210,8 +185,8 @@ def test_our_own_checkpoint_brings_its_configuration(tmp_path, capsys):
     FolderCheckpointIO(text).save_checkpoint({"global_step": 4, "state_dict": state}, run)
     (tmp_path / "config.yaml").write_text(text)
     options = ["--config", str(tmp_path / "config.yaml")]
-    refused(capsys, tmp_path, tmp_path / "run" / "last", "brings its own configuration", options=options)
-    export_run(tmp_path / "run" / "last", tmp_path / "out")
+    refused(tmp_path / "run" / "last", "brings its own configuration", options=options)
+    _, config, _ = exported(tmp_path / "run" / "last", tmp_path / "out")
     told = "a checkpoint of ovi-lab, step 4, raw weights"
-    assert back(tmp_path / "out")[1]["source"] == told
+    assert config["source"] == told
     assert f"weights taken from: {told}\n" in (tmp_path / "out" / "README.md").read_text()

@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import resource
 import signal
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from helpers.forks import Fork, ranks
 from helpers.run_folders import column, weights
+from ovi_lab.common.paths import config_dir
 
 COMMON = (
-    "name=spread",
-    "trainer.max_steps=4",
-    "data.num_train=20",
-    "data.num_eval=4",
-    "data.batch_size=2",
-    "data.prefetch=0",
-    "global_batch_size=8",
-    "trainer.log_every_n_steps=1",
-    "trainer.gradient_clip_val=0.5",
-    "model.video.num_layers=2",
-    "model.audio.num_layers=2",
-    "optim=adamw",
-    "optim.factory.lr=3e-3",
-    "++optim.factory.eps=1e-6",
-    "schedule.warmup_steps=2",
-    "freeze=ffn",
-    "task.text_dropout=0.2",
-    "samples.every_n_steps=0",
-    "logger.tensorboard=false",
-    "checkpoint.every_n_steps=2",
-)
+    "name=several", "trainer.max_steps=4", "data.num_train=20", "data.num_eval=4", "data.batch_size=2",
+    "data.prefetch=0", "global_batch_size=8", "trainer.log_every_n_steps=1", "trainer.gradient_clip_val=0.5",
+    "model.video.num_layers=2", "model.audio.num_layers=2", "optim=adamw", "optim.factory.lr=3e-3",
+    "++optim.factory.eps=1e-6", "schedule.warmup_steps=2", "freeze=ffn", "task.text_dropout=0.2",
+    "samples.every_n_steps=0", "logger.tensorboard=false", "checkpoint.every_n_steps=2",
+)  # fmt: skip
 """Clipping and accumulation are active: 8 clips a step, 2 at once on each of one or two processes. An epoch of 20 clips
 ends within the third of the four steps."""
 STEPS = 4
 
 
+_GROUPS = ("strategy", "optim", "freeze")
+
+
+@cache
+def _composed(choices: tuple[str, ...]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("train", overrides=[*COMMON, *choices])
+
+
+def configuration(overrides: Sequence[str]) -> DictConfig:
+    """Composed once for each choice of groups; values are set in it afterwards, as Hydra sets them."""
+    choices = [o for o in overrides if o.startswith("~") or o.partition("=")[0] in _GROUPS]
+    config = copy.deepcopy(_composed(tuple(choices)))
+    for override in overrides:
+        if override not in choices:
+            key, _, value = override.partition("=")
+            OmegaConf.update(config, key, yaml.safe_load(value))
+    return config
+
+
 def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, world: int) -> None:
     """Do the runs one after the other, each in `folder/<name>` and `world` processes.
 
-    What a run is refused with is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that process
-    only; `@files:200000` lets no file grow past so many bytes, as if the disk were full; `@kill:7` ends the
+    The message that refuses a run is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that
+    process only; `@files:200000` lets no file grow past so many bytes, as if the disk were full; `@kill:7` ends the
     processes by SIGKILL in the seventh batch.
 
     Raises:
@@ -50,26 +64,23 @@ def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, worl
     """
     for name, overrides in runs.items():
         place = [f"run_dir={folder / name}", f"data.root={data_root}", f"trainer.devices={world}"]
-        about = (_run, folder / name, [*COMMON, *place], list(overrides))
-        forks = ranks(*about, world=world) if world > 1 else [Fork(*about)]
-        expected = -signal.SIGKILL if any(o.startswith("@kill:") for o in overrides) else 0
+        faults = dict(o[1:].split(":") for o in overrides if o[0] == "@")
+        config = configuration([*place, *(o for o in overrides if o[0] != "@")])
+        forks = ranks(_run, config, faults, world=world) if world > 1 else [Fork(_run, config, faults)]
+        expected = -signal.SIGKILL if "kill" in faults else 0
         for fork, code in [(fork, fork.wait()) for fork in forks]:
             assert code == expected, f"{name}: exit code {code}: {fork.output[-3000:]}"
 
 
-def _run(run_dir: Path, common: list[str], overrides: list[str]) -> None:
-    from hydra import compose, initialize_config_dir
-
-    from ovi_lab.common.paths import config_dir
+def _run(config: DictConfig, faults: Mapping[str, str]) -> None:
     from ovi_lab.common.progress import SilentReporter
     from ovi_lab.errors import UserError
     from ovi_lab.runs.run import execute
 
-    rank = os.environ.get("RANK", "0")
-    own = [o.removeprefix(f"@{rank}:") for o in overrides if o[0] != "@" or o.startswith(f"@{rank}:")]
-    faults = dict(o[1:].split(":") for o in overrides if o.startswith(("@files:", "@kill:")))
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("train", overrides=[*common, *own])
+    rank, run_dir = os.environ.get("RANK", "0"), Path(config.run_dir)
+    if rank in faults:
+        key, _, value = faults[rank].partition("=")
+        OmegaConf.update(config, key, yaml.safe_load(value))
     if "kill" in faults:
         _kill_in_batch(int(faults["kill"]))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

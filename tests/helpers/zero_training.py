@@ -14,14 +14,8 @@ from pathlib import Path
 from helpers.forks import ranks, wait_for_all
 
 TOWER = {
-    "dim": 12,
-    "ffn_dim": 16,
-    "num_heads": 1,
-    "num_layers": 1,
-    "freq_dim": 8,
-    "text_len": 4,
-    "text_dim": 5,
-}
+    "dim": 12, "ffn_dim": 16, "num_heads": 1, "num_layers": 1, "freq_dim": 8, "text_len": 4, "text_dim": 5,
+}  # fmt: skip
 MODEL = {
     "video": TOWER | {"in_dim": 3, "patch_size": [1, 1, 1]},
     "audio": TOWER | {"in_dim": 2, "patch_kernel_size": 3, "patch_hidden_dim": 8},

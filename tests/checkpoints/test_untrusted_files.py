@@ -1,7 +1,7 @@
 """Untrusted checkpoints: nothing that they name is run or followed, and what contradicts itself is refused."""
 
-import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from helpers.run_parts import load_run
 from ovi_lab.checkpoints import Checkpoint, initialise_from
 from ovi_lab.checkpoints.folder import FORMAT
+from ovi_lab.checkpoints.lightning_io import facts_of
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.errors import UserError
@@ -20,14 +21,8 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.text import LearnedText
 
 TOWER = {
-    "dim": 16,
-    "ffn_dim": 16,
-    "num_heads": 2,
-    "num_layers": 2,
-    "freq_dim": 16,
-    "text_len": 4,
-    "text_dim": 8,
-}
+    "dim": 16, "ffn_dim": 16, "num_heads": 2, "num_layers": 2, "freq_dim": 16, "text_len": 4, "text_dim": 8,
+}  # fmt: skip
 MODEL = {
     "_target_": "ovi_lab.models.TwinDiT",
     "_partial_": True,
@@ -36,24 +31,14 @@ MODEL = {
     "audio": {**TOWER, "in_dim": 12, "patch_kernel_size": 1, "patch_hidden_dim": 0},
 }
 TEXT = {"_target_": "ovi_lab.text.LearnedText", "_partial_": True, "dim": 8, "rows": 16, "max_words": 4}
-CONFIG = {
-    "name": "theirs",
-    "seed": 0,
-    "model": MODEL,
-    "text": TEXT,
-    "latent_shapes": {"video": [24, 4, 2, 2], "audio": [20, 12]},
-}
+SHAPES = {"video": [24, 4, 2, 2], "audio": [20, 12]}
+CONFIG = {"name": "theirs", "seed": 0, "model": MODEL, "text": TEXT, "latent_shapes": SHAPES}
+SETTINGS = {key: value for key, value in MODEL.items() if not key.startswith("_")}
 
 
 def listed(folder: Path) -> None:
-    files = {
-        str(f.relative_to(folder)): {
-            "size": f.stat().st_size,
-            "sha256": hashlib.sha256(f.read_bytes()).hexdigest(),
-        }
-        for f in sorted(folder.rglob("*"))
-        if f.is_file() and f.name != "checkpoint.json"
-    }
+    (folder / "checkpoint.json").unlink(missing_ok=True)
+    files = {file.name: facts_of(file) for file in sorted(folder.iterdir())}
     (folder / "checkpoint.json").write_text(json.dumps({"format": FORMAT, "step": 3, "files": files}))
 
 
@@ -62,8 +47,7 @@ def whole(tmp_path_factory) -> Path:
     """A whole small checkpoint, which no test changes."""
     folder = tmp_path_factory.mktemp("theirs") / "step_000003"
     folder.mkdir()
-    settings = {k: v for k, v in MODEL.items() if not k.startswith("_")}
-    save_file(TwinDiT(**settings).state_dict(), folder / "model.safetensors")
+    save_file(TwinDiT(**SETTINGS).state_dict(), folder / "model.safetensors")
     save_file(LearnedText(8, 16, 4).state_dict(), folder / "text_encoder.safetensors")
     codec = default_codec(8, 8000)
     generator = torch.Generator().manual_seed(0)
@@ -78,11 +62,7 @@ def whole(tmp_path_factory) -> Path:
 @pytest.fixture
 def theirs(whole, tmp_path) -> Path:
     """A copy of it to be changed."""
-    folder = tmp_path / "step_000003"
-    folder.mkdir()
-    for file in whole.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+    return Path(shutil.copytree(whole, tmp_path / "step_000003"))
 
 
 def configured(folder: Path, text: str) -> Path:
@@ -140,14 +120,12 @@ def test_no_name_in_a_configuration_is_run(node, theirs, tmp_path, capsys):
 @pytest.mark.parametrize("part", ["text", "codec", "data", "task", "optim"])
 def test_nor_is_one_beside_the_model(part, theirs, tmp_path):
     marker = tmp_path / "marker"
-    evil = {"_target_": "os.system", "command": f"touch {marker}"}
-    with_settings(theirs, **{part: evil})
+    with_settings(theirs, **{part: EVIL | {"command": f"touch {marker}"}})
     if part == "text":
         assert "text._target_ is os.system, refused" in refusal(load_run, theirs)
     else:
         load_run(theirs)  # what is not needed is not looked at
-    twin = TwinDiT(**{k: v for k, v in MODEL.items() if not k.startswith("_")})
-    initialise_from(twin, None, theirs)
+    initialise_from(TwinDiT(**SETTINGS), None, theirs)
     assert not marker.exists()
 
 
@@ -175,15 +153,10 @@ def test_references_stay_text_in_a_configuration(theirs, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     "text",
     [
-        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
-        "[" * 5000,
-        "model: !!python/object/apply:os.system [id]\n",
-        "- a list\n",
-        "\x00",
-        "",
-        "model: {video: {dim: 1, dim: 2}}\n",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "[" * 5000, "- a list\n", "\x00", "",
+        "model: !!python/object/apply:os.system [id]\n", "model: {video: {dim: 1, dim: 2}}\n",
     ],
-)
+)  # fmt: skip
 def test_a_configuration_is_plain_and_bounded(text, theirs, tmp_path, capsys):
     configured(theirs, text)
     refusal(load_run, theirs)
@@ -207,20 +180,16 @@ def tower(**changes):
         (tower(eps=[1]), "expected a number"),
         (tower(wings=2), "unknown key 'wings'"),
         ({"text": TEXT | {"rows": 10**12}}, "contradicts itself"),
-        ({"latent_shapes": {"video": [24, 10**9, 2, 2], "audio": [20, 12]}}, "larger than any clip"),
-        ({"latent_shapes": {"video": [24, -4, 2, 2], "audio": [20, 12]}}, "expected 4 whole numbers"),
-        ({"latent_shapes": {"video": [23, 4, 2, 2], "audio": [20, 12]}}, "contradicts itself"),
+        ({"latent_shapes": SHAPES | {"video": [24, 10**9, 2, 2]}}, "larger than any clip"),
+        ({"latent_shapes": SHAPES | {"video": [24, -4, 2, 2]}}, "expected 4 whole numbers"),
+        ({"latent_shapes": SHAPES | {"video": [23, 4, 2, 2]}}, "contradicts itself"),
         ({"latent_shapes": None}, "does not tell its latent_shapes"),
         ({"adapter": [1]}, "no mapping"),
-        ({"adapter": {"rank": 10**9}}, "does not fit|at most|adapter"),
+        ({"adapter": {"rank": 10**9}}, "adapter"),
     ],
 )
 def test_settings_that_the_weights_contradict_are_refused(changes, said, theirs):
     with_settings(theirs, **changes)
-    if changes == {"adapter": {"rank": 10**9}}:
-        with pytest.raises(UserError, match=said):
-            load_run(theirs)
-        return
     assert said in refusal(load_run, theirs)
 
 
@@ -234,23 +203,18 @@ def test_what_is_not_as_it_was_written_is_refused(name, theirs, tmp_path, capsys
     assert f"{name} is not as it was written" in refusal(load_run, theirs)
     if name in ("model.safetensors", "config.yaml"):
         assert f"{name} is not as it was written" in exported(theirs, tmp_path, capsys)
-        twin = TwinDiT(**{k: v for k, v in MODEL.items() if not k.startswith("_")})
-        assert f"{name} is not as it was written" in refusal(initialise_from, twin, None, theirs)
+        assert f"{name} is not as" in refusal(initialise_from, TwinDiT(**SETTINGS), None, theirs)
 
 
 @pytest.mark.parametrize("tensor", ["nan", "inf"])
-def test_values_that_are_no_numbers_are_told(tensor, theirs, tmp_path, capsys):
+def test_values_that_are_no_numbers_are_refused(tensor, theirs, tmp_path, capsys):
     weights = load_file(theirs / "model.safetensors")
     weights["audio_model.blocks.1.self_attn.q.weight"][0, 0] = float(tensor)
     save_file(weights, theirs / "model.safetensors")
     listed(theirs)
-    twin = TwinDiT(**{k: v for k, v in MODEL.items() if not k.startswith("_")})
-    for said in (
-        refusal(load_run, theirs),
-        refusal(initialise_from, twin, None, theirs),
-        exported(theirs, tmp_path, capsys),
-    ):
-        assert "no finite numbers" in said
+    assert "no finite numbers" in refusal(load_run, theirs)
+    assert "no finite numbers" in refusal(initialise_from, TwinDiT(**SETTINGS), None, theirs)
+    assert "no finite numbers" in exported(theirs, tmp_path, capsys)
 
 
 def test_a_listing_that_is_none_is_refused(theirs, tmp_path):
@@ -258,30 +222,19 @@ def test_a_listing_that_is_none_is_refused(theirs, tmp_path):
     outside = tmp_path / "model.safetensors"
     outside.write_bytes((theirs / "model.safetensors").read_bytes())
     facts = good["files"]["model.safetensors"]
-    bad = [
-        [],
-        {**good, "step": "3"},
-        {**good, "step": -1},
-        {**good, "step": 4},
-        {**good, "files": [1]},
-        {**good, "files": {"model.safetensors": 1}},
-        {**good, "files": {"model.safetensors": {"size": 1}}},
-        {**good, "files": {"../model.safetensors": facts}},
-        {**good, "files": {str(outside): facts}},
-        {**good, "format": ["x"]},
-    ]
-    for content in bad:
-        (theirs / "checkpoint.json").write_text(json.dumps(content))
+    changes = [{"format": ["x"]}, *({"step": step} for step in ("3", -1, 4)), {"files": [1]}]
+    changes += [{"files": {"model.safetensors": entry}} for entry in (1, {"size": 1})]
+    changes += [{"files": {name: facts}} for name in ("../model.safetensors", str(outside))]
+    for content in ("[]", '{"a":' * 100000, *(json.dumps(good | change) for change in changes)):
+        (theirs / "checkpoint.json").write_text(content)
         refusal(Checkpoint.open, theirs)
-    (theirs / "checkpoint.json").write_text('{"a":' * 100000)
-    refusal(Checkpoint.open, theirs)
     (theirs / "checkpoint.json").write_text(json.dumps(good))
     (theirs / "model.safetensors").unlink()
     (theirs / "model.safetensors").symlink_to(outside)
     assert "outside the checkpoint" in refusal(Checkpoint.open, theirs)
 
 
-def test_a_codec_that_asks_for_more_than_it_holds_is_refused(whole, tmp_path):
+def test_a_codec_that_claims_more_than_it_holds_is_refused(whole, tmp_path):
     from safetensors import safe_open
 
     with safe_open(whole / "codec.safetensors", "pt") as file:
@@ -289,24 +242,14 @@ def test_a_codec_that_asks_for_more_than_it_holds_is_refused(whole, tmp_path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     path = tmp_path / "codec.safetensors"
     changes = [
-        ("video", {"block": [10**6, 8, 8]}),
-        ("video", {"block": "abc"}),
-        ("video", {"channels": 10**9}),
-        ("video", {"kind": "os.system"}),
-        ("video", {"kind": "wan22", "base_dim": 10**9}),
-        ("audio", {"sample_rate": 8 * 10**9}),
-        ("audio", {"iterations": 10**12}),
-        ("audio", {"partials_hz": [1.0] * 10**5}),
-        ("audio", {"seed": 10**30}),
-    ]
-    for part, change in changes:
-        changed = about | {part: about[part] | change}
-        save_file(tensors, path, {"codec": json.dumps(changed)})
+        ("video", {"block": [10**6, 8, 8]}), ("video", {"block": "abc"}), ("video", {"channels": 10**9}),
+        ("video", {"kind": "os.system"}), ("video", {"kind": "wan22", "base_dim": 10**9}),
+        ("audio", {"sample_rate": 8 * 10**9}), ("audio", {"iterations": 10**12}),
+        ("audio", {"partials_hz": [1.0] * 10**5}), ("audio", {"seed": 10**30}),
+    ]  # fmt: skip
+    headers = [json.dumps(about | {part: about[part] | change}) for part, change in changes]
+    headers += ["[" * 10**5, "{}", "null", '{"format": 1}', json.dumps(about | {"fps": float("inf")})]
+    broken = tensors | {"video.mean": tensors["video.mean"] * float("nan")}
+    for header, held in (*((header, tensors) for header in headers), (json.dumps(about), broken)):
+        save_file(held, path, {"codec": header})
         refusal(LatentCodec.load, path)
-    for header in ("[" * 10**5, "{}", "null", '{"format": 1}', json.dumps(about | {"fps": float("inf")})):
-        save_file(tensors, path, {"codec": header})
-        refusal(LatentCodec.load, path)
-    save_file(
-        tensors | {"video.mean": tensors["video.mean"] * float("nan")}, path, {"codec": json.dumps(about)}
-    )
-    refusal(LatentCodec.load, path)
