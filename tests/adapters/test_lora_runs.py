@@ -19,7 +19,13 @@ from ovi_lab.weights.tensor_files import TensorFiles
 
 pytest.importorskip("peft")
 
-SMALL = ("debug=fast", "samples.every_n_steps=0", "logger.tensorboard=false")
+SMALL = (
+    "debug=fast",
+    "data.num_train=16",
+    "data.num_eval=4",
+    "samples.every_n_steps=0",
+    "logger.tensorboard=false",
+)
 LORA = ("adapter=lora", "adapter.rank=4", "optim=adamw", "optim.factory.lr=0.01", "trainer.max_steps=4")
 
 

@@ -85,7 +85,7 @@ def quantised(weights):
     yield from (fp8 | {scale: one} for scale in scaled)
     yield weights | {name: weights[name].to(torch.int8), f"{LAYER}.SCB": torch.ones(16)}
     packed = torch.zeros(128, 1, dtype=torch.uint8)
-    yield weights | {name: packed, f"{name}.absmax": one, f"{name}.quant_map": one}
+    yield weights | {name: packed, f"{name}.absmax": one, f"{name}.quant_map": torch.ones(16)}
     yield weights | {"comfy_quant": torch.zeros(4, dtype=torch.uint8)}  # weights of a plain type, marked
     yield weights | {f"{LAYER}.scale_weight": one}
 
