@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from helpers.run_parts import load_run
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
-from ovi_lab.checkpoints.reading import model_weights
+from ovi_lab.checkpoints.opening import model_weights
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.shown import shown
-from ovi_lab.checkpoints.opening import open_weights
+from ovi_lab.checkpoints.opening import merged_weights, open_weights
 from ovi_lab.errors import UserError
 from ovi_lab.weights.fit import check_fit, check_shapes, finite
 from ovi_lab.weights.tensor_files import Stored
@@ -44,17 +44,8 @@ class Beginning:
         return finite(key, next(iter(stored.stream([key])))[1], str(stored.path))
 
 
-def _open(source: str | Path, use_ema: bool) -> tuple[Stored, Stored | None]:
-    """Weights of the model, an adapter merged, and of the text encoder where there is one."""
-    from ovi_lab.checkpoints.reading import merged_weights
-
-    opened = open_weights(source, None if use_ema else False)
-    return merged_weights(opened.weights, opened.configuration), opened.text
-
-
-def _named_as_ours(names: Iterable[str], prefix: str) -> dict[str, str]:
+def _named_as_ours(names: Collection[str], prefix: str) -> dict[str, str]:
     """Stored name by our name; a video tower published by itself (Wan2.2) has names of its own."""
-    names = list(names)
     if prefix != _TOWERS["video"] or "patch_embedding.weight" not in names:
         return {name: name for name in names}
     return {prefix + _BARE_MODULATION.sub(r"\1.modulation", name): name for name in names}
@@ -88,7 +79,8 @@ def find_beginning(
     own = model.state_dict()
     found = Beginning()
     for tower, source in named.items():
-        stored, text = _open(source, use_ema)
+        opened = open_weights(source, None if use_ema else False)
+        stored = merged_weights(opened.weights, opened.configuration)
         prefix = _TOWERS.get(tower, "")
         tensors = stored.tensors
         if not prefix and not tensors.keys() & own.keys():
@@ -110,14 +102,13 @@ def find_beginning(
                 f"init_from {source} has {shown(surplus[0])}, which this model lacks: choose its own model size"
             )
         found.weights.update({ours: (stored, n) for ours, n in names.items() if ours in own})
-        found.text = text if text is not None else found.text
-    given = found.weights
-    found.left = left = [n for n in own if n not in given]
-    towers = [p for t, p in _TOWERS.items() if t in named or "" in named]
-    unexplained = [n for n in left if not is_fusion_parameter(n) and n.startswith(tuple(towers))]
+        found.text = opened.text or found.text
+    found.left = [n for n in own if n not in found.weights]
+    towers = tuple(p for t, p in _TOWERS.items() if t in named or "" in named)
+    unexplained = [n for n in found.left if not is_fusion_parameter(n) and n.startswith(towers)]
     if "" in named:
         # one source for everything may be a single tower: the other keeps its initial values
-        touched = {n.split(".")[0] for n in given}
+        touched = {n.split(".")[0] for n in found.weights}
         unexplained = [n for n in unexplained if n.split(".")[0] in touched and "rope_scale" not in n]
     if unexplained:
         raise UserError(

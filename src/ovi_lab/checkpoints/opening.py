@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.common.shown import shown
+from ovi_lab.adapters.merging import MergedWeights
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.deepspeed import is_zero, open_zero
 from ovi_lab.checkpoints.folder import Checkpoint, latest_checkpoint, resolve_checkpoint, step_of
@@ -76,6 +77,23 @@ def open_weights(path: str | Path, ema: bool | None = None) -> Opened:
     if path.is_dir() and any(path.glob(f"*{INDEX_SUFFIX}")) and not (path / "checkpoint.json").is_file():
         return _released(path, ema)
     return _own(path, ema)
+
+
+def merged_weights(stored: Stored, configuration: Configuration | None) -> Stored:
+    """Weights with their run's adapter merged as they are read, where its configuration has one."""
+    adapter = None if configuration is None else configuration.adapter()
+    return MergedWeights(stored, adapter) if adapter else stored
+
+
+def model_weights(checkpoint: Checkpoint, ema: bool = False) -> Stored:
+    """The model of a checkpoint of ours, of any strategy, with the adapter merged.
+
+    With `ema` the averaged weights; frozen weights have no average, and are read as they are.
+
+    Raises:
+        UserError: the checkpoint holds no such weights, or a part of an adapter only, or is not as it was written.
+    """
+    return merged_weights(checkpoint.stored("model", ema=ema), checkpoint.configuration())
 
 
 def _of_run(path: Path) -> Path:

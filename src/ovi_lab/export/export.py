@@ -7,30 +7,30 @@ SHA256SUMS, which is written last: a folder without it is not finished.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ovi_eval.common.files import file_sha256, folder_beside
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.unicode_text import read_text
-from ovi_lab.checkpoints.configuration import check_model
-from ovi_lab.checkpoints.opening import Opened
-from ovi_lab.checkpoints.reading import merged_weights
+from ovi_lab.checkpoints.configuration import Configuration, check_model
+from ovi_lab.checkpoints.opening import Opened, merged_weights, open_weights
+from ovi_lab.checkpoints.presets import released_model, released_names
+from ovi_lab.common.progress import progress
 from ovi_lab.errors import UserError
 from ovi_lab.export import TARGETS
 from ovi_lab.export.comfyui import comfyui_name, comfyui_obstacles
 from ovi_lab.export.model_card import model_card, results_of
-from ovi_lab.export.sources import open_source
 from ovi_lab.models import TwinDiT
 from ovi_lab.weights.fit import finite
-from ovi_lab.weights.tensor_files import Stored, StoredTensor
+from ovi_lab.weights.tensor_files import DTYPES, Stored, StoredTensor, dtype_word
 from ovi_lab.weights.writing import save_file
 
 FORMAT = "ovi_lab.export/1"
@@ -62,14 +62,15 @@ def export_run(
 
     Args:
         source: a run, its `last`, or a checkpoint: a folder of ours or of DeepSpeed's, a Lightning .ckpt, …
-            (see `open_source`).
+            (see `open_weights`).
         out: the .safetensors file to write, the other files beside it; or a folder for model.safetensors.
         target: `ovi`, the names of the released file; `comfyui`, those of ComfyUI's loader.
         ema: averaged weights, or raw; None takes averaged ones where there are some.
         dtype: type of the floating-point tensors; None keeps the checkpoint's.
         max_shard_size: bytes a file may hold; None writes one file, as the released models have.
         overwrite: replace an earlier export there. Files of anything else are never replaced.
-        config: the configuration of a checkpoint without one: the run's config.yaml, or a released model's name.
+        config: the configuration of a checkpoint without one: the run's (a YAML file with `model:`), or a released
+            model's name. None looks for config.yaml beside the checkpoint and in the two folders above.
 
     Raises:
         UserError: no such checkpoint, damaged, not a TwinDiT, the place cannot be written, or the run's results.json
@@ -79,10 +80,14 @@ def export_run(
         raise UserError(f"--to is {target!r}; expected {' or '.join(TARGETS)}")
     if target == "comfyui" and max_shard_size is not None:
         raise UserError("ComfyUI reads no shards: leave out --max-shard-size")
-    found = open_source(source, ema, config)
-    opened, configuration = found.opened, found.configuration
+    opened = open_weights(source, ema)
+    if opened.configuration is not None and config is not None:
+        raise UserError(
+            f"--config is for checkpoints of other trainers; {source} brings its own configuration"
+        )
+    configuration = opened.configuration or _configuration(opened.weights.path, config)
     weights = merged_weights(opened.weights, configuration)
-    settings, held, notes = _as_released(found.model, weights)
+    settings, held, notes = _as_released(configuration.model(), weights)
     check_model(settings, held, str(weights.path))
     with torch.device("meta"):
         model = TwinDiT(**settings)
@@ -119,15 +124,37 @@ def export_run(
     title = str(configuration.plain.get("arm_name") or configuration.plain.get("name") or file.stem)
     card = model_card(title, facts, configuration.plain, results, notes, names)
     rename = comfyui_name if target == "comfyui" else str
-    try:
-        _write(
-            file.parent, weights, held, shards, dtype, rename, index, json.dumps(facts, indent=1) + "\n", card
-        )
-    except OSError as error:
-        raise UserError(
-            f"{file.parent} cannot be written ({error}): free space or choose another --out"
-        ) from error
+    with _placed(file.parent, names) as folder:
+        for name, tensors in progress(shards.items(), "writing", len(shards), shown=len(shards) > 1):
+            listing = {rename(n): (_word(held[n], dtype), held[n].shape) for n in tensors}
+            values = ((rename(n), finite(n, t, str(weights.path))) for n, t in weights.stream(tensors))
+            save_file(folder / name, listing, ((n, t if dtype is None else t.to(dtype)) for n, t in values))
+        if len(shards) > 1:
+            size = sum((folder / name).stat().st_size for name in shards)
+            places = {rename(tensor): name for name, tensors in shards.items() for tensor in tensors}
+            content = {"metadata": {"total_size": size}, "weight_map": places}
+            (folder / index).write_text(json.dumps(content, indent=1) + "\n")
+        (folder / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return Export(file.parent, (*names, SUMS), tuple(notes))
+
+
+def _configuration(checkpoint: Path, given: str | Path | None) -> Configuration:
+    """The configuration of a checkpoint that brings none. Raises UserError where there is none."""
+    if given is not None:
+        name = str(given)
+        if name in released_names():
+            return Configuration(name, {"name": name, "model": released_model(name).model})
+        return Configuration.read(given)
+    # the run's folder holds it: <run>/checkpoints/<checkpoint>[/<tag>]
+    resolved = checkpoint.resolve()
+    for folder in (resolved, *list(resolved.parents)[:3]):
+        if (folder / "config.yaml").is_file():
+            return Configuration.read(folder / "config.yaml")
+    raise UserError(
+        f"no config.yaml beside {checkpoint} or above it: name the run's with --config, or a released model "
+        f"({', '.join(released_names())})"
+    )
 
 
 def _as_released(
@@ -188,12 +215,7 @@ def _notes_on_scores(
 
 
 def _word(tensor: StoredTensor, dtype: torch.dtype | None) -> str:
-    words = {torch.bfloat16: "BF16", torch.float32: "F32"}
-    return tensor.dtype if dtype is None else words[dtype]
-
-
-def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor if dtype is None else tensor.to(dtype)
+    return tensor.dtype if dtype is None else dtype_word(dtype)
 
 
 def _shards(
@@ -203,8 +225,7 @@ def _shards(
     groups: list[list[str]] = [[]]
     filled = 0
     for name, tensor in held.items():
-        bits = int(re.findall(r"\d+", _word(tensor, dtype))[0])
-        size = bits // 8 * torch.Size(tensor.shape).numel()
+        size = DTYPES[_word(tensor, dtype)].itemsize * math.prod(tensor.shape)
         if limit is not None and groups[-1] and filled + size > limit:
             groups.append([])
             filled = 0
@@ -237,53 +258,30 @@ def _is_export(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _write(
-    folder: Path,
-    weights: Stored,
-    held: dict[str, StoredTensor],
-    shards: dict[str, list[str]],
-    dtype: torch.dtype | None,
-    rename: Callable[[str], str],
-    index: str,
-    config: str,
-    card: str,
-) -> None:
-    """All files under a temporary name first; then each takes its place, the sums last."""
-    from ovi_lab.common.progress import progress
+@contextmanager
+def _placed(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder; where the block ends well, its files take their places in `folder`, the sums last.
 
-    source = str(weights.path)
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
     made = not folder.exists()
     try:
         with folder_beside(folder / "export") as temporary:
-            for name, tensors in progress(shards.items(), "writing", len(shards), shown=len(shards) > 1):
-                listing = {n: (_word(held[n], dtype), held[n].shape) for n in tensors}
-                save_file(
-                    temporary / name,
-                    {rename(n): entry for n, entry in listing.items()},
-                    (
-                        (rename(n), _converted(finite(n, t, source), dtype))
-                        for n, t in weights.stream(tensors)
-                    ),
-                )
-            written = [*shards, "config.json", "README.md"]
-            if len(shards) > 1:
-                size = sum((temporary / name).stat().st_size for name in shards)
-                places = {rename(tensor): name for name, tensors in shards.items() for tensor in tensors}
-                (temporary / index).write_text(
-                    json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=1) + "\n"
-                )
-                written.insert(0, index)
-            (temporary / "config.json").write_text(config)
-            (temporary / "README.md").write_text(card, encoding="utf-8")
-            sums = {name: file_sha256(temporary / name) for name in written}
-            (temporary / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-            outdated = _listed(folder / SUMS) - set(written)
+            yield temporary
+            sums = "".join(f"{file_sha256(temporary / name)}  {name}\n" for name in names)
+            (temporary / SUMS).write_text(sums)
+            outdated = _listed(folder / SUMS) - set(names)
             (folder / SUMS).unlink(missing_ok=True)
-            for name in written:
+            for name in names:
                 (temporary / name).replace(folder / name)
             for name in outdated:
                 (folder / name).unlink(missing_ok=True)
             (temporary / SUMS).replace(folder / SUMS)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error}): free space or choose another --out"
+        ) from error
     finally:
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -14,8 +14,8 @@ from ovi_eval.common.shown import shown
 from ovi_eval.results.files import MetricValue, RunResults
 from ovi_eval.results.reading import read
 
-# The folder of a run and the speed of its reading do not describe its model.
-_NOT_TOLD = ("root", "num_workers", "quiet")
+_LEFT_OUT = ("root", "num_workers", "quiet")
+"""Settings of the data that do not describe the model: where it lies, and how fast it is read."""
 _PLACE = re.compile(
     r"(?:(?<=[\s,;:='\"(\[{<])|^)"  # where a word begins:
     r"(?:[A-Za-z][A-Za-z0-9+.-]*://|\\\\|~[^\s/]*/|[A-Za-z]:[\\/]|[\w.@-]+@?[\w.-]+:/|/|\.\.?/)"  # a place begins,
@@ -44,8 +44,8 @@ def results_of(checkpoint: Path, step: int | None) -> tuple[RunResults | None, s
     if not (run / "results.json").is_file():
         return None, "The run was not evaluated."
     done = run / "done.json"
-    told = read_json(done) if done.is_file() else None
-    steps = told.get("steps") if isinstance(told, dict) else None
+    content = read_json(done) if done.is_file() else None
+    steps = content.get("steps") if isinstance(content, dict) else None
     if type(steps) is not int or steps != step:
         at = f"step {steps}" if type(steps) is int else "another step"
         return None, f"The run was evaluated at {at}; these weights are of step {step}."
@@ -70,7 +70,8 @@ def model_card(
         notes: what a reader must know besides.
         files: the exported files' names.
     """
-    task = _mapping(config.get("task"))
+    task, data = _mapping(config.get("task")), _mapping(config.get("data"))
+    no_data = "The run had no data of its own." if "data" in config else "The configuration names no data."
     training = {
         "weights taken from": facts["source"],
         "task": str(task.get("_target_", "")).rpartition(".")[2],
@@ -94,7 +95,7 @@ def model_card(
         f"{facts['dtype']}. Written by ovi-export of ovi-lab {facts['ovi_lab']}.",
         *(["## Notes", "\n".join(f"- {_shown(note)}" for note in notes)] if notes else []),
         "## Data",
-        _listed(_plain_data(_mapping(config.get("data")))) or _no_data(config),
+        _listed({k: v for k, v in data.items() if not k.startswith("_") and k not in _LEFT_OUT}) or no_data,
         "## Training",
         _listed(training),
         "## Configuration",
@@ -124,12 +125,8 @@ def _shown(value: Any) -> str:
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    lines = [
-        f"- {_shown(key)}: {_shown(value)}"
-        for key, value in values.items()
-        if value not in (None, "", {}, [])
-    ]
-    return "\n".join(line for line in lines if not line.endswith(": "))
+    shown_values = {key: _shown(value) for key, value in values.items() if value not in (None, "", {}, [])}
+    return "\n".join(f"- {_shown(key)}: {text}" for key, text in shown_values.items() if text)
 
 
 def _named(node: Mapping[str, Any]) -> str:
@@ -139,17 +136,9 @@ def _named(node: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             facts.append(f"{key}: {_named(value)}")
         elif not key.startswith("_") and value is not None:
-            facts.append(f"{key} {_joined(value)}")
+            facts.append(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}")
     name = str(node.get("_target_", "")).rpartition(".")[2]
     return f"{name} ({', '.join(facts)})" if name and facts else name or ", ".join(facts)
-
-
-def _joined(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _plain_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in data.items() if not k.startswith("_") and k not in _NOT_TOLD and v is not None}
 
 
 def _started_from(init_from: Mapping[str, Any]) -> str:
@@ -160,9 +149,11 @@ def _started_from(init_from: Mapping[str, Any]) -> str:
 def _metrics(results: RunResults) -> str:
     rows = ["| metric | value | better | clips | variant |", "|---|---|---|---|---|"]
     for key, metric in results.metrics.items():
-        rows.append(
-            f"| {_shown(key)} | {_value(metric)} | {_BETTER[metric.direction]} | {metric.n} | {_variant(metric)} |"
+        variant = f"version {_shown(metric.version)}" + (
+            f", {_shown(metric.variant)}" if metric.variant else ""
         )
+        better = _BETTER[metric.direction]
+        rows.append(f"| {_shown(key)} | {_value(metric)} | {better} | {metric.n} | {variant} |")
     rows += [f"| {_shown(key)} | {value:.5g} | lower | | |" for key, value in results.losses.items()]
     return "\n".join(rows) + f"\n\n{results.n_clips} clips, scored {_shown(results.created)}."
 
@@ -172,14 +163,6 @@ def _value(metric: MetricValue) -> str:
         return "none"
     interval = "" if metric.ci95 is None else f" [{metric.ci95[0]:.5g}, {metric.ci95[1]:.5g}]"
     return f"{metric.value:.5g}{interval} {_shown(metric.unit)}".strip()
-
-
-def _variant(metric: MetricValue) -> str:
-    return f"version {_shown(metric.version)}" + (f", {_shown(metric.variant)}" if metric.variant else "")
-
-
-def _no_data(config: Mapping[str, Any]) -> str:
-    return "The run had no data of its own." if "data" in config else "The configuration names no data."
 
 
 def _usage(weights: str, layout: str) -> str:

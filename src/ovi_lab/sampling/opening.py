@@ -15,6 +15,7 @@ from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.configuration import Configuration, check_model
 from ovi_lab.checkpoints.digests import Digests
+from ovi_lab.checkpoints.opening import model_weights
 from ovi_lab.checkpoints.presets import (
     PRESET_FILE,
     ReleasedModel,
@@ -22,7 +23,6 @@ from ovi_lab.checkpoints.presets import (
     load_towers,
     released_model,
 )
-from ovi_lab.checkpoints.reading import model_weights
 from ovi_lab.checkpoints.weights_layout import find_layout, find_parts
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.mmaudio import MMAudioCodec, MMAudioConfig

@@ -78,10 +78,8 @@ def _zero(values: dict[str, Any], accelerator: str) -> Any:
 def _accelerator(trainer: Mapping[str, Any]) -> str:
     import torch
 
-    asked = str(trainer.get("accelerator", "cpu"))
-    if asked == "auto":
-        return "gpu" if torch.cuda.is_available() else "cpu"
-    return "gpu" if asked in ("gpu", "cuda") else "cpu"
+    name = str(trainer.get("accelerator", "cpu"))
+    return "gpu" if name in ("gpu", "cuda") or (name == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 def _device(trainer: Mapping[str, Any], accelerator: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class EMA(Callback):
         self._steps_seen = 0
         self._begun = False
         self._swapped = False
-        self._validation: AbstractContextManager[None] | None = None
+        self._validation = ExitStack()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, also in a run that is resumed at its end and trains no more: validation needs its average."""
@@ -102,21 +102,15 @@ class EMA(Callback):
         """Validate the average."""
         if not self._begun:
             self._begin(trainer, pl_module)
-        self._validation = self.applied(pl_module)
-        self._validation.__enter__()
+        self._validation.enter_context(self.applied(pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Back to the raw weights."""
-        self._leave()
+        self._validation.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A failed validation must not leave the average in the model's place."""
-        self._leave()
-
-    def _leave(self) -> None:
-        validation, self._validation = self._validation, None
-        if validation is not None:
-            validation.__exit__(None, None, None)
+        self._validation.close()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
