@@ -199,31 +199,29 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    model = trained_twin()
-    with pytest.raises(UserError, match="has an adapter already"):
-        add_lora(model, SETTINGS)
-    with pytest.raises(UserError, match="no adapter that could be merged"):
-        merge_lora(twin())
-    with pytest.raises(UserError, match="no adapter that could be saved"):
-        save_adapter(twin(), tmp_path / "x", SETTINGS)
+    model, bare = trained_twin(), twin()
     file = tmp_path / "a.safetensors"
-    with pytest.raises(UserError, match="is not there"):
-        load_adapter(twin(), file)
-    file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not a whole safetensors file"):
-        load_adapter(twin(), file)
-    save_file({"a": torch.ones(1)}, file)
-    with pytest.raises(UserError, match="is no adapter of ovi-lab"):
-        load_adapter(twin(), file)
+    broken, foreign = tmp_path / "broken.safetensors", tmp_path / "foreign.safetensors"
+    broken.write_bytes(b"nothing")
+    save_file({"a": torch.ones(1)}, foreign)
+    for message, attempt, *arguments in (
+        ("has an adapter already", add_lora, model, SETTINGS),
+        ("no adapter that could be merged", merge_lora, bare),
+        ("no adapter that could be saved", save_adapter, bare, tmp_path / "x", SETTINGS),
+        ("is not there", load_adapter, bare, file),
+        ("not a whole safetensors file", load_adapter, bare, broken),
+        ("is no adapter of ovi-lab", load_adapter, bare, foreign),
+    ):
+        with pytest.raises(UserError, match=message):
+            attempt(*arguments)
 
     def refused(change: Any, **settings: Any) -> str:
         state = {n: v.clone() for n, v in adapter_state(model).items()}
         change(state)
         save_file(state, file, {"ovi_lab.lora": json.dumps(SETTINGS | settings)})
-        fresh = twin()
         with pytest.raises(UserError) as error:
-            load_adapter(fresh, file)
-        assert not adapted_layers(fresh)
+            load_adapter(bare, file)
+        assert not adapted_layers(bare)
         return str(error.value)
 
     name = "audio_model.blocks.0.cross_attn.k.lora_A.weight"

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.forks import Fork, ranks
-from helpers.run_folders import column, weights
+from helpers.run_folders import column, same, weights
 from ovi_lab.common.paths import config_dir
 
 COMMON = (
@@ -118,3 +118,13 @@ def assert_trained_alike(found: Path, expected: Path, first: int, what: Sequence
         wanted_weights, got_weights = weights(expected, ema), weights(found, ema)
         assert got_weights.keys() == wanted_weights.keys()
         assert all((got_weights[n] - w).abs().max() < 1e-5 for n, w in wanted_weights.items())
+
+
+def assert_same_end(resumed: Path, whole: Path) -> None:
+    """To the last bit the same weights, averages and logged numbers as the run that was never stopped."""
+    for ema in (False, True):
+        assert same(weights(whole, ema), weights(resumed, ema))
+    for what in ("train/loss", "val/loss", "grad_norm/total"):
+        before, after = column(whole, what), column(resumed, what)
+        assert after == {step: value for step, value in before.items() if step in after}
+        assert max(after) == max(before)

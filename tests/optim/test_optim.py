@@ -33,16 +33,10 @@ def test_orthogonalise_does_not_depend_on_the_batch():
     assert torch.allclose(orthogonalise(matrices), alone, atol=1e-5)
 
 
-def _twins():
+def test_the_adamw_groups_are_torchs_adamw():
     torch.manual_seed(0)
     a = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-    b = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-    b.load_state_dict(a.state_dict())
-    return a, b, torch.randn(16, 5), torch.randn(16, 3)
-
-
-def test_the_adamw_groups_are_torchs_adamw():
-    a, b, x, y = _twins()
+    b, x, y = copy.deepcopy(a), torch.randn(16, 5), torch.randn(16, 3)
     ours = Muon(parameter_groups(a.named_parameters(), 0.1, muon=True), adamw_lr=1e-2, betas=(0.9, 0.95))
     theirs = torch.optim.AdamW(parameter_groups(b.named_parameters(), 0.1), lr=1e-2, betas=(0.9, 0.95))
     for _ in range(20):
@@ -82,8 +76,7 @@ def test_muon_learns_and_its_state_survives_a_checkpoint():
 
     losses = [step(model, optimizer) for _ in range(60)]
     assert losses[-1] < 0.75 * losses[0]
-    other = Blocks()
-    other.load_state_dict(model.state_dict())
+    other = copy.deepcopy(model)
     resumed = Muon(parameter_groups(other.named_parameters(), 0.0, muon=True))
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert [step(model, optimizer) for _ in range(5)] == [step(other, resumed) for _ in range(5)]

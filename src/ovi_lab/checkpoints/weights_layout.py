@@ -104,10 +104,10 @@ def place(weights: Path, part: str, preset: ReleasedModel) -> Path | None:
 
 def fault(weights: Path, part: str, preset: ReleasedModel) -> str | None:
     """The fault of a part by its headers alone, in one line with the remedy; None without one."""
-    what, source, file = PARTS[part]
+    what, source, default = PARTS[part]
     path = place(weights, part, preset)
     if path is None:
-        expected = weights / (preset.file if part == "model" else file)
+        expected = weights / (preset.file if part == "model" else default)
         return f"no {what} at {expected}: fetch it from {source}"
     if part == "tokenizer":
         names = ("tokenizer.json", "spiece.model")

@@ -37,15 +37,13 @@ class FreezeRule:
                 raise UserError(f"freeze: {pattern!r} is not a regular expression ({error})") from error
             if not matched:
                 raise UserError(f"freeze: {pattern!r} matches no parameter of this model, e.g. {names[-1]}")
-        trained = total = 0
         for name, parameter in model.named_parameters():
             frozen = any(re.search(p, name) for p in self.frozen)
             chosen = not self.trained or any(re.search(p, name) for p in self.trained)
             parameter.requires_grad_(chosen and not frozen)
-            total += parameter.numel()
-            trained += parameter.numel() if parameter.requires_grad else 0
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if not trained:
             raise UserError(
                 f"freeze: no parameter is left to train (frozen {self.frozen}, trained {self.trained})"
             )
-        return trained, total
+        return trained, sum(p.numel() for p in model.parameters())

@@ -21,23 +21,18 @@ def parameter_groups(
     Returns:
         Non-empty groups, each with `params`, `weight_decay`, and `use_muon` where `muon` is on.
     """
-    blocks: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    blocks: dict[str, Any] = {"params": [], "weight_decay": weight_decay, "use_muon": True}
+    decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay, "use_muon": False}
+    plain: dict[str, Any] = {"params": [], "weight_decay": 0.0, "use_muon": False}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
         if muon and ".blocks." in f".{name}" and parameter.ndim == 2:
-            blocks.append(parameter)
-        elif parameter.ndim >= 2 and "modulation" not in name:
-            decayed.append(parameter)
+            group = blocks
         else:
-            plain.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": blocks, "weight_decay": weight_decay, "use_muon": True},
-        {"params": decayed, "weight_decay": weight_decay, "use_muon": False},
-        {"params": plain, "weight_decay": 0.0, "use_muon": False},
-    ]
+            group = decayed if parameter.ndim >= 2 and "modulation" not in name else plain
+        group["params"].append(parameter)
+    groups = [blocks, decayed, plain]
     if not muon:
         for group in groups:
             del group["use_muon"]
