@@ -1,8 +1,8 @@
 """Scores clips through extractors: decoded ahead, cached, split over processes, gathered.
 
 A clip that cannot be read or judged is missing from that metric, with the reason; nothing else stops for it, whatever
-was raised. What no metric means to raise is a fault of the metric or of a library, and is reported at the end.
-Memory does not grow with the number of clips but for their features, which are small.
+was raised. Anything but a UserError is a fault of the metric or of a library, and is reported at the end. Of a clip
+that is done only its features, which are small, stay in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,7 +58,7 @@ class ScoringOptions:
 
 @dataclass
 class _Loaded:
-    """One clip on its way: for each extractor its features, what it is to be run on, or why it has none."""
+    """One clip in progress: for each extractor its features, the input it is to be run on, or why it has none."""
 
     side: int
     place: int
@@ -99,13 +99,12 @@ class _Run:
         self.options, self.progress = options, progress
         self.rank, self.world = (0, 1) if options.alone else (processes.rank(), processes.world())
         self._check(metrics)
-        self.extractors: dict[str, Extractor] = {}
-        self.of_metric: dict[str, str] = {}
-        self.metrics: list[ItemMetric] = []
-        for kind in metrics:
-            extractor = self._extractor(kind.extractor)
-            self.of_metric[kind.name] = extractor.key
-            self.metrics.append(kind())
+        shared = {
+            kind: kind(options.device) for kind in dict.fromkeys(metric.extractor for metric in metrics)
+        }
+        self.extractors = list(shared.values())
+        self.extractor_of = {metric.name: shared[metric.extractor] for metric in metrics}
+        self.metrics = [metric() for metric in metrics]
         self.reasons: dict[int, dict[str, str]] = {}
         self.partners: dict[tuple[str, str], Features] = {}
         self.left_out = {metric.name: 0 for metric in self.metrics}
@@ -122,14 +121,6 @@ class _Run:
                 f"{pairs[0]} compares clips of the same id, and no clip here has the id of one of the reference; "
                 f"the first are {self.sides[0][0].id} and {self.sides[1][0].id}"
             )
-
-    def _extractor(self, kind: type[Extractor]) -> Extractor:
-        for extractor in self.extractors.values():
-            if type(extractor) is kind:
-                return extractor
-        extractor = kind(self.options.device)
-        self.extractors[extractor.key] = extractor
-        return extractor
 
     def score(self) -> Scored:
         jobs = list(self._jobs())
@@ -148,15 +139,9 @@ class _Run:
 
     def _groups(self, jobs: Sequence[tuple[int, int]]) -> Iterator[list[_Loaded]]:
         """The clips that extractors look at together: of one side, and as many as all of them take at once."""
-        most = min((extractor.batch for extractor in self.extractors.values()), default=1)
+        most = min((extractor.batch for extractor in self.extractors), default=1)
         for _, of_side in groupby(self._loaded(jobs), key=lambda loaded: loaded.side):
-            group: list[_Loaded] = []
-            for loaded in of_side:
-                group.append(loaded)
-                if len(group) == most:
-                    yield group
-                    group = []
-            if group:
+            while group := list(islice(of_side, most)):
                 yield group
 
     def _jobs(self) -> Iterator[tuple[int, int]]:
@@ -173,11 +158,9 @@ class _Run:
             yield 0, place
 
     def _wanted(self, side: int) -> list[Extractor]:
-        """What looks at the clips of a side."""
-        keys = dict.fromkeys(
-            self.of_metric[metric.name] for metric in self.metrics if side == 0 or metric.compares != "alone"
-        )
-        return [self.extractors[key] for key in keys]
+        """The extractors that run on the clips of a side."""
+        metrics = [metric for metric in self.metrics if side == 0 or metric.compares != "alone"]
+        return list(dict.fromkeys(self.extractor_of[metric.name] for metric in metrics))
 
     def _loaded(self, jobs: Sequence[tuple[int, int]]) -> Iterator[_Loaded]:
         """The clips in order, decoded ahead by threads: one more than there are workers at a time."""
@@ -245,7 +228,7 @@ class _Run:
         reference = loaded.side == 1
         if reference and metric.compares == "alone":
             return
-        key = self.of_metric[metric.name]
+        key = self.extractor_of[metric.name].key
         try:
             if key in loaded.reasons:
                 raise UserError(loaded.reasons[key])
@@ -291,7 +274,9 @@ class _Run:
             except Exception as error:  # one metric never takes the others' numbers away
                 if self.options.strict:
                     raise
-                scores |= self._none(metric, f"cannot be computed ({type(error).__name__}: {shown(error)})")
+                why = f"cannot be computed ({type(error).__name__}: {shown(error)})"
+                for spec in metric.values:
+                    scores[spec.key] = self._value(metric, spec, None, 0, coverage=0.0, warnings=(why,))
         failed = {place: items[place].failed or by_reason(why) for place, why in sorted(reasons.items())}
         placed = [reasons.get(place, {}) for place in range(len(rows))]
         found = [self._copies(side, contents[side]) for side in (0, 1)]
@@ -300,7 +285,7 @@ class _Run:
             *copies.note(found[1], [item.id for item in self.sides[1]], "reference"),
             *faults(placed, [item.id for item in items]),
         )
-        provenance = {k: fact for each in self.extractors.values() for k, fact in each.provenance.items()}
+        provenance = {key: fact for each in self.extractors for key, fact in each.provenance.items()}
         return Scored(scores, rows, failed, provenance, placed, found[0], notes)
 
     def _gathered(self, value: T) -> list[T]:
@@ -314,17 +299,10 @@ class _Run:
             found = [text and f"{text} {item.caption}" for text, item in zip(found, items, strict=True)]
         return copies.first_places(found)
 
-    def _none(self, metric: ItemMetric, why: str) -> dict[str, MetricValue]:
-        """The values of a metric that has none."""
-        return {
-            spec.key: self._value(metric, spec, None, 0, coverage=0.0, warnings=(why,))
-            for spec in metric.values
-        }
-
     def _value(
         self, metric: ItemMetric, spec: ValueSpec, value: float | None, n: int, **facts: Any
     ) -> MetricValue:
-        extractor = self.extractors[self.of_metric[metric.name]]
+        extractor = self.extractor_of[metric.name]
         return MetricValue(
             value,
             n,
@@ -346,7 +324,7 @@ class _Run:
         rows: list[dict[str, float | None]],
         contents: Sequence[Mapping[int, str]],
     ) -> dict[str, MetricValue]:
-        extractor = self.extractors[self.of_metric[metric.name]]
+        extractor = self.extractor_of[metric.name]
         if isinstance(metric, ItemSet):
             metric.take_as_one(*(self._copies(s, contents[s], extractor.reads_caption) for s in (0, 1)))
         have, columns = metric.have(), metric.per_clip(len(rows))

@@ -22,13 +22,7 @@ from ovi_eval.faces.clip import at_25_fps
 RATE = 16_000
 SEEN = [0.52, 1.0, 1.52]
 """When a clip of 25 frames a second shows the events: a frame begins at 0.52 s and none at 0.5 s."""
-KINDS = (
-    ("a.mp4", "aac"),
-    ("a.mkv", "aac"),
-    ("a.webm", "libopus"),
-    ("a.mov", "aac"),
-    ("a.mkv", "pcm_s16le"),
-)
+KINDS = [("a.mp4", "aac"), ("a.mkv", "aac"), ("a.webm", "libopus"), ("a.mov", "aac"), ("a.mkv", "pcm_s16le")]
 
 
 @pytest.mark.parametrize(("name", "codec"), KINDS)
@@ -145,15 +139,21 @@ def test_trimmed_without_encoding_is_whole(tmp_path: Path, name: str) -> None:
     assert len(read.frames_THWC) == 65
     assert seen(read.frames_THWC, read.fps) == pytest.approx([0.1, 0.6, 1.1], abs=0.03)
     assert heard(read.wave_S, RATE) == pytest.approx([0.1, 0.6, 1.1], abs=0.02)
-    assert heard(torch.from_numpy(decode_pcm16(cut, RATE) / 32768), RATE) == pytest.approx(
-        [0.1, 0.6, 1.1], abs=0.02
-    )
+    pcm_S = torch.from_numpy(decode_pcm16(cut, RATE) / 32768)
+    assert heard(pcm_S, RATE) == pytest.approx([0.1, 0.6, 1.1], abs=0.02)
 
 
 @pytest.mark.parametrize("start", [0.25, -0.2])
 def test_late_and_early_sound_is_in_its_place(tmp_path: Path, start: float) -> None:
+    read = read_clip(clip(tmp_path / "a.mkv", start=start, seconds=3.0, audio="pcm_s16le"), RATE)
+    assert heard(read.wave_S, RATE) == pytest.approx([event + start for event in EVENTS], abs=0.011)
     read = read_clip(clip(tmp_path / "a.mp4", start=start, seconds=3.0), RATE)
     assert heard(read.wave_S, RATE) == pytest.approx([event + start for event in EVENTS], abs=0.011)
+    assert not read.wave_S[: round(max(0, start - 0.05) * RATE)].any()
+
+
+def noise(time: float) -> np.ndarray:
+    return np.random.default_rng(round(time * 100)).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,7 @@ def test_late_and_early_sound_is_in_its_place(tmp_path: Path, start: float) -> N
 def test_half_a_file_is_refused_and_the_whole_one_read(tmp_path: Path, name: str, audio: str) -> None:
     video = {"a.webm": "libvpx", "a.avi": "mpeg4"}.get(name, "libx264")
     options = {"movflags": "+faststart"} if name in ("a.mp4", "a.mov") else {}
-    base = {
-        "picture": lambda t: np.random.default_rng(round(t * 100)).integers(
-            0, 255, (64, 64, 3), dtype=np.uint8
-        )
-    }
-    whole = clip(tmp_path / name, video=video, audio=audio, options=options, **base)
+    whole = clip(tmp_path / name, video=video, audio=audio, options=options, picture=noise)
     assert decode_video(whole).seconds == pytest.approx(2.0, abs=0.1)
     assert decode_audio(whole).wave_S.shape[-1] / 48_000 == pytest.approx(2.0, abs=0.1)
     for share in (0.3, 0.6):
@@ -185,9 +180,9 @@ def test_half_a_file_is_refused_and_the_whole_one_read(tmp_path: Path, name: str
     ("name", "audio"), [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.ogg", "libopus"), ("a.m4a", "aac")]
 )
 def test_half_a_sound_is_refused_and_the_whole_one_read(tmp_path: Path, name: str, audio: str) -> None:
-    noise = np.random.default_rng(0).standard_normal((1, 144_000)).astype(np.float32) * 0.1
+    wave_CS = np.random.default_rng(0).standard_normal((1, 144_000)).astype(np.float32) * 0.1
     options = {"movflags": "+faststart"} if name == "a.m4a" else {}
-    whole = clip(tmp_path / name, video=None, audio=audio, wave_CS=noise, options=options)
+    whole = clip(tmp_path / name, video=None, audio=audio, wave_CS=wave_CS, options=options)
     assert decode_audio(whole).wave_S.shape[-1] == pytest.approx(144_000, abs=1024)
     with pytest.raises(UserError, match=rf"half_{name}: is cut off or damaged"):
         decode_audio(half(whole))
@@ -201,9 +196,7 @@ def test_an_mp3_without_a_header_is_read_to_its_end(tmp_path: Path) -> None:
     assert len(decode_pcm16(path, RATE)) / RATE == pytest.approx(5.0, abs=0.1)
     path.write_bytes(mp3(48_000, 64_000, 3.0, xing=True))
     assert len(decode_audio(path).wave_S) == 3 * 48_000
-    with pytest.raises(
-        UserError, match=r"half_a\.mp3: is cut off or damaged: it ends after 1\.\d\d s of the 3\.\d\d s"
-    ):
+    with pytest.raises(UserError, match=r"half_a\.mp3: .*: it ends after 1\.\d\d s of the 3\.\d\d s"):
         decode_audio(half(path))
 
 
@@ -235,9 +228,9 @@ def test_an_avi_begins_with_its_first_packet(tmp_path: Path, video: str, frames_
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    video_ = decode_video(path)
-    assert (video_.fps, float(video_.times_T[0]), video_.end) == (25, 0, pytest.approx(2.0))
-    assert seen(video_.frames_THWC, video_.fps) == SEEN
+    read = decode_video(path)
+    assert (read.fps, float(read.times_T[0]), read.end) == (25, 0, pytest.approx(2.0))
+    assert seen(read.frames_THWC, read.fps) == SEEN
 
 
 def test_padding_behind_the_last_box_is_no_missing_end(tmp_path: Path) -> None:
@@ -319,9 +312,8 @@ def test_which_frame_is_seen_when() -> None:
     video = Video(torch.arange(4).view(4, 1, 1, 1).byte(), 10.0, times_T, 2.6)
     assert video.seen(10).tolist() == [0, 1, 1, 1, 2, 3]
     assert video.seen(20).tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3]
-    assert list(timing.at_rate([(2.0, "a"), (2.1, "b"), (2.4, "c"), (2.45, "d")], 10, lambda: 2.6)) == list(
-        "abbbcd"
-    )
+    frames = zip(times_T.tolist(), "abcd", strict=True)
+    assert "".join(timing.at_rate(frames, 10, lambda: 2.6)) == "abbbcd"
     assert not video.even
     assert video.constant().fps == 20
     assert timing.even_rate(torch.tensor([0.0, 0.042, 0.083, 0.125], dtype=torch.float64), 1e-3, []) == 24

@@ -18,13 +18,9 @@ from PIL import Image
 from helpers.media_makers import clicks, clip, encoded, flashes, heard, mp3
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips.clip import read_clip
-from ovi_eval.clips.items import items_in
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio, decode_pcm16
-from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.temporal_flickering import TemporalFlickering
-from ovi_eval.scoring.runner import score_items
 
 RATE = 16_000
 RED_GREEN = np.zeros((64, 64, 3))
@@ -86,22 +82,26 @@ def test_transparent_parts_lie_on_black(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "size"), [(Fraction(2), (64, 128)), (Fraction(1, 2), (128, 64)), (Fraction(12, 11), (64, 70))]
+    ("ratio", "size"),
+    [
+        (Fraction(2), (64, 128)),
+        (Fraction(1, 2), (128, 64)),
+        (Fraction(12, 11), (64, 70)),
+        (Fraction(20), None),
+    ],
 )
-def test_pixels_become_square(tmp_path: Path, ratio: Fraction, size: tuple[int, int]) -> None:
+def test_pixels_become_square_within_reason(
+    tmp_path: Path, ratio: Fraction, size: tuple[int, int] | None
+) -> None:
     def stretched(stream: Any) -> None:
         stream.codec_context.sample_aspect_ratio = ratio
 
     path = clip(tmp_path / "a.mp4", seconds=0.2, set_up=stretched)
-    assert decode_video(path).frames_THWC.shape[1:3] == size
-
-
-def test_pixels_beyond_reason_are_refused(tmp_path: Path) -> None:
-    def stretched(stream: Any) -> None:
-        stream.codec_context.sample_aspect_ratio = Fraction(20, 1)
-
-    with pytest.raises(UserError, match=r"a\.mp4: its pixels are 20:1"):
-        decode_video(clip(tmp_path / "a.mp4", seconds=0.2, set_up=stretched))
+    if size is None:
+        with pytest.raises(UserError, match=r"a\.mp4: its pixels are 20:1"):
+            decode_video(path)
+    else:
+        assert decode_video(path).frames_THWC.shape[1:3] == size
 
 
 CORNERS = {
@@ -229,33 +229,6 @@ def test_a_picture_that_changes_its_size_keeps_the_first_or_is_refused(tmp_path:
         decode_video(changing_size(tmp_path / "other.mkv", [(96, 96), (128, 64)]))
 
 
-def test_a_strange_clip_is_its_own_reason_and_no_ones_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clip(tmp_path / "good.mp4", seconds=0.4)
-    clip(tmp_path / "worse.mp4", seconds=0.4)
-    changing_size(tmp_path / "bad.mkv", [(96, 96), (128, 64)])
-    extractor = TemporalFlickering.extractor
-    load = extractor.load
-
-    def fails(self: Any, item: Any) -> Any:
-        if item.id == "worse":
-            raise ZeroDivisionError("of a library")
-        return load(self, item)
-
-    monkeypatch.setattr(extractor, "load", fails)
-    found = items_in(tmp_path)
-    items = getattr(found, "items", found)
-    scored = score_items(items, None, [TemporalFlickering])
-    assert scored.values["temporal_flickering"].n == 1
-    reasons = {
-        item.id: why.get("temporal_flickering", "") for item, why in zip(items, scored.reasons, strict=True)
-    }
-    assert "changes from 96x96" in reasons["bad"]
-    assert reasons["worse"] == "cannot be measured (ZeroDivisionError: of a library)"
-    assert reasons["good"] == ""
-
-
 SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 0\r\n"
 LIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n%s\n#EXT-X-ENDLIST\n"
 
@@ -340,35 +313,23 @@ def test_tags_in_other_encodings_are_no_reason(tmp_path: Path) -> None:
 
 
 WRITE = """
-import hashlib, math, sys, torch
+import math, sys, torch
 from ovi_eval.clips.writing import write_mp4
 y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
 frames = torch.stack([
     torch.stack([127 + 120 * torch.sin(x / 9 + n / 5 + c) * torch.cos(y / 11 - n / 7) for c in range(3)], -1)
     for n in range(60)]).round().byte()
 wave = 0.5 * torch.sin(2 * math.pi * 300 * torch.arange(40000) / 16000)
-print(hashlib.sha256(write_mp4(sys.argv[1], frames, 24.0, wave, 16000, enlarge_to=0).read_bytes()).hexdigest())
+write_mp4(path, frames, 24.0, wave, 16000, enlarge_to=0)
 """
 
 
+@pytest.mark.slow
 def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
-    written = {
-        subprocess.run(
-            [sys.executable, "-c", WRITE, str(tmp_path / f"{n}.mp4")],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        ).stdout
-        for n in range(2)
-    }
-    assert len(written) == 1
-
-
-def test_writing_reads_back(tmp_path: Path) -> None:
-    frames = torch.full((10, 64, 64, 3), 90, dtype=torch.uint8)
-    video = decode_video(write_mp4(tmp_path / "a.mp4", frames, 12.5, torch.zeros(8000), 8000))
-    assert (video.fps, video.even, len(video.frames_THWC)) == (12.5, True, 10)
+    here, there = tmp_path / "here.mp4", tmp_path / "there.mp4"
+    exec(WRITE, {"path": here})
+    subprocess.run([sys.executable, "-c", f"path = {str(there)!r}\n{WRITE}"], check=True, timeout=120)
+    assert here.read_bytes() == there.read_bytes()
 
 
 def test_frames_beyond_the_bound_are_refused_whatever_the_header_states(

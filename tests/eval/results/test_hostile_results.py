@@ -12,6 +12,7 @@ from rich.console import Console
 
 from helpers.eval_study import run
 from ovi_eval.cli import main
+from ovi_eval.errors import UserError
 from ovi_eval.ranking.comparison import compare
 from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.registry import METRICS
@@ -42,8 +43,8 @@ EVIL = (
 )
 
 
-def stranger(folder: Path, change: Any = lambda data: None, clips: Any = None) -> Path:
-    """A sound results file of three clips, changed as a stranger may."""
+def foreign(folder: Path, change: Any = lambda data: None, clips: Any = None) -> Path:
+    """A sound results file of three clips, changed as anybody may change it."""
     made = run("m", None, n_clips=3, losses={})
     rows = [ClipScores(f"c{i}", {"ball/onset_f1": value}) for i, value in enumerate((0.1, 0.2, 0.3))]
     score = MetricValue(0.2, 3, "higher", ci95=(0.1, 0.3))
@@ -67,54 +68,19 @@ def score_of(data: Any) -> Any:
         ("value", 0.9999, r"value is 0.9999, but the mean of its 3 clips is 0.2"),
         ("value", 3.7, r"value is 3.7, which this metric cannot be"),
         ("value", -0.1, "value is -0.1, which this metric cannot be"),
-        ("value", 1e300, r"value is 1e\+300, expected a size of 1e\+15 or less"),
-        ("n", 10**18, r"n is 1000000000000000000, expected 10000000 or fewer"),
-        ("n", 4, r"n is 4, more than the 3 clips of the run"),
         ("n", 2, r"n is 2, but 3 clips have a value"),
-        ("n", 0, r"n is 0 though it has a value"),
-        ("n", -3, r"n is -3, expected 0 or more"),
-        ("n", 3.0, r"n must be a whole number"),
-        ("coverage", 0.5, r"coverage is 0.5, but n is 3 of n_clips 3"),
-        ("coverage", -1, r"coverage is -1.0, expected a share"),
-        ("ci95", [0.3, 0.1], "expected the lower bound first"),
-        ("ci95", [-1e300, 1e300], "expected a size of"),
-        ("distinct", 5, "distinct is 5, expected 3 or fewer"),
-        ("version", "v" * 600, "has 600 characters, expected 500 or fewer"),
-        ("warnings", ["w" * 30000], "has 30000 characters, expected 20000 or fewer"),
-        ("weights", {str(i): "x" for i in range(200)}, "weights holds 200 files"),
     ],
 )
-def test_a_value_that_contradicts_what_stands_beside_it_is_refused(
+def test_a_value_that_contradicts_its_clips_or_metric_is_refused_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture, field: str, value: object, named: str
 ) -> None:
-    path = stranger(tmp_path, lambda data: score_of(data).update({field: value}))
+    path = foreign(tmp_path, lambda data: score_of(data).update({field: value}))
     assert main(["leaderboard", str(path), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip()
     assert "\n" not in said
     assert len(said) < 500
     assert re.search(named, said), said
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda d: d.update(n_clips=10**18), "n_clips is 1000000000000000000, expected 10000000 or fewer"),
-        (lambda d: d.update(n_clips=-1), "n_clips is -1, expected 0 or more"),
-        (lambda d: d.update(name="n" * 10**6), "has 1000000 characters"),
-        (lambda d: d.update(seed=10**30), "field seed is"),
-        (lambda d: d.update(metrics={f"m{i}": score_of(d) for i in range(1000)}), "holds 1000 metrics"),
-        (lambda d: d.update(losses={f"m{i}": 1 for i in range(1000)}), "holds 1000 losses"),
-        (lambda d: d.update(per_clip="\x00"), "must be the name of a file beside it"),
-        (lambda d: d.update(per_clip="/etc/passwd"), "must be the name of a file beside it"),
-    ],
-)
-def test_counts_and_names_beyond_all_bounds_are_refused(tmp_path: Path, change: Any, named: str) -> None:
-    from ovi_eval.errors import UserError
-
-    with pytest.raises(UserError, match=named) as caught:
-        read(stranger(tmp_path, change))
-    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -127,25 +93,23 @@ def test_counts_and_names_beyond_all_bounds_are_refused(tmp_path: Path, change: 
     ],
 )
 def test_json_beyond_all_bounds_is_refused(tmp_path: Path, text: str, named: str) -> None:
-    from ovi_eval.errors import UserError
-
-    path = stranger(tmp_path)
+    path = foreign(tmp_path)
     path.write_text(text)
     with pytest.raises(UserError, match=named):
         read(path)
-    stranger(tmp_path, clips='{"id": "c0", "reasons": ' + '{"a":' * 5000 + "}" * 5001 + "\n")
+    foreign(tmp_path, clips='{"id": "c0", "reasons": ' + '{"a":' * 5000 + "}" * 5001 + "\n")
     with pytest.raises(UserError, match="line 1: is nested deeper"):
         read(tmp_path)
 
 
 def test_an_interval_that_does_not_hold_its_value_is_left_out_and_told(tmp_path: Path) -> None:
-    path = stranger(tmp_path, lambda data: score_of(data).update(ci95=[0.25, 0.3]))
+    path = foreign(tmp_path, lambda data: score_of(data).update(ci95=[0.25, 0.3]))
     board = build_leaderboard([path])
     assert board.problems == ["m: ball/onset_f1: its ci95 [0.25, 0.3] does not hold its value 0.2; left out"]
     assert board.arms[0].cells["ball/onset_f1"].interval.method == "bca bootstrap over clips"
 
 
-def test_no_place_or_host_of_a_stranger_is_shown(tmp_path: Path) -> None:
+def test_no_place_or_host_in_a_foreign_file_is_shown(tmp_path: Path) -> None:
     def change(data: Any) -> None:
         place = "/home/alice/secret/x"
         data |= {"name": place, "benchmark": place, "created": place, "notes": [place]}
@@ -156,7 +120,7 @@ def test_no_place_or_host_of_a_stranger_is_shown(tmp_path: Path) -> None:
         }
         score_of(data).update(unit=place, variant=place, version=place, preprocessing=place, warnings=[place])
 
-    stranger(tmp_path / "m", change)
+    foreign(tmp_path / "m", change)
     found = read(tmp_path / "m")
     assert (found.name, found.metrics["ball/onset_f1"].unit, found.provenance) == (
         "x",
@@ -173,19 +137,17 @@ def test_no_place_or_host_of_a_stranger_is_shown(tmp_path: Path) -> None:
 
 
 def test_clips_behind_a_link_are_not_read(tmp_path: Path) -> None:
-    from ovi_eval.errors import UserError
-
-    path = stranger(tmp_path / "run")
+    path = foreign(tmp_path / "run")
     (tmp_path / "run" / "per_clip.jsonl").rename(tmp_path / "private.jsonl")
     (tmp_path / "run" / "per_clip.jsonl").symlink_to(tmp_path / "private.jsonl")
     with pytest.raises(UserError, match=r"per_clip\.jsonl are a link that leads outside"):
         read(path)
     study = tmp_path / "study"
     study.mkdir()
-    stranger(tmp_path / "secret" / "seed_0")
+    foreign(tmp_path / "secret" / "seed_0")
     (study / "arm").symlink_to(tmp_path / "secret")
     (study / "again").symlink_to(study)
-    stranger(study / "own")
+    foreign(study / "own")
     board = build_leaderboard([study])
     assert [row.name for row in board.arms] == ["m"]
     assert board.problems == [
@@ -193,7 +155,7 @@ def test_clips_behind_a_link_are_not_read(tmp_path: Path) -> None:
     ]
 
 
-def test_no_text_of_a_stranger_is_acted_upon(tmp_path: Path) -> None:
+def test_no_text_of_a_foreign_file_is_acted_upon(tmp_path: Path) -> None:
     runs = []
     for number, evil in enumerate((" ".join(EVIL[:7]), " ".join(EVIL[7:-1]), EVIL[-1])):
         clips = [ClipScores(f"{evil}{i}", {"m": i / 10}, evil, reasons={evil: evil}) for i in range(3)]
