@@ -12,6 +12,7 @@ from ovi_eval.clips.items import Item
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ItemSet, ValueSpec
+from ovi_eval.scoring.runner import ScoringOptions
 from ovi_eval.stats.frechet import frechet_distance
 
 SIZES = ((32, 48), (48, 32), (40, 40))
@@ -71,6 +72,10 @@ class Colours(ItemSet):
     def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
         assert reference_RD is not None
         return {"colours": frechet_distance(scored_RD, reference_RD)}
+
+
+METRICS = [Loudness, LouderThan, Colours]
+QUICK = ScoringOptions(resamples=False)
 
 
 def write_clips(folder: Path, count: int, seed: int = 0) -> Path:

@@ -1,9 +1,8 @@
 """Colour, pixel shape, rotation, mirroring, channels and tracks of clips; what is refused; equal bytes each time."""
 
 import io
+import math
 import struct
-import subprocess
-import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -15,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.forks import Fork, wait_for_all
 from helpers.media_makers import clicks, clip, encoded, flashes, heard, mp3
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips.clip import read_clip
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio, decode_pcm16
+from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
 
 RATE = 16_000
@@ -312,23 +313,23 @@ def test_tags_in_other_encodings_are_no_reason(tmp_path: Path) -> None:
     assert len(decode_video(path).frames_THWC) == 5
 
 
-WRITE = """
-import math, sys, torch
-from ovi_eval.clips.writing import write_mp4
-y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
-frames = torch.stack([
-    torch.stack([127 + 120 * torch.sin(x / 9 + n / 5 + c) * torch.cos(y / 11 - n / 7) for c in range(3)], -1)
-    for n in range(60)]).round().byte()
-wave = 0.5 * torch.sin(2 * math.pi * 300 * torch.arange(40000) / 16000)
-write_mp4(path, frames, 24.0, wave, 16000, enlarge_to=0)
-"""
+def write_waves(path: Path) -> None:
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
+    frames = [
+        torch.stack(
+            [127 + 120 * torch.sin(x / 9 + n / 5 + c) * torch.cos(y / 11 - n / 7) for c in range(3)], -1
+        )
+        for n in range(60)
+    ]
+    wave_S = 0.5 * torch.sin(2 * math.pi * 300 * torch.arange(40000) / 16000)
+    write_mp4(path, torch.stack(frames).round().byte(), 24.0, wave_S, 16000, enlarge_to=0)
 
 
 @pytest.mark.slow
 def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
     here, there = tmp_path / "here.mp4", tmp_path / "there.mp4"
-    exec(WRITE, {"path": here})
-    subprocess.run([sys.executable, "-c", f"path = {str(there)!r}\n{WRITE}"], check=True, timeout=120)
+    write_waves(here)
+    wait_for_all([Fork(write_waves, there)])
     assert here.read_bytes() == there.read_bytes()
 
 

@@ -1,67 +1,49 @@
 """Files that appear together or not at all, on a disk that is full: the limit on a file's size is the system's own."""
 
-import subprocess
-import sys
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers.eval_study import run
+from helpers.forks import Fork, wait_for_all
 from ovi_eval.common.files import written_together
 from ovi_eval.errors import UserError
-
-FULL = """
-import resource, sys
-from dataclasses import replace
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from helpers.eval_study import run
 from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report import write_all
-from ovi_eval.errors import UserError
 from ovi_eval.results.reading import read
 
-root = Path(sys.argv[1])
-small = run("none", 0, n_clips=2, losses={})
-small = replace(small, metrics={"ball/onset_f1": small.metrics["ball/onset_f1"]})
-runs = [replace(small, name=name).write(root / f"{name}.json") for name in "ab"]
-board = root / "board"
-write_all(build_leaderboard(runs), board)
-pair = root / "pair"
-old = run("none", 0, n_clips=400)
-old.write(pair)
-new = replace(run("none", 1, n_clips=400), name="new", notes=["x" * 100] * 200)
-makers = {board: lambda: write_all(build_leaderboard(runs, title="new"), board), pair: lambda: new.write(pair)}
-most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-for folder, make in makers.items():
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    sizes = sorted(map(len, before.values()))
-    # Nothing fits, then all but the largest.
-    for limit in [10, sizes[-2] + 900]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
-        try:
-            make()
-        except UserError as error:
-            assert "cannot be written (" in str(error), error
-        else:
-            raise SystemExit(f"{folder}: written within {limit} bytes")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        after = {path.name: path.read_bytes() for path in folder.iterdir()}
-        assert after == before, (limit, sorted(after), sorted(before))
-    make()
-    assert {path.name for path in folder.iterdir()} == set(before)
-    assert read(pair).name == ("none" if folder == board else "new")
-"""
+
+def rewrite_on_a_full_disk(root: Path) -> None:
+    small = run("none", 0, n_clips=2, losses={})
+    small = replace(small, metrics={"ball/onset_f1": small.metrics["ball/onset_f1"]})
+    runs = [replace(small, name=name).write(root / f"{name}.json") for name in "ab"]
+    board, pair = root / "board", root / "pair"
+    write_all(build_leaderboard(runs), board)
+    run("none", 0, n_clips=400).write(pair)
+    new = replace(run("none", 1, n_clips=400), name="new", notes=["x" * 100] * 200)
+    new_board = build_leaderboard(runs, title="new")
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    for folder, make in ((board, lambda: write_all(new_board, board)), (pair, lambda: new.write(pair))):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        sizes = sorted(map(len, before.values()))
+        for limit in (10, sizes[-2] + 900):  # nothing fits, then all but the largest
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+            try:
+                with pytest.raises(UserError, match=r"cannot be written \("):
+                    make()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, limit
+        make()
+        assert {path.name for path in folder.iterdir()} == set(before)
+        assert read(pair).name == ("none" if folder == board else "new")
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_nothing_is_lost_and_nothing_is_half_there(tmp_path: Path) -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path), str(Path(__file__).parents[2])],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert told.returncode == 0, told.stderr[-2000:]
+    wait_for_all([Fork(rewrite_on_a_full_disk, tmp_path)])
 
 
 def test_files_take_their_places_together(tmp_path: Path) -> None:
@@ -91,9 +73,6 @@ def _written(first: Path, second: Path) -> None:
 
 
 def test_a_pair_of_two_scorings_is_refused(tmp_path: Path) -> None:
-    from helpers.eval_study import run
-    from ovi_eval.results.reading import read
-
     run("none", 0).write(tmp_path / "old")
     run("none", 1).write(tmp_path / "new")
     (tmp_path / "old" / "per_clip.jsonl").replace(tmp_path / "new" / "per_clip.jsonl")
