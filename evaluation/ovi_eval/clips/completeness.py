@@ -19,7 +19,7 @@ from ovi_eval.clips import container as bounds
 from ovi_eval.errors import UserError
 
 SLACK = 0.1
-"""Seconds that may be missing beside two frames or packets: containers round, and codecs pad."""
+"""Seconds that may be missing besides two frames or packets: containers round, and codecs pad."""
 
 Kind = Literal["video", "audio"]
 _LAYER_III = re.compile(rb"\xff[\xe2\xe3\xea\xeb\xf2\xf3\xfa\xfb][\x10-\xef][\x00-\xff]")

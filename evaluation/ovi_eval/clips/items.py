@@ -227,9 +227,9 @@ def find_items(path: str | Path, captions: Mapping[str, str] | None = None) -> F
     folder = files_of(path, PICTURES + SOUNDS)
     if not folder.files and not folder.unusable:
         kinds = ", ".join(kind.lstrip(".") for kind in PICTURES + SOUNDS)
-        beside = f" ({folder.summary()})" if folder.summary() else ""
+        ignored = f" ({folder.summary()})" if folder.summary() else ""
         raise UserError(
-            f"{shown(path)}: holds no clips.safetensors and no clip ({kinds}){beside}; name the folder they are in"
+            f"{shown(path)}: holds no clips.safetensors and no clip ({kinds}){ignored}; name the folder they are in"
         )
     found: dict[str, list[Path]] = {}
     for file in folder.files:
@@ -267,8 +267,8 @@ def _one(path: Path, captions: Mapping[str, str] | None) -> Found:
     if unusable(path.name):
         raise UserError(f"{shown(path)}: its name is not UTF-8; rename it")
     id = clip_id(PurePosixPath(path.name))
-    beside = (file for file in path.parent.iterdir() if file.suffix.lower() == ".txt")
-    texts = [file for file in beside if clip_id(PurePosixPath(file.name)) == id]
+    texts = [file for file in path.parent.iterdir() if file.suffix.lower() == ".txt"]
+    texts = [file for file in texts if clip_id(PurePosixPath(file.name)) == id]
     written = read_captions(path.parent, sorted(texts))
     items: list[Item] = [_item(id, [path], written.texts.get(id, ""))]
     _caption(items, captions, path)

@@ -20,7 +20,7 @@ EVEN = 0.3
 STANDARD_RATES = tuple(
     sorted({Fraction(n) for n in range(1, 121)} | {Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)})
 )
-"""Frames a second that measured times are taken for, where a container's ticks cannot tell them apart."""
+"""The exact frames a second of a measured rate, where a container's ticks cannot distinguish the two."""
 _HAIR = 1e-6
 
 
@@ -51,7 +51,7 @@ def seen(times_T: Tensor, fps: float, count: int) -> Tensor:
 
 
 def at_rate(frames: Iterable[tuple[float, Picture]], fps: float, end: object) -> Iterator[Picture]:
-    """`seen` of frames (time, picture) as they come, one at a time; `end()` is asked last for when they end.
+    """`seen` of frames (time, picture) as they come, one at a time; `end()`, called last, says when they end.
 
     Nothing but the picture seen last is kept.
     """

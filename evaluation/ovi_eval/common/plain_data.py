@@ -111,7 +111,7 @@ class _Loader(yaml.SafeLoader):
             key = key if isinstance(key, str) else key_node.value
             if key in mapping:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} appears twice", key_node.start_mark
                 )
             mapping[key] = self.construct_object(value_node, deep=deep)
         return mapping
@@ -136,9 +136,11 @@ _Loader.add_implicit_resolver(
 )
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True)
-)
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

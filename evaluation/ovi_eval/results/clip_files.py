@@ -37,7 +37,7 @@ class Clips:
 
 
 class ClipFinder:
-    """The clips of runs, looked for once.
+    """The clips of runs, searched once.
 
     Each run's are those in `clips` beside its results, else those of the folder that its provenance names, where
     that lies in the run's own folder; else those below `roots`: in `name/benchmark/seed_N`, `name/benchmark`,

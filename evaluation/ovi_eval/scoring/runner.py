@@ -342,8 +342,8 @@ class _Run:
         should_K = np.sum([metric.applies(caption) for caption in captions], axis=0)
         clips = [contents[0].get(place, place) for place in range(len(rows))]
         for spec, should in zip(metric.values, should_K, strict=True):
-            beside = details.get(spec.key, Details())
-            interval, distinct = beside.interval, have[spec.key]
+            detail = details.get(spec.key, Details())
+            interval, distinct = detail.interval, have[spec.key]
             if isinstance(metric, ItemSet):
                 distinct = differing
             elif spec.key in columns:
@@ -356,7 +356,7 @@ class _Run:
                 if interval is None and self.options.resamples:
                     same = measured if distinct < len(there) else None
                     interval = intervals.mean_interval(column_N[there], spec.key, self.options.seed, same)
-            cautions = beside.warnings + lost
+            cautions = detail.warnings + lost
             value, n = float(values[spec.key]), have[spec.key]
             if n and not math.isfinite(value) and not cautions:
                 cautions += (f"{n} {'clip is' if n == 1 else 'clips are'} too few for a value",)
@@ -368,8 +368,8 @@ class _Run:
                 n,
                 coverage=n / max(1, int(should)),
                 ci95=(interval.low, interval.high) if interval else None,
-                dimension=beside.dimension,
-                bias=beside.bias,
+                dimension=detail.dimension,
+                bias=detail.bias,
                 warnings=(*cautions, *notes),
                 distinct=distinct if n else None,
             )

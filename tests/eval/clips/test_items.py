@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from helpers.media_makers import clip
 from helpers.small_metrics import Loudness, write_clips
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import find_items, items_in, reason_of
@@ -20,18 +20,6 @@ from ovi_eval.scoring.runner import score_items
 
 def write_sound(path: Path, level: float = 0.5) -> Path:
     soundfile.write(path, np.full(8000, level), 16000)
-    return path
-
-
-def write_silent_picture(path: Path) -> Path:
-    """A clip with no sound stream."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        for number in range(5):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 40 * number, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
     return path
 
 
@@ -88,7 +76,7 @@ def test_ids_are_the_same_in_both_forms_of_unicode(tmp_path: Path) -> None:
 def test_a_sound_file_beside_is_heard_only_where_the_picture_has_none(tmp_path: Path) -> None:
     write_clips(tmp_path, 1)
     write_sound(tmp_path / "c00.wav", 0.9)
-    write_silent_picture(tmp_path / "mute.mp4")
+    clip(tmp_path / "mute.mp4", seconds=0.5, audio=None)
     write_sound(tmp_path / "mute.wav", 0.5)
     loud, mute = items_in(tmp_path)
     assert float(loud.audio(16000).wave_S.max()) < 0.2
@@ -128,7 +116,7 @@ def test_rows_of_a_tensor_file_are_clips_too(tmp_path: Path) -> None:
         assert first.content() != second.content()
 
 
-def test_bad_folders(tmp_path: Path) -> None:
+def test_folders_without_clips_or_with_unclear_ids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         items_in(tmp_path / "gone")
     with pytest.raises(UserError, match=r"holds no clips\.safetensors and no clip"):
@@ -145,7 +133,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         items_in(tmp_path, {"b": "text"})
 
 
-def test_a_file_whose_name_is_not_utf8_is_told(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_reported(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     write_sound(tmp_path / "a.wav").rename(path)
     with pytest.raises(UserError, match=r"caf\\udce9\.wav: its name is not UTF-8; rename it") as error:

@@ -36,19 +36,17 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_versions_are_those_installed_and_optional_ones_only_if_there() -> None:
-    found = versions()
+def test_versions_decoder_and_machine_are_those_here() -> None:
+    found, decoder = versions(), ffmpeg()
     assert found["ovi_eval"] == __version__
     assert found["python"] == platform.python_version()
     assert found["torch"] == torch.__version__
     assert set(found) >= {"torchmetrics", "numpy", "scipy", "av"}
     assert all(found.values())
-
-
-def test_the_decoder_is_ffmpeg_with_its_numbers() -> None:
-    found = ffmpeg()
-    assert {"libavcodec", "libavformat", "libswresample", "libswscale"} <= set(found)
-    assert all(part.isdecimal() for text in found.values() for part in text.split("."))
+    assert {"libavcodec", "libavformat", "libswresample", "libswscale"} <= set(decoder)
+    assert all(part.isdecimal() for text in decoder.values() for part in text.split("."))
+    assert machine().startswith(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    assert "\n" not in machine()
 
 
 def test_versions_import_nothing_heavy() -> None:
@@ -60,11 +58,6 @@ def test_versions_import_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert told.stdout.strip() == "[]"
-
-
-def test_machine_is_one_line() -> None:
-    assert machine().startswith(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
-    assert "\n" not in machine()
 
 
 def test_git_state_is_the_commit_and_whether_tracked_files_differ(checkout: Path) -> None:

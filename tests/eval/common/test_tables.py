@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovi_eval.common.tables import MAX_FIELD, TableRow, read_table
-from ovi_eval.common.unicode_text import read_caption_text, read_text
+from ovi_eval.common.unicode_text import read_caption_text
 from ovi_eval.errors import UserError
 
 NEEDED = (("id", "file"), ("caption", "text"))
@@ -177,14 +177,13 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: byte
 
 
 def test_files_that_are_not_there_or_too_large(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        read_table(tmp_path / "t.csv", NEEDED, "captions")
     (tmp_path / "d.csv").mkdir()
-    with pytest.raises(UserError, match="no such file"):
-        read_table(tmp_path / "d.csv", NEEDED, "captions")
-    (tmp_path / "a.txt").write_text("abc")
+    for name in ("t.csv", "d.csv"):
+        with pytest.raises(UserError, match="no such file"):
+            read_table(tmp_path / name, NEEDED, "captions")
+    (tmp_path / "a.csv").write_text("id,caption\n")
     with pytest.raises(UserError, match="larger than the 2 bytes"):
-        read_text(tmp_path / "a.txt", max_bytes=2)
+        read_table(tmp_path / "a.csv", NEEDED, "captions", max_bytes=2)
 
 
 def test_a_caption_of_its_own_file(tmp_path: Path) -> None:

@@ -43,18 +43,15 @@ EVIL = (
 )
 
 
-def foreign(folder: Path, change: Any = lambda data: None, clips: Any = None) -> Path:
+def foreign(folder: Path, change: Any = lambda data: None) -> Path:
     """A sound results file of three clips, changed as anybody may change it."""
     made = run("m", None, n_clips=3, losses={})
     rows = [ClipScores(f"c{i}", {"ball/onset_f1": value}) for i, value in enumerate((0.1, 0.2, 0.3))]
     score = MetricValue(0.2, 3, "higher", ci95=(0.1, 0.3))
     path = replace(made, clips=rows, metrics={"ball/onset_f1": score}).write(folder)
     data = json.loads(path.read_text())
-    del data["per_clip_sha256"]
     change(data)
     path.write_text(json.dumps(data))
-    if clips is not None:
-        (folder / "per_clip.jsonl").write_text(clips)
     return path
 
 
@@ -81,25 +78,6 @@ def test_a_value_that_contradicts_its_clips_or_metric_is_refused_by_the_command(
     assert len(said) < 500
     assert re.search(named, said), said
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ('{"schema": ' + "[" * 100_000, "nested deeper than 64"),
-        ('{"a": 1, "a": 2}', "names the key a twice"),
-        ('{"a": ' + "9" * 5000 + "}", "is no JSON"),
-        (" " * (16 * 2**20 + 1), "is larger than"),
-    ],
-)
-def test_json_beyond_all_bounds_is_refused(tmp_path: Path, text: str, named: str) -> None:
-    path = foreign(tmp_path)
-    path.write_text(text)
-    with pytest.raises(UserError, match=named):
-        read(path)
-    foreign(tmp_path, clips='{"id": "c0", "reasons": ' + '{"a":' * 5000 + "}" * 5001 + "\n")
-    with pytest.raises(UserError, match="line 1: is nested deeper"):
-        read(tmp_path)
 
 
 def test_an_interval_that_does_not_hold_its_value_is_left_out_and_told(tmp_path: Path) -> None:

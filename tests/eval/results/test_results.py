@@ -177,33 +177,26 @@ def test_a_wrong_field_is_refused_in_one_line_that_names_it(tmp_path, field, val
     assert len(str(caught.value)) < 500
 
 
-def test_nan_and_half_a_file_are_refused(tmp_path):
-    path = run("none", 0).write(tmp_path)
-    whole = path.read_text()
-    path.write_text(whole.replace('"n_clips": 40', '"n_clips": NaN'))
-    with pytest.raises(UserError, match="holds NaN"):
-        read(path)
-    path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="is no JSON"):
-        read(path)
-    path.write_bytes(b"\xff{}")
-    with pytest.raises(UserError, match="is no UTF-8 text"):
-        read(path)
-
-
 @pytest.mark.parametrize(
-    ("number", "named"),
+    ("written", "instead", "named"),
     [
-        ("1" + "0" * 400, r"metrics\[ball/onset_f1\].value is too large a number"),
-        ("1e400", "holds the number 1e400, too large for any float"),
-        ("1" * 5000, "is no JSON"),
+        ('"n_clips": 40', '"n_clips": NaN', "holds NaN"),
+        ("0.123456", "1" + "0" * 400, r"metrics\[ball/onset_f1\].value is too large a number"),
+        ("0.123456", "1e400", "holds the number 1e400, too large for any float"),
+        ("0.123456", "1" * 5000, "is no JSON"),
+        ('"metrics": {', '"metrics": ' + "[" * 100_000, "nested deeper than 64"),
+        ('"seed": 0', '"seed": 0, "seed": 1', "names the key seed twice"),
+        ('"seed": 0', '"seed": 0' + " " * (16 * 2**20), "is larger than"),
+        ("}", "", "is no JSON"),
+        ('"none"', "\udcff", "is no UTF-8 text"),
     ],
 )
-def test_numbers_beyond_all_bounds_are_refused(tmp_path, number, named):
+def test_broken_json_and_numbers_beyond_all_bounds_are_refused(tmp_path, written, instead, named):
     made = run("none", 0, clips=())
     metrics = {"ball/onset_f1": replace(made.metrics["ball/onset_f1"], value=0.123456)}
     path = replace(made, metrics=metrics).write(tmp_path)
-    path.write_text(path.read_text().replace("0.123456", number))
+    assert written in path.read_text()
+    path.write_text(path.read_text().replace(written, instead), errors="surrogateescape")
     with pytest.raises(UserError, match=named) as caught:
         read(path)
     assert len(str(caught.value)) < 500
@@ -221,6 +214,7 @@ def test_numbers_beyond_all_bounds_are_refused(tmp_path, number, named):
         ('{"id": "x"', "line 41: is no JSON"),
         ('{"id": "x", "ball/onset_f1": 1' + "0" * 400 + "}", "line 41.ball/onset_f1 is too large a number"),
         ('{"id": "x", "ball/onset_f1": ' + "1" * 5000 + "}", "line 41: is no JSON"),
+        ('{"id": "x", "reasons": ' + '{"a":' * 5000 + "}" * 5001, "line 41: is nested deeper"),
         ("7", "line 41 must be an object"),
     ],
 )
