@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ovi_lab.adapters.settings import LoraSettings, adapted_layer, base_name
 from ovi_lab.errors import UserError
-from ovi_lab.weights.tensor_files import Stored, StoredTensor
+from ovi_lab.weights.tensor_files import Stored
 
 
 def merged(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -26,7 +25,7 @@ def merged(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     return total
 
 
-class MergedWeights:
+class MergedWeights(Stored):
     """A checkpoint of a model with an adapter, as weights without one under the released names.
 
     Args:
@@ -37,7 +36,7 @@ class MergedWeights:
     """
 
     def __init__(self, weights: Stored, adapter: LoraSettings | Mapping[str, Any]) -> None:
-        self._weights = weights
+        self.path, self._weights = weights.path, weights
         self._settings = LoraSettings.of(adapter)
         self._base: dict[str, str] = {}
         self._sides: dict[str, dict[str, str]] = {}
@@ -50,20 +49,11 @@ class MergedWeights:
         for layer, sides in self._sides.items():
             if layer not in self._base or len(sides) != 2:
                 raise UserError(f"{weights.path} holds a part of an adapter of {layer} only: it is not whole")
+        held = weights.tensors
+        self.tensors = {name: held[stored] for name, stored in self._base.items()}
 
-    @property
-    def path(self) -> Path:
-        """The checkpoint's path."""
-        return self._weights.path
-
-    @property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """The tensors that `stream` yields, by released name."""
-        return {name: self._weights.tensors[stored] for name, stored in self._base.items()}
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Name and merged tensor; all of them unless `names` are given."""
-        for name in self._base if names is None else names:
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
             sides = self._sides.get(name)
             read = dict(self._weights.stream([self._base[name], *(sides or {}).values()]))
             weight = read[self._base[name]]

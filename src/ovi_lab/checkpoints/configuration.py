@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
@@ -53,6 +52,10 @@ class Configuration:
     """The name in errors."""
     plain: Mapping[str, Any]
 
+    @property
+    def _where(self) -> str:
+        return shown(self.source, None)
+
     @classmethod
     def read(cls, path: str | Path) -> Configuration:
         """The configuration of a YAML file. Raises UserError where it is missing or no plain mapping."""
@@ -76,13 +79,13 @@ class Configuration:
         """Checked arguments of TwinDiT. Raises UserError for another class, and for settings that it does not take."""
         if not isinstance(self.plain.get("model"), dict):
             raise UserError(
-                f"{shown(self.source, None)} configures no model: use another checkpoint, or the run's own config.yaml"
+                f"{self._where} configures no model: use another checkpoint, or the run's own config.yaml"
             )
-        return model_settings(self.plain["model"], f"{shown(self.source, None)}: model")
+        return model_settings(self.plain["model"], f"{self._where}: model")
 
     def text_encoder(self) -> tuple[type[LearnedText] | type[UMT5Text], dict[str, Any]]:
         """The text encoder's class and its checked arguments. Raises UserError as `model`."""
-        what = f"{shown(self.source, None)}: text"
+        what = f"{self._where}: text"
         cls, settings = _looked_up(self.plain.get("text"), TEXT_ENCODERS, what)
         checked(signature(cls), settings, what)
         return cls, settings
@@ -91,7 +94,7 @@ class Configuration:
         """The settings of the run's adapter; None where it trained the model's own weights."""
         found = self.plain.get("adapter")
         if found is not None and not isinstance(found, dict):
-            raise UserError(f"{shown(self.source, None)}: adapter is {shown(repr(found), 60)}, no mapping")
+            raise UserError(f"{self._where}: adapter is {shown(repr(found), 60)}, no mapping")
         return found or None
 
     def latent_shapes(self) -> dict[str, tuple[int, ...]] | None:
@@ -104,18 +107,16 @@ class Configuration:
             return None
         dimensions = {"video": 4, "audio": 2}
         if not isinstance(found, dict) or not found.keys() <= dimensions.keys():
-            raise UserError(f"{shown(self.source, None)}: latent_shapes is no mapping of video and audio")
+            raise UserError(f"{self._where}: latent_shapes is no mapping of video and audio")
         for modality, shape in found.items():
             is_shape = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
             if not is_shape or len(shape) != dimensions[modality]:
                 raise UserError(
-                    f"{shown(self.source, None)}: latent_shapes.{modality} is {shown(shape, 60)}; expected "
+                    f"{self._where}: latent_shapes.{modality} is {shown(shape, 60)}; expected "
                     f"{dimensions[modality]} whole numbers above 0"
                 )
             if math.prod(shape) > MAX_VALUES:
-                raise UserError(
-                    f"{shown(self.source, None)}: latent_shapes.{modality} is {shape}, larger than any clip"
-                )
+                raise UserError(f"{self._where}: latent_shapes.{modality} is {shape}, larger than any clip")
         return {modality: tuple(shape) for modality, shape in found.items()}
 
 
@@ -167,22 +168,14 @@ def check_model(settings: Mapping[str, Any], held: Mapping[str, StoredTensor], s
     """
     for tower in MODALITIES:
         if settings.get(tower) is not None:
-            _check_layers(int(settings[tower]["num_layers"]), tower, held, source)
-    check_fit(held, meta_state(settings, source), source)
-
-
-def meta_state(settings: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """Names and shapes of a model's tensors, on the meta device. Raises UserError for settings without a model."""
+            # first, as a block's modules take memory even without their weights
+            begin, layers = f"{tower}_model.blocks.", int(settings[tower]["num_layers"])
+            blocks = {name[len(begin) :].partition(".")[0] for name in held if name.startswith(begin)}
+            if blocks and len(blocks) != layers:
+                raise UserError(
+                    f"{source} does not fit this model: its {tower} tower has {len(blocks)} blocks, the configuration "
+                    f"says {layers}; choose the configuration it was trained with"
+                )
     with reading(source, "configuration of a model", "choose its own configuration"), torch.device("meta"):
-        return TwinDiT(**settings).state_dict()
-
-
-def _check_layers(layers: int, tower: str, held: Mapping[str, StoredTensor], source: str) -> None:
-    # a block's modules take memory even without their weights
-    begin = f"{tower}_model.blocks."
-    there = {name[len(begin) :].partition(".")[0] for name in held if name.startswith(begin)}
-    if there and len(there) != layers:
-        raise UserError(
-            f"{source} does not fit this model: its {tower} tower has {len(there)} blocks, the configuration says "
-            f"{layers}; choose the configuration it was trained with"
-        )
+        own = TwinDiT(**settings).state_dict()
+    check_fit(held, own, source)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
 from ovi_lab.weights.fit import check_plain
-from ovi_lab.weights.tensor_files import Stored, StoredTensor
+from ovi_lab.weights.tensor_files import Stored
 
 _TOWER = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?:video|audio)_model\.")
 _BARE_TOWER = re.compile(
@@ -27,30 +25,17 @@ _BARE_TOWER = re.compile(
 _WRAPPERS = re.compile(r"_orig_mod\.|_checkpoint_wrapped_module\.")
 
 
-@dataclass(frozen=True)
-class Renamed:
-    """Some of the tensors on disk, under other names."""
+class Renamed(Stored):
+    """Some of the tensors on disk, under other names; `names` gives the stored name of each new one."""
 
-    stored: Stored
-    names: Mapping[str, str]
-    """Stored name by new name."""
+    def __init__(self, stored: Stored, names: Mapping[str, str]) -> None:
+        self.path, self.names, self._stored = stored.path, names, stored
+        held = stored.tensors
+        self.tensors = {new: held[old] for new, old in names.items()}
 
-    @property
-    def path(self) -> Path:
-        """The file's path."""
-        return self.stored.path
-
-    @property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Shape and type by new name."""
-        held = self.stored.tensors
-        return {new: held[old] for new, old in self.names.items()}
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """New name and tensor, as the file streams them; all of them unless `names` are given."""
-        wanted = {self.names[new]: new for new in (self.names if names is None else names)}
-        for old, tensor in self.stored.stream(wanted):
-            yield wanted[old], tensor
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        wanted = {self.names[new]: new for new in names}
+        return ((wanted[old], tensor) for old, tensor in self._stored.stream(wanted))
 
 
 def model_of(stored: Stored) -> tuple[Stored, list[str]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ovi_eval.common.plain_data import parse_json
 from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
-from ovi_lab.weights.tensor_files import StoredTensor
+from ovi_lab.weights.tensor_files import Stored, StoredTensor
 
 FOLDER = "shards"
 WEIGHT, AVERAGE, BUFFER = "weight", "ema", "buffer"
@@ -156,27 +156,23 @@ class PieceReader:
         return self._open[file]
 
 
-class PieceTensors:
+class PieceTensors(Stored):
     """A part of the network (`model`, …) in a sharded checkpoint, as whole tensors by name.
 
     `averaged` takes the averages of what has some; `tensors` is empty where the checkpoint lacks the part.
     """
 
     def __init__(self, reader: PieceReader, part: str, averaged: bool) -> None:
-        self.path, self._reader, self._prefix = reader.folder, reader, f"{part}."
+        self.path, self._reader = reader.folder, reader
         kinds = (BUFFER, WEIGHT, AVERAGE) if averaged else (BUFFER, WEIGHT)
-        self._kinds = {n: k for k in kinds for n in reader.names(k) if n.startswith(self._prefix)}
+        named = [(kind, name) for kind in kinds for name in reader.names(kind) if name.startswith(f"{part}.")]
+        self._places = {name.removeprefix(f"{part}."): (kind, name) for kind, name in named}
+        keys = {short: f"{kind}/{name}" for short, (kind, name) in self._places.items()}
+        self.tensors = {
+            short: StoredTensor(reader.shapes[key], reader.dtypes[key], self.path / reader.parts[key][0].file)
+            for short, key in keys.items()
+        }
 
-    @property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Shape and type by name."""
-        keys = {name.removeprefix(self._prefix): f"{kind}/{name}" for name, kind in self._kinds.items()}
-        shapes, dtypes, parts = self._reader.shapes, self._reader.dtypes, self._reader.parts
-        return {n: StoredTensor(shapes[k], dtypes[k], self.path / parts[k][0].file) for n, k in keys.items()}
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Name and whole tensor, one after the other; all of them unless `names` are given."""
-        for name in self.tensors if names is None else names:
-            full = self._prefix + name
-            kind = self._kinds[full]
-            yield name, self._reader.read(kind, full).view(self._reader.shapes[f"{kind}/{full}"])
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
+            yield name, self._reader.read(*self._places[name]).view(self.tensors[name].shape)

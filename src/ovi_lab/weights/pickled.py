@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovi_lab.weights.tensor_files import StoredTensor, dtype_word
+from ovi_lab.weights.tensor_files import Stored, StoredTensor, dtype_word
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,12 @@ class Pieces:
         return flat[:size].reshape(self.shape)
 
 
-@dataclass(frozen=True)
-class PickledTensors:
+class PickledTensors(Stored):
     """A model's tensors in pickled files, under their released names, read one by one."""
 
-    path: Path
-    pieces: Mapping[str, Pieces]
+    def __init__(self, path: Path, pieces: Mapping[str, Pieces]) -> None:
+        self.path, self._pieces = path, pieces
+        self.tensors = {n: StoredTensor(p.shape, dtype_word(p.dtype), path) for n, p in pieces.items()}
 
-    @property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Shape and type by name."""
-        return {n: StoredTensor(p.shape, dtype_word(p.dtype), self.path) for n, p in self.pieces.items()}
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor, one after the other; all of them unless `names` are given."""
-        for name in self.pieces if names is None else names:
-            yield name, self.pieces[name].joined()
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, self._pieces[name].joined()) for name in names)

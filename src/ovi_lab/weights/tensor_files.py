@@ -7,10 +7,10 @@ reading costs one copy of the weights and not two.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,24 +45,31 @@ class StoredTensor:
     file: Path
 
 
-class Stored(Protocol):
+class Stored(ABC):
     """Tensors on disk by name, none of them read: files, pieces of a sharded checkpoint, or a merge of such."""
 
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def tensors(self) -> Mapping[str, StoredTensor]: ...
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]: ...
-
-
-@dataclass(frozen=True)
-class TensorFiles:
-    """All tensors of a model on disk, by name, none of them read."""
-
     path: Path
+    """The file's, index's or checkpoint's."""
     tensors: Mapping[str, StoredTensor]
+    """Shape and type by name."""
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor on the CPU, one after the other; all of them unless `names` are given.
+
+        Raises:
+            UserError: a file changed or broke since it was opened.
+        """
+        return self._read(self.tensors if names is None else names)
+
+    @abstractmethod
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]: ...
+
+
+class TensorFiles(Stored):
+    """All tensors of a model in safetensors files; those that are streamed are views of the mapped file."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, StoredTensor]) -> None:
+        self.path, self.tensors = path, tensors
 
     @classmethod
     def open(cls, path: str | Path, what: str = "weights") -> TensorFiles:
@@ -80,14 +87,9 @@ class TensorFiles:
             return cls(path, _indexed(path, what))
         return cls(path, _header(path, what))
 
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor (on the CPU, a view of the file), file by file; all of them unless `names` are given.
-
-        Raises:
-            UserError: the file changed or broke since it was opened.
-        """
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         by_file: dict[Path, list[str]] = {}
-        for name in self.tensors if names is None else names:
+        for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
         for file, wanted in by_file.items():
             waiting = wanted[::-1]
