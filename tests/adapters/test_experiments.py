@@ -49,7 +49,10 @@ def test_a_part_of_the_released_model() -> None:
     assert FreezeRule(**config.freeze).apply(on_meta(config)) == (1_133_383_680, 11_660_753_108)
     assert config.model.activation_checkpointing == "full"
     attention = composed("ovi_partial", "freeze=attention_only")
-    assert FreezeRule(**attention.freeze).apply(on_meta(attention))[0] == 5_665_443_840
+    model = on_meta(attention)
+    # self-attention and cross-attention with fusion: the paper's "5.7B trainable"
+    assert FreezeRule(**attention.freeze).apply(model)[0] == 5_665_443_840
+    assert FreezeRule(frozen=[r"\.ffn\."]).apply(model)[0] == 6_374_885_588
 
 
 def test_without_an_adapter() -> None:

@@ -110,7 +110,7 @@ def test_what_was_written_is_loaded_to_the_bit(twin, state, tmp_path, form):
     assert torch.equal(ours.audio, theirs.audio)
 
 
-def test_the_type_asked_for_is_what_comes(state, tmp_path):
+def test_weights_come_in_the_requested_type(state, tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     loaded = load_released(tmp_path / "model.safetensors", CONFIG, torch.bfloat16)
     assert all(torch.equal(t, state[name].bfloat16()) for name, t in loaded.state_dict().items())

@@ -57,7 +57,7 @@ def test_everything_that_is_missing_is_named_with_its_place_and_source(tmp_path:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_cut_short_is_told_before_anything_loads(own_ovi: Path, file: str) -> None:
+def test_a_file_cut_short_is_named_before_anything_loads(own_ovi: Path, file: str) -> None:
     content = (own_ovi / file).read_bytes()
     (own_ovi / file).write_bytes(content[: len(content) * 2 // 3])
     (line,) = faults(own_ovi, released_model(own_ovi))
@@ -84,7 +84,7 @@ def test_pickled_code_is_not_run(own_ovi: Path, file: str, tmp_path: Path) -> No
         assert not marker.exists()
 
 
-def test_weights_of_another_size_or_model_are_told(own_ovi: Path) -> None:
+def test_weights_of_another_size_or_model_are_refused(own_ovi: Path) -> None:
     weights = load_file(own_ovi / weights_layout.MODEL)
     name = "video_model.blocks.0.ffn.0.weight"
     save_file({**weights, name: weights[name][:-1].contiguous()}, own_ovi / weights_layout.MODEL)
@@ -107,7 +107,7 @@ def test_the_presets_of_the_real_models_refuse_small_files(small_ovi: Path) -> N
         load_parts(released_bundle(preset, find_layout(small_ovi, preset)))
 
 
-def test_parts_that_do_not_belong_together_are_told(own_ovi: Path) -> None:
+def test_parts_that_do_not_belong_together_are_refused(own_ovi: Path) -> None:
     text = (own_ovi / "preset.yaml").read_text()
     (own_ovi / "preset.yaml").write_text(text.replace("    in_dim: 48", "    in_dim: 40"))
     assert "expected [" in refusal(own_ovi)
@@ -154,6 +154,6 @@ def test_digests_are_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyte
     assert len(read) == 3
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights cannot be read"):
         Digests({"a": tmp_path / "gone"}, tmp_path / "kept.json").result()

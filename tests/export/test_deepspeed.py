@@ -118,7 +118,7 @@ def test_stage_zero_holds_the_networks_own_weights(goldens, tmp_path, dtype):
     )
 
 
-def test_the_runs_scores_are_told(checkpoint, tmp_path):
+def test_the_card_has_the_runs_scores(checkpoint, tmp_path):
     from ovi_eval.results.files import MetricValue, RunResults
 
     run = tmp_path / "run"

@@ -148,7 +148,7 @@ def test_the_card_names_data_configuration_and_scores(tmp_path):
     assert "these are the raw ones" in (tmp_path / "raw" / "README.md").read_text()
 
 
-def test_scores_of_another_step_are_not_told(tmp_path):
+def test_scores_of_another_step_are_left_out(tmp_path):
     run = write_run(tmp_path / "run", twin(), results_at=9)
     export_run(run, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
