@@ -21,7 +21,7 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.weights.torch_files import load_plain
 
 TOWER = {
-    "dim": 16, "ffn_dim": 16, "num_heads": 2, "num_layers": 2, "freq_dim": 16, "text_len": 4, "text_dim": 8,
+    "dim": 16, "ffn_dim": 16, "num_heads": 2, "num_layers": 1, "freq_dim": 16, "text_len": 4, "text_dim": 8,
 }  # fmt: skip
 SETTINGS = {
     "video": {**TOWER, "in_dim": 4, "patch_size": [1, 1, 1]},

@@ -168,7 +168,7 @@ def load_adapter(model: TwinDiT, path: str | Path) -> LoraSettings:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if _METADATA not in metadata:
-        raise UserError(f"{path} is no adapter of ovi-lab: its header tells no settings")
+        raise UserError(f"{path} is no adapter of ovi-lab: its header has no settings")
     with reading(path, "safetensors file"):
         described = LoraSettings.of(parse_json(metadata[_METADATA], str(path)))
     # by its tensors' names: regular expressions of a file are untrusted and not run
