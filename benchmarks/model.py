@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from rich.progress import track
 from torch import Tensor
 
+from ovi_eval.common.files import write_whole
 from ovi_lab.common.paths import config_dir
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.rope import apply_rotation, rotation, video_angles
@@ -294,9 +295,7 @@ def main() -> None:
     print(text)
     out = args.out or (HERE / "model.md" if len(args.sizes) == len(SIZES) else None)
     if out is not None:
-        temporary = out.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(out)
+        write_whole(out, text)
 
 
 if __name__ == "__main__":

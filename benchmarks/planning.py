@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from torch.utils.data import DataLoader
 
+from ovi_eval.common.files import write_whole
 from ovi_lab.callbacks import EMA
 from ovi_lab.common.paths import config_dir
 from ovi_lab.planning.clip_shape import ClipShape
@@ -157,12 +158,12 @@ class _Watch(pl.Callback):
 
 
 def train(config: DictConfig, case: Case, begin: Callable[[], None]) -> None:
-    """Three steps."""
+    """Two steps."""
     task = instantiate(config.task)
     job = TrainingJob(config, case.clip)
     accumulate = int(config.trainer.accumulate_grad_batches)
-    data = DataLoader(_Clips(job, 3 * accumulate * job.micro, case.words), batch_size=job.micro)
-    settings = {**OmegaConf.to_container(config.trainer, resolve=True), "max_steps": 3}  # type: ignore[dict-item]
+    data = DataLoader(_Clips(job, 2 * accumulate * job.micro, case.words), batch_size=job.micro)
+    settings = {**OmegaConf.to_container(config.trainer, resolve=True), "max_steps": 2}  # type: ignore[dict-item]
     trainer = pl.Trainer(
         **settings,
         max_epochs=-1,
@@ -247,9 +248,7 @@ def main() -> None:
     print(text)
     out = arguments.out or (HERE / "planning.md" if arguments.size == "mid" else None)
     if out is not None:
-        temporary = out.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(out)
+        write_whole(out, text)
 
 
 if __name__ == "__main__":

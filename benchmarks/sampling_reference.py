@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ovi_lab.models import TwinDiT, attention
-from ovi_lab.models.rope import Grid, apply_rotation, axis_angles, axis_dims
-from ovi_lab.models.tower import CleanMasks, Conditions, Tokens
+from ovi_lab.models.rope import Grid, KeptTables, apply_rotation, axis_angles, axis_dims
+from ovi_lab.models.tower import Conditions, Tokens, clean_mask
 
 SAVINGS = ("merge_padding", "share_opening", "shared_modulation", "cache_rope", "cache_masks")
 
@@ -49,7 +49,7 @@ class ReferenceTwin(TwinDiT):
         self, modality: Any, tokens: Tokens, t: Any, text: Any, first_frame_is_clean: Any, *rest: Any
     ) -> Conditions:
         if not self.savings["cache_masks"]:
-            self._clean_masks = CleanMasks()
+            self._clean_masks = KeptTables(capacity=1)
             if tokens.mask is None:
                 B, L, _ = tokens.x.shape
                 mask = torch.ones(B, 1, 1, L, dtype=torch.bool, device=tokens.x.device)
@@ -58,7 +58,7 @@ class ReferenceTwin(TwinDiT):
             return super()._conditions(modality, tokens, t, text, first_frame_is_clean, *rest)
         tower = self.tower(modality)
         t_BL = t.to(tokens.x.device).reshape(-1, 1).expand(tokens.x.shape[:2])
-        if (clean := self._clean_masks.of(tokens, first_frame_is_clean)) is not None:
+        if (clean := clean_mask(tokens, first_frame_is_clean, self._clean_masks)) is not None:
             t_BL = torch.where(clean[..., 0], torch.zeros_like(t_BL), t_BL)
         shared = tower.embed_time
         tower.embed_time = lambda _: shared(t_BL)

@@ -20,13 +20,6 @@ own_compiled_code()  # before any test imports librosa
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = Path(__file__).resolve().parent / "goldens"
-SMALL_RUN = (
-    "debug=fast",
-    "logger.tensorboard=false",
-    "evaluation.num_clips=6",
-    "evaluation.num_mp4=1",
-    "sampler.steps=2",
-)
 LONGEST = ("test_equivalence.py", "test_killed.py", "test_command_line.py", "test_accumulation.py")
 
 
@@ -77,18 +70,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def composed(data_root: Path, tmp_path: Path) -> Callable[..., DictConfig]:
-    """The configuration of overrides, composed as the command line does, in a run folder of its own."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from ovi_lab.common.paths import config_dir
+    """The configuration of a small run with overrides, in a folder of its own."""
+    from helpers.run_folders import small_config
 
     def make(overrides: Sequence[str], run_dir: Path | None = None) -> DictConfig:
-        GlobalHydra.instance().clear()
-        small = [s for s in SMALL_RUN if not s.startswith("evaluation.") or "evaluation=ball" in overrides]
-        place = [f"run_dir={run_dir or tmp_path / 'run'}", f"data.root={data_root}"]
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("train", overrides=[*overrides, *small, *place])
+        return small_config(overrides, run_dir or tmp_path / "run", data_root)
 
     return make
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ovi_eval.common.boundary import command
 from ovi_eval.common.shown import shown
+from ovi_lab.common.sizes import GIB
 from ovi_lab.errors import UserError
 
 DISTRIBUTION = "ovi-lab"
 USAGE = "python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]"
-GIB = 2**30
 _EXTRAS_LEFT_OUT = ("dev",)
 
 
@@ -56,16 +56,15 @@ def packages(distribution: str = DISTRIBUTION) -> list[Diagnosis]:
             f"{distribution} is not installed in this Python: pip install -e . in its checkout"
         ) from error
     required = [Requirement(line) for line in lines]
-    found = [_core(r) for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+    def of(extra: str) -> list[Requirement]:
+        return [r for r in required if r.marker is None or r.marker.evaluate({"extra": extra})]
+
+    core = of("")
+    found = [_diagnosis(r) for r in core]
     extras = importlib.metadata.metadata(distribution).get_all("Provides-Extra") or []
     for extra in sorted(set(extras) - set(_EXTRAS_LEFT_OUT)):
-        own = [
-            r
-            for r in required
-            if r.marker is not None
-            and r.marker.evaluate({"extra": extra})
-            and not r.marker.evaluate({"extra": ""})
-        ]
+        own = [r for r in of(extra) if r not in core]
         lacking = [r.name for r in own if not _satisfied(r)]
         present = ", ".join(f"{r.name} {_version(r.name)}" for r in own if r.name not in lacking)
         fault = f"lacks {', '.join(lacking)}: pip install '{distribution}[{extra}]'" if lacking else ""
@@ -73,15 +72,12 @@ def packages(distribution: str = DISTRIBUTION) -> list[Diagnosis]:
     return found
 
 
-def _core(requirement: Any) -> Diagnosis:
+def _diagnosis(requirement: Any) -> Diagnosis:
     version = _version(requirement.name)
-    if version is None:
-        return Diagnosis(requirement.name, "-", f"missing: pip install '{requirement}'")
-    if not _satisfied(requirement):
-        return Diagnosis(
-            requirement.name, version, f"needs {requirement.specifier}: pip install '{requirement}'"
-        )
-    return Diagnosis(requirement.name, version)
+    fault = "missing" if version is None else f"needs {requirement.specifier}"
+    if _satisfied(requirement):
+        return Diagnosis(requirement.name, str(version))
+    return Diagnosis(requirement.name, version or "-", f"{fault}: pip install '{requirement}'")
 
 
 def _version(name: str) -> str | None:
@@ -107,22 +103,16 @@ def devices() -> list[Diagnosis]:
     found = [Diagnosis("cpu", f"{platform.machine()}, {torch.get_num_threads()} threads{memory}")]
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        why = (
-            f"PyTorch is built for CUDA {built}, no usable GPU or driver"
-            if built
-            else "PyTorch is built for CPUs"
-        )
-        return [*found, Diagnosis("cuda", f"none: {why}")]
+        why = f"CUDA {built}, no usable GPU or driver" if built else "CPUs"
+        return [*found, Diagnosis("cuda", f"none: PyTorch is built for {why}")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         left, total = torch.cuda.mem_get_info(index)
-        found.append(
-            Diagnosis(
-                f"cuda:{index}",
-                f"{properties.name}, {left / GIB:.1f} of {total / GIB:.1f} GiB free, "
-                f"sm_{properties.major}{properties.minor}, CUDA {torch.version.cuda}",
-            )
+        state = (
+            f"{properties.name}, {left / GIB:.1f} of {total / GIB:.1f} GiB free, "
+            f"sm_{properties.major}{properties.minor}, CUDA {torch.version.cuda}"
         )
+        found.append(Diagnosis(f"cuda:{index}", state))
     return found
 
 
@@ -172,14 +162,13 @@ def weights(folder: Path, checkpoint: str | None = None, sha256: bool = False) -
     else:
         every = [released_model(name) for name in released_names()]
         presets = [p for p in every if place(folder, "model", p) is not None] or every[:1]
-    for preset in presets:
-        yield _part(folder, "model", preset, sha256)
     for part in PARTS:
-        if part != "model":
-            yield _part(folder, part, presets[0], sha256)
+        for preset in presets if part == "model" else presets[:1]:
+            yield _part(folder, part, preset, sha256)
 
 
 def _part(folder: Path, part: str, preset: Any, sha256: bool) -> Diagnosis:
+    from ovi_eval.common.files import file_sha256
     from ovi_lab.checkpoints.weights_layout import PARTS, fault, place
 
     name = f"{PARTS[part][0]} ({preset.name})" if part == "model" else PARTS[part][0]
@@ -193,7 +182,7 @@ def _part(folder: Path, part: str, preset: Any, sha256: bool) -> Diagnosis:
         return Diagnosis(name, _size(path), str(error))
     state = f"{path.relative_to(folder).as_posix()}, {_size(path)}"
     if sha256:
-        state += "".join(f"\n{digest} {file}" for file, digest in _digests(path))
+        state += "".join(f"\n{file_sha256(file)} {file.name}" for file in _files(path))
     return Diagnosis(name, state)
 
 
@@ -245,21 +234,17 @@ def _size(path: Path) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 1024:.0f} KiB"
 
 
-def _digests(path: Path) -> Iterator[tuple[str, str]]:
-    from ovi_eval.common.files import file_sha256
-
-    for file in _files(path):
-        yield file.name, file_sha256(file)
-
-
 # ------------------------------------------------------------------------------------------------- printing
 def _print(console: Console, title: str, columns: tuple[str, str], findings: Sequence[Diagnosis]) -> None:
     table = Table(
-        title=title, title_justify="left", title_style="bold", show_lines=False, width=console.width
+        Column("", width=2),
+        Column(columns[0], ratio=3, overflow="fold"),
+        Column(columns[1], ratio=7, overflow="fold"),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        width=console.width,
     )
-    table.add_column("", width=2)
-    table.add_column(columns[0], no_wrap=False, ratio=3, overflow="fold")
-    table.add_column(columns[1], ratio=7, overflow="fold")
     for finding in findings:
         mark = "[green]ok[/]"
         if finding.fault:
@@ -276,16 +261,19 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     """Print what was found; returns the exit code."""
     console = console or Console()
     folder, checkpoint, sha256 = _parsed(sys.argv[1:] if arguments is None else arguments)
-    findings = [Diagnosis("Python", platform.python_version()), *packages()]
-    _print(console, "Packages", ("Package", "Version"), findings)
-    machine = devices()
-    _print(console, "Devices", ("Device", "What it is"), machine)
-    clips = ffmpeg()
-    _print(console, "FFmpeg, through PyAV", ("Part", "What it is"), clips)
-    findings += machine + clips
+    python = Diagnosis("Python", platform.python_version())
+    tables = [
+        ("Packages", ("Package", "Version"), lambda: [python, *packages()]),
+        ("Devices", ("Device", "What it is"), devices),
+        ("FFmpeg, through PyAV", ("Part", "What it is"), ffmpeg),
+    ]
     if folder is not None:
-        found = list(weights(folder, checkpoint, sha256))
-        _print(console, f"Weights in {shown(folder, None, to='rich')}", ("Part", "File"), found)
+        title = f"Weights in {shown(folder, None, to='rich')}"
+        tables.append((title, ("Part", "File"), lambda: list(weights(folder, checkpoint, sha256))))
+    findings: list[Diagnosis] = []
+    for title, columns, look in tables:
+        found = look()
+        _print(console, title, columns, found)
         findings += found
     wrong = [finding for finding in findings if finding.fault and finding.needed]
     if wrong:

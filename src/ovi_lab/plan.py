@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import command
 from ovi_lab.common.help import Help
@@ -23,6 +23,8 @@ from ovi_lab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
+
+    from ovi_lab.planning.clip_shape import ClipShape
 
 HELP = Help(
     "ovi-plan",
@@ -76,32 +78,26 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     if efficiency > 1:
         raise UserError(f"efficiency={efficiency:g} is a share of the GPU's peak; expected 1 at most")
     price = _number("price", own["price"]) if "price" in own else None
-    planner = TrainingPlanner(TrainingJob(_composed(rest), **_shape(own)))
+    planner = TrainingPlanner(TrainingJob(_composed(rest), _clip(own)))
     return print_plan(console, planner, cluster, efficiency, price)
 
 
 def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The arguments of plan itself, and those of the configuration."""
-    own: dict[str, str] = {}
-    rest = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key in WORDS and equals:
-            own[key] = value
-        else:
-            rest.append(argument)
-    return own, rest
+    pairs = [argument.partition("=") for argument in arguments]
+    own = {key: value for key, equals, value in pairs if key in WORDS and equals}
+    return own, [a for a, (key, *_) in zip(arguments, pairs, strict=True) if key not in own]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     from ovi_lab.common.command_line import check_text, checked
-    from ovi_lab.runs.arguments import prepared
+    from ovi_lab.runs.arguments import hydra_arguments
 
     flags = [o for o in overrides if o.startswith("-")]
     if flags:
         raise UserError(f"{flags[0]} is not for plan: give overrides, such as experiment=ovi_11b_stage3")
     check_text(overrides)
-    return checked(prepared(overrides), config_dir(), "train")
+    return checked(hydra_arguments(overrides), config_dir(), "train")
 
 
 def _number(name: str, text: str) -> float:
@@ -114,26 +110,22 @@ def _number(name: str, text: str) -> float:
     return value
 
 
-def _shape(own: dict[str, str]) -> dict[str, Any]:
-    """The clip that `video=` and `audio=` describe; what only one of them says is not the configuration's."""
+def _clip(own: dict[str, str]) -> ClipShape | None:
+    """The clip that `video=` and `audio=` describe; None where neither is given."""
     from ovi_lab.planning.clip_shape import ClipShape
 
-    if "video" not in own and "audio" not in own:
-        return {}
-    video = audio = None
-    if "video" in own:
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", own["video"])
-        if match is None or "0" in match.groups():
-            raise UserError(
-                f"video={own['video']} is not understood: latent frames, rows, columns, as 31x44x46"
-            )
-        frames, rows, columns = map(int, match.groups())
-        video = (frames, rows, columns)
-    if "audio" in own:
-        if not own["audio"].isdigit() or not int(own["audio"]):
-            raise UserError(f"audio={own['audio']} is not understood: a number of latents, as 157")
-        audio = int(own["audio"])
-    return {"clip": ClipShape(video, audio)}
+    video = _sizes(own, "video", 3, "latent frames, rows, columns, as 31x44x46")
+    audio = _sizes(own, "audio", 1, "a number of latents, as 157")
+    return ClipShape(video, audio and audio[0]) if video or audio else None
+
+
+def _sizes(own: dict[str, str], key: str, count: int, expected: str) -> tuple[int, ...] | None:
+    """The numbers above 0 with x between them that an argument gives, if it is given."""
+    if key not in own:
+        return None
+    if not re.fullmatch("x".join([r"0*[1-9]\d*"] * count), own[key]):
+        raise UserError(f"{key}={own[key]} is not understood: {expected}")
+    return tuple(map(int, own[key].split("x")))
 
 
 if __name__ == "__main__":

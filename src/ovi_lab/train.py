@@ -52,13 +52,13 @@ def main() -> None:
         return
     from ovi_lab.common.command_line import check, check_text
     from ovi_lab.common.hydra_main import start
-    from ovi_lab.runs.arguments import prepared
+    from ovi_lab.runs.arguments import hydra_arguments
     from ovi_lab.sweeps.study import finish
 
     again = "interrupted; the same command continues with what is missing"
     with one_line("error", interrupted=again, interrupted_code=2):
         check_text(sys.argv[1:])
-        arguments = prepared(sys.argv[1:])
+        arguments = hydra_arguments(sys.argv[1:])
         check(arguments, config_dir(), "train", may_lack=False)
         start("train", run, arguments)
         finish()

@@ -26,7 +26,7 @@ def test_what_is_logged_of_a_step_in_turn_is_one_row(tmp_path):
     assert rows(tmp_path)[2:] == [{"step": "3", "loss": "0.25", "val": "1.0"}]
 
 
-def test_a_resumed_run_goes_on_after_a_torn_row(tmp_path):
+def test_a_resumed_run_continues_after_a_torn_row(tmp_path):
     logger = ResumableCSVLogger(str(tmp_path))
     for step in range(4):
         logger.log_metrics({"loss": float(step)}, step)

@@ -9,7 +9,7 @@ import pytest
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from helpers.forks import Fork, command, ranks, run_module
-from helpers.run_folders import logged, same, tensors
+from helpers.run_folders import column, same, tensors
 from ovi_lab.callbacks.preemption import Preemption, cluster_environment, slurm_job, was_requeued
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.common.progress import SilentReporter
@@ -40,7 +40,7 @@ def wait_for_a_checkpoint(run: Path, *forks: Fork) -> None:
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory, data_root):
-    """Two runs told to leave, side by side: one process by SIGTERM, and one of two under SLURM by SIGUSR1."""
+    """Two runs that get signals, side by side: one process SIGTERM, and one of two under SLURM SIGUSR1."""
     folder = tmp_path_factory.mktemp("left")
     (folder / "bin").mkdir()
     scontrol = folder / "bin" / "scontrol"
@@ -61,27 +61,24 @@ def left(tmp_path_factory, data_root):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_resumed_run_is_the_one_that_was_not_told(left, trained, composed, tmp_path):
+def test_sigterm_saves_and_the_resumed_run_equals_an_undisturbed_one(left, trained, composed, tmp_path):
     folder, ((output, code), *_) = left
     assert code == 143, output
     step = Checkpoint.open(resolve_checkpoint(folder / "alone")).step
     assert 0 < step < STEPS
     assert f"SIGTERM: step {step} is saved; resume=last resumes there" in output
     assert "Traceback" not in output
-    execute(
-        composed([*SETTINGS, "samples.every_n_steps=0", "resume=last"], folder / "alone"), SilentReporter()
-    )
-    whole = trained([*SETTINGS, "samples.every_n_steps=0"], tmp_path / "whole")
-    assert same(tensors(whole), tensors(folder / "alone"))
-    first, second = (
-        [row["train/loss"] for row in logged(run) if "train/loss" in row] for run in (whole, folder / "alone")
-    )
-    assert first == second
-    assert len(first) == STEPS
+    alone, settings = folder / "alone", [*SETTINGS, "samples.every_n_steps=0"]
+    execute(composed([*settings, "resume=last"], alone), SilentReporter())
+    whole = trained(settings, tmp_path / "whole")
+    assert same(tensors(whole), tensors(alone))
+    losses = [column(run, "train/loss") for run in (whole, alone)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == STEPS
 
 
 @pytest.mark.slow
-def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_again(left):
+def test_a_signal_to_one_rank_ends_all_and_the_job_is_requeued(left):
     folder, (_, *ranks) = left
     assert [code for _, code in ranks] == [0, 0], ranks
     assert (folder / "scontrol.txt").read_text() == "requeue 4711\n"
@@ -91,11 +88,8 @@ def test_one_rank_that_is_told_takes_the_others_along_and_the_job_is_queued_agai
     )
     assert "SIGUSR1" not in ranks[1][0]
     # three prompts over two ranks, written by the first
-    assert [p.name for p in sorted((folder / "ranks" / "samples" / "step_000004").iterdir())] == [
-        "0.mp4",
-        "1.mp4",
-        "2.mp4",
-    ]
+    samples = sorted((folder / "ranks" / "samples" / "step_000004").iterdir())
+    assert [p.name for p in samples] == ["0.mp4", "1.mp4", "2.mp4"]
     assert 0 < step < STEPS
 
 
@@ -104,7 +98,7 @@ def test_what_cannot_be_caught_is_refused():
         Preemption(None, signals=["SIGTERM", "SIGKILL", "SIGWHAT"])
 
 
-def told_after_training(number: int) -> None:
+def signalled_after_training(number: int) -> None:
     with Preemption(None).at_once(first=True):
         os.kill(os.getpid(), number)
         time.sleep(1)
@@ -119,7 +113,7 @@ def test_after_training_it_leaves_at_once_and_says_where_requeueing_failed(capsy
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     before = signal.getsignal(signal.SIGUSR1)
     with pytest.raises(SystemExit) as ended:
-        told_after_training(signal.SIGUSR1)
+        signalled_after_training(signal.SIGUSR1)
     assert ended.value.code == 143
     assert "(scontrol requeue 12_3 failed: job already completing)" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGUSR1) is before
@@ -146,7 +140,7 @@ def test_submitit_is_handed_the_signal_once_all_is_saved(monkeypatch):
     before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
     try:
         with pytest.raises(SystemExit) as ended:
-            told_after_training(signal.SIGUSR2)
+            signalled_after_training(signal.SIGUSR2)
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert heard == [signal.SIGUSR2]

@@ -57,16 +57,17 @@ class Slow(torch.utils.data.IterableDataset[dict[str, Any]]):
             yield {"audio": [torch.randn(9, 4), torch.randn(5, 4)]}
 
 
-def run(callback: Throughput, step: float = 0.02, wait: float = 0.02, **settings: Any) -> pl.Trainer:
+def run(
+    callback: Throughput, *others: pl.Callback, step: float = 0.02, wait: float = 0.02, **settings: Any
+) -> None:
     trainer = pl.Trainer(
         **{"accelerator": "cpu", "max_steps": 4, "log_every_n_steps": 2, "logger": False, **settings},
-        callbacks=[callback],
+        callbacks=[callback, *others],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(Task(step), torch.utils.data.DataLoader(Slow(wait), batch_size=None))
-    return trainer
 
 
 def test_what_is_logged_agrees_with_what_was_done(tmp_path: Path) -> None:
@@ -103,17 +104,7 @@ def test_time_between_batches_is_not_training() -> None:
             time.sleep(0.3)
 
     callback = Throughput()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        log_every_n_steps=1,
-        callbacks=[callback, Pause()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Task(0.0), torch.utils.data.DataLoader(Slow(0.0), batch_size=None))
+    run(callback, Pause(), step=0.0, wait=0.0, max_steps=2, log_every_n_steps=1)
     assert callback.latest["speed/step_ms"] < 290
 
 

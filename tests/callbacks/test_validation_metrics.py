@@ -1,6 +1,5 @@
-"""Metrics and samples while training goes on: real numbers, marked as of few clips, and no trace in the training."""
+"""Metrics and samples during training: real numbers, marked as of few clips, and no trace in the training."""
 
-import csv
 import json
 import logging
 import random
@@ -11,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 
+from helpers.run_folders import logged as all_cells
 from ovi_lab.callbacks import EMA, ResumableCSVLogger, SampleLogger
 from ovi_lab.callbacks.validation_metrics import MetricsInLoop
 from ovi_lab.data.module import OviDataModule
@@ -66,11 +66,11 @@ def metrics_of(**settings):
 
 
 def logged(run):
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
-    return [
-        {k: v for k, v in row.items() if v and k.startswith("val_metrics/")} | {"step": row["step"]}
-        for row in rows
+    """The rows of the log that hold metrics, without its other cells."""
+    rows = [
+        {k: v for k, v in row.items() if k.startswith(("val_metrics/", "step"))} for row in all_cells(run)
     ]
+    return [row for row in rows if len(row) > 1]
 
 
 def test_metrics_and_samples_are_logged_and_training_is_what_it_was(fitted):
@@ -84,7 +84,7 @@ def test_metrics_and_samples_are_logged_and_training_is_what_it_was(fitted):
     assert all(torch.equal(weights[name], plain[name]) for name in plain)
     assert draws == undisturbed
     assert modes == plain_modes
-    rows = [row for row in logged(run) if len(row) > 1]
+    rows = logged(run)
     assert [row["step"] for row in rows] == ["1", "3"]
     for row in rows:
         assert {"val_metrics/ball_frechet_video_n6", "val_metrics/ball_frechet_audio_n6"} <= row.keys()
@@ -95,14 +95,13 @@ def test_metrics_and_samples_are_logged_and_training_is_what_it_was(fitted):
     assert len(list((run / "samples").rglob("*.mp4"))) == 4
 
 
-def test_only_what_is_asked_for_is_measured(fitted):
+def test_only_what_is_requested_is_measured(fitted):
     for name, metric, overrides in (
         ("chosen", metrics_of(metrics=["ball/frechet_audio"]), ()),
         ("of one tower", metrics_of(), ["task=audio_pretraining"]),
     ):
         run, *_ = fitted(name, metric, overrides=overrides)
-        rows = [row for row in logged(run) if len(row) > 1]
-        assert [row.keys() for row in rows] == 2 * [{"step", "val_metrics/ball_frechet_audio_n6"}]
+        assert [row.keys() for row in logged(run)] == 2 * [{"step", "val_metrics/ball_frechet_audio_n6"}]
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def shards(data_root, composed):
 @pytest.mark.slow
 def test_real_clips_are_scored_by_published_metrics(fitted, shards):
     run, *_ = fitted("real", metrics_of(metrics=["temporal_flickering"], every_n_steps=STEPS), data=shards)
-    (row,) = [row for row in logged(run) if len(row) > 1]
+    (row,) = logged(run)
     assert row["step"] == str(STEPS - 1)
     assert float(row["val_metrics/temporal_flickering_n6"]) > 0
     results = json.loads((run / "val_metrics" / f"step_{STEPS:06d}.json").read_text())
@@ -130,14 +129,14 @@ def test_real_clips_are_scored_by_published_metrics(fitted, shards):
     assert not (run / "val_metrics" / "samples.safetensors").exists()
 
 
-def test_missing_weights_are_named_once_and_the_run_goes_on(fitted, shards, monkeypatch, tmp_path, caplog):
+def test_missing_weights_are_named_once_and_the_run_continues(fitted, shards, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(tmp_path))
     with caplog.at_level(logging.WARNING, "ovi_lab.val_metrics"):
         run, *_ = fitted("none", metrics_of(), data=shards)
-    told = [r.getMessage() for r in caplog.records if r.name == "ovi_lab.val_metrics"]
-    assert [line.split()[1] for line in told] == ["fad_vggish", "fvd_stylegan_v", "sync"]
-    assert all("\n" not in line for line in told)
-    assert all(len(row) == 1 for row in logged(run))
+    lines = [r.getMessage() for r in caplog.records if r.name == "ovi_lab.val_metrics"]
+    assert [line.split()[1] for line in lines] == ["fad_vggish", "fvd_stylegan_v", "sync"]
+    assert all("\n" not in line for line in lines)
+    assert logged(run) == []
 
 
 def test_bad_settings_are_named(shards, tmp_path, composed):

@@ -1,36 +1,25 @@
-"""A run that is killed again and again, by SIGKILL, at random moments and in the middle of saves.
-
-    python tests/helpers/killed.py RUN_DIR --kills 20 --seed 0 OVERRIDES…
-
-Each attempt is a fork of this process, so that it starts in a moment; `resume=auto` continues where the one before was
-killed. Prints how many attempts were killed while they saved.
-"""
+"""A run that is killed again and again, by SIGKILL, at random moments and in the middle of saves."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
 
-import ovi_lab.callbacks
-import ovi_lab.checkpoints
-import ovi_lab.data.module
-import ovi_lab.strategies.replicated
-import ovi_lab.tasks  # noqa: F401 - imported once, before the forks
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.runs.run import execute
 
 
-def attempt(run_dir: Path, overrides: list[str]) -> int:
+def _attempt(run_dir: Path, overrides: Sequence[str]) -> int:
     """Fork a process that does what is left of the run; its number."""
     child = os.fork()
     if child:
@@ -50,30 +39,30 @@ def attempt(run_dir: Path, overrides: list[str]) -> int:
         os._exit(code)
 
 
-def saving(run_dir: Path) -> bool:
+def _saving(run_dir: Path) -> bool:
     """Whether a checkpoint is being written at this moment."""
     return any((run_dir / "checkpoints").glob(".step_*"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--kills", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    a, overrides = parser.parse_known_args()
-    draw = random.Random(a.seed)
+def run_with_kills(run_dir: Path, overrides: Sequence[str], kills: int, seed: int = 0) -> None:
+    """Do a run whose first `kills` attempts are killed; prints how many were, and how many of them while saving.
+
+    Each attempt is a fork of this process, so that it starts in a moment; `resume=auto` continues where the one before
+    was killed.
+    """
+    draw = random.Random(seed)
     killed = while_saving = 0
     while True:
-        child = attempt(a.run_dir, overrides)
+        child = _attempt(run_dir, overrides)
         at, wait_for_save = time.monotonic() + draw.uniform(0.1, 1.6), draw.random() < 0.5
-        while killed < a.kills:
+        while killed < kills:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break
-            if (wait_for_save and time.monotonic() > at - 1 and saving(a.run_dir)) or (
+            if (wait_for_save and time.monotonic() > at - 1 and _saving(run_dir)) or (
                 not wait_for_save and time.monotonic() > at
             ):
-                while_saving += saving(a.run_dir)
+                while_saving += _saving(run_dir)
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 killed += 1
@@ -87,7 +76,3 @@ def main() -> None:
             return
         if status > 0:
             raise SystemExit(f"the run failed by itself (status {status})")
-
-
-if __name__ == "__main__":
-    main()

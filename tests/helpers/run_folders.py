@@ -1,14 +1,36 @@
-"""What a run's folder holds, to compare one run with another."""
+"""Configurations of small runs, and what a run's folder holds, to compare one run with another."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_SMALL = ("debug=fast", "logger.tensorboard=false", "sampler.steps=2")
+_SMALL_EVALUATION = ("evaluation.num_clips=6", "evaluation.num_mp4=1")
+
+
+def small_config(overrides: Sequence[str], run_dir: Path, data_root: Path) -> DictConfig:
+    """The configuration of a small run, composed as the command line does."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from ovi_lab.common.paths import config_dir
+
+    GlobalHydra.instance().clear()
+    small = [*_SMALL, *(_SMALL_EVALUATION if "evaluation=ball" in overrides else ())]
+    place = [f"run_dir={run_dir}", f"data.root={data_root}"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("train", overrides=[*overrides, *small, *place])
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:

@@ -10,22 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import TwinDiT, TwinOutput
 
 Twin = TypeVar("Twin", bound=TwinDiT)
 
-KEYS = (
-    "dim",
-    "ffn_dim",
-    "freq_dim",
-    "num_heads",
-    "num_layers",
-    "in_dim",
-    "out_dim",
-    "text_len",
-    "text_dim",
-    "eps",
-)
+KEYS = ("dim", "ffn_dim", "freq_dim", "num_heads", "num_layers", "in_dim", "out_dim")
+KEYS += ("text_len", "text_dim", "eps", "patch_size")
 
 
 def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -36,7 +26,17 @@ def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def tower_settings(reference: dict[str, Any]) -> dict[str, Any]:
     """Our keys of the reference's configuration."""
-    return {key: reference[key] for key in KEYS} | {"patch_size": reference["patch_size"]}
+    return {key: reference[key] for key in KEYS}
+
+
+def stored(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def mean_squares(out: TwinOutput) -> Tensor:
+    """A loss of both predictions."""
+    return out.video.square().mean() + out.audio.square().mean()
 
 
 def golden_twin(
@@ -46,20 +46,12 @@ def golden_twin(
     tensors, metadata = read_golden(goldens / "fusion_tiny.safetensors")
     config = json.loads(metadata["config"])
     model = kind(tower_settings(config["video"]), tower_settings(config["audio"]), **options)
-    weights = {k.removeprefix("weights/"): v.float() for k, v in tensors.items() if k.startswith("weights/")}
-    model.load_state_dict(weights, strict=True)
+    model.load_state_dict(stored(tensors, "weights/"), strict=True)
     return model.to(dtype)
 
 
-TINY_TOWER: dict[str, Any] = {
-    "dim": 64,
-    "ffn_dim": 96,
-    "num_heads": 2,
-    "num_layers": 3,
-    "freq_dim": 16,
-    "text_len": 6,
-    "text_dim": 10,
-}
+TINY_TOWER: dict[str, Any] = {"dim": 64, "ffn_dim": 96, "num_heads": 2, "num_layers": 3, "freq_dim": 16}
+TINY_TOWER |= {"text_len": 6, "text_dim": 10}
 TINY_VIDEO = TINY_TOWER | {"in_dim": 4}
 TINY_AUDIO = TINY_TOWER | {"in_dim": 3, "patch_kernel_size": 3, "patch_hidden_dim": 32}
 

@@ -36,10 +36,8 @@ def our_name(theirs: str) -> str:
     if theirs == "scale_shift_table":
         return "head.modulation"
     rules = INSIDE if theirs.startswith("blocks.") else OUTSIDE
-    for old, new in rules.items():
-        if old in theirs:
-            return theirs.replace(old, new, 1)
-    raise KeyError(theirs)
+    old = next(old for old in rules if old in theirs)
+    return theirs.replace(old, rules[old], 1)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -49,15 +49,10 @@ def test_number_of_parameters(full: TwinDiT) -> None:
 def test_nothing_is_materialised(full: TwinDiT) -> None:
     assert all(p.is_meta for p in full.parameters())
     with torch.device("meta"):
-        out = full(
-            torch.empty(1, 48, 31, 44, 80),
-            torch.empty(1, 157, 20),
-            t_video=torch.empty(1),
-            t_audio=torch.empty(1),
-            text_video=torch.empty(1, 20, 4096),
-            text_audio=torch.empty(1, 20, 4096),
-            first_frame_is_clean=True,
-        )
+        t, text = torch.empty(1), torch.empty(1, 20, 4096)
+        given = {"t_video": t, "t_audio": t, "text_video": text, "text_audio": text}
+        latents = (torch.empty(1, 48, 31, 44, 80), torch.empty(1, 157, 20))
+        out = full(*latents, **given, first_frame_is_clean=True)
     assert out.video.shape == (1, 48, 31, 44, 80)
     assert out.audio.shape == (1, 157, 20)
     assert out.video.is_meta

@@ -41,11 +41,7 @@ def test_a_tower_follows_what_it_reads_and_nothing_else(direction: str) -> None:
     assert responses(model) == READS[direction]
     for modality, reads in zip(("video", "audio"), READS[direction], strict=True):
         assert len(fused_parameters(model, modality)) == (3 * 7 if reads else 0)
-
-
-@pytest.mark.parametrize("direction", READS)
-def test_what_is_not_read_gets_no_gradient_of_the_others_loss(direction: str) -> None:
-    model = tiny_twin(spread=0.2, fusion={"direction": direction})
+    # and what is not read gets no gradient of the other's loss
     model(**tiny_batch()).video.square().mean().backward()
     reached = any(p.grad is not None for n, p in model.named_parameters() if n.startswith("audio_model"))
     assert reached == READS[direction][0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, read_golden, tiny_batch, tiny_twin
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, mean_squares, read_golden, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.rope import RopeTables, apply_rotation, audio_angles, axis_dims, rotation, video_angles
@@ -23,7 +23,9 @@ def golden(goldens: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("head_dim", "dims"), [(128, (44, 42, 42)), (32, (12, 10, 10)), (16, (8, 4, 4))])
-def test_a_heads_channels_are_dealt_to_time_rows_and_columns(head_dim: int, dims: tuple[int, ...]) -> None:
+def test_a_heads_channels_are_divided_among_time_rows_and_columns(
+    head_dim: int, dims: tuple[int, ...]
+) -> None:
     assert axis_dims(head_dim) == dims
     assert sum(dims) == head_dim
 
@@ -114,22 +116,16 @@ def test_clip_ratio_is_each_clips_own() -> None:
         for i, (frames, tokens) in enumerate(((3, 13), (5, 8))):
             alone = TwinDiT(TINY_VIDEO, TINY_AUDIO, rope={"factor": frames / tokens})
             alone.load_state_dict(tiny.state_dict())
-            one = {
-                "t_video": t[i],
-                "t_audio": t[i],
-                "text_video": texts[i : i + 1],
-                "text_audio": texts[i : i + 1],
-            }
+            text = texts[i : i + 1]
+            one = {"t_video": t[i], "t_audio": t[i], "text_video": text, "text_audio": text}
             out = alone(videos[i : i + 1], audios[i : i + 1], **one)
             torch.testing.assert_close(both.video[i], out.video[0], atol=2e-5, rtol=0)
             torch.testing.assert_close(both.audio[i], out.audio[0], atol=2e-5, rtol=0)
     # Without video there is no ratio: the factor of the configuration stands in.
     constant = TwinDiT(TINY_VIDEO, TINY_AUDIO)
     constant.load_state_dict(tiny.state_dict())
-    alone_args = {"t_audio": t, "text_audio": texts}
-    assert torch.equal(
-        ratio(None, audios, **alone_args).audio[0], constant(None, audios, **alone_args).audio[0]
-    )
+    first = [m(None, audios, t_audio=t, text_audio=texts).audio[0] for m in (ratio, constant)]
+    assert torch.equal(*first)
 
 
 def test_learned_scale_is_one_parameter_that_learns() -> None:
@@ -141,8 +137,7 @@ def test_learned_scale_is_one_parameter_that_learns() -> None:
     batch = tiny_batch()
 
     def loss() -> Tensor:
-        out = model(**batch)
-        return out.video.square().mean() + out.audio.square().mean()
+        return mean_squares(model(**batch))
 
     loss().backward()
     scale = model.get_parameter("audio_model.rope_scale")
@@ -160,7 +155,7 @@ def test_learned_scale_is_one_parameter_that_learns() -> None:
     assert slope != 0
 
 
-def test_learned_scale_equals_the_constant_it_stands_at() -> None:
+def test_learned_scale_equals_a_constant_of_its_value() -> None:
     learned = tiny_twin(spread=0.2, rope={"mode": "learned"})
     constant = TwinDiT(TINY_VIDEO, TINY_AUDIO)
     state = learned.state_dict()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, tiny_batch, tiny_twin
+from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, mean_squares, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.norms import per_token
@@ -35,15 +35,8 @@ def test_padding_is_inert(model: TwinDiT) -> None:
     args: dict[str, Any] = {"text_video": texts, "text_audio": texts}
     out = model(videos, audios, t_video=t, t_audio=t, first_frame_is_clean=clean, **args)
     for i in range(3):
-        one = {k: v[i : i + 1] for k, v in args.items()}
-        alone = model(
-            videos[i][None],
-            audios[i][None],
-            t_video=t[i],
-            t_audio=t[i],
-            first_frame_is_clean=bool(clean[i]),
-            **one,
-        )
+        one = {k: v[i : i + 1] for k, v in args.items()} | {"first_frame_is_clean": bool(clean[i])}
+        alone = model(videos[i][None], audios[i][None], t_video=t[i], t_audio=t[i], **one)
         assert out.video[i].shape == videos[i].shape
         close(out.video[i], alone.video[0])
         close(out.audio[i], alone.audio[0])
@@ -65,15 +58,12 @@ def test_a_prepared_text_is_the_text_and_is_not_computed_again(model: TwinDiT) -
     plain = model(**batch)
     prepared = {f"text_{m}": model.prepare_text(batch[f"text_{m}"], m) for m in ("video", "audio")}
     calls = []
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda *_: calls.append(1))
-        for name in (
-            "video_model.text_embedding",
-            "audio_model.text_embedding",
-            "video_model.blocks.1.cross_attn.k",
-            "audio_model.blocks.2.cross_attn.v",
-        )
+    parts = [
+        f"{m}_model.{part}"
+        for m in ("video", "audio")
+        for part in ("text_embedding", "blocks.1.cross_attn.k")
     ]
+    hooks = [model.get_submodule(name).register_forward_hook(lambda *_: calls.append(1)) for name in parts]
     kept = model(**(batch | prepared))
     assert not calls
     model(**batch)
@@ -143,7 +133,7 @@ def test_skipping_blocks(model: TwinDiT) -> None:
 def test_training_mode_works_for_every_combination_and_reaches_every_parameter() -> None:
     model = tiny_twin(spread=0.2).train()
     out = model(**tiny_batch(), first_frame_is_clean=True)
-    (out.video.square().mean() + out.audio.square().mean()).backward()
+    mean_squares(out).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -162,9 +152,8 @@ def test_settings_rebuild_the_model() -> None:
     model = tiny_twin(fusion={"blocks": [0, 2]}, rope={"mode": "clip_ratio"}, first_block_skippable=False)
     again = TwinDiT(**model.settings)
     assert again.settings == model.settings
-    assert {n: p.shape for n, p in again.named_parameters()} == {
-        n: p.shape for n, p in model.named_parameters()
-    }
+    shapes, want = ({n: p.shape for n, p in m.named_parameters()} for m in (again, model))
+    assert shapes == want
     alone = TwinDiT(None, TINY_AUDIO)
     assert alone.settings["video"] is None
     assert TwinDiT(**alone.settings).settings == alone.settings
@@ -224,28 +213,28 @@ def test_wrong_tower_settings_are_refused(video: dict[str, Any], message: str) -
         TwinDiT(TINY_VIDEO | video, TINY_AUDIO)
 
 
-def test_wrong_settings_elsewhere_are_refused() -> None:
-    lacking = {k: v for k, v in TINY_VIDEO.items() if k != "dim"}
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"video": lacking, "audio": None}, "model.video.dim is not given"),
-        ({"video": None, "audio": TINY_AUDIO | {"patch_size": [1, 2, 2]}}, "which no audio tower has"),
-        ({"video": None, "audio": TINY_AUDIO | {"patch_kernel_size": 4}}, "is even"),
-        ({"video": None, "audio": None}, "neither a video nor an audio tower"),
-        (
-            {"video": TINY_VIDEO, "audio": None, "rope": {"mode": "squeezed"}},
-            "constant, clip_ratio or learned",
-        ),
-        ({"video": TINY_VIDEO, "audio": None, "rope": {"factor": -1}}, "rope.factor is -1"),
-        ({"video": TINY_VIDEO, "audio": None, "rope": {"scale": 1}}, "Valid: factor, mode, theta"),
-        ({"video": TINY_VIDEO, "audio": None, "attention": "fast"}, "sdpa or flash"),
-        ({"video": 3, "audio": None}, "model.video is 3: expected settings such as model.video.dim="),
-    ]
-    for settings, message in cases:
-        with pytest.raises(UserError, match=message):
-            TwinDiT(**settings)
+@pytest.mark.parametrize(
+    ("video", "audio", "settings", "message"),
+    [
+        ({k: v for k, v in TINY_VIDEO.items() if k != "dim"}, None, {}, "model.video.dim is not given"),
+        (None, TINY_AUDIO | {"patch_size": [1, 2, 2]}, {}, "which no audio tower has"),
+        (None, TINY_AUDIO | {"patch_kernel_size": 4}, {}, "is even"),
+        (None, None, {}, "neither a video nor an audio tower"),
+        (TINY_VIDEO, None, {"rope": {"mode": "squeezed"}}, "constant, clip_ratio or learned"),
+        (TINY_VIDEO, None, {"rope": {"factor": -1}}, "rope.factor is -1"),
+        (TINY_VIDEO, None, {"rope": {"scale": 1}}, "Valid: factor, mode, theta"),
+        (TINY_VIDEO, None, {"attention": "fast"}, "sdpa or flash"),
+        (3, None, {}, "model.video is 3: expected settings such as model.video.dim="),
+    ],
+)
+def test_wrong_settings_elsewhere_are_refused(
+    video: Any, audio: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        TwinDiT(video, audio, **settings)
 
 
-def test_flash_attention_is_asked_for_by_name() -> None:
+def test_flash_attention_is_requested_by_name() -> None:
     try:
         import flash_attn  # noqa: F401
     except ImportError:

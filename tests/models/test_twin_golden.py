@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.twin_goldens import golden_twin, read_golden, tower_settings
+from helpers.twin_goldens import golden_twin, mean_squares, read_golden, stored, tower_settings
 from ovi_lab.models import TwinDiT, TwinOutput
 from ovi_lab.models.norms import LayerNorm, RMSNorm
 
@@ -55,7 +56,7 @@ def run_case(model: TwinDiT, tensors: dict[str, Tensor], case: str, as_list: boo
 
 
 def run_batch(model: TwinDiT, tensors: dict[str, Tensor], first_frame_is_clean: bool) -> TwinOutput:
-    b2 = {k.removeprefix("inputs_b2/"): v for k, v in tensors.items() if k.startswith("inputs_b2/")}
+    b2 = stored(tensors, "inputs_b2/")
     with torch.no_grad():
         return model(
             [tensors["inputs/video"], b2["video1"]],
@@ -66,6 +67,11 @@ def run_batch(model: TwinDiT, tensors: dict[str, Tensor], first_frame_is_clean: 
             text_audio=[b2["atext0"], b2["atext1"]],
             first_frame_is_clean=first_frame_is_clean,
         )
+
+
+def of_batch(out: TwinOutput) -> dict[str, Tensor]:
+    """Both clips' predictions under the names that they are stored by."""
+    return {f"{m}{index}": getattr(out, m)[index] for m in ("video", "audio") for index in range(2)}
 
 
 def relative_l2(got: Tensor, want: Tensor) -> float:
@@ -91,11 +97,9 @@ def test_forward_matches_the_reference(golden: Golden, case: str, as_list: bool)
 def test_padded_batch_matches_the_reference(golden: Golden, clean: bool) -> None:
     model, tensors, _ = golden
     out = run_batch(model, tensors, clean)
-    name = "b2_ffclean" if clean else "b2"
-    for modality in ("video", "audio"):
-        for index in range(2):
-            want = tensors[f"out/{name}.{modality}{index}"]
-            torch.testing.assert_close(getattr(out, modality)[index], want, atol=ATOL, rtol=0)
+    for name, got in of_batch(out).items():
+        want = tensors[f"out/b2{'_ffclean' if clean else ''}.{name}"]
+        torch.testing.assert_close(got, want, atol=ATOL, rtol=0)
 
 
 def test_every_stored_stage_matches_the_reference(golden: Golden) -> None:
@@ -127,9 +131,9 @@ def test_every_stored_stage_matches_the_reference(golden: Golden) -> None:
     for hook in hooks:
         hook.remove()
     seen["audio.tokens"] = seen["audio.patch_embed"]
-    stored = {k.removeprefix("out/inter."): v for k, v in tensors.items() if k.startswith("out/inter.")}
-    assert set(stored) == set(seen)
-    for name, want in stored.items():
+    stages = stored(tensors, "out/inter.")
+    assert set(stages) == set(seen)
+    for name, want in stages.items():
         torch.testing.assert_close(
             seen[name].reshape(want.shape), want, atol=ATOL, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
         )
@@ -139,15 +143,9 @@ def test_gradients_match_the_reference(golden: Golden) -> None:
     model, tensors, metadata = golden
     model.zero_grad()
     t, text = tensors["inputs/t"], [tensors["inputs/text"]]
-    out = model(
-        tensors["inputs/video"][None],
-        tensors["inputs/audio"][None],
-        t_video=t,
-        t_audio=t,
-        text_video=text,
-        text_audio=text,
-    )
-    loss = out.video.square().mean() + out.audio.square().mean()
+    texts = {"text_video": text, "text_audio": text}
+    latents = (tensors["inputs/video"][None], tensors["inputs/audio"][None])
+    loss = mean_squares(model(*latents, t_video=t, t_audio=t, **texts))
     loss.backward()
     torch.testing.assert_close(loss.detach(), tensors["out/grad.loss"], rtol=1e-5, atol=0)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -155,11 +153,9 @@ def test_gradients_match_the_reference(golden: Golden) -> None:
     assert sorted(order) == sorted(gradients)
     norms = torch.stack([gradients[name].norm() for name in order])
     torch.testing.assert_close(norms, tensors["out/grad.norms"], rtol=1e-5, atol=0)
-    whole = [k for k in tensors if k.startswith("out/grad.") and k not in ("out/grad.norms", "out/grad.loss")]
+    whole = {n: want for n, want in stored(tensors, "out/grad.").items() if n not in ("norms", "loss")}
     assert len(whole) == 4
-    for key in whole:
-        want = tensors[key]
-        assert relative_l2(gradients[key.removeprefix("out/grad.")], want) < 1e-5
+    assert all(relative_l2(gradients[name], want) < 1e-5 for name, want in whole.items())
     model.zero_grad()
 
 
@@ -178,10 +174,8 @@ def test_bf16_stays_within_its_rounding(golden: Golden, golden_bf16: TwinDiT, ca
 
 def test_bf16_padded_batch(golden: Golden, golden_bf16: TwinDiT) -> None:
     out = run_batch(golden_bf16, golden[1], first_frame_is_clean=True)
-    for modality in ("video", "audio"):
-        for index in range(2):
-            want = golden[1][f"out/b2_ffclean.{modality}{index}"]
-            assert relative_l2(getattr(out, modality)[index], want) < 3e-2
+    for name, got in of_batch(out).items():
+        assert relative_l2(got, golden[1][f"out/b2_ffclean.{name}"]) < 3e-2
 
 
 def test_autocast_stays_within_its_rounding(golden: Golden) -> None:
@@ -206,39 +200,19 @@ class TestAudioTowerAlone:
     def alone(self, goldens: Path) -> tuple[TwinDiT, dict[str, Tensor]]:
         tensors, metadata = read_golden(goldens / "audio_tower_tiny.safetensors")
         model = TwinDiT(None, tower_settings(json.loads(metadata["config"])))
-        weights = {
-            "audio_model." + k.removeprefix("weights/"): v.float()
-            for k, v in tensors.items()
-            if k.startswith("weights/")
-        }
-        model.load_state_dict(weights, strict=True)
+        weights = stored(tensors, "weights/")
+        model.load_state_dict({f"audio_model.{name}": v for name, v in weights.items()}, strict=True)
         return model, tensors
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_outputs(
-        self, alone: tuple[TwinDiT, dict[str, Tensor]], goldens: Path, dtype: torch.dtype
-    ) -> None:
-        model, x = alone
-        model = TwinDiT(**model.settings)
-        model.load_state_dict(alone[0].state_dict())
-        model.to(dtype)
-        inputs = {k.removeprefix("inputs/"): v for k, v in x.items() if k.startswith("inputs/")}
+    def test_outputs(self, alone: tuple[TwinDiT, dict[str, Tensor]], dtype: torch.dtype) -> None:
+        model, x = copy.deepcopy(alone[0]).to(dtype), alone[1]
+        inputs = stored(x, "inputs/")
+        audios, texts = ([inputs[f"{what}{i}"] for i in range(2)] for what in ("audio", "text"))
         with torch.no_grad():
-            single = model(
-                None, inputs["audio0"][None], t_audio=inputs["t"][:1], text_audio=[inputs["text0"]]
-            )
-            both = model(
-                None,
-                [inputs["audio0"], inputs["audio1"]],
-                t_audio=inputs["t"],
-                text_audio=[inputs["text0"], inputs["text1"]],
-            )
-        pairs = {
-            "single.audio": single.audio[0],
-            "b2.audio0": both.audio[0],
-            "b2.audio1": both.audio[1],
-        }
-        for name, got in pairs.items():
+            single = model(None, audios[0][None], t_audio=inputs["t"][:1], text_audio=texts[:1]).audio
+            both = model(None, audios, t_audio=inputs["t"], text_audio=texts).audio
+        for name, got in zip(("single.audio", "b2.audio0", "b2.audio1"), (*single, *both), strict=True):
             if dtype == torch.float32:
                 torch.testing.assert_close(got, x[f"out/{name}"], atol=ATOL, rtol=0)
             else:
@@ -249,12 +223,8 @@ class TestAudioTowerAlone:
         patch = model.get_submodule("audio_model.patch_embedding")
         audio = x["inputs/audio0"][None]
         with torch.no_grad():
-            conv = patch[0](audio)
-            stages = {
-                "conv": conv,
-                "w1": patch[2].w1(torch.nn.functional.silu(conv)),
-                "w3": patch[2].w3(torch.nn.functional.silu(conv)),
-                "patch_embed": patch(audio),
-            }
+            stages = {"conv": patch[0](audio), "patch_embed": patch(audio)}
+            hidden = torch.nn.functional.silu(stages["conv"])
+            stages |= {"w1": patch[2].w1(hidden), "w3": patch[2].w3(hidden)}
         for name, got in stages.items():
             torch.testing.assert_close(got, x[f"out/inter.{name}"], atol=ATOL, rtol=0)

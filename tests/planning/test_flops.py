@@ -14,7 +14,7 @@ from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
 from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.flops import count_flops
-from ovi_lab.planning.meta_kernels import as_trained
+from ovi_lab.planning.live_memory import as_trained
 
 VIDEO = {
     "dim": 48,
@@ -100,7 +100,8 @@ def test_one_tower_learned_positions_trained_text_and_a_given_first_frame() -> N
 @pytest.mark.parametrize("choice", ["none", "full", "attention", "matmul"])
 def test_recomputed_products_are_counted_apart(choice: str, rule: dict[str, Any]) -> None:
     with META:
-        model = TwinDiT(VIDEO, AUDIO, activation_checkpointing=choice)
+        towers = (tower | {"num_layers": 2} for tower in (VIDEO, AUDIO))
+        model = TwinDiT(*towers, activation_checkpointing=choice)
         given = {"video": torch.empty(2, 6, 3, 4, 6), "audio": torch.empty(2, 17, 5)}
         text = torch.empty(2, 4, 20)
     FreezeRule(**rule).apply(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -17,19 +17,16 @@ from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.memory import Counts, Memory, PassMemory, memory_of
 from ovi_lab.planning.strategy import Sharding, Types
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "planning.py"
+ROOT = Path(__file__).resolve().parents[2]
 HELD = ("FFNs frozen", "products kept", "audio tower", "bf16 autocast", "8 clips")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The benchmark, which trains and measures."""
-    spec = importlib.util.spec_from_file_location("planning_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("planning_benchmark", str(ROOT / "benchmarks" / "planning.py"))
+    sys.modules[loader.name] = module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
@@ -83,7 +80,7 @@ def parts(strategy: Sharding, gpus: int, **counts: int) -> Memory:
     return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus)
 
 
-def test_what_each_stage_deals_out() -> None:
+def test_what_each_stage_shards() -> None:
     # in bytes: 2 a weight in bf16; 4 + 8 a trained one for the float32 copy and two moments; 4 for the average
     one = parts(Sharding("zero", 1, bucket=0), 4).backward
     assert one["weights"] == 2000
@@ -106,7 +103,7 @@ def test_what_each_stage_deals_out() -> None:
     assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
 
 
-def test_gradients_come_as_activations_go_on_one_process() -> None:
+def test_gradients_replace_activations_on_one_process() -> None:
     alone = parts(Sharding("auto"), 1).backward
     # 5,000 at the end of the forward pass beside last step's gradients is more than 6,500 in the backward pass
     assert alone["gradients"] + alone["activations"] == 2400 + 5000

@@ -32,26 +32,14 @@ from ovi_lab.text import umt5
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 GUIDED = SamplerSettings(video_guidance=4.0, audio_guidance=3.0)
-CODEC = {
-    "base_dim": 16,
-    "decoder_base_dim": 24,
-    "channels": 12,
-    "res_blocks": 1,
-    "latent_mean": [0.0] * 12,
-    "latent_std": [1.0] * 12,
-}
+CODEC = {"base_dim": 16, "decoder_base_dim": 24, "channels": 12, "res_blocks": 1}
+CODEC |= {"latent_mean": [0.0] * 12, "latent_std": [1.0] * 12}
+ENCODER = {"vocabulary": 300, "dim": 48, "ffn_dim": 96, "num_heads": 4, "head_dim": 12, "num_layers": 2}
 
 
 def make_preset(dim: int = 64, layers: int = 3, frames: int = 4, audio: int = 20) -> ReleasedModel:
-    tower = {
-        "dim": dim,
-        "num_heads": 2,
-        "num_layers": layers,
-        "ffn_dim": 4 * dim,
-        "text_len": 32,
-        "text_dim": 48,
-    }
-    towers = {"video": {**tower, "in_dim": 12}, "audio": {**tower, "in_dim": 10}}
+    tower = {"num_heads": 2, "num_layers": layers, "ffn_dim": 4 * dim, "text_len": 32, "text_dim": 48}
+    towers = {name: {**tower, "dim": dim, "in_dim": n} for name, n in (("video", 12), ("audio", 10))}
     return dataclasses.replace(
         released_model("ovi_720x720_5s"),
         name="small",
@@ -59,14 +47,7 @@ def make_preset(dim: int = 64, layers: int = 3, frames: int = 4, audio: int = 20
         video_latent_frames=frames,
         audio_latents=audio,
         area=(128, 128),
-        text_encoder={
-            "vocabulary": 300,
-            "dim": 48,
-            "ffn_dim": 96,
-            "num_heads": 4,
-            "head_dim": 12,
-            "num_layers": 2,
-        },
+        text_encoder=ENCODER,
         video_codec=CODEC,
         audio_codec={"channels": 10, "hidden": 32, "vocoder_channels": 64},
     )
@@ -135,7 +116,8 @@ def test_towers_work_is_what_the_latent_loop_takes(
     dim: int, layers: int, frames: int, size: tuple[int, int], options: dict[str, bool], dtype: torch.dtype
 ) -> None:
     preset = make_preset(dim, layers, frames, audio=8 * frames)
-    predicted = sampling_parts.towers_work(preset, size, dtype, tokens=32, **options)
+    settings = dataclasses.replace(GUIDED, **options)
+    predicted = sampling_parts.towers_work(preset, size, dtype, settings, tokens=32)
     model = TwinDiT(**preset.model).to(dtype).eval().requires_grad_(False)
     assert 0.9 < predicted / alive(lambda: clip(preset, model, size, **options), model) < 1.1
     if dim > 96:  # in the smaller one, what the audio embedding's convolutions take for themselves counts
@@ -144,15 +126,12 @@ def test_towers_work_is_what_the_latent_loop_takes(
 
 def test_the_savings_of_the_towers_are_seen() -> None:
     preset = make_preset(128, 5, 6)
-    most, least = (
-        sampling_parts.towers_work(preset, (256, 256), torch.float32, batch_passes=b, cache_text=b)
-        for b in (True, False)
-    )
-    assert most > least
-    kept = sampling_parts.towers_footprint(preset, (256, 256), torch.float32).kept
-    assert (
-        kept == 2 * 2 * 5 * 2 * 32 * 128 * 4
-    )  # towers, keys and values, blocks, passes, tokens, width, bytes
+    planner = SamplingPlanner(preset, (256, 256), GUIDED)
+    most = planner.footprints(MemoryOptions())["towers"]
+    least = planner.footprints(MemoryOptions(batch_passes=False, cache_text=False))["towers"]
+    assert most.work > least.work
+    # towers, keys and values, blocks, passes, tokens, width, bytes
+    assert (most.kept, least.kept) == (2 * 2 * 5 * 2 * 32 * 128 * 4, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -173,10 +152,8 @@ def test_weights_of_8_bits_are_exact() -> None:
     assert weights == stored_bytes(model)
     assert streamed == weights - 2 * stored_bytes(model.twin_blocks[0])
     assert widest == 64 * 256 * 2
-    predicted = sampling_parts.towers_footprint(
-        preset, (256, 256), torch.bfloat16, tokens=32, weights_8bit=True
-    )
-    assert 0.9 < predicted.work / allocated(lambda: clip(preset, model, (256, 256))) < 1.1
+    predicted = sampling_parts.towers_work(preset, (256, 256), torch.bfloat16, GUIDED, tokens=32) + widest
+    assert 0.9 < predicted / allocated(lambda: clip(preset, model, (256, 256))) < 1.1
 
 
 @pytest.mark.parametrize("tiling", [False, True], ids=["whole", "tiles"])
@@ -233,21 +210,19 @@ def test_peaks_add_up() -> None:
     blocks = planner.peak(MemoryOptions(offload="blocks"))
     assert blocks.total <= offloaded.total < whole.total
     assert planner.batches(MemoryOptions())
-    assert not SamplingPlanner(
-        make_preset(), (96, 128), dataclasses.replace(GUIDED, skip_layers=(1,))
-    ).batches(MemoryOptions())
+    skipping = dataclasses.replace(GUIDED, skip_layers=(1,))
+    assert not SamplingPlanner(make_preset(), (96, 128), skipping).batches(MemoryOptions())
 
 
 @pytest.mark.slow
 def test_what_fits_is_the_least_drastic() -> None:
     planner = SamplingPlanner(make_preset(), (96, 128), GUIDED)
-    assert sampling_report.what_fits(planner, MemoryOptions(), 40 * GIB).options == MemoryOptions(
-        offload="none"
-    )
+    fitting = sampling_report.what_fits(planner, MemoryOptions(), 40 * GIB)
+    assert fitting.options == MemoryOptions(offload="none")
     assert sampling_report.what_fits(planner, MemoryOptions(), 2**20) is None
-    costs = list(sampling_report.savings(MemoryOptions(offload=True), planner))
-    assert all(sampling_report.offload_of(o) != "none" for o in costs)
-    assert sampling_report.in_words(costs[0], planner) == "offload=true"
+    savings = sampling_report.savings(MemoryOptions(offload=True), planner)
+    assert all(sampling_report.offload_of(options) != "none" for options in savings)
+    assert sampling_report.in_words(savings[0], planner) == "offload=true"
 
 
 @pytest.mark.slow
@@ -255,8 +230,8 @@ def test_too_little_memory_is_refused_with_what_would_fit(monkeypatch: pytest.Mo
     preset = make_preset(256, 6)
     plans = [plan_request(Request("a", "rain", 0, None, None), released_formats(preset))]
     check_memory(preset, plans, GUIDED, Options())
-    asked = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(MemoryOptions())
-    monkeypatch.setattr(sampling_report, "available_host_memory", lambda: int(asked.total * 0.6))
+    needed = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(MemoryOptions())
+    monkeypatch.setattr(sampling_report, "available_host_memory", lambda: int(needed.total * 0.6))
     with pytest.raises(
         UserError, match=r"small at 128x128 needs about .* free: dtype=bf16 takes .* fits"
     ) as caught:
@@ -320,6 +295,5 @@ def test_the_plan_is_printed_in_80_columns(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan_command(["--plan", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert line in said
-    assert said.count("\n") == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert line in printed

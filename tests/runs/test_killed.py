@@ -1,17 +1,12 @@
 """A run killed twenty times and resumed ends as the run that was not: weights, averages and log, to the last bit."""
 
-import csv
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from ovi_lab.checkpoints import resolve_checkpoint
+from helpers.forks import Fork, wait_for_all
+from helpers.killed import run_with_kills
+from helpers.run_folders import logged, same, tensors
 
 KILLS = 20
 SETTINGS = (
@@ -31,40 +26,16 @@ SETTINGS = (
 )
 
 
-def run(folder: Path, name: str, kills: int) -> str:
-    script = Path(__file__).parents[1] / "helpers" / "killed.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder / name), "--kills", str(kills), *SETTINGS, f"data.root={folder}"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    return done.stdout
-
-
-def contents(run_dir: Path) -> dict[str, torch.Tensor]:
-    folder = resolve_checkpoint(run_dir)
-    return {
-        f"{file.relative_to(folder)}:{name}": tensor
-        for file in sorted(folder.rglob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def log(run_dir: Path) -> list[dict[str, str]]:
-    rows = csv.DictReader((run_dir / "metrics.csv").open())
-    return [{k: v for k, v in r.items() if v and not k.startswith(("speed/", "memory/"))} for r in rows]
-
-
 @pytest.mark.slow
 def test_twenty_kills_change_no_bit(tmp_path):
-    run(tmp_path, "whole", 0)
-    told = run(tmp_path, "killed", KILLS)
-    killed, while_saving = map(int, re.findall(r"\d+", told))
-    assert killed == KILLS
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    settings = [*SETTINGS, f"data.root={tmp_path}"]
+    wait_for_all([Fork(run_with_kills, whole, settings, 0)])
+    (output,) = wait_for_all([Fork(run_with_kills, killed, settings, KILLS)])
+    kills, while_saving = map(int, re.findall(r"\d+", output.splitlines()[-1]))
+    assert kills == KILLS
     assert while_saving >= 3
-    whole, resumed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
-    assert log(tmp_path / "killed") == log(tmp_path / "whole")
-    left = [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()]
+    assert same(tensors(whole), tensors(killed))
+    assert logged(killed) == logged(whole)
+    left = [p.name for p in (killed / "checkpoints").iterdir()]
     assert sorted(left) == ["step_000118", "step_000120"]

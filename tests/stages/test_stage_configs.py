@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
+from ovi_lab.common.command_line import checked
 from ovi_lab.common.paths import config_dir
 
 AUDIO_TOWER = 5_527_581_716  # 6,094,273,556 less its half of the fusion parameters
@@ -28,12 +27,8 @@ READINGS = [
 
 
 def composed(experiment, *overrides):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(
-            "train",
-            overrides=[f"experiment={experiment}", "data.shards=x.tar", "run_dir=unused", *overrides],
-        )
+    place = ["data.shards=x.tar", "run_dir=unused"]
+    return checked([f"experiment={experiment}", *place, *overrides], config_dir(), "train")
 
 
 def test_every_full_size_stage_is_held_to_a_count():
@@ -45,12 +40,9 @@ def test_every_full_size_stage_is_held_to_a_count():
 def test_parameters_of_each_stage_and_reading(experiment, overrides, trained, total):
     config = composed(experiment, *overrides)
     task = instantiate(config.task)
-    absent = {"video", "audio"} - set(task.modalities)
     # as the task builds it, without giving the parameters values
     with torch.device("meta"):
-        model = instantiate(config.model)(
-            **dict.fromkeys(absent), **({"fusion": {"direction": "none"}} if absent else {})
-        )
+        model = instantiate(config.model)(**task.model_settings())
     assert all(p.is_meta for p in model.parameters())
     assert task.freeze_rule.apply(model) == (trained, total)
 
@@ -78,13 +70,9 @@ def test_lengths_of_sound_and_weights_of_the_loss():
     first, second, third = (composed(f"ovi_11b_stage{n}") for n in (1, 2, 3))
     assert first.data.audio_tokens.max == 12 * 16_000 / 512
     assert first.data.audio_tokens.min < first.data.audio_tokens.max
-    assert (
-        second.data.audio_tokens.min == second.data.audio_tokens.max == 157
-    )  # 5.04 s of 16 kHz, 512 a latent
-    assert [list(c.data.modalities) for c in (first, second, third)] == [
-        ["audio"],
-        ["audio"],
-        ["video", "audio"],
-    ]
+    # 5.04 s of 16 kHz, 512 a latent
+    assert second.data.audio_tokens.min == second.data.audio_tokens.max == 157
+    modalities = [list(c.data.modalities) for c in (first, second, third)]
+    assert modalities == [["audio"], ["audio"], ["video", "audio"]]
     assert dict(third.loss) == {"video": 0.85, "audio": 0.15}
     assert [c.name for c in (first, second, third)] == ["stage1", "stage2", "stage3"]

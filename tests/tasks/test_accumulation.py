@@ -55,7 +55,7 @@ def test_muon_s_two_rates_are_both_logged(trained):
     assert (float(first["lr"]), float(first["lr/1"])) == pytest.approx((0.02, 3e-3))
 
 
-def test_steps_go_on_over_the_end_of_an_epoch_and_of_a_limit(trained, tmp_path, seen):
+def test_a_step_may_span_the_end_of_an_epoch_and_of_a_limit(trained, tmp_path, seen):
     trained(BY_3, tmp_path / "whole")
     whole, _ = list(seen), seen.clear()
     assert len(whole) == 6 * 12
@@ -99,7 +99,7 @@ def test_what_lightning_would_cut_off_is_refused(trained, tmp_path):
         )  # fmt: skip
 
 
-def spread(
+def resuming(
     places: int, batch_size: int, accumulate: int, clips: int = 20
 ) -> tuple[RescaledResume, SimpleNamespace]:
     buckets = Buckets([None] * clips, batch_size)
@@ -112,20 +112,20 @@ def spread(
     return RescaledResume(data, batch_size), trainer
 
 
-def checkpoint(step: int, epoch: int, position: int, ready: int, **spread: int) -> dict:
+def checkpoint(step: int, epoch: int, position: int, ready: int, **distribution: int) -> dict:
     def counted(number: int) -> dict[str, int]:
         return {"ready": number, "started": number, "processed": number, "completed": number - 1}
 
     progress = {"total": counted(ready), "current": counted(ready), "is_last_batch": False}
     state = {"combined_loader": [{"epoch": epoch, "position": position}]}
     loop = {"state_dict": state, "epoch_loop.batch_progress": progress}
-    return {"global_step": step, "loops": {"fit_loop": loop}, "spread": spread}
+    return {"global_step": step, "loops": {"fit_loop": loop}, "spread": distribution}
 
 
 @pytest.mark.parametrize(
     ("before", "now", "place", "ready"),
     [
-        # of earlier versions, which dealt an epoch to all processes at once: the place stays, whole steps are counted
+        # of earlier versions, which divided an epoch over all processes at once: the place stays, steps are whole
         (checkpoint(2, 0, 4, 4, places=1, batch_size=4), (1, 4, 2), 4, 4),
         (checkpoint(3, 1, 0, 5, places=1, batch_size=4), (1, 4, 2), 0, 4),
         (checkpoint(1, 0, 1, 1, places=2, batch_size=4), (1, 4, 2), 2, 2),
@@ -138,23 +138,19 @@ def checkpoint(step: int, epoch: int, position: int, ready: int, **spread: int) 
         (checkpoint(1, 0, 2, 3, places=1, batch_size=4, accumulate=2, together=1), (1, 4, 2), 2, 2),
     ],
 )
-def test_a_checkpoint_goes_on_on_other_processes(before, now, place, ready):
-    callback, trainer = spread(*now)
+def test_a_checkpoint_is_resumed_on_another_number_of_processes(before, now, place, ready):
+    callback, trainer = resuming(*now)
     callback.on_load_checkpoint(trainer, None, before)
     loop = before["loops"]["fit_loop"]
     assert loop["state_dict"]["combined_loader"][0]["position"] == place
     progress = loop["epoch_loop.batch_progress"]
-    assert progress["current"] == {
-        "ready": ready,
-        "started": ready,
-        "processed": ready,
-        "completed": ready - 1,
-    }
+    begun = dict.fromkeys(("ready", "started", "processed"), ready)
+    assert progress["current"] == {**begun, "completed": ready - 1}
     assert progress["total"]["ready"] == before["global_step"] * now[2]
 
 
 def test_a_place_within_what_is_one_batch_now_is_refused():
-    callback, trainer = spread(1, 8, 1)
+    callback, trainer = resuming(1, 8, 1)
     with pytest.raises(UserError, match="after 4 clips of the epoch, which 8 at once"):
         callback.on_load_checkpoint(
             trainer, None, checkpoint(3, 1, 1, 2, places=1, batch_size=4, accumulate=2, together=1)

@@ -51,7 +51,6 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = trainer.global_step if trainer.global_step else -1
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Save on the interval."""
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved_at:
             # where validation follows, the checkpoint comes after it: between them a kill would lose its row
@@ -66,7 +65,6 @@ class RunCheckpoint(Checkpoint):
             self.save_now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
         self.save_now(trainer)
 
     def save_now(self, trainer: Trainer) -> None:

@@ -59,7 +59,6 @@ class ResumableCSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """One row."""
         self.experiment  # noqa: B018 - brings the file up to date
         values = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         row = {k: str(v) for k, v in {"step": step, **values}.items()}

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
 from ovi_lab.strategies.base import Strategy, strategy_of
+from ovi_lab.tasks.task import log_interval, steps_now
 
 
 @cache
@@ -84,11 +85,7 @@ class GradientNorms(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the norms of the step that is about to be taken."""
-        if trainer.fit_loop._should_accumulate():
-            return  # DeepSpeed counts micro-batches itself and is asked to step after each
-        lightning: Any = trainer  # which sets log_every_n_steps without declaring it
-        if (trainer.global_step + 1) % max(1, lightning.log_every_n_steps):
+        if not steps_now(trainer) or (trainer.global_step + 1) % log_interval(trainer):
             return
         norms = gradient_norms(strategy_of(trainer), pl_module.device)
         norms["total"] = total_norm(norms)
@@ -96,5 +93,4 @@ class GradientNorms(Callback):
 
 
 def total_norm(norms: dict[str, Tensor]) -> Tensor:
-    """The norm over all parts."""
     return torch.stack(list(norms.values())).square().sum().sqrt()

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
 from torch import Tensor, distributed
 
-from ovi_lab.callbacks.bad_batch import Seen, save_for_inspection
+from ovi_eval.common.files import write_whole, written_whole
 from ovi_lab.callbacks.gradients import gradient_norms, total_norm, whole_norm
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.base import Strategy, strategy_of
 from ovi_lab.strategies.process_groups import everyone, started
-from ovi_lab.tasks.task import Task
+from ovi_lab.tasks.task import Task, steps_now
 
 log = logging.getLogger("ovi_lab.guard")
 
 OnBadStep = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One batch of a step: what went in, the sigmas [B] by modality, and the loss of each."""
+
+    batch: Mapping[str, Any]
+    sigmas: Mapping[str, Tensor]
+    losses: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,6 @@ class Guard(Callback):
     # ---- detection
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen to the task's losses."""
         if stage == "fit" and isinstance(pl_module, Task) and self.observe not in pl_module.observers:
             pl_module.observers.append(self.observe)
 
@@ -100,8 +110,8 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Judge the step. Raises UserError where it stops the run."""
-        if trainer.fit_loop._should_accumulate():
-            return  # DeepSpeed counts micro-batches itself and is asked to step after each
+        if not steps_now(trainer):
+            return
         seen, self._seen = self._seen, []
         strategy = strategy_of(trainer)
         known_norm = whole_norm(strategy, optimizer, pl_module.device)
@@ -129,28 +139,27 @@ class Guard(Callback):
             distributed.all_reduce(looked, op=distributed.ReduceOp.MAX)
         value, norm_is_bad, losses_are_bad = looked.tolist()
         if losses_are_bad:
-            bad = {
-                name for one in seen for name, loss in one.losses.items() if not math.isfinite(float(loss))
-            }
-            everywhere = sorted({name for rank in everyone(sorted(bad)) for name in rank})
-            return _StepCheck(f"{' and '.join(everywhere)} loss is not finite", tuple(sorted(bad)))
+            bad = {n for one in seen for n, loss in one.losses.items() if not math.isfinite(float(loss))}
+            of_all_ranks = sorted({name for names in everyone(sorted(bad)) for name in names})
+            return _StepCheck(f"{' and '.join(of_all_ranks)} loss is not finite", tuple(sorted(bad)))
         if norm_is_bad:
             return _StepCheck("" if strategy.scales_losses else "gradient norm is not finite")
-        return self._judge_size(value)
+        return _StepCheck(self._spike(value))
 
-    def _judge_size(self, norm: float) -> _StepCheck:
+    def _spike(self, norm: float) -> str:
+        """Why a norm is too large, else nothing; the norm then enters the median."""
         if self.spike_factor is None:
-            return _StepCheck("")
+            return ""
         if len(self._norms) == self._norms.maxlen:
             median = statistics.median(self._norms)
             if norm > self.spike_factor * median:
-                return _StepCheck(
+                return (
                     f"gradient norm {norm:.4g} is {norm / median if median else math.inf:.3g} times the median "
                     f"{median:.4g} of the last {len(self._norms)} (guard.spike_factor={self.spike_factor:g})"
                 )
         # A spike does not enter: a row of them would become the measure of itself.
         self._norms.append(norm)
-        return _StepCheck("")
+        return ""
 
     # ---- skipping and stopping
 
@@ -182,7 +191,7 @@ class Guard(Callback):
             )
             if rank in ranks:
                 try:
-                    save_for_inspection(folder / f"step_{step:06d}_rank_{rank}", seen, verdict.reason)
+                    _save_for_inspection(folder / f"step_{step:06d}_rank_{rank}", seen, verdict.reason)
                 except UserError as error:
                     place = f" (it could not be saved under {folder}: {error})"
         first = f" (first clip {ids[0]})" if ids else ""
@@ -221,7 +230,40 @@ class Guard(Callback):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "norms": list(self._norms)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
         self.skipped, self.in_a_row = int(state_dict["skipped"]), int(state_dict["in_a_row"])
         self._norms.clear()
         self._norms.extend(float(norm) for norm in state_dict["norms"])
+
+
+def _save_for_inspection(place: Path, batches: Sequence[Seen], reason: str) -> None:
+    """Write `<place>.safetensors` with all tensors of the batches and `<place>.json` with the rest, each atomically.
+
+    Tensors are called `<micro-batch>.<name>`, with the clip's number behind where a batch is a list of clips.
+    """
+    tensors: dict[str, Tensor] = {}
+    facts: list[dict[str, Any]] = []
+    for number, seen in enumerate(batches):
+        for name, value in (*seen.batch.items(), *((f"sigma_{m}", s) for m, s in seen.sigmas.items())):
+            tensors.update((f"{number}.{key}", tensor) for key, tensor in _tensors(name, value))
+        facts.append(
+            {
+                "id": list(seen.batch.get("id", ())),
+                "caption": list(seen.batch.get("caption", ())),
+                # JSON has no NaN
+                "loss": {name: str(float(value)) for name, value in seen.losses.items()},
+            }
+        )
+    with written_whole(place.with_name(f"{place.name}.safetensors")) as temporary:
+        save_file(tensors, temporary)
+    write_whole(
+        place.with_name(f"{place.name}.json"), json.dumps({"reason": reason, "batches": facts}, indent=1)
+    )
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        # a copy: safetensors refuses tensors that share memory
+        yield name, value.detach().to("cpu", copy=True).contiguous()
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            yield from _tensors(f"{name}.{number}", one)

@@ -1,21 +1,46 @@
-"""Sampling while training goes on: by all ranks, with averaged weights, and without a trace in the training."""
+"""Sampling during training: by all ranks, with averaged weights, and without a trace in the training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed
 
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.sampling.pipeline import embed_captions, generate_latents
+from ovi_lab.sampling.pipeline import decode_latents, embed_captions, generate_latents
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import started
+
+
+class SamplesInTraining(Callback):
+    """Base of the callbacks that sample every so many optimiser steps, with the averaged weights.
+
+    Args:
+        data: the data module.
+        ema: where the averaged weights are; None samples the raw ones.
+        every_n_steps: how often `sample` is called.
+    """
+
+    def __init__(self, data: Any, ema: EMA | None, every_n_steps: int) -> None:
+        self.data, self.ema, self.every_n_steps = data, ema, every_n_steps
+        self._last_step = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step != self._last_step and step % self.every_n_steps == 0:
+            with set_aside(trainer, pl_module, self.ema):
+                self.sample(trainer, pl_module, step)
+        self._last_step = step
+
+    def sample(self, trainer: Trainer, task: Any, step: int) -> None:
+        """Called on all ranks after optimiser step `step`, within `set_aside`."""
+        raise NotImplementedError
 
 
 @contextmanager
@@ -35,53 +60,50 @@ def set_aside(trainer: Trainer, module: LightningModule, ema: EMA | None) -> Ite
 def sample_together(
     trainer: Trainer,
     task: Any,
+    data: Any,
     captions: Sequence[str],
     seeds: Sequence[int],
-    shapes: Mapping[str, Sequence[int]],
     settings: SamplerSettings,
     batch_size: int | None = None,
     on_clips: Callable[[int], None] | None = None,
-) -> tuple[Tensor | None, Tensor | None] | None:
-    """Latents of one clip per caption. Every rank calls it, within `set_aside`.
+) -> tuple[Tensor, Tensor] | None:
+    """One decoded clip per caption. Every rank calls it, within `set_aside`.
 
-    Where a forward pass needs all ranks, as parameters are spread over them, all sample the same clips; else the clips
+    Where a forward pass needs all ranks, as parameters are sharded over them, all sample the same clips; else the clips
     are distributed. A clip is the same in both cases: its noise depends on its seed alone.
 
     Args:
+        data: the data module, whose codec decodes and whose `latent_shapes` are those of a clip.
         captions, seeds: of each clip.
-        shapes: of one clip's latents, by modality.
         batch_size: clips at once; None: all.
-        on_clips: told how many of this rank's clips are done.
+        on_clips: called with the number of this rank's clips that are done.
 
     Returns:
-        On the first rank video [N,C,F,H,W] and audio [N,L,C] on the CPU, None for a modality that was not wanted. On
-        the others None.
+        On the first rank frames [N,T,H,W,3] and waves [N,S]; on the others None.
     """
+    shapes = {m: shape for m, shape in data.latent_shapes.items() if m in task.modalities}
     place, places = 0, 1
     strategy = strategy_of(trainer)
     if not strategy.needs_all_ranks:
         place, places = strategy.data_place
     own = list(range(place, len(captions), places))
     size = batch_size or max(1, len(own))
-    made: dict[int, tuple[Tensor | None, Tensor | None]] = {}
+    made: dict[int, tuple[Tensor | None, ...]] = {}
     for start in range(0, len(own), size):
         rows = own[start : start + size]
         texts = embed_captions(task.text_encoder, [captions[i] for i in rows], settings)
         video, audio = generate_latents(task.model, texts, [seeds[i] for i in rows], shapes, settings)
         for number, i in enumerate(rows):
-            made[i] = (_kept(video, number), _kept(audio, number))
+            made[i] = tuple(None if x is None else x[number].float().cpu() for x in (video, audio))
         if on_clips is not None:
             on_clips(start + len(rows))
     if places > 1 and started():
         made = _on_first(made, trainer)
     if not trainer.is_global_zero:
         return None
-    video_N, audio_N = ([made[i][part] for i in range(len(captions))] for part in range(2))
-    return _stacked(video_N), _stacked(audio_N)
-
-
-def _kept(latents: Tensor | None, number: int) -> Tensor | None:
-    return None if latents is None else latents[number].float().cpu()
+    video_N, audio_N = zip(*(made[i] for i in range(len(captions))), strict=True)
+    codec = data.codec
+    return decode_latents(codec.video, codec.audio, _stacked(video_N), _stacked(audio_N), codec.fps)
 
 
 def _stacked(clips: Sequence[Tensor | None]) -> Tensor | None:

@@ -9,13 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
+from ovi_lab.callbacks.checkpoint import RunCheckpoint
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.process_groups import started
 
@@ -24,13 +25,6 @@ _KILLED_BY_SIGTERM = 128 + signal.SIGTERM
 
 class Preempted(SystemExit):
     """Exit of a run that was preempted and has saved. Not an error: nothing may catch it as one."""
-
-
-class Saves(Protocol):
-    """Interface of the callback that saves checkpoints."""
-
-    def save_now(self, trainer: Trainer) -> Any:
-        """Save this step, unless it is saved already; called by all ranks."""
 
 
 class Preemption(Callback):
@@ -53,7 +47,7 @@ class Preemption(Callback):
         signals: names of signals, as in `SIGUSR1`.
     """
 
-    def __init__(self, checkpoint: Saves, signals: Sequence[str] = ("SIGTERM", "SIGUSR1")) -> None:
+    def __init__(self, checkpoint: RunCheckpoint, signals: Sequence[str] = ("SIGTERM", "SIGUSR1")) -> None:
         known = {s.name for s in signal.Signals} - {"SIGKILL", "SIGSTOP"}
         unknown = [name for name in signals if name not in known]
         if unknown:
@@ -114,11 +108,9 @@ class Preemption(Callback):
                 signal.signal(number, handler or signal.SIG_DFL)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave signals as they were."""
         self._stop_listening()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave signals as they were."""
         self._stop_listening()
 
     # ---- exit
@@ -128,8 +120,7 @@ class Preemption(Callback):
         if trainer.global_step == self._at:
             return
         self._at = trainer.global_step
-        number = self._finish_exchange() if self._group is not None else self._signal
-        if number:
+        if number := self._received():
             self._save(trainer, number)
         elif self._group is not None:
             self._begin_exchange()
@@ -148,23 +139,25 @@ class Preemption(Callback):
             if self._group is not None:
                 self._finish_exchange()
                 self._begin_exchange()
-            number = self._finish_exchange() if self._group is not None else self._signal
-            if number:
+            if number := self._received():
                 self._save(trainer, number)
         self._leave(trainer)
 
+    def _received(self) -> int:
+        """The signal that this process, or by the last exchange any rank, has got; 0 for none."""
+        return self._finish_exchange() if self._group is not None else self._signal
+
     def _begin_exchange(self) -> None:
-        received = torch.tensor([self._signal], dtype=torch.int32)
-        work = distributed.all_reduce(received, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._exchange = (work, received)
+        signals = torch.tensor([self._signal], dtype=torch.int32)
+        work = distributed.all_reduce(signals, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._exchange = (work, signals)
 
     def _finish_exchange(self) -> int:
         if self._exchange is None:
             return 0
-        work, received = self._exchange
-        self._exchange = None
+        (work, signals), self._exchange = self._exchange, None
         work.wait()
-        return int(received.item())
+        return int(signals.item())
 
     def _save(self, trainer: Trainer, number: int) -> None:
         self.checkpoint.save_now(trainer)
@@ -179,27 +172,20 @@ class Preemption(Callback):
     def _end(self, number: int, saved: str, first: bool) -> None:
         before = self._before.get(signal.Signals(number))
         self._stop_listening()
-        if number in _submitit_signals() and callable(before):
-            before(number, None)
+        submitit_requeues = number in _submitit_signals() and callable(before)
+        if submitit_requeues:
+            before(number, None)  # type: ignore[misc]
+        if submitit_requeues or not first:
             raise Preempted(0)
-        if not first:
-            raise Preempted(0)
-        name = signal.Signals(number).name
-        job = slurm_job()
+        name, job = signal.Signals(number).name, slurm_job()
         trouble = _requeue(job) if job else None
         if job and trouble is None:
-            print(
-                f"{name}: {saved}; job {job} is queued again, resume=auto resumes the run",
-                file=sys.stderr,
-                flush=True,
-            )
-            raise Preempted(0)
-        print(
-            f"{name}: {saved}; resume=last resumes there{f' ({trouble})' if trouble else ''}",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise Preempted(_KILLED_BY_SIGTERM)
+            resuming, code = f"job {job} is queued again, resume=auto resumes the run", 0
+        else:
+            resuming = f"resume=last resumes there{f' ({trouble})' if trouble else ''}"
+            code = _KILLED_BY_SIGTERM
+        print(f"{name}: {saved}; {resuming}", file=sys.stderr, flush=True)
+        raise Preempted(code)
 
     @contextmanager
     def at_once(self, first: bool) -> Iterator[None]:

@@ -59,7 +59,6 @@ class RescaledResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store how batches are distributed now."""
         loader = trainer.train_dataloader
         if isinstance(loader, ClipLoader) and loader.order is not None:
             checkpoint["spread"] = {**self._now(trainer), "together": loader.order.together}
@@ -85,21 +84,20 @@ class RescaledResume(Callback):
         if then != here and not order.buckets.one_bucket:
             log.warning(
                 "resumed on %d processes instead of %d: clips of several shapes come in another order then, and the "
-                "epoch goes on at the same share of it",
+                "epoch is resumed at the same share of it",
                 now["places"], before["places"],
             )  # fmt: skip
         for state in loop["state_dict"].get("combined_loader") or []:
             if isinstance(state, dict) and "position" in state:
                 state["position"] = self._position(state["position"], then, here)
         progress = loop["epoch_loop.batch_progress"]
+        clips_of_a_step = now["accumulate"] * now["places"] * now["batch_size"]
         accumulated = before.get("accumulate") or max(
-            1,
-            now["accumulate"]
-            * now["places"]
-            * now["batch_size"]
-            // (before["places"] * before["batch_size"]),
+            1, clips_of_a_step // (before["places"] * before["batch_size"])
         )
-        steps = _within(progress["current"]["ready"] // accumulated, len(order) // order.group)
+        steps, epoch = progress["current"]["ready"] // accumulated, len(order) // order.group
+        if steps > epoch:  # all of an epoch's steps where it has just ended
+            steps %= epoch
         _set(progress["total"], checkpoint["global_step"] * order.group)
         _set(progress["current"], steps * order.group)
         progress["is_last_batch"] = steps * order.group == len(order)
@@ -112,11 +110,6 @@ class RescaledResume(Callback):
                 "data.batch_size) do not divide: choose a smaller data.batch_size or fewer processes"
             )
         return clips // here
-
-
-def _within(steps: int, epoch: int) -> int:
-    """Steps into what Lightning takes for an epoch; all of them where it has just ended."""
-    return steps if steps <= epoch else steps % epoch
 
 
 def _set(progress: dict[str, int], batches: int) -> None:

@@ -1,4 +1,4 @@
-"""Fixed prompts with fixed noise, sampled while training goes on: pictures, clips and sound in the loggers."""
+"""Fixed prompts with fixed noise, sampled during training: pictures, clips and sound in the loggers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 
-from ovi_lab.callbacks.joint_sampling import sample_together, set_aside
+from ovi_lab.callbacks.joint_sampling import SamplesInTraining, sample_together
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.sampling.pipeline import decode_latents
 from ovi_lab.strategies.ema import EMA
 
 
-class SampleLogger(Callback):
+class SampleLogger(SamplesInTraining):
     """Samples the averaged model every so many steps.
 
     Each clip is written to `<run>/samples/step_N/<i>.mp4`; TensorBoard gets the frames beside the spectrogram, the
@@ -46,42 +45,23 @@ class SampleLogger(Callback):
             raise UserError(
                 "samples.prompts is empty: name at least one prompt, or set samples.every_n_steps=0"
             )
-        self.run_dir, self.data, self.ema = run_dir, data, ema
-        self.every_n_steps, self.prompts, self.seed, self.steps = every_n_steps, list(prompts), seed, steps
-        self._at = -1
+        super().__init__(data, ema, every_n_steps)
+        self.run_dir, self.prompts, self.seed, self.steps = run_dir, list(prompts), seed, steps
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Sample on the interval, on all ranks; the first one writes."""
-        step = trainer.global_step
-        if step == 0 or step % self.every_n_steps or step == self._at:
-            return
-        self._at = step
-        with set_aside(trainer, pl_module, self.ema):
-            self._sample(trainer, pl_module, step)
-
-    def _sample(self, trainer: Trainer, task: Any, step: int) -> None:
+    def sample(self, trainer: Trainer, task: Any, step: int) -> None:
+        """One clip of each prompt; the first rank writes and logs them."""
         from ovi_eval.clips.writing import write_mp4
 
-        made = sample_together(
-            trainer,
-            task,
-            self.prompts,
-            seeds=[self.seed + i for i in range(len(self.prompts))],
-            shapes={m: s for m, s in self.data.latent_shapes.items() if m in task.modalities},
-            settings=SamplerSettings(steps=self.steps),
-        )
+        seeds = [self.seed + i for i in range(len(self.prompts))]
+        settings, codec = SamplerSettings(steps=self.steps), self.data.codec
+        made = sample_together(trainer, task, self.data, self.prompts, seeds, settings)
         if made is None:
             return
-        codec = self.data.codec
-        frames, waves = decode_latents(codec.video, codec.audio, *made, codec.fps)
         folder = self.run_dir / "samples" / f"step_{step:06d}"
-        for i, prompt in enumerate(self.prompts):
-            clip, wave = frames[i], waves[i]
-            path = write_mp4(
-                folder / f"{i}.mp4", clip, self.data.codec.fps, wave, self.data.codec.sample_rate
-            )
+        for i, (prompt, clip, wave) in enumerate(zip(self.prompts, *made, strict=True)):
+            path = write_mp4(folder / f"{i}.mp4", clip, codec.fps, wave, codec.sample_rate)
             for logger in trainer.loggers:
-                _send(logger, f"sample {i}: {prompt}", clip, wave, self.data.codec, path, step)
+                _send(logger, f"sample {i}: {prompt}", clip, wave, codec, path, step)
 
 
 def _enlarged(frames_THWC: Tensor, side: int = 64) -> Tensor:

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ovi_lab.common.sizes import GIB
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.planning.clip_shape import ClipShape, clips_of
 from ovi_lab.planning.cluster import gpu_of_device
 from ovi_lab.planning.flops import count_flops
 from ovi_lab.strategies.base import strategy_of
+from ovi_lab.tasks.task import log_directly, log_interval
 
-GIB = 2**30
 _FETCH = "train_dataloader_next"
 """End of the profiler's name for the time in which Lightning waits for a batch."""
 
@@ -26,7 +27,7 @@ _FETCH = "train_dataloader_next"
 class Throughput(Callback):
     """Logs tokens and clips a second, MFU, peak memory, step time and the share of it spent waiting for data.
 
-    Time is that of training alone: of each batch from asking for it to its end; validation,
+    Time is that of training alone: of each batch from its request to its end; validation,
     samples and checkpoints are left out. All is summed over the processes that see different data, and means over the
     steps since the last log. Tokens and FLOPs are those of each clip by itself: padding counts as time, not as work.
     FLOPs are counted from the configuration (`planning.flops`), recomputation not included.
@@ -58,8 +59,7 @@ class Throughput(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak of the device and begin to time what Lightning fetches."""
-        lightning: Any = trainer  # whose attributes these are, though it does not declare them
-        usual = max(1, int(lightning.log_every_n_steps))
+        usual = log_interval(trainer)
         self._interval = self.every_n_steps or usual
         if self._interval % usual:
             raise UserError(
@@ -70,7 +70,7 @@ class Throughput(Callback):
         if self.peak_tflops is None and device.type == "cuda":
             gpu = gpu_of_device(torch.cuda.get_device_name(device))
             self.peak_tflops = None if gpu is None else gpu.tflops
-        self._time_fetches(lightning.profiler)
+        self._time_fetches(trainer.profiler)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from the step of a resumed run, which is known by now."""
@@ -95,13 +95,11 @@ class Throughput(Callback):
         profiler.start, profiler.stop = timed_start, timed_stop
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Start the clock: the batch is here."""
         self._began = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count it, and log at intervals."""
         task: Any = pl_module
         self._seen.update(clips_of({m: batch.get(m) for m in task.modalities}))
         step = trainer.global_step
@@ -112,10 +110,7 @@ class Throughput(Callback):
         self._busy += time.perf_counter() - self._began
         if due:
             self.latest = self._measured(trainer, pl_module, step - self._logged_step)
-            # directly: Lightning takes half a millisecond for each number
-            at: int = trainer.fit_loop.epoch_loop._batches_that_stepped
-            for logger in trainer.loggers:
-                logger.log_metrics(self.latest, step=at)
+            log_directly(trainer, self.latest)
             self._logged_step = step
             self._seen.clear()
             self._busy = self._waited = 0.0
@@ -150,16 +145,13 @@ class Throughput(Callback):
 
     def _work(self, pl_module: LightningModule) -> tuple[int, int]:
         """Tokens and FLOPs of the clips since the last log, on this process."""
-        tokens = flops = 0
         task: Any = pl_module
         model, text = task.model, task.text_encoder
         trained = text is not None and any(p.requires_grad for p in text.parameters())
-        for clip, count in self._seen.items():
-            if clip not in self._costs:
-                work = count_flops(model, clip, text_is_trained=trained)
-                self._costs[clip] = (sum(clip.tokens(model.tower_configs).values()), work.model)
-            tokens += count * self._costs[clip][0]
-            flops += count * self._costs[clip][1]
+        for clip in self._seen.keys() - self._costs.keys():
+            work = count_flops(model, clip, text_is_trained=trained)
+            self._costs[clip] = (sum(clip.tokens(model.tower_configs).values()), work.model)
+        tokens, flops = (sum(n * self._costs[c][i] for c, n in self._seen.items()) for i in range(2))
         return tokens, flops
 
 

@@ -25,7 +25,6 @@ class TrainingProgress(Callback):
             self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """One step further."""
         loss = trainer.logged_metrics.get("train/loss")
         if loss is not None and loss is not self._loss:
             # read once for each time it is logged: reading waits for the device
@@ -33,7 +32,6 @@ class TrainingProgress(Callback):
         self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """One batch further."""
         if trainer.state.fn != "validate":
             return  # validation during training is part of it
         total = sum(int(n) for n in trainer.num_val_batches)

@@ -1,4 +1,4 @@
-"""Metrics of `ovi_eval` while training goes on, on a few clips: to see where a run is going, not to be compared."""
+"""Metrics of `ovi_eval` during training, on a few clips: they show a run's progress, and are not to be compared."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.common.plain_data import read_json
-from ovi_lab.callbacks.joint_sampling import sample_together, set_aside
+from ovi_lab.callbacks.joint_sampling import SamplesInTraining, sample_together
 from ovi_lab.common.progress import Reporter
 from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.sampling.pipeline import decode_latents
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import everyone
+from ovi_lab.tasks.task import log_directly
 
 log = logging.getLogger("ovi_lab.val_metrics")
 
@@ -30,7 +30,7 @@ PUBLISHED = ("fad_vggish", "fvd_stylegan_v", "sync")
 _OF_ONE = {"audio": ("fad_vggish", "ball/frechet_audio"), "video": ("fvd_stylegan_v",)}
 
 
-class MetricsInLoop(Callback):
+class MetricsInLoop(SamplesInTraining):
     """Samples evaluation captions with the averaged weights and logs `val_metrics/<metric>_n<clips>`.
 
     The number of clips is part of the name, as small sets bias Fréchet distances upwards: such a number is shown beside
@@ -52,7 +52,7 @@ class MetricsInLoop(Callback):
         device: of the published metrics' networks; `auto` shares the first rank's GPU with the training.
         seed: of the noise.
         sampler: arguments of `SamplerSettings`.
-        reporter: told how sampling goes.
+        reporter: gets the progress of sampling.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class MetricsInLoop(Callback):
             raise UserError(
                 "val_metrics needs real clips to compare with: set data.val, or val_metrics.every_n_steps=0"
             )
+        super().__init__(data, ema, every_n_steps)
         self.folder = Path(run_dir) / "val_metrics"
-        self.data, self.ema, self.every_n_steps = data, ema, every_n_steps
         self.num_clips, self.batch_size, self.device, self.seed = num_clips, batch_size, device, seed
         self.settings = SamplerSettings(**(sampler or {}))
         self.reporter = reporter
@@ -87,7 +87,6 @@ class MetricsInLoop(Callback):
         self.metrics, self._chosen = self._find(metrics), metrics is not None
         self._captions: list[str] = []
         self._real: ClipSet | None = None
-        self._at = -1
 
     def _find(self, names: Sequence[str] | None) -> list[str]:
         from ovi_eval.registry import ALIASES, find
@@ -140,45 +139,29 @@ class MetricsInLoop(Callback):
                 self._real = None
         self._captions = everyone(captions)[0]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Sample on the interval, on all ranks; the first one scores."""
-        step = trainer.global_step
-        if step == 0 or step % self.every_n_steps or step == self._at or not self._captions:
+    def sample(self, trainer: Trainer, task: Any, step: int) -> None:
+        """One clip of each caption; the first rank scores them."""
+        if not self._captions:
             return
-        self._at = step
-        values: dict[str, float] = {}
-        with set_aside(trainer, pl_module, self.ema):
-            clips = self._sample(trainer, pl_module)
-            if clips is not None:
-                values = self._score_world(clips) if self.of_a_world else self._score_published(clips, step)
-        names = {f"val_metrics/{key.replace('/', '_')}_n{self.num_clips}": v for key, v in values.items()}
-        if names:
-            # to the loggers themselves: what a module logs is repeated until it logs it again. Their steps begin at 0.
-            for logger in trainer.loggers:
-                logger.log_metrics(names, step - 1)
 
-    def _sample(self, trainer: Trainer, task: Any) -> ClipSet | None:
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             if self.reporter is not None:
                 note = f"sampling for metrics: {done} clips"
                 self.reporter.at("training", trainer.global_step, trainer.max_steps, note)
 
+        seeds = [seed_for(self.seed, "evaluation clip", i) for i in range(len(self._captions))]
         made = sample_together(
-            trainer,
-            task,
-            self._captions,
-            seeds=[seed_for(self.seed, "evaluation clip", i) for i in range(len(self._captions))],
-            shapes={m: s for m, s in self.data.latent_shapes.items() if m in task.modalities},
-            settings=self.settings,
-            batch_size=self.batch_size,
-            on_clips=tell,
+            trainer, task, self.data, self._captions, seeds, self.settings, self.batch_size, report
         )
         if made is None:
-            return None
-        codec = self.data.codec
-        frames, waves = decode_latents(codec.video, codec.audio, *made, codec.fps)
+            return
+        (frames, waves), codec = made, self.data.codec
         ids = [f"{i:04d}" for i in range(len(self._captions))]
-        return ClipSet(ids, self._captions, frames, codec.fps, waves, codec.sample_rate, [{} for _ in ids])
+        clips = ClipSet(ids, self._captions, frames, codec.fps, waves, codec.sample_rate, [{} for _ in ids])
+        values = self._score_world(clips) if self.of_a_world else self._score_published(clips, step)
+        names = {f"val_metrics/{key.replace('/', '_')}_n{self.num_clips}": v for key, v in values.items()}
+        if names:
+            log_directly(trainer, names)
 
     def _score_world(self, clips: ClipSet) -> dict[str, float]:
         from ovi_eval.clips.items import memory_items
@@ -191,7 +174,7 @@ class MetricsInLoop(Callback):
         return {key: score.value for key, score in scored.values.items() if score.value is not None}
 
     def _score_published(self, clips: ClipSet, step: int) -> dict[str, float]:
-        """What `ovi-eval score` says. In a process of its own: here it would deal the clips out over our ranks."""
+        """The values of `ovi-eval score`, in a process of its own: here it would divide the clips over our ranks."""
         samples = self.folder / "samples.safetensors"
         results = self.folder / f"step_{step:06d}.json"
         clips.save(samples)

@@ -69,8 +69,8 @@ def attention_function(backend: str) -> AttentionFunction:
     return flash_attention
 
 
-class SelfAttention(nn.Module):
-    """Attention of a stream to itself: queries and keys normalised over the full width, then turned."""
+class _Projections(nn.Module):
+    """Queries, keys and values of every head, the first two normalised over the full width, and the output's map."""
 
     def __init__(self, dim: int, num_heads: int, eps: float, attend: AttentionFunction) -> None:
         super().__init__()
@@ -83,16 +83,23 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
+    def heads(self, x_BLD: Tensor) -> Tensor:
+        """[B, L, H, K]."""
+        return x_BLD.unflatten(-1, (self.num_heads, -1))
+
+
+class SelfAttention(_Projections):
+    """Attention of a stream to itself, queries and keys turned by their positions."""
+
     def forward(self, x_BLD: Tensor, rope_BL1P: Tensor, mask: Tensor | None) -> Tensor:
         """[B, L, D]; `mask` [B, 1, 1, L] is True at real tokens, None where the batch has no padding."""
-        heads = (self.num_heads, -1)
-        q_BLHK = apply_rotation(self.norm_q(self.q(x_BLD)).unflatten(-1, heads), rope_BL1P)
-        k_BLHK = apply_rotation(self.norm_k(self.k(x_BLD)).unflatten(-1, heads), rope_BL1P)
-        v_BLHK = self.v(x_BLD).unflatten(-1, heads)
+        q_BLHK = apply_rotation(self.heads(self.norm_q(self.q(x_BLD))), rope_BL1P)
+        k_BLHK = apply_rotation(self.heads(self.norm_k(self.k(x_BLD))), rope_BL1P)
+        v_BLHK = self.heads(self.v(x_BLD))
         return self.o(self.attend(q_BLHK, k_BLHK, v_BLHK, mask).flatten(2))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Projections):
     """Attention to the text and, in a fused block, to the other tower's stream (arXiv 2510.01284, section 3).
 
     One set of queries serves both. Towards the text it carries no position; towards the other tower queries
@@ -103,16 +110,8 @@ class CrossAttention(nn.Module):
     def __init__(
         self, dim: int, num_heads: int, eps: float, attend: AttentionFunction, other_dim: int | None = None
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attend = attend
+        super().__init__(dim, num_heads, eps, attend)
         self.attend_other = attend
-        self.q = Linear(dim, dim)
-        self.k = Linear(dim, dim)
-        self.v = Linear(dim, dim)
-        self.o = Linear(dim, dim)
-        self.norm_q = RMSNorm(dim, eps)
-        self.norm_k = RMSNorm(dim, eps)
         self.reads_other = other_dim is not None
         if other_dim is not None:
             self.pre_attn_norm_fusion = LayerNorm(other_dim, eps, affine=True)
@@ -122,8 +121,7 @@ class CrossAttention(nn.Module):
 
     def text_key_value(self, text_BND: Tensor) -> KeyValue:
         """Keys and values of an embedded text; they do not depend on the timestep and may be kept."""
-        heads = (self.num_heads, -1)
-        return self.norm_k(self.k(text_BND)).unflatten(-1, heads), self.v(text_BND).unflatten(-1, heads)
+        return self.heads(self.norm_k(self.k(text_BND))), self.heads(self.v(text_BND))
 
     def forward(
         self,
@@ -139,15 +137,12 @@ class CrossAttention(nn.Module):
 
         `text_bias` [B, 1, 1, N] is added to the products with the text's keys.
         """
-        heads = (self.num_heads, -1)
-        q_BLHK = self.norm_q(self.q(x_BLD)).unflatten(-1, heads)
+        q_BLHK = self.heads(self.norm_q(self.q(x_BLD)))
         out_BLHK = self.attend(q_BLHK, *text, text_bias)
         if other_BMD is not None and rope_BL1P is not None and other_rope_BM1P is not None:
             z_BMD = self.pre_attn_norm_fusion(other_BMD)
-            k_BMHK = apply_rotation(
-                self.norm_k_fusion(self.k_fusion(z_BMD)).unflatten(-1, heads), other_rope_BM1P
-            )
-            v_BMHK = self.v_fusion(z_BMD).unflatten(-1, heads)
+            k_BMHK = apply_rotation(self.heads(self.norm_k_fusion(self.k_fusion(z_BMD))), other_rope_BM1P)
+            v_BMHK = self.heads(self.v_fusion(z_BMD))
             turned_BLHK = apply_rotation(q_BLHK, rope_BL1P)
             out_BLHK = out_BLHK + self.attend_other(turned_BLHK, k_BMHK, v_BMHK, other_mask)
         return self.o(out_BLHK.flatten(2))

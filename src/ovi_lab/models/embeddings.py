@@ -28,19 +28,15 @@ def video_patches(video: Latents, config: TowerConfig) -> tuple[Tensor, list[Gri
     """Patches [B, L, P] (channels, then cells; zero-padded to the longest clip), each clip's token grid."""
     patch = config.patch_size or (1, 2, 2)
     if isinstance(video, Tensor):
-        _check_dims("video", video, 5, "[B, C, F, H, W]")
-        _check_channels("video", video.shape[1], config)
+        _check("video", video, "[B, C, F, H, W]", config)
         patches_BFHWP = _cut(video, patch)
-        grid: Grid = (patches_BFHWP.shape[1], patches_BFHWP.shape[2], patches_BFHWP.shape[3])
-        return patches_BFHWP.flatten(1, 3), [grid] * video.shape[0]
-    clips, grids = [], []
+        _, f, h, w, _ = patches_BFHWP.shape
+        return patches_BFHWP.flatten(1, 3), [(f, h, w)] * video.shape[0]
     for clip in video:
-        _check_dims("a video clip", clip, 4, "[C, F, H, W]")
-        _check_channels("video", clip.shape[0], config)
-        patches_FHWP = _cut(clip[None], patch)[0]
-        grids.append((patches_FHWP.shape[0], patches_FHWP.shape[1], patches_FHWP.shape[2]))
-        clips.append(patches_FHWP.flatten(0, 2))
-    return pad_sequence(clips, batch_first=True), grids
+        _check("a video clip", clip, "[C, F, H, W]", config)
+    clips_FHWP = [_cut(clip[None], patch)[0] for clip in video]
+    grids = [(f, h, w) for f, h, w, _ in (patches.shape for patches in clips_FHWP)]
+    return pad_sequence([patches.flatten(0, 2) for patches in clips_FHWP], batch_first=True), grids
 
 
 def _cut(video_BCFHW: Tensor, patch: Sequence[int]) -> Tensor:
@@ -59,24 +55,22 @@ def _cut(video_BCFHW: Tensor, patch: Sequence[int]) -> Tensor:
 def audio_sequence(audio: Latents, config: TowerConfig) -> tuple[Tensor, list[int]]:
     """Latents [B, L, C], zero-padded to the longest clip, and each clip's length."""
     if isinstance(audio, Tensor):
-        _check_dims("audio", audio, 3, "[B, L, C]")
-        _check_channels("audio", audio.shape[2], config)
+        _check("audio", audio, "[B, L, C]", config)
         return audio, [audio.shape[1]] * audio.shape[0]
     for clip in audio:
-        _check_dims("an audio clip", clip, 2, "[L, C]")
-        _check_channels("audio", clip.shape[1], config)
+        _check("an audio clip", clip, "[L, C]", config)
     return pad_sequence(list(audio), batch_first=True), [clip.shape[0] for clip in audio]
 
 
-def _check_dims(what: str, x: Tensor, dims: int, form: str) -> None:
-    if x.dim() != dims:
-        raise UserError(f"{what} has shape {list(x.shape)}; expected {form}")
-
-
-def _check_channels(what: str, channels: int, config: TowerConfig) -> None:
+def _check(what: str, latents: Tensor, form: str, config: TowerConfig) -> None:
+    """Raises UserError unless latents have the axes of `form`, such as [B, L, C], and the tower's channels."""
+    axes = form.strip("[]").split(", ")
+    if latents.dim() != len(axes):
+        raise UserError(f"{what} has shape {list(latents.shape)}; expected {form}")
+    channels, modality = latents.shape[axes.index("C")], config.modality
     if channels != config.in_dim:
         raise UserError(
-            f"{what} latents have {channels} channels, this model's {what} tower takes {config.in_dim}; "
+            f"{modality} latents have {channels} channels, this model's {modality} tower takes {config.in_dim}; "
             "use latents of the codec it was configured for"
         )
 
@@ -175,7 +169,8 @@ def text_batch(text: Latents, text_len: int, text_dim: int) -> Tensor:
                 f"a text has {item.shape[-2]} tokens, this tower takes at most {text_len}; cut it"
             )
     if isinstance(text, Tensor):
-        _check_dims("text", text, 3, "[B, N, E]")
+        if text.dim() != 3:
+            raise UserError(f"text has shape {list(text.shape)}; expected [B, N, E]")
         padded = text
     else:
         padded = pad_sequence(list(text), batch_first=True)
@@ -215,9 +210,7 @@ class Head(nn.Module):
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
-        cells = 1
-        for size in config.patch_size or (1,):
-            cells *= size
+        cells = math.prod(config.patch_size or (1,))
         self.norm = LayerNorm(config.dim, config.eps, affine=False)
         self.head = nn.Linear(config.dim, cells * config.out_channels)
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim))

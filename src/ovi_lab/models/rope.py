@@ -11,7 +11,7 @@ Shapes: B batch, L tokens, H heads, K head dim, P = K / 2 pairs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -85,6 +85,25 @@ def apply_rotation(x_BLHK: Tensor, table_BL1P: Tensor) -> Tensor:
     return torch.view_as_real(pairs * table_BL1P).flatten(-2).to(x_BLHK.dtype)
 
 
+class KeptTables:
+    """The most recent tables by what they are made of, each made once."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._tables: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The table of `key`, made where it is not kept."""
+        if key not in self._tables:
+            # A table made while inference_mode is on could never be used in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = make()
+            while len(self._tables) > self._capacity:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(key)
+        return self._tables[key]
+
+
 class RopeTables:
     """Rotation tables by shape and device, computed in float64 once and kept while they are in use.
 
@@ -95,20 +114,16 @@ class RopeTables:
     def __init__(self, head_dim: int, theta: float, capacity: int = 32) -> None:
         self.head_dim = head_dim
         self.theta = theta
-        self.capacity = capacity
-        self._tables: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._kept = KeptTables(capacity)
 
     def video(self, grids: Sequence[Grid], device: torch.device) -> Tensor:
         """Table complex64 [1 or B, L, 1, P] of clips of `grids` tokens, L the longest clip's count."""
         grids = _collapse(grids)
         length = max(f * h * w for f, h, w in grids)
-        key = ("video", grids, device)
-        if (table := self._recall(key)) is None:
-            # A table made while inference_mode is on could never be used in training afterwards.
-            with torch.inference_mode(False), torch.no_grad():
-                table = rotation(video_angles(grids, length, self.head_dim, self.theta, device))
-            self._keep(key, table)
-        return table
+        return self._kept.get(
+            ("video", grids, device),
+            lambda: rotation(video_angles(grids, length, self.head_dim, self.theta, device)),
+        )
 
     def audio(
         self, lengths: Sequence[int], factors: Sequence[float] | Tensor, device: torch.device
@@ -121,35 +136,20 @@ class RopeTables:
             lengths = _collapse(lengths)
             return rotation(self._plain_audio_angles(lengths, device) * factors.to(torch.float64))
         pairs = _collapse(tuple(zip(lengths, factors, strict=True)))
-        key = ("audio", pairs, device)
-        if (table := self._recall(key)) is None:
-            with torch.inference_mode(False), torch.no_grad():
-                angles = self._plain_audio_angles([n for n, _ in pairs], device)
-                scale = from_host([f for _, f in pairs], device, torch.float64)
-                table = rotation(angles * scale[:, None, None])
-            self._keep(key, table)
-        return table
+
+        def make() -> Tensor:
+            scale = from_host([f for _, f in pairs], device, torch.float64)
+            return rotation(self._plain_audio_angles([n for n, _ in pairs], device) * scale[:, None, None])
+
+        return self._kept.get(("audio", pairs, device), make)
 
     def _plain_audio_angles(self, lengths: Sequence[int], device: torch.device) -> Tensor:
-        key = ("angles", tuple(lengths), device)
-        if (angles := self._recall(key)) is None:
-            with torch.inference_mode(False), torch.no_grad():
-                angles = audio_angles(lengths, max(lengths), self.head_dim, self.theta, device)
-            self._keep(key, angles)
-        return angles
-
-    def _recall(self, key: Hashable) -> Tensor | None:
-        if (table := self._tables.get(key)) is not None:
-            self._tables.move_to_end(key)
-        return table
-
-    def _keep(self, key: Hashable, table: Tensor) -> None:
-        self._tables[key] = table
-        while len(self._tables) > self.capacity:
-            self._tables.popitem(last=False)
+        return self._kept.get(
+            ("angles", tuple(lengths), device),
+            lambda: audio_angles(lengths, max(lengths), self.head_dim, self.theta, device),
+        )
 
 
 def _collapse(items: Sequence[_Item]) -> tuple[_Item, ...]:
     """One item where all are equal, else all of them."""
-    unique = set(items)
-    return (items[0],) if len(unique) == 1 else tuple(items)
+    return (items[0],) if len(set(items)) == 1 else tuple(items)

@@ -7,7 +7,7 @@ T distinct timesteps of a clip.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -30,7 +30,7 @@ from ovi_lab.models.embeddings import (
 )
 from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
 from ovi_lab.models.recomputation import Linear
-from ovi_lab.models.rope import Grid, from_host
+from ovi_lab.models.rope import Grid, KeptTables, from_host
 
 FirstFrameClean = bool | Tensor
 """Whether the first latent frame is given: of all clips, or of each (bool [B])."""
@@ -92,12 +92,11 @@ class Conditions:
     def repeated(self, passes: int) -> Conditions:
         """What the same clips read in several passes at once; their texts are those of all passes already."""
 
-        def repeat(x: Tensor) -> Tensor:
-            return x if x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
+        def repeat(x: Tensor | None) -> Any:
+            return x if x is None or x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
 
-        clean = None if self.clean is None else repeat(self.clean)
-        mask = None if self.mask is None else repeat(self.mask)
-        return Conditions(repeat(self.e), repeat(self.e0), clean, repeat(self.rope), mask, self.text)
+        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope", "mask")}
+        return replace(self, **parts)
 
 
 class TowerBlock(nn.Module):
@@ -172,11 +171,8 @@ class Tower(nn.Module):
         self.config = config
         self.merges_padding = config.text_len >= LONG_TEXT
         dim = config.dim
-        self.patch_embedding: VideoPatchEmbedding | AudioPatchEmbedding
-        if config.modality == "video":
-            self.patch_embedding = VideoPatchEmbedding(config)
-        else:
-            self.patch_embedding = AudioPatchEmbedding(config)
+        embedding = VideoPatchEmbedding if config.modality == "video" else AudioPatchEmbedding
+        self.patch_embedding: VideoPatchEmbedding | AudioPatchEmbedding = embedding(config)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
@@ -231,19 +227,19 @@ class Tower(nn.Module):
 
         With `merge_padding` the padding, whose tokens are all equal, becomes two keys with its joint weight.
         """
+        modality, sizes = self.config.modality, (self.config.text_len, self.config.text_dim)
         if isinstance(text, TextContext):
-            if text.modality != self.config.modality:
+            if text.modality != modality:
                 raise UserError(
-                    f"the text was prepared for the {text.modality} tower, not for {self.config.modality}; "
+                    f"the text was prepared for the {text.modality} tower, not for {modality}; "
                     "prepare it for each tower"
                 )
             return text
-        bias = None
         if merge_padding:
-            batch_BNE, bias = merged_text_batch(text, self.config.text_len, self.config.text_dim, self.dtype)
+            batch_BNE, bias = merged_text_batch(text, *sizes, self.dtype)
         else:
-            batch_BNE = text_batch(text, self.config.text_len, self.config.text_dim)
-        return TextContext(self.config.modality, self.text_embedding(batch_BNE.to(self.dtype)), bias=bias)
+            batch_BNE, bias = text_batch(text, *sizes), None
+        return TextContext(modality, self.text_embedding(batch_BNE.to(self.dtype)), bias=bias)
 
     def prepare_text(self, text: Latents, key_values: bool = True) -> TextContext:
         """The text embedded for sampling, its padding merged where that pays, and every block's keys and values.
@@ -254,15 +250,14 @@ class Tower(nn.Module):
         if not key_values:
             return context
         kv = tuple(block.cross_attn.text_key_value(context.embedded) for block in self.each_block())
-        return TextContext(self.config.modality, context.embedded, kv, context.bias)
+        return replace(context, per_block=kv)
 
     def read_out(self, x_BLD: Tensor, tokens: Tokens, c: Conditions) -> Tensor | list[Tensor]:
         """The prediction in the form of the latents that came in."""
         out_BLP = self.head(x_BLD, c.e, c.clean)
         if self.config.modality == "audio":
-            if not tokens.as_list:
-                return out_BLP
-            return [out[:n] for out, (n, _, _) in zip(out_BLP, tokens.grids, strict=True)]
+            clips = [out[:n] for out, (n, _, _) in zip(out_BLP, tokens.grids, strict=True)]
+            return clips if tokens.as_list else out_BLP
         patch = self.config.patch_size or (1, 2, 2)
         if not tokens.as_list:
             return join_patches(out_BLP, tokens.grids[0], patch)
@@ -280,24 +275,18 @@ def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
     return torch.arange(longest, device=like.device) < from_host(lengths, like.device)[:, None]
 
 
-class CleanMasks:
-    """Which tokens are of given first frames; the last mask that shapes alone decide is kept."""
+def clean_mask(tokens: Tokens, first_frame_is_clean: FirstFrameClean, masks: KeptTables) -> Tensor | None:
+    """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given.
 
-    def __init__(self) -> None:
-        self._kept: tuple[Any, Tensor] | None = None
-
-    def of(self, tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor | None:
-        """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given."""
-        if isinstance(first_frame_is_clean, Tensor):
-            return _clean_tokens(tokens, first_frame_is_clean)
-        if not first_frame_is_clean:
-            return None
-        key = (tokens.grids, tokens.x.shape, tokens.x.device)
-        if self._kept is None or self._kept[0] != key:
-            # A mask made while inference_mode is on could never be used in training afterwards.
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = (key, _clean_tokens(tokens, True))
-        return self._kept[1]
+    `masks` keeps those that shapes alone decide.
+    """
+    if isinstance(first_frame_is_clean, Tensor):
+        return _clean_tokens(tokens, first_frame_is_clean)
+    if not first_frame_is_clean:
+        return None
+    return masks.get(
+        (tokens.grids, tokens.x.shape, tokens.x.device), lambda: _clean_tokens(tokens, first_frame_is_clean)
+    )
 
 
 def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,17 @@ from ovi_lab.models.config import (
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
 from ovi_lab.models.recomputation import Recomputation
-from ovi_lab.models.rope import RopeTables
+from ovi_lab.models.rope import KeptTables, RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
 from ovi_lab.models.tower import (
     LONG_TEXT,
-    CleanMasks,
     Conditions,
     FirstFrameClean,
     TextContext,
     Tokens,
     Tower,
     TowerBlock,
+    clean_mask,
 )
 
 
@@ -114,11 +114,10 @@ class TwinDiT(nn.Module):
         first_block_skippable: bool = True,
     ) -> None:
         super().__init__()
-        configs: dict[Modality, TowerConfig] = {}
-        if video is not None:
-            configs["video"] = checked(TowerConfig, video, "model.video", modality="video")
-        if audio is not None:
-            configs["audio"] = checked(TowerConfig, audio, "model.audio", modality="audio")
+        towers: dict[Modality, Mapping[str, Any] | None] = {"video": video, "audio": audio}
+        configs = {
+            m: checked(TowerConfig, s, f"model.{m}", modality=m) for m, s in towers.items() if s is not None
+        }
         self.tower_configs = configs
         if fusion is None:
             fusion = {"direction": "bidirectional" if len(configs) == 2 else "none"}
@@ -153,11 +152,8 @@ class TwinDiT(nn.Module):
                 )
                 self.add_module(f"{modality}_model", tower)
         # A plain list: registered, every parameter would have a second name.
-        self.twin_blocks: list[TwinBlock] = []
-        if len(configs) == 2:
-            towers = (self.tower("video").each_block(), self.tower("audio").each_block())
-            for index, (v, a) in enumerate(zip(*towers, strict=True)):
-                self.twin_blocks.append(TwinBlock(v, a, index))
+        blocks = [self.tower(m).each_block() for m in configs] if len(configs) == 2 else []
+        self.twin_blocks = [TwinBlock(v, a, index) for index, (v, a) in enumerate(zip(*blocks, strict=True))]
         if device.type != "meta":
             self.to_empty(device=device)
             self.initialise(init_seed)
@@ -179,10 +175,7 @@ class TwinDiT(nn.Module):
         """The tower of a modality; UserError where this model has none."""
         if modality not in self.tower_configs:
             raise UserError(f"this model has no {modality} tower; configure model.{modality}")
-        tower = self.get_submodule(f"{modality}_model")
-        if not isinstance(tower, Tower):
-            raise TypeError(f"{modality}_model is a {type(tower).__name__}")
-        return tower
+        return cast(Tower, self.get_submodule(f"{modality}_model"))
 
     def sharding_units(self) -> list[nn.Module]:
         """The modules to shard (FSDP) or to bring to the device one by one, in order of use; all else is of the whole.
@@ -226,7 +219,7 @@ class TwinDiT(nn.Module):
         """Drop the rotation tables and masks kept of earlier passes; the next pass computes its own."""
         head_dim = next(iter(self.tower_configs.values())).head_dim
         self._rope_tables = RopeTables(head_dim, self.rope_config.theta)
-        self._clean_masks = CleanMasks()
+        self._clean_masks = KeptTables(capacity=1)
 
     # ------------------------------------------------------------------------------------------- forward
     def prepare_text(
@@ -274,11 +267,8 @@ class TwinDiT(nn.Module):
         Raises UserError for shapes that do not fit and for a modality without its time or text.
         """
         skip = self._skipped(skip_layers)
-        tokens: dict[Modality, Tokens] = {}
-        if video is not None:
-            tokens["video"] = self.tower("video")(video)
-        if audio is not None:
-            tokens["audio"] = self.tower("audio")(audio)
+        latents: dict[Modality, Latents | None] = {"video": video, "audio": audio}
+        tokens: dict[Modality, Tokens] = {m: self.tower(m)(x) for m, x in latents.items() if x is not None}
         if not tokens:
             raise UserError("neither video nor audio latents were given; give at least one")
         if len({t.x.shape[0] for t in tokens.values()}) > 1:
@@ -354,7 +344,7 @@ class TwinDiT(nn.Module):
         if t.dim() > 1 or t.numel() not in (1, B):
             raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
         t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
-        clean_BL1 = self._clean_masks.of(tokens, first_frame_is_clean)
+        clean_BL1 = clean_mask(tokens, first_frame_is_clean, self._clean_masks)
         if clean_BL1 is not None:
             t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
         e_BTD, e0_BT6D = tower.embed_time(t_BT)

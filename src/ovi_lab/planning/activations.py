@@ -17,7 +17,7 @@ from ovi_lab.flow import flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
 from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.flops import checkpointing
-from ovi_lab.planning.meta_kernels import TrainingMemory, as_trained
+from ovi_lab.planning.live_memory import TrainingMemory, as_trained
 
 META = torch.device("meta")
 LONGEST_PERIOD = 6

@@ -83,7 +83,9 @@ class _Counter:
         times: dict[Modality, tuple[bool, bool]] = {}
         texts: dict[Modality, bool] = {}
         for self.at, tower in towers.items():
-            streams[self.at] = self._embed(tower)
+            patch = tower.patch_embedding
+            layers = self._chain if any(True for _ in patch.children()) else self._linear
+            streams[self.at] = layers(patch, self.tokens[self.at], False)
             distinct = 2 if first_frame_clean and self.at == "video" else 1
             e = self._chain(tower.time_embedding, distinct, False)
             times[self.at] = e, self._chain(tower.time_projection, distinct, e)
@@ -98,7 +100,9 @@ class _Counter:
                 needs = self._attend_across(block, attended, texts[self.at], other)
                 streams[self.at] = self._feed_forward(block, needs, times[self.at][1])
             if any(streams.values()):
-                self._recompute(*checkpointing(model, index))
+                linears, attentions = checkpointing(model, index)
+                for m in self.flops.recomputed:
+                    self.flops.recomputed[m] += linears * self._linears[m] + attentions * self._attentions[m]
         for self.at, tower in towers.items():
             needs = streams[self.at] or times[self.at][0] or tower.head.modulation.requires_grad
             self._linear(tower.head.head, self.tokens[self.at], needs)
@@ -115,8 +119,12 @@ class _Counter:
         return needs or _trained(layer)
 
     def _chain(self, layers: nn.Module, rows: int, needs: bool) -> bool:
+        """Layers one after the other; those without weights pass the need on."""
         for layer in layers.children():
-            if any(True for _ in layer.parameters()):
+            if isinstance(layer, GatedConv):
+                hidden = [self._linear(map_, rows, needs) for map_ in (layer.w1, layer.w3)]
+                needs = self._linear(layer.w2, rows, any(hidden))
+            elif any(True for _ in layer.parameters()):
                 needs = self._linear(layer, rows, needs)
         return needs
 
@@ -132,19 +140,6 @@ class _Counter:
         return scores or v
 
     # ---- parts of the model
-
-    def _embed(self, tower: Tower) -> bool:
-        rows, patch = self.tokens[self.at], tower.patch_embedding
-        if not len(list(patch.children())):
-            return self._linear(patch, rows, False)
-        needs = False
-        for layer in patch.children():
-            if isinstance(layer, GatedConv):
-                hidden = [self._linear(layer.w1, rows, needs), self._linear(layer.w3, rows, needs)]
-                needs = self._linear(layer.w2, rows, any(hidden))
-            elif any(True for _ in layer.parameters()):
-                needs = self._linear(layer, rows, needs)
-        return needs
 
     def _attend_self(self, block: TowerBlock, stream: bool, e0: bool) -> bool:
         rows, attn = self.tokens[self.at], block.self_attn
@@ -179,12 +174,6 @@ class _Counter:
         modulation = e0 or _trained(block.modulation)
         inside = self._chain(block.ffn, self.tokens[self.at], stream or modulation)
         return inside or stream or modulation
-
-    def _recompute(self, linears: bool, attentions: bool) -> None:
-        """A block's products once more."""
-        for modality in MODALITIES:
-            self.flops.recomputed[modality] += linears * self._linears[modality]
-            self.flops.recomputed[modality] += attentions * self._attentions[modality]
 
 
 def checkpointing(model: TwinDiT, index: int) -> tuple[bool, bool]:

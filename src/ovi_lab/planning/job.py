@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import Any, cast
 
 import torch
@@ -22,8 +22,9 @@ from ovi_lab.optim import parameter_groups
 from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
 from ovi_lab.planning.clip_shape import ClipShape
+from ovi_lab.planning.live_memory import TrainingMemory, as_trained
+from ovi_lab.planning.memory import Counts
 from ovi_lab.planning.strategy import PERSISTENT
-from ovi_lab.planning.text import TextEncoder, text_encoder
 
 RELEASED_CLIP = ClipShape(video=(31, 44, 46), audio=157)
 """121 frames at 24 fps of 704x736 pixels: 720x720's area in multiples of 32, which whole patches need."""
@@ -41,7 +42,6 @@ class Checkpointing:
 class GlobalBatch:
     """The clips of one optimiser step over all processes."""
 
-    clip: ClipShape
     micro: int
     """Micro-batch: clips of a process and pass."""
     accumulate: int
@@ -50,8 +50,20 @@ class GlobalBatch:
 
     @property
     def clips(self) -> int:
-        """Clips of a step."""
         return self.micro * self.accumulate * self.places
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Built on the meta device; by default one that counts as nothing."""
+
+    trained: dict[str, nn.Parameter] = field(default_factory=dict)
+    weights: int = 0
+    """Bytes, of a frozen one."""
+    work: Callable[[int], int] = lambda clips: 0
+    """Bytes alive while it reads so many captions."""
+    flops: Callable[[int], int] = lambda clips: 0
+    """Operations over so many captions."""
 
 
 class TrainingJob:
@@ -70,7 +82,8 @@ class TrainingJob:
         task = self._plain("task")
         if "_target_" not in task:
             raise UserError("the configuration has no task to plan")
-        self.modalities: Sequence[Modality] = getattr(get_class(task["_target_"]), "modalities", ())
+        self._task: Any = get_class(task["_target_"])
+        self.modalities: Sequence[Modality] = getattr(self._task, "modalities", ())
         if not self.modalities:
             raise UserError(f"task {task['_target_']} trains no towers; plan is for those that do")
         self.first_frame_clean = float(task.get("first_frame_clean") or 0) > 0 and "video" in self.modalities
@@ -82,7 +95,7 @@ class TrainingJob:
             str(model_settings.get("activation_checkpointing", "none")),
             int(model_settings.get("checkpoint_every", 1)),
         )
-        self.text: TextEncoder | None = text_encoder(config) if task.get("text_encoder") is not None else None
+        self.text = TextEncoder() if task.get("text_encoder") is None else _text_encoder(config)
         self._models: dict[tuple[Checkpointing, torch.dtype], TwinDiT] = {}
         towers = self.model(self.checkpointing).tower_configs
         self.clip = self._clip(clip)
@@ -105,17 +118,14 @@ class TrainingJob:
         return self._models[key]
 
     def _made(self, checkpointing: Checkpointing) -> TwinDiT:
-        settings: dict[str, Any] = {
+        recomputed = {
             "activation_checkpointing": checkpointing.choice,
             "checkpoint_every": checkpointing.every,
         }
-        absent = {"video", "audio"} - set(self.modalities)
-        if absent:
-            settings |= {**dict.fromkeys(absent), "fusion": {"direction": "none"}}
         try:
             make = build(self.config.model, "model")
             with META:
-                model = make(**settings)
+                model = make(**recomputed, **self._task.model_settings())
         except InstantiationException as error:
             raise UserError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
         FreezeRule(**(OmegaConf.to_container(self.config.freeze, resolve=True) or {})).apply(model)  # type: ignore[arg-type]
@@ -123,41 +133,29 @@ class TrainingJob:
             add_lora(model, OmegaConf.to_container(self.config.adapter, resolve=True))  # type: ignore[arg-type]
         return model
 
-    @property
-    def frozen_size(self) -> int:
-        """Bytes of a frozen value in a model that trains in float32."""
-        frozen = (p for p in self.model(self.checkpointing).parameters() if not p.requires_grad)
-        return max((p.element_size() for p in frozen), default=4)
-
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
         """Parameters that get gradients, the text encoder's with them."""
         named = {f"model.{n}": p for n, p in self.model(self.checkpointing).named_parameters()}
-        if self.text is not None:
-            named |= {f"text_encoder.{n}": p for n, p in self.text.trained.items()}
+        named |= {f"text_encoder.{n}": p for n, p in self.text.trained.items()}
         return {n: p for n, p in named.items() if p.requires_grad}
 
-    @property
-    def total(self) -> int:
-        """Parameters of the towers and of a trained text encoder."""
-        own = sum(p.numel() for p in self.model(self.checkpointing).parameters())
-        return own + (0 if self.text is None else sum(p.numel() for p in self.text.trained.values()))
-
-    @property
-    def small(self) -> int:
-        """Values in parameters that ZeRO 3 leaves gathered."""
-        sizes = (p.numel() for p in self.model(self.checkpointing).parameters())
-        return sum(size for size in sizes if size <= PERSISTENT)
-
-    @property
-    def units(self) -> list[int]:
-        """Parameters of each block, or pair of blocks, that is gathered at a time."""
+    @cached_property
+    def counts(self) -> Counts:
+        """Parameters of the towers and the text encoder."""
         model = self.model(self.checkpointing)
-        towers = [
-            [sum(p.numel() for p in b.parameters()) for b in model.tower(m).each_block()]
-            for m in self.modalities
-        ]
-        return [sum(sizes) for sizes in zip(*towers, strict=True)]
+        own = [p.numel() for p in model.parameters()]
+        total = sum(own) + sum(p.numel() for p in self.text.trained.values())
+        units = [sum(p.numel() for p in unit.parameters()) for unit in model.sharding_units()]
+        return Counts(
+            total=total,
+            trained=sum(p.numel() for p in self.trained.values()),
+            small=sum(size for size in own if size <= PERSISTENT),
+            largest_unit=max(units),
+            outside=total - sum(units),
+            frozen_size=max((p.element_size() for p in model.parameters() if not p.requires_grad), default=4),
+            encoder_bytes=self.text.weights,
+        )
 
     def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The configured one over these parameters."""
@@ -169,7 +167,8 @@ class TrainingJob:
 
     def _clip(self, given: ClipShape | None) -> ClipShape:
         data, towers = self._plain("data"), self.model(self.checkpointing).tower_configs
-        found = given or _stored_shapes(data.get("latent_shapes"))
+        stored = data.get("latent_shapes")
+        found = given or (ClipShape.of_latents(stored) if stored else None)
         if found is None:
             released = all(towers[m].in_dim == {"video": 48, "audio": 20}[m] for m in self.modalities)
             if not released:
@@ -207,28 +206,69 @@ class TrainingJob:
         """The batch of a step on `places` groups of processes; UserError where they cannot share the global batch."""
         micro = self.micro if micro is None else micro
         wanted = self.config.get("global_batch_size")
-        if wanted is None:
-            return GlobalBatch(
-                self.clip, micro, int(self.config.trainer.get("accumulate_grad_batches") or 1), places
-            )
-        if int(wanted) % (places * micro):
-            fitting = [n for n in range(1, int(wanted) + 1) if wanted % (n * places) == 0]
-            hint = (
-                f"choose data.batch_size from {', '.join(map(str, fitting[:12]))}"
-                if fitting
-                else "choose another number of GPUs"
-            )
-            raise UserError(
-                f"global_batch_size is {wanted}, which {places} processes with data.batch_size={micro} do not "
-                f"divide: {hint}"
-            )
-        return GlobalBatch(self.clip, micro, int(wanted) // (places * micro), places)
+        accumulate = int(self.config.trainer.get("accumulate_grad_batches") or 1)
+        if wanted is not None:
+            accumulate = accumulated_batches(int(wanted), places, micro)
+        return GlobalBatch(micro, accumulate, places)
 
 
-def _stored_shapes(shapes: Any) -> ClipShape | None:
-    """The clip of `data.latent_shapes`: {video: [C, F, H, W], audio: [L, C]}."""
-    if not shapes:
-        return None
-    video, audio = shapes.get("video"), shapes.get("audio")
-    planes = None if video is None else (int(video[1]), int(video[2]), int(video[3]))
-    return ClipShape(planes, None if audio is None else int(audio[0]))
+def accumulated_batches(global_batch: int, places: int, batch_size: int) -> int:
+    """Micro-batches that each process accumulates so that a step sees `global_batch` clips.
+
+    Args:
+        global_batch: clips of a step.
+        places: groups of processes that see different clips.
+        batch_size: clips of a process and pass.
+
+    Raises:
+        UserError: the clips do not divide so; it names batch sizes that fit.
+    """
+    if global_batch < 1 or global_batch % (places * batch_size):
+        fitting = [str(n) for n in range(1, global_batch + 1) if global_batch % (n * places) == 0]
+        raise UserError(
+            f"global_batch_size is {global_batch}, which {places} processes with data.batch_size={batch_size} do not "
+            f"divide: choose data.batch_size from {', '.join(fitting[:12]) or 'none that fits'}, or another number of "
+            "GPUs"
+        )
+    return global_batch // (places * batch_size)
+
+
+# ---- the text encoder, trained with the towers, or frozen and only run
+
+
+def _text_encoder(config: DictConfig) -> TextEncoder:
+    """The encoder of a run's `text` configuration; one that is not ours counts as nothing."""
+    settings: Any = config.get("text")
+    target = None if settings is None else settings.get("_target_")
+    if target == "ovi_lab.text.LearnedText":
+        from ovi_lab.text import LearnedText
+
+        made = LearnedText(settings.dim, settings.rows, settings.max_words)
+        return TextEncoder(dict(made.to(META).named_parameters()))
+    if target == "ovi_lab.text.UMT5Text":
+        return _umt5(settings)
+    return TextEncoder()
+
+
+def _umt5(settings: DictConfig) -> TextEncoder:
+    from ovi_lab.sampling.quantise import stored_bytes
+    from ovi_lab.text import umt5
+
+    sizes: Any = settings.get("configuration")
+    sizes = OmegaConf.to_container(sizes) if sizes is not None else None
+    encoder = umt5.build(umt5.UMT5Config.of(sizes))
+    dtype = torch.float32 if settings.get("dtype") == "float32" else torch.bfloat16
+    nn.Module.to(encoder, dtype=dtype)
+    tokens = int(settings.max_tokens)
+    inside = sum(p.numel() for p in encoder.parameters()) - encoder.shared.weight.numel()
+
+    @cache
+    def work(clips: int) -> int:
+        ids_BN = torch.zeros(clips, tokens, dtype=torch.long, device=META)
+        with torch.no_grad(), as_trained("cuda"), TrainingMemory(META, encoder) as live:
+            encoder(input_ids=ids_BN)
+        return live.peak
+
+    return TextEncoder(
+        weights=stored_bytes(encoder), work=work, flops=lambda clips: 2 * inside * tokens * clips
+    )

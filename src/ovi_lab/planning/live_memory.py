@@ -1,16 +1,18 @@
-"""How many bytes of tensors are alive, counted at every operation, on any device, the meta device included.
+"""Bytes of tensors alive, counted at every operation on any device; training's kernels and casts on the meta device.
 
-On meta tensors this tells the peak of a computation without its memory: the same code runs on shapes alone. What a
+On meta tensors this gives the peak of a computation without its memory: the same code runs on shapes alone. What a
 kernel takes for itself, and what an allocator keeps beside it, is not seen.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -61,3 +63,93 @@ class LiveMemory(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self.now -= size
         del self._seen[key]
+
+
+class Kernels:
+    """What replaces PyTorch's functions inside `as_trained`.
+
+    On the meta device these would compute attention as products of all queries with all keys, and ignore autocast.
+
+    Args:
+        device: "cuda" or "cpu": whose fused attention.
+        autocast: type to which `torch.autocast` would cast the products' float32 arguments, or None.
+    """
+
+    def __init__(self, device: str, autocast: torch.dtype | None) -> None:
+        self.cpu, self.autocast = device == "cpu", autocast
+        self._cast: dict[int, tuple[Tensor, Tensor]] | None = {}
+
+    def forget(self) -> None:
+        """The forward pass is over: autocast, which casts trained weights once a pass, drops them."""
+        self._cast = None
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """`scaled_dot_product_attention` by the fused kernel, with its backward pass."""
+        q, k, v = (self.lower(x) for x in (query, key, value))
+        aten = torch.ops.aten
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.empty(attn_mask.shape, dtype=q.dtype, device=q.device)
+        if self.cpu:
+            return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=attn_mask)[0]
+        if attn_mask is None:
+            return aten._scaled_dot_product_flash_attention(q, k, v)[0]
+        bias = attn_mask.expand(*q.shape[:-1], k.shape[-2])
+        return aten._scaled_dot_product_efficient_attention(q, k, v, bias, torch.is_grad_enabled())[0]
+
+    def lower(self, value: Any) -> Any:
+        """An argument of a product as autocast passes it on (https://pytorch.org/docs/stable/amp.html)."""
+        if self.autocast is None or not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if self._cast is None or not (value.requires_grad and value.is_leaf):
+            return value.to(self.autocast)
+        if id(value) not in self._cast:
+            self._cast[id(value)] = (value, value.to(self.autocast))
+        return self._cast[id(value)][1]
+
+    def lowered(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` under autocast."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*map(self.lower, args), **{k: self.lower(v) for k, v in kwargs.items()})
+
+        return call
+
+
+@contextmanager
+def as_trained(device: str, autocast: torch.dtype | None = None) -> Iterator[Kernels]:
+    """Inside, modules on the meta device attend and multiply as they would in training.
+
+    The functions are replaced where modules find them. A mode, the usual way, ends with the forward pass, and
+    activation checkpointing runs blocks again after that.
+    """
+    kernels = Kernels(device, autocast)
+    replaced = {
+        "linear": kernels.lowered(F.linear),
+        "conv1d": kernels.lowered(F.conv1d),
+        "scaled_dot_product_attention": kernels.attention,
+    }
+    before = {name: getattr(F, name) for name in replaced}
+    try:
+        for name, function in replaced.items():
+            setattr(F, name, function)
+        yield kernels
+    finally:
+        for name, function in before.items():
+            setattr(F, name, function)
+
+
+class TrainingMemory(LiveMemory):
+    """`LiveMemory`, and what the fused attention of CUDA takes for itself in the backward pass.
+
+    That is the gradient of the queries in float32, to which blocks of keys add (Dao, arXiv 2307.08691).
+    """
+
+    def __init__(self, device: torch.device | str, *known: nn.Module) -> None:
+        super().__init__(device, *known)
+        self._backward = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is self._backward:
+            self.reach(4 * args[1].numel())
+        return out

@@ -53,7 +53,7 @@ class Memory:
         return max(sum(self.backward.values()), sum(self.step.values()))
 
     def fits(self, memory: int) -> bool:
-        """Whether a GPU of so many bytes has room for it, driver, kernels and allocator included."""
+        """Whether it fits a GPU of so many bytes, with driver, kernels and allocator."""
         return self.total * MARGIN + DRIVER <= memory
 
 
@@ -109,7 +109,7 @@ def memory_of(
     gradients = _gradients(counts, sharding, types, gpus, off)
     at_backward, activations = gradients, work.activations
     if sharding.stage < 2 and accumulate == 1 and not (sharding.stage == 0 and gpus > 1):
-        # Lightning lets go of the last step's gradients between forward and backward; DDP's buckets stay
+        # Lightning frees the last step's gradients between forward and backward; DDP's buckets stay
         coming = (work.with_gradients - work.activations, work.activations)
         at_backward, activations = max((gradients, work.forward), coming, key=sum)
     backward = {

@@ -7,8 +7,9 @@ All sizes are in bytes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,25 +51,8 @@ def text_footprint(
     nn.Module.to(encoder, dtype=dtype)
     weights = stored_bytes(encoder)
     ids_BN = torch.zeros(TEXTS, tokens, dtype=torch.long, device=META)
-    # A mask would be looked into for padding, which shapes alone do not tell. It is small.
+    # Without a mask, whose values would be read to find padding. It is small.
     return Footprint(weights, _peak(lambda: encoder(input_ids=ids_BN).last_hidden_state.float(), encoder))
-
-
-def towers_footprint(
-    preset: ReleasedModel,
-    size: tuple[int, int],
-    dtype: torch.dtype,
-    *,
-    weights_8bit: bool = False,
-    cache_text: bool = True,
-    guidance: tuple[float, float] = (4.0, 3.0),
-    **loop: Any,
-) -> Footprint:
-    """The twin towers in the latent loop: `towers_weights` and `towers_work` together."""
-    weights, streamed, widest = towers_weights(preset, dtype, weights_8bit)
-    work = towers_work(preset, size, dtype, guidance=guidance, cache_text=cache_text, **loop)
-    kept = text_kept(preset, dtype, guidance) if cache_text else 0
-    return Footprint(weights, work + widest, streamed, kept)
 
 
 def towers_weights(
@@ -84,14 +68,14 @@ def towers_weights(
             narrow += _saved(layer)
             widest = max(widest, layer.weight.numel() * dtype.itemsize)
     blocks = [stored_bytes(block) for block in model.sharding_units()]
-    in_all = sum(blocks)
-    most = max(sum(blocks[i : i + 2]) for i in range(len(blocks)))
-    return weights - narrow, weights - in_all + most * (in_all - narrow) // in_all, widest
+    of_blocks = sum(blocks)
+    largest_pair = max(map(sum, itertools.pairwise(blocks)), default=of_blocks)
+    return weights - narrow, weights - of_blocks + largest_pair * (of_blocks - narrow) // of_blocks, widest
 
 
-def text_kept(preset: ReleasedModel, dtype: torch.dtype, guidance: tuple[float, float]) -> int:
+def text_kept(preset: ReleasedModel, dtype: torch.dtype, guided: bool) -> int:
     """Keys and values of the texts that are kept with `cache_text`."""
-    rows = 2 if guidance != (1.0, 1.0) else 1
+    rows = 2 if guided else 1
     towers = _on_meta(preset, dtype).tower_configs.values()
     return sum(2 * c.num_layers * rows * c.text_len * c.dim * dtype.itemsize for c in towers)
 
@@ -100,13 +84,10 @@ def towers_work(
     preset: ReleasedModel,
     size: tuple[int, int],
     dtype: torch.dtype,
+    settings: SamplerSettings,
     *,
     tokens: int = 512,
-    guidance: tuple[float, float] = (4.0, 3.0),
-    batch_passes: bool = True,
-    cache_text: bool = True,
     first_frame: bool = False,
-    solver: str = "unipc",
 ) -> int:
     """Most that the latent loop has alive beside the towers' weights.
 
@@ -114,32 +95,28 @@ def towers_work(
         preset: its sizes.
         size: height and width of the picture.
         dtype: that the towers compute in.
+        settings: of the loop; a few steps replace all, and no block is skipped.
         tokens: of each text.
-        guidance: of video and audio.
-        batch_passes, cache_text: see `SamplerSettings`.
         first_frame: whether the first frame is given.
-        solver: see `build_solver`.
     """
-    settings = SamplerSettings(solver, 3, 5.0, *guidance, batch_passes=batch_passes, cache_text=cache_text)
+    settings = replace(settings, steps=3, skip_layers=())
     model = _on_meta(preset, dtype)
     _run_few_blocks(model)
     towers = model.tower_configs
     video = (1, towers["video"].in_dim, preset.video_latent_frames, size[0] // 16, size[1] // 16)
 
     def loop() -> Any:
+        config = towers["video"]
         texts = [
-            torch.empty(min(tokens, towers["video"].text_len), towers["video"].text_dim, device=META)
-            for _ in range(TEXTS)
+            torch.empty(min(tokens, config.text_len), config.text_dim, device=META) for _ in range(TEXTS)
         ]
-        frame = torch.empty(*video[:2], 1, *video[3:], device=META)
+        frame = torch.empty(*video[:2], 1, *video[3:], device=META) if first_frame else None
         noise: dict[Modality, Tensor] = {
             "video": torch.empty(video, device=META),
             "audio": torch.empty(1, preset.audio_latents, towers["audio"].in_dim, device=META),
         }
         positive, *negative = ([text] for text in texts)
-        return sample(
-            model, noise, Texts(positive, *negative), settings, first_frame=frame if first_frame else None
-        )
+        return sample(model, noise, Texts(positive, *negative), settings, first_frame=frame)
 
     return _peak(loop, model)
 
@@ -164,13 +141,11 @@ def picture_footprint(
     weights = stored_bytes(model)
     codec = wan22.Wan22VAE(model, config)
     work = 0
-    if first_frame:
-        picture_BTHWC = torch.empty(1, 1, *size, 3, dtype=torch.uint8, device=META)
-        if tiling:
-            model.enable_tiling()
-        work = _peak(lambda: codec.encode(picture_BTHWC), model)
     if tiling:
         model.enable_tiling()
+    if first_frame:
+        picture_BTHWC = torch.empty(1, 1, *size, 3, dtype=torch.uint8, device=META)
+        work = _peak(lambda: codec.encode(picture_BTHWC), model)
     shape = (1, config.channels, preset.video_latent_frames, size[0] // 16, size[1] // 16)
     with torch.no_grad(), _FusedAttention(), LiveMemory(META, model) as live:
         _RepeatedFrames(model, live)
@@ -253,14 +228,11 @@ class _RepeatedFrames:
         # the first tile is the largest; those at the far edges are parts of one
         here, there = x.shape[-2:], shape[-2:]
         self.live.reach(extra * here.numel() // there.numel())
-        for index, value in enumerate(kept):
-            held = feat_cache[index]
-            if isinstance(value, Tensor) and not (
-                isinstance(held, Tensor) and held.shape[2] == value.shape[2]
-            ):
-                feat_cache[index] = _filled(value, here, there)
-            elif not isinstance(value, Tensor):
+        for index, (value, held) in enumerate(zip(kept, feat_cache, strict=True)):
+            if not isinstance(value, Tensor):
                 feat_cache[index] = value
+            elif not isinstance(held, Tensor) or held.shape[2] != value.shape[2]:
+                feat_cache[index] = _filled(value, here, there)
         return _filled(shell, here, there)
 
 

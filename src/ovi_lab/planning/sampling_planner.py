@@ -7,16 +7,17 @@ the part whose work takes most; with offload, the part that takes most with its 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from typing import Any
 
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.common.sizes import DRIVER, MARGIN
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.planning import sampling_parts
+from ovi_lab.planning import sampling_parts as parts
 from ovi_lab.planning.sampling_parts import Footprint
-from ovi_lab.sampling.offload import OFFLOADS
+from ovi_lab.sampling.offload import OFFLOADS, Placement
 from ovi_lab.sampling.parts import DTYPES
 from ovi_lab.sampling.pipeline import Options
 from ovi_lab.sampling.sizes import Size
@@ -63,7 +64,7 @@ class Peak:
     """The part that works when it is reached."""
 
     def fits(self, memory: int) -> bool:
-        """Whether a GPU of so many bytes has room for it."""
+        """Whether it fits a GPU of so many bytes."""
         return self.total * MARGIN + DRIVER <= memory
 
 
@@ -81,115 +82,81 @@ class SamplingPlanner:
         self, preset: ReleasedModel, size: Size, settings: SamplerSettings, first_frame: bool = False
     ) -> None:
         self.preset, self.size, self.settings, self.first_frame = preset, size, settings, first_frame
-        self._text = cache(lambda: sampling_parts.text_footprint(preset))
-        self._sound = cache(lambda: sampling_parts.sound_footprint(preset))
-        self._picture = cache(
-            lambda dtype, tiling: sampling_parts.picture_footprint(
-                preset, size, DTYPES[dtype], tiling=tiling, first_frame=first_frame
-            )
-        )
-        self._weights = cache(
-            lambda dtype, narrow: sampling_parts.towers_weights(preset, DTYPES[dtype], narrow)
-        )
-        self._guidance = (settings.video_guidance, settings.audio_guidance)
-        self._kept = cache(lambda dtype: sampling_parts.text_kept(preset, DTYPES[dtype], self._guidance))
-        self._work = cache(
-            lambda dtype, batch, keep: sampling_parts.towers_work(
-                preset,
-                size,
-                DTYPES[dtype],
-                guidance=self._guidance,
-                batch_passes=batch,
-                cache_text=keep,
-                first_frame=first_frame,
-                solver=settings.solver,
-            )
-        )
+        self._guided = (settings.video_guidance, settings.audio_guidance) != (1.0, 1.0)
+        self._part = cache(lambda part, *sizes, **options: part(preset, *sizes, **options))
 
     def batches(self, options: MemoryOptions) -> bool:
         """Whether both passes of guidance run as one batch: only where they need the same blocks."""
-        guided = self._guidance != (1.0, 1.0)
-        return options.batch_passes and guided and not self.settings.skip_layers
+        return options.batch_passes and self._guided and not self.settings.skip_layers
 
     def footprints(self, options: MemoryOptions) -> dict[str, Footprint]:
         """The footprint of each of `STAGES`."""
-        weights, streamed, widest = self._weights(options.dtype, options.weights_8bit)
-        work = self._work(options.dtype, self.batches(options), options.cache_text) + widest
-        kept = self._kept(options.dtype) if options.cache_text else 0
+        dtype, part = DTYPES[options.dtype], self._part
+        settings = replace(
+            self.settings, skip_layers=(), batch_passes=self.batches(options), cache_text=options.cache_text
+        )
+        weights, streamed, widest = part(parts.towers_weights, dtype, options.weights_8bit)
+        work = part(parts.towers_work, self.size, dtype, settings, first_frame=self.first_frame) + widest
+        kept = part(parts.text_kept, dtype, self._guided) if options.cache_text else 0
         return {
-            "text": self._text(),
+            "text": part(parts.text_footprint),
             "towers": Footprint(weights, work, streamed, kept),
-            "picture": self._picture(options.dtype, options.vae_tiling),
-            "sound": self._sound(),
+            "picture": part(
+                parts.picture_footprint,
+                self.size,
+                dtype,
+                tiling=options.vae_tiling,
+                first_frame=self.first_frame,
+            ),
+            "sound": part(parts.sound_footprint),
         }
 
     def peak(self, options: MemoryOptions) -> Peak:
-        """The predicted peak on the device."""
-        parts, offload = self.footprints(options), offload_of(options)
-        if offload == "none":
-            stage = max(parts, key=lambda name: parts[name].work)
-            return Peak(options, sum(p.weights for p in parts.values()) + parts[stage].work, stage)
-        with_weights = {
-            name: part.work + (part.streamed if offload == "blocks" and part.streamed else part.weights)
-            for name, part in parts.items()
-        }
-        stage = max(with_weights, key=lambda name: with_weights[name])
-        return Peak(options, with_weights[stage], stage)
+        footprints, offload = self.footprints(options), offload_of(options)
+        weights = sum(part.weights for part in footprints.values())
+        totals = {name: part.work + weights for name, part in footprints.items()}
+        if offload != "none":
+            for name, part in footprints.items():
+                streamed = offload == "blocks" and part.streamed
+                totals[name] = part.work + (streamed or part.weights)
+        stage = max(totals, key=lambda name: totals[name])
+        return Peak(options, totals[stage], stage)
 
     def host_peak(self, options: MemoryOptions) -> Peak:
         """The same where the device is the CPU: weights in their file's type are read from the mapped file, and
         need no memory of their own; the towers' file is in bf16."""
-        parts = self.footprints(options)
-        converted = parts["towers"].weights if options.dtype != "bf16" or options.weights_8bit else 0
-        stage = max(parts, key=lambda name: parts[name].work)
-        return Peak(options, converted + parts[stage].work, stage)
+        footprints = self.footprints(options)
+        converted = footprints["towers"].weights if options.dtype != "bf16" or options.weights_8bit else 0
+        stage = max(footprints, key=lambda name: footprints[name].work)
+        return Peak(options, converted + footprints[stage].work, stage)
 
 
 def offload_of(options: MemoryOptions) -> str:
-    """The word of `OFFLOADS` that the options mean."""
-    if isinstance(options.offload, bool):
-        return "parts" if options.offload else "none"
-    return options.offload
+    """The word of `OFFLOADS` that the options mean; UserError where they mean none."""
+    return Placement(options.device, options.offload).offload
 
 
 def savings(
     options: MemoryOptions, planner: SamplingPlanner, dtypes: Sequence[str] = ()
-) -> Iterator[MemoryOptions]:
+) -> list[MemoryOptions]:
     """The options and every set that saves more, the least drastic first; the types of `dtypes` are tried too."""
-    begin = OFFLOADS.index(offload_of(options))
-    choices = itertools.product(
-        OFFLOADS[begin:],
-        sorted({options.weights_8bit, True}),
-        sorted({options.vae_tiling, True}),
-        sorted({planner.batches(options), False}, reverse=True),
-        sorted({options.cache_text, False}, reverse=True),
-        dict.fromkeys((options.dtype, *dtypes)),
-    )
+    offload, batches = offload_of(options), planner.batches(options)
+    # of each option the value that it has, then those that save
+    choices: dict[str, tuple[Any, ...]] = {
+        "offload": tuple(OFFLOADS[OFFLOADS.index(offload) :]),
+        "weights_8bit": (options.weights_8bit, True),
+        "vae_tiling": (options.vae_tiling, True),
+        "batch_passes": (batches, False),
+        "cache_text": (options.cache_text, False),
+        "dtype": (options.dtype, *dtypes),
+    }
     found = []
-    for offload, narrow, tiling, batch, keep, dtype in choices:
-        cost = _COSTS["vae_tiling"] * (tiling != options.vae_tiling)
-        cost += _COSTS["batch_passes"] * (batch != planner.batches(options))
-        cost += _COSTS["cache_text"] * (keep != options.cache_text)
-        cost += _COSTS["weights_8bit"] * (narrow != options.weights_8bit)
-        cost += _COSTS["dtype"] * (dtype != options.dtype)
-        cost += _COSTS.get(offload, 0) if offload != offload_of(options) else 0
-        kept_word = batch if batch != planner.batches(options) else options.batch_passes
-        found.append(
-            (
-                cost,
-                replace(
-                    options,
-                    offload=offload,
-                    weights_8bit=narrow,
-                    vae_tiling=tiling,
-                    batch_passes=kept_word,
-                    cache_text=keep,
-                    dtype=dtype,
-                ),
-            )
-        )
-    for _, choice in sorted(found, key=lambda pair: pair[0]):
-        yield choice
+    for values in itertools.product(*map(dict.fromkeys, choices.values())):
+        chosen = zip(choices, values, strict=True)
+        changed = {name: value for name, value in chosen if value != choices[name][0]}
+        cost = sum(_COSTS[value if name == "offload" else name] for name, value in changed.items())
+        found.append((cost, replace(options, **{"offload": offload, **changed})))
+    return [choice for _, choice in sorted(found, key=lambda pair: pair[0])]
 
 
 def what_fits(planner: SamplingPlanner, options: MemoryOptions, memory: int) -> Peak | None:

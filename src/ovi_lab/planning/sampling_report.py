@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ovi_eval.common.boundary import command
 from ovi_lab.checkpoints.presets import ReleasedModel, is_released, released_model
@@ -109,27 +109,16 @@ def parse_memory(text: str) -> int:
 
 @command("error")
 def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
-    """`ovi-sample --plan …`: print the plan; a user's mistake is one line. Returns the exit code."""
-    from ovi_lab.sampling.arguments import prepared
+    """`ovi-sample --plan …`: print what a clip takes with which options.
 
-    return main(prepared([a for a in argv if a != "--plan"]), console)
-
-
-def main(arguments: Sequence[str], console: Console | None = None) -> int:
-    """Print what a clip takes with which options; 0 where something fits the given memory, else 1.
-
-    Args:
-        arguments: as `ovi-sample` takes them, without `--plan`.
-        console: to print on.
-
-    Raises:
-        UserError: an argument is wrong, or `checkpoint=` is no released model.
+    Returns:
+        0 where something fits the given memory, else 1; 2 after one line for a user's mistake.
     """
     from ovi_lab.common.command_line import checked
     from ovi_lab.common.paths import config_dir
-    from ovi_lab.sampling.arguments import asked_shape, sampler_settings
+    from ovi_lab.sampling.arguments import asked_shape, prepared, sampler_settings
 
-    config = checked(arguments, config_dir(), "sample")
+    config = checked(prepared([a for a in argv if a != "--plan"]), config_dir(), "sample")
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
     preset = _preset(config)
@@ -138,7 +127,9 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     planner = SamplingPlanner(preset, size, sampler_settings(config), config.image is not None)
     options = _memory_options(config)
     console = console or Console()
-    memory = _memory(config)
+    memory = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+    if config.gpu is not None:
+        memory = parse_memory(str(config.gpu))
     _print_parts(console, planner, options)
     fitting = _print_choices(console, planner, options, memory)
     return 0 if memory is None or fitting else 1
@@ -165,17 +156,8 @@ def _memory_options(config: Any) -> MemoryOptions:
     dtype = "bf16" if config.dtype == "auto" else str(config.dtype)
     names = ("offload", "weights_8bit", "vae_tiling", "batch_passes", "cache_text")
     options = MemoryOptions(device="cpu", dtype=dtype, **{name: config[name] for name in names})
-    if offload_of(options) not in OFFLOADS:
-        raise UserError(
-            f"offload is {options.offload!r}; expected true, false or one of {', '.join(OFFLOADS)}"
-        )
+    offload_of(options)
     return options
-
-
-def _memory(config: Any) -> int | None:
-    if config.gpu is not None:
-        return parse_memory(str(config.gpu))
-    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
 
 
 def _print_parts(console: Console, planner: SamplingPlanner, options: MemoryOptions) -> None:
@@ -183,32 +165,32 @@ def _print_parts(console: Console, planner: SamplingPlanner, options: MemoryOpti
     frames = 4 * (preset.video_latent_frames - 1) + 1
     begins = ", from an image" if planner.first_frame else ""
     table = Table(
+        "Part",
+        "Type",
+        Column("Weights", justify="right"),
+        Column("Its work takes", justify="right"),
         title=f"{preset.name}: {height}x{width}, {frames} frames{begins}",
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("Part")
-    table.add_column("Type")
-    table.add_column("Weights", justify="right")
-    table.add_column("Its work takes", justify="right")
     parts = planner.footprints(options)
-    tiled = planner.footprints(replace(options, vae_tiling=True))["picture"]
-    narrow = planner.footprints(replace(options, weights_8bit=True))["towers"]
-    batched = planner.footprints(replace(options, batch_passes=False))["towers"]
-    rows: list[tuple[str, str, Footprint]] = [
-        (STAGES["text"], "bf16", parts["text"]),
-        (STAGES["towers"], options.dtype, parts["towers"]),
-    ]
-    if planner.batches(options):
-        rows.append(("  passes one by one", options.dtype, batched))
-    if not options.weights_8bit:
-        rows.append(("  weights in 8 bits", "int8", narrow))
-    rows.append((STAGES["picture"], options.dtype, parts["picture"]))
-    if not options.vae_tiling:
-        rows.append(("  in tiles", options.dtype, tiled))
-    rows.append((STAGES["sound"], "fp32", parts["sound"]))
-    for name, dtype, part in rows:
+
+    def add(name: str, dtype: str, part: Footprint) -> None:
         table.add_row(name, dtype, gib(part.weights), gib(part.work))
+
+    def changed(part: str, **change: bool) -> Footprint:
+        return planner.footprints(replace(options, **change))[part]  # type: ignore[arg-type]
+
+    add(STAGES["text"], "bf16", parts["text"])
+    add(STAGES["towers"], options.dtype, parts["towers"])
+    if planner.batches(options):
+        add("  passes one by one", options.dtype, changed("towers", batch_passes=False))
+    if not options.weights_8bit:
+        add("  weights in 8 bits", "int8", changed("towers", weights_8bit=True))
+    add(STAGES["picture"], options.dtype, parts["picture"])
+    if not options.vae_tiling:
+        add("  in tiles", options.dtype, changed("picture", vae_tiling=True))
+    add(STAGES["sound"], "fp32", parts["sound"])
     console.print(table)
     towers = parts["towers"]
     if options.cache_text:
@@ -222,11 +204,14 @@ def _print_choices(
     console: Console, planner: SamplingPlanner, options: MemoryOptions, memory: int | None
 ) -> Peak | None:
     types = list(dict.fromkeys((options.dtype, "bf16", "fp32")))
-    table = Table(title="Peak memory on the device", title_justify="left", title_style="bold")
-    table.add_column("Options", overflow="fold")
-    for name in types:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Most in", no_wrap=True)
+    table = Table(
+        Column("Options", overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True) for name in types),
+        Column("Most in", no_wrap=True),
+        title="Peak memory on the device",
+        title_justify="left",
+        title_style="bold",
+    )
     best = what_fits(planner, options, memory) if memory is not None else None
     for choice in _ladder(planner, options, best):
         peaks = [planner.peak(replace(choice, dtype=name)) for name in types]
@@ -258,29 +243,15 @@ def _print_choices(
 
 def _ladder(planner: SamplingPlanner, options: MemoryOptions, best: Peak | None) -> list[MemoryOptions]:
     """The sets that are shown: from nothing to everything, each different in what it takes."""
-    tiled = replace(options, vae_tiling=True)
-    one_by_one = replace(tiled, batch_passes=False)
-    steps = [
-        replace(options, offload=offload_of(options)),
-        tiled,
-        one_by_one,
-        replace(one_by_one, weights_8bit=True),
-        replace(options, offload="parts"),
-        replace(tiled, offload="parts"),
-        replace(one_by_one, offload="parts"),
-        replace(one_by_one, offload="parts", weights_8bit=True),
-        replace(options, offload="blocks"),
-        replace(tiled, offload="blocks"),
-        replace(one_by_one, offload="blocks"),
-        replace(one_by_one, offload="blocks", weights_8bit=True),
-    ]
+    saved: list[dict[str, bool]] = [{}]
+    for name, value in (("vae_tiling", True), ("batch_passes", False), ("weights_8bit", True)):
+        saved.append({**saved[-1], name: value})
+    offloads = OFFLOADS[OFFLOADS.index(offload_of(options)) :]
+    steps = [replace(options, offload=o, **s) for o in offloads for s in saved]  # type: ignore[arg-type]
     if best is not None:
         steps.append(best.options)
-    begin = OFFLOADS.index(offload_of(options))
     shown: dict[str, MemoryOptions] = {}
     for step in steps:
-        if OFFLOADS.index(offload_of(step)) >= begin:
-            step = replace(step, offload=offload_of(step))
-            shown.setdefault(in_words(step, planner), step)
+        shown.setdefault(in_words(step, planner), step)
     order = {choice: place for place, choice in enumerate(savings(options, planner))}
     return sorted(shown.values(), key=lambda choice: order.get(choice, len(order)))

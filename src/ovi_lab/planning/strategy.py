@@ -78,10 +78,6 @@ class Sharding:
                 "expected a divisor of their number"
             )
 
-    def data_parallel(self, gpus: int) -> int:
-        """Groups of processes that see different clips."""
-        return gpus // self.sequence_parallel
-
 
 @dataclass(frozen=True)
 class Types:

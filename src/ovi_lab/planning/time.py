@@ -137,6 +137,6 @@ def _exchanges(
     values = 0
     for modality, config in towers.items():
         other = sum(count for m, count in tokens.items() if m != modality)
-        values += config.num_layers * config.dim * (4 * tokens[modality] + 2 * tokens[modality] + 2 * other)
+        values += config.num_layers * config.dim * (6 * tokens[modality] + 2 * other)
     sent = clips * size * values * (parts - 1) / parts**2
     return sent * (3 if recomputes else 2) / (link * 1e9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 from omegaconf import OmegaConf
@@ -18,7 +18,7 @@ from ovi_lab.planning.activations import META, Pass, PassMemory, measure, optimi
 from ovi_lab.planning.cluster import PER_NODE, Cluster
 from ovi_lab.planning.flops import Flops, count_flops
 from ovi_lab.planning.job import Checkpointing, GlobalBatch, TrainingJob
-from ovi_lab.planning.memory import Counts, Memory, memory_of
+from ovi_lab.planning.memory import Memory, memory_of
 from ovi_lab.planning.strategy import Sharding, Types
 from ovi_lab.planning.time import EFFICIENCY, StepTime, step_time
 
@@ -34,16 +34,16 @@ _STRATEGY_COSTS = {
     "zero3_nvme": 25.0,
 }
 _SEQUENCE_COSTS = {2: 20.0, 4: 21.0, 8: 22.0}
-_GPU_COSTS = {2: 30.0, 4: 32.0, 8: 34.0}
+_GPU_COSTS = {1: 0.0, 2: 30.0, 4: 32.0, 8: 34.0}
 
 
 @dataclass(frozen=True)
 class Choice:
     """One set of the choices that make a run fit: strategy, checkpointing, micro-batch, number of GPUs."""
 
-    sharding: Sharding
     checkpointing: Checkpointing
     micro: int
+    sharding: Sharding
     gpus: int
 
 
@@ -58,7 +58,7 @@ class TrainingPlanner:
 
     def __init__(self, job: TrainingJob, on_cpu: bool = False, text_tokens: int | None = None) -> None:
         self.job, self.on_cpu, self.text_tokens = job, on_cpu, text_tokens
-        self.text_is_trained = job.text is not None and bool(job.text.trained)
+        self.text_is_trained = bool(job.text.trained)
         self._work = cache(self._measured)
         self._optimiser = cache(self._stepped)
 
@@ -72,11 +72,11 @@ class TrainingPlanner:
 
     def _with(self, choice: Choice, work: PassMemory) -> Memory:
         """The memory of one GPU whose passes take `work`."""
-        sharding, text = choice.sharding, self.job.text
+        sharding = choice.sharding
         sharding.check(choice.gpus)
         types = Types.of(self.job.precision, sharding)
         return memory_of(
-            self.counts,
+            self.job.counts,
             work,
             self._optimiser(types.master, types.weights, bool(sharding.stage)),
             sharding,
@@ -85,43 +85,20 @@ class TrainingPlanner:
             accumulate=self.batch(choice).accumulate,
             averaged=self.job.averaged,
             on_cpu=self.on_cpu,
-            encoder_work=0 if text is None else text.work(choice.micro),
-        )
-
-    @cached_property
-    def counts(self) -> Counts:
-        """Parameters of the job."""
-        job = self.job
-        units = job.units
-        return Counts(
-            job.total,
-            sum(p.numel() for p in job.trained.values()),
-            job.small,
-            max(units),
-            job.total - sum(units),
-            job.frozen_size,
-            0 if job.text is None else job.text.weights,
+            encoder_work=self.job.text.work(choice.micro),
         )
 
     def batch(self, choice: Choice) -> GlobalBatch:
-        """The batch of a step."""
-        return self.job.batch(choice.sharding.data_parallel(choice.gpus), choice.micro)
+        return self.job.batch(choice.gpus // choice.sharding.sequence_parallel, choice.micro)
 
     def _measured(
         self, checkpointing: Checkpointing, micro: int, dtype: torch.dtype, autocast: torch.dtype | None
     ) -> PassMemory:
-        model = self.job.model(checkpointing, dtype)
-        device = "cpu" if self.on_cpu else "cuda"
+        job, device = self.job, "cpu" if self.on_cpu else "cuda"
         work = Pass(
-            self.job.clip,
-            micro,
-            device,
-            autocast,
-            self.text_tokens,
-            self.text_is_trained,
-            self.job.first_frame_clean,
+            job.clip, micro, device, autocast, self.text_tokens, self.text_is_trained, job.first_frame_clean
         )
-        return measure(model, work)
+        return measure(job.model(checkpointing, dtype), work)
 
     @staticmethod
     def _share(work: PassMemory, sharding: Sharding) -> PassMemory:
@@ -129,9 +106,8 @@ class TrainingPlanner:
         parts = sharding.sequence_parallel
         inside = work.activations - work.outside
         saved = inside - inside // parts
-        return PassMemory(
-            work.forward - saved, work.activations - saved, work.with_gradients - saved, work.outside
-        )
+        kept = (size - saved for size in (work.forward, work.activations, work.with_gradients))
+        return PassMemory(*kept, work.outside)
 
     def _stepped(self, master: bool, dtype: torch.dtype, flat: bool) -> tuple[int, int]:
         """Bytes that the optimiser keeps and takes for a moment, of all parameters."""
@@ -139,11 +115,7 @@ class TrainingPlanner:
         trained = self.job.trained
         # element by element it makes no difference which tensors the values lie in, and one is quick
         one = flat or (not self.on_cpu and not self.job.config.optim.muon)
-        sizes = (
-            {"all": (sum(p.numel() for p in trained.values()),)}
-            if one
-            else {n: p.shape for n, p in trained.items()}
-        )
+        sizes = {"all": (self.job.counts.trained,)} if one else {n: p.shape for n, p in trained.items()}
         held = {n: nn.Parameter(torch.empty(s, dtype=own, device=META)) for n, s in sizes.items()}
 
         def make() -> torch.optim.Optimizer:
@@ -158,7 +130,6 @@ class TrainingPlanner:
     # ---- time
 
     def flops(self, choice: Choice) -> Flops:
-        """Operations of a micro-batch."""
         return count_flops(
             self.job.model(choice.checkpointing),
             self.job.clip,
@@ -169,19 +140,17 @@ class TrainingPlanner:
 
     def time(self, choice: Choice, cluster: Cluster, efficiency: float = EFFICIENCY) -> StepTime | None:
         """The time of a step; None where the kind of GPU is not known."""
-        model = self.job.model(choice.checkpointing)
-        text = self.job.text
         return step_time(
             self.flops(choice),
             self.batch(choice),
-            self.counts,
+            self.job.counts,
             self.job.tokens,
-            model.tower_configs,
+            self.job.model(choice.checkpointing).tower_configs,
             choice.sharding,
             Types.of(self.job.precision, choice.sharding),
             cluster.of(choice.gpus),
             efficiency=efficiency,
-            text_flops=0 if text is None else text.flops(choice.micro),
+            text_flops=self.job.text.flops(choice.micro),
             recomputes=choice.checkpointing.choice != "none",
         )
 
@@ -190,7 +159,7 @@ class TrainingPlanner:
     def requested(self, gpus: int) -> Choice:
         """What the configuration says."""
         settings = OmegaConf.to_container(self.job.config.strategy, resolve=False)
-        return Choice(Sharding.of(settings), self.job.checkpointing, self.job.micro, gpus)  # type: ignore[arg-type]
+        return Choice(self.job.checkpointing, self.job.micro, Sharding.of(settings), gpus)  # type: ignore[arg-type]
 
     def what_fits(self, requested: Choice, memory: int) -> tuple[Choice, Memory] | None:
         """The least drastic change that fits, or None."""
@@ -208,19 +177,12 @@ class TrainingPlanner:
 
     def changes(self, requested: Choice) -> Iterator[Choice]:
         """Every set of changes, the least drastic first."""
+        gpus = [(requested.gpus * times, cost) for times, cost in _GPU_COSTS.items()]
         choices = itertools.product(
-            self._checkpointings(requested),
-            self._micros(requested),
-            self._shardings(requested),
-            self._counts(requested),
+            self._checkpointings(requested), self._micros(requested), self._shardings(requested), gpus
         )
-        found = [
-            (sum(cost for _, cost in each), Choice(sharding, checkpointing, micro, gpus))
-            for each in choices
-            for (checkpointing, _), (micro, _), (sharding, _), (gpus, _) in (each,)
-        ]
-        for _, choice in sorted(found, key=lambda pair: pair[0]):
-            yield choice
+        for each in sorted(choices, key=lambda each: sum(cost for _, cost in each)):
+            yield Choice(*(value for value, _ in each))  # type: ignore[arg-type]
 
     def _checkpointings(self, requested: Choice) -> list[tuple[Checkpointing, float]]:
         own = requested.checkpointing
@@ -248,21 +210,12 @@ class TrainingPlanner:
                     other = Sharding.of(OmegaConf.to_container(settings))  # type: ignore[arg-type]
                     found.append((replace(other, sequence_parallel=own.sequence_parallel), cost - before))
         shared = []
+        towers = self.job.model(requested.checkpointing).tower_configs.values()
         for parts, cost in _SEQUENCE_COSTS.items():
-            heads = all(
-                c.num_heads % parts == 0
-                for c in self.job.model(requested.checkpointing).tower_configs.values()
-            )
-            if own.sequence_parallel < parts <= min(requested.gpus, PER_NODE) and heads:
+            divides = all(config.num_heads % parts == 0 for config in towers)
+            if own.sequence_parallel < parts <= min(requested.gpus, PER_NODE) and divides:
                 shared += [(replace(s, sequence_parallel=parts), cost + own_cost) for s, own_cost in found]
         return [*found, *shared]
-
-    @staticmethod
-    def _counts(requested: Choice) -> list[tuple[int, float]]:
-        return [
-            (requested.gpus, 0.0),
-            *((requested.gpus * times, cost) for times, cost in _GPU_COSTS.items()),
-        ]
 
     def typed(self, choice: Choice, requested: Choice, cluster: Cluster) -> str:
         """What of a choice differs from the requested one, as typed on the command line."""

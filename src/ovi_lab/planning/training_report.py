@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
@@ -85,36 +87,24 @@ def print_plan(
 
 
 def _parameters(planner: TrainingPlanner) -> Table:
-    table = _table("Parameters")
-    table.add_column("Part")
-    table.add_column("All", justify="right")
-    table.add_column("Trained", justify="right")
+    table = _table("Parameters", "Part", "All", "Trained")
     job = planner.job
-    model = job.model(job.checkpointing)
-    groups = {
-        "video tower": [
-            p for n, p in model.named_parameters() if n.startswith("video") and "_fusion" not in n
-        ],
-        "audio tower": [
-            p for n, p in model.named_parameters() if n.startswith("audio") and "_fusion" not in n
-        ],
-        "fusion": [p for n, p in model.named_parameters() if "_fusion" in n],
-        "text encoder": [] if job.text is None else list(job.text.trained.values()),
-    }
+    groups: dict[str, list[Any]] = {"video tower": [], "audio tower": [], "fusion": []}
+    for name, parameter in job.model(job.checkpointing).named_parameters():
+        groups["fusion" if "_fusion" in name else f"{name[:5]} tower"].append(parameter)
+    groups["text encoder"] = list(job.text.trained.values())
     for name, parameters in groups.items():
         if parameters:
             trained = sum(p.numel() for p in parameters if p.requires_grad)
             table.add_row(name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}")
-    counts = planner.counts
+    counts = job.counts
     table.add_row("sum", f"{counts.total:,}", f"{counts.trained:,}", style="bold")
     return table
 
 
 def _memory(memory: Memory, choice: Choice, cluster: Cluster) -> Table:
-    table = _table(f"Memory of each GPU, {choice.sharding.file} on {cluster}")
-    table.add_column("Part")
-    table.add_column("Forward and backward", justify="right")
-    table.add_column("Optimiser's step", justify="right")
+    title = f"Memory of each GPU, {choice.sharding.file} on {cluster}"
+    table = _table(title, "Part", "Forward and backward", "Optimiser's step")
     for part in dict.fromkeys((*memory.backward, *memory.step)):
         cells = (gib(parts[part]) if part in parts else "" for parts in (memory.backward, memory.step))
         table.add_row(part, *cells)
@@ -134,11 +124,9 @@ def _time(
 ) -> Table:
     job, batch, flops = planner.job, planner.batch(choice), planner.flops(choice)
     on = cluster.of(choice.gpus)
-    table = _table(f"Time on {on.count} x {on.gpu.name if on.gpu else ''}")
-    table.add_column("What")
-    table.add_column("", justify="right")
+    table = _table(f"Time on {on.count} x {on.gpu.name if on.gpu else ''}", "What", "")
     tokens = sum(job.tokens.values())
-    micro = f"{batch.micro} of {batch.clip}"
+    micro = f"{batch.micro} of {job.clip}"
     accumulated = f"{batch.accumulate} x {batch.places} x {batch.micro}"
     hours = time.total * job.steps / 3600
     used = flops.model * batch.accumulate * batch.places / time.total
@@ -181,7 +169,7 @@ def _print_assumptions(console: Console, cluster: Cluster, efficiency: float) ->
     stands = (
         ""
         if cluster.named
-        else f" (it stands for GPUs of {cluster.memory / GIB:g} GB; name another: gpus=8xH100)"
+        else f" (taken as the kind of GPUs of {cluster.memory / GIB:g} GB; name another: gpus=8xH100)"
     )
     console.print(
         f"[dim]Assumed: {efficiency:.0%} of {gpu.name}'s {gpu.tflops:g} TFLOP/s{stands}; {gpu.source}.",
@@ -195,5 +183,7 @@ def _seconds(value: float) -> str:
     return f"{value:,.2f} s" if value >= 1 else f"{1e3 * value:,.1f} ms"
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold")
+def _table(title: str, first: str, *numbers: str) -> Table:
+    """A table whose columns but the first are aligned to the right."""
+    columns = [Column(name, justify="right") for name in numbers]
+    return Table(first, *columns, title=title, title_justify="left", title_style="bold")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
-def prepared(arguments: Sequence[str]) -> list[str]:
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra is to see it: shard patterns as lists, and one path after init_from= for everything."""
     from ovi_lab.data.shards import joined_shards
 
     ready = list(arguments)
     for key in ("data.shards", "data.train", "data.val"):
         ready = joined_shards(ready, key)
-    whole = "init_from="
-    return [
-        f"init_from.all={a.removeprefix(whole)}" if a.startswith(whole) and a[len(whole) :][:1] != "{" else a
-        for a in ready
-    ]
+    return [re.sub(r"^init_from=(?!{)", "init_from.all=", argument) for argument in ready]

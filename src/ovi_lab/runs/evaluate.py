@@ -48,7 +48,8 @@ def provenance() -> dict[str, Any]:
 def decode(data: Any, video: Tensor, audio: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
     """Latents of many clips to frames [N,T,H,W,3] and waves [N,S]."""
     parts = [data.codec.decode(v, a) for v, a in zip(video.split(batch), audio.split(batch), strict=True)]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    frames, waves = map(torch.cat, zip(*parts, strict=True))
+    return frames, waves
 
 
 def evaluate_run(
@@ -60,7 +61,7 @@ def evaluate_run(
     run_dir: Path,
     losses: Mapping[str, float],
     reporter: Reporter,
-) -> RunResults:
+) -> None:
     """Sample the evaluation captions, decode, score, and write it all into the run's folder."""
     settings = config.evaluation
     real = data.eval_clips(settings.num_clips)
@@ -70,33 +71,29 @@ def evaluate_run(
     task.model.set_audio_rope_factor(settings.rope_factor)
     done = 0
 
-    def tell(steps: int, total: int) -> None:
-        reporter.at(
-            "sampling", done * total + steps * min(settings.batch_size, len(real) - done), len(real) * total
-        )
+    def report(steps: int, total: int) -> None:
+        at_once = min(settings.batch_size, len(real) - done)
+        reporter.at("sampling", done * total + steps * at_once, len(real) * total)
 
-    videos: list[Tensor] = []
-    audios: list[Tensor] = []
+    made: list[tuple[Tensor, Tensor]] = []
     with ema.applied(task) if ema is not None else nullcontext():
         for start in range(0, len(real), settings.batch_size):
-            rows = range(start, min(start + settings.batch_size, len(real)))
-            done = start
-            texts = embed_captions(task.text_encoder, [real.captions[i] for i in rows], sampler)
-            seeds = [seed_for(settings.seed, "evaluation clip", i) for i in rows]
-            video, audio = generate_latents(task.model, texts, seeds, shapes, sampler, on_step=tell)
+            done, captions = start, list(real.captions[start : start + settings.batch_size])
+            texts = embed_captions(task.text_encoder, captions, sampler)
+            seeds = [seed_for(settings.seed, "evaluation clip", start + i) for i in range(len(captions))]
+            video, audio = generate_latents(task.model, texts, seeds, shapes, sampler, on_step=report)
             if video is None or audio is None:
                 raise UserError("evaluation needs video and audio, and this model samples one of them")
-            videos.append(video.cpu())
-            audios.append(audio.cpu())
+            made.append((video.cpu(), audio.cpu()))
     task.model.set_audio_rope_factor(None)
     reporter.at("scoring", 0, 2)
-    frames, waves = decode(data, torch.cat(videos), torch.cat(audios))
+    frames, waves = decode(data, *map(torch.cat, zip(*made, strict=True)))
     meta = [{"prompt_of": m.get("index", i)} for i, m in enumerate(real.meta)]
     clips = ClipSet(list(real.ids), list(real.captions), frames, real.fps, waves, real.sample_rate, meta)
     clips.save(run_dir / "clips.safetensors")
     _write_mp4s(clips, run_dir / "clips", settings.num_mp4, settings.size)
     reporter.at("scoring", 1, 2)
-    results = score(
+    score(
         clips,
         _reference_set(data, settings.num_clips),
         name=str(config.arm_name),
@@ -104,10 +101,8 @@ def evaluate_run(
         kind="measured",
         config_hash=config_hash(plain),
         losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
-    )
-    results.write(run_dir / "results.json")
+    ).write(run_dir / "results.json")
     reporter.at("scoring", 2, 2)
-    return results
 
 
 def _reference_set(data: Any, first: int) -> ClipSet:
@@ -139,7 +134,7 @@ def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
 
 
 def evaluate_references(config: DictConfig, folder: Path) -> None:
-    """Score what the arms are seen beside: real clips through the codec, with shifted sound, with another's sound.
+    """Score the reference rows: real clips through the codec, with shifted sound, with another clip's sound.
 
     Args:
         config: of any run of the study (its data and evaluation settings).

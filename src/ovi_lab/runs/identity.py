@@ -36,10 +36,8 @@ _DISTRIBUTION = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_gra
 
 def run_config(config: DictConfig) -> dict[str, Any]:
     """The resolved configuration as plain values."""
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if not isinstance(plain, dict):
-        raise UserError(f"a run is configured by a mapping, got {type(plain).__name__}")
-    return {str(k): v for k, v in plain.items()}
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return plain
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:

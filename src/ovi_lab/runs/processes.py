@@ -29,10 +29,10 @@ def is_first_process() -> bool:
 def died(error: RuntimeError) -> str | None:
     """What to say where an error means that another process is gone; None where it means something else."""
     text = str(error).strip()
-    if not started() or not _LOST.search(text) or ("gloo" not in text.lower() and "nccl" not in text.lower()):
-        return None
     found = _LOST.search(text)
-    reason = text[found.start() :].splitlines()[0] if found else text
+    if not started() or found is None or not re.search("gloo|nccl", text, re.I):
+        return None
+    reason = text[found.start() :].splitlines()[0]
     return f"another process of this run died or cannot be reached ({reason[:80].strip(' .')})"
 
 
@@ -53,18 +53,17 @@ class RankAgreement(Callback):
             return
         fingerprint = "" if self.data is None else self.data.fingerprint()
         trainer.strategy.barrier()
-        facts = {
+        own = {
             "configuration": self.config_hash,
             "list of shards or data settings": fingerprint,
             "clock": time.time(),
         }
-        all_facts = everyone(facts)
-        for what, own in all_facts[0].items():
-            for rank, others in enumerate(all_facts):
-                other = others[what]
-                apart = abs(other - own) > _SECONDS_APART if what == "clock" else other != own
-                if apart:
-                    shown = f"{other - own:+.0f} s" if what == "clock" else f"{other} against {own}"
+        by_rank = everyone(own)
+        for what, first in by_rank[0].items():
+            for rank, facts in enumerate(by_rank):
+                value = facts[what]
+                if abs(value - first) > _SECONDS_APART if what == "clock" else value != first:
+                    shown = f"{value - first:+.0f} s" if what == "clock" else f"{value} against {first}"
                     raise UserError(
                         f"process {rank} has another {what} than process 0 ({shown}): "
                         "start all processes with the same files and command, and synchronised clocks"

@@ -24,6 +24,7 @@ from ovi_lab.runs.identity import check_same_run, config_hash, run_config
 from ovi_lab.runs.processes import died, is_first_process
 from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.runs.written import remove_run
+from ovi_lab.strategies.process_groups import started
 
 log = logging.getLogger("ovi_lab.runs")
 
@@ -151,13 +152,13 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     plain = run_config(config)
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     run_dir = Path(plain["run_dir"])
-    finished = _claim_folder(config, run_dir, plain, text)
-    if finished:
+    if _claim_folder(config, run_dir, plain, text):
         reporter.at("scoring", 1, 1, "already done")
         return "skipped"
     resumed = _checkpoint_to_resume(config, run_dir, plain)
 
     import lightning.pytorch as pl
+    from torch import distributed
 
     reporter.at("data", 0, 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -166,11 +167,10 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         data = build(config.data, "data")
         data.prepare_data()
         data.setup("fit")
-    reporter.at("data", 1, 1)
-    if data is not None:
         # a checkpoint must bring the size of a clip
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
+    reporter.at("data", 1, 1)
     task = build(config.task, "task")
     if config.evaluation.enabled and tuple(task.modalities) != ("video", "audio"):
         raise UserError(
@@ -188,7 +188,10 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
         "parameters": task.total_parameters,
     }
     first = trainer.is_global_zero
-    _end_process_group()
+    if started():
+        # the first rank samples and scores alone, and its metrics must not wait for the others
+        distributed.barrier()
+        distributed.destroy_process_group()
     if config.evaluation.enabled and first:
         if trainer.strategy.partitioned:
             task, ema = _gathered_model(run_dir, config), None
@@ -215,20 +218,8 @@ def _gathered_model(run_dir: Path, config: DictConfig) -> Any:
     return SimpleNamespace(model=model, text_encoder=bundle.load_text(None, "cpu", None), eval=model.eval)
 
 
-def _end_process_group() -> None:
-    """Training is over: the first rank samples and scores alone, and its metrics must not wait for the others."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-
 def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:
     """Losses of the averaged weights over the whole validation set."""
     trainer.validate(task, datamodule=data, verbose=False)
-    return {
-        name.removeprefix("val/"): float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith("val/")
-    }
+    metrics = trainer.callback_metrics.items()
+    return {name.removeprefix("val/"): float(value) for name, value in metrics if name.startswith("val/")}

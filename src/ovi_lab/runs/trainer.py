@@ -60,7 +60,7 @@ def make_trainer(
     from ovi_lab.tasks.base import FlowMatchingTask
 
     ema = EMA(**config.ema) if config.ema.decay else None
-    callbacks: list[Any] = [c for c in (ema,) if c is not None]
+    callbacks: list[Any] = [] if ema is None else [ema]
     # norms before the guard, which may clear the gradients
     callbacks += [GradientNorms(), LearningRate(), Guard(run_dir, **config.guard), TrainingProgress(reporter)]
     if config.samples.every_n_steps and data is not None:
@@ -79,17 +79,18 @@ def make_trainer(
     callbacks += [checkpoint, preemption]
     codec = None if data is None else data.codec_file()
     io = FolderCheckpointIO(text, {"codec.safetensors": Path(codec)} if codec else {})
-    settings = plain_trainer(config)
+    settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    strategy: Any = OmegaConf.to_container(config.strategy, resolve=True)
     if data is not None and not data.has_eval:
         settings["limit_val_batches"] = 0
-    if resumed is not None and Checkpoint.open(resumed).step >= settings["max_steps"]:
-        settings["max_steps"] = Checkpoint.open(resumed).step
+    resumed_at = 0 if resumed is None else Checkpoint.open(resumed).step
+    settings["max_steps"] = max(settings["max_steps"], resumed_at)
     try:
         trainer = pl.Trainer(
             **settings,
             max_epochs=-1,
-            strategy=build_strategy(OmegaConf.to_container(config.strategy, resolve=True), settings),  # type: ignore[arg-type]
-            logger=_loggers(config, run_dir, 0 if resumed is None else Checkpoint.open(resumed).step),
+            strategy=build_strategy(strategy, settings),
+            logger=_loggers(config, run_dir, resumed_at),
             callbacks=callbacks,
             plugins=[io, *filter(None, [cluster_environment()])],
             default_root_dir=str(run_dir),
@@ -128,20 +129,15 @@ def _loggers(config: DictConfig, run_dir: Path, resumed_at: int) -> list[Any]:
             raise UserError("logger.wandb=true needs wandb: pip install 'ovi-lab[wandb]'") from error
         from lightning.pytorch.loggers import WandbLogger
 
-        found.append(
-            WandbLogger(project=config.logger.wandb_project, name=config.name, save_dir=str(run_dir))
-        )
+        project = config.logger.wandb_project
+        found.append(WandbLogger(project=project, name=config.name, save_dir=str(run_dir)))
     return found
-
-
-def plain_trainer(config: DictConfig) -> dict[str, Any]:
-    """The Trainer's settings as plain values."""
-    plain = OmegaConf.to_container(config.trainer, resolve=True)
-    return {str(k): v for k, v in plain.items()}  # type: ignore[union-attr]
 
 
 def _accumulate(config: DictConfig, trainer: Any, data: Any) -> None:
     """Batches accumulated so that an optimiser step sees `global_batch_size` clips, on however many processes."""
+    from ovi_lab.planning.job import accumulated_batches
+
     wanted = config.global_batch_size
     if wanted is None:
         return
@@ -150,15 +146,7 @@ def _accumulate(config: DictConfig, trainer: Any, data: Any) -> None:
         # batches of equal tokens hold more or fewer clips: the number is met in the mean
         trainer.accumulate_grad_batches = max(1, round(wanted / (places * data.clips_per_batch(places))))
         return
-    at_once = places * int(config.data.batch_size)
-    if wanted < 1 or wanted % at_once:
-        fitting = [n for n in range(1, wanted + 1) if wanted % (n * places) == 0]
-        raise UserError(
-            f"global_batch_size is {wanted}, which {places} processes with data.batch_size={config.data.batch_size} "
-            f"do not divide: choose data.batch_size from {', '.join(map(str, fitting[:12])) or 'none that fits'}, "
-            "or another number of GPUs"
-        )
-    trainer.accumulate_grad_batches = wanted // at_once
+    trainer.accumulate_grad_batches = accumulated_batches(wanted, places, int(config.data.batch_size))
 
 
 def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
@@ -171,11 +159,7 @@ def _check_memory(config: DictConfig, trainer: Any, data: Any) -> None:
     from ovi_lab.planning.clip_shape import ClipShape
     from ovi_lab.planning.training_report import check_fits
 
-    shapes = data.latent_shapes
-    clip = ClipShape(
-        video=tuple(shapes["video"][1:]) if "video" in shapes else None,
-        audio=shapes["audio"][0] if "audio" in shapes else None,
-    )
+    clip = ClipShape.of_latents(data.latent_shapes)
     check_fits(config, trainer.world_size, torch.cuda.mem_get_info(device)[1], clip)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import glob
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -53,7 +54,7 @@ def remove_run(run_dir: Path) -> None:
     if not run_dir.is_dir() or not any(run_dir.iterdir()):
         return
     if not _is_run(run_dir):
-        known = set(_written(run_dir))
+        known = _written(run_dir)
         other = next((entry for entry in sorted(run_dir.iterdir()) if entry not in known), None)
         if other is not None:
             raise UserError(
@@ -62,7 +63,7 @@ def remove_run(run_dir: Path) -> None:
             )
     try:
         folders: set[Path] = set()
-        for path in list(_written(run_dir)):
+        for path in _written(run_dir):
             path.unlink()
             folders.update(parent for parent in path.parents if parent.is_relative_to(run_dir))
         for folder in sorted(folders - {run_dir}, key=lambda f: len(f.parts), reverse=True):
@@ -82,18 +83,14 @@ def _is_run(run_dir: Path) -> bool:
     return found.keys() >= {"run_dir", "seed", "task"}
 
 
-def _written(run_dir: Path) -> Iterator[Path]:
-    clips = tuple(f"clips/{_literal(name)}.mp4" for name in _clip_ids(run_dir / "clips.safetensors"))
-    seen: set[Path] = set()
-    for pattern in (*WRITTEN, *clips):
-        for path in _matching(run_dir, pattern.split("/")):
-            if path not in seen:
-                seen.add(path)
-                yield path
+def _written(run_dir: Path) -> Collection[Path]:
+    clips = (f"clips/{glob.escape(name)}.mp4" for name in _clip_ids(run_dir / "clips.safetensors"))
+    found = (path for pattern in (*WRITTEN, *clips) for path in _matching(run_dir, pattern.split("/")))
+    return dict.fromkeys(found)
 
 
 def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Files and links of a pattern; a link in the place of a folder stands for itself."""
+    """Files and links of a pattern; a link to a folder counts as a file."""
     for entry in sorted(folder.iterdir()):
         if not fnmatchcase(entry.name, parts[0]):
             continue
@@ -101,10 +98,6 @@ def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
             yield entry
         elif len(parts) > 1 and entry.is_dir():
             yield from _matching(entry, parts[1:])
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _clip_ids(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
-from ovi_lab.sweeps.local_pool import SweepJob
+from ovi_lab.sweeps.study import SweepJob
 
 Runner = Callable[[Sequence[SweepJob]], Mapping[str, tuple[str, str]]]
 """Runs independent jobs; gives each one's status ("done", "skipped", "failed") and message by name."""
@@ -46,11 +46,9 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """The folder of all outputs."""
         return Path("runs") / self.name
 
     def run(self, arm: str, seed: int) -> Path:
-        """A run's folder."""
         return self.folder / arm / f"seed_{seed}"
 
     @property
@@ -126,16 +124,14 @@ def waves(settings: Settings, overrides: Sequence[str]) -> list[list[SweepJob]]:
             # a tower by itself is not scored, and has no settings for it
             common = [override for override in common if not override.startswith("evaluation.")]
         config = compose("train", overrides=[f"experiment={experiment}", *common, *own, f"run_dir={run_dir}"])
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(plain, dict)
-        return SweepJob(f"{arm}/seed_{seed}", {str(k): v for k, v in plain.items()}, run_dir)
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return SweepJob(f"{arm}/seed_{seed}", plain, run_dir)
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for seed in settings.seed:
             last = {arm: settings.run(arm, seed) / "last" for arm in ("stage1", "stage2", "video")}
-            first.append(job("stage1", seed, "stage1_small"))
-            first.append(job("video", seed, "video_pretraining"))
+            first += [job("stage1", seed, "stage1_small"), job("video", seed, "video_pretraining")]
             second.append(job("stage2", seed, "stage2_small", f"init_from.all={last['stage1']}"))
             towers = (f"init_from.video={last['video']}", f"init_from.audio={last['stage2']}")
             for steps in sorted(settings.scratch_steps, reverse=True):

@@ -23,7 +23,7 @@ from ovi_lab.export.export import export_run
 from ovi_lab.models import TwinDiT
 from ovi_lab.sampling.command import sample_clips
 from ovi_lab.stages.chain import Settings, fused_arm, scratch_arm
-from ovi_lab.sweeps.local_pool import SweepJob
+from ovi_lab.sweeps.study import SweepJob
 
 PROMPT = "a red ball bounces three times low drum"
 METRIC = "ball/onset_f1"
@@ -126,12 +126,10 @@ def draw(found: Sequence[Curve], goal: float, real: float, path: Path) -> None:
         axis.plot(steps, means, dashed, color=colour(place), marker="o", ms=3, label=curve.name)
         for step, values in curve.scores.items() if max(map(len, curve.scores.values())) > 1 else ():
             axis.plot([step] * len(values), values, "o", ms=5, mfc="none", mec=colour(place), mew=0.8)
-    axis.axhline(goal, color="0.6", lw=0.8, ls=":")
-    axis.annotate(f"{goal:g}", (0, goal), xytext=(2, 2), textcoords="offset points", color="0.4", fontsize=8)
-    axis.axhline(real, color="0.6", lw=0.8)
-    axis.annotate(
-        "real clips", (0, real), xytext=(2, -10), textcoords="offset points", color="0.4", fontsize=8
-    )
+    for level, style, label, below in ((goal, ":", f"{goal:g}", 2), (real, "-", "real clips", -10)):
+        axis.axhline(level, color="0.6", lw=0.8, ls=style)
+        offset = {"xytext": (2, below), "textcoords": "offset points"}
+        axis.annotate(label, (0, level), color="0.4", fontsize=8, **offset)
     axis.set(xlabel="steps of fusion training", ylabel="onset F1 within 75 ms", ylim=(0, 1.04))
     axis.set_xlim(left=0)
     axis.legend(loc="lower right", fontsize=8)
@@ -151,16 +149,8 @@ def _row(settings: Settings, arm: str, begins: str) -> str:
     f1 = ""
     if (settings.run(arm, settings.seed[0]) / "results.json").is_file():
         f1 = f"{mean(onset_f1(settings.run(arm, seed)) for seed in settings.seed):.3f}"
-    facts = (
-        arm,
-        begins,
-        done[0]["steps"],
-        f"{done[0]['trained_parameters']:,}",
-        loss("video"),
-        loss("audio"),
-        f1,
-    )
-    return f"| {' | '.join(map(str, facts))} |"
+    steps, trained = done[0]["steps"], done[0]["trained_parameters"]
+    return f"| {arm} | {begins} | {steps} | {trained:,} | {loss('video')} | {loss('audio')} | {f1} |"
 
 
 def _table(settings: Settings) -> str:

@@ -12,10 +12,10 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,10 @@ from ovi_eval.common.boundary import fail
 from ovi_eval.common.plain_data import read_json
 from ovi_lab.common.progress import fraction
 from ovi_lab.errors import UserError
-from ovi_lab.sweeps.study import EndedJob, note_jobs
+from ovi_lab.sweeps.study import SweepJob, note_jobs
 
 _SECONDS_BETWEEN_LINES = 15.0
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """One member of a sweep: its name on the screen, its resolved configuration and its folder."""
-
-    name: str
-    config: dict[str, Any]
-    run_dir: Path
+_MARKS = {"done": "[green]done[/]", "skipped": "[dim]already done[/]", "failed": "[red]failed[/]"}
 
 
 def _follow_parent(parent: int) -> None:
@@ -63,12 +55,12 @@ def _prepare_worker(parent: int, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _work(config: dict[str, Any]) -> tuple[str, str]:
+def run_member(config: Mapping[str, Any]) -> tuple[str, str]:
     """Run one job; returns its status and message."""
     from ovi_lab.common.progress import FileReporter
     from ovi_lab.runs.run import execute
 
-    settings = OmegaConf.create(config)
+    settings = OmegaConf.create(dict(config))
     run_dir = Path(settings.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     reporter = FileReporter(run_dir / "progress.json")
@@ -80,10 +72,8 @@ def _work(config: dict[str, Any]) -> tuple[str, str]:
         # the other jobs continue; the full traceback is kept
         trace = run_dir / "traceback.txt"
         trace.write_text(traceback.format_exc())
-        return (
-            "failed",
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {trace})",
-        )
+        first_line = "".join(str(error).splitlines()[:1])
+        return "failed", f"{type(error).__name__}: {first_line} (see {trace})"
     finally:
         reporter.close()
 
@@ -93,8 +83,8 @@ def _varied(job_overrides: Sequence[Sequence[str]]) -> set[str]:
     values: dict[str, set[str]] = {}
     for overrides in job_overrides:
         for override in overrides:
-            key, _, value = override.partition("=")
-            values.setdefault(key.lstrip("+"), set()).add(value)
+            key, _, value = override.lstrip("+").partition("=")
+            values.setdefault(key, set()).add(value)
     return {key for key, seen in values.items() if len(seen) > 1} - {"arm", "seed"}
 
 
@@ -130,7 +120,6 @@ class _Screen:
         self.live = Live(Group(self.overall, self.each, Text("")), console=console, refresh_per_second=4)
 
     def update(self, running: Sequence[SweepJob]) -> None:
-        """Read the jobs' progress files."""
         for job in running:
             try:
                 state = read_json(job.run_dir / "progress.json")
@@ -148,7 +137,6 @@ class _Screen:
         self._estimate()
 
     def finished(self, job: SweepJob, skipped: bool) -> None:
-        """Remove a job that has ended."""
         self.shares[job.name] = 1.0
         if skipped:
             self.free.add(job.name)
@@ -181,12 +169,15 @@ class PoolLauncher(Launcher):
         threads: torch threads in each.
     """
 
+    interrupted = "interrupted"
+    """What Ctrl-C says that it did."""
+    seconds_between_looks = 0.25
+
     def __init__(self, workers: int = 0, threads: int = 1) -> None:
         self.workers = workers or os.cpu_count() or 1
         self.threads = threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's launcher interface."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def _job(
@@ -206,13 +197,10 @@ class PoolLauncher(Launcher):
         HydraConfig.instance().set_config(config)
         settings = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
         settings._set_parent(None)
-        plain = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
-        assert isinstance(plain, dict)
+        plain: Any = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
         name = str(config.hydra.sweep.subdir)
-        returned = JobReturn(
-            overrides=list(overrides), cfg=settings, working_dir=str(run_dir), task_name=name
-        )
-        return SweepJob(name, {str(k): v for k, v in plain.items()}, run_dir), returned
+        returned = JobReturn(list(overrides), cfg=settings, working_dir=str(run_dir), task_name=name)
+        return SweepJob(name, plain, run_dir), returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused."""
@@ -224,80 +212,74 @@ class PoolLauncher(Launcher):
             if job.run_dir in seen:
                 twins = [" ".join(filter_overrides(job_overrides[i])) for i in (seen[job.run_dir], index)]
                 fail(
-                    UserError(
-                        f"two jobs of the sweep would write to {job.run_dir} ({twins[0]} and {twins[1]}): "
-                        "give hydra.sweep.subdir something that differs between them"
-                    )
+                    f"two jobs of the sweep would write to {job.run_dir} ({twins[0]} and {twins[1]}): "
+                    "give hydra.sweep.subdir something that differs between them"
                 )
             seen[job.run_dir] = index
-        sweep_dir = Path(str(self.config.hydra.sweep.dir)).absolute()
         outcome = self.run_jobs(jobs)
         for job, returned in pairs:
             # a failed job is reported at the end of the study, after the others have been ranked
             returned.status = JobStatus.COMPLETED
             returned.return_value = outcome[job.name][0]
-        note_jobs(
-            sweep_dir, [EndedJob(job.name, job.config, job.run_dir, *outcome[job.name]) for job in jobs]
-        )
+        ended = [replace(job, status=outcome[job.name][0], message=outcome[job.name][1]) for job in jobs]
+        note_jobs(Path(str(self.config.hydra.sweep.dir)).absolute(), ended)
         return [returned for _, returned in pairs]
 
     def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
         """Run the jobs and report each as it ends; status and message of each, by name."""
         console = Console()
-        outcome: dict[str, tuple[str, str]] = {}
+        handles = self._start(jobs, console)
         screen = _Screen(jobs, console)
-        # read by OpenMP and MKL when the workers import torch
-        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads)))
-        pool = ProcessPoolExecutor(
-            min(self.workers, len(jobs)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_prepare_worker,
-            initargs=(os.getpid(), self.threads),
-        )
-        waiting: dict[Future[tuple[str, str]], SweepJob] = {
-            pool.submit(_work, job.config): job for job in jobs
-        }
+        outcome: dict[str, tuple[str, str]] = {}
         # A flag, not an exception: Ctrl-C is not lost wherever the program is.
         interrupted = threading.Event()
         before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
         try:
             with screen.live:
-                while waiting and not interrupted.is_set():
-                    done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        job = waiting.pop(future)
-                        outcome[job.name] = self._result(future, job)
-                        screen.finished(job, outcome[job.name][0] == "skipped")
-                        self._tell(console, job, *outcome[job.name])
-                    screen.update(list(waiting.values()))
+                while len(outcome) < len(jobs) and not interrupted.is_set():
+                    for job in jobs:
+                        if job.name not in outcome and handles[job.name].done():
+                            status, message = outcome[job.name] = self._result(handles[job.name], job)
+                            screen.finished(job, status == "skipped")
+                            console.print(f"{_MARKS[status]} {job.name} {message}", highlight=False)
+                    screen.update([job for job in jobs if job.name not in outcome])
+                    interrupted.wait(self.seconds_between_looks)
             if interrupted.is_set():
-                self._kill(pool)
-                fail(UserError("interrupted; the same command continues with what is missing"))
+                self._cancel(handles)
+                fail(f"{self.interrupted}; the same command continues with what is missing")
         finally:
             signal.signal(signal.SIGINT, before)
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._close()
         return outcome
 
-    @staticmethod
-    def _result(future: Future[tuple[str, str]], job: SweepJob) -> tuple[str, str]:
+    # ---- what depends on where the jobs run
+
+    def _start(self, jobs: Sequence[SweepJob], console: Console) -> Mapping[str, Any]:
+        """Start the jobs; the handle of each by name, whose `done()` says whether it has ended."""
+        # read by OpenMP and MKL when the workers import torch
+        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads)))
+        self._pool = ProcessPoolExecutor(
+            min(self.workers, len(jobs)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare_worker,
+            initargs=(os.getpid(), self.threads),
+        )
+        return {job.name: self._pool.submit(run_member, job.config) for job in jobs}
+
+    def _result(self, handle: Any, job: SweepJob) -> tuple[str, str]:
+        """Status and message of a job that has ended."""
         try:
-            return future.result()
+            return handle.result()  # type: ignore[no-any-return]
         except SystemExit:
-            return "failed", f"stopped by a signal; {job.run_dir} resumes from its last checkpoint"
+            reason = "stopped by a signal"
         except BrokenProcessPool:
-            return (
-                "failed",
-                f"its process was killed (out of memory?); {job.run_dir} resumes from its last checkpoint",
-            )
+            reason = "its process was killed (out of memory?)"
+        return "failed", f"{reason}; {job.run_dir} resumes from its last checkpoint"
 
-    @staticmethod
-    def _tell(console: Console, job: SweepJob, status: str, message: str) -> None:
-        mark = {"done": "[green]done[/]", "skipped": "[dim]already done[/]", "failed": "[red]failed[/]"}[
-            status
-        ]
-        console.print(f"{mark} {job.name} {message}", highlight=False)
-
-    @staticmethod
-    def _kill(pool: ProcessPoolExecutor) -> None:
-        for process in list((pool._processes or {}).values()):
+    def _cancel(self, handles: Mapping[str, Any]) -> None:
+        """End the jobs that have not ended."""
+        for process in list((self._pool._processes or {}).values()):
             process.kill()
+
+    def _close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -18,30 +18,22 @@ JOBS_FILE = "jobs.json"
 
 
 @dataclass(frozen=True)
-class _Study:
-    folder: Path
-    title: str
-    message: str
-    claims: Sequence[Any]
-
-
-@dataclass(frozen=True)
-class EndedJob:
-    """A member of a sweep of this process, and how it ended."""
+class SweepJob:
+    """A member of a sweep."""
 
     name: str
     config: Mapping[str, Any]
-    """The configuration composed from the command line; nothing is read from the run's folder."""
+    """The resolved configuration, composed from the command line; nothing is read from the run's folder."""
     run_dir: Path
-    status: str
-    """"done", "skipped" or "failed"."""
-    message: str
+    status: str = ""
+    """"done", "skipped" or "failed" once it has ended."""
+    message: str = ""
 
 
-_jobs: dict[Path, Sequence[EndedJob]] = {}
+_jobs: dict[Path, Sequence[SweepJob]] = {}
 
 
-def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
+def note_jobs(folder: Path, jobs: Sequence[SweepJob]) -> None:
     """Hand a sweep's jobs to `finish`, and list them in a readable file in the sweep's folder."""
     _jobs[folder] = jobs
     rows = [
@@ -49,19 +41,15 @@ def note_jobs(folder: Path, jobs: Sequence[EndedJob]) -> None:
             "name": job.name,
             "arm": job.config["arm_name"],
             "seed": job.config["seed"],
-            "run_dir": job.run_dir.name
-            if not job.run_dir.is_relative_to(folder)
-            else str(job.run_dir.relative_to(folder)),
+            "run_dir": str(job.run_dir.relative_to(folder))
+            if job.run_dir.is_relative_to(folder)
+            else job.run_dir.name,
             "status": job.status,
             "message": job.message,
         }
         for job in jobs
     ]
     write_whole(folder / JOBS_FILE, json.dumps(rows, indent=1))
-
-
-# Hydra turns errors of its callbacks into warnings; so they only store what `finish` does, whose errors count.
-_ended: list[_Study] = []
 
 
 class StudyCallback(Callback):
@@ -78,11 +66,14 @@ class StudyCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's signal that all jobs were launched and have ended."""
-        folder = Path(str(config.hydra.sweep.dir)).absolute()
-        _ended.append(_Study(folder, self.title, self.message, self.claims))
+        _ended.append((Path(str(config.hydra.sweep.dir)).absolute(), self))
 
 
-def _score_references(folder: Path, jobs: Sequence[EndedJob]) -> None:
+# Hydra turns errors of its callbacks into warnings; so they only store what `finish` does, whose errors count.
+_ended: list[tuple[Path, StudyCallback]] = []
+
+
+def _score_references(folder: Path, jobs: Sequence[SweepJob]) -> None:
     """Score the reference rows (real clips, and real clips distorted on purpose) once per study, on its data."""
     from ovi_lab.runs.evaluate import evaluate_references
 
@@ -103,14 +94,14 @@ def finish() -> None:
     from ovi_eval.report.terminal import show
 
     while _ended:
-        study = _ended.pop()
-        jobs = _jobs.pop(study.folder, ())
+        folder, study = _ended.pop()
+        jobs = _jobs.pop(folder, ())
         failed = [f"{job.name}: {job.message}" for job in jobs if job.status == "failed"]
         arms = list(dict.fromkeys(job.config["arm_name"] for job in jobs))
-        _score_references(study.folder, jobs)
+        _score_references(folder, jobs)
         if len(failed) < len(jobs) or not jobs:
             board = build_leaderboard(
-                [study.folder],
+                [folder],
                 first=arms[0] if arms and not failed else None,
                 title=study.title,
                 message=study.message,
@@ -118,9 +109,9 @@ def finish() -> None:
                 claims=study.claims,
                 expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
             )
-            write_all(board, study.folder, progress=True)
+            write_all(board, folder, progress=True)
             show(board)
-            print(f"\n{study.folder / 'leaderboard.html'}")
+            print(f"\n{folder / 'leaderboard.html'}")
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(jobs)} runs failed; the same command runs them again. "

@@ -8,8 +8,6 @@ what is missing and makes the leaderboard.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +18,8 @@ from rich.console import Console
 from ovi_eval.common.boundary import fail
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
-from ovi_lab.sweeps.local_pool import PoolLauncher, SweepJob, _Screen, _work
-
-_SECONDS_BETWEEN_LOOKS = 1.0
+from ovi_lab.sweeps.local_pool import PoolLauncher, run_member
+from ovi_lab.sweeps.study import SweepJob
 
 
 class Submitted:
@@ -40,7 +37,7 @@ class Submitted:
         from ovi_lab.runs.processes import is_first_process
 
         if is_first_process():
-            return _work(config)
+            return run_member(config)
         # the first task alone writes progress and errors
         from ovi_lab.runs.run import execute
 
@@ -80,6 +77,8 @@ class SubmititLauncher(PoolLauncher):
     """
 
     cluster: ClassVar[str] = "slurm"
+    interrupted = "interrupted, and the jobs cancelled"
+    seconds_between_looks = 1.0
 
     def __init__(
         self, submitit_folder: str, max_num_timeout: int = 100, name: str = "ovi", **parameters: Any
@@ -93,43 +92,37 @@ class SubmititLauncher(PoolLauncher):
             if value is not None
         }
 
-    def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
-        """Run the jobs and report each as it ends; status and message of each, by name."""
+    def _start(self, jobs: Sequence[SweepJob], console: Console) -> Mapping[str, Any]:
         submitted = self._submit(jobs)
-        console = Console()
-        screen = _Screen(jobs, console)
         numbers = ", ".join(str(job.job_id) for job in submitted.values())
         console.print(f"submitted to {self.cluster}: {numbers}", highlight=False)
-        outcome: dict[str, tuple[str, str]] = {}
-        interrupted = threading.Event()
-        before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+        return submitted
+
+    def _cancel(self, handles: Mapping[str, Any]) -> None:
+        for job in handles.values():
+            job.cancel()
+
+    def _close(self) -> None:
+        """Jobs outlive this process."""
+
+    def _result(self, handle: Any, job: SweepJob) -> tuple[str, str]:
+        """That of the first task, which all others follow; SLURM's message where there is none."""
         try:
-            with screen.live:
-                while len(outcome) < len(jobs) and not interrupted.is_set():
-                    for job in jobs:
-                        if job.name not in outcome and submitted[job.name].done():
-                            outcome[job.name] = _outcome(submitted[job.name])
-                            screen.finished(job, outcome[job.name][0] == "skipped")
-                            self._tell(console, job, *outcome[job.name])
-                    screen.update([job for job in jobs if job.name not in outcome])
-                    interrupted.wait(_SECONDS_BETWEEN_LOOKS)
-            if interrupted.is_set():
-                for job in submitted.values():
-                    job.cancel()
-                fail(
-                    UserError(
-                        "interrupted, and the jobs cancelled; the same command continues with what is missing"
-                    )
-                )
-        finally:
-            signal.signal(signal.SIGINT, before)
-        return outcome
+            results: list[tuple[str, str]] = handle.results()
+        except Exception as error:
+            log = Path(handle.paths.stderr)
+            text = log.read_text(errors="replace") if log.is_file() else ""
+            lines = [line for line in text.splitlines() if line.strip()]
+            last_line = lines[-1] if lines else " ".join(str(error).split())[:200]
+            ended = f"SLURM job {handle.job_id} ended without a result (state {handle.state})"
+            return "failed", f"{ended}: {last_line} (see {log})"
+        return next((r for r in results if r[0] == "failed"), results[0])
 
     def _submit(self, jobs: Sequence[SweepJob]) -> Mapping[str, Any]:
         try:
             import submitit
         except ImportError:
-            fail(UserError("hydra/launcher=submitit_… needs submitit: pip install 'ovi-lab[slurm]'"))
+            fail("hydra/launcher=submitit_… needs submitit: pip install 'ovi-lab[slurm]'")
         folder = Path(self.submitit_folder).absolute()
         try:
             executor = submitit.AutoExecutor(
@@ -138,30 +131,8 @@ class SubmititLauncher(PoolLauncher):
                 **{f"{self.cluster}_max_num_timeout": self.max_num_timeout},
             )
             executor.update_parameters(**self.parameters)
-            made = executor.map_array(Submitted(self.threads), [job.config for job in jobs])
+            made = executor.map_array(Submitted(self.threads), [dict(job.config) for job in jobs])
         except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
             # submitit's errors on a machine without sbatch, and for an unknown parameter
-            fail(UserError(f"{self.cluster} does not take the jobs: {' '.join(str(error).split())[:300]}"))
+            fail(f"{self.cluster} does not take the jobs: {' '.join(str(error).split())[:300]}")
         return {job.name: one for job, one in zip(jobs, made, strict=True)}
-
-
-def _outcome(job: Any) -> tuple[str, str]:
-    """Status and message of the first task, which all others follow; SLURM's message where there is none."""
-    try:
-        results: list[tuple[str, str]] = job.results()
-    except Exception as error:
-        log = job.paths.stderr
-        lines = [line for line in _text(log).splitlines() if line.strip()]
-        last_line = lines[-1] if lines else " ".join(str(error).split())[:200]
-        return (
-            "failed",
-            f"SLURM job {job.job_id} ended without a result (state {job.state}): {last_line} (see {log})",
-        )
-    return next((r for r in results if r[0] == "failed"), results[0])
-
-
-def _text(path: Path) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""

@@ -19,7 +19,7 @@ from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.initial_values import ParameterValues, Values
 from ovi_lab.strategies.process_groups import started
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep
-from ovi_lab.tasks.task import Task
+from ovi_lab.tasks.task import Task, log_directly, log_interval, steps_now
 
 Latents = Tensor | list[Tensor]
 
@@ -95,6 +95,12 @@ class FlowMatchingTask(Task):
 
     # ---- building
 
+    @classmethod
+    def model_settings(cls) -> dict[str, Any]:
+        """Arguments of the model that leave out the tower that is not trained."""
+        absent = {"video", "audio"} - set(cls.modalities)
+        return {**dict.fromkeys(absent), "fusion": {"direction": "none"}} if absent else {}
+
     def configure_model(self) -> None:
         """Build the towers, say what is trained, and have the strategy place every parameter with its value.
 
@@ -103,11 +109,7 @@ class FlowMatchingTask(Task):
         if self.model is not None:
             return
         with torch.device("meta"):
-            if tuple(self.modalities) == ("video", "audio"):
-                model = self._make_model()
-            else:
-                absent = {"video", "audio"} - set(self.modalities)
-                model = self._make_model(**dict.fromkeys(absent), fusion={"direction": "none"})
+            model = self._make_model(**self.model_settings())
         sources = self.init_from.get("all") or self.init_from
         beginning = find_beginning(model, sources) if sources else None
         self.trained_parameters, self.total_parameters = self.freeze_rule.apply(model)
@@ -173,11 +175,10 @@ class FlowMatchingTask(Task):
         """
         assert self.model is not None
         device = self.device
-        size = len(batch["id"])
-        dropped = None
-        clean = False
+        dropped, clean = None, False
         if train and self.text_dropout:
-            dropped = torch.rand(size, generator=generator_for(*purpose, "text dropout")) < self.text_dropout
+            draws = torch.rand(len(batch["id"]), generator=generator_for(*purpose, "text dropout"))
+            dropped = draws < self.text_dropout
         if train and self.first_frame_clean and "video" in self.modalities:
             draw = torch.rand((), generator=generator_for(*purpose, "first frame"))
             clean = bool(draw < self.first_frame_clean)
@@ -224,7 +225,7 @@ class FlowMatchingTask(Task):
             self._step_losses = {}
         for name, value in losses.items():
             self._step_losses.setdefault(name, []).append(value.detach())
-        if self.trainer.fit_loop._should_accumulate():
+        if not steps_now(self.trainer):
             return
         if self.trainer._logger_connector.should_update_logs:
             # Lightning logs no other step, and `log_dict` costs milliseconds
@@ -235,19 +236,15 @@ class FlowMatchingTask(Task):
                 stacked /= distributed.get_world_size()
                 means = dict(zip(means, stacked.unbind(), strict=True))
             self.log_dict(means, batch_size=1)
-        interval = 5 * self._log_interval()
-        if (self.trainer.global_step + 1) % interval == 0:
-            # five times less often than the losses, and directly: Lightning would repeat them until the epoch ends
-            report = {f"train/{name}": value for name, value in self.train_bins.collect().items()}
-            for logger in self.loggers:
-                logger.log_metrics(report, step=self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+        if (self.trainer.global_step + 1) % (5 * log_interval(self.trainer)) == 0:
+            report = self.train_bins.collect()
+            log_directly(self.trainer, {f"train/{name}": value for name, value in report.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store losses by timestep since their last report, so that a resumed run's report is complete."""
         checkpoint["loss_by_timestep"] = self.train_bins.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them."""
         self.train_bins.restore(checkpoint.get("loss_by_timestep") or {}, self.device)
 
     def _batch_number(self) -> int:
@@ -258,10 +255,6 @@ class FlowMatchingTask(Task):
         rank, places = strategy_of(self.trainer).data_place
         return int((step * accumulated + self._within_step[1]) * places + rank)
 
-    def _log_interval(self) -> int:
-        trainer: Any = self.trainer  # which sets log_every_n_steps without declaring it
-        return int(trainer.log_every_n_steps)
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Losses with fixed noise and evenly spaced timesteps, so that those of two models are comparable."""
         size = len(batch["id"])
@@ -269,13 +262,10 @@ class FlowMatchingTask(Task):
         order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
         sigma = ((order + 0.5) / size).to(self.device)
         loss, by_modality = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)
-        self.log("val/loss", loss, batch_size=size, sync_dist=True)
-        self.log_dict(
-            {f"val/loss_{m}": value for m, value in by_modality.items()}, batch_size=size, sync_dist=True
-        )
+        named = {"val/loss": loss, **{f"val/loss_{m}": value for m, value in by_modality.items()}}
+        self.log_dict(named, batch_size=size, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Log losses by timestep over the validation set."""
         self.log_dict({f"val/{name}": value for name, value in self.val_bins.collect().items()})
 
 
@@ -285,3 +275,19 @@ def _with_first_frame(noisy: Latents, clean: Latents) -> Latents:
         assert isinstance(clean, Tensor)
         return torch.cat([clean[:, :, :1], noisy[:, :, 1:]], dim=2)
     return [torch.cat([c[:, :1], n[:, 1:]], dim=1) for n, c in zip(noisy, clean, strict=True)]
+
+
+class FusionTraining(FlowMatchingTask):
+    """Both towers on paired video and audio: the paper's stage 3, and the ablations of it."""
+
+
+class AudioPretraining(FlowMatchingTask):
+    """The audio tower with its text cross-attention (the paper's stages 1 and 2). No video tower is built."""
+
+    modalities = ("audio",)
+
+
+class VideoPretraining(FlowMatchingTask):
+    """The video tower with its text cross-attention. No audio tower is built."""
+
+    modalities = ("video",)

@@ -19,21 +19,15 @@ from ovi_lab.tasks.task import Task
 PARTS = ("video", "audio", "sync")
 
 
-def _as_it_is(clips: ClipSet) -> ClipSet:
-    """The collate function: items are batches already."""
-    return clips
-
-
 class _Rendered:
     """Clips of a world, batch by batch, in an order fixed by the seed."""
 
     def __init__(
         self, world: str, count: int, world_seed: int, batch_size: int, order_seed: int | None
     ) -> None:
-        self.world, self.count, self.world_seed = get_world(world), count, world_seed
-        self.batch_size, self.order_seed = batch_size, order_seed
+        self.count, self.batch_size, self.order_seed = count, batch_size, order_seed
         # Rendered once: a clip costs more to draw than a judge costs to train on it.
-        self.clips = self.world.render(range(count), world_seed)
+        self.clips = get_world(world).render(range(count), world_seed)
 
     def __len__(self) -> int:
         return self.count // self.batch_size
@@ -80,7 +74,7 @@ class JudgeTraining(Task):
         super().__init__()
         if set(lr) != set(PARTS):
             raise UserError(f"task.lr has {sorted(lr)}, expected a rate for each of {', '.join(PARTS)}")
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "world": world,
             "train_clips": num_train,
             "eval_clips": num_eval,
@@ -100,27 +94,24 @@ class JudgeTraining(Task):
         self._scores: dict[str, list[float]] = {}
 
     def _loader(self, train: bool) -> Any:
+        """Clips of the training seed in random order, or those of the evaluation seed."""
         split = "train" if train else "eval"
+        s = self.settings
         rendered = _Rendered(
-            str(self.settings["world"]),
-            int(self.settings[f"{split}_clips"]),  # type: ignore[call-overload]
-            int(self.settings[f"{split}_seed"]),  # type: ignore[call-overload]
-            int(self.settings["batch_size"]),  # type: ignore[call-overload]
-            self.seed if train else None,
+            s["world"], s[f"{split}_clips"], s[f"{split}_seed"], s["batch_size"], self.seed if train else None
         )
-        return DataLoader(rendered, batch_size=None, shuffle=False, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        # items are batches already
+        return DataLoader(rendered, batch_size=None, shuffle=False, collate_fn=lambda clips: clips)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> Any:
-        """Clips of the training seed."""
         return self._loader(True)
 
     def val_dataloader(self) -> Any:
-        """Clips of the evaluation seed."""
         return self._loader(False)
 
     def configure_optimizers(self) -> Any:
         """AdamW with each judge's own rate, one cycle over the run."""
-        rates: Any = self.settings["learning_rates"]
+        rates = self.settings["learning_rates"]
         groups = [
             {"params": list(part.parameters()), "lr": rates[name]}
             for name, part in self.judges.parts().items()
@@ -143,7 +134,6 @@ class JudgeTraining(Task):
         return total
 
     def validation_step(self, clips: ClipSet, batch_idx: int) -> None:
-        """Losses and accuracies on clean clips."""
         for name in PARTS:
             loss, scores = self.judges.parts()[name].loss(clips)  # type: ignore[operator]
             for key, value in {**scores, "loss": loss}.items():

@@ -23,7 +23,6 @@ class LossByTimestep:
 
     @torch.no_grad()
     def add(self, modality: str, loss_B: Tensor, sigma_B: Tensor) -> None:
-        """Per-clip losses [B] and their sigma [B]."""
         if modality not in self._sums:
             self._sums[modality] = torch.zeros(2, self.bins, device=loss_B.device)
         where = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)

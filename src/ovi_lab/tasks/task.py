@@ -1,4 +1,4 @@
-"""What a run and its callbacks ask of any task."""
+"""What a run and its callbacks need of any task, and of Lightning's Trainer where it declares less than it has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -40,3 +40,20 @@ class Task(LightningModule):
             return
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
+
+
+def log_interval(trainer: Trainer) -> int:
+    """Optimiser steps between logs."""
+    lightning: Any = trainer  # which sets log_every_n_steps without declaring it
+    return max(1, int(lightning.log_every_n_steps))
+
+
+def steps_now(trainer: Trainer) -> bool:
+    """Whether the optimiser takes a step; DeepSpeed counts micro-batches itself and is asked to step after each."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def log_directly(trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+    """Log numbers of this step to the loggers: Lightning takes half a millisecond for each, and logs it repeatedly."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=trainer.fit_loop.epoch_loop._batches_that_stepped)
