@@ -116,7 +116,7 @@ def _clip(own: dict[str, str]) -> ClipShape | None:
 
     video = _sizes(own, "video", 3, "latent frames, rows, columns, as 31x44x46")
     audio = _sizes(own, "audio", 1, "a number of latents, as 157")
-    return ClipShape(video, audio and audio[0]) if video or audio else None
+    return ClipShape(video, audio[0] if audio else None) if video or audio else None
 
 
 def _sizes(own: dict[str, str], key: str, count: int, expected: str) -> tuple[int, ...] | None:

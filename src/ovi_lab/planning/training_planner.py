@@ -106,8 +106,8 @@ class TrainingPlanner:
         parts = sharding.sequence_parallel
         inside = work.activations - work.outside
         saved = inside - inside // parts
-        kept = (size - saved for size in (work.forward, work.activations, work.with_gradients))
-        return PassMemory(*kept, work.outside)
+        forward, activations = work.forward - saved, work.activations - saved
+        return PassMemory(forward, activations, work.with_gradients - saved, work.outside)
 
     def _stepped(self, master: bool, dtype: torch.dtype, flat: bool) -> tuple[int, int]:
         """Bytes that the optimiser keeps and takes for a moment, of all parameters."""

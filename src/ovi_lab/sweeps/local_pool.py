@@ -269,7 +269,7 @@ class PoolLauncher(Launcher):
     def _result(self, handle: Any, job: SweepJob) -> tuple[str, str]:
         """Status and message of a job that has ended."""
         try:
-            return handle.result()  # type: ignore[no-any-return]
+            return handle.result()
         except SystemExit:
             reason = "stopped by a signal"
         except BrokenProcessPool:
