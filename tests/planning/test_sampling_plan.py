@@ -230,7 +230,11 @@ def test_too_little_memory_is_refused_with_what_would_fit(monkeypatch: pytest.Mo
     preset = make_preset(256, 6)
     plans = [plan_request(Request("a", "rain", 0, None, None), released_formats(preset))]
     check_memory(preset, plans, GUIDED, Options())
-    needed = SamplingPlanner(preset, plans[0].size, GUIDED).host_peak(MemoryOptions())
+    planner = SamplingPlanner(preset, plans[0].size, GUIDED)
+    monkeypatch.setattr(
+        sampling_report, "SamplingPlanner", lambda *_: planner
+    )  # each footprint is computed once
+    needed = planner.host_peak(MemoryOptions())
     monkeypatch.setattr(sampling_report, "available_host_memory", lambda: int(needed.total * 0.6))
     with pytest.raises(
         UserError, match=r"small at 128x128 needs about .* free: dtype=bf16 takes .* fits"
