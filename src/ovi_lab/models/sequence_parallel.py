@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import AttentionFunction
-from ovi_lab.models.config import Modality, check_positive_int
+from ovi_lab.models.config import Modality
 from ovi_lab.models.token_sharding import SequenceGroup, TokenSharding
 from ovi_lab.models.twin import TwinDiT
 
@@ -39,7 +39,8 @@ def sequence_group(size: int) -> SequenceGroup:
     Every process calls it, and once: it sets up communication. `size` 1 works without torch.distributed too.
     UserError where the processes do not divide into groups of `size`.
     """
-    check_positive_int("sequence_parallel", size)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UserError(f"sequence_parallel is {size!r}; expected a whole number of at least 1")
     started = dist.is_available() and dist.is_initialized()
     world, rank = (dist.get_world_size(), dist.get_rank()) if started else (1, 0)
     if world % size:
