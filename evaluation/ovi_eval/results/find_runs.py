@@ -96,15 +96,15 @@ class _Walk:
         if results.is_file():
             if results.resolve() in self.seen:
                 return True
+            self.seen.add(results.resolve())
             if inside(self.root, results) is None:
                 return self._miss(folder, f"results.json: {_OUTSIDE}")
             try:
                 if load_json(results).get("schema") != LEADERBOARD_SCHEMA:
-                    self.file(results)
+                    self.found.runs.append(read(results))
                     return True
             except UserError as error:
                 return self._miss(folder, str(error).removeprefix(f"{results}: "))
-            self.seen.add(results.resolve())
             self.found.leaderboards.append(results)
         below = [self.folder(child) for child in _children(folder)]
         if any(below) or results.is_file():

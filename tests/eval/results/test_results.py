@@ -238,10 +238,11 @@ def test_runs_are_found_below_a_study_and_what_is_unfinished_is_named(tmp_path):
     half = study / "none" / "seed_10" / "results.json"
     half.write_text(half.read_text()[:100])
     (study / "none" / "seed_0" / "checkpoints").mkdir()
-    found = find_runs([study, study / "none" / "seed_0"])
+    found = find_runs([study, study / "none" / "seed_0", study / "none" / "seed_10"])
     labels = [run.label() for run in found.runs]
     assert labels[:3] == [f"bidirectional_scaled, seed {s}" for s in (0, 1, 10)]
     assert labels.count("none, seed 0") == 1
+    assert len(found.missing) == 2
     reasons = {missing.folder.name: missing.reason for missing in found.missing}
     assert reasons["seed_1"] == "not finished: it has no results.json yet"
     assert "is no JSON" in reasons["seed_10"]
