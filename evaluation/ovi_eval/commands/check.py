@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ovi_eval.commands.options import names_of
+from ovi_eval.commands.options import WEIGHTS_HELP, names_of
 from ovi_eval.errors import UserError
 
 HELP = "recompute reference implementations' numbers on this machine and compare"
@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--only", metavar="NAMES", help="cases or groups of them, with commas between (as vggish,i3d.fvd)")
     add("--quick", action="store_true", help="leave out cases that take over about 5 s each")
-    add("--clips", metavar="DIR", help="folder of real clips that some goldens were made from")
-    add("--weights", metavar="DIR", help="folder of published weight files (default: OVI_EVAL_WEIGHTS)")
+    add("--clips", type=Path, metavar="DIR", help="folder of real clips that some goldens were made from")
+    add("--weights", type=Path, metavar="DIR", help=WEIGHTS_HELP)
     add("--goldens", metavar="DIR", help="compare with the goldens of another folder")
-    add("--json", metavar="OUT", help="also write everything that was compared to this file")
+    add("--json", type=Path, metavar="OUT", help="also write everything that was compared to this file")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,15 +30,15 @@ def run(options: argparse.Namespace) -> int:
 
     cases = chosen(names_of(options.only, "--only"))
     goldens = Goldens(options.goldens or goldens_folder())
-    out = Path(options.json) if options.json else None
+    out = options.json
     if out is not None and out.is_dir():
         raise UserError(f"--json {out}: is a folder; name a file, as {out}/check.json")
     with Report(len(cases)) as report:
         outcomes = run_cases(
             cases,
             goldens,
-            clips=_folder(options.clips),
-            weights=_folder(options.weights),
+            clips=options.clips,
+            weights=options.weights,
             quick=options.quick,
             begun=report.begun,
             ended=report.ended,
@@ -47,7 +47,3 @@ def run(options: argparse.Namespace) -> int:
         write(out, outcomes, goldens.folder)
         print(out)
     return int(any(outcome.verdict == FAILED for outcome in outcomes))
-
-
-def _folder(text: str | None) -> Path | None:
-    return Path(text) if text else None

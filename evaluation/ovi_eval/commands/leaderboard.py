@@ -47,11 +47,7 @@ def run(options: argparse.Namespace) -> None:
     from ovi_eval.report.terminal import show
     from ovi_eval.results.published import published_tables
 
-    out = options.out
-    folder = Path(options.runs[0])
-    single = len(options.runs) == 1 and folder.is_dir() and not _is_run(folder)
-    if out is None:
-        out = folder if single else _beside(options.runs)
+    out = Path(options.out) if options.out else _default_folder(options.runs)
     board = build_leaderboard(
         options.runs,
         first=options.first,
@@ -62,23 +58,21 @@ def run(options: argparse.Namespace) -> None:
         published=published_tables() if options.beside else (),
         clips=options.clips,
     )
-    write_all(board, Path(out), progress=True)
+    write_all(board, out, progress=True)
     show(board)
-    print(Path(out) / "leaderboard.html")
+    print(out / "leaderboard.html")
 
 
-def _beside(runs: Sequence[str]) -> Path:
-    """Where a leaderboard of several runs goes: a folder beside them."""
-    folders = [Path(run).resolve() if Path(run).is_dir() else Path(run).resolve().parent for run in runs]
-    return Path(os.path.commonpath(folders)) / "leaderboard"
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether a folder's results.json is that of one run, which a leaderboard must not replace."""
+def _default_folder(runs: Sequence[str]) -> Path:
+    """The study's own folder; for one run, whose results.json must not be replaced, or several, one beside them."""
     from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
 
-    path = folder / "results.json"
-    return path.is_file() and load_json(path).get("schema") != LEADERBOARD_SCHEMA
+    folder, results = Path(runs[0]), Path(runs[0]) / "results.json"
+    own = not results.is_file() or load_json(results).get("schema") == LEADERBOARD_SCHEMA
+    if len(runs) == 1 and folder.is_dir() and own:
+        return folder
+    folders = [Path(run).resolve() if Path(run).is_dir() else Path(run).resolve().parent for run in runs]
+    return Path(os.path.commonpath(folders)) / "leaderboard"
 
 
 def _claims(path: str | None) -> list[Any] | None:
@@ -88,8 +82,7 @@ def _claims(path: str | None) -> list[Any] | None:
     from ovi_eval.common.plain_data import read_json, read_yaml
 
     data = read_json(path) if Path(path).suffix == ".json" else read_yaml(path)
-    if isinstance(data, dict):
-        data = data.get("claims")
+    data = data.get("claims") if isinstance(data, dict) else data
     if not isinstance(data, list):
         raise UserError(f"{path}: expected a list of claims, or one under the key claims")
     return data

@@ -145,16 +145,12 @@ def _available(
     from ovi_eval.clips.items import MemoryItem
     from ovi_eval.registry import available
 
-    there, absent = available(reference, ball=isinstance(items[0], MemoryItem))
-    there = [
-        metric
-        for metric in there
-        if (metric.name == "sync_crops") == crops or not metric.name.startswith("sync")
-    ]
-    if not there:
+    found, absent = available(reference, ball=isinstance(items[0], MemoryItem))
+    found = [m for m in found if (m.name == "sync_crops") == crops or not m.name.startswith("sync")]
+    if not found:
         first = next(iter(absent.values()), "")
         raise UserError(f"no metric is available here; {first}; ovi-eval metrics lists what each needs")
-    return there, list(absent)
+    return found, list(absent)
 
 
 def _results(
@@ -164,33 +160,31 @@ def _results(
     from ovi_eval.common.provenance import configuration_hash
     from ovi_eval.scoring.results_of import run_results
 
-    clips = Path(options.clips).resolve()
+    clips, folder = Path(options.clips).resolve(), Path(options.out).parent
+    # All that numbers may depend on, but for the clips themselves.
+    made = {key: [score.version, score.variant, score.preprocessing] for key, score in scored.values.items()}
+    choices = {
+        "metrics": made,
+        "limit": options.limit,
+        "crops": options.crops,
+        "benchmark": options.benchmark,
+    }
+    reference = shareable_path(options.reference, folder) if options.reference else "none"
     return run_results(
         items,
         scored,
         name=options.name or (clips.parent.name if clips.is_file() else clips.name),
         seed=options.seed,
         # Where files lie is private: names below the results' folder, else the folder's own name.
-        provenance={
-            "clips": shareable_path(clips, Path(options.out).parent),
-            "reference": shareable_path(options.reference, Path(options.out).parent)
-            if options.reference
-            else "none",
-        },
-        config_hash=configuration_hash(_choices(options, scored)),
+        provenance={"clips": shareable_path(clips, folder), "reference": reference},
+        config_hash=configuration_hash(choices),
         notes=notes,
         benchmark=options.benchmark,
     )
 
 
-def _choices(options: argparse.Namespace, scored: Scored) -> dict[str, Any]:
-    """What was chosen that numbers may depend on, but for the clips themselves."""
-    made = {key: [score.version, score.variant, score.preprocessing] for key, score in scored.values.items()}
-    return {"metrics": made, "limit": options.limit, "crops": options.crops, "benchmark": options.benchmark}
-
-
 def step_of(bar: Progress) -> Step:
-    """Progress shown as a line of the bar for each thing that is scored."""
+    """Shows progress as a line of the bar for each set of clips that is scored."""
     tasks: dict[str, Any] = {}
 
     def step(what: str, done: int, total: int) -> None:
@@ -206,11 +200,7 @@ def progress_bar(shown: bool = True) -> Iterator[Progress]:
     """A bar on the terminal for as long as the block lasts."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    what = TextColumn("{task.description}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not shown) as bar:
         yield bar

@@ -1,7 +1,7 @@
 """Which values may be ranked together: one column for each metric, version, variant and benchmark.
 
-Values of different versions, variants or benchmarks of a metric, and those of a part of the clips, land in
-different columns; that is the whole of the rule against ranking them together.
+Values of different versions, variants or benchmarks of a metric, and those of a part of the clips, are in different
+columns, and so are never ranked together.
 """
 
 from __future__ import annotations

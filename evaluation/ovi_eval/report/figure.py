@@ -26,7 +26,7 @@ def figure_png(board: Leaderboard) -> bytes:
 
     across = min(_ACROSS, len(board.columns))
     down = math.ceil(len(board.columns) / across)
-    names = [_short(row.name) for row in board.arms]
+    names = [line(row.name, _NAME) for row in board.arms]
     height = 0.62 + 0.3 * len(names)
     figure = Figure(figsize=(1.6 + 2.7 * across, (height + 0.45) * down + 0.7), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -69,23 +69,12 @@ def figure_png(board: Leaderboard) -> bytes:
     ]
     figure.suptitle(f"{line(board.title, 150)}\n{'; '.join(note)}", fontsize=9, parse_math=False)
     if handles:
-        lines, names = list(handles.values()), list(handles)
-        legend = figure.legend(
-            lines,
-            [_short(name) for name in names],
-            loc="outside lower center",
-            ncols=4,
-            fontsize=8,
-            frameon=False,
-        )
+        shown = [line(name, _NAME) for name in handles]
+        where = {"loc": "outside lower center", "ncols": 4}
+        legend = figure.legend(list(handles.values()), shown, fontsize=8, frameon=False, **where)
         for text in legend.get_texts():
             text.set_parse_math(False)
     buffer = io.BytesIO()
     # Without a date or version in it, equal numbers make equal files.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _short(name: str) -> str:
-    """A name that leaves room for the panels beside it."""
-    return line(name, _NAME)

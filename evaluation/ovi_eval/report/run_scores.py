@@ -25,7 +25,7 @@ REASONS = 3
 def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) -> None:
     """Prints a run's values with their intervals, what warns, and which clips are missing and why.
 
-    `left_out` names metrics that could not be had here.
+    `left_out` names metrics that are not available here.
     """
     table = Table(
         title=Text(line(results.label())), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False

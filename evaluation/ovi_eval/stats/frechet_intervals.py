@@ -203,7 +203,7 @@ def line_to_infinity(points: list[tuple[int, float]]) -> Extrapolated:
     across_P = 1 / size_P - (1 / size_P).mean()
     slope = float((across_P * distance_P).sum() / (across_P**2).sum())
     value = float(distance_P.mean() - slope * (1 / size_P).mean())
-    spread = float(((distance_P - distance_P.mean()) ** 2).sum())
-    off = float(((distance_P - value - slope / size_P) ** 2).sum())
-    r2 = 1 - off / spread if spread > 0 else math.nan
+    total = float(((distance_P - distance_P.mean()) ** 2).sum())
+    residual = float(((distance_P - value - slope / size_P) ** 2).sum())
+    r2 = 1 - residual / total if total > 0 else math.nan
     return Extrapolated(value, slope, r2, tuple(points))

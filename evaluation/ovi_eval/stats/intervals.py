@@ -1,6 +1,6 @@
 """Uncertainty of scores: intervals over seeds and over clips. Tests of differences are in `differences`.
 
-Two things vary when a model is trained and scored again: the training seed and the clips it is asked for. A
+Two things vary when a model is trained and scored again: the training seed and the clips it samples. A
 mean over seeds gets Student's t interval; a mean over clips a bootstrap interval; a difference that has
 both is resampled in both at once, because the same clips return under every seed (Owen 2007, "The
 pigeonhole bootstrap").
@@ -35,7 +35,7 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """`method` names how it was had, `n` what it rests on (seeds or clips, as the method says)."""
+    """`method` names how it was computed, `n` what it rests on (seeds or clips, as the method says)."""
 
     low: float
     high: float

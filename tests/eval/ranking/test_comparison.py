@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from ovi_eval.stats.differences import holm, sign_flip_test
 GOOD, BAD = "bidirectional_scaled", "none"
 
 
-def a_set(value: float, **fields) -> MetricValue:
+def a_set(value: float | None, **fields) -> MetricValue:
     made = {"kind": "frechet", "direction": "lower", **fields}
     return MetricValue(value, made.pop("n", 40), made.pop("direction"), **made)
 
@@ -35,10 +34,6 @@ def written(folder: Path, name: str, seed: int | None = None, **fields) -> Path:
     """Results of one run without values per clip."""
     made = run(name, seed, **{"clips": (), "losses": {}, **fields})
     return made.write(folder / f"{name}_{'none' if seed is None else seed}.json")
-
-
-def seeds_of(folder: Path, name: str, seeds=(0, 1, 2), **fields) -> list[Path]:
-    return [run(name, seed, **fields).write(folder / f"{name}_{seed}.json") for seed in seeds]
 
 
 def printed(comparison: Comparison) -> str:
@@ -52,19 +47,22 @@ def command(*words: str) -> None:
     compare_command.run(parser.parse_args(list(map(str, words))))
 
 
+def seeds_of(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}_{seed}.json" for seed in (0, 1, 2)]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
     for name in (GOOD, BAD):
-        seeds_of(folder, name)
+        for seed, path in enumerate(seeds_of(folder, name)):
+            run(name, seed).write(path)
     return folder
 
 
 @pytest.fixture(scope="module")
 def comparison(folder: Path) -> Comparison:
-    return compare(
-        [folder / f"{GOOD}_{s}.json" for s in (0, 1, 2)], [folder / f"{BAD}_{s}.json" for s in (0, 1, 2)]
-    )
+    return compare(seeds_of(folder, GOOD), seeds_of(folder, BAD))
 
 
 def test_clips_are_paired_by_id_and_seed(comparison: Comparison) -> None:
@@ -106,9 +104,9 @@ def test_numbers_are_those_of_the_leaderboard(comparison: Comparison) -> None:
 
 
 def test_the_other_way_round_every_sign_and_verdict_turns(folder: Path, comparison: Comparison) -> None:
-    a, b = ([folder / f"{name}_{s}.json" for s in (0, 1, 2)] for name in (BAD, GOOD))
     turned = {"a_better": "b_better", "b_better": "a_better", "no_difference": "no_difference"}
-    for there, back in zip(comparison.entries, compare(a, b).entries, strict=True):
+    again = compare(seeds_of(folder, BAD), seeds_of(folder, GOOD))
+    for there, back in zip(comparison.entries, again.entries, strict=True):
         assert back.difference.value == pytest.approx(-there.difference.value)
         assert back.difference.test.p == pytest.approx(there.difference.test.p, abs=2e-3)
         assert back.verdict == turned[there.verdict]
@@ -138,28 +136,19 @@ def test_only_clips_that_both_have_count_and_the_others_are_told(tmp_path: Path)
 
 
 def test_single_sets_are_compared_by_their_own_intervals(tmp_path: Path) -> None:
-    a = written(
-        tmp_path,
-        "a",
-        metrics={"fvd": a_set(100.0, ci95=(95.0, 105.0)), "is": a_set(3.0, direction="higher", kind="set")},
-    )
-    b = written(
-        tmp_path,
-        "b",
-        metrics={"fvd": a_set(120.0, ci95=(110.0, 130.0)), "is": a_set(2.0, direction="higher", kind="set")},
-    )
-    fvd, inception = compare(a, b).entries
+    paths = []
+    for name, value, ci95, isc in (("a", 100.0, (95.0, 105.0), 3.0), ("b", 120.0, (110.0, 130.0), 2.0)):
+        metrics = {"fvd": a_set(value, ci95=ci95), "is": a_set(isc, direction="higher", kind="set")}
+        paths.append(written(tmp_path, name, metrics=metrics))
+    fvd, inception = compare(*paths).entries
     half = np.hypot(5.0, 10.0)
     assert (fvd.difference.interval.low, fvd.difference.interval.high) == pytest.approx(
         (-20 - half, -20 + half)
     )
     assert fvd.verdict == "a_better"
     assert any("taken as independent" in note for note in fvd.notes)
-    assert (inception.difference.value, inception.difference.test.p, inception.verdict) == (
-        1.0,
-        None,
-        "not_tested",
-    )
+    tested = (inception.difference.value, inception.difference.test.p, inception.verdict)
+    assert tested == (1.0, None, "not_tested")
     assert any("nothing says how sure" in note for note in inception.notes)
     assert fvd.p_adjusted == fvd.difference.test.p  # a difference that was not tested is no comparison more
 
@@ -177,49 +166,54 @@ def test_seeds_that_are_not_the_same_are_not_paired(tmp_path: Path) -> None:
     ("of_a", "of_b", "reason"),
     [
         (
-            {"metrics": {"fvd": a_set(1.0, variant="stylegan-v")}},
-            {"metrics": {"fvd": a_set(1.0, variant="videogpt")}},
+            {"variant": "stylegan-v"},
+            {"variant": "videogpt"},
             "variant is 'stylegan-v' in a and 'videogpt' in b; score both in the same way",
         ),
         (
-            {"metrics": {"fvd": a_set(1.0, version="1")}},
-            {"metrics": {"fvd": a_set(1.0, version="2", variant="x")}},
+            {"version": "1"},
+            {"version": "2", "variant": "x"},
             "version is '1' in a and '2' in b, variant is not named in a and 'x' in b; score both in the same way",
         ),
         (
-            {"metrics": {"fvd": a_set(1.0)}, "benchmark": "Verse-Bench"},
-            {"metrics": {"fvd": a_set(1.0)}, "benchmark": "JavisBench"},
+            {"benchmark": "Verse-Bench"},
+            {"benchmark": "JavisBench"},
             "benchmark is 'Verse-Bench' in a and 'JavisBench' in b; score both in the same way",
         ),
         (
-            {"metrics": {"fvd": a_set(1.0, comparable=False)}},
-            {"metrics": {"fvd": a_set(1.0)}},
+            {"comparable": False},
+            {},
             "the value of a is of a part of the clips and not comparable; score all clips",
         ),
         (
-            {"metrics": {"fvd": a_set(1.0, comparable=False)}},
-            {"metrics": {"fvd": a_set(1.0, comparable=False)}},
+            {"comparable": False},
+            {"comparable": False},
             "the value of a and of b is of a part of the clips and not comparable; score all clips",
         ),
-        ({"metrics": {"fvd": a_set(1.0)}}, {"metrics": {}}, "only a has it"),
-        ({"metrics": {}}, {"metrics": {"fvd": a_set(1.0)}}, "only b has it"),
-        (
-            {"metrics": {"fvd": a_set(1.0)}},
-            {"metrics": {"fvd": replace(a_set(1.0), value=None, n=0)}},
-            "no clip of b could be scored",
-        ),
+        ({}, None, "only a has it"),
+        (None, {}, "only b has it"),
+        ({}, {"value": None, "n": 0}, "no clip of b could be scored"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_by_name_and_the_rest_goes_on(
-    tmp_path: Path, of_a: dict, of_b: dict, reason: str
+def test_what_cannot_be_compared_is_refused_by_name_and_the_rest_is_compared(
+    tmp_path: Path, of_a: dict | None, of_b: dict | None, reason: str
 ) -> None:
+    """`of_a`, `of_b`: fields of the sides' FVD and the benchmark of their run; None for a side without FVD."""
+
+    def sides(**losses: dict[str, float]) -> list[Path]:
+        paths = []
+        for name, fields in (("a", of_a), ("b", of_b)):
+            made = {"value": 1.0, **(fields or {})}
+            benchmark = made.pop("benchmark", "")
+            metrics = {} if fields is None else {"fvd": a_set(**made)}
+            own = losses.get(name, {})
+            paths.append(written(tmp_path, name, metrics=metrics, benchmark=benchmark, losses=own))
+        return paths
+
     with pytest.raises(UserError) as caught:
-        compare(written(tmp_path, "a", **of_a), written(tmp_path, "b", **of_b))
+        compare(*sides())
     assert str(caught.value) == f"a and b: nothing can be compared: fvd: {reason}"
-    sides = []
-    for name, fields, loss in (("a", of_a, 0.5), ("b", of_b, 0.4)):
-        sides.append(written(tmp_path, name, **fields, losses={"val": loss}))
-    found = compare(*sides)
+    found = compare(*sides(a={"val": 0.5}, b={"val": 0.4}))
     assert [(refusal.metric, refusal.reason) for refusal in found.refusals] == [("fvd", reason)]
     assert [entry.column.id for entry in found.entries] == ["loss/val"]
     assert f"! fvd: {reason}" in " ".join(printed(found).split())
@@ -286,14 +280,14 @@ def test_warnings_and_other_decoders_are_told(tmp_path: Path) -> None:
 
 
 def test_a_side_is_one_model_that_is_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds runs of bidirectional_scaled, none; a side is one model"):
-        compare(folder, folder / "none_0.json")
-    with pytest.raises(UserError, match="no such file or folder"):
-        compare(tmp_path / "gone.json", folder / "none_0.json")
-    with pytest.raises(UserError, match="no results were found"):
-        compare(tmp_path, folder / "none_0.json")
-    with pytest.raises(UserError, match="names no file"):
-        compare([], folder / "none_0.json")
+    for side, named in (
+        (folder, r"holds runs of bidirectional_scaled, none; a side is one model"),
+        (tmp_path / "gone.json", "no such file or folder"),
+        (tmp_path, "no results were found"),
+        ([], "names no file"),
+    ):
+        with pytest.raises(UserError, match=named):
+            compare(side, folder / "none_0.json")
     twice = run("none", 0).write(tmp_path / "again.json")
     with pytest.raises(
         UserError, match=r"none, seed 0 was found twice, in .*none_0\.json and in .*again\.json"
@@ -318,25 +312,17 @@ def test_the_terminal_holds_every_number_in_100_columns(comparison: Comparison) 
     assert max(len(line.rstrip()) for line in text.split("\n")) <= 100
     for entry in comparison.entries:
         assert entry.column.id in text
-    for shown in (
-        "A better",
-        "< 0.001",
-        "40 clips, 3 seeds",
-        "sign-flip permutation over clips",
-        "paired t over seeds",
-    ):
-        assert shown in text
+    assert "sign-flip permutation over clips" in text
+    for words in ("A better", "< 0.001", "40 clips, 3 seeds", "paired t over seeds"):
+        assert words in text
     assert re.search(r"bidirectional_scaled: \S*bidirectional_scaled_0\.json", text)
 
 
 def test_names_from_files_are_no_markup(tmp_path: Path) -> None:
     name = "[red]<b>x|y</b>"
     metrics = {"m|<i>": a_set(1.0)}
-    paths = [
-        run(n, None, clips=(), losses={}, metrics=metrics).write(tmp_path / f"{i}.json")
-        for i, n in enumerate((name, "[/]"))
-    ]
-    found = compare(*paths)
+    runs = (run(n, None, clips=(), losses={}, metrics=metrics) for n in (name, "[/]"))
+    found = compare(*(made.write(tmp_path / f"{i}.json") for i, made in enumerate(runs)))
     assert "[red]<b>x|y</b>" in printed(found)
     assert "<b>" not in markdown(found)
     assert "<i>" not in markdown(found)
@@ -383,10 +369,9 @@ def test_bad_input_is_one_line_and_code_2(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_comma_in_a_name_is_no_list(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_comma_in_a_name_is_no_list(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = run("none", 0).write(tmp_path / "a,b.json")
-    other = run(GOOD, 0).write(tmp_path / "c.json")
-    command(path, other)
+    command(path, folder / f"{GOOD}_0.json")
     assert "a,b.json" in capsys.readouterr().out
 
 

@@ -1,14 +1,32 @@
-"""The page of many models: each model's own page with its clips, plots of any shape, Markdown."""
+"""The page of many models: each model's own page with its clips, plots of any shape, Markdown; in a browser, filters in
+the address and any width.
+"""
 
 import base64
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from helpers.eval_study import BENCHMARKS, I3D, MODELS, NO_FACE, UNREADABLE, run, scored, write_board
-from ovi_eval.ranking.leaderboard import build_leaderboard
+from helpers.browser import opened
+from helpers.eval_study import (
+    BENCHMARKS,
+    I3D,
+    LONG_NAME,
+    MODELS,
+    NO_FACE,
+    PUBLISHED,
+    UNREADABLE,
+    run,
+    scored,
+    write_board,
+)
+from helpers.runs_in_memory import found
+from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
+from ovi_eval.report.html import clips
 from ovi_eval.report.html import page as page_module
 from ovi_eval.report.html.models import addresses
 from ovi_eval.report.html.page import page
@@ -31,7 +49,15 @@ def _generated(paths):
 
 @pytest.fixture(scope="module")
 def html(paths):
-    return page(build_leaderboard(paths, title="Models", clips=[_generated(paths)]))
+    board = build_leaderboard(paths, title="Models", clips=[_generated(paths)])
+    return page(replace(board, published=PUBLISHED))
+
+
+@pytest.fixture(scope="module")
+def file(html, tmp_path_factory):
+    made = tmp_path_factory.mktemp("browsing") / "leaderboard.html"
+    made.write_text(html)
+    return made
 
 
 def section(html, address):
@@ -63,8 +89,8 @@ def test_worst_and_best_clips_stand_with_their_own_values(html, paths):
     own = section(html, "Ovi-1.1")
     result = scored(OVI, BENCHMARKS[0], paths[0])
     # Of the six that are on disk.
-    found = {c.id: v for c in result.clips[:6] if (v := c.values.get("sync_c")) is not None}
-    ranked = sorted(found, key=found.get)
+    values = {c.id: v for c in result.clips[:6] if (v := c.values.get("sync_c")) is not None}
+    ranked = sorted(values, key=values.get)
     ends = own[own.index("<b>sync_<wbr>c") :]
     ends = ends[: ends.index("</details>")]
     cards = re.findall(
@@ -76,7 +102,7 @@ def test_worst_and_best_clips_stand_with_their_own_values(html, paths):
     expected = [("worst", ranked[0]), ("worst", ranked[1]), ("best", ranked[-1]), ("best", ranked[-2])]
     assert [(which, clip) for which, _, clip in shown] == expected
     for _, value, clip in shown:
-        assert value == pytest.approx(found[clip], abs=0.006)
+        assert value == pytest.approx(values[clip], abs=0.006)
     assert ends.count('class="player"') == 4
     assert '<li class="chosen"><span>sync_<wbr>c</span>' in ends
     assert "<span>clap</span>" in ends
@@ -104,10 +130,8 @@ def test_a_clip_that_is_shown_often_is_carried_once(html):
 
 def test_models_share_what_the_page_may_carry(paths, monkeypatch):
     monkeypatch.setattr(page_module, "BUDGET", 600_000)
-    from ovi_eval.report.html import clips
-
     monkeypatch.setattr(clips, "BUDGET", 100_000)
-    board = build_leaderboard(paths, clips=[_generated(paths)])
+    board = build_leaderboard(paths[:5], clips=[_generated(paths)])
     made = page(board)
     carried = re.findall(r'<script type="application/json" id="clip-\d+">(.*?)</script>', made)
     assert sum(map(len, carried)) <= 600_000
@@ -122,12 +146,12 @@ def test_addresses_are_the_names_where_they_can_be_and_never_the_same(tmp_path):
     results = [replace(run(name, 0, n_clips=2)).write(tmp_path / str(i)) for i, name in enumerate(names)]
     results.append(run("a b", None, n_clips=2, kind="reference").write(tmp_path / "reference"))
     board = build_leaderboard(results)
-    found = addresses(board)
-    assert found["x.y_z", "measured"] == "x.y_z"
-    assert found["ü", "measured"] == "model"
-    assert len(set(found.values())) == 6
+    named = addresses(board)
+    assert named["x.y_z", "measured"] == "x.y_z"
+    assert named["ü", "measured"] == "model"
+    assert len(set(named.values())) == 6
     made = page(board)
-    for (name, _), address in found.items():
+    for (name, _), address in named.items():
         assert f'<a href="#model={address}">' in made
         assert f"h-{address}" in made, name
 
@@ -179,3 +203,158 @@ def test_markdown_says_benchmark_and_variant_and_marks_what_is_not_comparable(pa
     assert any("**" in cells[0] for cells in rows.values())
     assert not [line for line in fvd[1] if MODELS[1] in line]
     assert "is not ranked" in text
+
+
+def heads(sight):
+    """The visible columns: name, variant, benchmark."""
+    script = "[e.innerText.split('\\n')[0].split(' ')[0], e.dataset.variant, e.dataset.benchmark]"
+    return sight.values("#table thead tr:last-child th:nth-child(n+2):visible", script)
+
+
+def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
+    with opened(browser, file) as sight:
+        shown, everything = sight.page, heads(sight)
+        assert {benchmark for _, _, benchmark in everything} == set(BENCHMARKS)
+        shown.get_by_label("benchmark").select_option("Harmony-Bench")
+        assert {benchmark for _, _, benchmark in heads(sight)} == {"Harmony-Bench"}
+        assert "#benchmark=Harmony-Bench" in shown.url
+        names = set(sight.values("#table tbody.arms tr:visible th", "e.dataset.value"))
+        assert names == set(MODELS) - {MODELS[1]}
+        assert sight.values(".plot:visible", "e.dataset.benchmark") == ["Harmony-Bench"] * len(heads(sight))
+        assert set(sight.values(".prompt:visible", "e.dataset.benchmark")) == {"Harmony-Bench"}
+        assert shown.locator("#published .board:visible").count() == 0
+        assert shown.get_by_text("Nothing published of this benchmark is kept here.").is_visible()
+        shown.get_by_label("benchmark").select_option("Other-Bench")
+        assert heads(sight) == []
+        assert shown.get_by_text("Nothing was measured of what is chosen").is_visible()
+        assert sight.values("#published .board:visible figcaption", "e.innerText") == ["B table"]
+        shown.get_by_label("benchmark").select_option("Verse-Bench")
+        shown.get_by_label("variant").select_option("videogpt")
+        assert heads(sight) == [["fvd", "videogpt", "Verse-Bench"]] * 2  # one of them not comparable
+        assert shown.get_by_role("status").inner_text() == f"{len(heads(sight))} of {len(everything)} columns"
+        rows = set(sight.values("#table tbody.arms tr:visible th", "e.dataset.value"))
+        assert rows == {MODELS[1], MODELS[3]}
+        assert sight.values("#published .board:visible figcaption", "e.innerText") == ["A table"]
+        shown.reload()
+        assert shown.get_by_label("variant").input_value() == "videogpt"
+        assert heads(sight) == [["fvd", "videogpt", "Verse-Bench"]] * 2
+        shown.get_by_role("button", name="Show all").click()
+        sight.until("#table", "location.hash === ''")
+        assert heads(sight) == everything
+        assert sight.said == []
+
+
+def test_filters_work_from_the_keyboard_and_from_a_written_address(browser, file):
+    with opened(browser, file, "#variant=stylegan-v&benchmark=Verse-Bench") as sight:
+        assert {tuple(head[1:]) for head in heads(sight)} == {("stylegan-v", "Verse-Bench")}
+        select = sight.page.get_by_label("variant")
+        select.focus()
+        select.press("Home")
+        sight.until("#table", "location.hash === '#benchmark=Verse-Bench'")
+        assert len({head[1] for head in heads(sight)}) > 1
+        sight.page.evaluate("location.hash = '#benchmark=nobody%20knows&variant=<b>'")
+        sight.until("[role=status]", "e.textContent === ''")
+        assert {benchmark for *_, benchmark in heads(sight)} == set(BENCHMARKS)
+        assert sight.values(".filters select", "e.selectedIndex") == [0, 0]
+        assert sight.said == []
+
+
+def test_a_name_opens_the_models_page_and_back_leads_to_the_same_place(browser, file):
+    with opened(browser, file, "#benchmark=Verse-Bench", height=300) as sight:
+        shown = sight.page
+        link = shown.locator("#table tbody.arms a", has_text=OVI).first
+        link.scroll_into_view_if_needed()
+        height = shown.evaluate("scrollY")
+        assert height > 100
+        link.click()
+        sight.until(".model:target", "e.checkVisibility()")
+        assert shown.url.endswith("#model=Ovi-1.1")
+        assert shown.title() == "Ovi 1.1 · Models"
+        assert shown.locator(".home").is_hidden()
+        assert shown.locator(".model:visible").count() == 1
+        assert shown.evaluate("scrollY") == 0
+        shown.locator(".back:visible").click()
+        sight.until(".home", "e.checkVisibility()")
+        assert shown.url.endswith("#benchmark=Verse-Bench")
+        assert shown.evaluate("scrollY") == pytest.approx(height, abs=2)
+        assert shown.title() == "Models"
+        shown.go_back()
+        sight.until(".model:target", "e.checkVisibility()")
+        assert sight.said == []
+
+
+def test_the_worst_clip_plays_on_the_models_page(browser, file):
+    with opened(browser, file, "#model=Ovi-1.1") as sight:
+        shown = sight.page
+        ends = shown.locator(".model:target .ends").nth(1)
+        assert ends.locator(".player").first.is_hidden()
+        ends.locator("summary").click()
+        card = ends.locator(".card").first
+        assert "worst" in card.inner_text()
+        card.locator(".play").click()
+        sight.until(".model:target .ends:nth-of-type(2) video", "e.currentTime > 0.3")
+        shown.locator(".back:visible").click()
+        sight.until(".home", "e.checkVisibility()")
+        assert all(sight.values("video", "e.paused"))
+        assert sight.said == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    "address", ["", "#benchmark=Verse-Bench", f"#model={LONG_NAME}"], ids=["all", "filtered", "model"]
+)
+def test_long_names_and_many_columns_stay_on_the_screen(browser, file, width, address):
+    with opened(browser, file, address, width, 844) as sight:
+        sight.page.locator("details").evaluate_all("found => found.forEach((e) => { e.open = true; })")
+        assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
+        spilt = """
+          [...document.querySelectorAll('.plot text, .measure *, .card *, .filters *')]
+            .filter((e) => e.checkVisibility())
+            .filter((e) => e.getBoundingClientRect().right > e.closest('.plot, .measure, .card, .filters')
+              .getBoundingClientRect().right + 1)
+            .map((e) => e.outerHTML)
+        """
+        assert sight.page.evaluate(spilt) == []
+        assert sight.said == []
+        assert len([url for url in sight.asked if url.startswith(("http", "file"))]) == 1
+
+
+def test_a_dozen_models_and_dozens_of_columns(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    results = []
+    for number in range(12):
+        metrics = {
+            (f"metric{column}" if column > 2 else f"fvd_{column}"): MetricValue(
+                float(rng.normal(10 ** (column % 7 - 2), 0.01)),
+                2,
+                "higher" if column % 2 else "lower",
+                kind="set",
+            )
+            for column in range(36)
+            if (number + column) % 5
+        }
+        results.append(replace(run(f"model {number}", None, n_clips=2), metrics=metrics, clips=[], losses={}))
+    file = tmp_path / "leaderboard.html"
+    file.write_text(page(collect_leaderboard(found(*results))))
+    for width in (1280, 390):
+        with opened(browser, file, "", width) as sight:
+            assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert sight.page.locator(".plot").count() == 36
+            assert sight.page.locator(".plot").first.locator(".name").count() == 9
+            if width == 1280:
+                wide = sight.values("#table .scroll", "e.scrollWidth - e.clientWidth")
+                assert max(wide) <= 1
+            overlap = sight.values(
+                ".plot:first-of-type .name",
+                "[e.getBoundingClientRect().top, e.getBoundingClientRect().bottom]",
+            )
+            assert all(a[1] <= b[0] + 4 for a, b in pairwise(overlap) if b[0] > a[0])
+            assert sight.said == []
+            select = sight.page.locator("select[name=metric]")
+            select.select_option("fvd*")
+            plots = sight.values(".plot:visible", "e.dataset.metric")
+            assert sorted(plots) == ["fvd_0", "fvd_1", "fvd_2"]
+            assert sorted(head[0] for head in heads(sight)) == sorted(plots)
+            assert sight.page.url.endswith("#metric=fvd*")
+            select.select_option("metric7")
+            assert sight.values(".plot:visible", "e.dataset.metric") == ["metric7"]

@@ -119,24 +119,17 @@ def addresses(board: Leaderboard) -> dict[tuple[str, str], str]:
 
 
 def model_pages(board: Leaderboard, store: ClipStore, step: Step) -> list[ModelPage]:
-    """The pages of all models. Every model may take an equal part of what the store has left; what one does not need
-    is the others'. `step` is called with how many of how many pages are done.
+    """The pages of all models. Every model may take an equal part of what the store has left, and more where another
+    needs less. `step` is called with the number of pages done and of all.
     """
     rows = [*board.arms, *board.references]
-    pages, named = [], addresses(board)
+    pages, address_of = [], addresses(board)
     for place, row in enumerate(rows):
         limit = store.used + max(0, store.budget - store.used) // (len(rows) - place)
-        tint = tint_of(board, row)
+        tint, address = tint_of(board, row), address_of[row.name, row.kind]
+        clips = _all_clips(board, row, tint, store, limit)
         pages.append(
-            ModelPage(
-                row,
-                named[row.name, row.kind],
-                tint,
-                _facts(row),
-                _measures(board, row),
-                _all_clips(board, row, tint, store, limit),
-                facts_of_runs([row]),
-            )
+            ModelPage(row, address, tint, _facts(row), _measures(board, row), clips, facts_of_runs([row]))
         )
         step(place + 1, len(rows))
     return pages
@@ -144,15 +137,14 @@ def model_pages(board: Leaderboard, store: ClipStore, step: Step) -> list[ModelP
 
 def _facts(row: Row) -> list[str]:
     clips = sorted({run.n_clips for run in row.runs})
-    benchmarks = [text for text in dict.fromkeys(run.benchmark for run in row.runs) if text]
     found = [
         "" if row.kind == "measured" else "reference, not ranked",
         wording.seeds(row),
         f"{' or '.join(map(str, clips))} clips a run",
-        ", ".join(benchmarks),
+        ", ".join(filter(None, dict.fromkeys(run.benchmark for run in row.runs))),
         row.runs[0].created[:10],
     ]
-    return [text for text in found if text]
+    return list(filter(None, found))
 
 
 def _measures(board: Leaderboard, row: Row) -> dict[str, list[Measure]]:

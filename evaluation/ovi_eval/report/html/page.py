@@ -136,11 +136,11 @@ def _facts(board: Leaderboard) -> list[str]:
     found = [
         f"{len(board.arms)} {'model' if len(board.arms) == 1 else 'models'}",
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} each" if counts != [0] else "",
-        f"{' or '.join(str(n) for n in clips)} clips a run",
+        f"{' or '.join(map(str, clips))} clips a run",
         *(benchmarks if len(benchmarks) == 1 else ()),
         board.created[:10],
     ]
-    return [text for text in found if text]
+    return list(filter(None, found))
 
 
 def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
@@ -155,6 +155,5 @@ def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
 
 def _versions(board: Leaderboard) -> str:
     made = [c for c in board.columns if c.version]
-    return ", ".join(
-        dict.fromkeys(f"{c.key} v{c.version}" + (f" ({c.variant})" if c.variant else "") for c in made)
-    )
+    found = (f"{c.key} v{c.version}" + (f" ({c.variant})" if c.variant else "") for c in made)
+    return ", ".join(dict.fromkeys(found))
