@@ -48,16 +48,6 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the scores say of one comparison: the two arms' means and their paired difference."""
-
-    a: float
-    b: float
-    difference: Difference
-    direction: Direction
-
-
-@dataclass(frozen=True)
 class Finding:
     """A sentence for the reader, and the numbers of each comparison it rests on."""
 
@@ -149,15 +139,15 @@ def claims_as_data(claims: Sequence[Claim]) -> list[dict[str, Any]]:
 
 def decide(claims: Sequence[Claim], measure: Callable[[ClaimedComparison], Measured | str]) -> list[Finding]:
     """One finding a claim. `measure` gives the numbers of a comparison, or a sentence on why there are none."""
-    answers = [[(c, measure(c)) for c in claim.comparisons] for claim in claims]
-    reasons = [dict.fromkeys(answer for _, answer in given if isinstance(answer, str)) for given in answers]
+    answers = [[measure(comparison) for comparison in claim.comparisons] for claim in claims]
+    reasons = [dict.fromkeys(answer for answer in given if isinstance(answer, str)) for given in answers]
     judged = [
-        [_Judged(c, m) for c, m in given if isinstance(m, Measured) and not unknown]
+        [answer for answer in given if isinstance(answer, Measured) and not unknown]
         for given, unknown in zip(answers, reasons, strict=True)
     ]
     # One family: every test that some claim of this study rests on ("within" rests on its interval alone).
     tested = [one for of_claim in judged for one in of_claim if one.comparison.relation == "better"]
-    for one, p in zip(tested, holm([one.measured.difference.test.p for one in tested]), strict=True):
+    for one, p in zip(tested, holm([one.difference.test.p for one in tested]), strict=True):
         one.p_adjusted = p
     return [
         Finding("unknown", " ".join(unknown)) if unknown else _finding(claim, of_claim)
@@ -165,7 +155,7 @@ def decide(claims: Sequence[Claim], measure: Callable[[ClaimedComparison], Measu
     ]
 
 
-def _finding(claim: Claim, judged: Sequence[_Judged]) -> Finding:
+def _finding(claim: Claim, judged: Sequence[Measured]) -> Finding:
     holds = all(one.holds() for one in judged)
     fields = {key: text for number, one in enumerate(judged, 1) for key, text in one.fields(number).items()}
     text = _fill(claim.supported if holds else claim.unsupported, fields)
@@ -173,27 +163,34 @@ def _finding(claim: Claim, judged: Sequence[_Judged]) -> Finding:
 
 
 @dataclass
-class _Judged:
+class Measured:
+    """The numbers of one comparison: the arms' means, their paired difference, and its p value over all claims."""
+
     comparison: ClaimedComparison
-    measured: Measured
+    a: float
+    b: float
+    difference: Difference
+    direction: Direction
     p_adjusted: float | None = None
 
     def holds(self) -> bool:
-        interval, margin = self.measured.difference.interval, self.comparison.margin
+        """Whether the data show what is claimed."""
+        interval, margin = self.difference.interval, self.comparison.margin
         if interval is None:
             return False
         if self.comparison.relation == "within":
             return -margin <= interval.low and interval.high <= margin
-        gain = interval.low if self.measured.direction == "higher" else -interval.high
+        gain = interval.low if self.direction == "higher" else -interval.high
         return self.p_adjusted is not None and self.p_adjusted < ALPHA and gain > margin
 
     def evidence(self) -> dict[str, Any]:
-        difference = self.measured.difference
+        """Plain data for JSON."""
+        difference = self.difference
         interval = difference.interval
         return {
             **asdict(self.comparison),
-            "a": self.measured.a,
-            "b": self.measured.b,
+            "a": self.a,
+            "b": self.b,
             "difference": difference.value,
             "interval": None if interval is None else [interval.low, interval.high],
             "interval_method": None if interval is None else interval.method,
@@ -205,11 +202,12 @@ class _Judged:
         }
 
     def fields(self, number: int) -> dict[str, str]:
-        difference = self.measured.difference
+        """The texts that a wording may hold of the claim's comparison of this number."""
+        difference = self.difference
         interval = difference.interval
         values = {
-            "a": format_number(self.measured.a),
-            "b": format_number(self.measured.b),
+            "a": format_number(self.a),
+            "b": format_number(self.b),
             "difference": format_number(difference.value),
             "low": "?" if interval is None else format_number(interval.low),
             "high": "?" if interval is None else format_number(interval.high),

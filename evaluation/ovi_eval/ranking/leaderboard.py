@@ -221,4 +221,5 @@ def _measure(
             f"Nothing can be said of {column.id}: {' and '.join(partial)} rests on too few of the clips to be "
             "held against the other."
         )
-    return Measured(both[0].cells[column.id].value, both[1].cells[column.id].value, d, column.direction)
+    a, b = (row.cells[column.id].value for row in both)
+    return Measured(comparison, a, b, d, column.direction)

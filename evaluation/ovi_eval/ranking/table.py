@@ -210,5 +210,5 @@ def _cell_as_data(cell: Cell) -> dict[str, Any]:
 
 
 def by_seed_as_data(values: Mapping[Seed, float]) -> list[dict[str, Any]]:
-    """For JSON, whose keys are text only."""
+    """The values as a list for JSON, whose keys are text only."""
     return [{"seed": seed, "value": value} for seed, value in values.items()]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from helpers.eval_study import CLAIMS
-from helpers.runs_in_memory import found, plain
+from helpers.runs_in_memory import board_of, plain
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.claims import parse_claims
-from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard, findings_on
+from ovi_eval.ranking.leaderboard import build_leaderboard, findings_on
 
 WITHIN = {
     "metric": "loss/val_loss_audio",
@@ -76,7 +76,7 @@ def test_a_claim_without_its_runs_is_unknown(study, finding):
 
 def test_one_seed_with_no_clips_supports_nothing():
     claim = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "yes", "unsupported": "no"}
-    board = collect_leaderboard(found(plain("a", 0, 0.9), plain("b", 0, 0.1)), claims=[claim])
+    board = board_of(plain("a", 0, 0.9), plain("b", 0, 0.1), claims=[claim])
     assert board.findings[0].outcome == "not_supported"
     versus = board.arms[1].cells["m/score"].versus_first
     assert versus.difference.value == pytest.approx(-0.8)
@@ -87,17 +87,17 @@ def test_one_seed_with_no_clips_supports_nothing():
 def test_one_seed_of_a_set_is_compared_by_the_intervals_that_the_runs_state():
     made = {"direction": "lower"}
     runs = [plain("a", 0, 4.0, ci95=(3.5, 4.5), **made), plain("b", 0, 9.0, ci95=(8.0, 10.0), **made)]
-    versus = collect_leaderboard(found(*runs)).arms[1].cells["m/score"].versus_first
+    versus = board_of(*runs).arms[1].cells["m/score"].versus_first
     assert versus.difference.value == 5.0
     assert versus.difference.interval.low == pytest.approx(5 - np.hypot(1.0, 0.5))
     assert "taken as independent" in versus.difference.interval.method
     assert versus.verdict == "worse"
     beside = [plain("a", 0, 4.0, ci95=(4.5, 5.5), **made), runs[1]]
-    assert collect_leaderboard(found(*beside)).arms[1].cells["m/score"].versus_first.difference.test.p is None
+    assert board_of(*beside).arms[1].cells["m/score"].versus_first.difference.test.p is None
     seeds = [
         plain(n, s, v + s / 10, ci95=(v, v + 1), **made) for n, v in (("a", 4.0), ("b", 9.0)) for s in (0, 1)
     ]
-    versus = collect_leaderboard(found(*seeds)).arms[1].cells["m/score"].versus_first
+    versus = board_of(*seeds).arms[1].cells["m/score"].versus_first
     assert versus.difference.test.name == "paired t over seeds"
 
 
@@ -145,6 +145,6 @@ def test_no_claim_rests_on_values_of_far_fewer_clips_that_are_not_paired():
         for name, value, share in (("few", 0.9, 0.3), ("all", 0.5, 1.0))
     )
     claim = {"metric": "m/score", "arm": "few", "versus": "all", "supported": "s", "unsupported": "u"}
-    finding = collect_leaderboard(found(few, everything), claims=[claim]).findings[0]
+    finding = board_of(few, everything, claims=[claim]).findings[0]
     assert finding.outcome == "unknown"
     assert "few rests on too few of the clips" in finding.text

@@ -24,8 +24,8 @@ from helpers.eval_study import (
     scored,
     write_board,
 )
-from helpers.runs_in_memory import found
-from ovi_eval.ranking.leaderboard import build_leaderboard, collect_leaderboard
+from helpers.runs_in_memory import board_of
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report.html import clips
 from ovi_eval.report.html import page as page_module
 from ovi_eval.report.html.models import addresses
@@ -335,12 +335,12 @@ def test_a_dozen_models_and_dozens_of_columns(browser, tmp_path):
         }
         results.append(replace(run(f"model {number}", None, n_clips=2), metrics=metrics, clips=[], losses={}))
     file = tmp_path / "leaderboard.html"
-    file.write_text(page(collect_leaderboard(found(*results))))
+    file.write_text(page(board_of(*results)))
     for width in (1280, 390):
         with opened(browser, file, "", width) as sight:
             assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
             assert sight.page.locator(".plot").count() == 36
-            assert sight.page.locator(".plot").first.locator(".name").count() == 9
+            assert sight.page.locator(".plot").first.locator(".name").count() == 10
             if width == 1280:
                 wide = sight.values("#table .scroll", "e.scrollWidth - e.clientWidth")
                 assert max(wide) <= 1

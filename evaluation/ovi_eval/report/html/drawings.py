@@ -1,7 +1,4 @@
-"""Geometry of the page's drawings, whose SVG is in drawings.html: a metric's axis, and the panel of all its values.
-
-Lengths are in pixels of the drawing.
-"""
+"""A metric's axis in the page's drawings, whose SVG is in drawings.html. Lengths are in pixels of the drawing."""
 
 from __future__ import annotations
 
@@ -11,14 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovi_eval.ranking.columns import Column
-from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report.palette import colour, dash_array
+from ovi_eval.ranking.table import Row
 
 WIDTH, SIDE = 290, 10
 """Of a panel and of a strip: the whole width, and the margin at either side."""
-_LINE, _TOP = 38, 12
-# With many arms the lines draw together.
-_MANY, _NEAR = 8, 29
 
 
 @dataclass(frozen=True)
@@ -63,33 +56,3 @@ def ticks(low: float, high: float) -> list[float]:
             break
     first, last = int(np.ceil(low / step)), int(np.floor(high / step))
     return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One metric: every arm on a line of its own under its name, references as dashed lines across."""
-
-    column: Column
-    axis: Axis
-    arms: Sequence[tuple[Row, Cell, str, int]]
-    """Each with its cell, colour and height."""
-    references: Sequence[tuple[Row, Cell, str]]
-    """Each with its cell and dashes."""
-    bottom: int
-
-
-def panel(arms: Sequence[Row], references: Sequence[Row], column: Column) -> Panel:
-    """The panel of a column in which somebody has a value."""
-    shown = [(row, row.cells[column.id], colour(i)) for i, row in enumerate(arms) if column.id in row.cells]
-    step = _LINE if len(shown) <= _MANY else _NEAR
-    return Panel(
-        column,
-        Axis.of([*arms, *references], column),
-        [(*drawn, _TOP + step * place + 24) for place, drawn in enumerate(shown)],
-        [
-            (row, row.cells[column.id], dash_array(i))
-            for i, row in enumerate(references)
-            if column.id in row.cells
-        ],
-        _TOP + step * max(1, len(shown)),
-    )

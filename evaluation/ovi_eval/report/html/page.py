@@ -16,14 +16,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ovi_eval.common.shown import shown
-from ovi_eval.ranking.columns import grouped
+from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.report import published, wording
 from ovi_eval.report.html.clip_store import ClipStore
 from ovi_eval.report.html.clips import prompt_rows, values_shown
-from ovi_eval.report.html.drawings import SIDE, WIDTH, Panel, panel
+from ovi_eval.report.html.drawings import SIDE, WIDTH, Axis
 from ovi_eval.report.html.models import MAX_LACKING, PLAYED, addresses, model_pages
 from ovi_eval.report.html.run_facts import facts_of_runs
-from ovi_eval.report.html.tables import filters, metric_tables
+from ovi_eval.report.html.tables import filters, having, metric_tables
 from ovi_eval.report.html.timeline_picture import TIMELINE
 from ovi_eval.report.palette import dash_array
 from ovi_eval.report.wording import LONGEST, line
@@ -84,6 +84,7 @@ def _environment() -> Environment:
         "by_benchmark": by_benchmark,
         "cut": line,
         "evidence": _evidence,
+        "having": having,
         "linked_origin": _linked_origin,
     }
     environment.globals |= {
@@ -143,12 +144,12 @@ def _facts(board: Leaderboard) -> list[str]:
     return list(filter(None, found))
 
 
-def _panels(board: Leaderboard) -> dict[str, list[Panel]]:
-    """Of every metric in which anybody has a value, those of a benchmark together."""
+def _panels(board: Leaderboard) -> dict[str, list[tuple[Column, Axis]]]:
+    """By benchmark every metric in which a row has a value, with its axis."""
     rows = [*board.arms, *board.references]
     drawn = [column for column in board.columns if any(column.id in row.cells for row in rows)]
     return {
-        benchmark: [panel(board.arms, board.references, column) for column in own]
+        benchmark: [(column, Axis.of(rows, column)) for column in own]
         for benchmark, own in grouped(drawn, "benchmark").items()
     }
 

@@ -12,31 +12,24 @@ from ovi_eval.results.files import RunResults
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """One run: its model's name, what is known of how it was made, and its notes."""
-
-    name: str
-    facts: Mapping[str, str]
-    notes: Sequence[str]
-
-
-@dataclass(frozen=True)
 class FactsOfRuns:
-    """Several runs: the facts that all `shared`, and the names of those that are a run's `own`."""
+    """Each run's model, facts on how it was made, and notes; the facts that all `shared`, and the names of those that
+    are a run's `own`.
+    """
 
-    runs: Sequence[RunFacts]
+    runs: Sequence[tuple[str, Mapping[str, str], Sequence[str]]]
     shared: Mapping[str, str]
     own: Sequence[str]
 
 
 def facts_of_runs(rows: Sequence[Row]) -> FactsOfRuns:
     """The facts of all runs of these rows."""
-    runs = [RunFacts(row.name, _facts(run), run.notes) for row in rows for run in row.runs]
-    keys = list(dict.fromkeys(key for run in runs for key in run.facts))
-    shared = {
-        key: runs[0].facts.get(key, "–") for key in keys if len({run.facts.get(key) for run in runs}) == 1
+    runs = [(row.name, _facts(run), run.notes) for row in rows for run in row.runs]
+    of_key: dict[str, list[str | None]] = {
+        key: [facts.get(key) for _, facts, _ in runs] for _, facts, _ in runs for key in facts
     }
-    return FactsOfRuns(runs, shared, [key for key in keys if key not in shared])
+    shared = {key: values[0] or "–" for key, values in of_key.items() if len(set(values)) == 1}
+    return FactsOfRuns(runs, shared, [key for key in of_key if key not in shared])
 
 
 def _facts(run: RunResults) -> dict[str, str]:

@@ -78,14 +78,14 @@ def _side_by_side(board: Leaderboard, columns: Sequence[Column]) -> list[Groups]
 def _table(board: Leaderboard, groups: Groups) -> MetricTable:
     columns = [column for members in groups.values() for column in members]
     rows = [*board.arms, *board.references]
-    having = [row for row in rows if any(column.id in row.cells for column in columns)]
-    return MetricTable(
-        groups,
-        columns,
-        {c.id: Axis.of(rows, c, *_WHISKER) for c in columns if any(c.id in row.cells for row in rows)},
-        [(row, colour(i)) for i, row in enumerate(board.arms) if row in having],
-        [row for row in board.references if row in having],
-    )
+    axes = {c.id: Axis.of(rows, c, *_WHISKER) for c in columns if any(c.id in row.cells for row in rows)}
+    references = [row for row, _ in having(board.references, *columns)]
+    return MetricTable(groups, columns, axes, having(board.arms, *columns), references)
+
+
+def having(rows: Sequence[Row], *columns: Column) -> list[tuple[Row, str]]:
+    """The rows with a value in any of the columns, each with the colour of its place."""
+    return [(row, colour(i)) for i, row in enumerate(rows) if any(c.id in row.cells for c in columns)]
 
 
 Options = tuple[str, Sequence[tuple[str, str]]]
