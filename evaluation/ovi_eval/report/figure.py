@@ -70,8 +70,9 @@ def figure_png(board: Leaderboard) -> bytes:
     figure.suptitle(f"{line(board.title, 150)}\n{'; '.join(note)}", fontsize=9, parse_math=False)
     if handles:
         shown = [line(name, _NAME) for name in handles]
-        where = {"loc": "outside lower center", "ncols": 4}
-        legend = figure.legend(list(handles.values()), shown, fontsize=8, frameon=False, **where)
+        legend = figure.legend(
+            list(handles.values()), shown, loc="outside lower center", ncols=4, fontsize=8, frameon=False
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     buffer = io.BytesIO()
