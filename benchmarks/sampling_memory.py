@@ -27,7 +27,6 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from ovi_lab.checkpoints.presets import released_model
-from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.codecs import wan22
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, sample
@@ -35,8 +34,8 @@ from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import Modality
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.planning.sampling_parts import picture_footprint
-from ovi_lab.sampling.bundle import released_bundle
 from ovi_lab.sampling.offload import OFFLOADS, Placement, networks
+from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import Options, OviPipeline
 from ovi_lab.sampling.quantise import MAX_RELATIVE_CHANGE, quantise, stored_bytes
 from ovi_lab.sampling.requests import Request
@@ -212,12 +211,12 @@ def offload_rows(size: str) -> Iterator[Row]:
         )
     with TemporaryDirectory() as folder:
         weights = write_small(Path(folder) / "weights", area=(64, 64))
-        preset = released_model(weights)
         settings = SamplerSettings(steps=STEPS, video_guidance=4.0, audio_guidance=3.0)
 
         def made(device: str, offload: str) -> tuple[OviPipeline, tuple[Tensor, ...]]:
-            bundle = released_bundle(preset, find_layout(weights, preset))
-            pipeline = OviPipeline.load(bundle, settings, Options(device=device, offload=offload))
+            pipeline = OviPipeline.load(
+                open_bundle(weights), settings, Options(device=device, offload=offload)
+            )
             clip = pipeline.make(pipeline.plan(Request("clip", "a red ball. Audio: rain", seed=0)))
             return pipeline, (clip.video_latents, clip.audio_latents, clip.frames_THWC, clip.wave_S)
 

@@ -73,7 +73,7 @@ def main() -> None:
         return
     from ovi_lab.common.command_line import check, check_text
     from ovi_lab.common.hydra_main import start
-    from ovi_lab.sampling.arguments import prepared
+    from ovi_lab.sampling.arguments import hydra_arguments
 
     with one_line("error"):
         check_text(sys.argv[1:])
@@ -81,7 +81,7 @@ def main() -> None:
             from ovi_lab.planning.sampling_report import plan_command
 
             raise SystemExit(plan_command(sys.argv[1:]))
-        arguments = prepared(sys.argv[1:])
+        arguments = hydra_arguments(sys.argv[1:])
         check(arguments, config_dir(), "sample")
         start("sample", run, arguments)
 

@@ -15,8 +15,7 @@ from ovi_lab.checkpoints.digests import Digests
 from ovi_lab.checkpoints.presets import ReleasedModel, released_model
 from ovi_lab.checkpoints.weights_layout import PARTS, fault, find_layout
 from ovi_lab.errors import UserError
-from ovi_lab.sampling.bundle import released_bundle
-from ovi_lab.sampling.parts import load_parts
+from ovi_lab.sampling.opening import open_bundle
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -29,9 +28,8 @@ def faults(folder: Path, preset: ReleasedModel) -> list[str]:
 
 def refusal(folder: Path) -> str:
     """What loading says."""
-    preset = released_model(folder)
     with pytest.raises(UserError) as error:
-        load_parts(released_bundle(preset, find_layout(folder, preset)))
+        open_bundle(folder).load()
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -102,9 +100,8 @@ def test_weights_of_another_size_or_model_are_refused(own_ovi: Path) -> None:
 
 
 def test_the_presets_of_the_real_models_refuse_small_files(small_ovi: Path) -> None:
-    preset = released_model("ovi_720x720_5s")
     with pytest.raises(UserError, match="does not fit this model"):
-        load_parts(released_bundle(preset, find_layout(small_ovi, preset)))
+        open_bundle("ovi_720x720_5s", small_ovi).load()
 
 
 def test_parts_that_do_not_belong_together_are_refused(own_ovi: Path) -> None:
@@ -123,8 +120,7 @@ def test_safetensors_stand_for_torchs_format(own_ovi: Path) -> None:
             {n: t.contiguous() for n, t in tensors.items()}, (own_ovi / file).with_suffix(".safetensors")
         )
         (own_ovi / file).unlink()
-    preset = released_model(own_ovi)
-    parts = load_parts(released_bundle(preset, find_layout(own_ovi, preset)), torch.bfloat16)
+    parts = open_bundle(own_ovi).load(torch.bfloat16)
     assert parts.towers.get_parameter("video_model.head.head.weight").dtype == torch.bfloat16
     assert {p.dtype for p in parts.sound.vocoder.parameters()} == {torch.float32}
 

@@ -218,9 +218,8 @@ def captions(rng: random.Random, corpus: Corpus, folder: Path) -> Case:
         from ovi_lab.sampling.requests import read_requests
 
         def call() -> Any:
-            batch = read_requests(table)
-            for bad in batch.bad:
-                print(f"left out: {bad.reason}")
+            for row in read_requests(table)[1]:
+                print(f"left out: {row.reason}")
 
     elif rng.random() < 0.5:
         call = _data("pack", "in/clips", "out/p", "--size", "32x32", "--fps", "8", "--captions", table)

@@ -14,13 +14,13 @@ from ovi_eval.clips.clip import read_clip
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio
 from ovi_lab.checkpoints.presets import ReleasedModel, released_model
-from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.sampling.batch import record_of
-from ovi_lab.sampling.bundle import released_bundle, released_formats
+from ovi_lab.sampling.bundle import released_formats
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.images import read_image, scaled
+from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import Clip, Options, OviPipeline, plan_request
 from ovi_lab.sampling.requests import Request
 
@@ -35,10 +35,7 @@ SETTINGS = SamplerSettings(
 
 
 def load(folder: Path, settings: SamplerSettings = SETTINGS, **options: object) -> OviPipeline:
-    preset = released_model(folder)
-    return OviPipeline.load(
-        released_bundle(preset, find_layout(folder, preset)), settings, Options(**options)
-    )  # type: ignore
+    return OviPipeline.load(open_bundle(folder), settings, Options(**options))  # type: ignore
 
 
 @pytest.fixture(scope="module")

@@ -94,18 +94,18 @@ def test_the_released_tables_are_read_as_they_are(shared_dir: Path, tmp_path: Pa
                 (tmp_path / row["image_path"]).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / row["image_path"]).write_bytes(PNG)
         (tmp_path / source.name).write_bytes(source.read_bytes())
-        batch = read_requests(tmp_path / source.name, seed=5)
-        assert not batch.bad
-        assert len(batch.requests) == count
-        assert [r.prompt for r in batch.requests] == [row["text_prompt"].strip() for row in rows]
-        assert [r.name for r in batch.requests[:2]] == ["0001_seed5", "0002_seed5"]
+        requests, bad = read_requests(tmp_path / source.name, seed=5)
+        assert not bad
+        assert len(requests) == count
+        assert [r.prompt for r in requests] == [row["text_prompt"].strip() for row in rows]
+        assert [r.name for r in requests[:2]] == ["0001_seed5", "0002_seed5"]
         if "i2v" in name:
-            assert [r.image for r in batch.requests] == [tmp_path / row["image_path"] for row in rows]
+            assert [r.image for r in requests] == [tmp_path / row["image_path"] for row in rows]
             # without their images, each row is named
-            alone = read_requests(source)
-            assert not alone.requests
-            assert len(alone.bad) == count
-            assert "row 1: no image at" in alone.bad[0].reason
+            requests, bad = read_requests(source)
+            assert not requests
+            assert len(bad) == count
+            assert "row 1: no image at" in bad[0].reason
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -129,14 +129,14 @@ def test_every_kind_says_the_same(tmp_path: Path, kind: str) -> None:
         {"text_prompt": "c", "size": "704x1280", "negative_audio": "hiss"},
         {"text_prompt": "d", "aspect": "16:9", "image_path": "a.png"},
     ]
-    batch = read_requests(write(tmp_path / f"p.{kind}", rows), seed=3, shape=(1, 2))
-    assert not batch.bad
-    assert batch.requests == (
+    requests, bad = read_requests(write(tmp_path / f"p.{kind}", rows), seed=3, shape=(1, 2))
+    assert not bad
+    assert requests == [
         Request("0001", 'rain, "soft",\nand wind', 3, None, (1, 2)),
         Request("clip_one_two", "a\u2028b", 7, tmp_path / "a.png", None),
         Request("0003", "c", 3, None, (704, 1280), None, "hiss"),
         Request("0004", "d", 3, tmp_path / "a.png", (9000, 16000)),
-    )
+    ]
 
 
 def test_bad_rows_are_named_and_the_others_stay(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_bad_rows_are_named_and_the_others_stay(tmp_path: Path) -> None:
         {"text_prompt": "h", "id": "same"},
         {"text_prompt": "good again"},
     ]
-    batch = read_requests(write(tmp_path / "p.csv", rows))
-    assert [r.id for r in batch.requests] == ["0001", "Same", "0012"]
-    assert [b.id for b in batch.bad] == [
+    requests, bad = read_requests(write(tmp_path / "p.csv", rows))
+    assert [r.id for r in requests] == ["0001", "Same", "0012"]
+    assert [b.id for b in bad] == [
         "0002",
         "0003",
         "0004",
@@ -168,18 +168,18 @@ def test_bad_rows_are_named_and_the_others_stay(tmp_path: Path) -> None:
         "same",
     ]
     words = ["no text_prompt", "never closed", "no image at", "'-1'", "'1.5'", "HEIGHTxWIDTH", "9.0 times"]
-    for bad, word in zip(batch.bad, [*words, "both size and aspect", "that of row 10 too"], strict=True):
-        assert word in bad.reason
-        assert bad.reason.startswith("p.csv row ")
-        assert "\n" not in bad.reason
+    for row, word in zip(bad, [*words, "size and aspect are both", "that of row 10 too"], strict=True):
+        assert word in row.reason
+        assert row.reason.startswith("p.csv row ")
+        assert "\n" not in row.reason
 
 
 def test_json_rows_of_other_kinds_are_named(tmp_path: Path) -> None:
     lines = ['{"prompt": "ok", "id": 3}', "{", "[1]", '{"prompt": 5}', '{"prompt": "x", "seed": true}', ""]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
-    batch = read_requests(tmp_path / "p.jsonl")
-    assert [r.id for r in batch.requests] == ["3"]
-    assert len(batch.bad) == 4
+    requests, bad = read_requests(tmp_path / "p.jsonl")
+    assert [r.id for r in requests] == ["3"]
+    assert len(bad) == 4
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_files_that_are_none_are_refused(
 
 def test_a_prompt_whose_commas_are_not_quoted_is_told(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("text_prompt,image_path\nrain, wind, and snow\n")
-    (bad,) = read_requests(tmp_path / "p.csv").bad
+    (bad,) = read_requests(tmp_path / "p.csv")[1]
     assert "put prompts with commas in quotes" in bad.reason
 
 
@@ -218,11 +218,11 @@ def test_a_table_of_prompts_is_read_as_one_of_captions(tmp_path: Path) -> None:
     content = " Text_Prompt ; IMAGE_PATH;id\r\nrain, wind;img\\caf\u00e9.png;001\r\n\r\nsnow;;cafe\u0301\r\n"
     for encoding in ("utf-8-sig", "utf-16"):
         (tmp_path / "p.csv").write_bytes(content.encode(encoding))
-        batch = read_requests(tmp_path / "p.csv")
-        assert batch.bad == ()
-        assert [(r.id, r.prompt) for r in batch.requests] == [("001", "rain, wind"), ("caf\u00e9", "snow")]
-        assert batch.requests[0].image is not None
-        assert batch.requests[0].image.is_file()
+        requests, bad = read_requests(tmp_path / "p.csv")
+        assert bad == []
+        assert [(r.id, r.prompt) for r in requests] == [("001", "rain, wind"), ("caf\u00e9", "snow")]
+        assert requests[0].image is not None
+        assert requests[0].image.is_file()
 
 
 def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
         '{"prompt": "x", "image": "' + "i" * 5000 + '"}',
     ]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
-    reasons = [row.reason for row in read_requests(tmp_path / "p.jsonl").bad]
+    reasons = [row.reason for row in read_requests(tmp_path / "p.jsonl")[1]]
     for reason, words in zip(
         reasons, ["holds a NUL", "half of a surrogate pair", "no image at"], strict=True
     ):

@@ -14,16 +14,13 @@ from PIL import Image
 from helpers.forks import ranks, run_module
 from ovi_eval.clips.clip import read_clip
 from ovi_eval.clips.picture import decode_video
-from ovi_lab.checkpoints.presets import released_model
-from ovi_lab.checkpoints.weights_layout import find_layout
 from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.sampling.arguments import prepared
-from ovi_lab.sampling.bundle import released_bundle
+from ovi_lab.sampling.arguments import hydra_arguments
+from ovi_lab.sampling.batch import plan_rows
 from ovi_lab.sampling.clip_files import read_record
-from ovi_lab.sampling.long_prompts import fit_prompts
-from ovi_lab.sampling.pipeline import plan_request
+from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.requests import Request
 
 QUICK = ["sampler.steps=1", "sampler.video_guidance=1", "sampler.audio_guidance=1"]
@@ -184,19 +181,17 @@ def test_prompts_that_are_too_long_are_refused_or_cut_where_it_is_said(
 
 
 def test_a_cut_that_parts_a_tag_from_its_end_is_refused(small_ovi: Path) -> None:
-    preset = released_model(small_ovi)
-    bundle, settings = released_bundle(preset, find_layout(small_ovi, preset)), SamplerSettings()
+    bundle, settings = open_bundle(small_ovi), SamplerSettings()
     view = "a wide view " * 300
-    plans = [
-        plan_request(Request(id, prompt), bundle.formats)
-        for id, prompt in (("parted", f"a <S>{view}<E> {view} rain"), ("whole", f"{view} <S>a<E> rain"))
-    ]
-    fitting, bad = fit_prompts(plans, bundle, settings, "cut_middle")
+    requests = [Request("parted", f"a <S>{view}<E> {view} rain"), Request("whole", f"{view} <S>a<E> rain")]
+    fitting, bad = plan_rows(requests, bundle, settings, "cut_middle")
     assert [plan.request.id for plan in fitting] == ["whole"]
     assert bad[0].id == "parted_seed0"
     assert "without its middle <S> in the prompt" in bad[0].reason
-    assert fit_prompts(plans, bundle, settings, "cut_end") == (plans, [])
-    assert len(fit_prompts(plans, bundle, settings, "refuse")[1]) == 2
+    assert [plan.prompt for plan in plan_rows(requests, bundle, settings, "cut_end")[0]] == [
+        request.prompt for request in requests
+    ]
+    assert len(plan_rows(requests, bundle, settings, "refuse")[1]) == 2
 
 
 def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Path) -> None:
@@ -282,24 +277,24 @@ def test_texts_reach_the_configuration_as_they_were_typed() -> None:
         "!", "null and void", "'", "ends in \\\\", "\n two lines",
         "ü雨", "<S>a<E>", "x~y@z#1 %",
     ):  # fmt: skip
-        arguments = prepared([f"prompt={text}"])
+        arguments = hydra_arguments([f"prompt={text}"])
         from hydra import compose, initialize_config_dir
 
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = compose("sample", overrides=arguments)
         assert OmegaConf.to_container(config, resolve=True, throw_on_missing=False)["prompt"] == text
     check(arguments, config_dir(), "sample")
-    assert prepared(["prompt='as, it is'", "image=null", "out=", "--help"]) == [
+    assert hydra_arguments(["prompt='as, it is'", "image=null", "out=", "--help"]) == [
         "prompt='as, it is'", "image=null", "out=", "--help",
     ]  # fmt: skip
 
 
 def test_released_models_take_the_released_sampler_unless_another_is_named(small_ovi: Path) -> None:
-    assert "sampler=ovi" in prepared([f"checkpoint={small_ovi}"])
-    assert "sampler=ovi" in prepared(["checkpoint=ovi_720x720_5s", "sampler.steps=3"])
-    assert "sampler=ovi" not in prepared(["checkpoint=ovi_720x720_5s", "sampler=euler"])
-    assert "sampler=ovi" not in prepared(["checkpoint=runs/fusion/last"])
-    assert "sampler=ovi" not in prepared([])
+    assert "sampler=ovi" in hydra_arguments([f"checkpoint={small_ovi}"])
+    assert "sampler=ovi" in hydra_arguments(["checkpoint=ovi_720x720_5s", "sampler.steps=3"])
+    assert "sampler=ovi" not in hydra_arguments(["checkpoint=ovi_720x720_5s", "sampler=euler"])
+    assert "sampler=ovi" not in hydra_arguments(["checkpoint=runs/fusion/last"])
+    assert "sampler=ovi" not in hydra_arguments([])
 
 
 @pytest.mark.slow

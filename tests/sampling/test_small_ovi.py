@@ -15,8 +15,7 @@ from ovi_lab.codecs.mmaudio import MMAudioConfig, build_vae, build_vocoder, voco
 from ovi_lab.codecs.wan22 import Wan22Config, build
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from ovi_lab.sampling.bundle import released_bundle
-from ovi_lab.sampling.parts import load_parts
+from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.small_ovi import main, published_text_names, published_vae_names, write_small
 from ovi_lab.text.umt5 import UMT5Config
 
@@ -54,7 +53,7 @@ def test_the_files_have_the_released_names(small_ovi: Path, goldens: Path) -> No
 def test_latents_have_the_real_geometry(small_ovi: Path) -> None:
     assert is_released(small_ovi)
     preset, real = released_model(small_ovi), released_model("ovi_720x720_5s")
-    parts = load_parts(released_bundle(preset, weights_layout.find_layout(small_ovi, preset)))
+    parts = open_bundle(small_ovi).load()
     assert parts.video.strides == (4, 16, 16)
     assert (parts.video.channels, parts.sound.channels) == (48, 20)
     assert parts.sound.token_samples == 512

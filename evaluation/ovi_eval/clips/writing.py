@@ -45,6 +45,7 @@ def write_mp4(
     wave_S: Tensor,
     sample_rate: int,
     enlarge_to: int = 256,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes H.264 (yuv420p) and AAC that browsers play: exactly T frames, the sound as long as the picture.
 
@@ -80,7 +81,8 @@ def write_mp4(
             crf=12,
             preset="fast",
             sound_bits=128_000,
-            container_options={"movflags": "+faststart"},
+            container_options={"movflags": "+faststart+use_metadata_tags" if metadata else "+faststart"},
+            metadata=metadata,
         )
     return path
 
@@ -102,6 +104,7 @@ def encode_mp4(
     preset: str,
     sound_bits: int,
     container_options: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Encodes frames [T, H, W, 3] of uint8 as H.264 and a wave [S], where there is one, as AAC; always the same bytes.
 
@@ -109,6 +112,7 @@ def encode_mp4(
     """
     try:
         with av.open(target, "w", format="mp4", options=dict(container_options or {})) as container:
+            container.metadata.update(metadata or {})
             options = {"crf": str(crf), "preset": preset, **SAME_BYTES}
             video: Any = container.add_stream("libx264", rate=fps, options=options)
             video.height, video.width = frames_THWC.shape[1:3]

@@ -17,8 +17,8 @@ from ovi_lab.common.sizes import DRIVER, MARGIN
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.planning import sampling_parts as parts
 from ovi_lab.planning.sampling_parts import Footprint
+from ovi_lab.sampling.bundle import DTYPES
 from ovi_lab.sampling.offload import OFFLOADS, Placement
-from ovi_lab.sampling.parts import DTYPES
 from ovi_lab.sampling.pipeline import Options
 from ovi_lab.sampling.sizes import Size
 

@@ -116,14 +116,14 @@ def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
     """
     from ovi_lab.common.command_line import checked
     from ovi_lab.common.paths import config_dir
-    from ovi_lab.sampling.arguments import asked_shape, prepared, sampler_settings
+    from ovi_lab.sampling.arguments import hydra_arguments, requested_shape, sampler_settings
 
-    config = checked(prepared([a for a in argv if a != "--plan"]), config_dir(), "sample")
+    config = checked(hydra_arguments([a for a in argv if a != "--plan"]), config_dir(), "sample")
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
     preset = _preset(config)
     area = preset.area[0] * preset.area[1]
-    size = snapped(asked_shape(config) or preset.area, area)
+    size = snapped(requested_shape(config) or preset.area, area)
     planner = SamplingPlanner(preset, size, sampler_settings(config), config.image is not None)
     options = _memory_options(config)
     console = console or Console()

@@ -214,8 +214,8 @@ def _gathered_model(run_dir: Path, config: DictConfig) -> Any:
 
     # the encoder's files as this run's own configuration names them
     bundle = run_bundle(run_dir / "last", text_files=config.get("text"))
-    model = bundle.load_towers(torch.float32, "cpu")
-    return SimpleNamespace(model=model, text_encoder=bundle.load_text(None, "cpu", None), eval=model.eval)
+    model = bundle.load_towers(torch.float32)
+    return SimpleNamespace(model=model, text_encoder=bundle.text.load(), eval=model.eval)
 
 
 def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:

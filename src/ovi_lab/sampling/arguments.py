@@ -1,4 +1,4 @@
-"""What the command line of `ovi-sample` asks for: texts as they are typed, sizes, the sampler."""
+"""The command line of `ovi-sample`: texts as they are typed, sizes, the sampler."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ovi_lab.errors import UserError
-from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
+from ovi_lab.sampling.sizes import Size, shape_of
 
 if TYPE_CHECKING:
     from ovi_lab.flow import SamplerSettings
@@ -21,8 +20,8 @@ TEXTS = (
 """Keys whose values are taken as they are typed."""
 
 
-def prepared(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra is to see it.
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra reads it.
 
     Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model, or a
     run sampled with released weights, gets the released sampler where none is named.
@@ -51,13 +50,9 @@ def _quoted(argument: str) -> str:
     return f"{key}='{value}'"
 
 
-def asked_shape(config: DictConfig) -> Size | None:
-    """Height and width of `size=` or of `aspect=`; None where neither is given."""
-    if config.size is not None and config.aspect is not None:
-        raise UserError("size= and aspect= are both given: give one")
-    if config.aspect is not None:
-        return parse_aspect(str(config.aspect))
-    return parse_size(str(config.size)) if config.size is not None else None
+def requested_shape(config: DictConfig) -> Size | None:
+    """Height and width of `size=` or of `aspect=`; None where neither is given. Raises UserError where both are."""
+    return shape_of(*(None if value is None else str(value) for value in (config.size, config.aspect)))
 
 
 def sampler_settings(config: DictConfig) -> SamplerSettings:

@@ -1,7 +1,7 @@
 """Many clips into one folder: what is finished stays, what is missing is made, one bad row does not stop the rest.
 
 DIR/
-  <id>_seed<seed>.mp4     one a request; its metadata hold the request, so that a folder can be gone on with
+  <id>_seed<seed>.mp4     one a request; its metadata hold the request, so that a stopped batch can be resumed
   <id>_seed<seed>.png     contact sheet, where `preview` is on
   clips.jsonl             one line a finished clip (clips.rank1.jsonl, … of further processes)
 """
@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from ovi_eval.common.files import written_whole
+from ovi_eval.common.files import write_whole
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.models.sequence_parallel import SequenceGroup
-from ovi_lab.sampling.bundle import Formats
+from ovi_lab.sampling.bundle import Bundle, Formats
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan, plan_request
 from ovi_lab.sampling.requests import BadRow, Request
+from ovi_lab.text.lengths import CutTexts
+from ovi_lab.text.prompts import check_tags
 
 ALONE = SequenceGroup(0, 1, 0, 1, None)
 DECIDES = (
@@ -37,58 +41,79 @@ DECIDES = (
 NOT_OF_SAMPLER = ("negative_video", "negative_audio", "batch_passes", "cache_text")
 """Settings that a record holds elsewhere, or that change no clip."""
 
-
-@dataclass
-class Outcome:
-    """What became of a batch, on this process."""
-
-    made: list[Path] = field(default_factory=list)
-    kept: list[Path] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One clip to make, and its file."""
-
-    plan: Plan
-    path: Path
+Item = TypeVar("Item", Request, Plan)
 
 
 def plan_rows(
-    requests: Sequence[Request], formats: Formats, strict: bool = False
+    requests: Sequence[Request],
+    bundle: Bundle,
+    settings: SamplerSettings,
+    long_prompts: str = "refuse",
+    strict: bool = False,
 ) -> tuple[list[Plan], list[BadRow]]:
-    """Plans of the requests, and those that cannot be planned. With `strict` the first of these is raised."""
+    """Plans of the requests with prompts as the model reads them, and the requests that cannot be planned.
+
+    Args:
+        requests: of clips.
+        bundle: whose formats decide sizes, and whose text encoder's tokenizer counts tokens.
+        settings: whose negative prompts are those of requests that name none.
+        long_prompts: see `ovi_lab.text.lengths`; with "cut_end" texts stay as they are here, and are cut with a warning
+            where they are encoded.
+        strict: raise the first that cannot be planned.
+
+    Raises:
+        UserError: there is no tokenizer; with `strict`, an image, size or text that cannot be used.
+    """
+    plans, bad = _planned(requests, lambda request: plan_request(request, bundle.formats), strict)
+    if plans and long_prompts != "cut_end":
+        fit = bundle.text.length_check(long_prompts)
+        plans, too_long = _planned(plans, lambda plan: _fitted(plan, settings, fit), strict)
+        bad += too_long
+    return plans, bad
+
+
+def _planned(
+    items: Iterable[Item], make: Callable[[Item], Plan], strict: bool
+) -> tuple[list[Plan], list[BadRow]]:
     plans: list[Plan] = []
     bad: list[BadRow] = []
-    for request in requests:
+    for item in items:
         try:
-            plans.append(plan_request(request, formats))
+            plans.append(make(item))
         except UserError as error:
             if strict:
                 raise
-            bad.append(BadRow(request.name, str(error)))
+            bad.append(BadRow(item.name, str(error)))
     return plans, bad
+
+
+def _fitted(plan: Plan, settings: SamplerSettings, fit: CutTexts) -> Plan:
+    prompt = fit(plan.prompt)
+    if prompt != plan.prompt:
+        try:
+            check_tags(prompt)
+        except UserError as error:
+            raise UserError(f"without its middle {error}; shorten the prompt") from error
+    if fit.choice == "refuse":
+        for text in plan.request.negatives(settings):
+            fit(text)
+    return replace(plan, prompt=prompt)
 
 
 def record_of(
     plan: Plan, formats: Formats, settings: SamplerSettings, options: Options, weights: Mapping[str, str]
 ) -> dict[str, Any]:
     """What a clip's metadata say of how it was made, in plain values."""
-    from importlib.metadata import version
-
     request = plan.request
+    negative_video, negative_audio = request.negatives(settings)
     sampler = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_OF_SAMPLER}
     sampler["skip_layers"] = list(sampler["skip_layers"])
-    low = {
-        "negative_video": request.negative_video,
-        "negative_audio": request.negative_audio,
-    }
     return {
         "id": request.name,
         "prompt": request.prompt,
         "read_as": plan.prompt,
-        **{name: getattr(settings, name) if value is None else value for name, value in low.items()},
+        "negative_video": negative_video,
+        "negative_audio": negative_audio,
         "seed": request.seed,
         "size": list(plan.size),
         "image": request.image.name if request.image is not None else None,
@@ -107,131 +132,149 @@ def record_of(
     }
 
 
-def find_jobs(
-    plans: Sequence[Plan],
-    out: Path,
-    record: Callable[[Plan], dict[str, Any]],
-    overwrite: bool = False,
-) -> tuple[list[Job], Outcome]:
-    """The clips that are still to be made; the outcome holds those that are finished, and those refused.
+@dataclass
+class Outcome:
+    """What became of a batch, on this process."""
 
-    A finished clip is a whole file whose metadata name the same request. One that was begun or cut short is made
-    again. A file of another request, or of unknown origin, is replaced with `overwrite` only.
-    """
-    jobs: list[Job] = []
-    outcome = Outcome()
-    for plan in plans:
-        path = out / f"{plan.request.name}.mp4"
-        if path.exists():
-            wanted = record(plan)
-            found, whole = read_record(path)
-            changed = [k for k in DECIDES if found is not None and found.get(k) != wanted.get(k)]
-            if found is not None and not changed and whole:
-                outcome.kept.append(path)
-                continue
-            if not overwrite and (found is None or changed):
-                why = f"with another {', '.join(changed)}" if changed else "by something else"
-                outcome.bad.append(
-                    BadRow(
-                        plan.request.name,
-                        f"{path} was made {why}: overwrite=true makes it again, or choose another out=",
-                    )
-                )
-                continue
-        jobs.append(Job(plan, path))
-    return jobs, outcome
+    made: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
 
 
-def agreed(jobs: list[Job], group: SequenceGroup) -> list[Job]:
-    """The jobs as the first process of the group found them: all of it must make the same clips."""
-    if group.group is None:
-        return jobs
-    names: list[Any] = [[job.path.name for job in jobs]]
-    dist.broadcast_object_list(names, group=group.group, group_src=0)
-    by_name = {job.path.name: job for job in jobs}
-    missing = [name for name in names[0] if name not in by_name]
-    if missing:
-        raise UserError(
-            f"processes see different files in {jobs[0].path.parent if jobs else 'out'}: {missing[0]}"
-        )
-    return [by_name[name] for name in names[0]]
-
-
-def run_jobs(
-    pipeline: OviPipeline,
-    jobs: Sequence[Job],
-    outcome: Outcome,
-    *,
-    record: Callable[[Plan], dict[str, Any]],
-    log: Path,
-    group: SequenceGroup = ALONE,
-    enlarge_to: int = 0,
-    preview: bool = False,
-    strict: bool = False,
-    on_step: Callable[[int, int, str], None] | None = None,
-    on_bad: Callable[[BadRow], None] | None = None,
-) -> Outcome:
-    """Make the clips, adding to the outcome.
+class Batch:
+    """The clips of one command in one folder, as one process makes them.
 
     Args:
-        pipeline: loaded.
-        jobs: of this process.
-        outcome: to add to.
-        record: what goes into a clip's metadata; asked for when the clip is made, since weights are hashed meanwhile.
-        log: gets one line a clip.
+        bundle, settings, options: what makes the clips; the weights are hashed from now on.
+        out: the folder.
         group: processes that share each clip; the first of them writes it.
-        enlarge_to: pixels of the files' longer side; 0: as the clips are.
-        preview: write a contact sheet beside each clip.
-        strict: raise at the first clip that cannot be made, instead of going on with the next.
-        on_step: called with steps done, steps in all (of all jobs) and the clip's name.
-        on_bad: called with each clip that could not be made.
-
-    Raises:
-        UserError: with `strict`, the first clip's.
+        strict: the first clip that cannot be made is an error, instead of being left out.
     """
-    said = on_step or (lambda done, total, name: None)
-    steps = pipeline.settings.steps
-    for index, job in enumerate(jobs):
-        name = job.plan.request.name
-        begun = time.monotonic()
 
-        def step(done: int, total: int, index: int = index, name: str = name) -> None:
-            said(index * steps + done, len(jobs) * total, name)
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: SamplerSettings,
+        options: Options,
+        out: Path,
+        group: SequenceGroup = ALONE,
+        strict: bool = False,
+    ) -> None:
+        self.formats, self.settings, self.options = bundle.formats, settings, options
+        self.out, self.group, self.strict = out, group, strict
+        self.outcome = Outcome()
+        self._digests = bundle.digests()
 
-        try:
-            said(index * steps, len(jobs) * steps, name)
-            if group.rank:
-                pipeline.latents(job.plan, step, group)
+    def path(self, plan: Plan) -> Path:
+        """Of the clip's file."""
+        return self.out / f"{plan.name}.mp4"
+
+    def record(self, plan: Plan) -> dict[str, Any]:
+        """The clip's metadata; waits until all weights are hashed."""
+        return record_of(plan, self.formats, self.settings, self.options, self._digests())
+
+    def leave_out(self, row: BadRow) -> None:
+        """Add a row to the outcome, and say so on stderr. With `strict`, raises UserError instead."""
+        if self.strict:
+            raise UserError(row.reason)
+        self.outcome.bad.append(row)
+        if self.group.rank == 0:
+            print(f"left out: {row.id}: {row.reason}", file=sys.stderr, flush=True)
+
+    def missing(self, plans: Sequence[Plan], overwrite: bool = False) -> list[Plan]:
+        """The plans whose clips are still to be made; the outcome gets those that are finished or in the way.
+
+        A clip is finished if its file holds the record of the same request. One that was begun or cut short is made
+        again. A file of another request, or of unknown origin, is replaced with `overwrite` only.
+        """
+        missing: list[Plan] = []
+        for plan in plans:
+            path = self.path(plan)
+            if path.exists():
+                wanted = self.record(plan)
+                found, complete = read_record(path)
+                changed = [k for k in DECIDES if found is not None and found.get(k) != wanted.get(k)]
+                if found is not None and not changed and complete:
+                    self.outcome.kept.append(path)
+                    continue
+                if not overwrite and (found is None or changed):
+                    why = f"with another {', '.join(changed)}" if changed else "by something else"
+                    remedy = "overwrite=true makes it again, or choose another out="
+                    self.leave_out(BadRow(plan.name, f"{path} was made {why}: {remedy}"))
+                    continue
+            missing.append(plan)
+        return self._agreed(missing)
+
+    def _agreed(self, plans: list[Plan]) -> list[Plan]:
+        """The plans as the first process of the group found them: all of it must make the same clips."""
+        if self.group.group is None:
+            return plans
+        names: list[Any] = [[plan.name for plan in plans]]
+        dist.broadcast_object_list(names, group=self.group.group, group_src=0)
+        by_name = {plan.name: plan for plan in plans}
+        lacking = [name for name in names[0] if name not in by_name]
+        if lacking:
+            raise UserError(f"processes see different files in {self.out}: {lacking[0]}.mp4")
+        return [by_name[name] for name in names[0]]
+
+    def make(
+        self,
+        pipeline: OviPipeline,
+        plans: Sequence[Plan],
+        *,
+        enlarge_to: int = 0,
+        preview: bool = False,
+        on_step: Callable[[int, int, str], None] = lambda done, total, name: None,
+    ) -> None:
+        """Make the clips, adding to the outcome.
+
+        Args:
+            pipeline: loaded.
+            plans: of this process.
+            enlarge_to: pixels of the files' longer side; 0: as the clips are.
+            preview: write a contact sheet beside each clip.
+            on_step: called with steps done, steps in all (of all clips) and the clip's name.
+
+        Raises:
+            UserError: with `strict`, the first clip cannot be made.
+        """
+        index = self.group.index
+        log = self.out / ("clips.jsonl" if index == 0 else f"clips.rank{index}.jsonl")
+        steps = self.settings.steps
+        for number, plan in enumerate(plans):
+            path, begun = self.path(plan), time.monotonic()
+
+            def step(done: int, _: int, number: int = number, name: str = plan.name) -> None:
+                on_step(number * steps + done, len(plans) * steps, name)
+
+            try:
+                step(0, steps)
+                if self.group.rank:
+                    pipeline.latents(plan, step, self.group)
+                    continue
+                clip = pipeline.make(plan, step, self.group)
+                if preview:
+                    write_sheet(path.with_suffix(".png"), clip.frames_THWC)
+                facts = self.record(plan)
+                write_clip(path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, facts, enlarge_to)
+            except UserError as error:
+                self.leave_out(BadRow(plan.name, str(error)))
                 continue
-            clip = pipeline.make(job.plan, step, group)
-            if preview:
-                write_sheet(job.path.with_suffix(".png"), clip.frames_THWC)
-            facts = record(job.plan)
-            write_clip(job.path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, facts, enlarge_to)
-        except UserError as error:
-            if strict:
-                raise
-            outcome.bad.append(BadRow(name, str(error)))
-            if on_bad is not None:
-                on_bad(outcome.bad[-1])
-            continue
-        outcome.made.append(job.path)
-        add_line(log, {"file": job.path.name, **facts, "seconds": round(time.monotonic() - begun, 2)})
-    return outcome
+            self.outcome.made.append(path)
+            add_line(log, {"file": path.name, **facts, "seconds": round(time.monotonic() - begun, 2)})
 
 
 def add_line(log: Path, line: Mapping[str, Any]) -> None:
-    """Append one clip's line; an earlier one of the same clip gives way. Raises UserError where it cannot be."""
+    """Append one clip's line in place of an earlier one of the same clip. Raises UserError where it cannot be."""
     text = json.dumps(line, ensure_ascii=False) + "\n"
-    kept = log.read_text(encoding="utf-8") if log.is_file() else ""
+    before = log.read_text(encoding="utf-8") if log.is_file() else ""
     mark = f'{{"file": {json.dumps(line["file"], ensure_ascii=False)}, '
-    if mark not in kept:
+    if mark not in before:
         try:
             with log.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise UserError(f"{log}: cannot be written ({error})") from error
         return
-    with written_whole(log) as temporary:
-        others = [other for other in kept.splitlines(keepends=True) if not other.startswith(mark)]
-        temporary.write_text("".join(others) + text, encoding="utf-8")
+    kept = [entry for entry in before.splitlines(keepends=True) if not entry.startswith(mark)]
+    write_whole(log, "".join(kept) + text)

@@ -1,7 +1,7 @@
 """What is sampled: a model's towers, text encoder, codecs and formats, opened and checked before they are loaded.
 
-A run of ours and the released layout are two ways to open a bundle. A run whose checkpoint holds its codec is complete;
-one that was trained on published latents takes the codecs and the text encoder from a folder of released weights.
+`opening.py` opens a run of ours or the released layout. A run whose checkpoint holds its codec is complete; one that
+was trained on published latents takes the codecs and the text encoder from a folder of released weights.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ovi_lab.checkpoints.digests import Digests
-from ovi_lab.checkpoints.presets import (
-    ReleasedModel,
-    load_released,
-)
-from ovi_lab.checkpoints.weights_layout import Layout
+from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.codecs.mmaudio import MMAudioCodec
 from ovi_lab.codecs.wan22 import Wan22VAE
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES
 from ovi_lab.text import LearnedText, UMT5Text
+from ovi_lab.text.learned import word_count
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.umt5 import MAX_TOKENS, load_tokenizer, token_count
+from ovi_lab.weights.fit import finite
+from ovi_lab.weights.tensor_files import Stored
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTION = "long_prompts="
 MAX_PIXELS, MAX_SAMPLES = 2**31, 2**28
 """In a clip; the released models' largest has 2.2e8 pixels in 241 frames and 1.6e5 samples."""
@@ -95,25 +94,54 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class TextSource:
+    """The text encoder of a bundle: its class, its arguments and, of a run, its stored tensors."""
+
+    encoder: type[LearnedText] | type[UMT5Text]
+    settings: Mapping[str, Any]
+    stored: Stored | None = None
+
+    def load(self, device: Any = "cpu", long_prompts: str | None = None) -> Any:
+        """The encoder, in its file's type; `long_prompts`: see `ovi_lab.text.lengths`, None: as in training."""
+        text: Any = self.encoder(**self.settings)
+        if long_prompts is not None:
+            text.fit = CutTexts(text.fit.limit, text.fit.count, long_prompts, OPTION)
+        if self.stored is not None:
+            source = str(self.stored.path)
+            text.load_state_dict(
+                {name: finite(name, tensor, source) for name, tensor in self.stored.stream()}
+            )
+        return text.to(device).eval()
+
+    def length_check(self, long_prompts: str) -> CutTexts:
+        """Holds texts against the length that the encoder reads, without loading its weights."""
+        if self.encoder is LearnedText:
+            return CutTexts(self.settings.get("max_words", 16), word_count, long_prompts, OPTION)
+        count = partial(token_count, load_tokenizer(self.settings["tokenizer"]))
+        return CutTexts(self.settings.get("max_tokens", MAX_TOKENS), count, long_prompts, OPTION)
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """An opened model; its loaders take the type and the device to load to."""
+    """An opened model."""
 
     formats: Formats
     layers: int
     """Blocks of a tower."""
-    load_text: Callable[[Any, Any, str | None], nn.Module]
-    """The last argument says how long prompts are handled; None: as in training."""
-    load_towers: Callable[[torch.dtype, Any], TwinDiT]
-    load_codecs: Callable[[torch.dtype, Any], tuple[Any, Any]]
-    """Of picture and sound."""
-    length_check: Callable[[str], CutTexts]
-    """Texts held against the length that the text encoder reads, without loading it."""
-    digests: Callable[[], Callable[[], Mapping[str, str]]]
-    """Starts hashing; what it returns waits for the SHA-256 of all weights by their files' names."""
-    size: int
+    text: TextSource
+    towers: Callable[[torch.dtype, Any], TwinDiT]
+    """Loads them in a type to a device."""
+    codecs: Callable[[torch.dtype, Any], tuple[Any, Any]]
+    """Likewise of picture and sound."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """The weights whose SHA-256 is not known, by their names in a clip's record."""
+    known_digests: Mapping[str, str] = field(default_factory=dict)
+    size: int = 0
     """Bytes of all weights."""
     preset: ReleasedModel | None = None
     """Sizes by which memory is predicted; None where a codec is the run's own, or a tower is missing."""
+    rope_factor: float | None = None
+    """Another audio RoPE factor than the model was trained with."""
 
     @property
     def name(self) -> str:
@@ -125,22 +153,53 @@ class Bundle:
         """Whether the run brings its codec, as those of the ball world do: small, in float32, on the CPU."""
         return self.formats.area is None
 
+    def digests(self) -> Callable[[], dict[str, str]]:
+        """Starts hashing; what it returns waits for the SHA-256 of all weights by their files' names."""
+        hashed = Digests(self.files)
+        return lambda: {**self.known_digests, **hashed.result()}
 
-# ------------------------------------------------------------------------------------------ the released layout
-def released_bundle(preset: ReleasedModel, layout: Layout) -> Bundle:
-    """A released model, or one of the same layout."""
-    files = layout.weight_files()
-    return Bundle(
-        formats=released_formats(preset),
-        layers=preset.model["video"]["num_layers"],
-        load_text=partial(umt5_text, layout.text_encoder, layout.tokenizer, preset, None),
-        load_towers=lambda dtype, device: load_released(layout.model, preset.model, dtype, device),
-        load_codecs=partial(published_codecs, preset, vars(layout)),
-        length_check=partial(token_check, layout.tokenizer, MAX_TOKENS),
-        digests=lambda: Digests(files).result,
-        size=sum(file.stat().st_size for file in files.values()),
-        preset=preset,
-    )
+    def load_towers(self, dtype: torch.dtype, device: Any = "cpu") -> TwinDiT:
+        """The towers alone."""
+        towers = self.towers(dtype, device)
+        if self.rope_factor is not None:
+            towers.set_audio_rope_factor(self.rope_factor)
+        return towers
+
+    def load(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        on_part: Callable[[int, int, str], None] = lambda done, total, name: None,
+        long_prompts: str = "refuse",
+    ) -> Parts:
+        """Load every part, strictly by name and shape; small parts first, so that a wrong file is reported soon.
+
+        umT5 keeps the type of its file (bf16, as published); the sound codec is in float32.
+
+        Args:
+            dtype: of the towers and the Wan2.2 VAE.
+            device: to put everything on. On the CPU, what keeps its file's type stays the mapped file.
+            on_part: called with parts done, parts in all and the name of the next.
+            long_prompts: how texts of more tokens than the encoder reads are handled, see `ovi_lab.text.lengths`.
+
+        Raises:
+            UserError: a file is damaged, holds code, or another model or size; or parts do not belong together.
+        """
+        on_part(0, 3, "codecs")
+        video, sound = self.codecs(dtype, device)
+        on_part(1, 3, "text encoder")
+        text = self.text.load(device, long_prompts)
+        on_part(2, 3, "towers")
+        towers = self.load_towers(dtype, device)
+        on_part(3, 3, "")
+        for modality, codec in zip(MODALITIES, (video, sound), strict=True):
+            config = towers.tower_configs.get(modality)
+            if config is not None and config.in_dim != codec.channels:
+                raise UserError(
+                    f"the {modality} codec has {codec.channels} channels and the {modality} tower {config.in_dim}: "
+                    f"the parts of {self.name} do not belong together"
+                )
+        return Parts(self.formats, text, towers, video, sound)
 
 
 def released_formats(preset: ReleasedModel) -> Formats:
@@ -162,38 +221,6 @@ def lengthened(preset: ReleasedModel, length: float) -> ReleasedModel:
     video, audio = (1, preset.video_latent_frames, 1, 1), (preset.audio_latents, 1)
     shapes = scaled_shapes({"video": video, "audio": audio}, length, "length")
     return replace(preset, video_latent_frames=shapes["video"][1], audio_latents=shapes["audio"][0])
-
-
-def umt5_text(
-    weights: Path,
-    tokenizer: Path,
-    preset: ReleasedModel,
-    dim: int | None,
-    dtype: Any,
-    device: Any,
-    too_long: str,
-) -> nn.Module:
-    """umT5 in its file's type, whatever the towers' is."""
-    dim = preset.model["video"].get("text_dim", 4096) if dim is None else dim
-    sizes = preset.text_encoder
-    text = UMT5Text(
-        weights, tokenizer, dim, configuration=sizes, too_long=too_long or "refuse", option=OPTION
-    )
-    return text.to(device).eval()
-
-
-def token_check(tokenizer: Path, limit: int, choice: str) -> CutTexts:
-    return CutTexts(limit, partial(token_count, load_tokenizer(tokenizer)), choice, OPTION)
-
-
-def published_codecs(
-    preset: ReleasedModel, files: Mapping[str, Path], dtype: torch.dtype, device: Any
-) -> tuple[Any, Any]:
-    """The sound's in float32, since BigVGAN's sines are audible when rounded."""
-    sound = MMAudioCodec.from_files(
-        files["audio_vae"], files["vocoder"], preset.audio_codec, torch.float32, device
-    )
-    return Wan22VAE.from_file(files["video_vae"], preset.video_codec, dtype, device), sound
 
 
 def scaled_shapes(

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import av
 from torch import Tensor
 
 from ovi_eval.clips.container import opened
@@ -40,39 +39,12 @@ def write_clip(
 
     Raises UserError where there is nothing to write or no place for it.
     """
-    with written_whole(path) as temporary:
-        plain = temporary.with_name(f"{temporary.name}.mp4")
-        try:
-            write_mp4(plain, frames_THWC, fps, wave_S, sample_rate, enlarge_to=enlarge_to)
-            _with_metadata(plain, temporary, _tags(record))
-        except av.FFmpegError as error:
-            raise OSError(getattr(error, "strerror", None) or str(error)) from error
-        finally:
-            plain.unlink(missing_ok=True)
-    return path
-
-
-def _tags(record: Mapping[str, Any]) -> dict[str, str]:
-    tags = {RECORD: json.dumps(record, ensure_ascii=False, sort_keys=True)}
-    for name, value in record.items():
-        tags[name] = (
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-        )
-    return tags | {"title": str(record.get("prompt", ""))[:250]}
-
-
-def _with_metadata(source: Path, out: Path, tags: Mapping[str, str]) -> None:
-    """The same packets in another file with other tags: nothing is encoded again."""
-    flags = {"movflags": "+faststart+use_metadata_tags"}
-    with av.open(str(source)) as read, av.open(str(out), "w", format="mp4", options=flags) as written:
-        written.metadata.update(tags)
-        streams = {
-            s.index: written.add_stream_from_template(s) for s in (*read.streams.video, *read.streams.audio)
-        }
-        for packet in read.demux():
-            if packet.dts is not None:
-                packet.stream = streams[packet.stream.index]
-                written.mux(packet)
+    tags = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        for name, value in {RECORD: record, **record}.items()
+    }
+    tags["title"] = str(record.get("prompt", ""))[:250]
+    return write_mp4(path, frames_THWC, fps, wave_S, sample_rate, enlarge_to=enlarge_to, metadata=tags)
 
 
 def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +18,9 @@ from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, build_solver
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
-from ovi_lab.sampling import batch
-from ovi_lab.sampling.arguments import asked_shape, sampler_settings
+from ovi_lab.sampling.arguments import requested_shape, sampler_settings
+from ovi_lab.sampling.batch import Batch, Outcome, plan_rows
 from ovi_lab.sampling.bundle import Bundle
-from ovi_lab.sampling.device import usable_device
-from ovi_lab.sampling.long_prompts import fit_prompts
 from ovi_lab.sampling.offload import Placement
 from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan
@@ -43,8 +40,8 @@ SIDE = 256
 MemoryCheck = Callable[[ReleasedModel, list[Plan], SamplerSettings, Options], None]
 
 
-def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) -> batch.Outcome:
-    """Make the clips that the configuration asks for; finished ones are kept.
+def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) -> Outcome:
+    """Make the clips that the configuration names; finished ones are kept.
 
     Everything that can be wrong with prompts, images, sizes and files is reported before weights are loaded.
     `check_memory` raises UserError for plans that do not fit into memory; it is called for weights of a GiB and more.
@@ -58,68 +55,31 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
     options = pipeline_options(config, bundle)
     check_settings(settings, bundle)
     requests, bad = requested(config, bundle)
-    plans, unplanned = batch.plan_rows(requests, bundle.formats, strict)
-    plans, too_long = fit_prompts(plans, bundle, settings, options.long_prompts, strict)
+    plans, unplanned = plan_rows(requests, bundle, settings, options.long_prompts, strict)
     with processes(config, options.device) as group:
-        mine = plans[group.index :: group.count]
-        digests = bundle.digests()
-
-        def record(plan: Plan) -> dict[str, Any]:
-            return batch.record_of(plan, bundle.formats, settings, options, digests())
-
-        jobs, outcome = batch.find_jobs(mine, Path(config.out), record, config.overwrite)
+        batch = Batch(bundle, settings, options, Path(config.out), group, strict)
         if group.index == 0:
-            outcome.bad = [*bad, *unplanned, *too_long, *outcome.bad]
-        if strict and outcome.bad:
-            raise UserError(outcome.bad[0].reason)
-        jobs = batch.agreed(jobs, group)
-        if group.rank == 0:
-            for row in outcome.bad:
-                _warn(row)
-        if jobs:
-            _make(config, bundle, settings, options, group, jobs, outcome, record, check_memory)
-    return outcome
-
-
-def _make(
-    config: DictConfig,
-    bundle: Bundle,
-    settings: SamplerSettings,
-    options: Options,
-    group: SequenceGroup,
-    jobs: list[batch.Job],
-    outcome: batch.Outcome,
-    record: Callable[[Plan], dict[str, Any]],
-    check_memory: MemoryCheck | None,
-) -> None:
-    # the prediction takes seconds, and megabytes of weights fit wherever torch does
-    if check_memory and bundle.preset is not None and bundle.size > LARGE:
-        check_memory(bundle.preset, [job.plan for job in jobs], settings, options)
-    first = group.rank == group.index == 0
-    # on stderr: what is printed is the list of clips
-    reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
-    try:
-        pipeline = OviPipeline.load(
-            bundle,
-            settings,
-            options,
-            lambda done, total, name: reporter.at("loading", done, total, name),
-        )
-        batch.run_jobs(
-            pipeline,
-            jobs,
-            outcome,
-            record=record,
-            log=Path(config.out) / ("clips.jsonl" if group.index == 0 else f"clips.rank{group.index}.jsonl"),
-            group=group,
-            enlarge_to=_file_side(config) if bundle.own_codec else 0,
-            preview=config.preview,
-            strict=config.strict or config.prompts is None,
-            on_step=lambda done, total, name: reporter.at("sampling", done, total, name),
-            on_bad=_warn if group.rank == 0 else None,
-        )
-    finally:
-        reporter.close()
+            for row in (*bad, *unplanned):
+                batch.leave_out(row)
+        plans = batch.missing(plans[group.index :: group.count], config.overwrite)
+        if not plans:
+            return batch.outcome
+        # the prediction takes seconds, and megabytes of weights fit wherever torch does
+        if check_memory and bundle.preset is not None and bundle.size > LARGE:
+            check_memory(bundle.preset, plans, settings, options)
+        # on stderr: what is printed is the list of clips
+        first = group.rank == group.index == 0
+        reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
+        with closing(reporter):
+            pipeline = OviPipeline.load(bundle, settings, options, partial(reporter.at, "loading"))
+            batch.make(
+                pipeline,
+                plans,
+                enlarge_to=_file_side(config) if bundle.own_codec else 0,
+                preview=config.preview,
+                on_step=partial(reporter.at, "sampling"),
+            )
+    return batch.outcome
 
 
 def configured_bundle(config: DictConfig) -> Bundle:
@@ -157,16 +117,16 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
             raise UserError(
                 f"{bundle.name} makes clips of one size and without a given image: leave out aspect"
             )
-    shape = None if bundle.own_codec else asked_shape(config)
+    shape = None if bundle.own_codec else requested_shape(config)
     if many:
         if config.image is not None:
             raise UserError(
                 "image= goes with prompt=: with prompts=FILE, name images in its column image_path"
             )
-        rows = read_requests(config.prompts, check_seed(config.seed), shape)
-        if config.strict and rows.bad:
-            raise UserError(rows.bad[0].reason)
-        return variants(rows.requests, config.variants), list(rows.bad)
+        requests, bad = read_requests(config.prompts, check_seed(config.seed), shape)
+        if config.strict and bad:
+            raise UserError(bad[0].reason)
+        return variants(requests, config.variants), bad
     prompt = str(config.prompt)
     image = Path(config.image) if config.image is not None else None
     request = check_request(
@@ -192,13 +152,14 @@ def pipeline_options(config: DictConfig, bundle: Bundle) -> Options:
         device = "cuda" if torch.cuda.is_available() and not bundle.own_codec else "cpu"
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    usable_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={device} cannot be used here ({reason}): try device=cpu") from error
     dtype = str(config.dtype)
     if dtype == "auto":
         dtype = "fp32" if device == "cpu" or bundle.own_codec else "bf16"
-    for name in ("weights_8bit", "vae_tiling", "preview", "batch_passes", "cache_text"):
-        if not isinstance(config[name], bool):
-            raise UserError(f"{name} is {config[name]!r}: expected true or false")
     Placement(device, config.offload)  # says what is wrong with it
     return Options(
         device=device,
@@ -212,7 +173,7 @@ def pipeline_options(config: DictConfig, bundle: Bundle) -> Options:
 
 @contextmanager
 def processes(config: DictConfig, device: str) -> Iterator[SequenceGroup]:
-    """This process's place among those of torchrun: rows are dealt to groups, a group shares each clip.
+    """This process's place among those of torchrun: rows are sharded over groups, a group shares each clip.
 
     Raises:
         UserError: the processes do not divide into groups of `sequence_parallel`.
@@ -234,7 +195,3 @@ def processes(config: DictConfig, device: str) -> Iterator[SequenceGroup]:
     finally:
         if begun:
             dist.destroy_process_group()
-
-
-def _warn(row: BadRow) -> None:
-    print(f"left out: {row.id}: {row.reason}", file=sys.stderr, flush=True)

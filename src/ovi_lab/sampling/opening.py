@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ovi_eval.common.shown import shown
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.configuration import Configuration, check_model
-from ovi_lab.checkpoints.digests import Digests
 from ovi_lab.checkpoints.opening import model_weights
 from ovi_lab.checkpoints.presets import (
     PRESET_FILE,
     ReleasedModel,
     is_released,
+    load_released,
     load_towers,
     released_model,
 )
@@ -32,20 +31,14 @@ from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES
 from ovi_lab.sampling.bundle import (
-    OPTION,
     Bundle,
     Formats,
+    TextSource,
     lengthened,
-    published_codecs,
-    released_bundle,
+    released_formats,
     scaled_shapes,
-    token_check,
 )
-from ovi_lab.text import LearnedText, UMT5Text
-from ovi_lab.text.learned import word_count
-from ovi_lab.text.lengths import CutTexts
-from ovi_lab.text.umt5 import MAX_TOKENS
-from ovi_lab.weights.fit import finite
+from ovi_lab.text import UMT5Text
 
 PUBLISHED = "ovi_960x960_10s"
 """The preset whose text encoder and codecs are the published ones."""
@@ -79,41 +72,61 @@ def open_bundle(
                 "text.weights= and text.tokenizer= are for runs trained with umT5: leave them out"
             )
         preset = lengthened(released_model(checkpoint), length)
-        bundle = released_bundle(preset, find_layout(weights_folder(checkpoint, weights, preset), preset))
+        bundle = _released_bundle(preset, _weights_folder(checkpoint, weights, preset))
     else:
-        bundle = run_bundle(checkpoint, weights, ema, text_files or {}, length)
+        bundle = run_bundle(checkpoint, weights, ema, text_files, length)
     bundle.formats.check_size()
     if rope_factor is None:
         return bundle
     checked(Positive, rope_factor, "rope_factor")
-
-    def towers(dtype: torch.dtype, device: Any) -> TwinDiT:
-        model = bundle.load_towers(dtype, device)
-        model.set_audio_rope_factor(rope_factor)
-        return model
-
     facts = {**bundle.formats.facts, "rope_factor": rope_factor}
-    return replace(bundle, formats=replace(bundle.formats, facts=facts), load_towers=towers)
+    return replace(bundle, formats=replace(bundle.formats, facts=facts), rope_factor=rope_factor)
 
 
-def weights_folder(checkpoint: str | Path, weights: str | Path | None, preset: ReleasedModel) -> Path:
-    """The folder of all weights: `weights=`, or the folder whose preset `checkpoint=` names.
-
-    Raises:
-        UserError: it is not given, and the preset lies in no such folder.
-    """
-    if weights is not None:
-        return Path(weights)
+def _weights_folder(checkpoint: str | Path, weights: str | Path | None, preset: ReleasedModel) -> Path:
+    """The folder of all weights: `weights=`, or the folder whose preset `checkpoint=` names."""
     folder = Path(checkpoint)
     folder = folder.parent if folder.name == PRESET_FILE else folder
-    if (folder / PRESET_FILE).is_file():
-        return folder
-    raise UserError(
-        f"weights= is not given: name the folder with {preset.file}, Wan2.2-TI2V-5B and MMAudio below it"
+    if weights is None and not (folder / PRESET_FILE).is_file():
+        raise UserError(
+            f"weights= is not given: name the folder with {preset.file}, Wan2.2-TI2V-5B and MMAudio below it"
+        )
+    return folder if weights is None else Path(weights)
+
+
+def _released_bundle(preset: ReleasedModel, weights: Path) -> Bundle:
+    layout = find_layout(weights, preset)
+    files = layout.weight_files()
+    return Bundle(
+        formats=released_formats(preset),
+        layers=preset.model["video"]["num_layers"],
+        text=TextSource(
+            UMT5Text,
+            {
+                "weights": layout.text_encoder,
+                "tokenizer": layout.tokenizer,
+                "dim": preset.model["video"].get("text_dim", 4096),
+                "configuration": preset.text_encoder,
+            },
+        ),
+        towers=partial(load_released, layout.model, preset.model),
+        codecs=partial(_published_codecs, preset, vars(layout)),
+        files=files,
+        size=sum(file.stat().st_size for file in files.values()),
+        preset=preset,
     )
 
 
-# ------------------------------------------------------------------------------------------------ a run of ours
+def _published_codecs(
+    preset: ReleasedModel, files: Mapping[str, Path], dtype: torch.dtype, device: Any
+) -> tuple[Wan22VAE, MMAudioCodec]:
+    """The sound's in float32, since BigVGAN's sines are audible when rounded."""
+    sound = MMAudioCodec.from_files(
+        files["audio_vae"], files["vocoder"], preset.audio_codec, torch.float32, device
+    )
+    return Wan22VAE.from_file(files["video_vae"], preset.video_codec, dtype, device), sound
+
+
 def run_bundle(
     path: str | Path,
     weights: str | Path | None = None,
@@ -142,53 +155,62 @@ def run_bundle(
         if not any(name.startswith(f"{tower}_model.") for name in stored.tensors):
             settings[tower], settings["fusion"] = None, {"direction": "none"}
     check_model(settings, stored.tensors, source)
-    present = [m for m in MODALITIES if settings[m] is not None]
     published = _published_preset(weights)
     codec = LatentCodec.load(checkpoint.file("codec.safetensors")) if own else None
-    shapes = _checked_shapes(config, settings, present, codec, published, source)
-    shapes = {m: s for m, s in scaled_shapes(shapes, length, "length").items() if m in present}
-    facts = {"ema": averaged}
-    names = [n for n in checkpoint.files if n.endswith(".safetensors") and (n.startswith("ema/") <= averaged)]
-    digests = {name: checkpoint.files[name]["sha256"] for name in sorted(names)}
-    size = sum(checkpoint.files[name]["size"] for name in names)
-    layers = settings[present[0]]["num_layers"]
-    name = str(config.plain.get("name") or checkpoint.path.name)
+    shapes = _checked_shapes(config, settings, codec, published, source)
+    shapes = {m: s for m, s in scaled_shapes(shapes, length, "length").items() if settings[m] is not None}
+    text = _run_text(checkpoint, config, averaged, text_files or {}, weights, published)
 
     def towers(dtype: torch.dtype, device: Any) -> TwinDiT:
         return load_towers(model_weights(checkpoint, ema=averaged), settings, source, dtype, device)
 
-    load_text, length_check = _run_text(checkpoint, config, averaged, text_files or {}, weights, published)
-    if codec is not None:
-        fixed = Formats(
-            name, shapes, codec.fps, codec.sample_rate, codec.video.strides, codec.video.first_frame_alone,
-            codec.audio.token_samples, facts=facts,
-        )  # fmt: skip
-        both = codec.video, codec.audio
-        return Bundle(
-            fixed, layers, load_text, towers, lambda *_: both, length_check, lambda: lambda: digests, size
-        )
-    files = find_parts(str(weights), published, ("video_vae", "audio_vae", "vocoder"))
-    published_files = {f"weights/{part}/{file.name}": file for part, file in files.items()}
-    _, frames, h, w = shapes.get("video", (0, 1, 1, 1))
-    area = 16 * h, 16 * w
+    video: Any = codec.video if codec else Wan22VAE
+    sound: Any = codec.audio if codec else MMAudioCodec
     formats = Formats(
-        name, shapes, published.fps, published.sample_rate, Wan22VAE.strides, Wan22VAE.first_frame_alone,
-        MMAudioCodec.token_samples, area, noise="reference", facts=facts,
-    )  # fmt: skip
+        str(config.plain.get("name") or checkpoint.path.name),
+        shapes,
+        codec.fps if codec else published.fps,
+        codec.sample_rate if codec else published.sample_rate,
+        video.strides,
+        video.first_frame_alone,
+        sound.token_samples,
+        facts={"ema": averaged},
+    )
+    names = [n for n in checkpoint.files if n.endswith(".safetensors") and (n.startswith("ema/") <= averaged)]
+    bundle = Bundle(
+        formats,
+        settings[next(iter(shapes))]["num_layers"],
+        text,
+        towers,
+        lambda *_: (video, sound),
+        known_digests={name: checkpoint.files[name]["sha256"] for name in sorted(names)},
+        size=sum(checkpoint.files[name]["size"] for name in names),
+    )
+    return bundle if codec else _with_published_codecs(bundle, settings, published, str(weights))
+
+
+def _with_published_codecs(
+    bundle: Bundle, settings: dict[str, Any], published: ReleasedModel, weights: str
+) -> Bundle:
+    """The bundle of a run on published latents, with the codecs of a folder of released weights."""
+    files = find_parts(weights, published, ("video_vae", "audio_vae", "vocoder"))
+    shapes = bundle.formats.shapes
+    _, frames, h, w = shapes.get("video", (0, 1, 1, 1))
+    area = h * Wan22VAE.strides[1], w * Wan22VAE.strides[2]
     preset = None
-    if len(present) == len(MODALITIES):
+    if len(shapes) == len(MODALITIES):
         preset = replace(
-            published, name=name, model=settings, video_latent_frames=frames,
+            published, name=bundle.name, model=settings, video_latent_frames=frames,
             audio_latents=shapes["audio"][0], area=area,
         )  # fmt: skip
-
-    def all_digests() -> Callable[[], Mapping[str, str]]:
-        hashed = Digests(published_files)
-        return lambda: digests | hashed.result()
-
-    codecs = partial(published_codecs, published, files)
-    size += sum(file.stat().st_size for file in files.values())
-    return Bundle(formats, layers, load_text, towers, codecs, length_check, all_digests, size, preset)
+    return replace(
+        bundle,
+        formats=replace(bundle.formats, area=area, noise="reference"),
+        codecs=partial(_published_codecs, published, files),
+        files={f"weights/{part}/{file.name}": file for part, file in files.items()},
+        size=bundle.size + sum(file.stat().st_size for file in files.values()),
+        preset=preset,
+    )
 
 
 def _published_preset(weights: str | Path | None) -> ReleasedModel:
@@ -202,24 +224,21 @@ def _published_preset(weights: str | Path | None) -> ReleasedModel:
 def _checked_shapes(
     config: Configuration,
     settings: Mapping[str, Any],
-    present: Sequence[str],
     codec: LatentCodec | None,
     published: ReleasedModel,
     source: str,
 ) -> dict[str, tuple[int, ...]]:
+    """The shapes of one clip's latents, whose widths are the model's and the codec's."""
     shapes = config.latent_shapes()
     if shapes is None:
         raise UserError(
             f"checkpoint {source} does not tell its latent_shapes: it cannot be sampled by itself"
         )
-    if codec is not None:
-        widths = {"video": codec.video.channels, "audio": codec.audio.channels}
-    else:
-        widths = {
-            "video": Wan22Config.of(published.video_codec).channels,
-            "audio": MMAudioConfig.of(published.audio_codec).channels,
-        }
-    for modality in present:
+    widths = {
+        "video": codec.video.channels if codec else Wan22Config.of(published.video_codec).channels,
+        "audio": codec.audio.channels if codec else MMAudioConfig.of(published.audio_codec).channels,
+    }
+    for modality in [m for m in MODALITIES if settings[m] is not None]:
         channels = shapes[modality][-1 if modality == "audio" else 0] if modality in shapes else None
         if not channels == settings[modality]["in_dim"] == widths[modality]:
             raise UserError(
@@ -236,55 +255,33 @@ def _run_text(
     files: Mapping[str, Any],
     weights: str | Path | None,
     published: ReleasedModel,
-) -> tuple[Callable[[Any, Any, str | None], nn.Module], Callable[[str], CutTexts]]:
-    """The loader of a run's text encoder, and the check of texts' lengths.
-
-    A run on stored embeddings has no encoder of its own: they were made by the published umT5.
-    """
+) -> TextSource:
+    """A run's text encoder. A run on stored embeddings has none of its own: they were made by the published umT5."""
     source = str(checkpoint.path)
-    cls: type[LearnedText] | type[UMT5Text] = UMT5Text
+    encoder: Any = UMT5Text
     settings: dict[str, Any] = {}
     stored = None
     if config.plain.get("text") is not None:
-        cls, settings = config.text_encoder()
+        encoder, settings = config.text_encoder()
         if not checkpoint.has("text_encoder.safetensors"):
             raise UserError(
                 f"checkpoint {source} has no text_encoder.safetensors: it cannot be sampled by itself"
             )
         stored = checkpoint.stored("text_encoder", ema=averaged)
-    if cls is UMT5Text:
+    if encoder is UMT5Text:
         settings |= _umt5_files(files, weights, published, source)
         if not settings.get("configuration") and not files.get("weights"):
             settings["configuration"] = published.text_encoder
         wanted: dict[str, tuple[int, ...]] = {"fingerprint": (4,)}
-        limit = settings.get("max_tokens", MAX_TOKENS)
-        length_check = partial(token_check, settings["tokenizer"], limit)
     else:
-        defaults = {"rows": 4096, "max_words": 16} | settings
-        wanted = {
-            "words": (defaults["rows"], defaults["dim"]),
-            "positions": (defaults["max_words"], defaults["dim"]),
-        }
-        length_check = partial(_words, defaults["max_words"])
+        dim, rows, words = settings["dim"], settings.get("rows", 4096), settings.get("max_words", 16)
+        wanted = {"words": (rows, dim), "positions": (words, dim)}
     if stored is not None and (shapes := {n: t.shape for n, t in stored.tensors.items()}) != wanted:
         raise UserError(
             f"checkpoint {source} contradicts itself: its text encoder holds {shown(shapes)}, its configuration says "
             f"{wanted}"
         )
-
-    def load(_dtype: Any, device: Any, too_long: str | None) -> nn.Module:
-        text = cls(**settings)
-        if too_long is not None:
-            text.fit = CutTexts(text.fit.limit, text.fit.count, too_long, OPTION)
-        if stored is not None:
-            text.load_state_dict({name: finite(name, tensor, source) for name, tensor in stored.stream()})
-        return text.to(device).eval()
-
-    return load, length_check
-
-
-def _words(limit: int, choice: str) -> CutTexts:
-    return CutTexts(limit, word_count, choice, OPTION)
+    return TextSource(encoder, settings, stored)
 
 
 def _umt5_files(

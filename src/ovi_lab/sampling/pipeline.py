@@ -7,7 +7,7 @@ and sound. Shape suffixes: T frames, H rows, W columns, C channels, F latent fra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
-from ovi_lab.sampling.bundle import Bundle, Formats, Parts
+from ovi_lab.sampling.bundle import DTYPES, Bundle, Formats, Parts
 from ovi_lab.sampling.images import read_image, scaled
 from ovi_lab.sampling.offload import Placement
-from ovi_lab.sampling.parts import DTYPES, load_parts
 from ovi_lab.sampling.requests import Request
 from ovi_lab.sampling.sizes import Size, size_for_image, snapped
 from ovi_lab.text.lengths import check_choice
@@ -70,6 +69,11 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]]
     """Of its latents: video [C,F,h,w] and audio [L,C], those that the model has."""
     image_sha256: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the clip's file, without suffix."""
+        return self.request.name
 
 
 @dataclass(frozen=True)
@@ -163,20 +167,25 @@ def decode_latents(
     video: Tensor | None,
     audio: Tensor | None,
     fps: float,
+    working: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Tensor, Tensor]:
     """Latents of N clips -> uint8 [N,T,H,W,3] and float32 [N,S] of equal length on the CPU.
 
-    A modality that is not there becomes black frames, or silence. Raises UserError where neither is there.
+    A modality that is not there becomes black frames, or silence. `working(codec)` is entered while a codec decodes.
+    Raises UserError where neither is there.
     """
     rate = audio_codec.sample_rate
     if video is not None:
-        frames = video_codec.decode(video).cpu()
+        with working(video_codec):
+            frames = video_codec.decode(video).cpu()
         samples = round(frames.shape[1] * rate / fps)
         waves = torch.zeros(len(frames), samples)
         if audio is not None:
-            waves = audio_codec.decode(audio, samples).cpu()
+            with working(audio_codec):
+                waves = audio_codec.decode(audio, samples).cpu()
     elif audio is not None:
-        waves = audio_codec.decode(audio).cpu()
+        with working(audio_codec):
+            waves = audio_codec.decode(audio).cpu()
         count = max(1, round(waves.shape[1] * fps / rate))
         frames = torch.zeros(len(waves), count, *BLANK, 3, dtype=torch.uint8)
     else:
@@ -207,9 +216,9 @@ class OviPipeline:
         bundle: Bundle,
         settings: SamplerSettings,
         options: Options | None = None,
-        on_part: Callable[[int, int, str], None] | None = None,
+        on_part: Callable[[int, int, str], None] = lambda done, total, name: None,
     ) -> OviPipeline:
-        """Load a bundle's parts and put them where the options say.
+        """Load a bundle's parts and put them where the options say; `on_part`: see `Bundle.load`.
 
         Raises:
             UserError: a file does not fit, an option cannot be had, or the device is too small.
@@ -218,7 +227,7 @@ class OviPipeline:
         stay = options.offload in (False, "none") and not options.weights_8bit
         device = options.device if stay else "cpu"
         try:
-            parts = load_parts(bundle, DTYPES[options.dtype], device, on_part, options.long_prompts)
+            parts = bundle.load(DTYPES[options.dtype], device, on_part, options.long_prompts)
             if options.weights_8bit:
                 from ovi_lab.sampling.quantise import quantise
 
@@ -271,18 +280,13 @@ class OviPipeline:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Video [1,C,F,h,w] and audio [1,L,C] of one plan, on the device."""
         settings, request = self.settings, plan.request
-        texts = [
-            plan.prompt,
-            settings.negative_video if request.negative_video is None else request.negative_video,
-            settings.negative_audio if request.negative_audio is None else request.negative_audio,
-        ]
-        prompt, low_video, low_audio = self.embed(texts)
+        texts = self.embed([plan.prompt, *request.negatives(settings)])
         first_frame = self.first_frame(plan) if request.image is not None else None
         towers = self.parts.towers
         with self.placement.working(towers), sequence_parallel(towers, group) if group else nullcontext():
             return generate_latents(
                 towers,
-                Texts([prompt], [low_video], [low_audio]),
+                Texts(*([vectors] for vectors in texts)),
                 [request.seed],
                 plan.shapes,
                 settings,
@@ -322,26 +326,12 @@ class OviPipeline:
                 raise UserError(
                     f"the {name} latents are not finite: try dtype=fp32, or weights that are whole"
                 )
-        parts, formats = self.parts, self.parts.formats
-        if formats.area is None:  # the run's own codec is no network and stays on the CPU
+        parts, working = self.parts, self.placement.working
+        if parts.formats.area is None:  # the run's own codec is no network and stays on the CPU
+            working = nullcontext
             video, audio = (None if x is None else x.cpu() for x in (video, audio))
-            frames, waves = decode_latents(parts.video, parts.sound, video, audio, formats.fps)
-        else:
-            picture, sound = (_Placed(codec, self.placement) for codec in (parts.video, parts.sound))
-            frames, waves = decode_latents(picture, sound, video, audio, formats.fps)
+        frames, waves = decode_latents(parts.video, parts.sound, video, audio, parts.formats.fps, working)
         return frames[0], waves[0]
-
-
-class _Placed:
-    """A codec that is brought to the device while it decodes."""
-
-    def __init__(self, codec: Any, placement: Placement) -> None:
-        self.codec, self.placement = codec, placement
-        self.sample_rate = getattr(codec, "sample_rate", None)
-
-    def decode(self, *arguments: Any) -> Tensor:
-        with self.placement.working(self.codec):
-            return self.codec.decode(*arguments).cpu()
 
 
 def _out_of_memory(device: str, error: Exception) -> str:

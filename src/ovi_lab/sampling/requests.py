@@ -1,4 +1,4 @@
-"""What clips are asked for: one a row of a CSV, TSV or JSONL file, checked before anything is loaded.
+"""The clips that are requested: one a row of a CSV, TSV or JSONL file, checked before anything is loaded.
 
 Columns: `text_prompt` (or `prompt`), and where wanted `image_path` (or `image`; relative to the file's folder),
 `id`, `seed`, `size` or `aspect`, `negative_video`, `negative_audio`. Other columns are left alone. The files of
@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovi_eval.clips.captions import nfc
@@ -19,7 +19,8 @@ from ovi_eval.common.shown import shown
 from ovi_eval.common.tables import TableRow, read_table
 from ovi_eval.common.unicode_text import unusable
 from ovi_lab.errors import UserError
-from ovi_lab.sampling.sizes import Size, parse_aspect, parse_size
+from ovi_lab.flow import SamplerSettings
+from ovi_lab.sampling.sizes import Size, shape_of
 from ovi_lab.text.prompts import check_tags
 
 PROMPT_COLUMNS = ("text_prompt", "prompt")
@@ -32,7 +33,7 @@ MAX_ID = 120
 
 @dataclass(frozen=True)
 class Request:
-    """One clip that is asked for."""
+    """One requested clip."""
 
     id: str
     """Of the row: the clip's file is `<id>_seed<seed>.mp4`."""
@@ -41,7 +42,7 @@ class Request:
     image: Path | None = None
     """The first frame, where it is given."""
     shape: Size | None = None
-    """Height and width whose shape the picture is to have; None: the image's, or a square's."""
+    """Height and width whose shape the picture has; None: the image's, or a square's."""
     negative_video: str | None = None
     """None: the sampler's."""
     negative_audio: str | None = None
@@ -51,21 +52,19 @@ class Request:
         """Of the clip's file, without suffix."""
         return f"{self.id}_seed{self.seed}"
 
+    def negatives(self, settings: SamplerSettings) -> tuple[str, str]:
+        """The negative prompts of video and audio: its own, or the sampler's."""
+        video = settings.negative_video if self.negative_video is None else self.negative_video
+        audio = settings.negative_audio if self.negative_audio is None else self.negative_audio
+        return video, audio
+
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that asks for nothing that can be made."""
+    """A row of which no clip can be made."""
 
     id: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The rows of a file: what is asked for, in order, and what cannot be."""
-
-    requests: tuple[Request, ...]
-    bad: tuple[BadRow, ...] = field(default_factory=tuple)
 
 
 def check_request(request: Request) -> Request:
@@ -93,8 +92,10 @@ def variants(requests: Iterable[Request], count: int) -> list[Request]:
     return [replace(r, seed=check_seed(r.seed + i)) for r in requests for i in range(count)]
 
 
-def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) -> Batch:
-    """The rows of a file of prompts.
+def read_requests(
+    path: str | Path, seed: int = 0, shape: Size | None = None
+) -> tuple[list[Request], list[BadRow]]:
+    """The requests of a file of prompts, in order, and the rows that are none.
 
     Args:
         path: .csv, .tsv or .jsonl, see `ovi_eval.common.tables`.
@@ -115,48 +116,42 @@ def read_requests(path: str | Path, seed: int = 0, shape: Size | None = None) ->
     if not rows:
         raise UserError(f"{shown(path)} holds no prompts")
     digits = max(4, len(str(len(rows))))
-    names: dict[str, str] = {}
+    rows_by_id: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
-        where = f"row {number}"
         id = f"{number:0{digits}d}"
         try:
             if row.fault:
                 raise UserError(row.fault)
-            id = _id(row, id)
+            id = file_name(nfc(row.name(("id",)) or "")) or id
             request = check_request(_request(row, id, path.parent, seed, shape))
-            # files are made on systems that take A for a
-            if id.lower() in names:
-                raise UserError(f"its id {id} is that of {names[id.lower()]} too: give each row its own")
-            names[id.lower()] = where
+            first = rows_by_id.setdefault(id.lower(), number)  # some file systems do not distinguish A and a
+            if first != number:
+                raise UserError(f"its id {id} is that of row {first} too: give each row its own")
             requests.append(request)
         except UserError as error:
-            bad.append(BadRow(id, f"{shown(path.name)} {where}: {error}"))
-    return Batch(tuple(requests), tuple(bad))
+            bad.append(BadRow(id, f"{shown(path.name)} row {number}: {error}"))
+    return requests, bad
 
 
 def _request(row: TableRow, id: str, folder: Path, seed: int, shape: Size | None) -> Request:
-    prompt = _text(row, *PROMPT_COLUMNS)
-    if prompt is None:
+    prompt = row.text(PROMPT_COLUMNS)
+    if not prompt:
         raise UserError("it has no text_prompt")
-    image, own = _text(row, *IMAGE_COLUMNS), _shape(row)
+    image = row.text(IMAGE_COLUMNS)
+    own = shape_of(row.text(("size",)) or None, row.text(("aspect",)) or None)
     return Request(
         id=id,
         prompt=prompt,
-        seed=_whole(row, seed),
-        image=_image(folder, image) if image is not None else None,
-        shape=own or (None if image is not None else shape),
-        negative_video=_text(row, "negative_video"),
-        negative_audio=_text(row, "negative_audio"),
+        seed=_seed(row.values.get("seed"), seed),
+        image=_image(folder, image) if image else None,
+        shape=own or (None if image else shape),
+        negative_video=row.text(("negative_video",)) or None,
+        negative_audio=row.text(("negative_audio",)) or None,
     )
 
 
-def _text(row: TableRow, *columns: str) -> str | None:
-    """The first of the columns that says anything."""
-    return row.text(columns) or None
-
-
-def _whole(row: TableRow, seed: int) -> int:
-    value = row.values.get("seed")
+def _seed(value: object, seed: int) -> int:
+    """A row's seed; `seed` where it has none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return seed
     if isinstance(value, str):
@@ -164,19 +159,6 @@ def _whole(row: TableRow, seed: int) -> int:
             raise UserError(f"its seed is {shown(repr(value), 40)}, expected a whole number")
         value = int(value)
     return check_seed(value)
-
-
-def _shape(row: TableRow) -> Size | None:
-    size, aspect = _text(row, "size"), _text(row, "aspect")
-    if size is not None and aspect is not None:
-        raise UserError("it has both size and aspect: give one")
-    return parse_size(size) if size is not None else parse_aspect(aspect) if aspect is not None else None
-
-
-def _id(row: TableRow, number: str) -> str:
-    """A row's id as a file's name can hold it; its number where it has none."""
-    value = row.name(("id",))
-    return (file_name(nfc(value)) if value else "") or number
 
 
 def _image(folder: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""How large a picture is made: the area a model was trained on, in the shape that was asked for.
+"""How large a picture is made: the area a model was trained on, in the requested shape.
 
 Sides are multiples of 32 (16 of the VAE times 2 of the patches). The rules are those of the released sampling
 code, held by the cases in resolution_prompts.json. Sizes are (height, width) in pixels.
@@ -81,3 +81,12 @@ def parse_aspect(text: str) -> Size:
     size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     check_shape(size, f"aspect={text.strip()}")
     return size
+
+
+def shape_of(size: str | None, aspect: str | None) -> Size | None:
+    """Height and width of a size or of an aspect; None where neither is given. Raises UserError where both are."""
+    if size is not None and aspect is not None:
+        raise UserError("size and aspect are both given: give one")
+    if size is not None:
+        return parse_size(size)
+    return None if aspect is None else parse_aspect(aspect)
