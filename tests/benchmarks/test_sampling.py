@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "sampling.py"
+from helpers.benchmark_scripts import load_script, table_rows
 
 Ran = Callable[..., None]
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Runs the script at the tiny size, in this process: a fresh one would take longer than all it measures."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location("sampling_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
+    """Runs the script at the tiny size."""
+    script = load_script(monkeypatch, "sampling")
 
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--size", "tiny", "--steps", "2", *arguments])
+        monkeypatch.setattr(sys, "argv", ["sampling.py", "--size", "tiny", "--steps", "2", *arguments])
         script.main()
 
     return run
-
-
-def rows(table: str) -> list[list[str]]:
-    """The cells of a table's rows, without its head."""
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [("fp32", 1e-4), ("bf16", 0.5)])
@@ -46,7 +32,7 @@ def test_all_cases_are_timed_and_agree(tmp_path: Path, ran: Ran, dtype: str, apa
     text = out.read_text()
     assert "an old table" not in text
     assert "## ovi_11b, GPU\n\n| another machine's |" in text
-    table = rows(text.split("## ovi_11b")[0])
+    table = table_rows(text.split("## ovi_11b")[0])
     assert len(table) == 11
     assert [row[0] for row in table if row[7] == ""] == [
         "**every saving off**",
@@ -61,7 +47,7 @@ def test_all_cases_are_timed_and_agree(tmp_path: Path, ran: Ran, dtype: str, apa
 
 def test_some_cases_alone(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
     ran("--repeats", "1", "--only", "merge_padding")
-    table = rows(capsys.readouterr().out)
+    table = table_rows(capsys.readouterr().out)
     assert [row[0] for row in table] == ["**every saving off**", "a text's padding as two keys"]
     with pytest.raises(SystemExit, match="--only has nothing; expected some of: off, cache_text"):
         ran("--only", "nothing")

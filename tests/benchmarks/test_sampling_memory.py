@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "sampling_memory.py"
+from helpers.benchmark_scripts import load_script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module; it imports from the one beside it."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+    """The script as a module; it imports `sampling` from beside it."""
     monkeypatch.delitem(sys.modules, "sampling", raising=False)
-    spec = importlib.util.spec_from_file_location("sampling_memory_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+    module = load_script(monkeypatch, "sampling_memory")
     monkeypatch.delitem(sys.modules, "sampling")
     return module
 
@@ -41,7 +33,7 @@ def test_its_section_alone_is_replaced(
     monkeypatch.setattr(script, "picture_rows", lambda size: iter([["64x64", "whole", *"123456"]]))
     monkeypatch.setattr(script, "offload_rows", lambda size: iter([["towers", "`true`", *"1234"]]))
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)  # as where it is not installed
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--size", "tiny", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["sampling_memory.py", "--size", "tiny", "--out", str(out)])
     script.main()
     introduction, first, own, last = (s.strip() for s in out.read_text().split("\n## "))
     assert [f"{introduction}\n", f"## {first}\n", f"## {last}\n"] == others

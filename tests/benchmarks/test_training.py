@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training.py"
+from helpers.benchmark_scripts import load_script, table_rows
 
 Ran = Callable[..., None]
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, which finds what lies beside it."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("training_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The script as a module."""
+    module = load_script(monkeypatch, "training")
     # a log every 2 steps and checkpoints at 2 and 4, not every 10, at 20 and 40
     loops, rows_of = sys.modules["training_loops"], module.of_checkpoints
     monkeypatch.setattr(loops, "COMMON", [*loops.COMMON, "trainer.log_every_n_steps=2"])
@@ -34,21 +27,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def ran(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Runs it in this process: a fresh one would take longer than all it measures."""
+    """Runs it."""
 
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        monkeypatch.setattr(sys, "argv", ["training.py", *arguments])
         script.main()
 
     return run
-
-
-def rows(section: str) -> list[list[str]]:
-    """The cells of all tables' rows, heads left out."""
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    heads = {i + d for i, row in enumerate(cells) if set("".join(row)) <= set(":-") for d in (-1, 0)}
-    return [row for i, row in enumerate(cells) if i not in heads]
 
 
 @pytest.mark.slow
@@ -61,7 +46,7 @@ def test_the_loops_do_the_same_work(tmp_path: Path, ran: Ran) -> None:
     text = out.read_text()
     assert "an old table" not in text
     assert "## ovi_11b, few blocks, GPU\n\n| another machine's |" in text
-    plain, *options, first, last = rows(text.split("## ovi_11b")[0])
+    plain, *options, first, last = table_rows(text.split("## ovi_11b")[0])
     assert float(plain[7]) <= 1e-6
     # nothing but a few numbers lies beside what the plain loop holds
     assert float(plain[6]) < 1.05
@@ -90,6 +75,6 @@ def test_another_arithmetic_is_not_timed(
 def test_few_blocks(tmp_path: Path, ran: Ran) -> None:
     out = tmp_path / "training.md"
     ran("--size", "tiny", "--blocks", "1", "--steps", "1", "--out", str(out))
-    table = rows(out.read_text())
+    table = table_rows(out.read_text())
     assert [row[0] for row in table] == ["1"] * 5
     assert all(float(row[2].replace(",", "")) > 0 for row in table)

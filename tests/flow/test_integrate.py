@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.twin_goldens import golden_twin, read_golden, tiny_twin
+from helpers.twin_goldens import golden_twin, hold_the_golden, read_golden, sampled_golden, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SOLVERS, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
@@ -25,18 +25,8 @@ def golden(goldens: Path) -> tuple[TwinDiT, dict[str, Tensor]]:
 def test_latents_of_the_released_loop(
     golden: tuple[TwinDiT, dict[str, Tensor]], solver: str, case: str
 ) -> None:
-    model, x = golden
-    out = sample(
-        model,
-        {m: x[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
-        Texts([x["inputs/text_pos"]], [x["inputs/text_video_neg"]], [x["inputs/text_audio_neg"]]),
-        SamplerSettings(solver, 6, 5.0, 4.0, 3.0, skip_layers=[1]),
-        first_frame=x["inputs/image_latent"][None] if case == "i2v" else None,
-    )
-    assert out.video is not None
-    assert out.audio is not None
-    torch.testing.assert_close(out.video[0], x[f"out/{solver}_6_{case}.video"], atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(out.audio[0], x[f"out/{solver}_6_{case}.audio"], atol=2e-5, rtol=1e-5)
+    model, stored = golden
+    hold_the_golden(sampled_golden(model, stored, case == "i2v", solver=solver), stored, f"{solver}_6_{case}")
 
 
 class Counted:

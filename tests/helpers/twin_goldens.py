@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.models import TwinDiT, TwinOutput
 
 Twin = TypeVar("Twin", bound=TwinDiT)
@@ -48,6 +49,29 @@ def golden_twin(
     model = kind(tower_settings(config["video"]), tower_settings(config["audio"]), **options)
     model.load_state_dict(stored(tensors, "weights/"), strict=True)
     return model.to(dtype)
+
+
+def sampled_golden(
+    model: TwinDiT, golden: dict[str, Tensor], first_frame: bool = True, **settings: Any
+) -> dict[str, Tensor]:
+    """The latents of the released loop's stored case (sampling_tiny) as our sampler makes them, a block skipped."""
+    texts = ([golden[f"inputs/text_{name}"]] for name in ("pos", "video_neg", "audio_neg"))
+    out = sample(
+        model,
+        {m: golden[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
+        Texts(*texts),
+        SamplerSettings(steps=6, video_guidance=4.0, audio_guidance=3.0, skip_layers=[1], **settings),
+        first_frame=golden["inputs/image_latent"][None] if first_frame else None,
+    )
+    assert out.video is not None
+    assert out.audio is not None
+    return {"video": out.video[0], "audio": out.audio[0]}
+
+
+def hold_the_golden(found: dict[str, Tensor], golden: dict[str, Tensor], case: str = "unipc_6_i2v") -> None:
+    """The latents are the stored ones."""
+    for modality, latents in found.items():
+        torch.testing.assert_close(latents, golden[f"out/{case}.{modality}"], atol=2e-5, rtol=1e-5)
 
 
 TINY_TOWER: dict[str, Any] = {"dim": 64, "ffn_dim": 96, "num_heads": 2, "num_layers": 3, "freq_dim": 16}

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from ovi_lab.errors import UserError
-from ovi_lab.sampling.images import read_image
+from ovi_lab.sampling.images import read_image, scaled
 
 SIDE = 32
 RAMP = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
@@ -160,6 +160,7 @@ def test_numbers_of_another_range_are_scaled_by_it_or_refused(tmp_path: Path) ->
 def test_other_spaces_of_colour(tmp_path: Path) -> None:
     Image.new("1", (SIDE, SIDE), 1).save(tmp_path / "bit.png")
     assert pixels(tmp_path / "bit.png").min() == 255
+    assert scaled(read_image(tmp_path / "bit.png"), (64, 32)).shape == (64, 32, 3)
     Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
     assert pixels(tmp_path / "cmyk.tif")[0, 0].tolist() == [255, 0, 0]
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
@@ -244,5 +245,33 @@ def test_damage_is_one_line_whatever_the_decoder_meets(tmp_path: Path) -> None:
             path.write_bytes(broken)
             with suppress(UserError):
                 assert read_image(path).mode == "RGB"
+
+
+def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(name: str) -> str:
+        with pytest.raises(UserError) as error:
+            read_image(tmp_path / name)
+        assert "\n" not in str(error.value)
+        assert name in str(error.value)
+        return str(error.value)
+
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    assert "damaged" in refusal("cut.png")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    Image.new("RGB", (32, 32)).save(tmp_path / "old.pcx")
+    for name in ("text.png", "empty.jpg", "old.pcx"):
+        assert "expected PNG, JPEG" in refusal(name)
+    assert "no image" in refusal("none.png")
     with pytest.raises(UserError, match="no image at"):
         read_image(tmp_path / ("n" * 300 + ".png"))
+    Image.new("RGB", (30, 600)).save(tmp_path / "long.png")
+    assert "20.0 times as long as wide" in refusal("long.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "dot.png")
+    assert "at least 16 pixels" in refusal("dot.png")
+    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
+    assert "pixels are read" in refusal("bomb.png")
+    monkeypatch.setattr("ovi_lab.sampling.images.MAX_BYTES", 10)
+    assert "at most 10 are read" in refusal("whole.png")

@@ -14,7 +14,14 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from sampling_reference import SAVINGS, LoopedTables, ReferenceTwin, turned
 from torch import Tensor
 
-from helpers.twin_goldens import golden_twin, read_golden, tiny_batch, tiny_twin
+from helpers.twin_goldens import (
+    golden_twin,
+    hold_the_golden,
+    read_golden,
+    sampled_golden,
+    tiny_batch,
+    tiny_twin,
+)
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SampledLatents, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
@@ -35,14 +42,16 @@ class Clips:
         self.negative = [torch.randn(n, 10, generator=g) for n in (1, 5)]
         self.frame = torch.randn(2, 4, 1, 4, 4, generator=g)
 
-    def sampled(self, first_frame: bool = False, modality: str = "", **savings: bool) -> SampledLatents:
+    def sampled(
+        self, first_frame: bool = False, modality: str = "", model: TwinDiT | None = None, **savings: bool
+    ) -> SampledLatents:
         self.model.set_savings(**{k: v for k, v in savings.items() if k not in PASSES})
         noise = {
             "video": noise_batch([1, 2], (4, 3, 4, 4), "video"),
             "audio": noise_batch([1, 2], (9, 3), "audio"),
         }
         return sample(
-            self.model,
+            model or self.model,
             {modality: noise[modality]} if modality else noise,
             Texts(self.text, self.negative, self.negative[:1]),
             replace(GUIDED, **{k: v for k, v in savings.items() if k in PASSES}),
@@ -73,13 +82,7 @@ def test_no_saving_changes_the_clip(clips: Clips, off: str, first_frame: bool) -
 def test_small_models_keep_the_bits_of_their_recorded_results(clips: Clips) -> None:
     """Texts cached, both passes in one batch, no key merged and nothing shared."""
     explicit = clips.sampled(True, merge_padding=False, share_opening=False)
-    model = tiny_twin(spread=0.1)
-    noise = {
-        "video": noise_batch([1, 2], (4, 3, 4, 4), "video"),
-        "audio": noise_batch([1, 2], (9, 3), "audio"),
-    }
-    texts = Texts(clips.text, clips.negative, clips.negative[:1])
-    default = sample(model, noise, texts, GUIDED, first_frame=clips.frame)
+    default = clips.sampled(True, model=tiny_twin(spread=0.1))
     assert torch.equal(explicit.video, default.video)
     assert torch.equal(explicit.audio, default.audio)
 
@@ -100,15 +103,10 @@ def test_passes_of_clips_of_several_shapes(clips: Clips) -> None:
     texts = [*clips.text, *clips.negative]
 
     def predicted(n: int) -> Any:
-        given = {k: torch.cat([v] * (2 // n)) for k, v in times.items()}
-        settings = {"text_video": texts, "text_audio": texts, "passes": n}
-        return clips.model(
-            video * (2 // n),
-            audio * (2 // n),
-            **given,
-            **settings,
-            first_frame_is_clean=torch.cat([clean] * (2 // n)),
-        )
+        copies = 2 // n
+        given = {k: torch.cat([v] * copies) for k, v in {**times, "first_frame_is_clean": clean}.items()}
+        given |= {"text_video": texts, "text_audio": texts}
+        return clips.model(video * copies, audio * copies, **given, passes=n)
 
     with torch.no_grad():
         together, apart = predicted(2), predicted(1)
@@ -119,7 +117,7 @@ def test_passes_of_clips_of_several_shapes(clips: Clips) -> None:
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
-def test_texts_of_all_passes_are_asked_for(clips: Clips) -> None:
+def test_texts_of_all_passes_are_needed(clips: Clips) -> None:
     batch = tiny_batch()
     with pytest.raises(UserError, match="text_video holds 2 texts for 2 clips and 2 passes"):
         clips.model(**batch, passes=2)
@@ -154,18 +152,9 @@ def test_the_savings_off_hold_the_golden(goldens: Path) -> None:
     """The ways that are replaced are the released code's: they give its latents too."""
     model = golden_twin(goldens, kind=ReferenceTwin)
     x = read_golden(goldens / "sampling_tiny.safetensors")[0]
-    settings = replace(GUIDED, steps=6, skip_layers=[1], batch_passes=False, cache_text=False)
     for merge in (False, True):
         model.set_savings(**dict.fromkeys(SAVINGS, False) | {"merge_padding": merge})
-        out = sample(
-            model,
-            {m: x[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
-            Texts([x["inputs/text_pos"]], [x["inputs/text_video_neg"]], [x["inputs/text_audio_neg"]]),
-            settings,
-            first_frame=x["inputs/image_latent"][None],
-        )
-        torch.testing.assert_close(out.video[0], x["out/unipc_6_i2v.video"], atol=2e-5, rtol=1e-5)
-        torch.testing.assert_close(out.audio[0], x["out/unipc_6_i2v.audio"], atol=2e-5, rtol=1e-5)
+        hold_the_golden(sampled_golden(model, x, batch_passes=False, cache_text=False), x)
 
 
 class Counted:
