@@ -138,7 +138,7 @@ def test_a_tied_weight_is_copied_once_and_stays_tied() -> None:
     assert devices(tied) == {"cpu"}
 
 
-def test_modules_outside_of_torchs_books_are_found() -> None:
+def test_modules_that_are_not_registered_are_found() -> None:
     class Codec:
         def __init__(self) -> None:
             self.name, self.networks = "codec", (nn.Linear(2, 2), "no module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,18 @@ from ovi_lab.models import TwinDiT
 OFFLOADS = ("none", "parts", "blocks")
 """`none`: all parts stay on the device; `parts`: each is there while it works; `blocks`: likewise, and of the twin
 towers one pair of blocks works there while the next is copied."""
+
+
+@contextmanager
+def enough_memory(device: torch.device | str) -> Iterator[None]:
+    """Turns an exhausted device into a UserError that names the options that need less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{device} has not enough free memory ({str(error).splitlines()[0]}): try offload=true, vae_tiling=true, "
+            "batch_passes=false or weights_8bit=true; ovi-sample --plan shows what fits"
+        ) from error
 
 
 class Placement:
@@ -52,19 +65,15 @@ class Placement:
         moved: list[_Moved] = []
         streams: list[BlockStream] = []
         try:
-            for network in (n for part in parts for n in networks(part)):
-                blocks: list[nn.Module] = []
-                if self.offload == "blocks" and isinstance(network, TwinDiT):
-                    blocks = network.sharding_units()
-                    streams.append(BlockStream(blocks, self.device))
-                held = {id(m) for block in blocks for m in block.modules()}
-                moved.append(_Moved([m for m in network.modules() if id(m) not in held], self.device))
-            yield
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{self.device} has not enough free memory ({str(error).splitlines()[0]}): "
-                "`ovi-sample --plan checkpoint=… gpu=…GB` shows which options fit"
-            ) from error
+            with enough_memory(self.device):
+                for network in (n for part in parts for n in networks(part)):
+                    blocks: list[nn.Module] = []
+                    if self.offload == "blocks" and isinstance(network, TwinDiT):
+                        blocks = network.sharding_units()
+                        streams.append(BlockStream(blocks, self.device))
+                    held = {id(m) for block in blocks for m in block.modules()}
+                    moved.append(_Moved([m for m in network.modules() if id(m) not in held], self.device))
+                yield
         finally:
             for stream in streams:
                 stream.close()
@@ -76,10 +85,10 @@ class Placement:
 
 
 def networks(part: Any) -> list[nn.Module]:
-    """The modules that a part consists of, with those that it keeps outside of torch's books.
+    """The modules that a part consists of, registered with nn.Module or not.
 
-    What only gathers tensors of the others is left out, such as twin towers' pairs of blocks: moved as networks of
-    their own, they would all be on the device at once.
+    A module that only groups tensors of another one is left out, such as twin towers' pairs of blocks: moved as
+    networks of their own, they would all be on the device at once.
 
     Raises:
         TypeError: there is none.
@@ -109,9 +118,9 @@ class _Moved:
         copies: dict[int, Tensor] = {}  # a tensor that has two names is copied once
         try:
             for module in modules:
-                # torch's own books, since assigning an attribute would check and hook each
-                books: tuple[Any, ...] = (module._parameters, module._buffers)
-                for book in books:
+                # in torch's own dictionaries, since assigning an attribute would check and hook each
+                registered: tuple[Any, ...] = (module._parameters, module._buffers)
+                for book in registered:
                     for name, tensor in book.items():
                         if tensor is not None and not _on(tensor, device):
                             if id(tensor) not in copies:
@@ -122,9 +131,7 @@ class _Moved:
             self.restore()
             raise
 
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to restore."""
+    def __bool__(self) -> bool:
         return bool(self._before)
 
     def restore(self) -> None:
@@ -150,8 +157,8 @@ class BlockStream:
     """Brings each of a row of blocks to the device before it runs, and drops it afterwards.
 
     On CUDA the next block is copied on a stream of its own while a block runs, so that two are there at a time;
-    elsewhere one. Blocks may be left out of a pass. `events` lists what happened, newest last, for tests and
-    curiosity: ("in" | "out", index of the block).
+    elsewhere one. Blocks may be left out of a pass. `events` lists what happened, newest last: ("in" | "out", index of
+    the block).
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
@@ -163,8 +170,10 @@ class BlockStream:
         self._started: Any = None
         self._hooks: list[Any] = []
         for index, block in enumerate(blocks):
-            self._hooks.append(block.register_forward_pre_hook(self._before_block(index)))
-            self._hooks.append(block.register_forward_hook(self._after_block(index), always_call=True))
+            self._hooks.append(block.register_forward_pre_hook(partial(self._before_block, index)))
+            self._hooks.append(
+                block.register_forward_hook(partial(self._after_block, index), always_call=True)
+            )
             # Keys and values of a text are made before any block runs, by some of its layers alone.
             for layer in block.modules():
                 if layer is not block and (layer._parameters or layer._buffers):
@@ -200,38 +209,30 @@ class BlockStream:
         self.events.append(("out", index))
         self._there.pop(index).restore()
 
-    def _before_block(self, index: int) -> Any:
-        def hook(*_: Any) -> None:
-            for other in [i for i in self._there if i != index]:
-                self._send(other)  # fetched for a pass that left it out
-            if self._stream is None:
-                self._bring(index)
-                return
-            main = torch.cuda.current_stream(self.device)
-            if index not in self._there:
-                self._started = main.record_event()
-                self._bring(index)
-            main.wait_stream(self._stream)
+    def _before_block(self, index: int, *_: Any) -> None:
+        for other in [i for i in self._there if i != index]:
+            self._send(other)  # fetched for a pass that left it out
+        if self._stream is None:
+            self._bring(index)
+            return
+        main = torch.cuda.current_stream(self.device)
+        if index not in self._there:
             self._started = main.record_event()
+            self._bring(index)
+        main.wait_stream(self._stream)
+        self._started = main.record_event()
 
-        return hook
-
-    def _after_block(self, index: int) -> Any:
-        def hook(*_: Any) -> None:
-            if self._stream is not None:
-                # The block's kernels are under way; the copy runs beside them.
-                self._bring((index + 1) % len(self.blocks))
-            if index in self._there:
-                self._send(index)
-
-        return hook
+    def _after_block(self, index: int, *_: Any) -> None:
+        if self._stream is not None:
+            # The block's kernels are under way; the copy runs beside them.
+            self._bring((index + 1) % len(self.blocks))
+        if index in self._there:
+            self._send(index)
 
     def _before_layer(self, layer: nn.Module, *_: Any) -> None:
-        moved = _Moved([layer], self.device)
-        if moved.any:
+        if moved := _Moved([layer], self.device):
             self._alone[id(layer)] = moved
 
     def _after_layer(self, layer: nn.Module, *_: Any) -> None:
-        moved = self._alone.pop(id(layer), None)
-        if moved is not None:
+        if moved := self._alone.pop(id(layer), None):
             moved.restore()

@@ -23,7 +23,8 @@ from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
 from ovi_lab.sampling.bundle import DTYPES, Bundle, Formats, Parts
 from ovi_lab.sampling.images import read_image, scaled
-from ovi_lab.sampling.offload import Placement
+from ovi_lab.sampling.offload import Placement, enough_memory
+from ovi_lab.sampling.quantise import quantise
 from ovi_lab.sampling.requests import Request
 from ovi_lab.sampling.sizes import Size, size_for_image, snapped
 from ovi_lab.text.lengths import check_choice
@@ -59,7 +60,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is made of a request: everything that decides the clip, beside the weights."""
+    """Everything that decides a request's clip, beside the weights."""
 
     request: Request
     prompt: str
@@ -226,14 +227,10 @@ class OviPipeline:
         options = options or Options()
         stay = options.offload in (False, "none") and not options.weights_8bit
         device = options.device if stay else "cpu"
-        try:
+        with enough_memory(options.device):
             parts = bundle.load(DTYPES[options.dtype], device, on_part, options.long_prompts)
             if options.weights_8bit:
-                from ovi_lab.sampling.quantise import quantise
-
                 quantise(parts.towers, options.device)
-        except torch.OutOfMemoryError as error:
-            raise UserError(_out_of_memory(options.device, error)) from error
         return cls(parts, settings, options)
 
     def plan(self, request: Request) -> Plan:
@@ -262,11 +259,8 @@ class OviPipeline:
         group: SequenceGroup | None = None,
     ) -> Clip:
         """One clip. With a group of processes that share it, all call this; see `generate`."""
-        try:
-            video, audio = self.latents(plan, on_step, group)
-            frames_THWC, wave_S = self.decode(video, audio)
-        except torch.OutOfMemoryError as error:
-            raise UserError(_out_of_memory(self.options.device, error)) from error
+        video, audio = self.latents(plan, on_step, group)
+        frames_THWC, wave_S = self.decode(video, audio)
         formats = self.parts.formats
         latents = (None if x is None else x[0].cpu() for x in (video, audio))
         return Clip(plan, frames_THWC, formats.fps, wave_S, formats.sample_rate, *latents)
@@ -332,11 +326,3 @@ class OviPipeline:
             video, audio = (None if x is None else x.cpu() for x in (video, audio))
         frames, waves = decode_latents(parts.video, parts.sound, video, audio, parts.formats.fps, working)
         return frames[0], waves[0]
-
-
-def _out_of_memory(device: str, error: Exception) -> str:
-    first = str(error).splitlines()[0]
-    return (
-        f"{device} has not enough memory ({first}): try offload=true, vae_tiling=true, batch_passes=false or "
-        "weights_8bit=true; ovi-sample --plan shows what fits"
-    )

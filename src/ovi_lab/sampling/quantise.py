@@ -39,43 +39,33 @@ def quantise(model: TwinDiT, device: torch.device | str | None = None) -> TwinDi
     Raises:
         UserError: torchao is not installed.
     """
-    convert, method = _torchao()
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise UserError(f"weights_8bit=true needs the package torchao ({error}): {INSTALL}") from error
     model.requires_grad_(False)
     # torchao would otherwise change inductor's settings for the whole process
-    settings = method(set_inductor_config=False)
+    settings = Int8WeightOnlyConfig(set_inductor_config=False)
     for name in linear_names(model):
         layer = cast(nn.Linear, model.get_submodule(name))
         home = layer.weight.device
-        convert(layer, settings, filter_fn=lambda *_: True, device=device)
+        quantize_(layer, settings, filter_fn=lambda *_: True, device=device)
         layer.to(home)
     return model
-
-
-def is_quantised(model: nn.Module) -> bool:
-    """Whether some weights are stored in 8 bits."""
-    return any(getattr(p, "qdata", None) is not None for p in model.parameters())
 
 
 def stored_bytes(module: nn.Module) -> int:
     """Bytes that a module's parameters and buffers take, 8-bit ones with their scales; shared ones once."""
     seen: dict[int, int] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
-        for inner in _inner(tensor):
+        for inner in _plain_tensors(tensor):
             seen[inner.data_ptr() or id(inner)] = inner.numel() * inner.element_size()
     return sum(seen.values())
 
 
-def _inner(tensor: Any) -> list[torch.Tensor]:
-    """The plain tensors that a tensor of another library's type is made of."""
+def _plain_tensors(tensor: Any) -> list[torch.Tensor]:
+    """The tensors that an 8-bit tensor consists of; any other tensor itself."""
     if getattr(tensor, "qdata", None) is None:
         return [tensor]
     names, _ = tensor.__tensor_flatten__()
     return [getattr(tensor, name) for name in names]
-
-
-def _torchao() -> tuple[Any, Any]:
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise UserError(f"weights_8bit=true needs the package torchao ({error}): {INSTALL}") from error
-    return quantize_, Int8WeightOnlyConfig
