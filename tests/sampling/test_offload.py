@@ -37,6 +37,16 @@ def inputs(device: str = "cpu") -> dict[str, torch.Tensor]:
     return {name: value.to(device) for name, value in made.items()}
 
 
+def blocks_on_the_device(model: TwinDiT) -> list[list[bool]]:
+    """Gets, before each block runs, which of the blocks are on the device; hooks of now come after those of before."""
+    seen: list[list[bool]] = []
+    for block in model.twin_blocks:
+        block.register_forward_pre_hook(
+            lambda *_: seen.append([devices(b) == {"meta"} for b in model.twin_blocks])
+        )
+    return seen
+
+
 def devices(module: nn.Module) -> set[str]:
     return {t.device.type for t in [*module.parameters(), *module.buffers()]}
 
@@ -87,11 +97,7 @@ def test_without_offload_parts_stay() -> None:
 def test_one_block_at_a_time_in_order() -> None:
     model = make_model()
     stream = BlockStream(model.sharding_units(), torch.device("meta"))
-    there = []
-    for block in model.twin_blocks:
-        block.register_forward_pre_hook(
-            lambda *_: there.append([devices(b) == {"meta"} for b in model.twin_blocks])
-        )
+    there = blocks_on_the_device(model)
     rest = [m for name, m in model.named_modules() if name and ".blocks" not in name and "_model." in name]
     for module in rest:
         module.to("meta")
@@ -173,12 +179,8 @@ def test_bad_words_and_too_little_memory_are_one_line() -> None:
 def test_streamed_blocks_wait_where_they_were() -> None:
     model = make_model()
     assert networks(model) == [model]  # its pairs of blocks are in it already
-    there = []
     with Placement("meta", "blocks").working(model):
         assert [devices(block) for block in model.twin_blocks] == [{"cpu"}] * 3
-        for block in model.twin_blocks:  # after the hooks that bring it
-            block.register_forward_pre_hook(
-                lambda *_: there.append([devices(b) == {"meta"} for b in model.twin_blocks])
-            )
+        there = blocks_on_the_device(model)
         model(**inputs("meta"))
     assert there == [[index == at for index in range(3)] for at in range(3)]

@@ -154,17 +154,7 @@ def test_bad_rows_are_named_and_the_others_stay(tmp_path: Path) -> None:
     ]
     requests, bad = read_requests(write(tmp_path / "p.csv", rows))
     assert [r.id for r in requests] == ["0001", "Same", "0012"]
-    assert [b.id for b in bad] == [
-        "0002",
-        "0003",
-        "0004",
-        "0005",
-        "0006",
-        "0007",
-        "0008",
-        "0009",
-        "same",
-    ]
+    assert [row.id for row in bad] == [*(f"{number:04d}" for number in range(2, 10)), "same"]
     words = ["no text_prompt", "never closed", "no image at", "'-1'", "'1.5'", "HEIGHTxWIDTH", "9.0 times"]
     for row, word in zip(bad, [*words, "size and aspect are both", "that of row 10 too"], strict=True):
         assert word in row.reason
