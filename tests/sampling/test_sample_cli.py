@@ -204,10 +204,11 @@ def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Pat
 def test_a_stopped_batch_says_how_to_resume(
     typed, small_ovi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object, **__: object) -> None:
+    def stopped(target: str, *_: object, **__: object) -> None:
+        Path(target).write_bytes(b"half a clip")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ovi_lab.sampling.clip_files.write_mp4", stopped)
+    monkeypatch.setattr("ovi_eval.clips.writing.encode_mp4", stopped)
     code, out, err = typed(f"checkpoint={small_ovi}", "prompt=rain", *QUICK)
     assert code == 130
     assert "stopped: run the same command again to make the clips that are missing" in err
