@@ -271,16 +271,17 @@ def test_damaged_weights_are_one_line_and_leave_nothing(typed, own_ovi: Path, tm
 
 
 def test_texts_reach_the_configuration_as_they_were_typed() -> None:
-    for text in (
+    texts = (
         "a, b", "a=b", "it's", "'", '"Hi" she says "x"', "'a' or 'b'", '"', 'say "x"', "a\\", "a\\'b", "\\\\'",
         "${x}", "$", "{a: b}", "[", "(",
         "!", "null and void", "'", "ends in \\\\", "\n two lines",
         "ü雨", "<S>a<E>", "x~y@z#1 %",
-    ):  # fmt: skip
-        arguments = hydra_arguments([f"prompt={text}"])
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    )  # fmt: skip
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for text in texts:
+            arguments = hydra_arguments([f"prompt={text}"])
             config = compose("sample", overrides=arguments)
-        assert OmegaConf.to_container(config, resolve=True, throw_on_missing=False)["prompt"] == text
+            assert OmegaConf.to_container(config, resolve=True, throw_on_missing=False)["prompt"] == text
     check(arguments, config_dir(), "sample")
     assert hydra_arguments(["prompt='as, it is'", "image=null", "out=", "--help"]) == [
         "prompt='as, it is'", "image=null", "out=", "--help",

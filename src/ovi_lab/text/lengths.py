@@ -60,7 +60,7 @@ class CutTexts:
     def __init__(self, limit: int, count: Callable[[str], int], choice: str, option: str) -> None:
         self.limit, self.count, self.option = limit, count, option
         self.choice = check_choice(choice, option.rstrip("= "))
-        self._told: set[int] = set()
+        self._logged: set[int] = set()
 
     def __call__(self, text: str) -> str:
         """The text, without its middle where it is too long and that is chosen; else the tokenizer cuts its end.
@@ -70,24 +70,24 @@ class CutTexts:
         tokens = self.count(text)
         if tokens <= self.limit:
             return text
-        lost = tokens - self.limit
         if self.choice == "refuse":
             raise UserError(
-                f"the text {shown(text, 48)!r} has {tokens} tokens and {self.limit} are read: its last {lost}, where "
-                f"speech and sound stand, would be lost; shorten it, or choose {self.option}cut_middle or cut_end"
+                f"the text {shown(text, 48)!r} has {tokens} tokens and {self.limit} are read: its last "
+                f"{tokens - self.limit}, where speech and sound stand, would be lost; shorten it, or choose "
+                f"{self.option}cut_middle or cut_end"
             )
         if self.choice == "cut_end":
-            self._log_cut(text, tokens, lost)
+            self._log_cut(text, tokens, self.limit)
             return text
-        made = without_middle(text, self.limit, self.count)
-        self._log_cut(text, tokens, tokens - self.count(made))
-        return made
+        kept = without_middle(text, self.limit, self.count)
+        self._log_cut(text, tokens, self.count(kept))
+        return kept
 
-    def _log_cut(self, text: str, tokens: int, lost: int) -> None:
-        if hash(text) in self._told or len(self._told) > _NAMED:
+    def _log_cut(self, text: str, tokens: int, kept: int) -> None:
+        if hash(text) in self._logged or len(self._logged) > _NAMED:
             return
-        self._told.add(hash(text))
-        if len(self._told) > _NAMED:
+        self._logged.add(hash(text))
+        if len(self._logged) > _NAMED:
             log.warning("more texts than %d are too long and cut; they are not named", _NAMED)
             return
         where = (
@@ -95,5 +95,5 @@ class CutTexts:
         )
         log.warning(
             "the text '%s' has %d tokens and %d are read: %d are lost %s (%s%s)",
-            shown(text, 48), tokens, self.limit, lost, where, self.option, self.choice,
+            shown(text, 48), tokens, self.limit, tokens - kept, where, self.option, self.choice,
         )  # fmt: skip
