@@ -1,7 +1,9 @@
 """An empty cache of weight digests for each test of sampling, and `ovi-sample` called in process."""
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,12 @@ from ovi_lab import sample
 @pytest.fixture(autouse=True)
 def _empty_cache(own_cache: None) -> None:
     pass
+
+
+@pytest.fixture(scope="session")
+def cases(goldens: Path) -> dict[str, Any]:
+    """The released code's sizes, prompts and file names."""
+    return json.loads((goldens / "resolution_prompts.json").read_text())
 
 
 @pytest.fixture

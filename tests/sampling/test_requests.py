@@ -25,11 +25,6 @@ from ovi_lab.text.prompts import check_tags, with_sound_as
 PNG = b"\x89PNG"
 
 
-@pytest.fixture(scope="module")
-def cases(goldens: Path) -> dict[str, Any]:
-    return json.loads((goldens / "resolution_prompts.json").read_text())
-
-
 def test_prompts_are_formed_as_each_released_model_reads_them(cases: dict[str, Any]) -> None:
     assert len(cases["prompt_formatter"]) == 8
     for case in cases["prompt_formatter"]:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ovi_lab.errors import UserError
 from ovi_lab.sampling.sizes import check_shape, parse_aspect, parse_size, size_for_image, snapped
-
-
-@pytest.fixture(scope="module")
-def cases(goldens: Path) -> dict[str, Any]:
-    return json.loads((goldens / "resolution_prompts.json").read_text())
 
 
 def test_text_to_video_sizes_are_the_released(cases: dict[str, Any]) -> None:
