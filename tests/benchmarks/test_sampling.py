@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from helpers.benchmark_scripts import load_script, table_rows
 
 Ran = Callable[..., None]

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from helpers.benchmark_scripts import load_script
 
 

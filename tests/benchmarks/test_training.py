@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from helpers.benchmark_scripts import load_script, table_rows
 
 Ran = Callable[..., None]
