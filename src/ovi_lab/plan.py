@@ -90,14 +90,14 @@ def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    from ovi_lab.common.command_line import check_text, checked
+    from ovi_lab.common.command_line import check_text, composed
     from ovi_lab.runs.arguments import hydra_arguments
 
     flags = [o for o in overrides if o.startswith("-")]
     if flags:
         raise UserError(f"{flags[0]} is not for plan: give overrides, such as experiment=ovi_11b_stage3")
     check_text(overrides)
-    return checked(hydra_arguments(overrides), config_dir(), "train")
+    return composed(hydra_arguments(overrides), config_dir(), "train")
 
 
 def _number(name: str, text: str) -> float:

@@ -69,7 +69,7 @@ def sweep(arguments):
         ),
         (["seed=${nope:1}"], ["Unsupported interpolation type nope"]),
         (["hydra.run.dir=${nope}"], ["hydra.run.dir cannot be looked up"]),
-        (["+ema.nope=1"], ["unknown key 'ema.nope'", "decay"]),
+        (["+ema.nope=1"], ["ema has unknown key 'nope'", "decay"]),
         (["+seed=1"], ["'+seed=1' is not accepted"]),
         (["~trainer.max_steps"], ["the command needs trainer.max_steps"]),
         (["~optim.factory"], ["the command needs optim.factory"]),
@@ -174,7 +174,7 @@ def test_valid_command_lines_are_accepted():
     ("arguments", "words"),
     [
         (["experiment=nothing"], "unknown experiment"),
-        (["fusion.direction=sideways"], "fusion.direction is 'sideways'; expected one of bidirectional"),
+        (["fusion.direction=sideways"], "fusion.direction is 'sideways': expected bidirectional"),
         (["resume=last"], "has no checkpoint"),
     ],
 )

@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from ovi_eval.common.shown import shown
-from ovi_lab.common.values import nearest
+from ovi_lab.common.fields import nearest
 from ovi_lab.errors import UserError
 
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")

@@ -24,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ovi_eval.common.boundary import LineParser
 from ovi_eval.common.shown import shown
-from ovi_lab.common.forms import misfit
-from ovi_lab.common.values import as_typed, check_values, closed, forms, nearest, with_texts
+from ovi_lab.common.fields import as_typed, checked, field_type, nearest
+from ovi_lab.common.settings import TABLES
+from ovi_lab.common.values import check_values
 from ovi_lab.errors import UserError
 
 # Errors of composing for a wrong command line; RecursionError: a value of a hundred brackets
@@ -48,13 +49,13 @@ def group_options(folder: Path, group: str) -> list[str]:
 
 
 def check(arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True) -> None:
-    """`checked` for a command that Hydra runs; nothing is composed for Hydra's help and similar flags."""
+    """`composed` for a command that Hydra runs; nothing is composed for Hydra's help and similar flags."""
     flags = read(arguments).flags
     if not any(getattr(flags, name) for name in _ONLY_TOLD):
-        checked(arguments, config_folder, config_name, may_lack)
+        composed(arguments, config_folder, config_name, may_lack)
 
 
-def checked(
+def composed(
     arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True
 ) -> DictConfig:
     """Compose the configuration once, and check its values.
@@ -90,10 +91,8 @@ def checked(
                 "put [ ] around them for a list"
             )
         job = _job(config, config_name)
-        if name == config_name:
-            _check_deletions(line.overrides, config_name)
-            check_values(job, config_name, may_lack or bool(flags.cfg))
-    return with_texts(job, config_name)
+        _check_deletions(line.overrides, config_name)
+        return check_values(job, config_name, may_lack or bool(flags.cfg))
 
 
 def check_text(arguments: Sequence[str]) -> None:
@@ -170,28 +169,22 @@ def _check_choices(lists: Sequence[Override], folder: Path, config_name: str) ->
     for override in lists:
         key = override.key_or_group
         options = group_options(folder, key) if (folder / key).is_dir() else None
-        form = forms(config_name).get(key)
+        hint = field_type(TABLES[config_name], key)
         for value in override.sweep_iterator():
-            if options is not None and value is not None and str(value) not in options:
-                raise UserError(f"unknown {key} {str(value)!r}{nearest(str(value), options)}")
             plain = value if not hasattr(value, "text") else value.text
-            if (
-                form is not None
-                and not (isinstance(plain, str) and "${" in plain)
-                and misfit(plain, form) is not None
-            ):
-                raise UserError(f"{key} is {as_typed(plain)}: expected {misfit(plain, form)}")
+            if options is not None:
+                if value is not None and str(value) not in options:
+                    raise UserError(f"unknown {key} {str(value)!r}{nearest(str(value), options)}")
+            elif hint is not None and not (isinstance(plain, str) and "${" in plain):
+                checked(hint, plain, key)
 
 
 def _check_deletions(overrides: Sequence[Override], config_name: str) -> None:
-    settings = {*forms(config_name), *closed(), "data", "task", "trainer", "strategy", "model"}
-    known = settings | {path.rpartition(".")[0] for path in settings}
     for override in overrides:
         key = override.key_or_group
-        if override.is_delete() and (key in known or key.endswith(("._target_", "._partial_"))):
-            raise UserError(
-                f"{override.input_line}: the command needs {override.key_or_group}; set it to another value"
-            )
+        known = field_type(TABLES[config_name], key) is not None or key.endswith(("._target_", "._partial_"))
+        if override.is_delete() and known:
+            raise UserError(f"{override.input_line}: the command needs {key}; set it to another value")
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from typing import (
     ClassVar,
     Literal,
     NotRequired,
-    Required,
     Self,
     TypeVar,
     Union,
@@ -50,12 +49,9 @@ def whole(least: int | None = None, most: int | None = None) -> Any:
     return Field(strict=True, ge=ge, le=le, description=words)
 
 
-def number(
-    ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
-) -> Any:
-    """The field of a finite number within bounds; a bool is none."""
-    words = f"a number{_bounds(ge, gt, le, lt)}"
-    return Field(strict=True, allow_inf_nan=False, ge=ge, gt=gt, le=le, lt=lt, description=words)
+def number(**bounds: float) -> Any:
+    """The field of a finite number within bounds (`ge`, `gt`, `le`, `lt`); a bool is none."""
+    return Field(strict=True, allow_inf_nan=False, **bounds, description=f"a number{_bounds(**bounds)}")  # type: ignore[call-overload]
 
 
 def _bounds(
@@ -182,7 +178,7 @@ def _line(error: ValidationError, hint: Any, value: Any, what: str, own: Mapping
     misfits = error.errors(include_url=False, include_input=False)
     first = min(misfits, key=lambda misfit: misfit["type"] not in _UNKNOWN)
     for key in first["loc"]:
-        fields = _fields(hint)
+        fields = fields_of(hint)
         if not fields:
             break
         if key not in fields:
@@ -196,12 +192,23 @@ def _line(error: ValidationError, hint: Any, value: Any, what: str, own: Mapping
     return f"{what} is {as_typed(value)}: expected {_words(hint, what)}"
 
 
-def _fields(hint: Any) -> dict[str, Any]:
+def fields_of(hint: Any) -> dict[str, Any]:
     """The types of a group of settings by key; none for a single setting."""
-    for one in (hint, *get_args(hint)):
+    optional = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    for one in (hint, *optional):
         if is_typeddict(one) or is_dataclass(one):
-            return get_type_hints(one, include_extras=True)
+            hints = get_type_hints(one, include_extras=True).items()
+            return {
+                key: get_args(hint)[0] if get_origin(hint) is NotRequired else hint for key, hint in hints
+            }
     return {}
+
+
+def field_type(hint: Any, path: str) -> Any:
+    """The type of a setting or a group below a type, by its dotted path; None where there is none."""
+    for key in path.split("."):
+        hint = fields_of(hint).get(key)
+    return hint
 
 
 def _words(hint: Any, what: str) -> str:
@@ -210,14 +217,14 @@ def _words(hint: Any, what: str) -> str:
     if described := [d.description for d in details if getattr(d, "description", None)]:
         return str(described[-1])
     args = get_args(hint)
-    if details or get_origin(hint) in (Required, NotRequired):
+    if details:
         hint = args[0]
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType, Literal):
         choices = [get_args(one) if get_origin(one) is Literal else [one] for one in args]
         words = [one if isinstance(one, str) else _words(one, what) for one in chain.from_iterable(choices)]
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-    if fields := _fields(hint):
+    if fields := fields_of(hint):
         return "a mapping of settings" if " " in what else f"settings such as {what}.{next(iter(fields))}=…"
     if origin in (list, tuple, Sequence):
         count = next((f"{d.min_length}: " for d in details if getattr(d, "min_length", None)), "")

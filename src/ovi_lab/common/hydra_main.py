@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from ovi_eval.common.shown import shown
 from ovi_lab.common.paths import config_dir
-from ovi_lab.common.values import with_texts
+from ovi_lab.common.values import check_values
 from ovi_lab.errors import UserError
 
 
@@ -49,7 +49,7 @@ def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequen
 def _under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
-        return task(with_texts(config, config_name))
+        return task(check_values(config, config_name, may_lack=True))
 
     decorated: Any = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
         run

@@ -9,8 +9,8 @@ from importlib.resources import files
 
 import yaml
 
+from ovi_lab.common.fields import nearest
 from ovi_lab.common.sizes import GIB, gib
-from ovi_lab.common.values import nearest
 from ovi_lab.errors import UserError
 
 PER_NODE = 8

@@ -114,11 +114,11 @@ def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
     Returns:
         0 where something fits the given memory, else 1; 2 after one line for a user's mistake.
     """
-    from ovi_lab.common.command_line import checked
+    from ovi_lab.common.command_line import composed
     from ovi_lab.common.paths import config_dir
     from ovi_lab.sampling.arguments import hydra_arguments, requested_shape, sampler_settings
 
-    config = checked(hydra_arguments([a for a in argv if a != "--plan"]), config_dir(), "sample")
+    config = composed(hydra_arguments([a for a in argv if a != "--plan"]), config_dir(), "sample")
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
     preset = _preset(config)
