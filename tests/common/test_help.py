@@ -12,7 +12,7 @@ from ovi_lab import plan, sample, train
 from ovi_lab.common.paths import config_dir
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-HEAVY = {"torch", "lightning", "transformers", "hydra", "omegaconf", "numpy", "scipy"}
+HEAVY = {"torch", "lightning", "transformers", "hydra", "omegaconf", "numpy", "scipy", "pydantic"}
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
