@@ -17,7 +17,7 @@ from ovi_eval.common.needs import lacking
 from ovi_eval.common.shown import did_you_mean
 from ovi_eval.errors import UserError
 from ovi_eval.metrics import plugins
-from ovi_eval.metrics.av_align import AvAlignJavis, AvAlignMova
+from ovi_eval.metrics.av_align import AV_ALIGN
 from ovi_eval.metrics.base import ItemMetric
 from ovi_eval.metrics.clap import CLAP
 from ovi_eval.metrics.classifier import IsPanns, KlPanns, KlSigmoidPanns
@@ -25,7 +25,7 @@ from ovi_eval.metrics.dnsmos import DNSMOS
 from ovi_eval.metrics.fad_infinity import FadInfVGGish
 from ovi_eval.metrics.frechet import FRECHET
 from ovi_eval.metrics.kid import KidPanns
-from ovi_eval.metrics.lip_sync import DETECTORS, LipSync, LipSyncAllTracks, LipSyncCrops, LipSyncUltraFace
+from ovi_eval.metrics.lip_sync import SYNC
 from ovi_eval.metrics.temporal_flickering import TemporalFlickering
 from ovi_eval.metrics.transcripts import RATES
 
@@ -41,7 +41,8 @@ _OWN: tuple[type[ItemMetric], ...] = (
     # sound and captions
     *CLAP.values(),
     # sound and pictures
-    *(LipSync, LipSyncAllTracks, LipSyncUltraFace, LipSyncCrops, AvAlignJavis, AvAlignMova),
+    *SYNC.values(),
+    *AV_ALIGN.values(),
     *plugins.BUILT_IN,
     # the ball world
     *(EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync),
@@ -67,7 +68,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """What the field calls a metric, and the names that stand for it here."""
 
-SYNC_BY_DETECTOR = {name: metric.name for name, metric in DETECTORS.items()}
+SYNC_BY_DETECTOR = {"s3fd": "sync", "ultraface": "sync_ultraface"}
 """The metric that stands for `sync` with each face detector."""
 
 _taken = {spec.key for metric in _OWN for spec in metric.values} | {*METRICS, *ALIASES}

@@ -19,7 +19,7 @@ def small_checkpoint(seed: int = 0) -> dict[str, Tensor]:
     """Every tensor of a small checkpoint, by laion_clap's names."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        learnt = to_laion(TransformersTowers(SMALL).model.state_dict(), SMALL)
+        learnt = to_laion(TransformersTowers(SMALL).model.state_dict())
         rest = {name: torch.randn(shape) for name, shape in without_counterpart(SMALL).items()}
     return learnt | rest | as_built(SMALL)
 

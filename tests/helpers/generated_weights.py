@@ -9,7 +9,7 @@ from torch import Tensor
 from ovi_eval.backbones import clap, i3d, panns, s3fd, syncnet, vggish
 from ovi_eval.backbones.clap_keys import BASE
 from ovi_eval.check.case import Setting
-from ovi_eval.common.weights import PublishedFile
+from ovi_eval.common.weights import Network, PublishedFile, load_published
 
 LISTS: dict[PublishedFile, tuple[str, Callable[[], dict[str, Tensor]]]] = {
     vggish.FILE: ("vggish_keys.txt.gz", dict),
@@ -35,6 +35,10 @@ class GeneratedWeights(Setting):
         """The file, under its published name."""
         keys, tables = LISTS[file]
         return self.generated_weights(file, keys, tables())
+
+    def network(self, build: Callable[[], Network], file: PublishedFile, *_: object) -> Network:
+        """The network with these weights, made once in a process: leave it as it is."""
+        return self.keep(file.name, lambda: load_published(build, self.path(file), file).network)
 
     def links(self, folder: Path, *files: PublishedFile) -> Path:
         """A new folder that has these files alone."""

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from ovi_eval.backbones.clap_keys import (
     BASE,
     Size,
-    check_names,
-    check_values,
+    checkpoint_faults,
     masks_and_indices,
     plain_names,
     to_transformers,
@@ -35,7 +34,7 @@ from ovi_eval.backbones.clap_sound import log_mel, transform_tables
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder
 from ovi_eval.common.torch_files import read_weights
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, checked_digest
+from ovi_eval.common.weights import LoadedNetwork, PublishedFile, checked_digest, refuse
 from ovi_eval.errors import UserError
 
 SOURCE = "https://huggingface.co/lukewys/laion_clap"
@@ -141,28 +140,26 @@ class LaionTowers(Towers):
 
 
 def load_clap(
-    path: str | Path,
-    file: PublishedFile,
-    size: Size,
-    *,
-    laion: bool = False,
-    sha256: str | None = None,
+    path: str | Path, file: PublishedFile, size: Size, *, laion: bool = False
 ) -> LoadedNetwork[Towers]:
     """CLAP with the weights of a laion_clap checkpoint, or of its state dict as safetensors.
 
     `laion`: run laion_clap's code, not transformers'. Raises UserError in one line where the file is missing, damaged,
-    holds objects besides tensors and numbers, has another digest than `sha256` (at least its first 8
-    digits), or holds other tensors than a checkpoint of that size without fusion.
+    holds objects besides tensors and numbers, or other tensors than a checkpoint of that size without fusion.
     """
     path = Path(path)
-    digest = checked_digest(path, file, sha256)
+    digest = checked_digest(path, file, None)
     tensors = read_checkpoint(path, file)
     with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
         towers = TransformersTowers(size)
-    check_names(tensors, size, towers.model.state_dict(), str(path), file.needs())
-    check_values(tensors, as_built(size), size, str(path), file.needs())
+    if any(".fusion_model." in name or ".mel_conv2d." in name for name in tensors):
+        raise UserError(
+            f"{path}: is a checkpoint with feature fusion, which is not supported; fetch {file.needs()}, without fusion"
+        )
+    faults = checkpoint_faults(tensors, size, towers.model.state_dict(), as_built(size))
+    refuse(faults, f"{path}: holds other weights than those of CLAP {size.name}", f"fetch {file.needs()}")
     if not laion:
-        fill(towers, tensors, size)
+        fill(towers, tensors)
     network = LaionTowers(tensors, size) if laion else towers
     network.eval().requires_grad_(False)
     return LoadedNetwork(network, path, digest, None)
@@ -173,9 +170,9 @@ def as_built(size: Size) -> dict[str, Tensor]:
     return transform_tables() | masks_and_indices(size)
 
 
-def fill(towers: TransformersTowers, tensors: Mapping[str, Tensor], size: Size) -> None:
+def fill(towers: TransformersTowers, tensors: Mapping[str, Tensor]) -> None:
     """Gives the towers a checkpoint's tensors (by laion_clap's names) in place of their own, without a copy."""
-    mapped = to_transformers(tensors, size)
+    mapped = to_transformers(tensors, towers.model.state_dict())
     mapped["text_model.embeddings.position_ids"] = torch.arange(towers.places)[None]
     mapped["text_model.embeddings.token_type_ids"] = torch.zeros(1, towers.places, dtype=torch.long)
     towers.model.load_state_dict(mapped, assign=True)

@@ -8,13 +8,13 @@ lists; the embedding does not depend on them, or they are tables that are comput
 Shapes: D features of a stage, W = 64 places of a window, V windows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ovi_eval.errors import UserError
+from ovi_eval.common.weights import tensor_faults, tensor_kind
 
 WINDOW = 8
 """Places along one side of an attention window."""
@@ -57,70 +57,44 @@ TINY = Size("HTSAT-tiny", (2, 2, 6, 2), 96)
 BASE = Size("HTSAT-base", (2, 2, 12, 2), 128)
 
 
-def pairs(size: Size) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each name of laion_clap with the one of ClapModel, or the three that its tensor is cut into."""
-    for scale in ("logit_scale_a", "logit_scale_t"):
-        yield scale, (scale,)
-    for tower in ("audio", "text"):
-        for theirs, ours in (("0", "linear1"), ("2", "linear2")):
-            yield from _renamed(f"{tower}_projection.{theirs}", f"{tower}_projection.{ours}")
-    yield from _text(size)
-    yield from _sound(size)
+_NAMES = (
+    ("text_model.", "text_branch."),
+    ("audio_model.audio_encoder.", "audio_branch."),
+    ("_projection.linear1.", "_projection.0."),
+    ("_projection.linear2.", "_projection.2."),
+)
+_SOUND_NAMES = (
+    (".batch_norm.", ".bn0."),
+    *((f".attention.self.{part}.", ".attn.qkv.") for part in ("query", "key", "value")),
+    (".attention.self.", ".attn."),
+    (".attention.output.dense.", ".attn.proj."),
+    (".layernorm_before.", ".norm1."),
+    (".layernorm_after.", ".norm2."),
+    (".intermediate.dense.", ".mlp.fc1."),
+    (".output.dense.", ".mlp.fc2."),
+)
+"""Parts of ClapModel's names and of laion_clap's, replaced in this order; the second table is for the sound alone."""
+ONLY_TRANSFORMERS = (
+    "text_model.embeddings.position_ids",
+    "text_model.embeddings.token_type_ids",
+)
+"""Counts and zeros that ClapModel keeps as buffers and laion_clap makes anew."""
 
 
-def _renamed(
-    theirs: str, ours: str, parts: tuple[str, ...] = ("weight", "bias")
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for part in parts:
-        yield f"{theirs}.{part}", (f"{ours}.{part}",)
+def laion_name(name: str) -> str:
+    """The name in laion_clap of the tensor that holds one of ClapModel's, alone or with two others."""
+    for ours, theirs in _NAMES + (_SOUND_NAMES if name.startswith("audio_model.") else ()):
+        name = name.replace(ours, theirs)
+    return name
 
 
-def _text(size: Size) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """RoBERTa's tensors have the same names below another root."""
-    layers = [f"encoder.layer.{place}." for place in range(size.text_layers)]
-    modules = ["embeddings.LayerNorm", "pooler.dense"]
-    for layer in layers:
-        modules += [f"{layer}attention.self.{part}" for part in ("query", "key", "value")]
-        modules += [f"{layer}attention.output.dense", f"{layer}attention.output.LayerNorm"]
-        modules += [f"{layer}intermediate.dense", f"{layer}output.dense", f"{layer}output.LayerNorm"]
-    for module in modules:
-        yield from _renamed(f"text_branch.{module}", f"text_model.{module}")
-    for table in ("word", "position", "token_type"):
-        module = f"embeddings.{table}_embeddings"
-        yield from _renamed(f"text_branch.{module}", f"text_model.{module}", ("weight",))
-
-
-def _sound(size: Size) -> Iterator[tuple[str, tuple[str, ...]]]:
-    theirs, ours = "audio_branch", "audio_model.audio_encoder"
-    statistics = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    yield from _renamed(f"{theirs}.bn0", f"{ours}.batch_norm", statistics)
-    for module in ("patch_embed.proj", "patch_embed.norm", "norm"):
-        yield from _renamed(f"{theirs}.{module}", f"{ours}.{module}")
-    for stage, depth in enumerate(size.depths):
-        if stage + 1 < len(size.depths):
-            down = f"layers.{stage}.downsample"
-            yield from _renamed(f"{theirs}.{down}.reduction", f"{ours}.{down}.reduction", ("weight",))
-            yield from _renamed(f"{theirs}.{down}.norm", f"{ours}.{down}.norm")
-        for block in range(depth):
-            at = f"layers.{stage}.blocks.{block}"
-            yield from _block(f"{theirs}.{at}", f"{ours}.{at}")
-
-
-def _block(theirs: str, ours: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for part in ("relative_position_bias_table", "relative_position_index"):
-        yield f"{theirs}.attn.{part}", (f"{ours}.attention.self.{part}",)
-    for part in ("weight", "bias"):
-        # One tensor of 3 D rows: those of the queries, of the keys, of the values.
-        cut = tuple(f"{ours}.attention.self.{kind}.{part}" for kind in ("query", "key", "value"))
-        yield f"{theirs}.attn.qkv.{part}", cut
-    for their_module, our_module in (
-        ("attn.proj", "attention.output.dense"),
-        ("norm1", "layernorm_before"),
-        ("norm2", "layernorm_after"),
-        ("mlp.fc1", "intermediate.dense"),
-        ("mlp.fc2", "output.dense"),
-    ):
-        yield from _renamed(f"{theirs}.{their_module}", f"{ours}.{our_module}")
+def parts_by_laion_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """ClapModel's names by laion_clap's: one, or queries, keys and values, which are one tensor of 3 D rows there."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        if name not in ONLY_TRANSFORMERS:
+            parts.setdefault(laion_name(name), []).append(name)
+    return parts
 
 
 def without_counterpart(size: Size) -> dict[str, tuple[int, ...]]:
@@ -149,20 +123,22 @@ def without_counterpart(size: Size) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def to_transformers(tensors: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
-    """ClapModel's tensors of a checkpoint by laion_clap's names; those without counterpart are left out."""
-    mapped: dict[str, Tensor] = {}
-    for theirs, ours in pairs(size):
-        tensor = tensors[theirs]
-        mapped.update(zip(ours, tensor.chunk(3) if len(ours) == 3 else (tensor,), strict=True))
-    return mapped
+def to_transformers(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """ClapModel's tensors of a checkpoint by laion_clap's names. `names`: those of ClapModel's state."""
+    return {
+        name: part
+        for theirs, ours in parts_by_laion_name(names).items()
+        for name, part in zip(
+            ours, tensors[theirs].chunk(3) if len(ours) == 3 else [tensors[theirs]], strict=True
+        )
+    }
 
 
-def to_laion(tensors: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
+def to_laion(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint by laion_clap's names of ClapModel's tensors, but for those without counterpart."""
     return {
         theirs: torch.cat([tensors[name] for name in ours]) if len(ours) == 3 else tensors[ours[0]]
-        for theirs, ours in pairs(size)
+        for theirs, ours in parts_by_laion_name(tensors).items()
     }
 
 
@@ -175,7 +151,11 @@ def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def masks_and_indices(size: Size) -> dict[str, Tensor]:
     """The constant tensors of the sound's attention, by laion_clap's names."""
-    built = {theirs: position_index() for theirs, _ in pairs(size) if theirs.endswith("_position_index")}
+    built = {
+        f"audio_branch.layers.{stage}.blocks.{block}.attn.relative_position_index": position_index()
+        for stage, depth in enumerate(size.depths)
+        for block in range(depth)
+    }
     masks = [name for name in without_counterpart(size) if name.endswith(".attn_mask")]
     return built | {name: shift_mask(int(name.split(".")[2])) for name in masks}
 
@@ -206,54 +186,19 @@ def shift_mask(stage: int) -> Tensor:
     return -100.0 * (regions_VW[:, :, None] != regions_VW[:, None]).float()
 
 
-def check_names(
-    tensors: Mapping[str, Tensor], size: Size, wanted: Mapping[str, Tensor], shown: str, fetch: str
-) -> None:
-    """Raises UserError unless the names, shapes and types are those of a published file of that size.
+def checkpoint_faults(
+    tensors: Mapping[str, Tensor], size: Size, state: Mapping[str, Tensor], built: Mapping[str, Tensor]
+) -> list[str]:
+    """How tensors differ from a published file of that size, in a few words each.
 
-    `wanted`: ClapModel's state, of which only shapes and types are read; `shown` names the file, `fetch` says
-    which one to get.
+    `state`: ClapModel's, of which only names, shapes and types are read; `built`: the tensors that are not learnt,
+    by laion_clap's names.
     """
-    if any(".fusion_model." in name or ".mel_conv2d." in name for name in tensors):
-        raise UserError(
-            f"{shown}: is a checkpoint with feature fusion, which is not supported; fetch {fetch}, without fusion"
-        )
-    kinds = {name: _kind(tensor.dtype, tensor.shape) for name, tensor in to_laion(wanted, size).items()}
-    for name, shape in without_counterpart(size).items():
-        kinds[name] = _kind(torch.float32, shape)
-    faults = [f"{name} is missing" for name in kinds if name not in tensors]
-    faults += [f"{name} is unknown" for name in tensors if name not in kinds]
-    for name, kind in kinds.items():
-        if name in tensors and (found := _kind(tensors[name].dtype, tensors[name].shape)) != kind:
-            faults.append(f"{name} is {found} instead of {kind}")
-    raise_faults(faults, size, shown, fetch)
-
-
-def check_values(
-    tensors: Mapping[str, Tensor], built: Mapping[str, Tensor], size: Size, shown: str, fetch: str
-) -> None:
-    """Raises UserError for numbers that are not finite, and for others than `built` where nothing is learnt."""
-    faults = [
-        f"{name} is not finite" for name, tensor in tensors.items() if not bool(tensor.isfinite().all())
-    ]
+    kinds = {name: tensor_kind(tensor) for name, tensor in to_laion(state).items()}
+    kinds |= {name: f"float32 {list(shape)}" for name, shape in without_counterpart(size).items()}
     # A table that another library's release computed differs in its last digits.
-    faults += [
+    return tensor_faults(kinds, tensors) or [
         f"{name} holds other numbers than it is built with"
         for name, wanted in built.items()
         if not torch.allclose(tensors[name], wanted, rtol=1e-4, atol=1e-6)
     ]
-    raise_faults(faults, size, shown, fetch)
-
-
-def raise_faults(faults: list[str], size: Size, shown: str, fetch: str) -> None:
-    """Raises UserError with the first faults, if there are any."""
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(
-            f"{shown}: holds other weights than those of CLAP {size.name}: {'; '.join(faults[:3])}{more}; "
-            f"fetch {fetch}"
-        )
-
-
-def _kind(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
-    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"

@@ -12,14 +12,13 @@ Shapes: N pieces of sound, S samples, P = 480000 samples of a piece, M = 1001 fr
 """
 
 import hashlib
-import math
 from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ovi_eval.backbones import slaney
+from ovi_eval.backbones import mel
 from ovi_eval.backbones.clap_keys import TABLES
 from ovi_eval.errors import UserError
 
@@ -64,15 +63,10 @@ def pieces(wave_S: Tensor, content: str, rounding: Rounding = "int16", crops: Cr
     """The pieces of a 48 kHz wave that CLAP takes: [N, P] float32.
 
     `content` identifies the clip, as its start is drawn from it; `rounding` is "int16" (to 16 bits and back) or
-    "float" (as decoded); `crops` as in `starts`. Raises UserError for a wave that is not [S] or has no sample,
-    and for choices there are not.
+    "float" (as decoded); `crops` as in `starts`. Raises UserError for a wave that is not [S] or has no sample.
     """
     if wave_S.dim() != 1 or not len(wave_S):
         raise UserError(f"CLAP needs a wave [S] of at least 1 sample at 48000 Hz, got {list(wave_S.shape)}")
-    if rounding not in ("int16", "float") or crops not in ("one", "all"):
-        raise UserError(
-            f"CLAP's rounding is int16 or float and its crops are one or all, got {rounding!r} and {crops!r}"
-        )
     wave_S = round_to_int16(wave_S) if rounding == "int16" else wave_S.float()
     if len(wave_S) <= PIECE:
         return fill_piece(wave_S)[None]
@@ -90,16 +84,11 @@ def log_mel(waves_NP: Tensor) -> Tensor:
 
 @cache
 def mel_matrix() -> Tensor:
-    """[513, 64] float64: the weight of each bin in each band."""
-    return slaney.bands(SAMPLE_RATE, BINS, BANDS, LOWEST_HZ, HIGHEST_HZ)
+    """[513, 64] float64: the weight of each bin in each Slaney band."""
+    bins_K = torch.linspace(0, SAMPLE_RATE / 2, BINS, dtype=torch.float64)
+    return mel.slaney_bands(bins_K, BANDS, LOWEST_HZ, HIGHEST_HZ)
 
 
 def transform_tables() -> dict[str, Tensor]:
     """The front end's tables by the names a published file has them under, computed from their definition."""
-    # Whole turns are taken off first, as cosines of thousands of radians lose digits.
-    turns_KW = torch.outer(torch.arange(BINS), torch.arange(WINDOW)) % WINDOW
-    angle_KW = 2 * math.pi / WINDOW * turns_KW.double()
-    hann_W = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
-    real_KW, imaginary_KW = torch.cos(angle_KW) * hann_W, -torch.sin(angle_KW) * hann_W
-    tables = (real_KW[:, None].float(), imaginary_KW[:, None].float(), mel_matrix().float())
-    return dict(zip(TABLES, tables, strict=True))
+    return dict(zip(TABLES, (*mel.fourier_tables(WINDOW), mel_matrix().float()), strict=True))

@@ -16,12 +16,12 @@ Shapes: S samples, M = 900 frames, K = 161 bins, B = 120 bands.
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
-from ovi_eval.common.files import file_sha256
+from ovi_eval.backbones import mel
+from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
@@ -52,60 +52,26 @@ _POLYNOMIALS = (
 )
 
 
-class OnnxNetwork:
-    """A published ONNX file, run on the CPU by one thread, so that the same sound has the same score."""
-
-    def __init__(self, path: str | Path, file: PublishedFile) -> None:
-        """Opens the file at `path`, which must be the published one to the byte.
-
-        Raises UserError where it is missing or another file, or onnxruntime is not installed.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; it should hold {file.needs()}")
-        self.sha256 = file_sha256(path)
-        if self.sha256 != file.sha256:
-            raise UserError(
-                f"{path}: its sha256 begins {self.sha256[:12]}, that of {file.name} {file.sha256[:12]}; "
-                f"fetch {file.needs()}"
-            )
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError(
-                f"{file.what} needs onnxruntime, which is not installed; pip install 'ovi-lab[dnsmos]'"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session: Any = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-
-    @property
-    def variant(self) -> str:
-        """Names these weights in results."""
-        return f"weights {self.sha256[:12]}"
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """The outputs of one example, for the input without its batch dimension."""
-        return self.session.run(None, {"input_1": values.astype(np.float32)[None]})[0][0]
-
-
-def p808(network: OnnxNetwork, wave_S: np.ndarray) -> float:
+def p808(network: OnnxFile, wave_S: np.ndarray) -> float:
     """The overall score, about 1 to 5, of a 16 kHz wave [S] in [-1, 1]. Raises UserError as `segments`."""
-    return float(np.mean([network(log_mel(part[:-HOP]))[0] for part in segments(wave_S)]))
+    return float(np.mean([_outputs(network, log_mel(part[:-HOP]))[0] for part in segments(wave_S)]))
 
 
-def p835(network: OnnxNetwork, wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def p835(network: OnnxFile, wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """SIG, BAK and OVRL [3], about 1 to 5, of a 16 kHz wave [S] in [-1, 1], and the network's own outputs [3].
 
     Raises UserError as `segments`.
     """
-    raw = np.array([network(part) for part in segments(wave_S)], dtype=np.float64)
+    raw = np.array([_outputs(network, part) for part in segments(wave_S)], dtype=np.float64)
     mapped = np.stack(
         [np.polyval(powers, raw[:, place]) for place, powers in enumerate(_POLYNOMIALS)], axis=1
     )
     return mapped.mean(axis=0), raw.mean(axis=0)
+
+
+def _outputs(network: OnnxFile, values: np.ndarray) -> np.ndarray:
+    """The network's outputs for one input without its batch dimension."""
+    return network(values.astype(np.float32)[None])[0][0]
 
 
 def segments(wave_S: np.ndarray) -> Iterator[np.ndarray]:
@@ -131,7 +97,7 @@ def log_mel(wave_S: np.ndarray) -> np.ndarray:
     frames_MW = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP]
     hann_W = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT) / FFT)
     power_MK = np.abs(np.fft.rfft(frames_MW * hann_W)) ** 2
-    power_MB = power_MK @ _bands().T
+    power_MB = power_MK @ _bands()
     loudest = max(FLOOR_POWER, float(power_MB.max()))
     db_MB = 10 * np.log10(np.maximum(power_MB, FLOOR_POWER) / loudest)
     return (np.maximum(db_MB, -RANGE_DB) + 40) / 40
@@ -139,12 +105,6 @@ def log_mel(wave_S: np.ndarray) -> np.ndarray:
 
 @cache
 def _bands() -> np.ndarray:
-    """[120, 161]: Slaney's triangles, linear below 1000 Hz and logarithmic above, rounded to float32."""
-    step, octave = 200 / 3, np.log(6.4) / 27
-    highest = 15 + np.log(SAMPLE_RATE / 2 / 1000) / octave
-    mels = np.linspace(0, highest, BANDS + 2)
-    corners = np.where(mels < 15, mels * step, 1000 * np.exp(octave * (mels - 15)))
-    bins_K = np.fft.rfftfreq(FFT, 1 / SAMPLE_RATE)
-    left, top, right = (corners[i : i + BANDS, None] for i in range(3))
-    triangles_BK = np.minimum((bins_K - left) / (top - left), (right - bins_K) / (right - top))
-    return (np.clip(triangles_BK, 0, None) * 2 / (right - left)).astype(np.float32).astype(np.float64)
+    """[161, 120]: Slaney's bands, rounded to float32."""
+    bins_K = torch.from_numpy(np.fft.rfftfreq(FFT, 1 / SAMPLE_RATE))
+    return mel.slaney_bands(bins_K, BANDS, 0, SAMPLE_RATE / 2).float().double().numpy()

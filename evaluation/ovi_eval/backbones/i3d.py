@@ -15,9 +15,8 @@ Shapes: N clips, T frames, C channels, F features.
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,31 +39,19 @@ FILE = PublishedFile(
 )
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One implementation's choices: batch norm's eps, and how frames come to 224x224."""
 
-    name: str
     eps: float
     fit: Literal["crop", "stretch"]
 
 
 VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant("stylegan-v", 1e-5, "crop"),
-        Variant("videogpt", 1e-5, "crop"),
-        Variant("pytorch-i3d", 1e-3, "crop"),
-        Variant("cd-fvd", 1e-5, "stretch"),
-    )
+    "stylegan-v": Variant(1e-5, "crop"),
+    "videogpt": Variant(1e-5, "crop"),
+    "pytorch-i3d": Variant(1e-3, "crop"),
+    "cd-fvd": Variant(1e-5, "stretch"),
 }
-
-
-def find_variant(name: str) -> Variant:
-    """The variant of that name. Raises UserError with the names there are."""
-    if name not in VARIANTS:
-        raise UserError(f"no variant of FVD is called {name!r}; there are {', '.join(VARIANTS)}")
-    return VARIANTS[name]
 
 
 def preprocess(frames_NTHWC: Tensor, fit: Literal["crop", "stretch"] = "crop") -> Tensor:
@@ -201,13 +188,9 @@ class I3D(nn.Module):
         return self.logits(self.pooled(x_NCTHW)).flatten(3).squeeze(3).mean(dim=2)
 
 
-def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None = None) -> LoadedNetwork[I3D]:
-    """I3D with a variant's eps and the weights of a published file.
-
-    Raises UserError for an unknown variant, and as `load_published` does.
-    """
-    eps = find_variant(variant).eps
-    loaded = load_published(lambda: I3D(eps), path, FILE, sha256=sha256)
+def load_i3d(path: str | Path, variant: str = "stylegan-v") -> LoadedNetwork[I3D]:
+    """I3D with a variant's eps and the weights of a published file. Raises UserError as `load_published` does."""
+    loaded = load_published(lambda: I3D(VARIANTS[variant].eps), path, FILE)
     # Channels innermost is the order that convolutions on a CPU work in; the sums stay the same.
     for weight in loaded.network.parameters():
         if weight.dim() == 5:
@@ -215,16 +198,12 @@ def load_i3d(path: str | Path, variant: str = "stylegan-v", sha256: str | None =
     return loaded
 
 
-def features(network: I3D, frames_NTHWC: Tensor, variant: str = "stylegan-v") -> Tensor:
-    """FVD's features [N, 400] float32 of clips [N, T, H, W, 3] uint8, one clip at a time to spare memory.
+def features(network: I3D, frames_NTHWC: Tensor) -> Tensor:
+    """FVD's features [N, 400] float32 of clips [N, T, H, W, 3] uint8, cropped, one at a time to spare memory.
 
-    Raises UserError for an unknown variant, a network built for another one's eps, and as `preprocess` does.
+    Raises UserError as `preprocess` does.
     """
-    wanted = find_variant(variant)
-    found = network.get_submodule("Conv3d_1a_7x7.bn").eps
-    if found != wanted.eps:
-        raise UserError(f"FVD's variant {variant} has batch norms of eps {wanted.eps}, this I3D of {found}")
-    return torch.cat([logits_of(network, preprocess(clip[None], wanted.fit)) for clip in frames_NTHWC])
+    return torch.cat([logits_of(network, preprocess(clip[None])) for clip in frames_NTHWC])
 
 
 @torch.no_grad()

@@ -12,7 +12,9 @@ Shapes: S samples, M frames, K = 257 bins, B = 26 bands, D = 13 cepstra.
 from functools import cache
 
 import numpy as np
+import torch
 
+from ovi_eval.backbones import mel
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -40,7 +42,7 @@ def mfcc(wave_S: np.ndarray) -> np.ndarray:
     frames_MW = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     power_MK = np.abs(np.fft.rfft(frames_MW, FFT)) ** 2 / FFT
     energy_M = power_MK.sum(axis=1)
-    log_MB = np.log(_not_zero(power_MK @ _bands().T))
+    log_MB = np.log(_not_zero(power_MK @ _bands()))
     cepstra_MD = log_MB @ _cosines().T
     cepstra_MD *= 1 + LIFTER / 2 * np.sin(np.pi * np.arange(KEPT) / LIFTER)
     cepstra_MD[:, 0] = np.log(_not_zero(energy_M))
@@ -53,15 +55,9 @@ def _not_zero(values: np.ndarray) -> np.ndarray:
 
 @cache
 def _bands() -> np.ndarray:
-    """[26, 257]: triangles between every other of 28 corners, which lie at whole bins."""
-    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    corner_hz = 700 * (10 ** (np.linspace(0, highest, BANDS + 2) / 2595) - 1)
-    corners = np.floor((FFT + 1) * corner_hz / SAMPLE_RATE)
-    bins_K = np.arange(FFT // 2 + 1)
-    left, top, right = (corners[i : i + BANDS, None] for i in range(3))
-    rising_BK = (bins_K - left) / (top - left)
-    falling_BK = (right - bins_K) / (right - top)
-    return np.clip(np.minimum(rising_BK, falling_BK), 0, None)
+    """[257, 26]: triangles between every other of 28 corners, which lie at whole bins."""
+    corners = np.floor((FFT + 1) * mel.htk_corners(BANDS, SAMPLE_RATE / 2) / SAMPLE_RATE)
+    return mel.triangles(torch.arange(FFT // 2 + 1), torch.from_numpy(corners)).numpy()
 
 
 @cache

@@ -10,15 +10,14 @@ at least 1e-10. The published file holds the transform's tables beside the weigh
 Shapes: N sounds, S samples, M frames of 10 ms, K = 257 bins, B = 64 bands, C channels, F = 2048 features.
 """
 
-import math
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
+from ovi_eval.backbones import mel
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -116,11 +115,6 @@ class Cnn14(nn.Module):
         return Heard(features_NF, self.fc_audioset(features_NF))
 
 
-def load_cnn14(path: str | Path, sha256: str | None = None) -> LoadedNetwork[Cnn14]:
-    """Cnn14 with the weights of a published file. Raises UserError as `load_published` does."""
-    return load_published(Cnn14, path, FILE, sha256=sha256)
-
-
 @torch.no_grad()
 def hear(network: Cnn14, waves_NS: Tensor) -> Heard:
     """Features and logits, float32, of waves in [-1, 1] at 16 kHz, all of one length.
@@ -136,43 +130,16 @@ def hear(network: Cnn14, waves_NS: Tensor) -> Heard:
 
 
 def transform_tables() -> dict[str, Tensor]:
-    """The tables of the front end by their published names, computed from their definition.
+    """The front end's tables by their published names, computed from their definition.
 
     A published file holds its own, which are used; these show what they should be.
     """
-    n = torch.arange(WINDOW, dtype=torch.float64)
-    # Whole turns are taken off first, as cosines of thousands of radians lose digits.
-    turns_KW = torch.outer(torch.arange(BINS), torch.arange(WINDOW)) % WINDOW
-    angle_KW = 2 * math.pi / WINDOW * turns_KW.double()
-    hann_W = 0.5 - 0.5 * torch.cos(2 * math.pi / WINDOW * n)
-    return {
-        "spectrogram_extractor.stft.conv_real.weight": (torch.cos(angle_KW) * hann_W)[:, None].float(),
-        "spectrogram_extractor.stft.conv_imag.weight": (-torch.sin(angle_KW) * hann_W)[:, None].float(),
-        "logmel_extractor.melW": mel_matrix().float(),
-    }
+    names = [f"spectrogram_extractor.stft.conv_{part}.weight" for part in ("real", "imag")]
+    tables = dict(zip(names, mel.fourier_tables(WINDOW), strict=True))
+    return {**tables, "logmel_extractor.melW": mel_matrix().float()}
 
 
 def mel_matrix() -> Tensor:
-    """[257, 64] float64: triangles on Slaney's mel scale, each of area 1 over Hz (Slaney 1998)."""
+    """[257, 64] float64: the weight of each bin in each Slaney band."""
     bins_K = torch.linspace(0, SAMPLE_RATE / 2, BINS, dtype=torch.float64)
-    lowest, highest = _slaney_mel(LOWEST_HZ), _slaney_mel(HIGHEST_HZ)
-    edges = _slaney_hz(torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64))
-    left_B, top_B, right_B = edges[:-2], edges[1:-1], edges[2:]
-    rising_KB = (bins_K[:, None] - left_B) / (top_B - left_B)
-    falling_KB = (right_B - bins_K[:, None]) / (right_B - top_B)
-    return torch.minimum(rising_KB, falling_KB).clamp(min=0) * (2 / (right_B - left_B))
-
-
-# Slaney's scale: straight up to 1000 Hz in steps of 200 / 3 Hz, then 27 steps for a factor of 6.4.
-_STRAIGHT_HZ, _KNEE_HZ = 200 / 3, 1000.0
-_KNEE_MEL = _KNEE_HZ / _STRAIGHT_HZ
-_LOG_STEP = math.log(6.4) / 27
-
-
-def _slaney_mel(hz: float) -> float:
-    return hz / _STRAIGHT_HZ if hz < _KNEE_HZ else _KNEE_MEL + math.log(hz / _KNEE_HZ) / _LOG_STEP
-
-
-def _slaney_hz(mel: Tensor) -> Tensor:
-    curved = _KNEE_HZ * torch.exp((mel - _KNEE_MEL) * _LOG_STEP)
-    return torch.where(mel < _KNEE_MEL, mel * _STRAIGHT_HZ, curved)
+    return mel.slaney_bands(bins_K, BANDS, LOWEST_HZ, HIGHEST_HZ)

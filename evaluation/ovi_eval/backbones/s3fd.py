@@ -12,14 +12,13 @@ Shapes: N frames, H x W pixels after the resize, P places on all maps.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 SCALE = 0.25
@@ -126,11 +125,6 @@ def decoded(offsets_NP4: Tensor, places_P4: Tensor) -> Tensor:
     centre = places_P4[:, :2] + offsets_NP4[..., :2] * CENTRE_VARIANCE * places_P4[:, 2:]
     size = places_P4[:, 2:] * (offsets_NP4[..., 2:] * SIZE_VARIANCE).exp()
     return torch.cat((centre - size / 2, centre + size / 2), -1)
-
-
-def load_s3fd(path: str | Path, sha256: str | None = None) -> LoadedNetwork[S3FD]:
-    """S3FD with the weights of a published file. Raises UserError as `load_published` does."""
-    return load_published(S3FD, path, FILE, sha256=sha256)
 
 
 def shrunk(frame_HWC: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ Shapes: F frames, H = W = 224, S samples, V windows, E = 1024, R = 31 shifts.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi_eval.backbones.mfcc import SAMPLE_RATE, mfcc
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 FPS = 25
@@ -139,11 +138,6 @@ class Sync:
     confidence: float
     offset: int
     mean_R: Tensor
-
-
-def load_syncnet(path: str | Path, sha256: str | None = None) -> LoadedNetwork[SyncNet]:
-    """SyncNet with the weights of a published file. Raises UserError as `load_published` does."""
-    return load_published(SyncNet, path, FILE, sha256=sha256)
 
 
 def windows_of(frames: int, samples: int) -> int:

@@ -2,8 +2,7 @@
 
 The release has FFmpeg write every frame as a JPEG at its default of 200 kbit/s and reads these back. On the
 tests' real crop that costs about 4 of 255 levels and moves Sync-D by 0.7 % (through generated weights), so
-numbers that should agree with published ones need it; `as_published=False` uses the frames themselves,
-which is another variant.
+numbers that should agree with published ones need it.
 
 Shapes: F frames, H = W = 224, S samples.
 """
@@ -35,7 +34,7 @@ class Crop(NamedTuple):
     wave_S: np.ndarray
 
 
-def read_crop(path: str | Path, as_published: bool = True) -> Crop:
+def read_crop(path: str | Path) -> Crop:
     """The pictures and sound of a face crop, as `ovi_eval.backbones.syncnet` takes them.
 
     Sound is cut where the file says that it ends, as FFmpeg's own program does: the padding of its last
@@ -45,7 +44,7 @@ def read_crop(path: str | Path, as_published: bool = True) -> Crop:
     check_complete(path, "video")
     with opened(path) as (container, shown):
         seconds = _sound_seconds(container)
-        frames_FHWC = _frames(container, shown, as_published)
+        frames_FHWC = _frames(container, shown)
     wave_S = to_int16(decode_audio(path, SAMPLE_RATE).wave_S)
     return Crop(frames_FHWC, wave_S if seconds is None else wave_S[: round(seconds * SAMPLE_RATE)])
 
@@ -62,7 +61,7 @@ def _sound_seconds(container: Any) -> Fraction | None:
     return Fraction(stream.duration * stream.time_base) if stream.duration else None
 
 
-def _frames(container: Any, path: str, as_published: bool) -> Tensor:
+def _frames(container: Any, path: str) -> Tensor:
     stream = picture_stream(container, path)
     times: list[float] = []
 
@@ -74,11 +73,7 @@ def _frames(container: Any, path: str, as_published: bool) -> Tensor:
             times.append(frame.time if frame.time is not None else len(times) / FPS)
             yield frame
 
-    frames = frames_of_a_crop()
-    if as_published:
-        pictures = [jpeg.opened(data) for data in jpeg.encoded(frames, FPS)]
-    else:
-        pictures = [frame.to_ndarray(format="bgr24") for frame in frames]
+    pictures = [jpeg.opened(data) for data in jpeg.encoded(frames_of_a_crop(), FPS)]
     if not pictures:
         raise UserError(f"{path}: its picture stream holds no frame")
     times_F = torch.tensor(times, dtype=torch.float64)

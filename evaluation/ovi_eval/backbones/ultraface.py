@@ -9,17 +9,14 @@ Shapes: N frames, H = 240, W = 320, P = 4420 places.
 """
 
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ovi_eval.backbones.boxes import suppressed
-from ovi_eval.common.files import file_sha256
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
-from ovi_eval.errors import UserError
+from ovi_eval.backbones.onnx_file import OnnxFile
+from ovi_eval.common.weights import PublishedFile
 
 WIDTH, HEIGHT = 320, 240
 MEAN, SPREAD = 127.0, 128.0
@@ -183,47 +180,11 @@ def _boxes(offsets_NP4: Tensor, places_P4: Tensor) -> Tensor:
     return torch.cat((centre - size / 2, centre + size / 2), -1)
 
 
-def load_ultraface(path: str | Path, sha256: str | None = None) -> LoadedNetwork[UltraFace]:
-    """UltraFace with the weights of a published file. Raises UserError as `load_published` does."""
-    return load_published(UltraFace, path, FILE, sha256=sha256)
-
-
-class UltraFaceOnnx:
-    """The published ONNX file, run by one thread on the CPU: the same scores and boxes as `UltraFace`."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Opens the file at `path`, which must be the published one to the byte.
-
-        Raises UserError where it is missing or another file, or onnxruntime is not installed.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; it should hold {ONNX_FILE.needs()}")
-        self.sha256 = file_sha256(path)
-        if self.sha256 != ONNX_FILE.sha256:
-            raise UserError(
-                f"{path}: its sha256 begins {self.sha256[:12]}, that of {ONNX_FILE.name} "
-                f"{ONNX_FILE.sha256[:12]}; fetch {ONNX_FILE.needs()}"
-            )
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError(
-                f"{ONNX_FILE.name} needs onnxruntime, which is not installed; pip install 'ovi-lab[sync]'"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # the file lists its weights among its inputs, which is no fault
-        self.session: Any = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        self.input = self.session.get_inputs()[0].name
-
-    def __call__(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [N, P] and boxes [N, P, 4] of frames [N, 3, 240, 320]."""
-        found = [self.session.run(None, {self.input: frame[None].numpy()}) for frame in frames_N3HW.cpu()]
-        scores_NP2 = torch.from_numpy(np.concatenate([scores for scores, _ in found]))
-        return scores_NP2[..., 1], torch.from_numpy(np.concatenate([boxes for _, boxes in found]))
+def onnx_faces(network: OnnxFile, frames_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores [N, P] and boxes [N, P, 4] by the published ONNX file, as `UltraFace` gives them."""
+    found = [network(frame[None].numpy()) for frame in frames_N3HW.cpu()]
+    scores_NP2, boxes_NP4 = (torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
+    return scores_NP2[..., 1], boxes_NP4
 
 
 def shrunk(frame_HWC: np.ndarray) -> np.ndarray:

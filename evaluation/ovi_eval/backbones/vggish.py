@@ -13,13 +13,13 @@ Shapes: S samples, M frames of 10 ms, K = 257 bins, B = 64 bands, P patches, T =
 """
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ovi_eval.common.weights import LoadedNetwork, PublishedFile, load_published
+from ovi_eval.backbones import mel
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -63,39 +63,17 @@ class VGGish(nn.Module):
         return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))
 
 
-def load_vggish(path: str | Path, sha256: str | None = None) -> LoadedNetwork[VGGish]:
-    """VGGish with the weights of a published file. Raises UserError as `load_published` does."""
-    return load_published(VGGish, path, FILE, sha256=sha256)
-
-
 @cache
 def mel_matrix() -> Tensor:
     """[257, 64] float64: the weight of each FFT bin in each band; 0 for the bin at 0 Hz."""
-    bins_K = _htk_mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))
-    lowest, highest = _htk_mel(torch.tensor([LOWEST_HZ, HIGHEST_HZ], dtype=torch.float64)).tolist()
-    edges = torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64)
-    left_B, top_B, right_B = edges[:-2], edges[1:-1], edges[2:]
-    rising_KB = (bins_K[:, None] - left_B) / (top_B - left_B)
-    falling_KB = (right_B - bins_K[:, None]) / (right_B - top_B)
-    weights_KB = torch.minimum(rising_KB, falling_KB).clamp(min=0)
+    bins_K = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64)
+    weights_KB = mel.htk_bands(bins_K, BANDS, LOWEST_HZ, HIGHEST_HZ)
     weights_KB[0] = 0
     return weights_KB
 
 
-def _htk_mel(hz: Tensor) -> Tensor:
-    return 1127.0 * torch.log1p(hz / 700.0)
-
-
 def log_mel(wave_S: Tensor) -> Tensor:
-    """Log-mel frames [M, 64] float64 of a 16 kHz wave in [-1, 1]; M = 1 + (S - 400) // 160.
-
-    Raises UserError for a wave that is not [S], or shorter than a frame.
-    """
-    if wave_S.dim() != 1 or len(wave_S) < WINDOW:
-        raise UserError(
-            f"VGGish needs a wave [S] of at least {WINDOW} samples at {SAMPLE_RATE} Hz, "
-            f"got {list(wave_S.shape)}"
-        )
+    """Log-mel frames [M, 64] float64 of a 16 kHz wave [S] in [-1, 1], S at least 400; M = 1 + (S - 400) // 160."""
     frames_MW = wave_S.detach().cpu().double().unfold(0, WINDOW, HOP)
     hann_W = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
     spectrum_MK = torch.fft.rfft(frames_MW * hann_W, n=FFT)
@@ -104,9 +82,9 @@ def log_mel(wave_S: Tensor) -> Tensor:
 
 
 def patches(wave_S: Tensor) -> Tensor:
-    """Patches [P, 96, 64] float64 of a 16 kHz wave in [-1, 1].
+    """Patches [P, 96, 64] float64 of a 16 kHz wave [S] in [-1, 1].
 
-    Raises UserError for a wave shorter than one patch, 0.975 s.
+    Raises UserError for a wave that is not [S], or shorter than one patch, 0.975 s.
     """
     if wave_S.dim() != 1 or len(wave_S) < SHORTEST:
         raise UserError(

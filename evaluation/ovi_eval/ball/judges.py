@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ovi_eval.ball.networks import AudioJudge, BallSyncNet, VideoJudge
 from ovi_eval.common.files import write_whole
+from ovi_eval.common.weights import refuse, tensor_faults, tensor_kind
 from ovi_eval.errors import UserError
-
-__all__ = ["AudioJudge", "BallSyncNet", "Judges", "VideoJudge", "load_judges", "save_judges"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "ball_judges.safetensors"
 FORMAT = "ovi_eval.ball_judges/1"
@@ -57,12 +55,8 @@ def save_judges(judges: Judges, provenance: Mapping[str, Any], path: str | Path 
     not finite or the place cannot be written.
     """
     path = Path(path)
-    tensors = {
-        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
-        for prefix, part in judges.parts().items()
-        for name, tensor in part.state_dict().items()
-    }
-    _check_finite(tensors, str(path))
+    tensors = _tensors(judges)
+    _check(tensors, tensors, path)
     try:
         header = json.dumps(
             {"format": FORMAT, "provenance": dict(provenance)}, allow_nan=False, sort_keys=True
@@ -98,7 +92,7 @@ def load_judges(path: str | Path = WEIGHTS) -> Judges:
         found = header.get("format") if isinstance(header, dict) else header
         raise UserError(f'{path}: format is {found!r}, this version reads "{FORMAT}"')
     judges = Judges(provenance=dict(header.get("provenance", {})))
-    _check_tensors(judges, tensors, str(path))
+    _check(_tensors(judges), tensors, path)
     for prefix, part in judges.parts().items():
         part.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in part.state_dict()})
         part.eval().requires_grad_(False)
@@ -106,30 +100,15 @@ def load_judges(path: str | Path = WEIGHTS) -> Judges:
     return judges
 
 
-def _check_tensors(judges: Judges, tensors: Mapping[str, Tensor], path: str) -> None:
-    wanted = {
-        f"{prefix}.{name}": tensor
+def _tensors(judges: Judges) -> dict[str, Tensor]:
+    """All tensors by their names in the file."""
+    return {
+        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
         for prefix, part in judges.parts().items()
         for name, tensor in part.state_dict().items()
     }
-    faults = [f"{name} is missing" for name in wanted if name not in tensors]
-    faults += [f"{name} is unknown" for name in tensors if name not in wanted]
-    faults += [
-        f"{name} is {_kind(tensors[name])} instead of {_kind(tensor)}"
-        for name, tensor in wanted.items()
-        if name in tensors and (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype)
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(f"{path}: holds other judges: {'; '.join(faults[:3])}{more}; train them again")
-    _check_finite(tensors, path)
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
-    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise UserError(f"{path}: {', '.join(bad[:3])} of the judges is not finite; train them again")
+def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    faults = tensor_faults({name: tensor_kind(tensor) for name, tensor in wanted.items()}, tensors)
+    refuse(faults, f"{path}: unusable judges", "train them again")

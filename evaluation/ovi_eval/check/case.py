@@ -21,7 +21,7 @@ from ovi_eval.check.generated import weights
 from ovi_eval.check.goldens import Goldens
 from ovi_eval.check.lines import Line
 from ovi_eval.common.needs import Need, missing
-from ovi_eval.common.weights import PublishedFile, find_weights
+from ovi_eval.common.weights import Network, PublishedFile, find_weights, load_published
 
 Kept = TypeVar("Kept")
 
@@ -72,6 +72,16 @@ class Setting:
             else:
                 torch.save({file.inside: tensors} if file.inside else tensors, path)
         return path
+
+    def network(
+        self,
+        build: Callable[[], Network],
+        file: PublishedFile,
+        keys: str,
+        tables: dict[str, Tensor] | None = None,
+    ) -> Network:
+        """The network with generated weights; arguments as `generated_weights`."""
+        return load_published(build, self.generated_weights(file, keys, tables), file).network
 
     def keep(self, name: str, make: Callable[[], Kept]) -> Kept:
         """What `make` gives, made once for all cases of a group."""

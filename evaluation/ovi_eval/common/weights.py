@@ -8,7 +8,7 @@ files from before torch 0.4.1 lack and no result depends on, may be missing.
 
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -116,7 +116,8 @@ def load_published(
     for name, tensor in wanted.items():
         if name.endswith(COUNTER):
             tensors.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
-    _check(wanted, tensors, file, path)
+    faults = tensor_faults({name: tensor_kind(tensor) for name, tensor in wanted.items()}, tensors)
+    refuse(faults, f"{path}: holds other weights than those of {file.what}", f"fetch {file.needs()}")
     network.load_state_dict(tensors, assign=True)
     network.eval().requires_grad_(False)
     known = digest.startswith(file.sha256) if file.sha256 else None
@@ -139,26 +140,25 @@ def _tensors(content: object, file: PublishedFile, path: Path) -> dict[str, Tens
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _check(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: PublishedFile, path: Path
-) -> None:
+def tensor_faults(wanted: Mapping[str, str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with tensors of which names and kinds (see `tensor_kind`) are known, in a few words each."""
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} is unknown" for name in tensors if name not in wanted]
     faults += [
-        f"{name} is {_kind(tensors[name])} instead of {_kind(tensor)}"
-        for name, tensor in wanted.items()
-        if name in tensors and _kind(tensors[name]) != _kind(tensor)
+        f"{name} is {found} instead of {kind}"
+        for name, kind in wanted.items()
+        if name in tensors and (found := tensor_kind(tensors[name])) != kind
     ]
-    faults += [
-        f"{name} is not finite" for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())
-    ]
+    return faults + [f"{name} is not finite" for name, x in tensors.items() if not bool(x.isfinite().all())]
+
+
+def tensor_kind(tensor: Tensor) -> str:
+    """Type and shape, as "float32 [2, 3]"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def refuse(faults: Sequence[str], what: str, remedy: str) -> None:
+    """Raises UserError with the first faults of the tensors in a file, if there are any."""
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(
-            f"{path}: holds other weights than those of {file.what}: {'; '.join(faults[:3])}{more}; "
-            f"fetch {file.needs()}"
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        raise UserError(f"{what}: {'; '.join(faults[:3])}{more}; {remedy}")

@@ -9,17 +9,19 @@ Shapes: N frames, n faces in a frame: rows of x1, y1, x2, y2 (left, top, right, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from ovi_eval.backbones import s3fd, ultraface
+from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import find_weights
+from ovi_eval.common.weights import find_weights, load_published
 
 BATCH = 4
 
@@ -39,7 +41,7 @@ class Detector(ABC):
 
     @classmethod
     @abstractmethod
-    def found(cls, for_what: str, device: torch.device = CPU) -> Detector:
+    def found(cls, for_what: str, device: torch.device = CPU) -> Self:
         """The detector with the weights in OVI_EVAL_WEIGHTS. Raises UserError with what `for_what` needs without
         them.
         """
@@ -52,46 +54,41 @@ class Detector(ABC):
     def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
         """The faces [n, 5] in each of some shrunk frames of `height` x `width` pixels, the best first."""
 
-    def _faces(
-        self, frames_N3HW: Tensor, faces: Callable[..., np.ndarray], height: int, width: int
-    ) -> list[np.ndarray]:
+
+class _TorchDetector(Detector):
+    """A detector whose file, network, preparation of frames and choice of faces are those of one module."""
+
+    module: ClassVar[Any]
+    build: ClassVar[type[nn.Module]]
+
+    @classmethod
+    def found(cls, for_what: str, device: torch.device = CPU) -> Self:
+        loaded = load_published(cls.build, find_weights(cls.module.FILE, for_what), cls.module.FILE)
+        return cls(loaded.network.to(device), loaded.path, loaded.sha256, device)
+
+    def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
+        return self.module.shrunk(frame_HWC)
+
+    def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
         with torch.no_grad():
-            scores_NP, boxes_NP4 = self.network(frames_N3HW.to(self.device))
-        return [faces(*one, height, width) for one in zip(scores_NP, boxes_NP4, strict=True)]
+            scores_NP, boxes_NP4 = self.network(self.module.prepared(small_NHWC).to(self.device))
+        return [self.module.faces(*one, height, width) for one in zip(scores_NP, boxes_NP4, strict=True)]
 
 
-class S3FDDetector(Detector):
+class S3FDDetector(_TorchDetector):
     """S3FD on frames of a quarter of the size, as SyncNet's release has it."""
 
     name = "s3fd"
-
-    @classmethod
-    def found(cls, for_what: str, device: torch.device = CPU) -> S3FDDetector:
-        loaded = s3fd.load_s3fd(find_weights(s3fd.FILE, for_what))
-        return cls(loaded.network.to(device), loaded.path, loaded.sha256, device)
-
-    def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
-        return s3fd.shrunk(frame_HWC)
-
-    def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-        return self._faces(s3fd.prepared(small_NHWC), s3fd.faces, height, width)
+    module = s3fd
+    build = s3fd.S3FD
 
 
-class UltraFaceDetector(Detector):
+class UltraFaceDetector(_TorchDetector):
     """UltraFace RFB-320 in plain torch."""
 
     name = "ultraface-rfb320"
-
-    @classmethod
-    def found(cls, for_what: str, device: torch.device = CPU) -> UltraFaceDetector:
-        loaded = ultraface.load_ultraface(find_weights(ultraface.FILE, for_what))
-        return cls(loaded.network.to(device), loaded.path, loaded.sha256, device)
-
-    def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:
-        return ultraface.shrunk(frame_HWC)
-
-    def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-        return self._faces(ultraface.prepared(small_NHWC), ultraface.faces, height, width)
+    module = ultraface
+    build = ultraface.UltraFace
 
 
 class UltraFaceOnnxDetector(UltraFaceDetector):
@@ -100,10 +97,10 @@ class UltraFaceOnnxDetector(UltraFaceDetector):
     name = "ultraface-rfb320-onnx"
 
     @classmethod
-    def found(cls, for_what: str, device: torch.device = CPU) -> UltraFaceOnnxDetector:
+    def found(cls, for_what: str, device: torch.device = CPU) -> Self:
         path = find_weights(ultraface.ONNX_FILE, for_what)
-        network = ultraface.UltraFaceOnnx(path)
-        return cls(network, path, network.sha256)
+        network = OnnxFile(path, ultraface.ONNX_FILE, "sync")
+        return cls(partial(ultraface.onnx_faces, network), path, network.sha256)
 
 
 def faces_in(detector: Detector, frames: Sequence[np.ndarray], height: int, width: int) -> list[np.ndarray]:

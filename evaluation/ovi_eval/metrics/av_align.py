@@ -20,6 +20,7 @@ Shapes: A onsets, T frames, V peaks of the flow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +36,7 @@ from ovi_eval.common.compiled import compiling, own_compiled_code
 from ovi_eval.common.needs import Package
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
 
 Array = NDArray[np.float64]
 
@@ -187,42 +188,29 @@ def _near(onsets_A: Array, peaks_V: Array, fps: float) -> NDArray[np.bool_]:
     return (peaks_V - 1 / fps < onsets_A[:, None]) & (onsets_A[:, None] < peaks_V + 1 / fps)
 
 
-class _AvAlign(ItemMean):
-    """What both share."""
+class AvAlign(ItemMean):
+    """AV-Align by one rule, of peaks of motion of at least `floor` pixels a frame."""
 
     extractor = PeaksOfSoundAndMotion
-    floor: ClassVar[float] = 0.0
-
-    def share(self, onsets_A: Array, peaks_V: Array, fps: float) -> float:
-        raise TypeError(f"{type(self).__name__} has no share()")
+    rule: ClassVar[Callable[[Array, Array, float], float]]
+    floor: ClassVar[float]
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         onsets_A, fps = features["onsets"].numpy(), float(features["fps"])
         peaks_V = motion_peaks(features["flow"].numpy(), fps, self.floor)
         if not len(onsets_A) and not len(peaks_V):
             raise UserError("it has no onset of sound and no peak of motion, so there is nothing to align")
-        return [self.share(onsets_A, peaks_V, fps)]
+        return [type(self).rule(onsets_A, peaks_V, fps)]
 
 
-class AvAlignJavis(_AvAlign):
-    """AV-Align as JavisBench counts it."""
-
-    name = "av_align_javis"
-    values = (ValueSpec("av_align_javis", "higher"),)
-
-    def share(self, onsets_A: Array, peaks_V: Array, fps: float) -> float:
-        return javis_rule(onsets_A, peaks_V, fps)
-
-
-class AvAlignMova(_AvAlign):
-    """AV-Align as MOVA counts it."""
-
-    name = "av_align_mova"
-    values = (ValueSpec("av_align_mova", "higher"),)
-    floor = MOVA_FLOOR
-
-    def share(self, onsets_A: Array, peaks_V: Array, fps: float) -> float:
-        return mova_rule(onsets_A, peaks_V, fps)
+AV_ALIGN: dict[str, type[AvAlign]] = {
+    name: variant_of(AvAlign, name, values=(ValueSpec(name, "higher"),), rule=staticmethod(rule), floor=floor)
+    for name, rule, floor in (
+        ("av_align_javis", javis_rule, 0.0),
+        ("av_align_mova", mova_rule, MOVA_FLOOR),
+    )
+}
+"""AV-Align as JavisBench and as MOVA count it."""
 
 
 def _cv2() -> Any:

@@ -12,9 +12,10 @@ Shapes: N clips, R rows of features (a clip may have several), K values, D featu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from itertools import chain
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,10 +25,12 @@ from torchmetrics.utilities import dim_zero_cat
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Need
 from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import LoadedNetwork, Network
 from ovi_eval.results.files import Direction, MetricKind
 from ovi_eval.stats.intervals import Interval
 
 Features = dict[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class Extractor(ABC):
     def key(self) -> str:
         """All that the features of a clip depend on besides the clip."""
         return f"{self.name} v{self.version}; {self.variant}; {self.preprocessing}"
+
+    def take(self, loaded: LoadedNetwork[Network]) -> Network:
+        """The network on this extractor's device; results name its weights from now on."""
+        self.weights[loaded.path.name] = loaded.sha256
+        self.variant = loaded.variant
+        return loaded.network.to(self.device)
 
     def notes(self, items: Sequence[Item]) -> tuple[str, ...]:
         """What to tell beside the numbers of these clips, such as texts of which only a part is read."""
@@ -116,30 +125,54 @@ class ItemMetric(Metric):
     extractor: ClassVar[type[Extractor]]
     compares: ClassVar[Compared]
     by_default: ClassVar[bool] = True
+    states: ClassVar[tuple[tuple[str, str], ...]]
+    """For the scored clips, and for the reference where one is kept: the states of rows and of the rows' clips."""
+    row_type: ClassVar[torch.dtype] = torch.float32
 
     def __init__(self, **kwargs: Any) -> None:
         # The runner synchronises once, before it reads values, clips and details.
         super().__init__(sync_on_compute=False, **kwargs)
+        for state in chain.from_iterable(self.states):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def applies(self, caption: str) -> Sequence[bool]:
         """For each of `values`, whether a clip with this caption should have it; the others do not lower coverage."""
         return (True,) * len(self.values)
 
     def agree(self, width: int) -> None:
-        """Before synchronising: `width` is the largest `row_width` of all processes."""
+        """Makes empty states tensors, before synchronising: `width` is the largest `row_width` of all processes."""
+        for rows, places in ((getattr(self, name) for name in pair) for pair in self.states):
+            if not len(rows) and isinstance(rows, list):  # synchronised states are tensors
+                rows.append(torch.zeros(0, width, dtype=self.row_type))
+                places.append(torch.zeros(0, dtype=torch.long))
 
     @property
     def row_width(self) -> int:
         """How many numbers a row of this process's states has, 0 where it has seen nothing."""
-        return 0
+        return next(
+            (dim_zero_cat(rows).shape[1] for name, _ in self.states if len(rows := getattr(self, name))), 0
+        )
+
+    def ordered(self, reference: bool = False) -> tuple[Tensor, Tensor]:
+        """All rows [R, D] and the clip of each row [R], in the order of the clips."""
+        self.agree(self.row_width)
+        rows_RD, places_R = (dim_zero_cat(getattr(self, name)) for name in self.states[int(reference)])
+        order = places_R.argsort(stable=True)
+        return rows_RD[order], places_R[order]
+
+    def add(self, rows_RD: Tensor, place: int, reference: bool = False) -> None:
+        """Keeps the rows of one clip."""
+        rows, places = (getattr(self, name) for name in self.states[int(reference)])
+        rows.append(rows_RD)
+        places.append(torch.full((len(rows_RD),), place))
 
     def per_clip(self, count: int) -> dict[str, Tensor]:
         """Each value of clips 0 to `count`: [N] float64, NaN where a clip has none. Empty for sets."""
         return {}
 
+    @abstractmethod
     def have(self) -> dict[str, int]:
         """How many clips each value rests on."""
-        raise TypeError(f"{type(self).__name__} has no have()")
 
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
         """The details of each value; `resamples` 0 leaves the intervals out."""
@@ -154,21 +187,20 @@ class ItemMean(ItemMetric):
 
     kind: ClassVar[MetricKind] = "mean"
     compares: ClassVar[Compared] = "alone"
-    places: list[Tensor]
-    scores: list[Tensor]
+    states = (("scores", "places"),)
+    row_type = torch.float64
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("places", "scores"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+    @property
+    def row_width(self) -> int:
+        return len(self.values)
 
+    @abstractmethod
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         """One value for each of `values`, NaN for one that the clip lacks.
 
         `reference`: the features of the clip with the same id, for a metric over pairs. Raises UserError with
         the reason where the clip has no value at all.
         """
-        raise TypeError(f"{type(self).__name__} has no measure()")
 
     def update(
         self, place: int, features: Features, reference: Features | None = None, caption: str = ""
@@ -178,34 +210,23 @@ class ItemMean(ItemMetric):
         if len(found) != len(self.values):
             raise TypeError(f"{self.name} has {len(self.values)} values, measure() gave {len(found)}")
         found = [x if here else float("nan") for x, here in zip(found, self.applies(caption), strict=True)]
-        self.scores.append(torch.tensor([found], dtype=torch.float64))
-        self.places.append(torch.tensor([place]))
+        self.add(torch.tensor([found], dtype=torch.float64), place)
 
     def compute(self) -> dict[str, Tensor]:
         """The mean of each value over the clips that have it; NaN where none has."""
-        return {
-            spec.key: column.nanmean() for spec, column in zip(self.values, self.ordered().T, strict=True)
-        }
-
-    def ordered(self) -> Tensor:
-        """All scores [N, K], in the order of the clips."""
-        self.agree(len(self.values))
-        return dim_zero_cat(self.scores)[dim_zero_cat(self.places).argsort()]
-
-    def agree(self, width: int) -> None:
-        if not len(self.scores) and isinstance(self.scores, list):  # synchronised states are tensors
-            self.scores.append(torch.zeros(0, len(self.values), dtype=torch.float64))
-            self.places.append(torch.zeros(0, dtype=torch.long))
+        return self._by_key(column.nanmean() for column in self.ordered()[0].T)
 
     def per_clip(self, count: int) -> dict[str, Tensor]:
-        self.agree(len(self.values))
+        scores_NK, places_N = self.ordered()
         all_NK = torch.full((count, len(self.values)), torch.nan, dtype=torch.float64)
-        all_NK[dim_zero_cat(self.places)] = dim_zero_cat(self.scores)
-        return dict(zip([spec.key for spec in self.values], all_NK.T, strict=True))
+        all_NK[places_N] = scores_NK
+        return self._by_key(all_NK.T)
 
     def have(self) -> dict[str, int]:
-        counts = (~self.ordered().isnan()).sum(dim=0).tolist()
-        return dict(zip([spec.key for spec in self.values], counts, strict=True))
+        return self._by_key((~self.ordered()[0].isnan()).sum(dim=0).tolist())
+
+    def _by_key(self, of_values: Iterable[T]) -> dict[str, T]:
+        return dict(zip([spec.key for spec in self.values], of_values, strict=True))
 
 
 class ItemSet(ItemMetric):
@@ -216,16 +237,11 @@ class ItemSet(ItemMetric):
 
     kind: ClassVar[MetricKind] = "frechet"
     compares: ClassVar[Compared] = "sets"
+    states = (("scored", "scored_places"), ("references", "reference_places"))
     feature: ClassVar[str]
-    scored: list[Tensor]
-    scored_places: list[Tensor]
-    references: list[Tensor]
-    reference_places: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for state in ("scored", "scored_places", "references", "reference_places"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
         self._copies: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {})
 
     def take_as_one(self, scored: Mapping[int, int], reference: Mapping[int, int]) -> None:
@@ -246,47 +262,28 @@ class ItemSet(ItemMetric):
         first_R = self.measured(reference)[1] == places_R
         return rows_RD[first_R]
 
-    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
+    @abstractmethod
+    def value(self, scored_RD: Tensor, reference_RD: Tensor) -> dict[str, float]:
         """The values by key; NaN where there are too few clips of either kind."""
-        raise TypeError(f"{type(self).__name__} has no value()")
 
     def update(self, place: int, features: Features, reference: bool = False) -> None:
         """Adds a clip to the scored ones, or to those they are compared with."""
         rows_RD = features[self.feature].detach().cpu()
-        rows_RD = rows_RD[None] if rows_RD.dim() == 1 else rows_RD
-        places_R = torch.full((len(rows_RD),), place)
-        (self.references if reference else self.scored).append(rows_RD)
-        (self.reference_places if reference else self.scored_places).append(places_R)
-
-    @property
-    def row_width(self) -> int:
-        for state in (self.scored, self.references):
-            if len(state):
-                return dim_zero_cat(state).shape[1]
-        return 0
-
-    def agree(self, width: int) -> None:
-        for rows, places in (
-            (self.scored, self.scored_places),
-            (self.references, self.reference_places),
-        ):
-            if not len(rows) and isinstance(rows, list):  # synchronised states are tensors
-                rows.append(torch.zeros(0, width))
-                places.append(torch.zeros(0, dtype=torch.long))
-
-    def ordered(self, reference: bool = False) -> tuple[Tensor, Tensor]:
-        """Features [R, D] and the clip of each row [R], in the order of the clips."""
-        self.agree(self.row_width)
-        rows_RD = dim_zero_cat(self.references if reference else self.scored)
-        places_R = dim_zero_cat(self.reference_places if reference else self.scored_places)
-        order = places_R.argsort(stable=True)
-        return rows_RD[order], places_R[order]
+        self.add(rows_RD[None] if rows_RD.dim() == 1 else rows_RD, place, reference)
 
     def compute(self) -> dict[str, Tensor]:
-        scored_RD, reference_RD = self.ordered()[0], self.ordered(reference=True)[0]
-        found = self.value(scored_RD, reference_RD if self.compares == "sets" else None)
+        found = self.value(self.ordered()[0], self.ordered(reference=True)[0])
         return {key: torch.tensor(value, dtype=torch.float64) for key, value in found.items()}
 
     def have(self) -> dict[str, int]:
         count = int(self.ordered()[1].unique().numel())
         return {spec.key: count for spec in self.values}
+
+
+Kind = TypeVar("Kind", bound=ItemMetric)
+
+
+def variant_of(base: type[Kind], name: str, **choices: Any) -> type[Kind]:
+    """A metric of that name that differs from `base` in its choices; its one value, if none are given, has its name."""
+    values = (ValueSpec(name, "lower"),)
+    return type(name, (base,), {"name": name, "values": values, "__doc__": base.__doc__, **choices})

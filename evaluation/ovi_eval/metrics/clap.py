@@ -8,7 +8,6 @@ Shapes: N clips, E = 512 features.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -26,19 +25,18 @@ from ovi_eval.backbones.clap import (
 from ovi_eval.backbones.clap_keys import BASE, TINY, Size
 from ovi_eval.backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
 from ovi_eval.clips.captions import few
-from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Need, PublishedFile, find_folder, find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
+from ovi_eval.metrics.sound_features import audible
 
 
 class Clap(Extractor):
     """`audio` and `text`, [512] float32 of length 1 each, of a clip's sound and caption.
 
-    Subclasses name another checkpoint, implementation or way of preparing the sound. `weights` and `folder` (of the
-    tokenizer) replace what is otherwise found by OVI_EVAL_WEIGHTS.
+    Subclasses name another checkpoint, implementation or way of preparing the sound.
     """
 
     name = "clap"
@@ -54,21 +52,14 @@ class Clap(Extractor):
     )
     reads_caption = True
 
-    def __init__(
-        self,
-        device: torch.device = CPU,
-        *,
-        weights: str | Path | None = None,
-        folder: str | Path | None = None,
-    ) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
-        self.tokenizer = Tokenizer(Path(folder or find_folder(TOKENIZER, self.name)), self.size)
-        path = weights or find_weights(self.file, self.name)
-        loaded = load_clap(path, self.file, self.size, laion=self.laion)
-        self.network = loaded.network.to(device)
+        self.tokenizer = Tokenizer(find_folder(TOKENIZER, self.name), self.size)
+        path = find_weights(self.file, self.name)
+        self.network = self.take(load_clap(path, self.file, self.size, laion=self.laion))
         heard = {"one": "one crop", "all": "all crops"}[self.crops]
-        self.variant = f"{loaded.variant}, tokenizer {self.tokenizer.digest[:12]}, {self.rounding}, {heard}"
-        self.weights = {loaded.path.name: loaded.sha256, TOKENIZER.name: self.tokenizer.digest}
+        self.variant += f", tokenizer {self.tokenizer.digest[:12]}, {self.rounding}, {heard}"
+        self.weights[TOKENIZER.name] = self.tokenizer.digest
 
     def notes(self, items: Sequence[Item]) -> tuple[str, ...]:
         """Says whose captions are read in part, as the reference reads them."""
@@ -86,12 +77,7 @@ class Clap(Extractor):
         """
         if not item.caption.strip():
             raise UserError("it has no caption, which CLAP compares its sound with")
-        wave_S = item.audio(SAMPLE_RATE).wave_S
-        if not bool(wave_S.isfinite().all()):
-            raise UserError("its sound is not finite")
-        if float(wave_S.abs().max()) < SILENT:
-            raise UserError("its sound is silence")
-        return pieces(wave_S, item.content(), self.rounding, self.crops), item.caption
+        return pieces(audible(item, SAMPLE_RATE), item.content(), self.rounding, self.crops), item.caption
 
     @torch.no_grad()
     def run(self, loaded: tuple[Tensor, str]) -> Features:
@@ -152,15 +138,12 @@ class ClapScore(ItemMean):
 
 
 CLAP: dict[str, type[ClapScore]] = {
-    extractor.name: type(
+    extractor.name: variant_of(
+        ClapScore,
         extractor.name,
-        (ClapScore,),
-        {
-            "name": extractor.name,
-            "values": (ValueSpec(f"{extractor.name}_score", "higher"),),
-            "extractor": extractor,
-            "by_default": not extractor.laion,  # the same values as `clap` again
-        },
+        extractor=extractor,
+        values=(ValueSpec(f"{extractor.name}_score", "higher"),),
+        by_default=not extractor.laion,  # the same values as `clap` again
     )
     for extractor in (Clap, Clap630k, ClapFloat, ClapAllCrops, ClapLaion)
 }

@@ -32,7 +32,7 @@ class IsPanns(ItemSet):
     extractor = PannsFeatures
     feature = "logits"
 
-    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
+    def value(self, scored_RD: Tensor, reference_RD: Tensor) -> dict[str, float]:
         enough = len(scored_RD) >= SPLITS
         return {self.name: inception_score(scored_RD, SPLITS)[0] if enough else float("nan")}
 
@@ -66,8 +66,7 @@ class KlPanns(ItemMean):
     over: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-        if reference is None:
-            raise TypeError(f"{self.name} compares pairs of clips")
+        assert reference is not None  # as this metric compares pairs
         return kl_divergences(features["logits"][None], reference["logits"][None], self.over).tolist()
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ovi_eval.backbones import dnsmos
+from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
-from ovi_eval.common.needs import Package, find_weights
+from ovi_eval.common.needs import Package, PublishedFile, find_weights
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
 
 ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
 
@@ -37,8 +37,8 @@ class _Scores(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         path = find_weights(self.file, self.name)
-        self.network = dnsmos.OnnxNetwork(path, self.file)
-        self.variant = f"{self.network.variant}, 16 kHz by FFmpeg"
+        self.network = OnnxFile(path, self.file, "dnsmos")
+        self.variant = f"weights {self.network.sha256[:12]}, 16 kHz by FFmpeg"
         self.weights = {path.name: self.network.sha256}
 
     def load(self, item: Item) -> np.ndarray:
@@ -83,14 +83,8 @@ class _OfScores(ItemMean):
 
 
 DNSMOS: dict[str, type[_OfScores]] = {
-    extractor.name: type(
-        extractor.name,
-        (_OfScores,),
-        {
-            "name": extractor.name,
-            "values": tuple(ValueSpec(key, "higher") for key in keys),
-            "extractor": extractor,
-        },
+    extractor.name: variant_of(
+        _OfScores, extractor.name, extractor=extractor, values=tuple(ValueSpec(key, "higher") for key in keys)
     )
     for extractor, keys in (
         (P808Score, ("dnsmos_p808",)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ovi_eval.metrics.base import Details, ItemSet, ValueSpec
-from ovi_eval.metrics.frechet import compared_with, too_few
+from ovi_eval.metrics.frechet import too_few
 from ovi_eval.metrics.sound_features import VGGishFeatures
 from ovi_eval.stats.frechet_intervals import FEWEST, frechet_infinity
 
@@ -24,8 +24,7 @@ class FadInfVGGish(ItemSet):
     extractor = VGGishFeatures
     feature = "features"
 
-    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
-        reference_RD = compared_with(self.name, reference_RD)
+    def value(self, scored_RD: Tensor, reference_RD: Tensor) -> dict[str, float]:
         enough = len(scored_RD) > FEWEST and not too_few(scored_RD, reference_RD)
         return {self.name: frechet_infinity(scored_RD, reference_RD).value if enough else float("nan")}
 

@@ -11,14 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Details, Extractor, ItemSet, ValueSpec
-from ovi_eval.metrics.i3d_features import (
-    CdFvdFeatures,
-    PytorchI3DFeatures,
-    StyleganVFeatures,
-    VideoGPTFeatures,
-)
+from ovi_eval.metrics.base import Details, Extractor, ItemSet, variant_of
+from ovi_eval.metrics.i3d_features import FVD
 from ovi_eval.metrics.sound_features import PannsFeatures, VGGishFeatures
 from ovi_eval.stats.frechet import frechet_distance
 from ovi_eval.stats.frechet_intervals import affordable, frechet_interval, frechet_warnings, small_sample_bias
@@ -33,27 +27,18 @@ def too_few(scored_RD: Tensor, reference_RD: Tensor) -> str:
     return ""
 
 
-def compared_with(key: str, reference_RD: Tensor | None) -> Tensor:
-    """The reference features of a metric over sets. Raises UserError where there is no reference at all."""
-    if reference_RD is None:
-        raise UserError(f"{key} compares with real clips; give a reference")
-    return reference_RD
-
-
 class FrechetOfSets(ItemSet):
     """The Fréchet distance of all scored clips' features to all reference clips'. Its one value has its name."""
 
     feature = "features"
 
-    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
-        key = self.values[0].key
-        reference_RD = compared_with(key, reference_RD)
+    def value(self, scored_RD: Tensor, reference_RD: Tensor) -> dict[str, float]:
         none = too_few(scored_RD, reference_RD)
-        return {key: float("nan") if none else frechet_distance(scored_RD, reference_RD)}
+        return {self.name: float("nan") if none else frechet_distance(scored_RD, reference_RD)}
 
     def details(self, seed: int, resamples: int) -> dict[str, Details]:
         """Interval over clips, dimension, small-sample bias, and a warning where rows are fewer than features."""
-        key = self.values[0].key
+        key = self.name
         (scored_RD, clips_R), (reference_RD, others_R) = self.measured(), self.measured(reference=True)
         if none := too_few(scored_RD, reference_RD):
             return {key: Details(warnings=(none,))}
@@ -80,24 +65,13 @@ class FrechetOfSets(ItemSet):
 
 def frechet_metric(name: str, extractor: type[Extractor], feature: str = "features") -> type[FrechetOfSets]:
     """The Fréchet distance in one feature of an extractor, as a metric whose value has its name."""
-    choices = {
-        "name": name,
-        "values": (ValueSpec(name, "lower"),),
-        "extractor": extractor,
-        "feature": feature,
-    }
-    return type(name, (FrechetOfSets,), {**choices, "__module__": __name__})
+    return variant_of(FrechetOfSets, name, extractor=extractor, feature=feature)
 
 
-FRECHET: dict[str, type[FrechetOfSets]] = {
-    name: frechet_metric(name, extractor)
-    for name, extractor in (
-        ("fvd_stylegan_v", StyleganVFeatures),
-        ("fvd_videogpt", VideoGPTFeatures),
-        ("fvd_pytorch_i3d", PytorchI3DFeatures),  # I3D with an eps of 1e-3
-        ("fvd_cd_fvd", CdFvdFeatures),  # whole frames drawn to 224x224, as content-debiased FVD has them
-        ("fad_vggish", VGGishFeatures),  # 128 features, without the last ReLU and without PCA
-        ("fd_panns", PannsFeatures),  # Cnn14's 2048 features
-    )
-}
+_ROWS: tuple[tuple[str, type[Extractor]], ...] = (
+    *FVD.items(),
+    ("fad_vggish", VGGishFeatures),  # 128 features, without the last ReLU and without PCA
+    ("fd_panns", PannsFeatures),  # Cnn14's 2048 features
+)
+FRECHET = {name: frechet_metric(name, extractor) for name, extractor in _ROWS}
 """The published variants by name; which choices they make is in their extractors."""

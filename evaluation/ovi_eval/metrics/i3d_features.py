@@ -32,40 +32,31 @@ class I3DFeatures(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         loaded = i3d.load_i3d(find_weights(i3d.FILE, self.name), self.choices)
-        self.network = loaded.network.to(device)
+        self.network = self.take(loaded)
         self.variant = f"{self.choices}, {loaded.variant}"
-        self.weights = {loaded.path.name: loaded.sha256}
 
     def load(self, item: Item) -> Tensor:
         """What I3D sees, [1, 3, T, 224, 224] float32. Raises UserError for fewer frames than FVD needs."""
         frames_THWC = item.video().constant().frames_THWC
         if len(frames_THWC) < i3d.SHORTEST:
             raise UserError(f"it has {len(frames_THWC)} frames, FVD needs {i3d.SHORTEST}")
-        return i3d.preprocess(frames_THWC[None], i3d.find_variant(self.choices).fit)
+        return i3d.preprocess(frames_THWC[None], i3d.VARIANTS[self.choices].fit)
 
     def run(self, loaded: Tensor) -> Features:
         return {"features": i3d.logits_of(self.network, loaded)[0]}
 
 
-class StyleganVFeatures(I3DFeatures):
-    """I3D as StyleGAN-V's code has it."""
-
-    name, choices, preprocessing = "i3d_stylegan_v", "stylegan-v", CROPPED
-
-
-class VideoGPTFeatures(I3DFeatures):
-    """I3D as VideoGPT's code has it."""
-
-    name, choices, preprocessing = "i3d_videogpt", "videogpt", CROPPED
-
-
-class PytorchI3DFeatures(I3DFeatures):
-    """I3D as pytorch-i3d has it, with its eps of 1e-3."""
-
-    name, choices, preprocessing = "i3d_pytorch_i3d", "pytorch-i3d", CROPPED
-
-
-class CdFvdFeatures(I3DFeatures):
-    """I3D of whole frames drawn to 224x224, as content-debiased FVD's code prepares them."""
-
-    name, choices, preprocessing = "i3d_cd_fvd", "cd-fvd", STRETCHED
+FVD: dict[str, type[I3DFeatures]] = {
+    f"fvd_{name}": type(
+        f"i3d_{name}",
+        (I3DFeatures,),
+        {"name": f"i3d_{name}", "choices": name.replace("_", "-"), "preprocessing": preprocessing},
+    )
+    for name, preprocessing in (
+        ("stylegan_v", CROPPED),
+        ("videogpt", CROPPED),
+        ("pytorch_i3d", CROPPED),
+        ("cd_fvd", STRETCHED),
+    )
+}
+"""I3D with the choices of each implementation, by the name of its distance."""

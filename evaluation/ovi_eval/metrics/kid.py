@@ -12,7 +12,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from ovi_eval.metrics.base import Details, ItemSet, ValueSpec
-from ovi_eval.metrics.frechet import compared_with
 from ovi_eval.metrics.sound_features import PannsFeatures
 from ovi_eval.stats.intervals import Interval
 from ovi_eval.stats.kernel_distance import SIZE, kernel_distance, kernel_interval
@@ -29,8 +28,7 @@ class KidPanns(ItemSet):
     extractor = PannsFeatures
     feature = "features"
 
-    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
-        reference_RD = compared_with(self.name, reference_RD)
+    def value(self, scored_RD: Tensor, reference_RD: Tensor) -> dict[str, float]:
         enough = min(len(scored_RD), len(reference_RD)) >= SIZE
         return {self.name: kernel_distance(scored_RD, reference_RD)[0] if enough else float("nan")}
 

@@ -16,11 +16,11 @@ from ovi_eval.backbones.syncnet_crop import Crop, read_crop, through_jpeg
 from ovi_eval.clips.items import FileItem, Item
 from ovi_eval.common.needs import Need, Package
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import find_weights
+from ovi_eval.common.weights import find_weights, load_published
 from ovi_eval.errors import UserError
 from ovi_eval.faces import clip, crop, tracks
 from ovi_eval.faces.detection import Detector, S3FDDetector, UltraFaceDetector, faces_in
-from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
 
 _INSTALL = "pip install 'ovi-lab[sync]'"
 CV2 = Package("cv2", _INSTALL, "to resize frames as SyncNet's release does")
@@ -32,10 +32,8 @@ class _SyncNet(Extractor):
 
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
-        loaded = syncnet.load_syncnet(find_weights(syncnet.FILE, self.name))
-        self.network = loaded.network.to(device)
-        self.weights = {loaded.path.name: loaded.sha256}
-        self.variant = loaded.variant
+        path = find_weights(syncnet.FILE, self.name)
+        self.network = self.take(load_published(syncnet.SyncNet, path, syncnet.FILE))
 
     def judge(self, seen: Crop) -> syncnet.Sync:
         """Raises UserError for a crop too short for a window."""
@@ -44,11 +42,9 @@ class _SyncNet(Extractor):
 
 def _features(judged: list[syncnet.Sync]) -> Features:
     return {
-        "distance": torch.tensor([sync.distance for sync in judged], dtype=torch.float64),
-        "confidence": torch.tensor([sync.confidence for sync in judged], dtype=torch.float64),
-        "offset": torch.tensor([sync.offset for sync in judged], dtype=torch.float64),
-        "mean_distances": torch.stack([sync.mean_R for sync in judged]),
-    }
+        key: torch.tensor([getattr(sync, key) for sync in judged], dtype=torch.float64)
+        for key in ("distance", "confidence", "offset")
+    } | {"mean_distances": torch.stack([sync.mean_R for sync in judged])}
 
 
 class SyncNetTracks(_SyncNet):
@@ -59,7 +55,6 @@ class SyncNetTracks(_SyncNet):
     """
 
     name = "syncnet_tracks"
-    version = "1"
     needs: ClassVar[tuple[Need, ...]] = (syncnet.FILE, s3fd.FILE, CV2, SCENEDETECT)
     preprocessing = (
         "25 fps by time, JPEG quantiser 2, cuts by ContentDetector 27, tracks by overlap 0.5 of at least 50 "
@@ -120,7 +115,6 @@ class SyncNetCrops(_SyncNet):
     """
 
     name = "syncnet_crops"
-    version = "1"
     needs: ClassVar[tuple[Need, ...]] = (syncnet.FILE,)
     preprocessing = "ready 224x224 crops at 25 fps, JPEG at 200 kbit/s, 16 kHz int16 by FFmpeg"
 
@@ -133,17 +127,22 @@ class SyncNetCrops(_SyncNet):
         return _features([self.judge(loaded)])
 
 
-class _LipSync(ItemMean):
-    """Values of the track with the highest confidence."""
-
-    version = "1"
+class LipSync(ItemMean):
+    """Sync-C, Sync-D and the absolute offset in frames at 25 fps, of the track with the highest confidence."""
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         best = int(features["confidence"].argmax())
-        distance, confidence, offset = (
-            float(features[name][best]) for name in ("distance", "confidence", "offset")
+        confidence, distance, offset = (
+            float(features[name][best]) for name in ("confidence", "distance", "offset")
         )
         return [confidence, distance, abs(offset)]
+
+
+class LipSyncOfAllTracks(ItemMean):
+    """Sync-C and Sync-D as the mean over a clip's tracks, the silent ones too, as LatentSync's script takes them."""
+
+    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
+        return [float(features["confidence"].mean()), float(features["distance"].mean())]
 
 
 def _values(name: str) -> tuple[ValueSpec, ...]:
@@ -154,52 +153,13 @@ def _values(name: str) -> tuple[ValueSpec, ...]:
     )
 
 
-class LipSync(_LipSync):
-    """Sync-C, Sync-D and the absolute offset in frames at 25 fps, faces by S3FD as published."""
-
-    name = "sync"
-    values = _values("sync")
-    extractor = SyncNetTracks
-
-
-class LipSyncAllTracks(ItemMean):
-    """Sync-C and Sync-D as the mean over a clip's tracks, the silent ones too, as LatentSync's script takes them."""
-
-    name = "sync_all_tracks"
-    version = "1"
-    values = _values("sync_all_tracks")[:2]
-    extractor = SyncNetTracks
-
-    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-        return [float(features["confidence"].mean()), float(features["distance"].mean())]
-
-
-class LipSyncUltraFace(_LipSync):
-    """The same with faces by UltraFace, whose weights are small and free."""
-
-    name = "sync_ultraface"
-    values = _values("sync_ultraface")
-    extractor = SyncNetTracksUltraFace
-
-
-class LipSyncCrops(_LipSync):
-    """The same of ready 224x224 face crops."""
-
-    name = "sync_crops"
-    values = _values("sync_crops")
-    extractor = SyncNetCrops
-
-
-DETECTORS: dict[str, type[_LipSync]] = {"s3fd": LipSync, "ultraface": LipSyncUltraFace}
-"""Sync by the face detector that a user names."""
-
-__all__ = [
-    "DETECTORS",
-    "LipSync",
-    "LipSyncAllTracks",
-    "LipSyncCrops",
-    "LipSyncUltraFace",
-    "SyncNetCrops",
-    "SyncNetTracks",
-    "SyncNetTracksUltraFace",
-]
+SYNC: dict[str, type[ItemMean]] = {
+    name: variant_of(base, name, extractor=extractor, values=_values(name)[:count])
+    for name, base, extractor, count in (
+        ("sync", LipSync, SyncNetTracks, 3),
+        ("sync_all_tracks", LipSyncOfAllTracks, SyncNetTracks, 2),
+        ("sync_ultraface", LipSync, SyncNetTracksUltraFace, 3),
+        ("sync_crops", LipSync, SyncNetCrops, 3),
+    )
+}
+"""The metrics by name: of tracks by either detector, or of files that are face crops already."""

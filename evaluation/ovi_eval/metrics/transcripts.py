@@ -37,7 +37,7 @@ from ovi_eval.metrics.base import (
     Features,
     ItemMean,
     ItemSet,
-    ValueSpec,
+    variant_of,
 )
 from ovi_eval.metrics.error_rates import character_edits, plain, word_edits
 from ovi_eval.results.files import MetricKind
@@ -152,7 +152,7 @@ class _PooledRate(ItemSet):
     compares: ClassVar[Compared] = "alone"
     extractor = Transcripts
 
-    def value(self, scored_RD: Tensor, reference_RD: Tensor | None) -> dict[str, float]:
+    def value(self, scored_RD: Tensor, reference_RD: Tensor) -> dict[str, float]:
         edits, units = scored_RD.double().sum(dim=0).tolist() if len(scored_RD) else (0.0, 0.0)
         return {self.name: edits / units if units else float("nan")}
 
@@ -183,12 +183,9 @@ def _interval(counts_N2: np.ndarray, rng: np.random.Generator) -> Interval:
 
 
 RATES: dict[str, type[_MeanRate] | type[_PooledRate]] = {
-    name: type(name, (base,), {"name": name, "values": (ValueSpec(name, "lower"),), "feature": feature})
-    for name, base, feature in (
-        ("wer", _MeanRate, "words"),
-        ("wer_pooled", _PooledRate, "words"),
-        ("cer", _MeanRate, "characters"),
-        ("cer_pooled", _PooledRate, "characters"),
-    )
+    "wer": variant_of(_MeanRate, "wer", feature="words"),
+    "wer_pooled": variant_of(_PooledRate, "wer_pooled", feature="words"),
+    "cer": variant_of(_MeanRate, "cer", feature="characters"),
+    "cer_pooled": variant_of(_PooledRate, "cer_pooled", feature="characters"),
 }
 """Word and character error rates by name."""

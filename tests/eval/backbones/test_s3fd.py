@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from helpers.generated_weights import GeneratedWeights
-from helpers.rule_made import clip
 from ovi_eval.backbones import s3fd
+from ovi_eval.check.generated import clip
+from ovi_eval.common.weights import load_published
 from ovi_eval.errors import UserError
 from ovi_eval.faces.detection import S3FDDetector
 
@@ -69,7 +70,7 @@ def test_faults_are_told(
     del tensors["conf.0.weight"]
     torch.save(tensors, tmp_path / "sfd_face.pth")
     with pytest.raises(UserError, match=r"conf\.0\.weight is missing"):
-        s3fd.load_s3fd(tmp_path / "sfd_face.pth")
+        load_published(s3fd.S3FD, tmp_path / "sfd_face.pth", s3fd.FILE)
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"sync needs S3FD weights: sfd_face\.pth from https"):
         S3FDDetector.found("sync")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from helpers.generated_weights import GeneratedWeights
-from helpers.rule_made import clip, wave
 from ovi_eval.backbones import syncnet
 from ovi_eval.backbones.mfcc import mfcc
+from ovi_eval.check.generated import clip, wave
 from ovi_eval.errors import UserError
 
 
@@ -36,7 +36,7 @@ def test_a_planted_offset_is_found(offset: int) -> None:
 
 
 def test_windows_are_those_that_picture_and_sound_both_have(generated: GeneratedWeights) -> None:
-    network = syncnet.load_syncnet(generated.path(syncnet.FILE)).network
+    network = generated.network(syncnet.SyncNet, syncnet.FILE)
     pictures, sound = torch.from_numpy(clip(20, 224, 224)), wave(16000, 0.8)
     seen_VE, heard_VE = syncnet.embeddings(network, pictures, sound)
     sync = syncnet.measure(network, pictures, sound[: 18 * 640 + 639])

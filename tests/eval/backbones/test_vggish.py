@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from helpers.generated_weights import GeneratedWeights
-from helpers.rule_made import wave
 from ovi_eval.backbones import vggish
+from ovi_eval.check.generated import wave
 from ovi_eval.common.files import file_sha256
+from ovi_eval.common.weights import load_published
 from ovi_eval.errors import UserError
 
 
@@ -14,7 +15,7 @@ def test_embeddings_in_pieces_are_those_of_the_whole(
     generated: GeneratedWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = generated.path(vggish.FILE)
-    loaded = vggish.load_vggish(file)
+    loaded = load_published(vggish.VGGish, file, vggish.FILE)
     assert loaded.sha256 == file_sha256(file)
     assert loaded.as_published is False  # these weights are generated, and the authors' digest is known
     assert not loaded.network.training
@@ -36,4 +37,4 @@ def test_waves_shorter_than_a_patch_are_told(samples: int) -> None:
 
 def test_a_wave_of_several_channels_is_told() -> None:
     with pytest.raises(UserError, match=r"got \[2, 16000\]"):
-        vggish.log_mel(torch.zeros(2, 16000))
+        vggish.patches(torch.zeros(2, 16000))

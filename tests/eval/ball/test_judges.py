@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.ball_clips import broken_clips, real_clips, score
 from ovi_eval.ball import detectors, networks
-from ovi_eval.ball.judges import HEADER, WEIGHTS, BallSyncNet, Judges, load_judges, save_judges
+from ovi_eval.ball.judges import HEADER, WEIGHTS, Judges, load_judges, save_judges
 from ovi_eval.ball.references import with_late_sound, with_others_sound
 from ovi_eval.ball.sync import shift_distances
 from ovi_eval.clips.clipset import ClipSet
@@ -97,7 +97,7 @@ def test_a_few_steps_lower_the_loss(which: str) -> None:
 
 
 def test_without_a_generator_nothing_is_drawn() -> None:
-    judge, clips = BallSyncNet().eval(), real_clips(8)
+    judge, clips = networks.BallSyncNet().eval(), real_clips(8)
     assert judge.loss(clips)[0].item() == judge.loss(clips)[0].item()
     first, second = (judge.loss(clips, torch.Generator().manual_seed(s))[0] for s in (1, 2))
     assert first.item() != second.item()
@@ -138,7 +138,7 @@ def test_other_tensors_are_named(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=header)
     wanted = (
         r"video\.encoder\.out\.weight is missing; extra is unknown; "
-        r"sync\.heard\.bias is torch\.float32 \[7\] instead of torch\.float32 \[32\]"
+        r"sync\.heard\.bias is float32 \[7\] instead of float32 \[32\]"
     )
     with pytest.raises(UserError, match=wanted):
         load_judges(path)
@@ -156,7 +156,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         load_judges(path)
     sick = Judges()
     sick.sync.sharpness.data.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"sync\.sharpness of the judges is not finite"):
+    with pytest.raises(UserError, match=r"unusable judges: sync\.sharpness is not finite"):
         save_judges(sick, {}, path)
 
 

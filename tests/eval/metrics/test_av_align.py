@@ -12,8 +12,7 @@ from ovi_eval.clips.items import FileItem, MemoryItem
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.av_align import (
-    AvAlignJavis,
-    AvAlignMova,
+    AV_ALIGN,
     PeaksOfSoundAndMotion,
     javis_rule,
     motion_peaks,
@@ -21,6 +20,7 @@ from ovi_eval.metrics.av_align import (
 )
 
 FPS, RATE = 24.0, 24000
+Javis, Mova = AV_ALIGN.values()
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_sound_with_motion_scores_one_and_late_sound_nothing(
     features = extractor.run(extractor.load(MemoryItem(clips, 0)))
     for either in (coded, features):
         assert len(either["onsets"]) == 5
-        assert AvAlignMova().measure(either) == [1.0]
-    assert AvAlignJavis().measure(features) == [pytest.approx(1.0, abs=1e-6)]
+        assert Mova().measure(either) == [1.0]
+    assert Javis().measure(features) == [pytest.approx(1.0, abs=1e-6)]
     again = extractor.run(extractor.load(FileItem(path, "a")))
     assert torch.equal(again["flow"], coded["flow"])
     late = extractor.run(extractor.load(MemoryItem(jumps_and_clicks(late_s=0.3), 0)))
-    assert AvAlignMova().measure(late) == [0.0]
-    assert AvAlignJavis().measure(late) == [0.0]
-    metric = AvAlignMova()
+    assert Mova().measure(late) == [0.0]
+    assert Javis().measure(late) == [0.0]
+    metric = Mova()
     metric.update(1, late)
     metric.update(0, features)
     assert metric.per_clip(3)["av_align_mova"].tolist()[:2] == [1.0, 0.0]
@@ -108,7 +108,7 @@ def test_clips_without_a_value_say_why(extractor: PeaksOfSoundAndMotion, tmp_pat
     still = load(frames_THWC[:1].expand(9, -1, -1, -1), wave_S)
     assert len(still["flow"].unique()) == 1  # the flow between equal pictures is not quite 0
     still["onsets"] = torch.zeros(0, dtype=torch.float64)
-    for metric in (AvAlignJavis(), AvAlignMova()):
+    for metric in (Javis(), Mova()):
         with pytest.raises(UserError, match="no onset of sound and no peak of motion"):
             metric.measure(still)
     path = tmp_path / "a.mp4"

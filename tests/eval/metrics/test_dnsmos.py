@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from helpers.ball_clips import real_clips
 from ovi_eval.backbones import dnsmos
+from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem
 from ovi_eval.clips.sound import decode_pcm16
@@ -89,16 +90,16 @@ def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model_v8.onnx"
     with pytest.raises(UserError, match="no such file"):
-        dnsmos.OnnxNetwork(path, dnsmos.P808_FILE)
+        OnnxFile(path, dnsmos.P808_FILE, "dnsmos")
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(UserError, match=r"its sha256 begins \w{12}, that of model_v8.onnx 9246480c5856"):
-        dnsmos.OnnxNetwork(path, dnsmos.P808_FILE)
+        OnnxFile(path, dnsmos.P808_FILE, "dnsmos")
 
 
 def test_without_onnxruntime_the_extra_is_named(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'ovi-lab\[dnsmos\]'"):
-        dnsmos.OnnxNetwork(shared_dir / "weights" / "dnsmos" / "model_v8.onnx", dnsmos.P808_FILE)
+        OnnxFile(shared_dir / "weights/dnsmos/model_v8.onnx", dnsmos.P808_FILE, "dnsmos")
 
 
 def test_segments_are_the_releases() -> None:

@@ -10,9 +10,9 @@ import torch
 
 from helpers.generated_weights import GeneratedWeights
 from helpers.media_makers import remuxed
-from helpers.rule_made import clip, wave
 from ovi_eval.backbones import s3fd, syncnet, ultraface
 from ovi_eval.backbones.syncnet_crop import Crop, through_jpeg
+from ovi_eval.check.generated import clip, wave
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
 from ovi_eval.clips.picture import decode_video
@@ -22,7 +22,7 @@ from ovi_eval.errors import UserError
 from ovi_eval.faces import crop
 from ovi_eval.faces.detection import Detector
 from ovi_eval.metrics import lip_sync
-from ovi_eval.metrics.lip_sync import LipSync, LipSyncCrops, LipSyncUltraFace, SyncNetTracks
+from ovi_eval.metrics.lip_sync import SYNC, SyncNetTracks
 from ovi_eval.registry import find
 from ovi_eval.scoring.feature_cache import FeatureCache
 from ovi_eval.scoring.runner import ScoringOptions, score_items
@@ -52,7 +52,7 @@ def test_a_folder_of_real_clips(there: Path, shared_dir: Path, tmp_path: Path) -
     items = items_in(tmp_path / "clips")
     cache = FeatureCache(tmp_path / "cache")
     scored = score_items(
-        items, None, [LipSyncUltraFace], ScoringOptions(resamples=False, workers=1, cache=cache)
+        items, None, [SYNC["sync_ultraface"]], ScoringOptions(resamples=False, workers=1, cache=cache)
     )
     score = scored.values["sync_ultraface_c"]
     assert (score.n, score.coverage, score.direction) == (1, 0.5, "higher")
@@ -65,7 +65,7 @@ def test_a_folder_of_real_clips(there: Path, shared_dir: Path, tmp_path: Path) -
     assert found == {key: value.value for key, value in scored.values.items()}
     assert scored.values["sync_ultraface_offset"].unit == "frames"
     again = score_items(
-        items, None, [LipSyncUltraFace], ScoringOptions(resamples=False, workers=0, cache=cache)
+        items, None, [SYNC["sync_ultraface"]], ScoringOptions(resamples=False, workers=0, cache=cache)
     )
     assert again.per_clip == scored.per_clip
 
@@ -78,7 +78,7 @@ def test_a_ready_crop_is_judged_as_it_is_read(tmp_path: Path) -> None:
     features = extractor.run(loaded)
     sync = syncnet.measure(extractor.network, *loaded)
     assert torch.equal(features["mean_distances"], sync.mean_R[None])
-    assert LipSyncCrops().measure(features) == pytest.approx(
+    assert SYNC["sync_crops"]().measure(features) == pytest.approx(
         [sync.confidence, sync.distance, abs(sync.offset)], rel=1e-6
     )
 
@@ -160,8 +160,8 @@ def test_the_most_confident_track_counts() -> None:
         "distance": torch.tensor([6.0, 8.0, 5.0]),
         "offset": torch.tensor([1.0, -3.0, 0.0]),
     }
-    assert LipSync().measure(features) == [7.0, 8.0, 3.0]
-    assert lip_sync.LipSyncAllTracks().measure(features) == pytest.approx([4.0, 19 / 3])
+    assert SYNC["sync"]().measure(features) == [7.0, 8.0, 3.0]
+    assert SYNC["sync_all_tracks"]().measure(features) == pytest.approx([4.0, 19 / 3])
 
 
 @pytest.mark.usefixtures("there")
@@ -179,7 +179,7 @@ def test_what_cannot_be_judged_is_missing_with_a_reason(tmp_path: Path) -> None:
     written(tmp_path / "slow.mp4", frames=30, height=224, width=224, fps=24.0)
     (tmp_path / "broken.mp4").write_bytes(b"no clip")
     items = items_in(tmp_path)
-    scored = score_items([*items, known_clip()], None, [LipSyncCrops], QUICK)
+    scored = score_items([*items, known_clip()], None, [SYNC["sync_crops"]], QUICK)
     assert [item.id for item in items] == ["broken", "short", "slow", "wide"]
     why = [reasons["sync_crops"] for reasons in scored.reasons]
     for text, part in zip(
@@ -196,7 +196,9 @@ def test_what_cannot_be_judged_is_missing_with_a_reason(tmp_path: Path) -> None:
         assert part in text
     assert all(score.value is None and score.coverage == 0 for score in scored.values.values())
     with pytest.raises(UserError, match=r"broken\.mp4: sync_crops: cannot be decoded"):
-        score_items(items, None, [LipSyncCrops], ScoringOptions(resamples=False, workers=0, strict=True))
+        score_items(
+            items, None, [SYNC["sync_crops"]], ScoringOptions(resamples=False, workers=0, strict=True)
+        )
 
 
 @pytest.mark.usefixtures("there")
@@ -221,8 +223,4 @@ def test_what_each_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         UserError, match=r"sync_ultraface needs UltraFace RFB-320 weights: version-RFB-320\.pth"
     ):
         find(["sync_ultraface"])
-    assert find(["sync_crops"]) == [LipSyncCrops]
-    assert {name: metric.name for name, metric in lip_sync.DETECTORS.items()} == {
-        "s3fd": "sync",
-        "ultraface": "sync_ultraface",
-    }
+    assert find(["sync_crops"]) == [SYNC["sync_crops"]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.rule_made import clip
+from ovi_eval.check.generated import clip
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem
 from ovi_eval.clips.writing import write_mp4

@@ -15,6 +15,7 @@ from ovi_eval.check.lines import Line, close, same
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.sound import decode_pcm16
 from ovi_eval.common.needs import find_folder
+from ovi_eval.common.weights import load_published
 from ovi_eval.metrics.error_rates import plain, word_error_rate
 from ovi_eval.metrics.lip_sync import SyncNetTracks
 from ovi_eval.stats.frechet import frechet_distance
@@ -72,7 +73,7 @@ def _sine_sets() -> tuple[list[Tensor], list[list[Tensor]]]:
 
 @CASES.case("anchors.fad_sines", "FAD (VGGish)", f"{GUDGUD}, README", f"{EXTRA_JSON}: {ANCHORS}", slow=True)
 def fad_sines(setting: Setting) -> Iterator[Line]:
-    loaded = vggish.load_vggish(setting.real_weights(vggish.FILE))
+    loaded = load_published(vggish.VGGish, setting.real_weights(vggish.FILE), vggish.FILE)
     if loaded.as_published is False:
         raise CannotRunError(f"{loaded.path} is not the published file; needs {vggish.FILE.needs()}")
     background, tests = _sine_sets()
@@ -91,7 +92,7 @@ def fad_sines(setting: Setting) -> Iterator[Line]:
 
 @CASES.case("anchors.fd_sines", "FD (PANNs)", f"{GUDGUD}, README", f"{EXTRA_JSON}: {ANCHORS}", slow=True)
 def fd_sines(setting: Setting) -> Iterator[Line]:
-    network = panns.load_cnn14(setting.real_weights(panns.FILE)).network
+    network = load_published(panns.Cnn14, setting.real_weights(panns.FILE), panns.FILE).network
     background, tests = _sine_sets()
 
     def features(sounds: list[Tensor]) -> Tensor:

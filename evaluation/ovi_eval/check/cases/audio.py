@@ -89,11 +89,11 @@ def vggish_resampling(setting: Setting) -> Iterator[Line]:
     slow=True,
 )
 def vggish_embedding(setting: Setting) -> Iterator[Line]:
-    loaded = vggish.load_vggish(setting.generated_weights(vggish.FILE, VGGISH_KEYS))
-    count = sum(weight.numel() for weight in loaded.network.parameters())
+    network = setting.network(vggish.VGGish, vggish.FILE, VGGISH_KEYS)
+    count = sum(weight.numel() for weight in network.parameters())
     yield same("parameters", count, setting.goldens.json(AUDIO_JSON, "params"))
     expected = setting.goldens.tensor(AUDIO, "vggish.hashfill_embedding_no_relu")[0]
-    found = vggish.embed(loaded.network, _golden_wave(setting))
+    found = vggish.embed(network, _golden_wave(setting))
     yield close("features [3, 128], generated weights", found, expected, atol=1e-4, why="values near zero")
 
 
@@ -117,9 +117,7 @@ def panns_front_end(setting: Setting) -> Iterator[Line]:
 )
 def panns_network(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.tensor
-    network = panns.load_cnn14(
-        setting.generated_weights(panns.FILE, PANNS_KEYS, panns.transform_tables())
-    ).network
+    network = setting.network(panns.Cnn14, panns.FILE, PANNS_KEYS, panns.transform_tables())
     count = sum(weight.numel() for weight in network.parameters())
     yield same("parameters", count, setting.goldens.json(AUDIO_JSON, "panns_params"))
     waves_NS = _golden_wave(setting)[None]

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from ovi_eval.backbones import dnsmos
+from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.check.case import Cases, Setting
 from ovi_eval.check.lines import Line, close, same
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.sound import decode_audio, decode_pcm16
 from ovi_eval.common.needs import Package
-from ovi_eval.metrics.av_align import AvAlignJavis, AvAlignMova, PeaksOfSoundAndMotion, motion_peaks
+from ovi_eval.metrics.av_align import AV_ALIGN, PeaksOfSoundAndMotion, motion_peaks
 
 CASES = Cases()
 CLIPS_JSON = "real_clips_open.json"
@@ -60,8 +61,8 @@ def scores(setting: Setting) -> Iterator[Line]:
     clips = setting.goldens.json(CLIPS_JSON, "dnsmos")
     paths = {name: setting.clip(name) for name in clips}
     setting.need(ONNXRUNTIME)
-    overall = dnsmos.OnnxNetwork(setting.real_weights(dnsmos.P808_FILE), dnsmos.P808_FILE)
-    parts = dnsmos.OnnxNetwork(setting.real_weights(dnsmos.P835_FILE), dnsmos.P835_FILE)
+    overall = OnnxFile(setting.real_weights(dnsmos.P808_FILE), dnsmos.P808_FILE, "dnsmos")
+    parts = OnnxFile(setting.real_weights(dnsmos.P835_FILE), dnsmos.P835_FILE, "dnsmos")
     why = "float32 networks; onnxruntime may differ by version"
     for name, expected in clips.items():
         wave_S = decode_pcm16(paths[name], dnsmos.SAMPLE_RATE) / 32768
@@ -102,10 +103,10 @@ def _av_align(name: str, slow: bool) -> None:
         yield close("the first 5 flows", flow_T[:5], expected["flow_first5"], why=DECODERS)
         yield same("peaks of motion", len(motion_peaks(flow_T, fps)), expected["n_video_peaks"])
         for what, metric, key in (
-            ("JavisBench", AvAlignJavis(), "iou_javisbench"),
-            ("MOVA", AvAlignMova(), "iou_mova_rule_same_onsets"),
+            ("JavisBench", "av_align_javis", "iou_javisbench"),
+            ("MOVA", "av_align_mova", "iou_mova_rule_same_onsets"),
         ):
-            found = metric.measure(features)[0]
+            found = AV_ALIGN[metric]().measure(features)[0]
             yield close(f"AV-Align, {what}'s rule", found, expected[key], rtol=1e-9, why="counts of peaks")
 
 

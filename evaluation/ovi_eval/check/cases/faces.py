@@ -75,7 +75,7 @@ def s3fd_names(setting: Setting) -> Iterator[Line]:
 @CASES.case("faces.s3fd_network", "face tracks (S3FD)", "syncnet_python@907c0b57", f"{S3FD_JSON}: frames")
 def s3fd_network(setting: Setting) -> Iterator[Line]:
     setting.need(Package("cv2", SYNC_EXTRA))
-    network = s3fd.load_s3fd(setting.generated_weights(s3fd.FILE, S3FD_KEYS)).network
+    network = setting.network(s3fd.S3FD, s3fd.FILE, S3FD_KEYS)
     for seed, expected in setting.goldens.json(S3FD_JSON, "frames").items():
         frame_HWC = clip(1, 300, 420, int(seed))[0]
         with torch.no_grad():

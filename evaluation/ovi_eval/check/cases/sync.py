@@ -95,8 +95,7 @@ def judged(setting: Setting) -> Iterator[Line]:
 
 
 def _network(setting: Setting) -> syncnet.SyncNet:
-    path = setting.generated_weights(syncnet.FILE, SYNC_KEYS)
-    return setting.keep("syncnet", lambda: syncnet.load_syncnet(path).network)
+    return setting.keep("syncnet", lambda: setting.network(syncnet.SyncNet, syncnet.FILE, SYNC_KEYS))
 
 
 @CASES.case(

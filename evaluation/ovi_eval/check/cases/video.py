@@ -104,7 +104,7 @@ def logits(setting: Setting) -> Iterator[Line]:
     ):
         expected = setting.goldens.tensor(I3D, f"i3d.videogpt_eps1e-5.{key}")
         shown = f"logits [400] of {frames.shape[1]} frames {frames.shape[2]}x{frames.shape[3]}"
-        yield close(shown, i3d.features(network, frames, "videogpt"), expected, atol=1e-4, why=SMALL)
+        yield close(shown, i3d.features(network, frames), expected, atol=1e-4, why=SMALL)
 
 
 @CASES.case(
@@ -132,7 +132,7 @@ def layers(setting: Setting) -> Iterator[Line]:
         note(name)
     by_time: list[Tensor] = []
     network.logits.register_forward_hook(lambda _, given, out: by_time.extend((given[0], out)))
-    mean = i3d.features(network, _frames(16, 96, 160), "pytorch-i3d")
+    mean = i3d.features(network, _frames(16, 96, 160))
     pooled, per_time = (each.flatten(2) for each in by_time)
     for name, (shape, *moments) in endpoints.items():
         yield same(f"{name}, shape", *("x".join(map(str, each)) for each in (seen[name][0], shape)))
@@ -152,7 +152,7 @@ def fvd(setting: Setting) -> Iterator[Line]:
     network = _network(setting, "videogpt")
     first = torch.cat([_frames(16, 64, 64, seed) for seed in range(8)])
     second = torch.cat([_frames(16, 64, 64, seed) for seed in range(3, 11)]).flip(2).flip(4)
-    found = [i3d.features(network, clips, "videogpt").double() for clips in (first, second)]
+    found = [i3d.features(network, clips).double() for clips in (first, second)]
     golden = [setting.goldens.tensor(I3D, key) for key in ("fvd.FA", "fvd.FB")]
     for name, features_ND, expected_ND in zip("AB", found, golden, strict=True):
         yield close(f"features [8, 400] of set {name}", features_ND, expected_ND, atol=1e-4, why=SMALL)

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ovi_eval.backbones.hub_folder import reading
-from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
-from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.plugins.loading import imported
+from ovi_eval.metrics.sound_features import audible
 
 AXES = ("CE", "CU", "PC", "PQ")
 SAMPLE_RATE, PIECE = 16000, 160000
@@ -43,34 +44,30 @@ class AudioBoxRatings(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         folder = find_folder(FOLDER, self.name)
-        try:
-            from audiobox_aesthetics.model.aes import AesMultiOutput
-        except ImportError as error:
-            raise UserError(f"{self.name} needs its package ({error}); {PACKAGE.install}") from error
+        package = imported(PACKAGE, "audiobox_aesthetics.model.aes", self.name)
         with reading(folder, "AudioBox aesthetics"):
-            network: Any = AesMultiOutput.from_pretrained(str(folder), local_files_only=True, strict=True)
-            told = network.target_transform
-            self.scale = torch.tensor([[float(told[axis][key]) for axis in AXES] for key in ("mean", "std")])
+            network: Any = package.AesMultiOutput.from_pretrained(
+                str(folder), local_files_only=True, strict=True
+            )
+            scales = network.target_transform
+            self.scale = torch.tensor(
+                [[float(scales[axis][key]) for axis in AXES] for key in ("mean", "std")]
+            )
         self.network = network.eval().requires_grad_(False).to(device)
         digest = file_sha256(folder / "model.safetensors")
         self.variant = f"weights {digest[:12]}, 16 kHz by FFmpeg"
         self.weights = {f"{folder.name}/model.safetensors": digest}
 
     def load(self, item: Item) -> Tensor:
-        wave_S = item.audio(SAMPLE_RATE).wave_S
-        if float(wave_S.abs().max()) < SILENT:
-            raise UserError("its sound is silence")
-        return wave_S
+        return audible(item, SAMPLE_RATE)
 
     def run(self, loaded: Any) -> Features:
         weighted = torch.zeros(len(AXES))
         for start in range(0, len(loaded), PIECE):
             piece_S = loaded[start : start + PIECE]
-            wave = torch.zeros(1, 1, PIECE)
-            wave[..., : len(piece_S)] = piece_S
-            mask = torch.zeros(1, 1, PIECE, dtype=torch.bool)
-            mask[..., : len(piece_S)] = True
-            found = self.network({"wav": wave.to(self.device), "mask": mask.to(self.device)})
+            wave = F.pad(piece_S, (0, PIECE - len(piece_S)))[None, None].to(self.device)
+            mask = torch.arange(PIECE, device=self.device)[None, None] < len(piece_S)
+            found = self.network({"wav": wave, "mask": mask})
             rating = torch.stack([found[axis].reshape(()) for axis in AXES]).float().cpu()
             weighted += (rating * self.scale[1] + self.scale[0]) * len(piece_S)
         return {"ratings": weighted / len(loaded)}

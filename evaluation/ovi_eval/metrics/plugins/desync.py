@@ -23,14 +23,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovi_eval.clips.clipset import SILENT
+from ovi_eval.backbones import mel
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
-from ovi_eval.metrics.plugins.loading import at_rate, fill
+from ovi_eval.metrics.plugins.loading import at_rate, fill, imported
+from ovi_eval.metrics.sound_features import audible
 
 FILE = PublishedFile(
     what="Synchformer",
@@ -82,11 +83,7 @@ class SynchformerOffsets(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         path = find_weights(FILE, self.name)
-        try:
-            from av_bench.synchformer.synchformer import Synchformer
-        except ImportError as error:
-            raise UserError(f"{self.name} needs the package av_bench ({error}); {PACKAGE.install}") from error
-        network: Any = Synchformer()
+        network: Any = imported(PACKAGE, "av_bench.synchformer.synchformer", self.name).Synchformer()
         digest = fill(network, path, FILE)
         self.network = network.to(device)
         self.variant = f"weights {digest[:12]}, 16 kHz by FFmpeg"
@@ -95,9 +92,7 @@ class SynchformerOffsets(Extractor):
     def load(self, item: Item) -> tuple[Tensor, Tensor]:
         """Segments of the picture [G, 16, 3, 224, 224] uint8 and of the sound's spectrum [G, 128, 66]."""
         video = item.video()
-        wave_S = item.audio(SAMPLE_RATE).wave_S
-        if float(wave_S.abs().max()) < SILENT:
-            raise UserError("its sound is silence")
+        wave_S = audible(item, SAMPLE_RATE)
         seconds = min(video.seconds, len(wave_S) / SAMPLE_RATE)
         count = int(seconds * FPS + 1e-6)
         places_T = at_rate(torch.arange(len(video.frames_THWC)), video.times_T, FPS, count)
@@ -153,12 +148,10 @@ def spectrum(wave_S: Tensor) -> Tensor:
 @cache
 def _bands() -> Tensor:
     """[128, 513]: triangles on the HTK mel scale from 0 to 8000 Hz, of height 1."""
-    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 130) / 2595) - 1)
-    bins_K = np.linspace(0, SAMPLE_RATE / 2, 513)
-    left, top, right = (corners[i : i + 128, None] for i in range(3))
-    return torch.from_numpy(
-        np.clip(np.minimum((bins_K - left) / (top - left), (right - bins_K) / (right - top)), 0, None)
-    ).float()
+    bins_K = torch.from_numpy(np.linspace(0, SAMPLE_RATE / 2, 513))
+    return (
+        mel.triangles(bins_K, torch.from_numpy(mel.htk_corners(128, SAMPLE_RATE / 2))).T.contiguous().float()
+    )
 
 
 def _crop(frame_HWC: Tensor) -> Tensor:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
 from ovi_eval.clips.items import Item
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import Package, PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ValueSpec
+from ovi_eval.metrics.plugins.loading import CosineOfPairs, imported
 
 FRAMES = 8
 DETECTOR, RECOGNISER = "det_10g.onnx", "w600k_r50.onnx"
@@ -41,16 +43,12 @@ class FaceFeatures(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         folder = find_folder(FOLDER, self.name)
-        try:
-            from insightface.model_zoo import get_model
-            from insightface.utils.face_align import norm_crop
-        except ImportError as error:
-            raise UserError(f"{self.name} needs its package ({error}); {PACKAGE.install}") from error
+        get_model = imported(PACKAGE, "insightface.model_zoo", self.name).get_model
         providers = ["CPUExecutionProvider"]
         self.detector: Any = get_model(str(folder / DETECTOR), providers=providers)
         self.detector.prepare(ctx_id=-1, input_size=(640, 640))
         self.recogniser: Any = get_model(str(folder / RECOGNISER), providers=providers)
-        self.align: Any = norm_crop
+        self.align: Any = imported(PACKAGE, "insightface.utils.face_align", self.name).norm_crop
         self.weights = {
             f"{folder.name}/{name}": file_sha256(folder / name) for name in (DETECTOR, RECOGNISER)
         }
@@ -67,26 +65,18 @@ class FaceFeatures(Extractor):
         for picture in loaded:
             boxes_N5, landmarks_N52 = self.detector.detect(picture, max_num=0, metric="default")
             if len(boxes_N5):
-                largest = int(
-                    ((boxes_N5[:, 2] - boxes_N5[:, 0]) * (boxes_N5[:, 3] - boxes_N5[:, 1])).argmax()
-                )
+                largest = int((boxes_N5[:, 2:4] - boxes_N5[:, :2]).prod(axis=1).argmax())
                 aligned = self.align(picture, landmark=landmarks_N52[largest], image_size=112)
                 feature_D = torch.as_tensor(self.recogniser.get_feat(aligned)).flatten()
-                found.append(torch.nn.functional.normalize(feature_D, dim=-1))
+                found.append(normalize(feature_D, dim=-1))
         if not found:
             raise UserError(f"no face is found in the {len(loaded)} frames that are looked at")
-        return {"face": torch.nn.functional.normalize(torch.stack(found).mean(dim=0), dim=-1)}
+        return {"face": normalize(torch.stack(found).mean(dim=0), dim=-1)}
 
 
-class FaceSimilarity(ItemMean):
+class FaceSimilarity(CosineOfPairs):
     """Cosine of the faces in a clip and in the reference clip of the same id."""
 
     name = "face_similarity"
     values = (ValueSpec("face_similarity", "higher"),)
-    extractor = FaceFeatures
-    compares = "pairs"
-
-    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-        if reference is None:
-            raise TypeError("face_similarity compares with a reference clip")
-        return [float(features["face"].double() @ reference["face"].double())]
+    extractor, feature = FaceFeatures, "face"

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovi_eval.clips.clipset import SILENT
+from ovi_eval.backbones import mel
 from ovi_eval.clips.items import Item
 from ovi_eval.common.needs import Package, find_weights
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
-from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
-from ovi_eval.metrics.plugins.loading import fill
+from ovi_eval.metrics.plugins.loading import fill, imported
+from ovi_eval.metrics.sound_features import audible
 
 FILE = PublishedFile(
     what="ImageBind",
@@ -56,13 +56,8 @@ class ImageBindFeatures(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         path = find_weights(FILE, self.name)
-        try:
-            from imagebind.models.imagebind_model import imagebind_huge
-        except ImportError as error:
-            raise UserError(
-                f"{self.name} needs the package imagebind ({error}); {PACKAGE.install}"
-            ) from error
-        network: Any = imagebind_huge(pretrained=False)
+        models = imported(PACKAGE, "imagebind.models.imagebind_model", self.name)
+        network: Any = models.imagebind_huge(pretrained=False)
         digest = fill(network, path, FILE)
         self.network = network.to(device)
         self.variant = f"weights {digest[:12]}, 16 kHz by FFmpeg"
@@ -71,11 +66,7 @@ class ImageBindFeatures(Extractor):
     def load(self, item: Item) -> tuple[Tensor, Tensor]:
         """Pictures [N * 3, 3, 2, 224, 224] and spectra [N, 1, 128, 204], as the network takes them."""
         video = item.video().constant()
-        wave_S = item.audio(SAMPLE_RATE).wave_S
-        if float(wave_S.abs().max()) < SILENT:
-            raise UserError("its sound is silence")
-        if len(wave_S) < 400:
-            raise UserError(f"its sound is too short: {len(wave_S)} samples at 16 kHz of 400")
+        wave_S = audible(item, SAMPLE_RATE, 400)
         crops = []
         for start in starts(len(video.frames_THWC) / video.fps, PICTURES):
             first = min(math.ceil(start * video.fps), len(video.frames_THWC) - 1)
@@ -134,20 +125,10 @@ def spectrum(wave_S: Tensor) -> Tensor:
 
 
 @cache
-def _bands() -> Any:
+def _bands() -> np.ndarray:
     """[257, 128]: Kaldi's triangles in mel. Some of the lowest are narrower than a bin and stay empty, as there."""
-    from transformers.audio_utils import mel_filter_bank
-
-    return mel_filter_bank(
-        num_frequency_bins=257,
-        num_mel_filters=BANDS,
-        min_frequency=20,
-        max_frequency=SAMPLE_RATE // 2,
-        sampling_rate=SAMPLE_RATE,
-        norm=None,
-        mel_scale="kaldi",
-        triangularize_in_mel_space=True,
-    )
+    bins_K = torch.linspace(0, SAMPLE_RATE / 2, 257, dtype=torch.float64)
+    return mel.htk_bands(bins_K, BANDS, 20, SAMPLE_RATE / 2).numpy()
 
 
 def _crops(frames_THWC: Tensor) -> list[Tensor]:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ovi_eval.backbones.hub_folder import model_from, reading
-from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.common.files import file_sha256
 from ovi_eval.common.needs import PublishedFolder, find_folder
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ValueSpec
+from ovi_eval.metrics.plugins.loading import CosineOfPairs
+from ovi_eval.metrics.sound_features import audible
 
 SAMPLE_RATE = 16000
 SHORTEST = SAMPLE_RATE // 2
@@ -55,13 +56,7 @@ class VoiceFeatures(Extractor):
         self.weights = {f"{folder.name}/{weights.name}": digest}
 
     def load(self, item: Item) -> Tensor:
-        wave_S = item.audio(SAMPLE_RATE).wave_S
-        if float(wave_S.abs().max()) < SILENT:
-            raise UserError("its sound is silence")
-        if len(wave_S) < SHORTEST:
-            raise UserError(
-                f"its sound is too short: {len(wave_S) / SAMPLE_RATE:.3f} s of {SHORTEST / SAMPLE_RATE} s"
-            )
+        wave_S = audible(item, SAMPLE_RATE, SHORTEST)
         heard = self.hearing(wave_S.numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         return torch.as_tensor(heard.input_values)
 
@@ -70,22 +65,16 @@ class VoiceFeatures(Extractor):
         return {"voice": torch.nn.functional.normalize(voice_D, dim=-1)}
 
 
-class SpeakerSimilarity(ItemMean):
+class SpeakerSimilarity(CosineOfPairs):
     """Cosine of the voices in a clip and in the reference clip of the same id."""
 
     name = "speaker_similarity"
     values = (ValueSpec("speaker_similarity", "higher"),)
-    extractor = VoiceFeatures
-    compares = "pairs"
-
-    def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-        if reference is None:
-            raise TypeError("speaker_similarity compares with a reference clip")
-        return [float(features["voice"].double() @ reference["voice"].double())]
+    extractor, feature = VoiceFeatures, "voice"
 
 
 def _weights(folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
+    for path in (folder / name for name in WEIGHTS):
+        if path.is_file():
+            return path
     raise UserError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}; fetch {FOLDER.needs()}")
