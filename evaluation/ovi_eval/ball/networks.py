@@ -14,7 +14,7 @@ V windows of the picture, A windows of the sound.
 """
 
 import math
-from dataclasses import dataclass
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -99,96 +99,84 @@ class Squeeze(nn.Module):
     def loss(self, features_NF: Tensor, clips: ClipSet) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropies of what, how many and when, and how often the first two are right."""
         kind_NK, count_NM, when_NT = self.answers(features_NF)
-        truth = Truth.of(clips, self.steps, features_NF.device)
+        true_kind_N, true_count_N, true_when_NT = truth(clips, self.steps, features_NF.device)
         parts = {
-            "kind": F.cross_entropy(kind_NK, truth.kind_N),
-            "count": F.cross_entropy(count_NM, truth.count_N),
+            "kind": F.cross_entropy(kind_NK, true_kind_N),
+            "count": F.cross_entropy(count_NM, true_count_N),
             # Few steps hold an event: their errors weigh more.
-            "when": F.binary_cross_entropy_with_logits(
-                when_NT, truth.when_NT, weight=1 + 4 * truth.when_NT, reduction="mean"
-            ),
+            "when": F.binary_cross_entropy_with_logits(when_NT, true_when_NT, weight=1 + 4 * true_when_NT),
         }
         scores = {
-            "kind_accuracy": (kind_NK.argmax(1) == truth.kind_N).float().mean(),
-            "count_accuracy": (count_NM.argmax(1) == truth.count_N).float().mean(),
+            "kind_accuracy": (kind_NK.argmax(1) == true_kind_N).float().mean(),
+            "count_accuracy": (count_NM.argmax(1) == true_count_N).float().mean(),
         }
         total = parts["kind"] + 0.5 * parts["count"] + 4 * parts["when"]
         return total, {**{key: value.detach() for key, value in parts.items()}, **scores}
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What the rule that made a clip says of it: colour, number of events, and a bump around each event."""
+def truth(clips: ClipSet, steps: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What the generator says of the clips: colour [N], number of events [N], and a bump around each event [N, steps].
 
-    kind_N: Tensor
-    count_N: Tensor
-    when_NT: Tensor
-
-    @classmethod
-    def of(cls, clips: ClipSet, steps: int, device: torch.device) -> "Truth":
-        """Raises UserError naming the clip whose meta lacks its colour or its landings."""
-        duration = clips.frames_NTHWC.shape[1] / clips.fps
-        centres_T = (torch.arange(steps) + 0.5) * duration / steps
-        kinds, counts, bumps = [], [], []
-        for name, meta in zip(clips.ids, clips.meta, strict=True):
-            if meta.get("colour") not in detectors.COLOURS or "landings_s" not in meta:
-                raise UserError(
-                    f"{name}: judges are trained on clips whose meta has colour and landings_s, "
-                    f"this one's has {', '.join(sorted(meta)) or 'nothing'}"
-                )
-            kinds.append(detectors.COLOURS.index(meta["colour"]))
-            counts.append(min(len(meta["landings_s"]), MAX_COUNT))
-            away_TM = centres_T[:, None] - torch.tensor([*meta["landings_s"], 1e3])
-            bumps.append(torch.exp(-0.5 * (away_TM / BUMP_SECONDS).square()).amax(dim=1))
-        return cls(
-            torch.tensor(kinds, device=device),
-            torch.tensor(counts, device=device),
-            torch.stack(bumps).to(device),
-        )
+    Raises UserError naming the clip whose meta lacks its colour or its landings.
+    """
+    duration = clips.frames_NTHWC.shape[1] / clips.fps
+    centres_T = (torch.arange(steps) + 0.5) * duration / steps
+    kinds, counts, bumps = [], [], []
+    for name, meta in zip(clips.ids, clips.meta, strict=True):
+        if meta.get("colour") not in detectors.COLOURS or "landings_s" not in meta:
+            raise UserError(
+                f"{name}: judges are trained on clips whose meta has colour and landings_s, "
+                f"this one's has {', '.join(sorted(meta)) or 'nothing'}"
+            )
+        kinds.append(detectors.COLOURS.index(meta["colour"]))
+        counts.append(min(len(meta["landings_s"]), MAX_COUNT))
+        away_TM = centres_T[:, None] - torch.tensor([*meta["landings_s"], 1e3])
+        bumps.append(torch.exp(-0.5 * (away_TM / BUMP_SECONDS).square()).amax(dim=1))
+    return torch.tensor(kinds).to(device), torch.tensor(counts).to(device), torch.stack(bumps).to(device)
 
 
-class VideoJudge(nn.Module):
-    """Sees: 64 features of the picture, from which colour, number and moments of landings are predicted."""
+class _Judge(nn.Module):
+    """64 features of one modality, from which kind, number and moments of events are predicted."""
+
+    squeeze: Squeeze
+
+    @abstractmethod
+    def steps(self, clips: ClipSet, generator: torch.Generator | None = None) -> Tensor:
+        """Steps in time [N, T, C]; with a generator what is seen or heard is degraded first."""
+
+    def features(self, clips: ClipSet) -> Tensor:
+        """[N, 64] of the clips."""
+        return self.squeeze.features(self.steps(clips))
+
+    def loss(
+        self, clips: ClipSet, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss on real clips of the world, and what it is made of."""
+        return self.squeeze.loss(self.squeeze.features(self.steps(clips, generator)), clips)
+
+
+class VideoJudge(_Judge):
+    """Sees the picture: its colour and its landings."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
         self.encoder = FrameEncoder(width)
         self.squeeze = Squeeze(width, steps=32)
 
-    def features(self, clips: ClipSet) -> Tensor:
-        """[N, 64] of the clips' frames."""
-        return self.squeeze.features(self.encoder(frames_of(clips, self)))
-
-    def loss(
-        self, clips: ClipSet, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss on real clips of the world; with a generator the frames are blurred and blotted first."""
-        frames_NTCHW = blot(frames_of(clips, self), generator)
-        return self.squeeze.loss(self.squeeze.features(self.encoder(frames_NTCHW)), clips)
+    def steps(self, clips: ClipSet, generator: torch.Generator | None = None) -> Tensor:
+        return self.encoder(blot(frames_of(clips, self), generator))
 
 
-class AudioJudge(nn.Module):
-    """Hears: 64 features of the sound, from which pitch, number and moments of hits are predicted."""
+class AudioJudge(_Judge):
+    """Hears the sound: its pitch and its hits."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
         self.inlet = nn.Conv1d(NUM_BANDS, width, 5, padding=2)
         self.squeeze = Squeeze(width, steps=80)
 
-    def encode(self, bands_NLK: Tensor) -> Tensor:
-        """Steps [N, L, C] of bands."""
-        return F.silu(self.inlet(bands_NLK.transpose(1, 2))).transpose(1, 2)
-
-    def features(self, clips: ClipSet) -> Tensor:
-        """[N, 64] of the clips' sound."""
-        return self.squeeze.features(self.encode(bands_of(clips, self)))
-
-    def loss(
-        self, clips: ClipSet, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss on real clips of the world; with a generator the bands are smeared and made noisy first."""
-        bands_NLK = smear(bands_of(clips, self), generator)
-        return self.squeeze.loss(self.squeeze.features(self.encode(bands_NLK)), clips)
+    def steps(self, clips: ClipSet, generator: torch.Generator | None = None) -> Tensor:
+        return F.silu(self.inlet(smear(bands_of(clips, self), generator).transpose(1, 2))).transpose(1, 2)
 
 
 class BallSyncNet(nn.Module):

@@ -9,7 +9,9 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ovi_eval.common.weights import WEIGHTS_FOLDER, PublishedFile, find_weights, where_to_put
 from ovi_eval.errors import UserError
@@ -74,6 +76,16 @@ def missing(need: Need, for_what: str = "this") -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def imported(package: Package, for_what: str, module: str = "") -> Any:
+    """The package, or a module of it. Raises UserError that says how to install it where it does not import."""
+    try:
+        return import_module(module or package.module)
+    except ImportError as error:
+        raise UserError(
+            f"{for_what} needs the package {package.module} ({error}); {package.install}"
+        ) from error
 
 
 def lacking(needs: Sequence[Need], for_what: str) -> list[str]:

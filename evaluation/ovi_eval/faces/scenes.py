@@ -7,11 +7,13 @@ are first drawn to 256.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ovi_eval.errors import UserError
+from ovi_eval.common.needs import Package, imported
 
+SCENEDETECT = Package("scenedetect", "pip install 'ovi-lab[sync]'", "to find cuts")
 THRESHOLD = 27.0
 SHORTEST = 15
 SIDE = 256
@@ -34,18 +36,11 @@ def scenes(frames: Sequence[np.ndarray], fps: float) -> list[tuple[int, int]]:
 
     Raises UserError where PySceneDetect is not installed.
     """
-    try:
-        from scenedetect import ContentDetector, FrameTimecode
-    except ImportError:
-        raise UserError(
-            "finding cuts needs PySceneDetect, which is not installed; pip install 'ovi-lab[sync]'"
-        ) from None
-    detector = ContentDetector(threshold=THRESHOLD, min_scene_len=SHORTEST)
-    cuts: list[int] = []
-    at = FrameTimecode(0, float(fps))
+    package = imported(SCENEDETECT, "finding cuts")
+    detector = package.ContentDetector(threshold=THRESHOLD, min_scene_len=SHORTEST)
+    cuts: list[Any] = []
     for number, frame in enumerate(frames):
-        at = FrameTimecode(number, float(fps))
-        cuts += [int(cut.frame_num) for cut in detector.process_frame(at, frame)]
-    cuts += [int(cut.frame_num) for cut in detector.post_process(at)]
-    edges = [0, *sorted(set(cuts)), len(frames)]
+        cuts += detector.process_frame(package.FrameTimecode(number, float(fps)), frame)
+    cuts += detector.post_process(package.FrameTimecode(max(len(frames) - 1, 0), float(fps)))
+    edges = [0, *sorted({int(cut.frame_num) for cut in cuts}), len(frames)]
     return [(first, end) for first, end in itertools.pairwise(edges) if end > first]

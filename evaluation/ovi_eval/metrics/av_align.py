@@ -33,7 +33,7 @@ from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.clips.picture import Video
 from ovi_eval.common.compiled import compiling, own_compiled_code
-from ovi_eval.common.needs import Package
+from ovi_eval.common.needs import Package, imported
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
@@ -50,14 +50,14 @@ in a picture that stands still the rules would take that for peaks."""
 MOVA_FLOOR = 0.1
 """Pixels a frame: MOVA takes slower motion for none."""
 JAVIS_EPS = 1e-6
-_INSTALL = "pip install 'ovi-lab[av-align]'"
+CV2, LIBROSA = (Package(name, "pip install 'ovi-lab[av-align]'") for name in ("cv2", "librosa"))
 
 
 class PeaksOfSoundAndMotion(Extractor):
     """Features: `onsets` [A] seconds, `flow` [T] pixels a frame, `fps` [1]; all float64."""
 
     name = "av_peaks"
-    needs = (Package("cv2", _INSTALL), Package("librosa", _INSTALL))
+    needs = (CV2, LIBROSA)
     preprocessing: ClassVar[str] = (
         "sound at its own rate, 16 bits, channels' mean, librosa onsets; frames halved by INTER_AREA until the "
         f"longer side is at most {LONGER_SIDE}, Farneback flow"
@@ -65,13 +65,13 @@ class PeaksOfSoundAndMotion(Extractor):
 
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
-        _cv2()
-        _librosa()
+        own_compiled_code()
+        self.cv2, self.librosa = (imported(package, "AV-Align") for package in self.needs)
 
     def load(self, item: Item) -> Features:
         """All of it: there is no network, and the flow is worth its own thread."""
-        onsets_A = onsets(*heard(item))
-        meter = _FlowMeter()
+        onsets_A = self.onsets(*heard(item))
+        meter = _FlowMeter(self.cv2)
         video = item.frames_through(meter)
         if len(video.frames_THWC) < SHORTEST_FRAMES:
             count = len(video.frames_THWC)
@@ -85,6 +85,13 @@ class PeaksOfSoundAndMotion(Extractor):
 
     def run(self, loaded: Any) -> Features:
         return loaded
+
+    def onsets(self, wave_S: NDArray[np.float32], sample_rate: int) -> Array:
+        """When sounds begin, [A] seconds, by librosa's onset detection in steps of 512 samples."""
+        with compiling():
+            strength = self.librosa.onset.onset_strength(y=wave_S, sr=sample_rate)
+            steps = self.librosa.onset.onset_detect(onset_envelope=strength, sr=sample_rate)
+        return np.asarray(self.librosa.frames_to_time(steps, sr=sample_rate), dtype=np.float64)
 
 
 def heard(item: Item) -> tuple[NDArray[np.float32], int]:
@@ -101,15 +108,6 @@ def heard(item: Item) -> tuple[NDArray[np.float32], int]:
     if len(wave_S) < SHORTEST_SOUND:
         raise UserError(f"its sound has {len(wave_S)} samples, onsets are found in {SHORTEST_SOUND} or more")
     return wave_S.numpy().astype(np.float32), audio.sample_rate
-
-
-def onsets(wave_S: NDArray[np.float32], sample_rate: int) -> Array:
-    """When sounds begin, [A] seconds, by librosa's onset detection in steps of 512 samples."""
-    librosa = _librosa()
-    with compiling():
-        strength = librosa.onset.onset_strength(y=wave_S, sr=sample_rate)
-        steps = librosa.onset.onset_detect(onset_envelope=strength, sr=sample_rate)
-    return np.asarray(librosa.frames_to_time(steps, sr=sample_rate), dtype=np.float64)
 
 
 def evenly(video: Video) -> tuple[Tensor, float]:
@@ -139,11 +137,12 @@ def evenly(video: Video) -> tuple[Tensor, float]:
 class _FlowMeter:
     """Called with each frame [H, W, 3] in turn: the mean flow from the frame before, 0 for the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, cv2: Any) -> None:
+        self.cv2 = cv2
         self.before: Any = None
 
     def __call__(self, frame_HWC: Tensor) -> Tensor:
-        cv2 = _cv2()
+        cv2 = self.cv2
         picture = frame_HWC.numpy()
         while max(picture.shape[:2]) > LONGER_SIDE:
             half = (max(picture.shape[1] // 2, 1), max(picture.shape[0] // 2, 1))
@@ -211,20 +210,3 @@ AV_ALIGN: dict[str, type[AvAlign]] = {
     )
 }
 """AV-Align as JavisBench and as MOVA count it."""
-
-
-def _cv2() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        raise UserError(f"AV-Align needs OpenCV, which is not installed; {_INSTALL}") from None
-    return cv2
-
-
-def _librosa() -> Any:
-    own_compiled_code()
-    try:
-        import librosa
-    except ImportError:
-        raise UserError(f"AV-Align needs librosa, which is not installed; {_INSTALL}") from None
-    return librosa

@@ -20,11 +20,10 @@ from ovi_eval.common.weights import find_weights, load_published
 from ovi_eval.errors import UserError
 from ovi_eval.faces import clip, crop, tracks
 from ovi_eval.faces.detection import Detector, S3FDDetector, UltraFaceDetector, faces_in
+from ovi_eval.faces.scenes import SCENEDETECT
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
 
-_INSTALL = "pip install 'ovi-lab[sync]'"
-CV2 = Package("cv2", _INSTALL, "to resize frames as SyncNet's release does")
-SCENEDETECT = Package("scenedetect", _INSTALL, "to find cuts")
+CV2 = Package("cv2", SCENEDETECT.install, "to resize frames as SyncNet's release does")
 
 
 class _SyncNet(Extractor):

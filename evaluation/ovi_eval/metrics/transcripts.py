@@ -4,7 +4,7 @@ What should be said stands in the caption between <S> and <E>, as Ovi's prompts 
 joined. A clip whose caption has none is missing, not 0; OVI_EVAL_SPOKEN=caption takes a caption without these marks
 as a whole, for prompts that are nothing but the text. What is said is written down by Whisper
 (`ovi_eval.backbones.whisper`), or stands in the file that OVI_EVAL_TRANSCRIPTS names, which then needs no
-recogniser. Both texts are brought to words and numerals alone (`wer.plain`).
+recogniser. Both texts are brought to words and numerals alone (`error_rates.plain`).
 
 `wer` and `cer` are means of the clips' rates, `wer_pooled` and `cer_pooled` all edits over all words or characters:
 two numbers that are both called WER. A silent clip says nothing, so all it should say is missing from it, and its rate
@@ -100,10 +100,9 @@ class Transcripts(Extractor):
     def run(self, loaded: Any) -> Features:
         said, sound = loaded
         heard = plain(sound if isinstance(sound, str) else self.whisper.write_down(sound))
-        counted = {"words": word_edits(said, heard), "characters": character_edits(said, heard)}
         return {
-            unit: torch.tensor([edits.edits, edits.units], dtype=torch.float32)
-            for unit, edits in counted.items()
+            "words": torch.tensor(word_edits(said, heard), dtype=torch.float32),
+            "characters": torch.tensor(character_edits(said, heard), dtype=torch.float32),
         }
 
 

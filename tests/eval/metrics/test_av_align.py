@@ -117,10 +117,9 @@ def test_clips_without_a_value_say_why(extractor: PeaksOfSoundAndMotion, tmp_pat
         extractor.load(FileItem(path, "a"))
 
 
-@pytest.mark.parametrize(("module", "named"), [("cv2", "OpenCV"), ("librosa", "librosa")])
-def test_without_its_packages_the_extra_is_named(
-    extractor: PeaksOfSoundAndMotion, monkeypatch: pytest.MonkeyPatch, module: str, named: str
-) -> None:
+@pytest.mark.parametrize("module", ["cv2", "librosa"])
+@pytest.mark.usefixtures("extractor")
+def test_without_its_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"needs {named}, .* pip install 'ovi-lab\[av-align\]'"):
+    with pytest.raises(UserError, match=rf"needs the package {module} .* pip install 'ovi-lab\[av-align\]'"):
         PeaksOfSoundAndMotion()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from ovi_eval.check.case import Cases, Setting
 from ovi_eval.check.lines import Line, close, same
-from ovi_eval.metrics.error_rates import character_error_rate, word_error_rate
+from ovi_eval.metrics.error_rates import character_edits, plain, word_edits
+from ovi_eval.metrics.transcripts import RATES
 from ovi_eval.results.published import published_tables
 
 CASES = Cases()
@@ -17,17 +20,17 @@ FASTVIDEO = "fastvideo_reference_scores"
 @CASES.case("wer.pairs", "WER, CER", "jiwer 4.0.0", f"{FACES_JSON}: jiwer")
 def pairs(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(FACES_JSON, "jiwer")
-    references = [pair["ref"] for pair in golden["pairs"]]
-    heard = [pair["hyp"] for pair in golden["pairs"]]
-    words = word_error_rate(references, heard, "spaced")
-    characters = character_error_rate(references, heard, "spaced")
+    metrics = {name: metric() for name, metric in RATES.items()}
     for number, pair in enumerate(golden["pairs"]):
-        for what, rates, key in (("WER", words, "wer"), ("CER", characters, "cer")):
-            found = rates.per_clip[number]
-            quantity = f"{what} of pair {number + 1}"
-            yield same(quantity, found, pair[key], why="ratios of the same whole numbers")
-    yield same("WER, pooled", words.pooled, golden["corpus_wer_pooled"])
-    mean = words.mean if words.mean is not None else float("nan")
+        found = (word_edits(pair["ref"], pair["hyp"]), character_edits(pair["ref"], pair["hyp"]))
+        features = dict(zip(("words", "characters"), map(torch.tensor, found), strict=True))
+        for metric in metrics.values():
+            metric.update(number, features)
+        for key, edits in zip(("wer", "cer"), found, strict=True):
+            quantity = f"{key.upper()} of pair {number + 1}"
+            yield same(quantity, edits.edits / edits.units, pair[key], why="ratios of the same whole numbers")
+    pooled, mean = (float(metrics[name].compute()[name]) for name in ("wer_pooled", "wer"))
+    yield same("WER, pooled", pooled, golden["corpus_wer_pooled"])
     expected = golden["mean_of_per_clip_wer"]
     yield close("WER, mean of clips", mean, expected, rtol=1e-14, why="the order of a sum")
 
@@ -41,12 +44,14 @@ def pairs(setting: Setting) -> Iterator[Line]:
 )
 def transcript(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(f"{FASTVIDEO}/audio.wer.json")
-    details = golden["details"]
-    rate = word_error_rate([details["reference_text"]], [details["transcription"]])
-    yield same("WER of whisper-base's transcript of ltx2", rate.pooled, golden["score"])
+    heard = plain(golden["details"]["transcription"])
     written = setting.goldens.json(f"{FASTVIDEO}/ltx2.metadata.json", "reference_text")
-    rate = word_error_rate([written], [details["transcription"]])
-    yield same("WER against the dialogue as written, plain", rate.pooled, golden["score"])
+    for quantity, reference in (
+        ("WER of whisper-base's transcript of ltx2", golden["details"]["reference_text"]),
+        ("WER against the dialogue as written, plain", written),
+    ):
+        edits, words = word_edits(plain(reference), heard)
+        yield same(quantity, edits / words, golden["score"])
 
 
 @CASES.case("published.rows", "published numbers", "the sources that each row names", f"{NUMBERS_JSON}: rows")

@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from ovi_eval.backbones.hub_folder import reading
 from ovi_eval.clips.items import Item
 from ovi_eval.common.files import file_sha256
-from ovi_eval.common.needs import Package, PublishedFolder, find_folder
+from ovi_eval.common.needs import Package, PublishedFolder, find_folder, imported
 from ovi_eval.common.processes import CPU
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
-from ovi_eval.metrics.plugins.loading import imported
 from ovi_eval.metrics.sound_features import audible
 
 AXES = ("CE", "CU", "PC", "PQ")
@@ -44,7 +43,7 @@ class AudioBoxRatings(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         folder = find_folder(FOLDER, self.name)
-        package = imported(PACKAGE, "audiobox_aesthetics.model.aes", self.name)
+        package = imported(PACKAGE, self.name, "audiobox_aesthetics.model.aes")
         with reading(folder, "AudioBox aesthetics"):
             network: Any = package.AesMultiOutput.from_pretrained(
                 str(folder), local_files_only=True, strict=True

@@ -25,12 +25,12 @@ from torch.nn import functional as F
 
 from ovi_eval.backbones import mel
 from ovi_eval.clips.items import Item
-from ovi_eval.common.needs import Package, find_weights
+from ovi_eval.common.needs import Package, find_weights, imported
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
-from ovi_eval.metrics.plugins.loading import at_rate, fill, imported
+from ovi_eval.metrics.plugins.loading import at_rate, fill
 from ovi_eval.metrics.sound_features import audible
 
 FILE = PublishedFile(
@@ -83,7 +83,7 @@ class SynchformerOffsets(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         path = find_weights(FILE, self.name)
-        network: Any = imported(PACKAGE, "av_bench.synchformer.synchformer", self.name).Synchformer()
+        network: Any = imported(PACKAGE, self.name, "av_bench.synchformer.synchformer").Synchformer()
         digest = fill(network, path, FILE)
         self.network = network.to(device)
         self.variant = f"weights {digest[:12]}, 16 kHz by FFmpeg"

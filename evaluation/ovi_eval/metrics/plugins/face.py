@@ -16,11 +16,11 @@ from torch.nn.functional import normalize
 
 from ovi_eval.clips.items import Item
 from ovi_eval.common.files import file_sha256
-from ovi_eval.common.needs import Package, PublishedFolder, find_folder
+from ovi_eval.common.needs import Package, PublishedFolder, find_folder, imported
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ValueSpec
-from ovi_eval.metrics.plugins.loading import CosineOfPairs, imported
+from ovi_eval.metrics.plugins.loading import CosineOfPairs
 
 FRAMES = 8
 DETECTOR, RECOGNISER = "det_10g.onnx", "w600k_r50.onnx"
@@ -43,12 +43,12 @@ class FaceFeatures(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         folder = find_folder(FOLDER, self.name)
-        get_model = imported(PACKAGE, "insightface.model_zoo", self.name).get_model
+        get_model = imported(PACKAGE, self.name, "insightface.model_zoo").get_model
         providers = ["CPUExecutionProvider"]
         self.detector: Any = get_model(str(folder / DETECTOR), providers=providers)
         self.detector.prepare(ctx_id=-1, input_size=(640, 640))
         self.recogniser: Any = get_model(str(folder / RECOGNISER), providers=providers)
-        self.align: Any = imported(PACKAGE, "insightface.utils.face_align", self.name).norm_crop
+        self.align: Any = imported(PACKAGE, self.name, "insightface.utils.face_align").norm_crop
         self.weights = {
             f"{folder.name}/{name}": file_sha256(folder / name) for name in (DETECTOR, RECOGNISER)
         }

@@ -25,11 +25,11 @@ from torch.nn import functional as F
 
 from ovi_eval.backbones import mel
 from ovi_eval.clips.items import Item
-from ovi_eval.common.needs import Package, find_weights
+from ovi_eval.common.needs import Package, find_weights, imported
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
-from ovi_eval.metrics.plugins.loading import fill, imported
+from ovi_eval.metrics.plugins.loading import fill
 from ovi_eval.metrics.sound_features import audible
 
 FILE = PublishedFile(
@@ -56,7 +56,7 @@ class ImageBindFeatures(Extractor):
     def __init__(self, device: torch.device = CPU) -> None:
         super().__init__(device)
         path = find_weights(FILE, self.name)
-        models = imported(PACKAGE, "imagebind.models.imagebind_model", self.name)
+        models = imported(PACKAGE, self.name, "imagebind.models.imagebind_model")
         network: Any = models.imagebind_huge(pretrained=False)
         digest = fill(network, path, FILE)
         self.network = network.to(device)

@@ -1,8 +1,7 @@
-"""What the built-in plug-ins share: imports and weights of other packages' networks, and cosines of pairs."""
+"""What the built-in plug-ins share: weights of other packages' networks, and cosines of pairs."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,21 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
-from ovi_eval.common.needs import Package
 from ovi_eval.common.torch_files import read_weights
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Features, ItemMean
-
-
-def imported(package: Package, module: str, for_what: str) -> Any:
-    """A module of another package. Raises UserError that says how to install the package where it does not import."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{for_what} needs the package {package.module} ({error}); {package.install}"
-        ) from error
 
 
 def fill(network: nn.Module, path: Path, file: PublishedFile) -> str:
