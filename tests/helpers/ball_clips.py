@@ -1,6 +1,7 @@
 """Real clips of the ball world, and clips broken in known ways, for the tests of its metrics."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -30,7 +31,7 @@ def broken_clips() -> ClipSet:
     waves[4] = 0.04 * torch.sin(torch.arange(waves.shape[1]) * 2 * torch.pi * 110 / real.sample_rate)
     meta = [dict(row) for row in real.meta]
     meta[2]["failed"] = "the solver diverged"
-    return ClipSet(real.ids, real.captions, frames, real.fps, waves, real.sample_rate, meta)
+    return replace(real, frames_NTHWC=frames, waves_NS=waves, meta=meta)
 
 
 def score(clips: ClipSet, reference: ClipSet | None = None, names: Sequence[str] = ()) -> Scored:

@@ -79,7 +79,7 @@ class S3FDDetector(_TorchDetector):
     """S3FD on frames of a quarter of the size, as SyncNet's release has it."""
 
     name = "s3fd"
-    module = s3fd
+    module: ClassVar[Any] = s3fd
     build = s3fd.S3FD
 
 
@@ -87,7 +87,7 @@ class UltraFaceDetector(_TorchDetector):
     """UltraFace RFB-320 in plain torch."""
 
     name = "ultraface-rfb320"
-    module = ultraface
+    module: ClassVar[Any] = ultraface
     build = ultraface.UltraFace
 
 

@@ -1,5 +1,6 @@
 """The judges: what they were trained to tell, their file, and the metrics that look through them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,13 +64,10 @@ def test_features_have_a_scale(judges: Judges) -> None:
 
 def test_features_take_longer_clips(judges: Judges) -> None:
     clips = real_clips(4)
-    longer = ClipSet(
-        clips.ids,
-        clips.captions,
-        torch.cat([clips.frames_NTHWC, clips.frames_NTHWC[:, :16]], dim=1),
-        clips.fps,
-        torch.cat([clips.waves_NS, clips.waves_NS[:, :8100]], dim=1),
-        clips.sample_rate,
+    longer = replace(
+        clips,
+        frames_NTHWC=torch.cat([clips.frames_NTHWC, clips.frames_NTHWC[:, :16]], dim=1),
+        waves_NS=torch.cat([clips.waves_NS, clips.waves_NS[:, :8100]], dim=1),
     )
     assert judges.video.features(longer).shape == judges.audio.features(longer).shape == (4, 64)
     assert set(sync(longer)) == {"sync_c", "sync_d", "sync_d0", "sync_shift_ms"}
@@ -105,7 +103,7 @@ def test_without_a_generator_nothing_is_drawn() -> None:
 
 def test_clips_without_their_truth_are_refused() -> None:
     clips = real_clips(2)
-    bare = ClipSet(clips.ids, clips.captions, clips.frames_NTHWC, clips.fps, clips.waves_NS, 8000)
+    bare = replace(clips, meta=[])
     with pytest.raises(UserError, match=f"{clips.ids[0]}: judges are trained on clips whose meta has colour"):
         Judges().video.loss(bare)
 
@@ -213,9 +211,7 @@ def test_only_shift_0_and_the_predicted_shift_see_late_sound(judges: Judges, ms:
 
 def test_clips_shorter_than_a_window_are_missing(judges: Judges) -> None:
     clips = real_clips(2)
-    short = ClipSet(
-        clips.ids, clips.captions, clips.frames_NTHWC[:, :4], clips.fps, clips.waves_NS[:, :2000], 8000
-    )
+    short = replace(clips, frames_NTHWC=clips.frames_NTHWC[:, :4], waves_NS=clips.waves_NS[:, :2000])
     reasons = score(short, names=["ball/sync"]).reasons
     assert reasons == [{"ball/sync": "the clip is shorter than SyncNet's window"}] * 2
     with pytest.raises(UserError, match="looks at 5 frames and 13 tokens"):
@@ -238,8 +234,7 @@ def test_frechet_tells_real_from_worse_and_worse(name: str) -> None:
         frames = real.frames_NTHWC.float()
         frames = frames + amount * 255 * torch.randn(frames.shape, generator=noise)
         waves = real.waves_NS + 0.3 * amount * torch.randn(real.waves_NS.shape, generator=noise)
-        frames_NTHWC = frames.clamp(0, 255).to(torch.uint8)
-        return ClipSet(real.ids, real.captions, frames_NTHWC, real.fps, waves.clamp(-1, 1), 8000, real.meta)
+        return replace(real, frames_NTHWC=frames.clamp(0, 255).to(torch.uint8), waves_NS=waves.clamp(-1, 1))
 
     one_colour = real[[n for n, meta in enumerate(real.meta) if meta["colour"] in ("red", "green")]]
     same, some, much = distance(real), distance(spoilt(0.15)), distance(spoilt(0.5))

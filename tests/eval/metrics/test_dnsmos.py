@@ -134,12 +134,3 @@ def test_the_log_mel_picture_of_a_tone() -> None:
 def test_sound_that_cannot_be_scored_is_refused(wave: np.ndarray, named: str) -> None:
     with pytest.raises(UserError, match=named):
         next(dnsmos.segments(wave))
-
-
-def test_files_without_sound_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    with pytest.raises(UserError, match=r"a\.mp4: no such file"):
-        decode_pcm16(path, RATE)
-    path.write_bytes(b"not sound at all")
-    with pytest.raises(UserError, match=r"a\.mp4: cannot be decoded"):
-        decode_pcm16(path, RATE)

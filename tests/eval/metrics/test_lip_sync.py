@@ -15,11 +15,11 @@ from ovi_eval.backbones.syncnet_crop import Crop, through_jpeg
 from ovi_eval.check.generated import clip, wave
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
-from ovi_eval.clips.picture import decode_video
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
 from ovi_eval.faces import crop
+from ovi_eval.faces.clip import Prepared
 from ovi_eval.faces.detection import Detector
 from ovi_eval.metrics import lip_sync
 from ovi_eval.metrics.lip_sync import SYNC, SyncNetTracks
@@ -126,6 +126,21 @@ class KnownTracks(SyncNetTracks):
     finder = Known
 
 
+@pytest.fixture(scope="module")
+def known(generated: GeneratedWeights, tmp_path_factory: pytest.TempPathFactory) -> KnownTracks:
+    """Its extractor, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = generated.links(tmp_path_factory.mktemp("known") / "weights", syncnet.FILE)
+        patch.setenv("OVI_EVAL_WEIGHTS", str(folder))
+        return KnownTracks()
+
+
+@pytest.fixture(scope="module")
+def ready(known: KnownTracks) -> Prepared:
+    """The clip of known faces as its extractor loads it; leave it as it is."""
+    return known.load(known_clip())
+
+
 @cache
 def known_clip(frames: int = 54) -> Item:
     pictures = clip(frames, 300, 400)
@@ -135,21 +150,18 @@ def known_clip(frames: int = 54) -> Item:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("there")
-def test_any_detector_gives_tracks_whose_crops_are_judged() -> None:
-    extractor = KnownTracks()
-    assert extractor.variant.endswith(f"faces by known {'0' * 12}")
-    loaded = extractor.load(known_clip())
-    assert loaded.scenes == [(0, 54)]
-    found = extractor.run(loaded)
+def test_any_detector_gives_tracks_whose_crops_are_judged(known: KnownTracks, ready: Prepared) -> None:
+    assert known.variant.endswith(f"faces by known {'0' * 12}")
+    assert ready.scenes == [(0, 54)]
+    found = known.run(ready)
     assert found["spans"].tolist() == [[0, 54], [0, 52]]
     assert found["detected"].tolist() == [54, 52]
     assert found["mean_distances"].shape == (2, 31)
     # The second track by hand: the same place in all 52 frames, and their 2.08 s of sound.
     half, middle = crop.smoothed(np.full(52, 60.0)), crop.smoothed(np.full(52, 70.0))
-    pictures = [crop.cut(loaded.picture(n), middle[n], middle[n], half[n]) for n in range(52)]
-    seen = Crop(through_jpeg(pictures), loaded.wave_S[: 52 * 640])
-    by_hand = syncnet.measure(extractor.network, *seen)
+    pictures = [crop.cut(ready.picture(n), middle[n], middle[n], half[n]) for n in range(52)]
+    seen = Crop(through_jpeg(pictures), ready.wave_S[: 52 * 640])
+    by_hand = syncnet.measure(known.network, *seen)
     assert found["distance"][1] == pytest.approx(by_hand.distance, rel=1e-6)
     assert found["offset"][1] == by_hand.offset
 
@@ -164,12 +176,9 @@ def test_the_most_confident_track_counts() -> None:
     assert SYNC["sync_all_tracks"]().measure(features) == pytest.approx([4.0, 19 / 3])
 
 
-@pytest.mark.usefixtures("there")
-def test_sound_that_ends_early_leaves_short_tracks_out() -> None:
-    extractor = KnownTracks()
-    loaded = extractor.load(known_clip())
+def test_sound_that_ends_early_leaves_short_tracks_out(known: KnownTracks, ready: Prepared) -> None:
     with pytest.raises(UserError, match=r"SyncNet needs at least 6 frames .* got 52 and 3200"):
-        extractor.run(replace(loaded, wave_S=loaded.wave_S[: 5 * 640]))
+        known.run(replace(ready, wave_S=ready.wave_S[: 5 * 640]))
 
 
 @pytest.mark.usefixtures("there")
@@ -201,15 +210,13 @@ def test_what_cannot_be_judged_is_missing_with_a_reason(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.usefixtures("there")
-def test_tracks_need_picture_and_sound(tmp_path: Path) -> None:
-    extractor = KnownTracks()
-    whole = written(tmp_path / "whole.mp4", frames=10)
-    mute = write_mp4(tmp_path / "mute.mp4", decode_video(whole).frames_THWC, 25.0, torch.zeros(6400), 16000)
+def test_tracks_need_picture_and_sound(known: KnownTracks, tmp_path: Path) -> None:
+    pictures = torch.from_numpy(clip(10, 128, 160))
+    mute = write_mp4(tmp_path / "mute.mp4", pictures, 25.0, torch.zeros(6400), 16000)
     with pytest.raises(UserError, match=r"mute\.mp4: its sound is silence"):
-        extractor.load(FileItem(mute, "mute"))
+        known.load(FileItem(mute, "mute"))
     with pytest.raises(UserError, match="no such file"):
-        extractor.load(FileItem(tmp_path / "none.mp4", "none"))
+        known.load(FileItem(tmp_path / "none.mp4", "none"))
 
 
 def test_what_each_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,3 @@ def test_made_up_clips_give_the_definition() -> None:
 def test_a_single_frame_has_no_value() -> None:
     with pytest.raises(UserError, match="it has a single frame"):
         score(in_memory(torch.zeros(1, 6, 8, 3, dtype=torch.uint8)))
-
-
-def test_what_has_no_picture_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"a\.wav: cannot be decoded"):
-        score(FileItem(path, "a"))

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.tiny_whisper import HIGH, LOW, RATE, rewrite, tone, write_tiny_whisper
-from ovi_eval.backbones.whisper import CHOICE, Whisper
+from ovi_eval.backbones.whisper import CHOICE, WEIGHTS, Whisper
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
 from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
@@ -186,47 +188,46 @@ def test_what_is_needed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "https://huggingface.co/openai/whisper-large-v3" in line
 
 
+def _cut_off(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
+
+
+def _without_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["model.encoder.conv1.weight"]
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (_cut_off, "cannot be read as a Whisper model"),
+        (_without_a_tensor, r"such as model\.encoder\.conv1\.weight"),
+        (
+            lambda folder: rewrite(folder, "config.json", d_model=48),
+            r"holds other weights than its config\.json describes, such as model\.",
+        ),
+        (
+            lambda folder: rewrite(folder, "preprocessor_config.json", sampling_rate=8000),
+            "takes sound at 8000 Hz",
+        ),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as a Whisper model"),
+        (
+            lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"),
+            r"has no model\.safetensors",
+        ),
+    ],
+)
 def test_a_folder_that_is_no_whole_whisper_is_refused(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], object],
+    named: str,
 ) -> None:
-    cpu = torch.device("cpu")
-
-    def copy(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in (weights / "whisper-base").iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        return folder
-
-    cut = copy("cut")
-    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be read as a Whisper model"):
-        Whisper(cut, cpu)
-    fewer = copy("fewer")
-    tensors = load_file(fewer / "model.safetensors")
-    tensors.pop("model.encoder.conv1.weight")
-    save_file(tensors, fewer / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"such as model\.encoder\.conv1\.weight"):
-        Whisper(fewer, cpu)
-    wider = copy("wider")
-    rewrite(wider, "config.json", d_model=48)
-    with pytest.raises(
-        UserError, match=r"holds other weights than its config\.json describes, such as model\."
-    ):
-        Whisper(wider, cpu)
-    slow = copy("slow")
-    rewrite(slow, "preprocessor_config.json", sampling_rate=8000)
-    with pytest.raises(UserError, match="takes sound at 8000 Hz"):
-        Whisper(slow, cpu)
-    broken = copy("broken")
-    (broken / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read as a Whisper model"):
-        Whisper(broken, cpu)
-    pickled = copy("whisper-base")
-    (pickled / "model.safetensors").unlink()
-    torch.save(tensors, pickled / "pytorch_model.bin")
+    damage(Path(shutil.copytree(weights / "whisper-base", tmp_path / "whisper-base")))
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+    with pytest.raises(UserError, match=named):
         Transcripts()
 
 

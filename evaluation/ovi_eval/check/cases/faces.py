@@ -19,11 +19,11 @@ from ovi_eval.clips.picture import PictureStream
 from ovi_eval.common.needs import Package
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.faces.detection import UltraFaceDetector, UltraFaceOnnxDetector
+from ovi_eval.metrics.lip_sync import CV2
 from ovi_eval.metrics.temporal_flickering import FrameDifferences, TemporalFlickering
 
 CASES = Cases()
 FACES_JSON, S3FD_JSON, S3FD_KEYS = "face_vbench_wer.json", "s3fd_golden.json", "s3fd_keys.txt.gz"
-SYNC_EXTRA = "pip install 'ovi-lab[sync]'"
 FLICKERING = "vbench_temporal_flickering_ltx2"
 
 
@@ -45,8 +45,7 @@ def _ultraface(what: str, kind: type[UltraFaceDetector], file: PublishedFile, mo
     def run(setting: Setting) -> Iterator[Line]:
         clips = setting.goldens.json(FACES_JSON, "ultraface_rfb320")
         paths = {name: setting.clip(name) for name in clips}
-        setting.need(Package("cv2", SYNC_EXTRA), Package(module, SYNC_EXTRA))
-        setting.need(file)
+        setting.need(CV2, Package(module, CV2.install), file)
         detector = kind.found("this")
         for name, expected in clips.items():
             shown = Path(name).stem
@@ -74,7 +73,7 @@ def s3fd_names(setting: Setting) -> Iterator[Line]:
 
 @CASES.case("faces.s3fd_network", "face tracks (S3FD)", "syncnet_python@907c0b57", f"{S3FD_JSON}: frames")
 def s3fd_network(setting: Setting) -> Iterator[Line]:
-    setting.need(Package("cv2", SYNC_EXTRA))
+    setting.need(CV2)
     network = setting.network(s3fd.S3FD, s3fd.FILE, S3FD_KEYS)
     for seed, expected in setting.goldens.json(S3FD_JSON, "frames").items():
         frame_HWC = clip(1, 300, 420, int(seed))[0]

@@ -37,11 +37,13 @@ def desync_grid(setting: Setting) -> Iterator[Line]:
 
 
 def _of_ltx2(
-    name: str, metric: type[ItemMean], file: str, keys: dict[str, tuple[str, ...]], clip: str, atol: float
+    metric: type[ItemMean], file: str, keys: dict[str, tuple[str, ...]], clip: str, atol: float
 ) -> None:
-    @CASES.case(name, metric.name, REFERENCE, f"{FASTVIDEO}/{file}: *", slow=True)
+    @CASES.case(
+        f"{metric.name.split('_')[0]}.ltx2", metric.name, REFERENCE, f"{FASTVIDEO}/{file}: *", slow=True
+    )
     def run(setting: Setting) -> Iterator[Line]:
-        path = setting.clip(clip)
+        path = setting.clip(f"ltx2/{clip}")
         setting.need(*metric.extractor.needs)
         extractor = metric.extractor()
         with torch.no_grad():
@@ -53,23 +55,10 @@ def _of_ltx2(
             yield close(key, found[key], expected, rtol=0, atol=atol, why=why)
 
 
-_of_ltx2("desync.ltx2", DeSync, "audio.desync.json", {"desync": ("score",)}, "ltx2/ltx2.mp4", 1e-6)
-_of_ltx2(
-    "imagebind.ltx2",
-    ImageBindScore,
-    "audio.imagebind_score.json",
-    {"imagebind_score": ("score",)},
-    "ltx2/ltx2.mp4",
-    0.02,
-)
-_of_ltx2(
-    "audiobox.ltx2",
-    AudioBoxAesthetics,
-    "audio.audiobox_aesthetics.json",
-    {f"audiobox_{axis.lower()}": ("details", axis) for axis in ("CE", "CU", "PC", "PQ")},
-    "ltx2/ltx2.wav",
-    0.1,
-)
+AXES = {f"audiobox_{axis.lower()}": ("details", axis) for axis in ("CE", "CU", "PC", "PQ")}
+_of_ltx2(DeSync, "audio.desync.json", {"desync": ("score",)}, "ltx2.mp4", 1e-6)
+_of_ltx2(ImageBindScore, "audio.imagebind_score.json", {"imagebind_score": ("score",)}, "ltx2.mp4", 0.02)
+_of_ltx2(AudioBoxAesthetics, "audio.audiobox_aesthetics.json", AXES, "ltx2.wav", 0.1)
 
 CASES.not_run(
     "videoscore2.ltx2",
