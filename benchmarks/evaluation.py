@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ovi_eval.backbones import i3d, vggish
 from ovi_eval.check.generated import clip, wave, weights
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.writing import write_mp4
+from ovi_eval.common.files import write_whole
 from ovi_eval.common.needs import WEIGHTS_FOLDER
 from ovi_eval.metrics.frechet import FRECHET
 from ovi_eval.scoring.runner import ScoringOptions, score_items
@@ -105,7 +107,7 @@ def clips_in(
     return items
 
 
-def rule_made_weights(folder: Path) -> None:
+def write_generated_weights(folder: Path) -> None:
     """I3D and VGGish under their published names, with generated weights."""
     torch.save(weights(GOLDENS / "i3d_keys.txt.gz"), folder / i3d.FILE.name)
     torch.save(weights(GOLDENS / "vggish_keys.txt.gz"), folder / vggish.FILE.name)
@@ -116,7 +118,7 @@ def overlap() -> list[dict[str, Any]]:
     """Wall seconds of FVD and FAD of large clips, decoded by another thread or by the one that computes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rule_made_weights(folder)
+        write_generated_weights(folder)
         items = clips_in(folder, 6, 24, 704, 1280)
         seconds: dict[int, list[float]] = {workers: [] for workers in WORKERS}
         for _ in range(3):
@@ -132,7 +134,7 @@ def memory(count: int) -> list[dict[str, Any]]:
     """The largest resident size after so many clips."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rule_made_weights(folder)
+        write_generated_weights(folder)
         items = clips_in(folder, count, 12, 352, 640, fps=12.0)
         before = peak_mib()
         began = time.perf_counter()
@@ -162,7 +164,7 @@ def in_a_process(part: str) -> list[dict[str, Any]]:
 
 def report(found: dict[str, list[dict[str, Any]]]) -> str:
     """The tables as Markdown."""
-    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in PACKAGES)
     lines = [
         "# ovi-eval: speed beside other packages, and what many clips take",
         "",
@@ -213,12 +215,6 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version(name).split("+")[0]
-
-
 def main() -> None:
     """Measures what the command line names."""
     parts = [*PAIRS, "intervals", "overlap", *(f"memory{count}" for count in COUNTS)]
@@ -242,9 +238,7 @@ def main() -> None:
     print(text)
     out = args.out or (None if args.only else HERE / "evaluation.md")
     if out is not None:
-        temporary = out.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(out)
+        write_whole(out, text)
 
 
 if __name__ == "__main__":
