@@ -31,7 +31,7 @@ from ovi_eval.check.generated import clip, wave, weights
 from ovi_eval.clips.items import FileItem
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.files import write_whole
-from ovi_eval.common.needs import WEIGHTS_FOLDER
+from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.metrics.frechet import FRECHET
 from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_eval.stats.frechet_intervals import frechet_interval

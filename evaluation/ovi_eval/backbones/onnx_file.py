@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ovi_eval.common.files import file_sha256
-from ovi_eval.common.needs import Package, PublishedFile, imported
+from ovi_eval.common.needs import Package, imported
+from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
 

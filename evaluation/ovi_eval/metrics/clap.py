@@ -26,8 +26,9 @@ from ovi_eval.backbones.clap_keys import BASE, TINY, Size
 from ovi_eval.backbones.clap_sound import SAMPLE_RATE, Crops, Rounding, pieces
 from ovi_eval.clips.captions import few
 from ovi_eval.clips.items import Item
-from ovi_eval.common.needs import Need, PublishedFile, find_folder, find_weights
+from ovi_eval.common.needs import Need, find_folder
 from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import PublishedFile, find_weights
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
 from ovi_eval.metrics.sound_features import audible

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ovi_eval.backbones import i3d
 from ovi_eval.clips.items import Item
-from ovi_eval.common.needs import find_weights
 from ovi_eval.common.processes import CPU
+from ovi_eval.common.weights import find_weights
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features
 

@@ -19,7 +19,8 @@ from ovi_eval.backbones.clap_keys import BASE
 from ovi_eval.check.generated import wave
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import FileItem, Item, MemoryItem, items_in
-from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
+from ovi_eval.common.needs import lacking
+from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import variant_of
 from ovi_eval.metrics.clap import CLAP, Clap, ClapAllCrops, ClapFloat, cosines

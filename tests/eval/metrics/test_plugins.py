@@ -10,7 +10,8 @@ import torch
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
 from ovi_eval.common.compiled import compiling
-from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
+from ovi_eval.common.needs import lacking
+from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.plugins import BUILT_IN, audiobox, desync, from_packages, imagebind
 from ovi_eval.metrics.plugins.desync import DeSync, SynchformerOffsets

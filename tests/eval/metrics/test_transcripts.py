@@ -15,7 +15,8 @@ from helpers.tiny_whisper import HIGH, LOW, RATE, rewrite, tone, write_tiny_whis
 from ovi_eval.backbones.whisper import CHOICE, WEIGHTS, Whisper
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
-from ovi_eval.common.needs import WEIGHTS_FOLDER, lacking
+from ovi_eval.common.needs import lacking
+from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.error_rates import character_edits, plain, word_edits
 from ovi_eval.metrics.transcripts import (

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from ovi_eval.backbones import mel
 from ovi_eval.clips.items import Item
-from ovi_eval.common.needs import Package, find_weights, imported
+from ovi_eval.common.needs import Package, imported
 from ovi_eval.common.processes import CPU
-from ovi_eval.common.weights import PublishedFile
+from ovi_eval.common.weights import PublishedFile, find_weights
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 from ovi_eval.metrics.plugins.loading import fill
 from ovi_eval.metrics.sound_features import audible
