@@ -43,35 +43,6 @@ class Heard(NamedTuple):
     logits: Tensor
 
 
-class _Transform(nn.Module):
-    """A Fourier transform as two convolutions, whose tables are part of the published file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv_real = nn.Conv1d(1, BINS, WINDOW, stride=HOP, bias=False)
-        self.conv_imag = nn.Conv1d(1, BINS, WINDOW, stride=HOP, bias=False)
-
-
-class _Spectrogram(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stft = _Transform()
-
-    def forward(self, waves_NS: Tensor) -> Tensor:
-        mirrored_N1S = F.pad(waves_NS[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")
-        power_NKM = self.stft.conv_real(mirrored_N1S).square() + self.stft.conv_imag(mirrored_N1S).square()
-        return power_NKM.transpose(1, 2)
-
-
-class _LogMel(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.melW = nn.Parameter(torch.empty(BINS, BANDS))
-
-    def forward(self, power_NMK: Tensor) -> Tensor:
-        return 10 * torch.log10((power_NMK @ self.melW).clamp(min=SMALLEST_POWER))
-
-
 class _Block(nn.Module):
     def __init__(self, inside: int, out: int) -> None:
         super().__init__()
@@ -89,8 +60,10 @@ class Cnn14(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spectrogram_extractor = _Spectrogram()
-        self.logmel_extractor = _LogMel()
+        # A Fourier transform as two convolutions, and the mel bands: tables that are part of the published file.
+        parts = {f"conv_{part}": nn.Conv1d(1, BINS, WINDOW, HOP, bias=False) for part in ("real", "imag")}
+        self.spectrogram_extractor = nn.ModuleDict({"stft": nn.ModuleDict(parts)})
+        self.logmel_extractor = nn.ParameterDict({"melW": torch.empty(BINS, BANDS)})
         self.bn0 = nn.BatchNorm2d(BANDS)
         widths = (1, 64, 128, 256, 512, 1024, 2048)
         for place in range(1, 7):
@@ -100,7 +73,13 @@ class Cnn14(nn.Module):
 
     def log_mel(self, waves_NS: Tensor) -> Tensor:
         """[N, M, 64] in dB; M = 1 + S // 160."""
-        return self.logmel_extractor(self.spectrogram_extractor(waves_NS))
+        mirrored_N1S = F.pad(waves_NS[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")
+        real_NKM, imaginary_NKM = (
+            part(mirrored_N1S) for part in self.spectrogram_extractor["stft"].children()
+        )
+        power_NKM = real_NKM.square() + imaginary_NKM.square()
+        bands_NMB = power_NKM.transpose(1, 2) @ self.logmel_extractor["melW"]
+        return 10 * torch.log10(bands_NMB.clamp(min=SMALLEST_POWER))
 
     def forward(self, waves_NS: Tensor) -> Heard:
         frames_NMB = self.log_mel(waves_NS)

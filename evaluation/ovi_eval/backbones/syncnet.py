@@ -68,14 +68,6 @@ def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     return weight.contiguous(memory_format=torch.channels_last), bias
 
 
-def _pooled(x: Tensor, after: Any = None) -> Tensor:
-    """The pool over height and width, if the layer after a block of `netcnnlip` is one."""
-    pool: Any = after if isinstance(after, nn.MaxPool3d) else None
-    if pool is None:
-        return x
-    return F.max_pool2d(x, pool.kernel_size[1:], pool.stride[1:], pool.padding[1:])
-
-
 class SyncNet(nn.Module):
     """Two encoders into one space: `lips` for the picture, `sound` for the cepstra."""
 
@@ -118,7 +110,10 @@ class SyncNet(nn.Module):
         for place, layer in enumerate(layers):
             if isinstance(layer, nn.Conv3d):
                 x = F.conv2d(x, *_folded(layer, layers[place + 1]), layer.stride[1:], layer.padding[1:])
-                x = _pooled(x, *layers[place + 3 : place + 4]).relu_()
+                for pool in layers[place + 3 : place + 4]:  # after batch norm and ReLU
+                    if isinstance(pool, nn.MaxPool3d):
+                        x = F.max_pool2d(x, pool.kernel_size[1:], pool.stride[1:], pool.padding[1:])
+                x = x.relu_()
         return self.netfclip(x.flatten(1))
 
     def sound(self, cepstra_V1DM: Tensor) -> Tensor:

@@ -46,10 +46,6 @@ def _conv(inside: int, out: int, side: int, stride: int = 1, padding: int = 0, g
     return nn.Conv2d(inside, out, side, stride, padding, groups=groups, bias=False)
 
 
-def _start(out: int) -> nn.Sequential:
-    return nn.Sequential(_conv(3, out, 3, 2, 1), nn.BatchNorm2d(out), nn.ReLU())
-
-
 def _separable(inside: int, out: int, stride: int = 1) -> nn.Sequential:
     """Each channel by itself, then across channels, each with batch norm."""
     return nn.Sequential(
@@ -115,7 +111,7 @@ class UltraFace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.base_net = nn.Sequential(
-            _start(16),
+            nn.Sequential(_conv(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
             _separable(16, 32),
             _separable(32, 32, 2),
             _separable(32, 32),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ovi_eval.check.case import Case
 from ovi_eval.check.lines import Line
 from ovi_eval.check.runner import FAILED, NOT_RUN, OK, CaseOutcome
 from ovi_eval.common.files import write_whole
+from ovi_eval.common.provenance import installed
 
 SCHEMA = "ovi_eval.check/1"
 WIDTH = 120
@@ -129,7 +129,7 @@ def write(path: Path, outcomes: Sequence[CaseOutcome], goldens: Path) -> None:
         "goldens": str(goldens),
         "machine": {"python": platform.python_version(), "system": platform.platform()},
         "packages": {
-            name: _version(name) for name in ("torch", "numpy", "av", "onnxruntime", "transformers")
+            name: installed(name) for name in ("torch", "numpy", "av", "onnxruntime", "transformers")
         },
         "cases": [_case(outcome) for outcome in outcomes],
     }
@@ -167,10 +167,3 @@ def _finite(value: float | str | None) -> float | str | None:
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return str(value)
     return value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovi_eval.check.case import CannotRunError, Case, Setting
-from ovi_eval.check.cases import catalogue
+from ovi_eval.check.cases import CASES
 from ovi_eval.check.goldens import Goldens
 from ovi_eval.check.lines import Line
 from ovi_eval.common.shown import did_you_mean
@@ -34,15 +34,14 @@ class CaseOutcome:
 
 def chosen(names: Sequence[str] | None) -> list[Case]:
     """Cases by name or group, in their own order; all for None. Raises UserError for an unknown name."""
-    cases = catalogue.CASES
     if names is None:
-        return list(cases.values())
-    groups = {case.group for case in cases.values()}
+        return list(CASES.values())
+    groups = {case.group for case in CASES.values()}
     for name in names:
-        if name not in cases and name not in groups:
-            offer = did_you_mean(name, [*groups, *cases]) or f"there are {', '.join(sorted(groups))}"
+        if name not in CASES and name not in groups:
+            offer = did_you_mean(name, [*groups, *CASES]) or f"there are {', '.join(sorted(groups))}"
             raise UserError(f"no check is called {name!r}; {offer}")
-    return [case for case in cases.values() if case.name in names or case.group in names]
+    return [case for case in CASES.values() if case.name in names or case.group in names]
 
 
 def run_cases(

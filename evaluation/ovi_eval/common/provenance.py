@@ -51,11 +51,12 @@ def versions() -> dict[str, str]:
     """Version by package, as installed: this one, Python, and the libraries that compute and decode."""
     found = {"ovi_eval": __version__, "python": platform.python_version()}
     for package in COMPUTE:
-        found[package] = _installed(package) or "not installed as a package"
-    return found | {package: text for package in OPTIONAL if (text := _installed(package))}
+        found[package] = installed(package) or "not installed as a package"
+    return found | {package: text for package in OPTIONAL if (text := installed(package))}
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

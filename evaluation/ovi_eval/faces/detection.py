@@ -9,7 +9,6 @@ Shapes: N frames, n faces in a frame: rows of x1, y1, x2, y2 (left, top, right, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +21,7 @@ from ovi_eval.backbones import s3fd, ultraface
 from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import find_weights, load_published
+from ovi_eval.faces.frame_store import Pictures
 
 BATCH = 4
 
@@ -103,9 +103,10 @@ class UltraFaceOnnxDetector(UltraFaceDetector):
         return cls(partial(ultraface.onnx_faces, network), path, network.sha256)
 
 
-def faces_in(detector: Detector, frames: Sequence[np.ndarray], height: int, width: int) -> list[np.ndarray]:
+def faces_in(detector: Detector, frames: Pictures, height: int, width: int) -> list[np.ndarray]:
     """The faces [n, 5] in each of the shrunk frames of a clip of `height` x `width` pixels, a few at a time."""
     found: list[np.ndarray] = []
     for start in range(0, len(frames), BATCH):
-        found += detector.look(np.stack(frames[start : start + BATCH]), height, width)
+        few = [frames[place] for place in range(start, min(start + BATCH, len(frames)))]
+        found += detector.look(np.stack(few), height, width)
     return found

@@ -5,15 +5,13 @@ memory: a clip of 250 frames of 1080x1920 took 1.4 GB instead of 0.2.
 """
 
 import io
-from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 
 BLOCK = 64
 
 
-class Pictures(Sequence[np.ndarray]):
+class Pictures:
     """Pictures [H, W, 3] uint8 of one size."""
 
     def __init__(self) -> None:
@@ -30,13 +28,7 @@ class Pictures(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, place: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(self._count))]
+    def __getitem__(self, place: int) -> np.ndarray:
         if not 0 <= place < self._count:
             raise IndexError(place)
         return self._blocks[place // BLOCK][place % BLOCK]

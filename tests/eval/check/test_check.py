@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from helpers.generated_weights import GeneratedWeights
 from ovi_eval.backbones import i3d
 from ovi_eval.check.case import CannotRunError, Case, Cases, Setting
-from ovi_eval.check.cases.catalogue import CASES
+from ovi_eval.check.cases import CASES
 from ovi_eval.check.generated import hashed
 from ovi_eval.check.goldens import Goldens, goldens_folder
 from ovi_eval.check.lines import Line, at_most, close, same
