@@ -1,7 +1,7 @@
 """Which metrics there are. A new one is a file in `metrics/` and a line here.
 
-Metrics of the ball world begin with its name, so that none is taken for a published one; they bring clips to 16x16.
-Published ones look at clips as they are, mostly through weights that their authors give out. Names of what the field
+Metrics of the ball world begin with its name, so that none is mistaken for a published one; they scale clips to 16x16.
+Published ones look at clips as they are, mostly through published weights. Names of what the field
 calls a metric, where there are several of it, stand for its usual variant.
 """
 

@@ -63,7 +63,7 @@ def _trunk() -> nn.Sequential:
 
 
 class S3FD(nn.Module):
-    """Frames [N, 3, H, W], as `prepared` makes them, to scores [N, P] and boxes [N, P, 4] of a frame of 1x1."""
+    """Frames [N, 3, H, W], as `network_input` makes them, to scores [N, P] and boxes [N, P, 4] of a frame of 1x1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
     return small_HWC
 
 
-def prepared(small_NHWC: np.ndarray) -> Tensor:
+def network_input(small_NHWC: np.ndarray) -> Tensor:
     """The network's input [N, 3, H, W] float32 of shrunk RGB frames [N, H, W, 3] uint8."""
     return torch.from_numpy(small_NHWC).permute(0, 3, 1, 2).float() - torch.tensor(MEANS_RGB)[:, None, None]
 

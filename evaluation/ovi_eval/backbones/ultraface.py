@@ -106,7 +106,7 @@ class _ReceptiveFields(nn.Module):
 
 
 class UltraFace(nn.Module):
-    """Frames [N, 3, 240, 320], as `prepared` makes them, to scores [N, P] and boxes [N, P, 4] of a frame of 1x1."""
+    """Frames [N, 3, 240, 320], of `network_input`, to scores [N, P] and boxes [N, P, 4] of a frame of 1x1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
     return cv2.resize(frame_HWC, (WIDTH, HEIGHT))
 
 
-def prepared(small_NHWC: np.ndarray) -> Tensor:
+def network_input(small_NHWC: np.ndarray) -> Tensor:
     """The network's input [N, 3, 240, 320] float32 of shrunk RGB frames [N, 240, 320, 3] uint8."""
     return (torch.from_numpy(small_NHWC).permute(0, 3, 1, 2).float() - MEAN) / SPREAD
 

@@ -2,7 +2,7 @@
 
 The colour comes from the frames and the pitch from the sound, never from the caption. The caption only says
 in which of two values a clip counts: with a colour word in it, both modalities could have read the answer
-there; without one ("vague"), they agree only if they told each other.
+there; without one ("vague"), they agree only if one was generated to fit the other.
 """
 
 from __future__ import annotations

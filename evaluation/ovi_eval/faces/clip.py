@@ -31,7 +31,7 @@ QUANTISER = 2
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedClip:
     """A clip before face detection.
 
     `jpegs` and `small` (what the detector takes) are by the file's own frames; `shown` is which of them is seen
@@ -55,7 +55,7 @@ class Prepared:
         return self.wave_S[first * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
 
 
-def prepare(item: Item, detector: Detector) -> Prepared:
+def prepare(item: Item, detector: Detector) -> PreparedClip:
     """A clip's frames and sound. Raises UserError where it has no picture, no sound, or nothing but silence."""
     jpegs, small, thumbnails = Files(), Pictures(), Pictures()
     size = (0, 0)
@@ -74,7 +74,7 @@ def prepare(item: Item, detector: Detector) -> Prepared:
     shown = at_25_fps(video)
     cuts = scenes.scenes([thumbnails[place] for place in shown], FPS)
     wave_S = _sound(item, video)
-    return Prepared(jpegs, small, *size, shown, cuts, wave_S)
+    return PreparedClip(jpegs, small, *size, shown, cuts, wave_S)
 
 
 def at_25_fps(video: Video) -> list[int]:

@@ -71,7 +71,7 @@ class _TorchDetector(Detector):
 
     def look(self, small_NHWC: np.ndarray, height: int, width: int) -> list[np.ndarray]:
         with torch.no_grad():
-            scores_NP, boxes_NP4 = self.network(self.module.prepared(small_NHWC).to(self.device))
+            scores_NP, boxes_NP4 = self.network(self.module.network_input(small_NHWC).to(self.device))
         return [self.module.faces(*one, height, width) for one in zip(scores_NP, boxes_NP4, strict=True)]
 
 

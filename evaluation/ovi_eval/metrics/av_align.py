@@ -46,9 +46,9 @@ SHORTEST_SOUND = 2048
 """Samples of librosa's window."""
 DIGITS = 6
 """Decimals of the flow that are kept: OpenCV's further ones vary from call to call with where its buffers lie, and
-in a picture that stands still the rules would take that for peaks."""
+in a still picture the rules would count that as peaks."""
 MOVA_FLOOR = 0.1
-"""Pixels a frame: MOVA takes slower motion for none."""
+"""Pixels a frame: Slower motion counts as none for MOVA."""
 JAVIS_EPS = 1e-6
 CV2, LIBROSA = (Package(name, "pip install 'ovi-lab[av-align]'") for name in ("cv2", "librosa"))
 

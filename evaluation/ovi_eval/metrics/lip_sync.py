@@ -67,10 +67,10 @@ class SyncNetTracks(_SyncNet):
         self.weights |= self.detector.weights
         self.variant = f"{self.variant}, faces by {self.detector.variant}"
 
-    def load(self, item: Item) -> clip.Prepared:
+    def load(self, item: Item) -> clip.PreparedClip:
         return clip.prepare(item, self.detector)
 
-    def run(self, loaded: clip.Prepared) -> Features:
+    def run(self, loaded: clip.PreparedClip) -> Features:
         by_frame = faces_in(self.detector, loaded.small, loaded.height, loaded.width)
         found = tracks.follow([by_frame[place] for place in loaded.shown], loaded.scenes)
         if not found:

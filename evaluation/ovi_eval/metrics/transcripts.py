@@ -8,7 +8,7 @@ recogniser. Both texts are brought to words and numerals alone (`error_rates.pla
 
 `wer` and `cer` are means of the clips' rates, `wer_pooled` and `cer_pooled` all edits over all words or characters:
 two numbers that are both called WER. A silent clip says nothing, so all it should say is missing from it, and its rate
-is 1; Whisper is not asked, because it makes up words for silence.
+is 1; Whisper does not run, because it makes up words for silence.
 """
 
 from __future__ import annotations

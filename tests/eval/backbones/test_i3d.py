@@ -32,7 +32,7 @@ def test_frames_are_resized_some_at_a_time_to_the_same_bits(
         assert i3d.preprocess(two, fit).equal(whole)
 
 
-def test_faults_are_told() -> None:
+def test_faults_are_reported() -> None:
     for clips, text in (
         (torch.zeros(1, 9, 8, 8, 3, dtype=torch.uint8), "at least 10 frames, got 9"),
         (torch.zeros(1, 16, 8, 8, 3), r"of uint8, got \[1, 16, 8, 8, 3\] of torch.float32"),

@@ -61,7 +61,7 @@ def test_planted_scores_give_planted_boxes() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
-def test_faults_are_told(
+def test_faults_are_reported(
     tmp_path: Path, generated: GeneratedWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="frames of at least 128x128 pixels, got 200x100"):

@@ -46,7 +46,7 @@ def test_windows_are_those_that_picture_and_sound_both_have(generated: Generated
     )
 
 
-def test_faults_are_told() -> None:
+def test_faults_are_reported() -> None:
     with torch.device("meta"):
         network = syncnet.SyncNet()
     crop, sound = torch.zeros(6, 224, 224, 3, dtype=torch.uint8), np.zeros(6 * 640, np.int16)

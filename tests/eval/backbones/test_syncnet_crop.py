@@ -33,7 +33,7 @@ def test_sound_becomes_16_bit_numbers() -> None:
     assert found.tolist() == [0, 32767, -32768, 32767, 1, 0, -1]
 
 
-def test_faults_are_told(tmp_path: Path) -> None:
+def test_faults_are_reported(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no clip")
     for path, text in (
         (tmp_path / "none.mp4", "no such file"),

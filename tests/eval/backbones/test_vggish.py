@@ -27,7 +27,7 @@ def test_embeddings_in_pieces_are_those_of_the_whole(
 
 
 @pytest.mark.parametrize("samples", [0, 399, 15599])
-def test_waves_shorter_than_a_patch_are_told(samples: int) -> None:
+def test_waves_shorter_than_a_patch_are_reported(samples: int) -> None:
     with pytest.raises(UserError, match=r"at least 15600 samples"):
         vggish.patches(torch.zeros(samples))
     assert vggish.patches(torch.zeros(15600)).shape == (1, 96, 64)
@@ -35,6 +35,6 @@ def test_waves_shorter_than_a_patch_are_told(samples: int) -> None:
     assert vggish.patches(torch.zeros(15600 + 96 * 160)).shape == (2, 96, 64)
 
 
-def test_a_wave_of_several_channels_is_told() -> None:
+def test_a_wave_of_several_channels_is_reported() -> None:
     with pytest.raises(UserError, match=r"got \[2, 16000\]"):
         vggish.patches(torch.zeros(2, 16000))

@@ -188,7 +188,7 @@ def test_distances_find_a_planted_shift_and_pad_with_zeros() -> None:
         assert float(distances[shift + 25]) == pytest.approx(total / 28, abs=1e-5)
 
 
-def test_real_clips_are_in_sync_and_strangers_are_not(judges: Judges) -> None:
+def test_real_clips_are_in_sync_and_those_with_other_sound_are_not(judges: Judges) -> None:
     clips = real_clips(64, UNSEEN)
     real, other = sync(clips), sync(with_others_sound(clips, 0))
     assert real["sync_shift_ms"] < 5

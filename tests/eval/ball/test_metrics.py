@@ -155,7 +155,7 @@ def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- agreement ---
 
 
-def test_real_clips_agree_and_strangers_only_by_chance() -> None:
+def test_real_clips_agree_and_those_with_other_sound_only_by_chance() -> None:
     assert agreement(real_clips()) == [1.0, 1.0]
     full, vague = agreement(with_others_sound(real_clips(), seed=0))
     assert full < 0.45

@@ -10,13 +10,7 @@ from ovi_eval.errors import UserError
 
 def test_references_are_a_ceiling_and_floors() -> None:
     rows = make_references(real_clips(), seed=0)
-    assert list(rows) == [
-        "real",
-        "real_shifted_50ms",
-        "real_shifted_100ms",
-        "real_shifted_150ms",
-        "real_shuffled",
-    ]
+    assert list(rows) == ["real", *(f"real_shifted_{ms}ms" for ms in (50, 100, 150)), "real_shuffled"]
     f1 = {n: score(c, names=["ball/event_sync"]).values["ball/onset_f1"].value for n, c in rows.items()}
     assert f1["real"] > f1["real_shifted_50ms"] > f1["real_shuffled"] > f1["real_shifted_150ms"]
     assert f1["real_shifted_100ms"] < 0.4
@@ -31,7 +25,7 @@ def test_late_sound_is_the_same_sound_later() -> None:
         with_late_sound(clips, 3.0)
 
 
-def test_strangers_have_as_many_landings_and_nobody_keeps_their_own() -> None:
+def test_exchanged_sounds_have_as_many_landings_and_no_clip_keeps_its_own() -> None:
     clips = real_clips()
     other = with_others_sound(clips, seed=3)
     source = [

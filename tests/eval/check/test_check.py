@@ -160,8 +160,8 @@ def test_one_wrong_number_fails(
     folder = spoilt(tmp_path / "goldens", goldens, name, *keys, by=by)
     assert main(["check", "--only", case, "--goldens", str(folder)]) == 1
     printed = capsys.readouterr().out
-    (told,) = [line for line in printed.splitlines() if line.startswith(f"FAILED {case}: ")]
-    assert quantity in told
+    (summary,) = [line for line in printed.splitlines() if line.startswith(f"FAILED {case}: ")]
+    assert quantity in summary
     assert "1 failed" in printed
 
 
@@ -195,7 +195,7 @@ def test_what_a_folder_of_goldens_lacks_fails(goldens: Path, tmp_path: Path) -> 
         assert text in reasons[name][1]
 
 
-def test_bad_options_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, text in (
         (("--only", "vgish"), "no check is called 'vgish'; did you mean vggish"),
         (("--only", "frechet.diagonals"), "did you mean frechet.diagonal"),
@@ -207,10 +207,10 @@ def test_bad_options_are_told_in_one_line(tmp_path: Path, capsys: pytest.Capture
         (("--only", "wer", "--json", tmp_path), "is a folder; name a file"),
     ):
         assert main(["check", *map(str, words)]) == 2
-        told = capsys.readouterr().err
-        assert text in told
-        assert told.startswith("ovi-eval: ")
-        assert told.count("\n") == 1
+        error = capsys.readouterr().err
+        assert text in error
+        assert error.startswith("ovi-eval: ")
+        assert error.count("\n") == 1
 
 
 def test_names_and_groups() -> None:
@@ -222,7 +222,7 @@ def test_names_and_groups() -> None:
     assert chosen(None) == list(CASES.values())
 
 
-def test_a_folder_without_the_clip_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_the_clip_is_reported(tmp_path: Path) -> None:
     (outcome,) = run_cases(chosen(["dnsmos.sound"]), Goldens(goldens_folder()), clips=tmp_path)
     assert outcome.verdict == NOT_RUN
     assert outcome.reason == f"{tmp_path} has no latentsync/demo1_video.mp4"
@@ -335,7 +335,7 @@ def test_a_case_that_breaks_fails_and_the_next_one_runs() -> None:
                 raise fault
 
     add("a.breaks", fault=ZeroDivisionError("by\nnought"), lines=1)
-    add("a.is_told", fault=UserError("x.mp4: is no clip"), lines=0)
+    add("a.user_error", fault=UserError("x.mp4: is no clip"), lines=0)
     add("a.lacks", fault=CannotRunError("needs a file"), lines=2)
     add("b.compares_nothing", fault=None, lines=0)
     add("b.passes", fault=None, lines=1)

@@ -166,14 +166,14 @@ def test_crops_are_smoothed_by_a_median() -> None:
     boxes_F4 = np.tile([120.0, 40.0, 280.0, 200.0], (60, 1))
     boxes_F4[30] += 50
     frame = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
-    asked: list[int] = []
+    requested: list[int] = []
 
     def picture(number: int) -> np.ndarray:
-        asked.append(number)
+        requested.append(number)
         return frame
 
     found = list(crop.crops(tracks.Track(7, boxes_F4, 60), picture))
-    assert asked == list(range(7, 67))
+    assert requested == list(range(7, 67))
     assert all(np.array_equal(one, frame[40:264, 88:312]) for one in found)
 
 
@@ -242,7 +242,7 @@ def test_a_clip_is_prepared() -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (1, 48, 128, 160, 3), generator=generator, dtype=torch.uint8)
     waves = 0.1 * torch.randn(1, 32000, generator=generator)
-    made = ClipSet(["one"], [""], frames, 24.0, waves, 16000, [{}])
+    made = ClipSet(["one"], [""], frames, 24.0, waves, 16000)
     ready = clips.prepare(MemoryItem(made, 0), UltraFaceDetector.found("sync"))
     assert (ready.height, ready.width, len(ready.jpegs), len(ready.shown)) == (128, 160, 48, 50)
     assert ready.small[0].shape == (240, 320, 3)
@@ -251,6 +251,6 @@ def test_a_clip_is_prepared() -> None:
     shown = ready.picture(12)  # the twelfth frame is seen twice
     assert np.array_equal(shown, ready.picture(11))
     assert np.abs(shown[..., ::-1].astype(int) - frames[0, 11].numpy()).mean() < 60  # noise suffers
-    silent = ClipSet(["one"], [""], frames, 24.0, waves * 1e-6, 16000, [{}])
+    silent = ClipSet(["one"], [""], frames, 24.0, waves * 1e-6, 16000)
     with pytest.raises(UserError, match="one: its sound is silence"):
         clips.prepare(MemoryItem(silent, 0), UltraFaceDetector.found("sync"))

@@ -60,7 +60,7 @@ def jumps_and_clicks(late_s: float = 0.0) -> ClipSet:
         start = round((jump / FPS + late_s) * RATE)
         click_S = torch.rand(600, generator=generator) * 1.6 - 0.8
         wave_S[start : start + 600] = click_S * torch.linspace(1, 0, 600)
-    return ClipSet(["jumps"], [""], torch.stack(frames)[None], FPS, wave_S[None], RATE, [{}])
+    return ClipSet(["jumps"], [""], torch.stack(frames)[None], FPS, wave_S[None], RATE)
 
 
 def test_sound_with_motion_scores_one_and_late_sound_nothing(
@@ -93,7 +93,7 @@ def test_clips_without_a_value_say_why(extractor: PeaksOfSoundAndMotion, tmp_pat
     clips = jumps_and_clicks()
 
     def load(frames_THWC: torch.Tensor, wave_S: torch.Tensor) -> dict[str, torch.Tensor]:
-        one = ClipSet(["a"], [""], frames_THWC[None], FPS, wave_S[None], RATE, [{}])
+        one = ClipSet(["a"], [""], frames_THWC[None], FPS, wave_S[None], RATE)
         return extractor.run(extractor.load(MemoryItem(one, 0)))
 
     frames_THWC, wave_S = clips.frames_NTHWC[0], clips.waves_NS[0]

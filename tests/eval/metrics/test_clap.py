@@ -34,7 +34,9 @@ def waves() -> Tensor:
     return torch.from_numpy(np.stack([wave(RATE, 10.0, seed) for seed in (0, 1)])).float() / 32768
 
 
-def test_a_laion_clap_that_does_not_import_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_laion_clap_that_does_not_import_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "clap.pt"
     torch.save(published(small_checkpoint()), path)
     monkeypatch.setitem(sys.modules, "laion_clap", None)
@@ -183,14 +185,14 @@ def test_a_clip_is_scored_by_its_sound_and_caption() -> None:
     assert extractor.weights[MUSIC_SPEECH.name][:12] in extractor.variant
 
 
-def test_captions_that_are_read_in_part_are_told() -> None:
+def test_captions_that_are_read_in_part_are_reported() -> None:
     """The reference reads 77 tokens and drops the rest without a word."""
 
     Score = variant_of(CLAP["clap"], "clap", extractor=SmallClap, values=CLAP["clap"].values)
     sound_S = waves()[0, :RATE]
     scored = score_items([clip(sound_S), clip(sound_S, "dog " * 100)], None, [Score])
-    (told,) = scored.values["clap_score"].warnings
-    assert told == "1 captions have more than 77 tokens, of which CLAP reads the first: clip"
+    (warning,) = scored.values["clap_score"].warnings
+    assert warning == "1 captions have more than 77 tokens, of which CLAP reads the first: clip"
     assert score_items([clip(sound_S)], None, [Score]).values["clap_score"].warnings == ()
 
 
@@ -246,7 +248,7 @@ def test_clips_that_cannot_be_scored_say_why(tmp_path: Path) -> None:
             extractor.load(item)
 
 
-def test_what_is_needed_is_found_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_needed_is_found_or_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
     assert len(lacking(Clap.needs, "clap")) == 2
     with pytest.raises(UserError, match=r"clap needs RoBERTa's tokenizer: the folder roberta-base"):

@@ -11,7 +11,7 @@ from ovi_eval.stats.inception import inception_jackknife, inception_score, kl_di
 
 
 def logits(count: int, classes: int = 40, seed: int = 0) -> Tensor:
-    """Sounds that are taken for one of the classes, the later ones more often."""
+    """Logits of sounds that look like one of the classes, the later ones more often."""
     drawn = torch.randn(count, classes, generator=torch.Generator().manual_seed(seed))
     return 2 * drawn + torch.linspace(0, 2, classes)
 

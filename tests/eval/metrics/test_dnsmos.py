@@ -57,15 +57,9 @@ def test_files_and_rows_have_the_published_scores_and_silence_and_low_rates_have
     assert pcm_S.dtype == np.int16
     assert np.array_equal(decode_pcm16(path.read_bytes(), RATE), pcm_S)
     wave_S = torch.from_numpy(pcm_S).float() / 32768
-    clips = ClipSet(
-        ["two_men", "silent"],
-        ["", ""],
-        torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8),
-        24.0,
-        torch.stack([wave_S, torch.zeros_like(wave_S)]),
-        RATE,
-        [{}, {}],
-    )
+    frames_NTHWC = torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8)
+    waves_NS = torch.stack([wave_S, torch.zeros_like(wave_S)])
+    clips = ClipSet(["two_men", "silent"], ["", ""], frames_NTHWC, 24.0, waves_NS, RATE)
     row = expected[name]
     for item in (FileItem(path, name), MemoryItem(clips, 0)):
         found = list(scores_of(item).values())

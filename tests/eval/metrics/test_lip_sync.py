@@ -19,7 +19,7 @@ from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
 from ovi_eval.faces import crop
-from ovi_eval.faces.clip import Prepared
+from ovi_eval.faces.clip import PreparedClip
 from ovi_eval.faces.detection import Detector
 from ovi_eval.metrics import lip_sync
 from ovi_eval.metrics.lip_sync import SYNC, SyncNetTracks
@@ -136,7 +136,7 @@ def known(generated: GeneratedWeights, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def ready(known: KnownTracks) -> Prepared:
+def ready(known: KnownTracks) -> PreparedClip:
     """The clip of known faces as its extractor loads it; leave it as it is."""
     return known.load(known_clip())
 
@@ -150,7 +150,7 @@ def known_clip(frames: int = 54) -> Item:
 
 
 @pytest.mark.slow
-def test_any_detector_gives_tracks_whose_crops_are_judged(known: KnownTracks, ready: Prepared) -> None:
+def test_any_detector_gives_tracks_whose_crops_are_judged(known: KnownTracks, ready: PreparedClip) -> None:
     assert known.variant.endswith(f"faces by known {'0' * 12}")
     assert ready.scenes == [(0, 54)]
     found = known.run(ready)
@@ -176,7 +176,7 @@ def test_the_most_confident_track_counts() -> None:
     assert SYNC["sync_all_tracks"]().measure(features) == pytest.approx([4.0, 19 / 3])
 
 
-def test_sound_that_ends_early_leaves_short_tracks_out(known: KnownTracks, ready: Prepared) -> None:
+def test_sound_that_ends_early_leaves_short_tracks_out(known: KnownTracks, ready: PreparedClip) -> None:
     with pytest.raises(UserError, match=r"SyncNet needs at least 6 frames .* got 52 and 3200"):
         known.run(replace(ready, wave_S=ready.wave_S[: 5 * 640]))
 
@@ -219,7 +219,7 @@ def test_tracks_need_picture_and_sound(known: KnownTracks, tmp_path: Path) -> No
         known.load(FileItem(tmp_path / "none.mp4", "none"))
 
 
-def test_what_each_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_each_needs_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match=r"sync needs SyncNet weights: syncnet_v2\.model from https"):
         find(["sync"])

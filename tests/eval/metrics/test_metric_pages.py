@@ -11,8 +11,8 @@ PAGES = Path(__file__).resolve().parents[3] / "docs" / "metrics"
 def test_every_metric_and_value_is_on_a_page_and_in_the_list() -> None:
     listed = (PAGES / "README.md").read_text(encoding="utf-8")
     rows = [line for line in listed.splitlines() if line.startswith("| [")]
-    told = {name for row in rows for name in re.findall(r"`([a-z0-9_/]+)`", row)}
-    assert told == {*METRICS}
+    listed_names = {name for row in rows for name in re.findall(r"`([a-z0-9_/]+)`", row)}
+    assert listed_names == {*METRICS}
     for row in rows:
         names, pages = re.findall(r"`([a-z0-9_/]+)`", row), re.findall(r"\(([a-z_]+\.md)\)", row)
         text = "".join((PAGES / page).read_text(encoding="utf-8") for page in pages)

@@ -83,15 +83,8 @@ def clips(*waves: torch.Tensor, frames: int = 6, ids: tuple[str, ...] = ("a", "b
     generator = torch.Generator().manual_seed(3)
     shape = (len(waves), frames, 32, 48, 3)
     frames_NTHWC = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    rows = ClipSet(
-        list(ids[: len(waves)]),
-        [""] * len(waves),
-        frames_NTHWC,
-        24.0,
-        torch.stack(waves),
-        RATE,
-        [{} for _ in waves],
-    )
+    captions = [""] * len(waves)
+    rows = ClipSet(list(ids[: len(waves)]), captions, frames_NTHWC, 24.0, torch.stack(waves), RATE)
     return [MemoryItem(rows, place) for place in range(len(waves))]
 
 
@@ -353,10 +346,10 @@ def test_audiobox_rates_pieces_as_its_package_does(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(aes.DEFAULT_AUDIO_CFG, name, value)
     monkeypatch.setattr(aes.DEFAULT_AUDIO_CFG, "encoder_attention_heads", 2)
     monkeypatch.setattr(aes.DEFAULT_AUDIO_CFG, "conv_pos_groups", 4)
-    told = {axis: {"mean": 5.0 + place, "std": 1.5} for place, axis in enumerate(audiobox.AXES)}
+    scales = {axis: {"mean": 5.0 + place, "std": 1.5} for place, axis in enumerate(audiobox.AXES)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(6)
-        network = aes.AesMultiOutput(nth_layer=2, target_transform=told)
+        network = aes.AesMultiOutput(nth_layer=2, target_transform=scales)
         network.save_pretrained(tmp_path / "audiobox-aesthetics")
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
     wave_S = voice(150, 12.5)

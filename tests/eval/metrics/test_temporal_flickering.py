@@ -14,7 +14,7 @@ from ovi_eval.metrics.temporal_flickering import FrameDifferences, TemporalFlick
 
 
 def in_memory(frames_THWC: torch.Tensor) -> Item:
-    return MemoryItem(ClipSet(["a"], [""], frames_THWC[None], 24.0, torch.zeros(1, 800), 8000, [{}]), 0)
+    return MemoryItem(ClipSet(["a"], [""], frames_THWC[None], 24.0, torch.zeros(1, 800), 8000), 0)
 
 
 def score(item: Item) -> float:

@@ -51,7 +51,7 @@ def clips(captions: list[str], waves: list[torch.Tensor] | None = None) -> list[
     waves = waves or [tone(200 + 50 * place) for place in range(len(captions))]
     ids = [f"c{place}" for place in range(len(captions))]
     frames = torch.zeros(len(ids), 2, 8, 8, 3, dtype=torch.uint8)
-    rows = ClipSet(ids, captions, frames, 24.0, torch.stack(waves), RATE, [{} for _ in ids])
+    rows = ClipSet(ids, captions, frames, 24.0, torch.stack(waves), RATE)
     return [MemoryItem(rows, place) for place in range(len(ids))]
 
 
@@ -119,7 +119,7 @@ def test_given_transcripts_need_no_whisper_and_give_jiwers_numbers(
     assert "the transcripts have none of it" in scored.reasons[5]["wer"]
 
 
-def test_a_caption_is_taken_whole_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caption_is_read_whole_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "heard.jsonl").write_text('{"id": "c0", "text": "good morning"}\n{"id": "c1", "text": "b"}\n')
     monkeypatch.setenv(GIVEN, str(tmp_path / "heard.jsonl"))
     items = clips(["Good morning!", "a hum <S>b<E>"])

@@ -39,7 +39,7 @@ def small_sample_bias(setting: Setting) -> Iterator[Line]:
     for count, expected in setting.goldens.json(STATS, "small_sample_bias_same_dist_d64"):
         draws = torch.randn(12, 2, int(count), 64, generator=generator, dtype=torch.float64)
         found = np.array([frechet_distance(x_ND, y_ND) for x_ND, y_ND in draws])
-        # The golden is one draw, whose features are not told: as far off as one draw lies from the mean.
+        # The golden is one draw, whose features are unknown: as far off as one draw lies from the mean.
         spread = 4 * float(found.std(ddof=1))
         why = "N(0, I); the golden is one random draw; four standard deviations of draws of our own"
         quantity = f"two sets of {count}, d=64, mean of 12 draws"

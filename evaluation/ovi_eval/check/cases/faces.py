@@ -78,7 +78,7 @@ def s3fd_network(setting: Setting) -> Iterator[Line]:
     for seed, expected in setting.goldens.json(S3FD_JSON, "frames").items():
         frame_HWC = clip(1, 300, 420, int(seed))[0]
         with torch.no_grad():
-            scores_1P, boxes_1P4 = network(s3fd.prepared(s3fd.shrunk(frame_HWC)[None]))
+            scores_1P, boxes_1P4 = network(s3fd.network_input(s3fd.shrunk(frame_HWC)[None]))
         yield same(f"frame {seed}: places", scores_1P.shape[1], expected["places"])
         scores, boxes = expected["scores_every_5"], expected["boxes_every_25"]
         why = "the golden has seven digits"

@@ -61,17 +61,17 @@ def rows(setting: Setting) -> Iterator[Line]:
     yield same("number of tables", len(tables), len(golden))
     for row in golden:
         own = tables.get(row["table"])
-        told = {(s, m): v for s, values in row["systems"].items() for m, v in values.items()}
+        listed = {(s, m): v for s, values in row["systems"].items() for m, v in values.items()}
         found = {(s, m): v for s, values in own.rows.items() for m, v in values.items()} if own else {}
         faults = [
-            f"{system}, {metric}: {found.get((system, metric))} instead of {told.get((system, metric))}"
-            for system, metric in sorted(told.keys() | found.keys())
-            if found.get((system, metric)) != told.get((system, metric))
+            f"{system}, {metric}: {found.get((system, metric))} instead of {listed.get((system, metric))}"
+            for system, metric in sorted(listed.keys() | found.keys())
+            if found.get((system, metric)) != listed.get((system, metric))
         ]
         if own and (own.source.split()[0], own.seen_in) != (row["url"].split()[0], row["seen_in"]):
             faults.append("another source")
         if own and own.first_hand is not row["first_hand"]:
             faults.append("another word on whether the source was read")
-        expected = f"{len(told)} values"
+        expected = f"{len(listed)} values"
         name = row["table"].split(",")[0].split(" (")[0]
         yield same(f"{name}: values and source", "; ".join(faults) or f"{len(found)} values", expected)
