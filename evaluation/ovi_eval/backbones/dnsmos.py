@@ -58,10 +58,7 @@ def p808(network: OnnxFile, wave_S: np.ndarray) -> float:
 
 
 def p835(network: OnnxFile, wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SIG, BAK and OVRL [3], about 1 to 5, of a 16 kHz wave [S] in [-1, 1], and the network's own outputs [3].
-
-    Raises UserError as `segments`.
-    """
+    """SIG, BAK and OVRL [3], about 1 to 5, and the network's own outputs [3]. Input and errors as `p808`."""
     raw = np.array([_outputs(network, part) for part in segments(wave_S)], dtype=np.float64)
     mapped = np.stack(
         [np.polyval(powers, raw[:, place]) for place, powers in enumerate(_POLYNOMIALS)], axis=1

@@ -199,10 +199,7 @@ def load_i3d(path: str | Path, variant: str = "stylegan-v") -> LoadedNetwork[I3D
 
 
 def features(network: I3D, frames_NTHWC: Tensor) -> Tensor:
-    """FVD's features [N, 400] float32 of clips [N, T, H, W, 3] uint8, cropped, one at a time to spare memory.
-
-    Raises UserError as `preprocess` does.
-    """
+    """FVD's features [N, 400] of clips, cropped, one at a time to spare memory. Input and errors as `preprocess`."""
     return torch.cat([logits_of(network, preprocess(clip[None])) for clip in frames_NTHWC])
 
 

@@ -145,10 +145,7 @@ def network_input(small_NHWC: np.ndarray) -> Tensor:
 
 
 def faces(scores_P: Tensor, boxes_P4: Tensor, height: int, width: int, score: float = SCORE) -> np.ndarray:
-    """The faces of one frame, [n, 5] float32: x1, y1, x2, y2 in its pixels and the score, the best first.
-
-    Faces below `score` are dropped.
-    """
+    """The faces of one frame from `score` on, [n, 5] float32: x1, y1, x2, y2 in its pixels and score, best first."""
     found_P5 = torch.cat((boxes_P4, scores_P[:, None]), 1).cpu().numpy()
     found_N5 = found_P5[found_P5[:, 4] > FIRST_SCORE]
     found_N5 = found_N5[np.argsort(found_N5[:, 4], kind="stable")[-CANDIDATES:]]

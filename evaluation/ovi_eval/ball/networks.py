@@ -89,9 +89,7 @@ class Squeeze(nn.Module):
         return self.level(self.narrow(x_NCT).transpose(1, 2).flatten(1))
 
     def answers(self, features_NF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the kind [N, 4], of the number of events [N, 8], and of an event at each step [N,
-        steps].
-        """
+        """Logits of the kind [N, 4], of the number of events [N, 8], and of an event at each step [N, steps]."""
         binned_NCB = features_NF.unflatten(1, (BINS, PER_BIN)).transpose(1, 2)
         wide_NCT = F.silu(self.widen(F.silu(self.join(binned_NCB))))
         return self.kind(features_NF), self.count(features_NF), self.when(wide_NCT)[:, 0]
@@ -204,9 +202,7 @@ class BallSyncNet(nn.Module):
         return F.normalize(self.heard(F.silu(self.hear(x_NCA)).transpose(1, 2)), dim=-1)
 
     def forward(self, clips: ClipSet) -> tuple[Tensor, Tensor]:
-        """Embeddings of picture [N, V, E] and sound [N, A, E]. Raises UserError for clips shorter than a
-        window.
-        """
+        """Embeddings of picture [N, V, E] and sound [N, A, E]. Raises UserError for clips shorter than a window."""
         frames_NTCHW, bands_NLK = frames_of(clips, self), bands_of(clips, self)
         if frames_NTCHW.shape[1] < WINDOW_FRAMES or bands_NLK.shape[1] < WINDOW_TOKENS:
             raise UserError(
@@ -255,9 +251,7 @@ def same_moment(windows: int, fps: float) -> Tensor:
 
 
 def blot(frames_NTCHW: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Frames as a lossy codec might leave them: each clip blurred, smeared over time and noisy, by its own
-    shares.
-    """
+    """Frames as a lossy codec might leave them: each clip blurred, smeared over time and noisy by its own shares."""
     if generator is None:
         return frames_NTCHW
     shares = torch.rand(3, len(frames_NTCHW), 1, 1, 1, 1, generator=generator).to(frames_NTCHW)

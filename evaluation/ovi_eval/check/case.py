@@ -104,8 +104,7 @@ class Case:
     """One golden, or several that are computed together.
 
     `name` is "group.what"; `metric` what it is part of; `reference` the implementation and commit that gave
-    the numbers; `goldens` which of them ("file: key", with * for any); `slow` whether it takes over about
-    five seconds.
+    the numbers; `goldens` which of them ("file: key", with * for any); `slow`: about five seconds or more.
     """
 
     name: str

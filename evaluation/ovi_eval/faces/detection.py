@@ -42,9 +42,7 @@ class Detector(ABC):
     @classmethod
     @abstractmethod
     def found(cls, for_what: str, device: torch.device = CPU) -> Self:
-        """The detector with the weights in OVI_EVAL_WEIGHTS. Raises UserError with what `for_what` needs without
-        them.
-        """
+        """The detector with the weights in OVI_EVAL_WEIGHTS. Raises UserError with what `for_what` needs."""
 
     @abstractmethod
     def shrink(self, frame_HWC: np.ndarray) -> np.ndarray:

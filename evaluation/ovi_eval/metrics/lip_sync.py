@@ -40,6 +40,7 @@ class _SyncNet(Extractor):
 
 
 def _features(judged: list[syncnet.Sync]) -> Features:
+    """`distance`, `confidence` and `offset` [K], `mean_distances` [K, 31]."""
     return {
         key: torch.tensor([getattr(sync, key) for sync in judged], dtype=torch.float64)
         for key in ("distance", "confidence", "offset")
@@ -49,8 +50,8 @@ def _features(judged: list[syncnet.Sync]) -> Features:
 class SyncNetTracks(_SyncNet):
     """SyncNet on each face track of a clip, found by S3FD as in SyncNet's release.
 
-    Features: `distance`, `confidence` and `offset` [K], `mean_distances` [K, 31], `spans` [K, 2] (a track's
-    first frame at 25 fps and the one after its last), `detected` [K] (frames in which its face was found).
+    Features: those of `_features`, `spans` [K, 2] (a track's first frame at 25 fps and the one after its last), and
+    `detected` [K] (frames in which its face was found).
     """
 
     name = "syncnet_tracks"
@@ -109,9 +110,7 @@ class SyncNetTracksUltraFace(SyncNetTracks):
 
 
 class SyncNetCrops(_SyncNet):
-    """SyncNet on files that are face crops already: 224x224 at 25 fps. Features as `SyncNetTracks`, K = 1,
-    without `spans` and `detected`.
-    """
+    """SyncNet on files that are face crops already, 224x224 at 25 fps. Features as `_features`, K = 1."""
 
     name = "syncnet_crops"
     needs: ClassVar[tuple[Need, ...]] = (syncnet.FILE,)
