@@ -112,7 +112,8 @@ class SyncNet(nn.Module):
                 x = F.conv2d(x, *_folded(layer, layers[place + 1]), layer.stride[1:], layer.padding[1:])
                 for pool in layers[place + 3 : place + 4]:  # after batch norm and ReLU
                     if isinstance(pool, nn.MaxPool3d):
-                        x = F.max_pool2d(x, pool.kernel_size[1:], pool.stride[1:], pool.padding[1:])
+                        sizes: Any = (pool.kernel_size, pool.stride, pool.padding)
+                        x = F.max_pool2d(x, *(size[1:] for size in sizes))
                 x = x.relu_()
         return self.netfclip(x.flatten(1))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -37,7 +37,7 @@ def desync_grid(setting: Setting) -> Iterator[Line]:
 
 
 def _of_ltx2(
-    metric: type[ItemMean], file: str, keys: dict[str, tuple[str, ...]], clip: str, atol: float
+    metric: type[ItemMean], file: str, keys: Mapping[str, tuple[str, ...]], clip: str, atol: float
 ) -> None:
     @CASES.case(
         f"{metric.name.split('_')[0]}.ltx2", metric.name, REFERENCE, f"{FASTVIDEO}/{file}: *", slow=True
