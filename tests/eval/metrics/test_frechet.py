@@ -65,19 +65,19 @@ def sounds(waves_NS: Tensor, sample_rate: int = 16000) -> list[Item]:
 @pytest.mark.slow
 def test_fvd_of_two_sets_is_that_of_the_references_features(there: Path, goldens: Path) -> None:
     golden = load_file(goldens / "i3d_golden.safetensors")
-    wanted = frechet_distance(golden["fvd.FA"][:3], golden["fvd.FB"][:3])
-    silence = torch.zeros(3, 100)
-    made, real = clips_of(pictures(0, 3), silence), clips_of(pictures(3, 3).flip(2).flip(4), silence)
+    wanted = frechet_distance(golden["fvd.FA"][:4], golden["fvd.FB"][:4])
+    silence = torch.zeros(4, 100)
+    made, real = clips_of(pictures(0, 4), silence), clips_of(pictures(3, 4).flip(2).flip(4), silence)
     scored = score_items(made, real, [FRECHET["fvd_stylegan_v"]])
     score = scored.values["fvd_stylegan_v"]
     assert score.value == pytest.approx(wanted, rel=1e-4)
-    assert (score.n, score.coverage, score.kind, score.dimension) == (3, 1.0, "frechet", 400)
+    assert (score.n, score.coverage, score.kind, score.dimension) == (4, 1.0, "frechet", 400)
     assert score.variant == f"stylegan-v, weights {file_sha256(there / i3d.FILE.name)[:12]}"
     assert score.weights == {i3d.FILE.name: file_sha256(there / i3d.FILE.name)}
     assert "short side to 224" in score.preprocessing
     assert [line.split(":")[0] for line in score.warnings] == [
-        "3 rows of 400 features in the scored set",
-        "3 rows of 400 features in the reference set",
+        "4 rows of 400 features in the scored set",
+        "4 rows of 400 features in the reference set",
     ]
     assert score.ci95 is not None
     assert score.ci95[0] < score.value < score.ci95[1]
