@@ -77,11 +77,26 @@ def test_columns_go_by_their_usual_names(tmp_path: Path) -> None:
 def test_texts_are_kept_whole(tmp_path: Path) -> None:
     captions = table(tmp_path, 'file,caption\na,"He said ""hi"",\nand\u2028left"\n')
     assert captions.of(tmp_path / "in/a.mp4") == 'He said "hi",\nand\u2028left'
-    with pytest.raises(UserError, match=r"c\.csv: line 2 has 4 fields"):
-        table(tmp_path, "file,caption\na,A red car, fast, on a road\n")
-    with pytest.raises(UserError, match=r"line 3: it gives a a second text that differs"):
-        table(tmp_path, "file,caption\na,one\n./a,two\n")
     assert table(tmp_path, "file,caption\na,one\na,one\n").of(tmp_path / "in/a.mp4") == "one"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "clip,words\n", "has the columns clip, words: expected a first line that names file and"),
+        ("a.csv", "file,caption\n", "holds no captions"),
+        ("a.csv", "file,caption\na,one\n./a,two\n", "line 3: it gives a a second text that differs"),
+        ("a.csv", "file,caption\na,A red car, fast\n", r"a\.csv: line 2 has 3 fields and the header names 2"),
+        ("b.jsonl", '{"file": 3}\n', r"line 1: it must have file \(or id\) and caption"),
+        ("c.jsonl", "{\n", "line 1: is no JSON"),
+        ("e.yaml", "", "come in a .csv, .tsv or .jsonl file"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        table(tmp_path, content, name)
+    with pytest.raises(UserError, match="no such file"):
+        Captions(tmp_path, tmp_path / "none.csv")
 
 
 def test_a_text_beside_a_file(tmp_path: Path) -> None:
