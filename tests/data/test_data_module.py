@@ -1,6 +1,5 @@
 """The data module: a world made once and whole, shards of latents, shards of media."""
 
-import json
 import logging
 import multiprocessing
 from pathlib import Path
@@ -9,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
+from helpers.latent_shards import write_shard
 from ovi_eval.common.files import file_sha256
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.data.prepare import WorldSettings, is_whole, prepare_world, shards_of
-from ovi_lab.data.shards import ShardWriter
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
 
@@ -62,34 +61,32 @@ def test_clips_to_evaluate_are_the_worlds_own(data: OviDataModule) -> None:
     torch.testing.assert_close(clips.waves_NS, rendered.waves_NS, atol=1 / 32767, rtol=0)
 
 
-def test_what_is_there_is_not_made_again(data: OviDataModule, root: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(data: OviDataModule, root: Path) -> Path:
     (folder,) = root.glob("bouncing_ball-*")
+    return folder
+
+
+def test_existing_data_are_not_made_again(folder: Path, root: Path) -> None:
     before = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
     OviDataModule(root=root, **SMALL).prepare_data()
     assert {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == before
 
 
-def test_two_makings_give_the_same_bytes(data: OviDataModule, root: Path, tmp_path: Path) -> None:
-    (folder,) = root.glob("bouncing_ball-*")
+def test_the_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = prepare_world(WorldSettings("bouncing_ball", 32, 8), tmp_path, quiet=True)
     assert again.name == folder.name
-    assert json.loads((again / "manifest.json").read_text()) == json.loads(
-        (folder / "manifest.json").read_text()
-    )
-    for file in folder.glob("*.tar"):
+    for file in (folder / "manifest.json", *folder.glob("*.tar")):
         assert file_sha256(file) == file_sha256(again / file.name)
 
 
 def test_other_settings_have_another_folder() -> None:
-    root = Path("x")
-    folders = {
-        WorldSettings("bouncing_ball", 32, 8, *seeds).folder(root).name for seeds in ((1, 2), (3, 2), (1, 4))
-    } | {WorldSettings("bouncing_ball", 33, 8).folder(root).name}
-    assert len(folders) == 4
+    settings = [(32, 8, 1, 2), (32, 8, 3, 2), (32, 8, 1, 4), (33, 8)]
+    assert len({WorldSettings("bouncing_ball", *numbers).folder(Path("x")) for numbers in settings}) == 4
 
 
 @pytest.mark.parametrize("damage", ["manifest", "shard", "cut"])
-def test_what_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_incomplete_data_are_made_again(tmp_path: Path, damage: str) -> None:
     settings = WorldSettings("bouncing_ball", 4, 2)
     folder = prepare_world(settings, tmp_path, quiet=True)
     before = file_sha256(folder / "train-latents-000.tar")
@@ -126,8 +123,7 @@ def test_two_processes_that_start_together_make_it_once(tmp_path: Path) -> None:
     assert [s.name for s in shards_of(folder, "train", "latents")] == ["train-latents-000.tar"]
 
 
-def test_shards_of_latents_with_their_codec(data: OviDataModule, root: Path, tmp_path: Path) -> None:
-    (folder,) = root.glob("bouncing_ball-*")
+def test_shards_of_latents_with_their_codec(data: OviDataModule, folder: Path, tmp_path: Path) -> None:
     loaded = OviDataModule(
         world=None,
         root=tmp_path,
@@ -152,14 +148,9 @@ def test_shards_of_latents_with_their_codec(data: OviDataModule, root: Path, tmp
     assert without.val_dataloader() == []
 
 
-def test_shards_of_media_fit_their_codec_once(root: Path, data: OviDataModule, tmp_path: Path) -> None:
-    (folder,) = root.glob("bouncing_ball-*")
-    settings = {
-        "world": None,
-        "root": tmp_path,
-        "batch_size": 8,
-        "train": str(folder / "train-media-000.tar"),
-    }
+def test_shards_of_media_fit_their_codec_once(data: OviDataModule, folder: Path, tmp_path: Path) -> None:
+    train = str(folder / "train-media-000.tar")
+    settings = {"world": None, "root": tmp_path, "batch_size": 8, "train": train}
     media = OviDataModule(**settings, val=str(folder / "eval-media-000.tar"))
     media.prepare_data()
     (file,) = tmp_path.glob("codec-*.safetensors")
@@ -174,20 +165,10 @@ def test_shards_of_media_fit_their_codec_once(root: Path, data: OviDataModule, t
     torch.testing.assert_close(media.codec.video.components_CP, data.codec.video.components_CP)
 
 
-def test_media_are_brought_to_the_format_asked_for(root: Path, data: OviDataModule, tmp_path: Path) -> None:
-    (folder,) = root.glob("bouncing_ball-*")
-    media = OviDataModule(
-        world=None,
-        root=tmp_path,
-        train=str(folder / "train-media-000.tar"),
-        val=str(folder / "eval-media-000.tar"),
-        num_frames=12,
-        height=8,
-        width=24,
-        fps=8.0,
-        sample_rate=16000,
-        batch_size=4,
-    )
+def test_media_are_converted_to_the_requested_format(folder: Path, tmp_path: Path) -> None:
+    shard = str(folder / "eval-media-000.tar")
+    form = {"num_frames": 12, "height": 8, "width": 24, "fps": 8.0, "sample_rate": 16000}
+    media = OviDataModule(world=None, root=tmp_path, train=shard, val=shard, batch_size=4, **form)
     assert media.latent_shapes == {"video": (24, 6, 1, 3), "audio": (60, 12)}
     clips = media.eval_clips(2)
     assert clips.frames_NTHWC.shape == (2, 12, 8, 24, 3)
@@ -198,10 +179,9 @@ def test_media_are_brought_to_the_format_asked_for(root: Path, data: OviDataModu
 def test_bad_clips_are_summed_up_when_a_run_ends_within_an_epoch(
     tmp_path: Path, latents_shard: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ShardWriter(tmp_path / "a.tar") as shard:
-        for n in range(4):
-            shard.write(f"bad{n}", {"json": b"{}", "latents.safetensors": b""})
-    data = OviDataModule(world=None, root=tmp_path, train=[str(latents_shard), str(tmp_path / "a.tar")])
+    bad = {"json": b"{}", "latents.safetensors": b""}
+    shard = write_shard(tmp_path / "a.tar", {f"bad{n}": bad for n in range(4)})
+    data = OviDataModule(world=None, root=tmp_path, train=[str(latents_shard), str(shard)])
     batches = iter(data.train_dataloader())
     for _ in range(3):
         next(batches)
@@ -210,7 +190,7 @@ def test_bad_clips_are_summed_up_when_a_run_ends_within_an_epoch(
     assert [r.message for r in caplog.records if "bad of 52 clips skipped" in r.message]
 
 
-def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+def test_settings_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     for arguments, message in [
         ({"world": None}, "name either a world .* or shards"),
         ({"train": "a.tar"}, "name either a world .* or shards"),

@@ -11,14 +11,9 @@ from ovi_lab.data.npy import load_npy, npy_bytes
 
 def npy(header: str | bytes, data: bytes = b"", version: bytes = b"\1\0", length: int | None = None) -> bytes:
     text = header.encode() if isinstance(header, str) else header
-    width = 2 if version == b"\1\0" else 4
-    return (
-        b"\x93NUMPY"
-        + version
-        + (len(text) if length is None else length).to_bytes(width, "little")
-        + text
-        + data
-    )
+    length = len(text) if length is None else length
+    stated = length.to_bytes(2 if version == b"\1\0" else 4, "little")
+    return b"\x93NUMPY" + version + stated + text + data
 
 
 def described(descr: str = "'|u1'", shape: str = "(4,)", fortran: str = "False") -> str:
@@ -63,7 +58,7 @@ def described(descr: str = "'|u1'", shape: str = "(4,)", fortran: str = "False")
         npy(b"\xff\xfe" * 32, b"1234", version=b"\3\0"),
     ],
 )
-def test_npy_members_of_strangers_are_bad_samples(data: bytes) -> None:
+def test_untrusted_npy_members_are_bad_samples(data: bytes) -> None:
     tracemalloc.start()
     with pytest.raises(
         BadSampleError, match=r"^its .frames.npy is (no .npy file|not a whole, plain array)"

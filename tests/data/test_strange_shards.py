@@ -1,4 +1,4 @@
-"""Shards, indexes and members that a stranger made up: each is a bad sample or a refused shard, in one line."""
+"""Untrusted shards, indexes and members: each is a bad sample or a refused shard, in one line."""
 
 import io
 import json
@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from helpers.latent_shards import write_shard
 from ovi_lab.data.cli import main
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import latent_members, read_about, read_latents, read_media
 from ovi_lab.data.index import BadSampleError, index_path, read_index, scan_shard
 from ovi_lab.data.npy import npy_bytes
-from ovi_lab.data.shards import ShardReader, ShardWriter
+from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
 
 
@@ -150,11 +151,9 @@ def test_long_names_as_tar_programs_write_them_are_read(tmp_path: Path) -> None:
 
 
 def shard(path: Path) -> Path:
-    with ShardWriter(path) as writer:
-        for n in range(3):
-            tensors = (torch.full((2, 3, 1, 1), float(n)), torch.zeros(5, 3))
-            writer.write(f"k{n}", latent_members(f"clip {n}", {}, *tensors, encoded_by={"video": "a"}))
-    return path
+    video, audio, encoder = torch.zeros(2, 3, 1, 1), torch.zeros(5, 3), {"video": "a"}
+    clips = [latent_members(f"clip {n}", {}, video, audio, encoded_by=encoder) for n in range(3)]
+    return write_shard(path, {f"k{n}": members for n, members in enumerate(clips)})
 
 
 def _set(*where: Any) -> Callable[[dict[str, Any]], None]:
@@ -242,11 +241,9 @@ def test_an_index_that_lies_about_latents_makes_bad_samples(tmp_path: Path) -> N
 
 def test_the_index_of_another_shard_of_the_same_size_and_time(tmp_path: Path) -> None:
     """As a copy that keeps times leaves it."""
-    path, other = shard(tmp_path / "a.tar"), tmp_path / "b.tar"
-    with ShardWriter(other) as writer:
-        for n in range(3):
-            members = latent_members("other words", {}, torch.zeros(2, 3, 1, 1), torch.zeros(5, 3))
-            writer.write(f"j{n}", members)
+    path = shard(tmp_path / "a.tar")
+    members = latent_members("other words", {}, torch.zeros(2, 3, 1, 1), torch.zeros(5, 3))
+    other = write_shard(tmp_path / "b.tar", {f"j{n}": members for n in range(3)})
     times = path.stat()
     path.write_bytes(other.read_bytes())
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -272,7 +269,7 @@ def test_the_index_of_another_shard_of_the_same_size_and_time(tmp_path: Path) ->
         ({"txt": b"x" * (2**20 + 1)}, None),
     ],
 )
-def test_json_and_text_members_of_strangers(members: dict[str, bytes], words: str | None) -> None:
+def test_untrusted_json_and_text_members(members: dict[str, bytes], words: str | None) -> None:
     if words is None:
         assert read_about(members)["caption"]
         return
@@ -297,7 +294,7 @@ def test_captions_in_the_usual_encodings(encoding: str) -> None:
         ('"fps": 8, "sample_rate": "8000"', 'lacks "sample_rate" in numbers'),
     ],
 )
-def test_rates_of_strangers(rates: str, words: str) -> None:
+def test_untrusted_rates(rates: str, words: str) -> None:
     frames, wave = np.zeros((8, 4, 4, 3), np.uint8), np.zeros(8000, np.int16)
     members = {"json": f'{{"caption": "x", {rates}}}'.encode()}
     members |= {"frames.npy": npy_bytes(frames), "wave.npy": npy_bytes(wave)}
@@ -330,13 +327,12 @@ def stored(header: str, data: bytes = b"") -> bytes:
         save({"sound": torch.zeros(4, 20)}),
     ],
 )
-def test_latents_of_strangers_are_bad_samples(latents: bytes, tmp_path: Path) -> None:
+def test_untrusted_latents_are_bad_samples(latents: bytes, tmp_path: Path) -> None:
     members = {"json": b'{"caption": "x"}', "latents.safetensors": latents}
     with pytest.raises(BadSampleError, match=r"^(its .*latents|it has no audio latents)"):
         read_latents(members, ("audio",))
-    with ShardWriter(tmp_path / "a.tar") as writer:
-        writer.write("bad", members)
-        writer.write("good", {**members, "latents.safetensors": save({"audio": torch.zeros(4, 20)})})
+    good = {**members, "latents.safetensors": save({"audio": torch.zeros(4, 20)})}
+    write_shard(tmp_path / "a.tar", {"bad": members, "good": good})
     dataset = ClipDataset(tmp_path / "a.tar", modalities=["audio"])
     assert {dataset[n]["id"] for n in range(len(dataset))} == {"good"}
     assert main(["inspect", str(tmp_path / "a.tar")]) in (0, 1)
