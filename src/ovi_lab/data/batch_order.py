@@ -1,5 +1,4 @@
-"""The order of training: which clips make which batch, computed from the seed and the position without reading
-samples.
+"""The order of training: which clips make which batch, computed from seed and position without reading samples.
 
 Clips of similar shape share a bucket (the same latent frames, rows and columns; sound of similar length), so that
 little is padded; a bucket's batches are as large as a budget of tokens allows. Everything is arithmetic on whole
@@ -120,10 +119,6 @@ class EpochSampler(Sampler[list[Any]]):
 
     def __len__(self) -> int:
         return self._length
-
-    def set_epoch(self, epoch: int) -> None:
-        """Start at the beginning of an epoch of clips."""
-        self.place = Place(epoch, 0)
 
     def after(self, place: Place, batches: int) -> Place:
         """The place so many batches of each rank further on."""

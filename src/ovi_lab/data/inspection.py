@@ -18,7 +18,6 @@ from ovi_eval.common.files import file_sha256, written_whole
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.progress import progress
-from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import (
     BOTH,
     FRAMES,
@@ -115,8 +114,7 @@ def _latents(members: dict[str, bytes], found: Inspection, codec: LatentCodec | 
 
 
 def contact_sheet(clips: Sequence[tuple[str, MediaClip]], path: Path, width: int = 1024) -> Path:
-    """A PNG with each clip's frames side by side above its spectrogram (time to the right), under its
-    caption.
+    """A PNG with each clip's frames side by side above its spectrogram (time to the right), under its caption.
 
     Raises:
         UserError: there is no clip to show.
@@ -173,8 +171,3 @@ def spectrogram_picture(wave_S: Tensor, sample_rate: int, width: int, height: in
     level = torch.nn.functional.interpolate(level[None, None], (height, width), mode="area")[0, 0].flip(0)
     colours: Any = matplotlib.colormaps["magma"](level.clamp(0, 1).numpy())
     return torch.from_numpy((colours[..., :3] * 255).astype("uint8"))
-
-
-def clips_of(dataset: ClipDataset, count: int) -> list[tuple[str, MediaClip]]:
-    """The first `count` media clips of a data set with their keys."""
-    return [(dataset.entries[n].key, dataset.media(n)) for n in range(min(count, len(dataset)))]

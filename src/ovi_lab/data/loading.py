@@ -1,5 +1,4 @@
-"""One loader for latents and media: any shards, a seeded order, instant resume, bad samples skipped within
-limits.
+"""One loader for latents and media: any shards, a seeded order, instant resume, bad samples skipped within limits.
 
 The order is a function of (seed, epoch, position), never of the number of workers; so the loader's state is two
 numbers, and a run resumed in the middle of an epoch, with other workers if need be, sees the batches it would have

@@ -49,7 +49,7 @@ from ovi_lab.errors import UserError
 log = logging.getLogger("ovi_lab.data")
 
 Store = Literal["auto", "arrays", "mp4", "original"]
-ARRAYS_UP_TO = 128 * 128  # pixels; larger clips are stored as H.264 unless asked otherwise
+ARRAYS_UP_TO = 128 * 128  # pixels; larger clips are stored as H.264 by default
 REPORTED_FROM = 0.05  # seconds of silence or of a tail that are reported
 BAR_LEVEL = 24  # of 255: darker rows and columns at the edges, in every frame, are bars
 
@@ -132,8 +132,8 @@ def pack_folder(
     """Pack every video file under `folder` into `<prefix>-000.tar`, …: all of them or, where it fails, none.
 
     Raises:
-        UserError: no folder, no video in it, no usable one, shards of that name already there, or, where
-            asked to stop, the first file that cannot be used.
+        UserError: no folder, no video in it, no usable one, shards of that name already there, or, with
+            on_error="raise", the first file that cannot be used.
     """
     if not folder.is_dir():
         raise UserError(

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 _END = object()
 
 
-class Prefetcher(Iterator[Any]):
+class Prefetcher(Iterator[Any], AbstractContextManager["Prefetcher"]):
     """The batches of `source` in its order, up to `depth` of them read ahead in a thread of their own.
 
         with Prefetcher(source, depth=2, device=device) as batches:
@@ -28,7 +28,7 @@ class Prefetcher(Iterator[Any]):
 
     Args:
         source: the batches; nothing else may iterate over it meanwhile.
-        depth: batches ahead; 0 reads each when it is asked for.
+        depth: batches ahead; 0 reads each when it is requested.
         device: where batches are to be; None, or a device that is no GPU, leaves them where they are.
     """
 
@@ -41,15 +41,7 @@ class Prefetcher(Iterator[Any]):
         self.waited_s = 0.0
         """Seconds that the consumer of the batches has waited for them."""
 
-    def __enter__(self) -> Prefetcher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Discard batches read ahead, and end the source's workers."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

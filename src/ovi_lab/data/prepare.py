@@ -156,14 +156,9 @@ def _rendered(world: World, count: int, seed: int) -> Iterator[tuple[str, dict[s
     """The world's clips as samples of lossless arrays."""
     for start in range(0, count, _AT_ONCE):
         clips = world.render(range(start, min(start + _AT_ONCE, count)), seed)
-        for n, key in enumerate(clips.ids):
-            frames_THWC, wave_S = clips.frames_NTHWC[n], clips.waves_NS[n]
-            yield (
-                key,
-                array_members(
-                    clips.captions[n], clips.meta[n], frames_THWC, clips.fps, wave_S, clips.sample_rate
-                ),
-            )
+        rows = zip(clips.ids, clips.captions, clips.meta, clips.frames_NTHWC, clips.waves_NS, strict=True)
+        for key, caption, meta, frames_THWC, wave_S in rows:
+            yield key, array_members(caption, meta, frames_THWC, clips.fps, wave_S, clips.sample_rate)
 
 
 def encoded(dataset: ClipDataset, codec: LatentCodec) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -176,10 +171,8 @@ def encoded(dataset: ClipDataset, codec: LatentCodec) -> Iterator[tuple[str, dic
 def media_batches(dataset: ClipDataset, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Frames [N,T,H,W,3] and waves [N,S] of the first `limit` clips in order, to fit a codec on."""
     for run in media_runs(dataset, _AT_ONCE, limit):
-        yield (
-            torch.stack([clip.frames_THWC for _, clip in run]),
-            torch.stack([clip.wave_S for _, clip in run]),
-        )
+        frames, waves = zip(*((clip.frames_THWC, clip.wave_S) for _, clip in run), strict=True)
+        yield torch.stack(frames), torch.stack(waves)
 
 
 def _sha256(file: Path) -> str:

@@ -13,10 +13,9 @@ import re
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 from ovi_eval.common.plain_data import MAX_BYTES
@@ -103,7 +102,7 @@ def joined_shards(arguments: Sequence[str], key: str = "data.shards") -> list[st
     return [*remaining[:first], f"{key}={joined}", *remaining[first:]]
 
 
-class ShardWriter:
+class ShardWriter(AbstractContextManager["ShardWriter"]):
     """Writes one shard: to a temporary name, renamed when whole, then its index.
 
         with ShardWriter(path) as shard:
@@ -135,12 +134,7 @@ class ShardWriter:
                     self._tar.addfile(info, content)
         self.count += 1
 
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             if kind is None:
                 with no_space(self.path):
@@ -213,9 +207,7 @@ class ShardReader:
         return members
 
     def _open(self, shard: Path) -> int:
-        if (
-            self._owner != os.getpid()
-        ):  # a worker has its parent's table: same descriptors, but let it open its own
+        if self._owner != os.getpid():  # a worker has its parent's descriptors, but opens its own
             self._files, self._owner = OrderedDict(), os.getpid()
         if shard not in self._files:
             try:

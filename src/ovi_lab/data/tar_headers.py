@@ -14,14 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 BLOCK = 512
-MAX_EXTENDED = (
-    2**20
-)  # bytes of one extended header; a long name takes a few hundred, extended attributes some 64 KiB
+MAX_EXTENDED = 2**20  # bytes of one extended header; extended attributes take some 64 KiB
 MAX_NAME = 4096  # characters, as PATH_MAX of Linux
 _PAX, _PAX_FOR_ALL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
 _EXTENDED = (*_PAX, _PAX_FOR_ALL, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-
-
 _SPARSE = "GNU.sparse."
 
 

@@ -1,5 +1,4 @@
-"""The bouncing ball: each landing flashes the floor and strikes a drum, so that timing and content can both be
-checked.
+"""The bouncing ball: each landing flashes the floor and strikes a drum; timing and content can both be checked.
 
 A ball of one of four colours bounces; its drum's pitch goes with the colour. The caption states the content (in
 the vague half not even that), never the timing.
@@ -70,9 +69,8 @@ class BouncingBall:
             seed: which world; training and evaluation use different ones.
 
         Returns:
-            ClipSet of frames [N,32,16,16,3] and waves [N,16200]; meta holds colour, pitch_hz, landings_s
-                (those
-            inside the clip), count, vague, seed, index.
+            ClipSet of frames [N,32,16,16,3] and waves [N,16200]; meta holds colour, pitch_hz, landings_s (inside the
+            clip), count, vague, seed, index.
         """
         from ovi_eval.clips.clipset import ClipSet
 
