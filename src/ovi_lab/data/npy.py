@@ -13,7 +13,6 @@ from numpy.lib import format as npy_format
 from ovi_eval.common.shown import shown
 from ovi_lab.data.index import BadSampleError
 
-_MAX_HEADER = 4096  # characters; NumPy writes some 120
 _MAX_DIMENSIONS = 8
 
 
@@ -29,7 +28,7 @@ def load_npy(data: bytes, name: str) -> np.ndarray[Any, Any]:
         if version not in ((1, 0), (2, 0)):  # NumPy writes others for arrays of records alone
             raise ValueError(f"version {version[0]}.{version[1]}")
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, fortran, dtype = read(file, max_header_size=_MAX_HEADER)
+        shape, fortran, dtype = read(file)  # of at most 10,000 characters
     except (ValueError, SyntaxError, TypeError, TokenError, MemoryError, RecursionError) as error:
         raise BadSampleError(f"its .{name} is no .npy file ({shown(error, 60)})") from error
     rest = len(data) - file.tell()
