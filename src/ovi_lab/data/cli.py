@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
     parser.add_argument("--version", action="version", version=f"ovi-data {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    writing = argparse.ArgumentParser(add_help=False)
+    writing = LineParser(add_help=False)
     option = writing.add_argument
     option(
         "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each file"
