@@ -201,7 +201,7 @@ def test_folders_with_nothing_to_pack(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of 1 files .* a.mp4: it has no caption"):
         pack_folder(tmp_path, tmp_path / "out", PackOptions(), quiet=True)
     for settings, message in [
-        ({"fps": 0.0}, "fps is 0.0; it must be above 0"),
+        ({"fps": 0.0}, "fps is 0.0: expected a number above 0"),
         ({"seconds": 0.01}, "is no frame"),
         ({"seconds": 2.0, "store": "original"}, "leave out --seconds"),
     ]:

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from ovi_lab.common.command_line import checked
+from ovi_lab.common.command_line import composed
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.sizes import GIB
 from ovi_lab.errors import UserError
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_answered_with_a_change_that_does() -> None:
 
 @pytest.mark.slow
 def test_training_refuses_what_cannot_fit() -> None:
-    config = checked(["optim=adamw", "data.batch_size=8"], config_dir(), "train")
+    config = composed(["optim=adamw", "data.batch_size=8"], config_dir(), "train")
     clip = ClipShape((16, 16, 16), 80)
     check_fits(config, 1, 24 * GIB, clip)
     with pytest.raises(

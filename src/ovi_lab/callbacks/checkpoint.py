@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ovi_lab.checkpoints.folder import checkpoints_of, step_of
-from ovi_lab.errors import UserError
+from ovi_lab.common.values import check_settings
 
 
 class RunCheckpoint(Checkpoint):
@@ -31,15 +31,7 @@ class RunCheckpoint(Checkpoint):
         keep_last: int = 1,
         keep_every_n_steps: int | None = None,
     ) -> None:
-        if keep_last == 0 or keep_last < -1 or every_n_steps < 0:
-            raise UserError(
-                f"checkpoint.every_n_steps={every_n_steps} and keep_last={keep_last}: expected steps >= 0, "
-                "and how many to keep (-1 for all)"
-            )
-        if keep_every_n_steps is not None and keep_every_n_steps < 1:
-            raise UserError(
-                f"checkpoint.keep_every_n_steps is {keep_every_n_steps}: expected at least 1, or null"
-            )
+        check_settings("checkpoint", locals())
         self.run_dir = Path(run_dir)
         self.every_n_steps = every_n_steps
         self.keep_last, self.keep_every_n_steps = keep_last, keep_every_n_steps

@@ -15,8 +15,10 @@ from lightning.pytorch import LightningModule, Trainer
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.common.plain_data import read_json
 from ovi_lab.callbacks.joint_sampling import SamplesInTraining, sample_together
+from ovi_lab.common.fields import AtLeastOne, checked
 from ovi_lab.common.progress import Reporter
 from ovi_lab.common.seeding import seed_for
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.strategies.ema import EMA
@@ -69,11 +71,8 @@ class MetricsInLoop(SamplesInTraining):
         sampler: Mapping[str, Any] | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        for name, value, least in (
-            ("every_n_steps", every_n_steps, 1), ("num_clips", num_clips, 2), ("batch_size", batch_size, 1),
-        ):  # fmt: skip
-            if value < least:
-                raise UserError(f"val_metrics.{name} is {value}: expected a whole number of at least {least}")
+        checked(AtLeastOne, every_n_steps, "val_metrics.every_n_steps")
+        check_settings("val_metrics", {"num_clips": num_clips, "batch_size": batch_size, "seed": seed})
         if not data.has_eval:
             raise UserError(
                 "val_metrics needs real clips to compare with: set data.val, or val_metrics.every_n_steps=0"

@@ -221,8 +221,11 @@ def _words(hint: Any, what: str) -> str:
         hint = args[0]
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType, Literal):
-        choices = [get_args(one) if get_origin(one) is Literal else [one] for one in args]
-        words = [one if isinstance(one, str) else _words(one, what) for one in chain.from_iterable(choices)]
+        alternatives = (hint,) if origin is Literal else args
+        choices = (
+            get_args(one) if get_origin(one) is Literal else [_words(one, what)] for one in alternatives
+        )
+        words = [str(choice) for choice in chain.from_iterable(choices)]
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     if fields := fields_of(hint):
         return "a mapping of settings" if " " in what else f"settings such as {what}.{next(iter(fields))}=…"

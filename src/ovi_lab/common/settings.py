@@ -125,7 +125,7 @@ TRAIN = _open(
     global_batch_size=AtLeastOne | None,
     ema=_closed(decay=BelowOne),
     checkpoint=_closed(
-        every_n_steps=Count, keep_last=Annotated[int, whole(-1)], keep_every_n_steps=AtLeastOne | None
+        every_n_steps=Count, keep_last=AtLeastOne | Literal[-1], keep_every_n_steps=AtLeastOne | None
     ),
     guard=_closed(
         on_bad_step=Literal["stop", "skip"],
@@ -137,7 +137,7 @@ TRAIN = _open(
     throughput=_closed(every_n_steps=AtLeastOne | None, peak_tflops=Positive | None),
     val_metrics=_closed(
         every_n_steps=Count,
-        num_clips=AtLeastOne,
+        num_clips=Annotated[int, whole(2)],
         batch_size=AtLeastOne,
         metrics=Texts | None,
         device=Text,
@@ -184,7 +184,7 @@ TRAIN = _open(
         too_long=Text,
     ),
     task=TASK,
-    timesteps=_open(distribution=Text, mean=Number, std=NotNegative, shift=Positive, shared=YesNo),
+    timesteps=_open(distribution=Text, mean=Number, std=Positive, shift=Positive, shared=YesNo),
     loss=_closed(video=NotNegative | None, audio=NotNegative | None),
     optim=_closed(
         muon=YesNo,

@@ -29,6 +29,7 @@ from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.files import folder_beside
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
+from ovi_lab.common.fields import Positive, checked
 from ovi_lab.common.progress import progress
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.cutting import CutSound, cut_picture
@@ -80,8 +81,7 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "fps", "sample_rate", "clips_per_shard"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
+            checked(Positive, getattr(self, name), name)
         if self.seconds is not None and round(self.seconds * self.fps) < 1:
             raise UserError(f"{self.seconds} s at {self.fps} frames/s is no frame; clips need at least one")
         if self.store == "original" and (self.seconds is not None or self.crop_bars):

@@ -8,15 +8,15 @@ Shapes: B batch, ... whatever a clip's latents have.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
+from ovi_lab.common.fields import checked
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 
 MODEL_TIME = 1000.0
@@ -73,15 +73,8 @@ class TimestepSampler:
     """Both modalities of a clip stand at one sigma (the paper); False draws one for each."""
 
     def __post_init__(self) -> None:
-        if self.distribution not in DISTRIBUTIONS:
-            raise UserError(
-                f"timesteps.distribution is {self.distribution!r}; expected one of {', '.join(DISTRIBUTIONS)}"
-            )
-        for field in dataclasses.fields(self)[1:4]:
-            value = getattr(self, field.name)
-            if not math.isfinite(value) or (field.name != "mean" and value <= 0):
-                above = "" if field.name == "mean" else " above 0"
-                raise UserError(f"timesteps.{field.name} is {value}; expected a finite number{above}")
+        checked(Literal[DISTRIBUTIONS], self.distribution, "timesteps.distribution")
+        check_settings("timesteps", vars(self))
 
     def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sigma of the video and of the audio, float32 [B] each, on the generator's device."""

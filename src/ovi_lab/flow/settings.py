@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ovi_lab.errors import UserError
-from ovi_lab.models.config import MODALITIES, Modality
+from ovi_lab.common.values import check_settings
+from ovi_lab.models.config import Modality
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class SamplerSettings:
     blocks x text_len x dim numbers a text and tower are kept)."""
 
     def __post_init__(self) -> None:
-        for modality in MODALITIES:
-            if not math.isfinite(self.guidance(modality)):
-                raise UserError(f"{modality} guidance is {self.guidance(modality)}; expected a finite number")
+        guidance = {"video_guidance": self.video_guidance, "audio_guidance": self.audio_guidance}
+        check_settings("sampler", guidance)
 
     def guidance(self, modality: Modality) -> float:
         """The strength of one modality's guidance."""

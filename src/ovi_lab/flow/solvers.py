@@ -6,13 +6,14 @@ noise; UniPC and DPM++ tell the model whole numbers as times, Euler the exact on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ovi_lab.errors import UserError
+from ovi_lab.common.fields import checked
+from ovi_lab.common.values import check_settings
 
 SOLVERS = ("unipc", "dpm++", "euler")
 
@@ -51,12 +52,8 @@ def build_solver(
         shift: of the sigmas towards noise, above 0; 1 leaves them evenly spaced.
         device: of `timesteps`.
     """
-    if name not in SOLVERS:
-        raise UserError(f"solver is {name!r}; expected one of {', '.join(SOLVERS)}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise UserError(f"steps is {steps!r}; expected a whole number of at least 1")
-    if not 0 < shift < float("inf"):
-        raise UserError(f"shift is {shift!r}; expected a finite number above 0")
+    checked(Literal[SOLVERS], name, "sampler.solver")
+    check_settings("sampler", {"steps": steps, "shift": shift})
     return Solver(name, {"unipc": _unipc, "dpm++": _dpm, "euler": _euler}[name](steps, shift, device))
 
 

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from ovi_lab.common.fields import AtLeastOne, checked
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import AttentionFunction
 from ovi_lab.models.config import Modality
@@ -39,8 +40,7 @@ def sequence_group(size: int) -> SequenceGroup:
     Every process calls it, and once: it sets up communication. `size` 1 works without torch.distributed too.
     UserError where the processes do not divide into groups of `size`.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UserError(f"sequence_parallel is {size!r}; expected a whole number of at least 1")
+    checked(AtLeastOne, size, "sequence_parallel")
     started = dist.is_available() and dist.is_initialized()
     world, rank = (dist.get_world_size(), dist.get_rank()) if started else (1, 0)
     if world % size:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from ovi_lab.common.fields import checked
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 
 NAMES = ("auto", "ddp", "zero", "fsdp2")
@@ -24,10 +26,8 @@ def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> A
     values = dict(settings)
     name = values.pop("name", None)
     sequence = values.pop("sequence_parallel", 1)
-    if name not in NAMES:
-        raise UserError(f"strategy.name is {name!r}; expected one of {', '.join(NAMES)}")
-    if isinstance(sequence, bool) or not isinstance(sequence, int) or sequence < 1:
-        raise UserError(f"strategy.sequence_parallel is {sequence!r}; expected a whole number of at least 1")
+    checked(Literal[NAMES], name, "strategy.name")
+    check_settings("strategy", {"sequence_parallel": sequence})
     accelerator = _accelerator(trainer)
     several = _processes(trainer, accelerator) > 1
     try:
@@ -58,8 +58,7 @@ def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> A
 
 def _zero(values: dict[str, Any], accelerator: str) -> Any:
     stage = values.get("stage")
-    if stage not in (1, 2, 3):
-        raise UserError(f"strategy.stage is {stage!r}; expected 1, 2 or 3")
+    checked(Literal[1, 2, 3], stage, "strategy.stage")
     for key in ("offload_optimizer", "offload_parameters"):
         if values.get(key) not in _OFFLOADS:
             raise UserError(f"strategy.{key} is {values[key]!r}; expected cpu, nvme or null")

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ovi_lab.checkpoints.init_from import find_beginning, load_text_encoder
+from ovi_lab.common.fields import checked, field_type
 from ovi_lab.common.seeding import generator_for
+from ovi_lab.common.settings import TRAIN
+from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
@@ -72,12 +75,9 @@ class FlowMatchingTask(Task):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, share in (("text_dropout", text_dropout), ("first_frame_clean", first_frame_clean)):
-            if not 0 <= share <= 1:
-                raise UserError(f"task.{name} is {share}, expected a share between 0 and 1")
+        check_settings("task", {"text_dropout": text_dropout, "first_frame_clean": first_frame_clean})
+        checked(field_type(TRAIN, "loss"), loss_weights, "loss")
         weights = {modality: weight for modality, weight in loss_weights.items() if weight is not None}
-        if set(weights) - {"video", "audio"} or any(w < 0 for w in weights.values()):
-            raise UserError(f"loss is {weights}: expected weights >= 0 under video and audio")
         self._make_model, self._make_text = model, text_encoder
         self.timesteps = timesteps
         self.loss_weights = weights

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.common.seeding import generator_for
-from ovi_lab.errors import UserError
+from ovi_lab.common.values import check_settings
 from ovi_lab.text.lengths import CutTexts
 
 _WORD = re.compile(r"[\w']+|<[^>]*>|[^\w\s]")
@@ -44,8 +44,7 @@ class LearnedText(nn.Module):
         too_long: str = "cut_end",
     ) -> None:
         super().__init__()
-        if min(dim, rows, max_words) <= 0:
-            raise UserError(f"text.dim={dim}, rows={rows} and max_words={max_words} must all be positive")
+        check_settings("text", {"dim": dim, "rows": rows, "max_words": max_words})
         self.rows, self.max_words, self.dim = rows, max_words, dim
         self.fit = CutTexts(max_words, word_count, too_long, "text.too_long=")
         self.words = nn.Parameter(torch.empty(rows, dim))
