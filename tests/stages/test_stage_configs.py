@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from ovi_lab.common.command_line import composed
+from ovi_lab.common import command_line
 from ovi_lab.common.paths import config_dir
 
 AUDIO_TOWER = 5_527_581_716  # 6,094,273,556 less its half of the fusion parameters
@@ -28,7 +28,7 @@ READINGS = [
 
 def composed(experiment, *overrides):
     place = ["data.shards=x.tar", "run_dir=unused"]
-    return composed([f"experiment={experiment}", *place, *overrides], config_dir(), "train")
+    return command_line.composed([f"experiment={experiment}", *place, *overrides], config_dir(), "train")
 
 
 def test_every_full_size_stage_is_held_to_a_count():
