@@ -64,7 +64,7 @@ def test_a_constant_velocity_is_integrated_exactly(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "heun"}, "unipc, dpm\\+\\+, euler"),
+        ({"name": "heun"}, r"unipc, dpm\+\+ or euler"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"shift": 0.0}, "shift is 0.0"),
