@@ -147,7 +147,7 @@ def test_bad_settings_are_named(shards, tmp_path, composed):
     ):
         with pytest.raises(UserError, match=words):
             metrics_of(**settings)(tmp_path, data, None)
-    shards._val = None
+    shards._shards.pop("eval")
     with pytest.raises(UserError, match=r"set data\.val"):
         metrics_of()(tmp_path, shards, None)
 

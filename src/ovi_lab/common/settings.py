@@ -30,7 +30,6 @@ from ovi_lab.common.fields import (
 
 Texts = list[Text]
 BelowOne = Annotated[float, number(ge=0, lt=1)]
-Device = Text
 
 
 def _open(**fields: Any) -> Any:
