@@ -7,7 +7,6 @@ media (`<key>.mp4`, or the lossless `<key>.frames.npy` and `<key>.wave.npy`) or 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import tarfile
@@ -113,10 +112,13 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
     """
 
     def __init__(self, path: str | Path, made: Mapping[str, Any] | None = None) -> None:
+        from webdataset import TarWriter
+
         self.path, self.made = Path(path), made
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._tar = tarfile.TarFile(self._temporary, "w")
+        self._file = _Sink(self._temporary)
+        self._tar = TarWriter(self._file, encoder=False, mtime=0, user="", group="", compress=False)
         self.count = 0
 
     def write(self, key: str, members: Members) -> None:
@@ -126,25 +128,32 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             raise UserError(f"{key!r} cannot be a sample's key: {reason or 'a key holds no dot'}")
         with no_space(self.path):
             for extension, data in sorted(members.items()):
-                with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as content:
-                    info = tarfile.TarInfo(f"{key}.{extension}")
-                    info.mode = 0o444
-                    info.size = content.seek(0, os.SEEK_END)
-                    content.seek(0)
-                    self._tar.addfile(info, content)
+                if isinstance(data, Path):
+                    self._copy(f"{key}.{extension}", data)
+                else:
+                    self._tar.write({"__key__": key, extension: data})
         self.count += 1
+
+    def _copy(self, name: str, path: Path) -> None:
+        """A file's bytes, without holding them, under a header such as webdataset's writer makes."""
+        info = tarfile.TarInfo(name)
+        info.mode = self._tar.mode
+        with path.open("rb") as file:
+            info.size = os.fstat(file.fileno()).st_size
+            self._tar.tarstream.addfile(info, file)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             if kind is None:
                 with no_space(self.path):
                     self._tar.close()
+                    self._file.close()
                     index_path(self.path).unlink(missing_ok=True)
                     self._temporary.replace(self.path)
                     write_index(self.path, self.made)
         finally:
             with suppress(OSError):  # on a full disk closing fails as writing did, which is said already
-                self._tar.fileobj.close()
+                self._file.close()
             self._temporary.unlink(missing_ok=True)
 
 
@@ -158,6 +167,19 @@ def write_shards(prefix: Path, samples: Iterator[tuple[str, Members]], clips_per
                 shard.write(key, members)
         paths.append(path)
     return paths
+
+
+class _Sink:
+    """A file that ignores writes once closed: an abandoned tar stream still flushes its buffer when it is deleted."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+
+    def write(self, data: bytes) -> int:
+        return len(data) if self.file.closed else self.file.write(data)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 class ShardReader:

@@ -87,7 +87,8 @@ def evaluate_run(
             made.append((video.cpu(), audio.cpu()))
     task.model.set_audio_rope_factor(None)
     reporter.at("scoring", 0, 2)
-    frames, waves = decode(data, *map(torch.cat, zip(*made, strict=True)))
+    video, audio = (torch.cat(parts) for parts in zip(*made, strict=True))
+    frames, waves = decode(data, video, audio)
     meta = [{"prompt_of": m.get("index", i)} for i, m in enumerate(real.meta)]
     clips = ClipSet(list(real.ids), list(real.captions), frames, real.fps, waves, real.sample_rate, meta)
     clips.save(run_dir / "clips.safetensors")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -320,7 +320,8 @@ class OviPipeline:
                 raise UserError(
                     f"the {name} latents are not finite: try dtype=fp32, or weights that are whole"
                 )
-        parts, working = self.parts, cast(Any, self.placement.working)
+        parts = self.parts
+        working: Any = self.placement.working
         if parts.formats.area is None:  # the run's own codec is no network and stays on the CPU
             working = nullcontext
             video, audio = (None if x is None else x.cpu() for x in (video, audio))

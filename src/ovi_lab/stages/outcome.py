@@ -128,8 +128,9 @@ def draw(found: Sequence[Curve], goal: float, real: float, path: Path) -> None:
             axis.plot([step] * len(values), values, "o", ms=5, mfc="none", mec=colour(place), mew=0.8)
     for level, style, label, below in ((goal, ":", f"{goal:g}", 2), (real, "-", "real clips", -10)):
         axis.axhline(level, color="0.6", lw=0.8, ls=style)
-        offset = {"xytext": (2, below), "textcoords": "offset points"}
-        axis.annotate(label, (0, level), color="0.4", fontsize=8, **offset)
+        axis.annotate(
+            label, (0, level), xytext=(2, below), textcoords="offset points", color="0.4", fontsize=8
+        )
     axis.set(xlabel="steps of fusion training", ylabel="onset F1 within 75 ms", ylim=(0, 1.04))
     axis.set_xlim(left=0)
     axis.legend(loc="lower right", fontsize=8)
