@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path: Path) -> N
     message = r"no space left on the disk while writing .*a-000.tar"
     shard = ShardWriter(tmp_path / "a-000.tar")
     with full.open("wb") as device:
-        os.dup2(device.fileno(), shard._tar.fileobj.fileno())
+        os.dup2(device.fileno(), shard._file.file.fileno())
 
     def fill() -> None:
         with shard:
