@@ -213,7 +213,7 @@ def test_no_more_frames_are_held_than_one_clips(
 
     monkeypatch.setattr(pack, "fit_frame", counted)
     peaks = []
-    for seconds in (2.0, 6.0):
+    for seconds in (3.0, 6.0):
         write_clip(folder / "a.mp4", seconds)
         most[0] = 0
         report, _ = packed(folder, seconds=1.0, store=store)

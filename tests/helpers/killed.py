@@ -11,9 +11,13 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  # here, and in the next lines, what every attempt would import by itself
 import torch
+import torch.utils.tensorboard
 from hydra import compose, initialize_config_dir
 
+import ovi_lab.data.module
+import ovi_lab.runs.evaluate  # noqa: F401
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.runs.run import execute
@@ -76,3 +80,7 @@ def run_with_kills(run_dir: Path, overrides: Sequence[str], kills: int, seed: in
             return
         if status > 0:
             raise SystemExit(f"the run failed by itself (status {status})")
+
+
+if __name__ == "__main__":
+    run_with_kills(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 import torch
 
+from helpers.benchmark_scripts import load_script
 from ovi_lab.models import TwinDiT
 from ovi_lab.planning import activations
 from ovi_lab.planning.activations import META, Pass, measure
@@ -17,17 +16,14 @@ from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.memory import Counts, Memory, PassMemory, memory_of
 from ovi_lab.planning.strategy import Sharding, Types
 
-ROOT = Path(__file__).resolve().parents[2]
 HELD = ("FFNs frozen", "products kept", "audio tower", "bf16 autocast", "8 clips")
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script() -> Iterator[ModuleType]:
     """The benchmark, which trains and measures."""
-    loader = SourceFileLoader("planning_benchmark", str(ROOT / "benchmarks" / "planning.py"))
-    sys.modules[loader.name] = module = ModuleType(loader.name)
-    loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield load_script(monkeypatch, "planning")
 
 
 @pytest.mark.parametrize("name", HELD)
