@@ -13,12 +13,17 @@ WORKERS ?= 2
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@for python in $(PYTHON) python3.11 python3.12 python3 python; do \
-	  if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	@for python in $(PYTHON) $(BIN)/python python3.11 python3.12 python3.13 python3 python; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	  then found=$$python; break; fi; done; \
 	if [ -z "$$found" ]; then \
-	  echo "error: Python 3.11 or 3.12 with venv is needed; name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
-	$$found -m venv $(VENV)
+	  echo "error: Python 3.11, 3.12 or 3.13 with venv is needed; name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
+	if ls $(VENV)/lib/python3*/site-packages/torch-*+cpu.dist-info >/dev/null 2>&1; \
+	then echo "make install: 2 to 10 minutes, 2 GB in $(VENV), with the PyTorch for CPUs that is there"; \
+	else echo "make install: 2 to 10 minutes, 5.4 GB in $(VENV), with PyTorch for CUDA. Without a GPU 2 GB are enough:"; \
+	  echo "  $$found -m venv $(VENV) && $(BIN)/pip install $$(grep ^torch== constraints.txt) --index-url https://download.pytorch.org/whl/cpu"; \
+	  echo "and then make install."; fi; \
+	if [ "$$found" != "$(BIN)/python" ]; then $$found -m venv $(VENV); fi
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from ovi_eval.common.files import file_sha256
+from ovi_eval.common.installation import install_hint
 from ovi_lab import doctor
 from ovi_lab.checkpoints import weights_layout
 
@@ -129,7 +130,7 @@ def test_an_extra_that_is_missing_says_how_it_comes_and_is_not_needed() -> None:
     assert "[dev]" not in extras
     for extra in extras.values():
         assert not extra.needed
-        assert not extra.fault or f"pip install 'ovi-lab{extra.name}'" in extra.fault
+        assert not extra.fault or install_hint(extra.name.strip("[]")) in extra.fault
 
 
 def test_a_project_that_is_not_installed_is_one_line() -> None:

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ovi_eval.common.boundary import command
+from ovi_eval.common.installation import DISTRIBUTION, install_hint
 from ovi_eval.common.shown import shown
 from ovi_lab.common.sizes import GIB
 from ovi_lab.errors import UserError
 
-DISTRIBUTION = "ovi-lab"
 USAGE = "python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]"
 _EXTRAS_LEFT_OUT = ("dev",)
 
@@ -67,7 +67,7 @@ def packages(distribution: str = DISTRIBUTION) -> list[Diagnosis]:
         own = [r for r in of(extra) if r not in core]
         lacking = [r.name for r in own if not _satisfied(r)]
         present = ", ".join(f"{r.name} {_version(r.name)}" for r in own if r.name not in lacking)
-        fault = f"lacks {', '.join(lacking)}: pip install '{distribution}[{extra}]'" if lacking else ""
+        fault = f"lacks {', '.join(lacking)}: {install_hint(extra)}" if lacking else ""
         found.append(Diagnosis(f"[{extra}]", present or "-", fault, needed=False))
     return found
 

@@ -195,7 +195,7 @@ def test_a_missing_tower_is_named() -> None:
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        ({"dims": 64}, "unknown key 'dims', did you mean dim\? Valid: dim, eps"),
+        ({"dims": 64}, r"unknown key 'dims', did you mean dim\? Valid: dim, eps"),
         ({"dim": None}, "model.video.dim is null: expected a whole number from 1 to"),
         ({"dim": 65}, "does not divide by num_heads=2"),
         ({"num_heads": 32}, "head dim 2"),

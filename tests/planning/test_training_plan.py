@@ -1,4 +1,4 @@
-"""`python -m ovi_lab.plan`: what it prints, what it says to change, and how it leaves."""
+"""`ovi-plan`: what it prints, what it says to change, and how it leaves."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from ovi_eval.backbones.clap_keys import (
 )
 from ovi_eval.backbones.clap_sound import log_mel, transform_tables
 from ovi_eval.common.files import file_sha256
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Package, PublishedFolder
 from ovi_eval.common.torch_files import read_weights
 from ovi_eval.common.weights import LoadedNetwork, PublishedFile, checked_digest, refuse
@@ -53,7 +54,7 @@ TOKENIZER = PublishedFolder(
     source="https://huggingface.co/FacebookAI/roberta-base",
     files=("vocab.json", "merges.txt"),
 )
-LAION_CLAP = Package("laion_clap", "pip install 'ovi-lab[clap]' torchvision")
+LAION_CLAP = Package("laion_clap", install_hint("clap", "torchvision"))
 TOKENS = 77
 """Tokens that a caption is cut or padded to, the first and last included."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ovi_eval.common.files import file_sha256
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Package, imported
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
@@ -28,7 +29,7 @@ class OnnxFile:
                 f"{path}: its sha256 begins {self.sha256[:12]}, that of {file.name} {file.sha256[:12]}; "
                 f"fetch {file.needs()}"
             )
-        onnxruntime = imported(Package("onnxruntime", f"pip install 'ovi-lab[{extra}]'"), file.what)
+        onnxruntime = imported(Package("onnxruntime", install_hint(extra)), file.what)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # some files list their weights among their inputs, which is no fault

@@ -77,8 +77,7 @@ def load_judges(path: str | Path = WEIGHTS) -> Judges:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no judges there; train them with `python -m ovi_lab.train experiment=judges` "
-            "or reinstall the package"
+            f"{path}: no judges there; train them with `ovi-train experiment=judges` or reinstall the package"
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Package, imported
 
-SCENEDETECT = Package("scenedetect", "pip install 'ovi-lab[sync]'", "to find cuts")
+SCENEDETECT = Package("scenedetect", install_hint("sync"), "to find cuts")
 THRESHOLD = 27.0
 SHORTEST = 15
 SIDE = 256

@@ -33,6 +33,7 @@ from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
 from ovi_eval.clips.picture import Video
 from ovi_eval.common.compiled import compiling, own_compiled_code
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Package, imported
 from ovi_eval.common.processes import CPU
 from ovi_eval.errors import UserError
@@ -50,7 +51,7 @@ in a still picture the rules would count that as peaks."""
 MOVA_FLOOR = 0.1
 """Pixels a frame: Slower motion counts as none for MOVA."""
 JAVIS_EPS = 1e-6
-CV2, LIBROSA = (Package(name, "pip install 'ovi-lab[av-align]'") for name in ("cv2", "librosa"))
+CV2, LIBROSA = (Package(name, install_hint("av-align")) for name in ("cv2", "librosa"))
 
 
 class PeaksOfSoundAndMotion(Extractor):

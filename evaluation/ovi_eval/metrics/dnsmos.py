@@ -18,13 +18,14 @@ from ovi_eval.backbones import dnsmos
 from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.items import Item
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Package
 from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import PublishedFile, find_weights
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec, variant_of
 
-ONNXRUNTIME = Package("onnxruntime", "pip install 'ovi-lab[dnsmos]'")
+ONNXRUNTIME = Package("onnxruntime", install_hint("dnsmos"))
 
 
 class _Scores(Extractor):

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovi_eval.common.files import written_whole
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_lab.adapters.merging import Stored, merged
@@ -230,4 +231,4 @@ def _peft() -> Any:
     try:
         return importlib.import_module("peft")
     except ImportError as error:
-        raise UserError("adapters need the package peft; pip install 'ovi-lab[lora]'") from error
+        raise UserError(f"adapters need the package peft; {install_hint('lora')}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ovi_eval.common.installation import install_hint
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
@@ -126,7 +127,7 @@ def _loggers(config: DictConfig, run_dir: Path, resumed_at: int) -> list[Any]:
         try:
             import wandb  # noqa: F401
         except ImportError as error:
-            raise UserError("logger.wandb=true needs wandb: pip install 'ovi-lab[wandb]'") from error
+            raise UserError(f"logger.wandb=true needs wandb: {install_hint('wandb')}") from error
         from lightning.pytorch.loggers import WandbLogger
 
         project = config.logger.wandb_project

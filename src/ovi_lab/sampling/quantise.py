@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ovi_eval.common.installation import install_hint
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 
-INSTALL = "pip install 'ovi-lab[quant]'"
 MAX_RELATIVE_CHANGE = 0.02
 """Stated tolerance: how far, as a relative L2 distance, one forward pass of freshly initialised weights may be from
 that before (measured: 0.001 to 0.016, see docs/memory.md). Weights drawn otherwise gave up to 0.022."""
@@ -42,7 +42,9 @@ def quantise(model: TwinDiT, device: torch.device | str | None = None) -> TwinDi
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise UserError(f"weights_8bit=true needs the package torchao ({error}): {INSTALL}") from error
+        raise UserError(
+            f"weights_8bit=true needs the package torchao ({error}): {install_hint('quant')}"
+        ) from error
     model.requires_grad_(False)
     # torchao would otherwise change inductor's settings for the whole process
     settings = Int8WeightOnlyConfig(set_inductor_config=False)

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from ovi_eval.common.installation import install_hint
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.strategies.initial_values import Values, owned_parameters, place_whole
@@ -231,7 +232,7 @@ def _import_deepspeed() -> None:
     try:
         import deepspeed
     except ImportError as error:
-        raise UserError("strategy=zero… needs DeepSpeed: pip install 'ovi-lab[deepspeed]'") from error
+        raise UserError(f"strategy=zero… needs DeepSpeed: {install_hint('deepspeed')}") from error
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # its shared-memory collectives would be compiled first; gloo does the same
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

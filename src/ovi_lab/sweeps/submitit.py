@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from ovi_eval.common.boundary import fail
+from ovi_eval.common.installation import install_hint
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.local_pool import PoolLauncher, run_member
@@ -122,7 +123,7 @@ class SubmititLauncher(PoolLauncher):
         try:
             import submitit
         except ImportError:
-            fail("hydra/launcher=submitit_… needs submitit: pip install 'ovi-lab[slurm]'")
+            fail(f"hydra/launcher=submitit_… needs submitit: {install_hint('slurm')}")
         folder = Path(self.submitit_folder).absolute()
         try:
             executor = submitit.AutoExecutor(

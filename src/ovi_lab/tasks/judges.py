@@ -157,6 +157,6 @@ class JudgeTraining(Task):
                     }
                     for part in PARTS
                 },
-                "made_by": "python -m ovi_lab.train experiment=judges",
+                "made_by": "ovi-train experiment=judges",
             }
             save_judges(self.judges, provenance, self.path)

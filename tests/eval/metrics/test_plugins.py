@@ -10,6 +10,7 @@ import torch
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
 from ovi_eval.common.compiled import compiling
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import lacking
 from ovi_eval.common.weights import WEIGHTS_FOLDER
 from ovi_eval.errors import UserError
@@ -186,9 +187,7 @@ def test_synchformers_input_is_cut_as_it_says() -> None:
 
 
 def test_synchformers_spectrum_is_the_mel_spectrum_it_names() -> None:
-    librosa = pytest.importorskip(
-        "librosa", reason="librosa is not installed: pip install 'ovi-lab[av-align]'"
-    )
+    librosa = pytest.importorskip("librosa", reason=f"librosa is not installed: {install_hint('av-align')}")
     wave_S = voice(330, 0.64) + 0.01 * torch.randn(10240, generator=torch.Generator().manual_seed(1))
     with compiling():  # librosa's modules compile when they are first looked into
         power = librosa.feature.melspectrogram(
