@@ -39,7 +39,7 @@ from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import Options, OviPipeline
 from ovi_lab.sampling.quantise import MAX_RELATIVE_CHANGE, quantise, stored_bytes
 from ovi_lab.sampling.requests import Request
-from ovi_lab.sampling.small_ovi import drawn, write_small
+from ovi_lab.sampling.small_weights import drawn, write_small
 from sampling import HERE, SIZES, build, write_section  # beside this file
 
 MB = 1e6

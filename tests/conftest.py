@@ -96,7 +96,7 @@ def trained(composed: Callable[..., DictConfig]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def small_ovi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole small Ovi in the released layout, made once; leave it as it is."""
-    from ovi_lab.sampling.small_ovi import write_small
+    from ovi_lab.sampling.small_weights import write_small
 
     return write_small(tmp_path_factory.mktemp("small_ovi") / "weights", area=(64, 64))
 

@@ -100,7 +100,9 @@ def test_an_empty_folder_lists_all_that_is_missing(tmp_path: Path) -> None:
     ("arguments", "line"),
     [
         (["weights=/nowhere/at/all"], "weights=/nowhere/at/all is no folder"),
-        (["wieghts=x"], "'wieghts=x' is not understood: python -m ovi_lab.doctor"),
+        (["wieghts=x"], "'wieghts=x' is not understood, did you mean weights: ovi-doctor"),
+        (["weights"], "'weights' is not understood, did you mean weights: ovi-doctor [weights=DIR]"),
+        (["--sha265"], "unrecognized arguments: --sha265, did you mean --sha256; see ovi-doctor --help"),
         (["--sha256"], "weights=DIR is not given"),
     ],
 )

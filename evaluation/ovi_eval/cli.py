@@ -31,12 +31,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
         prog="ovi-eval", description="Score clips of video and sound, and rank what was scored."
     )
+    parser.examples = (
+        (
+            "ovi-eval score clips --reference real --out results.json",
+            "score a folder of clips against real ones",
+        ),
+        ("ovi-eval leaderboard runs/fusion_ablation", "rank the runs of a study"),
+        ("ovi-eval metrics", "every metric, with what it needs and what is missing here"),
+    )
     parser.add_argument("--version", action="version", version=f"ovi-eval {__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=LineParser
     )
     for name, module in COMMANDS.items():
         of_command = commands.add_parser(name, help=module.HELP)
+        of_command.examples = module.EXAMPLES
         module.add_arguments(of_command)
         of_command.set_defaults(run=module.run)
     return parser

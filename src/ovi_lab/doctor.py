@@ -1,5 +1,4 @@
-"""`python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]`: the installation, the devices and the
-weights, checked.
+"""`ovi-doctor [weights=DIR] [checkpoint=NAME] [--sha256]`: the installation, the devices and the weights, checked.
 
 Exit code 0 where all that is needed can be used, else 1; 2 for a wrong argument.
 """
@@ -17,13 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from ovi_eval.common.boundary import command
+from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.installation import DISTRIBUTION, install_hint
-from ovi_eval.common.shown import shown
+from ovi_eval.common.shown import did_you_mean, shown
+from ovi_lab import __version__
 from ovi_lab.common.sizes import GIB
 from ovi_lab.errors import UserError
 
-USAGE = "python -m ovi_lab.doctor [weights=DIR] [checkpoint=NAME] [--sha256]"
+WORDS = ("weights", "checkpoint")
+USAGE = "ovi-doctor [weights=DIR] [checkpoint=NAME] [--sha256]"
 _EXTRAS_LEFT_OUT = ("dev",)
 
 
@@ -259,8 +260,8 @@ def _print(console: Console, title: str, columns: tuple[str, str], findings: Seq
 @command("error")
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Print what was found; returns the exit code."""
-    console = console or Console()
     folder, checkpoint, sha256 = _parsed(sys.argv[1:] if arguments is None else arguments)
+    console = console or Console()
     python = Diagnosis("Python", platform.python_version())
     tables = [
         ("Packages", ("Package", "Version"), lambda: [python, *packages()]),
@@ -285,20 +286,37 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[Path | None, str | None, bool]:
+    options = _parser().parse_args(arguments)
     values: dict[str, str] = {}
-    sha256 = False
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if argument == "--sha256":
-            sha256 = True
-        elif equals and key in ("weights", "checkpoint") and value:
-            values[key] = value
-        else:
-            raise UserError(f"{argument!r} is not understood: {USAGE}")
-    if "weights" not in values and (sha256 or "checkpoint" in values):
+    for word in options.words:
+        key, equals, value = word.partition("=")
+        if not (equals and key in WORDS and value):
+            offer = did_you_mean(key, WORDS)
+            raise UserError(f"{word!r} is not understood{', ' if offer else ''}{offer[:-1]}: {USAGE}")
+        values[key] = value
+    if "weights" not in values and (options.sha256 or "checkpoint" in values):
         raise UserError(f"weights=DIR is not given: {USAGE}")
     folder = Path(values["weights"]).expanduser() if "weights" in values else None
-    return folder, values.get("checkpoint"), sha256
+    return folder, values.get("checkpoint"), options.sha256
+
+
+def _parser() -> LineParser:
+    parser = LineParser(
+        prog="ovi-doctor",
+        usage=USAGE,
+        description="Check the installation, the devices and the released weights. Exit codes: 0 all that is needed "
+        "can be used, 1 it cannot, 2 a wrong argument.",
+    )
+    parser.examples = (
+        ("ovi-doctor", "packages, extras, devices, FFmpeg"),
+        ("ovi-doctor weights=/data/ckpts", "also each file of the released weights: there, and whole"),
+        ("ovi-doctor weights=/data/ckpts checkpoint=ovi_960x960_10s --sha256", "of one model, with digests"),
+    )
+    parser.add_argument("--version", action="version", version=f"ovi-doctor {__version__}")
+    words = "weights=DIR, the folder that the weights lie in; checkpoint=NAME, one released model"
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=words)
+    parser.add_argument("--sha256", action="store_true", help="read every file for its digest")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`python -m ovi_lab.plan`: memory, time and cost of a run of `ovi_lab.train` on a cluster, before it is launched.
+"""`ovi-plan`: memory, time and cost of a run of `ovi-train` on a cluster, before it is launched.
 
-    python -m ovi_lab.plan experiment=ovi_11b_stage3 strategy=zero3 gpus=64x80GB
-    python -m ovi_lab.plan experiment=ovi_11b_stage1 gpus=8xH100 price=2.5 efficiency=0.45
+    ovi-plan experiment=ovi_11b_stage3 strategy=zero3 gpus=64x80GB
+    ovi-plan experiment=ovi_11b_stage1 gpus=8xH100 price=2.5 efficiency=0.45
 
-Takes what `ovi_lab.train` takes, and five words of its own: `gpus` (number and memory or kind), `price` of a GPU
+Takes what `ovi-train` takes, and five words of its own: `gpus` (number and memory or kind), `price` of a GPU
 hour, `efficiency` (share of the GPU's peak that is reached), `video=FxHxW` and `audio=L` (latents of a clip). Leaves
 with 0 where the run fits, 1 where it does not, 2 for bad input.
 """

@@ -1,4 +1,4 @@
-"""`ovi-sample`, also `python -m ovi_lab.sample`: clips with sound from a released model or a run of our own."""
+"""`ovi-sample`: clips with sound from a released model or a run of our own."""
 
 from __future__ import annotations
 

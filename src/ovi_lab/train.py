@@ -1,4 +1,4 @@
-"""`python -m ovi_lab.train`, also `ovi-train`: one run, or the sweep that an experiment asks for."""
+"""`ovi-train`: one run, or the sweep that an experiment asks for."""
 
 from __future__ import annotations
 

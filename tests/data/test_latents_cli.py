@@ -21,7 +21,7 @@ from ovi_lab.data.decode import array_members, read_media
 from ovi_lab.data.index import index_path, read_index
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.errors import UserError
-from ovi_lab.sampling.small_ovi import AUDIO_CODEC, TEXT, VIDEO_CODEC, write_small
+from ovi_lab.sampling.small_weights import AUDIO_CODEC, TEXT, VIDEO_CODEC, write_small
 from ovi_lab.text import UMT5Text
 
 

@@ -71,7 +71,7 @@ class Corpus:
     @cached_property
     def small(self) -> Path:
         """A whole small Ovi in the released layout."""
-        from ovi_lab.sampling.small_ovi import write_small
+        from ovi_lab.sampling.small_weights import write_small
 
         return write_small(self.folder / "small")
 

@@ -20,7 +20,7 @@ from ovi_lab.sampling.clip_files import read_record
 from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import plan_request
 from ovi_lab.sampling.requests import Request
-from ovi_lab.sampling.small_ovi import MODEL
+from ovi_lab.sampling.small_weights import MODEL
 
 SHAPES = {"video": [48, 31, 4, 4], "audio": [157, 20]}
 QUICK = ("prompt=rain <S>Hello.<E> Audio: soft rain", "sampler.steps=2", "seed=3", "length=0.2")

@@ -9,6 +9,14 @@ from ovi_eval.commands.options import WEIGHTS_HELP, names_of
 from ovi_eval.errors import UserError
 
 HELP = "recompute reference implementations' numbers on this machine and compare"
+EXAMPLES = (
+    ("ovi-eval check --quick", "every case that needs a few seconds"),
+    (
+        "ovi-eval check --only vggish,i3d.fvd --weights /data/weights",
+        "two groups of cases, with published weights",
+    ),
+    ("ovi-eval check --json check.json", "all cases, and everything that was compared in a file"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,14 @@ from pathlib import Path
 from ovi_eval.errors import UserError
 
 HELP = "two models: paired differences, intervals, p values"
+EXAMPLES = (
+    ("ovi-eval compare runs/a/results.json runs/b/results.json", "two models, one seed each"),
+    (
+        "ovi-eval compare runs/fusion_ablation/none runs/fusion_ablation/bidirectional",
+        "two arms, all their seeds",
+    ),
+    ("ovi-eval compare a0.json,a1.json b0.json,b1.json --markdown table.md", "the table in a file as well"),
+)
 EPILOG = """A and B are each a results file or a folder of them. Several training seeds of one model are named with
 commas between, as a0.json,a1.json b0.json,b1.json, or by the folder that holds them. Differences are A minus B,
 clip by clip where both sides have values per clip; p values are adjusted over all metrics. Exit code 2 where

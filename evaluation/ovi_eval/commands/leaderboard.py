@@ -12,6 +12,11 @@ from ovi_eval.commands.options import names_of
 from ovi_eval.errors import UserError
 
 HELP = "rank runs: table, Markdown, figure, HTML page"
+EXAMPLES = (
+    ("ovi-eval leaderboard runs/fusion_ablation", "a study, into its own folder"),
+    ("ovi-eval leaderboard runs/a runs/b --out board --first a", "two runs, each compared with a"),
+    ("ovi-eval leaderboard results.json --with published", "beside numbers that others published"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,11 @@ import argparse
 from ovi_eval.commands.options import WEIGHTS_HELP, use_weights
 
 HELP = "list the metrics: what each gives, needs and lacks here"
+EXAMPLES = (
+    ("ovi-eval metrics", "every metric, those of installed packages too"),
+    ("ovi-eval metrics --weights /data/weights", "what is available with the weights in that folder"),
+    ("OVI_EVAL_WEIGHTS=/data/weights ovi-eval metrics", "the same"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

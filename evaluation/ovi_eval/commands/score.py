@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 
 HELP = "score clips, against real ones where a metric compares"
+EXAMPLES = (
+    ("ovi-eval score clips", "every metric that is available, into results.json"),
+    (
+        "ovi-eval score clips --reference real --metrics fad,fvd --out a.json",
+        "two metrics against real clips",
+    ),
+    (
+        "ovi-eval score clips --captions captions.csv --device cuda --limit 16",
+        "a first look at 16 clips, on a GPU",
+    ),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,9 @@ import argparse
 import errno
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec
 
@@ -87,7 +88,27 @@ def command(
 
 
 class LineParser(argparse.ArgumentParser):
-    """argparse with one-line errors (UserError) that give the nearest valid names."""
+    """argparse with one-line errors (UserError) that give the nearest valid names.
+
+    `examples`, at the end of the help: command lines, each with what it does.
+    """
+
+    examples: Sequence[tuple[str, str]] = ()
+
+    def format_help(self) -> str:
+        """The help, with the examples."""
+        shown_lines = [f"  {line}\n      {what}" for line, what in self.examples]
+        return super().format_help() + "\n".join(["\nexamples:", *shown_lines, ""] if shown_lines else [])
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Raises UserError for an unknown option: those of a subcommand are known here, and not to its parent."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = {option.lstrip("-"): option for option in self._option_string_actions}
+            near = did_you_mean(unknown[0].partition("=")[0].lstrip("-"), options)
+            near = re.sub(r"[\w-]+(?= or |\?$)", lambda name: options[name[0]], near)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f", {near[:-1]}" if near else ""))
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
+from ovi_lab.data.worlds import world_names
 from ovi_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="ovi-data", description="Clips with sound: make, pack, inspect, encode.")
+    parser.examples = (
+        ("ovi-data make bouncing_ball --train 256 --eval 32", "the ball world's clips, codec and latents"),
+        ("ovi-data pack clips shards/mine --size 64x64 --seconds 2", "a folder of videos as shards"),
+        ("ovi-data inspect 'shards/mine-*.tar' --sheet sheet.png", "what is in them, with pictures"),
+    )
     parser.add_argument("--version", action="version", version=f"ovi-data {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     writing = LineParser(add_help=False)
@@ -49,8 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     option("--overwrite", action="store_true", help="replace shards of other clips or settings")
 
     make = commands.add_parser("make", help="make a world's clips, codec and latents")
+    make.examples = (
+        ("ovi-data make bouncing_ball", "what ovi-train makes by itself: 4096 and 512 clips under data"),
+        ("ovi-data make bouncing_ball --train 256 --eval 32 --out small", "a small set in another folder"),
+        ("ovi-data make bouncing_ball --seed 7", "other clips"),
+    )
     option = make.add_argument
-    option("world", metavar="WORLD", help="name of a world, such as bouncing_ball")
+    option("world", metavar="WORLD", help=f"one of {', '.join(world_names())}")
     option("--out", type=Path, default=Path("data"), help="folder for it (default: data)")
     option("--train", type=int, default=4096, help="clips to train on (4096)")
     option("--eval", type=int, default=512, help="clips to evaluate on (512)")
@@ -59,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
 
     pack = commands.add_parser(
         "pack", help="a folder of video files with captions -> shards", parents=[writing]
+    )
+    pack.examples = (
+        ("ovi-data pack clips shards/mine", "every video under clips, its caption in a .txt beside it"),
+        (
+            "ovi-data pack clips shards/mine --captions captions.csv --seconds 2",
+            "captions of a table, files cut up",
+        ),
+        (
+            "ovi-data pack clips shards/mine --size 704x1280 --fps 24 --sample-rate 16000",
+            "as the released model has them",
+        ),
     )
     option = pack.add_argument
     option("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
@@ -79,6 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(run=_pack)
 
     inspect = commands.add_parser("inspect", help="what shards hold, and what is wrong with them")
+    inspect.examples = (
+        ("ovi-data inspect 'shards/mine-*.tar'", "numbers, shapes, lengths, captions, and bad samples"),
+        (
+            "ovi-data inspect 'shards/mine-{000..003}.tar' --sheet sheet.png --clips 12",
+            "with a sheet of 12 clips",
+        ),
+        ("ovi-data inspect latents-000.tar --codec codec.safetensors --sheet sheet.png", "latents, decoded"),
+    )
     option = inspect.add_argument
     option("shards", nargs="+", metavar="SHARDS", help="a pattern, braces expanded, or several")
     option("--sheet", type=Path, help="PNG with frames above spectrograms")
@@ -87,6 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     fit = commands.add_parser("fit-codec", help="fit the video and the audio codec on shards of media")
+    fit.examples = (
+        ("ovi-data fit-codec 'shards/mine-*.tar' --out codec.safetensors", "from the first 1024 clips"),
+        ("ovi-data fit-codec shards/mine-000.tar --out codec.safetensors --clips 64", "from fewer"),
+        (
+            "ovi-data latents 'shards/mine-*.tar' --codec codec.safetensors --out latents/mine",
+            "what to do next",
+        ),
+    )
     option = fit.add_argument
     option("shards", nargs="+", metavar="SHARDS")
     option("--out", type=Path, required=True, help="file to write (.safetensors)")
@@ -95,6 +133,20 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "shards of media -> shards of latents and text embeddings"
     latents = commands.add_parser("latents", aliases=["encode"], help=text, parents=[writing])
+    latents.examples = (
+        (
+            "ovi-data latents 'shards/mine-*.tar' --codec codec.safetensors --out latents/mine",
+            "by a fitted codec",
+        ),
+        (
+            "ovi-data latents 'shards/mine-*.tar' --weights /data/ckpts --text --out latents/mine",
+            "by released encoders",
+        ),
+        (
+            "ovi-data latents sounds --audio-only --weights /data/ckpts --out latents/sounds",
+            "a folder of sounds",
+        ),
+    )
     option = latents.add_argument
     option("shards", nargs="+", metavar="SHARDS", help="a pattern, or several; or a folder of sounds")
     option("--out", type=Path, required=True, help="prefix: one shard for each, OUT-000.tar, …")

@@ -32,6 +32,17 @@ def parse_size(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="ovi-export", description="A checkpoint as weights in the released layout.")
+    parser.examples = (
+        (
+            "ovi-export runs/fusion/last --out fusion.safetensors",
+            "a run's averaged weights, in the released layout",
+        ),
+        ("ovi-export runs/fusion --to comfyui --dtype bf16 --out fusion_comfyui.safetensors", "for ComfyUI"),
+        (
+            "ovi-export runs/ovi_11b_stage3 --raw --max-shard-size 5GB --out ovi",
+            "raw weights in several files",
+        ),
+    )
     parser.add_argument("--version", action="version", version=f"ovi-export {__version__}")
     parser.add_argument(
         "run",

@@ -1,4 +1,5 @@
-"""Synthetic audio-video worlds: generated clips whose ground truth is known. A new world is one file here.
+"""Synthetic audio-video worlds: generated clips whose ground truth is known. A new world is one file here,
+of the world's name, or an entry point of another package (docs/adding_a_world.md).
 
     @register("my_world")
     class MyWorld: ...
@@ -9,10 +10,12 @@ The file is found by its place in this package; the class follows the `World` pr
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from ovi_eval.common.shown import did_you_mean, shown
 from ovi_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ class World(Protocol):
 
 
 AnyWorld = TypeVar("AnyWorld", bound=Callable[[], World])
+ENTRY_POINTS = "ovi_lab.worlds"
+"""The group of entry points in which installed packages name their worlds."""
 _REGISTRY: dict[str, Callable[[], World]] = {}
 
 
@@ -64,19 +69,44 @@ def register(name: str) -> Callable[[AnyWorld], AnyWorld]:
 
 
 def world_names() -> list[str]:
-    """The registered worlds, every file of this package having been imported."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_REGISTRY)
+    """Names of all worlds: files of this package, and entry points of others'. Nothing is imported."""
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} | points.names)
 
 
 def get_world(name: str) -> World:
-    """The world of that name.
+    """The world of that name, which the command line or a composed configuration gives.
+
+    Another package's world is imported here and only if it is the one named; a name that a run's stored configuration
+    holds never comes here (SECURITY.md).
 
     Raises:
-        UserError: there is none; the message lists those there are.
+        UserError: there is none (the message lists those there are), or its package gives none.
     """
     names = world_names()
     if name not in names:
-        raise UserError(f"no world is called {name!r}; there is {', '.join(names)}")
-    return _REGISTRY[name]()
+        offer = did_you_mean(name, names)
+        raise UserError(
+            f"no world is called {shown(name)!r}; {offer}{' ' if offer else ''}there is {', '.join(names)}"
+        )
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    if name in _REGISTRY:
+        return _REGISTRY[name]()
+    (point, *others) = importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)
+    if others:
+        packages = ", ".join(sorted(_package(p) for p in (point, *others)))
+        raise UserError(f"the world {name!r} is registered by {packages}: uninstall all but one")
+    try:
+        world: World = point.load()()
+        lacking = [field for field in (*World.__annotations__, "render") if not hasattr(world, field)]
+        if lacking:
+            raise TypeError(f"it has no {lacking[0]}")
+    except Exception as error:  # another package's module may raise anything
+        where = f"{_package(point)}: its entry point {name} = {point.value}"
+        raise UserError(f"{where} gives no world: {shown(f'{type(error).__name__}: {error}')}") from error
+    return world
+
+
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return f"the package {point.dist.name}" if point.dist is not None else "a package"
