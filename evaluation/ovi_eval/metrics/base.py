@@ -35,11 +35,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ValueSpec:
-    """One number a metric gives: its key in results, which way is better, and its unit ("" for a ratio)."""
+    """One number a metric gives: its key in results, which way is better, and its unit ("" for a ratio).
+
+    `title` is its name in words, of a metric of another package; those here have theirs in `results.metric_titles`.
+    """
 
     key: str
     direction: Direction
     unit: str = ""
+    title: str = ""
 
 
 class Extractor(ABC):

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ovi_eval.errors import UserError
 from ovi_eval.results.files import Direction, MetricKind, MetricValue, RunResults
+from ovi_eval.results.metric_titles import TITLES
 
 ARROWS: dict[Direction, str] = {"higher": "↑", "lower": "↓", "closer_to_reference": "→ref"}
 
@@ -32,6 +33,8 @@ class Column:
     kind: MetricKind | Literal["loss"] = "mean"
     benchmark: str = ""
     comparable: bool = True
+    title: str = ""
+    """The metric in words, "" where none is known."""
 
     @property
     def arrow(self) -> str:
@@ -70,6 +73,7 @@ def columns_of(runs: Sequence[RunResults]) -> list[Column]:
                 kind=metric.kind,
                 benchmark=run.benchmark,
                 comparable=metric.comparable,
+                title=TITLES.get(key, metric.title),
             )
             first = found.setdefault(key, {}).setdefault(comparison_key(run, metric), column)
             if first.direction != metric.direction:
@@ -83,7 +87,10 @@ def columns_of(runs: Sequence[RunResults]) -> list[Column]:
         for column in same.values()
     ]
     losses = dict.fromkeys(key for run in runs for key in run.losses)
-    columns += [Column(f"loss/{key}", key, "losses", "lower", kind="loss") for key in losses]
+    columns += [
+        Column(f"loss/{key}", key, "losses", "lower", kind="loss", title=TITLES.get(key, ""))
+        for key in losses
+    ]
     return [column for group in grouped(columns, "group").values() for column in group]
 
 

@@ -25,7 +25,7 @@ from ovi_eval.ranking.claims import (
     parse_claims,
 )
 from ovi_eval.ranking.columns import Column, columns_of
-from ovi_eval.ranking.ranks import compared, difference, marked, ranked
+from ovi_eval.ranking.ranks import compared, difference, held_up_to, marked, ranked
 from ovi_eval.ranking.table import Row, row_as_data, rows_of, with_cells
 from ovi_eval.results.clip_files import ClipFinder
 from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
@@ -160,7 +160,8 @@ def collect_leaderboard(
     columns = columns_of(found.runs)
     arms = [with_cells(row, columns, problems) for row in arms]
     references = [with_cells(row, columns, problems) for row in references]
-    arms = ranked(compared(marked(arms, columns), columns, first), columns, references)
+    arms = held_up_to(references, marked(arms, columns), columns)
+    arms = ranked(compared(arms, columns, first), columns, references)
     parsed = parse_claims(claims)
     findings = findings_on(parsed, [*arms, *references], columns)
     return Leaderboard(title, message, first, columns, arms, references, findings, problems, parsed)

@@ -105,6 +105,25 @@ def verdict_on(
     return "better" if (d.value > 0) == (direction == "higher") else "worse"
 
 
+def held_up_to(references: Sequence[Row], arms: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    """Marks the arms' values that are better than any reference of the column reaches: past the better end of each
+    one's 95 % interval, or past its value where it has none. Where best is near the reference nothing is beyond it.
+    """
+    found: Changes = {}
+    for column in columns:
+        there = [row.cells[column.id] for row in references if column.id in row.cells]
+        if not there or not column.comparable or column.direction == "closer_to_reference":
+            continue
+        sign = 1 if column.direction == "higher" else -1
+        ends = [cell.value for cell in there]
+        ends += [end for cell in there if (i := cell.interval) is not None for end in (i.low, i.high)]
+        reach = max(sign * end for end in ends)
+        for row in arms:
+            if column.id in row.cells and sign * row.cells[column.id].value > reach:
+                found[row.name, column.id] = {"beyond_references": True}
+    return _with_changes(arms, found)
+
+
 ENOUGH = 0.9
 """Share of the best coverage and of the most clips in a column that a value needs to be ranked."""
 

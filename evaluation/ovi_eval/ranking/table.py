@@ -35,7 +35,7 @@ class Cell:
     `interval` is the one to show: t over seeds with two seeds or more, else over the clips of the one run.
     `over_clips` resamples clips (and seeds, where there are several); None without values per clip. `n_distinct` of the
     `n_clips` differ in content. `partial`: far fewer clips were judged than of the other arms (see `marked`), so that
-    the value is shown and not ranked.
+    the value is shown and not ranked. `beyond_references`: better than any reference reaches (see `ranks.held_up_to`).
     """
 
     value: float
@@ -49,6 +49,7 @@ class Cell:
     versus_first: VersusFirst | None = None
     n_distinct: int | None = None
     partial: bool = False
+    beyond_references: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,12 @@ def figure_png(board: Leaderboard) -> bytes:
             for value in cell.by_seed.values() if len(cell.by_seed) > 1 else ():
                 axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
             axis.plot(cell.value, place, "o", ms=6, color=colour(place))
-        title = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(wording.unit(column), 40)}"
-        wrapped = textwrap.wrap(title, _TITLE, break_on_hyphens=False)
+        name = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(wording.unit(column), 40)}"
+        wrapped = [
+            part
+            for text in (line(column.title, 150), name)
+            for part in textwrap.wrap(text, _TITLE, break_on_hyphens=False)
+        ]
         axis.set_title("\n".join(wrapped), fontsize=8.5, parse_math=False)
         axis.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         axis.set_ylim(len(names) - 0.4, -0.6)

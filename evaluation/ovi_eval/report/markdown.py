@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ovi_eval.common.shown import shown
 from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.report import published, wording
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def markdown(board: Leaderboard) -> str:
-    """One table for each group of metrics, arms above references, then how the numbers were made."""
+    """One table of the arms for each group of metrics, one of the references, then how the numbers were made."""
     parts = [f"# {in_markdown(board.title)}"]
     if board.message:
         parts.append(in_markdown(board.message))
@@ -34,10 +35,11 @@ def markdown(board: Leaderboard) -> str:
             parts.append(f"Benchmark: {in_markdown(benchmark)}.")
         for name, own in grouped(columns, "group").items():
             parts += [f"{level} {in_markdown(name)}", _table(board, own)]
+    if any(row.cells for row in board.references):
+        parts += ["## References, not ranked", _references(board)]
     if not all(column.comparable for column in board.columns):
         parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
-    if wording.any_partial(board.arms):
-        parts.append(f"{wording.PARTIAL}.")
+    parts += wording.legend(board.arms)
     if board.problems:
         parts.append("## Missing\n\n" + "\n".join(f"- {in_markdown(problem)}" for problem in board.problems))
     parts.append(
@@ -60,14 +62,28 @@ def table(heads: Sequence[str], rule: str, rows: Iterable[Sequence[str]]) -> str
 def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
     # An arm that was not run on a benchmark has no line there; one that lacks a value has, and it shows.
     arms = [row for row in board.arms if any(_tried(row, column) for column in columns)]
-    references = [row for row in board.references if any(c.id in row.cells for c in columns)]
-    names = [in_markdown(row.name) for row in arms]
-    names += [f"*{in_markdown(row.name)} (reference)*" for row in references]
     rows = [
-        (name, wording.seed_count(row), *(_cell(row.cells.get(column.id), column) for column in columns))
-        for name, row in zip(names, [*arms, *references], strict=True)
+        (
+            in_markdown(row.name),
+            wording.seed_count(row),
+            *(_cell(row.cells.get(column.id), column) for column in columns),
+        )
+        for row in arms
     ]
     return table(["arm", "seeds", *map(_head, columns)], "|---|--:|" + "--:|" * len(columns), rows)
+
+
+def _references(board: Leaderboard) -> str:
+    """A metric a line, a reference a column: each reference stands here once, however many tables the arms have."""
+    several = len({column.benchmark for column in board.columns}) > 1
+    rows = []
+    for column in board.columns:
+        cells = [row.cells.get(column.id) for row in board.references]
+        if any(cells):
+            where = f"<br>{in_markdown(column.benchmark or wording.NO_BENCHMARK)}" if several else ""
+            rows.append((_head(column) + where, *(_cell(cell, column) for cell in cells)))
+    heads = ["metric", *(in_markdown(row.name) for row in board.references)]
+    return table(heads, "|---|" + "--:|" * len(board.references), rows)
 
 
 def _tried(row: Row, column: Column) -> bool:
@@ -75,16 +91,18 @@ def _tried(row: Row, column: Column) -> bool:
 
 
 def _head(column: Column) -> str:
-    """The metric with its direction, below it what distinguishes it from others of its name."""
-    name = f"{in_markdown(wording.metric_name(column))} {column.arrow}{in_markdown(wording.unit(column))}"
-    return "<br>".join([name, *map(in_markdown, wording.distinctions(column))])
+    """The metric with its direction, below it its raw name and what distinguishes it from others of its name."""
+    title = wording.titled(column)
+    name = f"{in_markdown(title)} {column.arrow}{in_markdown(wording.unit(column, title))}"
+    raw = [wording.raw_name(column)] if column.title else []
+    return "<br>".join([name, *map(in_markdown, [*raw, *wording.distinctions(column)])])
 
 
 def _cell(cell: Cell | None, column: Column) -> str:
     if cell is None:
         return "–"
     value = wording.number(cell.value, column)
-    text = f"**{value}**" if cell.rank == 1 else value + wording.partial_mark(cell)
+    text = (f"**{value}**" if cell.rank == 1 else value) + wording.marks(cell)
     text = f"{text} {wording.bounds(cell.interval, column, cell.value)}".rstrip()
     versus = in_markdown(wording.compared_to_first(cell, column))
     return "<br>".join(filter(None, [text, wording.coverage(cell), versus]))
@@ -93,7 +111,8 @@ def _cell(cell: Cell | None, column: Column) -> str:
 def _published(tables: Sequence[PublishedTable]) -> list[str]:
     parts = [f"## {published.TITLE}", published.CAUTION]
     for benchmark, members in by_benchmark(tables).items():
-        parts.append(f"### {in_markdown(benchmark)}")
+        head = f"{shown(benchmark, to='html')}: {published.extent(members)}"
+        parts.append(f"<details><summary>{head}</summary>")
         for member in members:
             metrics = member.metrics()
             rows = (
@@ -106,4 +125,5 @@ def _published(tables: Sequence[PublishedTable]) -> list[str]:
                 table(heads, "|---|" + "--:|" * len(metrics), rows),
                 in_markdown(published.origin(member)),
             ]
+        parts.append("</details>")
     return parts

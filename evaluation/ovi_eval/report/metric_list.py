@@ -9,6 +9,7 @@ from rich.text import Text
 from ovi_eval.common.needs import Need, missing
 from ovi_eval.registry import ALIASES, FAULTS, METRICS
 from ovi_eval.report.terminal import narrow_console, warn
+from ovi_eval.results.metric_titles import TITLES
 
 COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
 
@@ -26,7 +27,9 @@ def show_metrics() -> None:
         facts = (name, metric.version, COMPARES[metric.compares], "no" if absent else "yes")
         for spec in metric.values:
             first, *last = map(Text, facts)
-            table.add_row(first, Text(spec.key), spec.direction.replace("_", " "), spec.unit, *last)
+            title = Text(TITLES.get(spec.key, spec.title), style="dim")
+            value = Text("\n").join(filter(None, [Text(spec.key), title]))
+            table.add_row(first, value, spec.direction.replace("_", " "), spec.unit, *last)
             facts = ("", "", "", "")
     console = narrow_console()
     console.print(table)

@@ -5,6 +5,8 @@ Nothing in it is ranked, made bold or compared with a measured value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ovi_eval.results.published import PublishedTable
 
 TITLE = "Published by others"
@@ -13,6 +15,13 @@ CAUTION = (
     "versions of metrics differ from table to table, so nothing here is ranked, and nothing compares with the "
     "leaderboard."
 )
+
+
+def extent(tables: Sequence[PublishedTable]) -> str:
+    """`2 tables, 5 systems`."""
+    systems = len({system for table in tables for system in table.rows})
+    counted = ((len(tables), "table"), (systems, "system"))
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counted)
 
 
 def origin(published: PublishedTable) -> str:

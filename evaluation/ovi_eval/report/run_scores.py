@@ -16,6 +16,7 @@ from ovi_eval.report import wording
 from ovi_eval.report.terminal import narrow_console, warn
 from ovi_eval.report.wording import line
 from ovi_eval.results.files import RunResults
+from ovi_eval.results.metric_titles import TITLES
 from ovi_eval.scoring.results_of import Scored
 
 REASONS = 3
@@ -37,7 +38,9 @@ def show_run(results: RunResults, scored: Scored, left_out: Sequence[str] = ()) 
         between = "" if m.ci95 is None else f"{format_number(m.ci95[0])} to {format_number(m.ci95[1])}"
         counted = f"{m.n} ({m.distinct} differ)" if m.distinct not in (None, m.n) else str(m.n)
         cells = (ARROWS[m.direction], value, between, counted, wording.percent(m.coverage))
-        table.add_row(Text(line(key)), *cells, Text(line(m.unit)))
+        title = line(TITLES.get(key, m.title))
+        name = Text.assemble(line(key), (f"\n{title}" if title else "", "dim"))
+        table.add_row(name, *cells, Text(line(m.unit)))
     console = narrow_console()
     console.print(table)
     for key, m in results.metrics.items():

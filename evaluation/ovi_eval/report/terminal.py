@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi_eval.ranking.columns import Column, grouped
-from ovi_eval.ranking.table import Cell, Row
+from ovi_eval.ranking.table import Cell
 from ovi_eval.report import published, wording
 from ovi_eval.report.wording import line
 from ovi_eval.results.published import PublishedTable, by_benchmark
@@ -19,7 +20,7 @@ from ovi_eval.results.published import PublishedTable, by_benchmark
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
 
-WIDTH, _NAME_WIDTH = 100, 28
+WIDTH, _NAME_WIDTH, _METRIC_WIDTH, _TITLE_WIDTH = 100, 28, 28, 13
 _VERDICTS = {"better": "green", "worse": "red", "no_difference": "dim"}
 _OUTCOMES = {"supported": "green", "not_supported": "yellow", "unknown": "dim"}
 T = TypeVar("T")
@@ -47,8 +48,7 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     for finding in board.findings:
         outcome = (f"{wording.KINDS[finding.outcome]}: ", _OUTCOMES[finding.outcome])
         console.print(Text.assemble(outcome, line(finding.text)))
-    rows = [*board.arms, *board.references]
-    room = console.width - min(_NAME_WIDTH, max(len(row.name) for row in rows)) - 9
+    room = console.width - min(_NAME_WIDTH, max(len(row.name) for row in board.arms)) - 9
     groups = grouped(board.columns, "group").values()
     for columns in _packed([[(c, _width(board, c)) for c in group] for group in groups], room):
         console.print(_table(board, columns))
@@ -60,8 +60,9 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
             style="dim",
         )
     )
-    if wording.any_partial(board.arms):
-        console.print(Text(f"{wording.PARTIAL}.", style="yellow"))
+    for text in wording.legend(board.arms):
+        console.print(Text(text, style="yellow"))
+    _show_references(board, console)
     warn(console, [*board.problems, *board.clip_notes()])
     if board.published:
         _show_published(board.published, console)
@@ -72,20 +73,14 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
     table.add_column("arm", overflow="fold", max_width=_NAME_WIDTH)
     table.add_column("seeds", justify="right")
     for column in columns:
+        title = textwrap.wrap(line(column.title, 100), _width(board, column) - 2)
         group = column.id.rpartition("/")[0]
-        table.add_column(Text(f"{line(group)}\n{_heading(column)}"), justify="right")
-    _add_rows(table, board.arms, columns)
-    if any(column.id in row.cells for row in board.references for column in columns):
-        table.add_section()
-        table.add_row(Text("beside, not ranked:", style="dim"))
-        _add_rows(table, board.references, columns, "dim italic")
-    return table
-
-
-def _add_rows(table: Table, rows: Sequence[Row], columns: Sequence[Column], style: str = "") -> None:
-    for row in rows:
+        raw = f"{line(group)}/\n{_heading(column)}" if group else _heading(column)
+        table.add_column(Text("\n").join(Text(part) for part in [*title, raw]), justify="right")
+    for row in board.arms:
         cells = (_cell(row.cells.get(column.id), column) for column in columns)
-        table.add_row(Text(line(row.name), style=style), wording.seed_count(row), *cells)
+        table.add_row(Text(line(row.name)), wording.seed_count(row), *cells)
+    return table
 
 
 def _cell(cell: Cell | None, column: Column) -> Text:
@@ -94,7 +89,7 @@ def _cell(cell: Cell | None, column: Column) -> Text:
     best = "underline" if cell.rank == 1 else ""
     text = Text.assemble(
         (wording.number(cell.value, column), best),
-        wording.partial_mark(cell),
+        wording.marks(cell),
         wording.half_width(cell, column),
     )
     if coverage := wording.coverage(cell):
@@ -121,38 +116,45 @@ def _packed(groups: Iterable[Sequence[tuple[T, int]]], room: int) -> Iterator[li
 
 def _width(board: Leaderboard, column: Column) -> int:
     """Characters the column takes, the space around it included."""
-    cells = [_cell(row.cells.get(column.id), column) for row in [*board.arms, *board.references]]
+    cells = [_cell(row.cells.get(column.id), column) for row in board.arms]
     lines = [text for cell in cells for text in cell.plain.split("\n")]
-    return max(len(text) for text in [_heading(column), *lines]) + 2
+    return max(_TITLE_WIDTH, *(len(text) for text in [_heading(column), *lines])) + 2
 
 
 def _heading(column: Column) -> str:
     return line(f"{wording.column_name(column)} {column.arrow}{wording.unit(column)}", 100)
 
 
+def _show_references(board: Leaderboard, console: Console) -> None:
+    """A metric a line and a reference a column, so that each reference stands here once, and briefly."""
+    columns = [c for c in board.columns if any(c.id in row.cells for row in board.references)]
+    if not columns:
+        return
+    console.print(Text("References, not ranked", style="bold"))
+    cells = {row.name: [_short_cell(row.cells.get(c.id), c) for c in columns] for row in board.references}
+    sized = [[(name, max(_TITLE_WIDTH, *map(len, of_row)) + 2)] for name, of_row in cells.items()]
+    named = [Text(f"{line(column.id)} {column.arrow}") for column in columns]
+    for names in _packed(sized, console.width - min(_METRIC_WIDTH, max(map(len, named))) - 1):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table.add_column("metric", overflow="fold", max_width=_METRIC_WIDTH)
+        for name in names:
+            width = dict(pair for (pair,) in sized)[name] - 2
+            table.add_column(Text(line(name)), justify="right", overflow="fold", max_width=width)
+        for place, metric in enumerate(named):
+            table.add_row(metric, *(cells[name][place] for name in names))
+        console.print(table)
+
+
+def _short_cell(cell: Cell | None, column: Column) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    return Text(wording.number(cell.value, column) + wording.half_width(cell, column))
+
+
 def _show_published(tables: Sequence[PublishedTable], console: Console) -> None:
+    """What there is, a line a benchmark: the numbers themselves would scroll one's own out of sight."""
     console.print(Text(f"\n{published.TITLE}", style="bold"))
-    console.print(Text(published.CAUTION, style="dim"))
     for benchmark, members in by_benchmark(tables).items():
-        console.print(Text(f"\n{line(benchmark)}", style="bold"))
-        for table in members:
-            console.print(Text(line(table.table)))
-            room = console.width - min(_NAME_WIDTH, max(map(len, table.rows))) - 2
-            for metrics in _packed([[(m, _published_width(table, m))] for m in table.metrics()], room):
-                console.print(_published_table(table, metrics))
-            console.print(Text(line(published.origin(table)), style="dim"))
-
-
-def _published_table(published_table: PublishedTable, metrics: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("system", overflow="fold", max_width=_NAME_WIDTH)
-    for metric in metrics:
-        table.add_column(Text(line(published.head(metric))), justify="right", no_wrap=True)
-    for system, values in published_table.rows.items():
-        table.add_row(Text(line(system)), *(published.number(values.get(metric)) for metric in metrics))
-    return table
-
-
-def _published_width(table: PublishedTable, metric: str) -> int:
-    numbers = [published.number(values.get(metric)) for values in table.rows.values()]
-    return max(len(text) for text in [published.head(metric), *numbers]) + 3
+        console.print(Text(f"{line(benchmark)}: {published.extent(members)}"))
+    said = "leaderboard.html and leaderboard.md have the values, each table with its source."
+    console.print(Text(f"{said} {published.CAUTION}", style="dim"))

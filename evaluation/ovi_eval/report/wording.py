@@ -95,6 +95,16 @@ def seed_count(row: Row) -> str:
     return seeds(row).split(" ")[0] or "–"
 
 
+def raw_name(column: Column) -> str:
+    """The metric's name in results and on the command line; of a loss with `loss/` before it."""
+    return column.id if column.kind == "loss" else column.key
+
+
+def titled(column: Column) -> str:
+    """The metric in words where it has a title, else its raw name."""
+    return column.title or raw_name(column)
+
+
 def metric_name(column: Column) -> str:
     """The metric's name without the group it stands under, nor its variant: ball/onset_f1 -> onset_f1."""
     return column.key.split("/", 1)[-1]
@@ -127,9 +137,24 @@ PARTIAL = (
 )
 
 
-def partial_mark(cell: Cell) -> str:
-    """The mark of a value that is not ranked because it rests on far fewer clips than the others."""
-    return "†" if cell.partial else ""
+BEYOND = (
+    "‡ beyond what the reference clips reach in this column: past the better end of their 95 % intervals. It need not "
+    "mean better than real clips; a metric may favour what they seldom are, so look at the clips first"
+)
+
+
+def marks(cell: Cell) -> str:
+    """† of a value that is not ranked because it rests on far fewer clips than the others, ‡ of one beyond the
+    references.
+    """
+    return "†" * cell.partial + "‡" * cell.beyond_references
+
+
+def legend(rows: Sequence[Row]) -> list[str]:
+    """What the marks on these rows' values mean, a sentence each."""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    found = (PARTIAL, any(cell.partial for cell in cells)), (BEYOND, any(c.beyond_references for c in cells))
+    return [f"{text}." for text, there in found if there]
 
 
 def coverage(cell: Cell) -> str:
@@ -139,14 +164,10 @@ def coverage(cell: Cell) -> str:
     return f"coverage {percent(cell.coverage)}" + (f", n {cell.n_clips}" if cell.partial else "")
 
 
-def any_partial(rows: Sequence[Row]) -> bool:
-    """Whether some value is so marked."""
-    return any(cell.partial for row in rows for cell in row.cells.values())
-
-
-def unit(column: Column) -> str:
-    """` (ms)`, empty where there is none or the column's name ends in it."""
-    return f" ({column.unit})" if column.unit and not column.key.endswith(f"_{column.unit}") else ""
+def unit(column: Column, name: str | None = None) -> str:
+    """` (ms)`, empty where there is none or the name beside it (by default the raw one) ends in it."""
+    name = raw_name(column) if name is None else name
+    return f" ({column.unit})" if column.unit and not name.endswith(f"_{column.unit}") else ""
 
 
 def explain(cell: Cell, column: Column) -> list[str]:
@@ -165,6 +186,8 @@ def explain(cell: Cell, column: Column) -> list[str]:
         lines.append(f"{cell.n_clips} clips a run{differ}, coverage {percent(cell.coverage)}")
     if cell.partial:
         lines.append(PARTIAL)
+    if cell.beyond_references:
+        lines.append(BEYOND)
     versus = cell.versus_first
     if versus is not None:
         d = versus.difference

@@ -50,6 +50,7 @@ class MetricValue:
     too high for the finite number of clips (None: not known). `weights` holds the sha256 of every weight file by
     its name. `comparable` is False where the value must not be compared, as of a part of the clips.
     `distinct` is how many of the `n` clips differ in content, which is what the interval rests on (None: not known).
+    `title` names it in words where `metric_titles` does not.
     """
 
     value: float | None
@@ -68,11 +69,18 @@ class MetricValue:
     warnings: tuple[str, ...] = ()
     comparable: bool = True
     distinct: int | None = None
+    title: str = ""
 
     def check(self, key: str, n_clips: int, at: str) -> None:
         """As `RunResults.check`, of a metric's own fields; `at` names it in errors."""
         _lengths(
-            at, LONGEST_NAME, key=[key], unit=[self.unit], version=[self.version], variant=[self.variant]
+            at,
+            LONGEST_NAME,
+            key=[key],
+            unit=[self.unit],
+            version=[self.version],
+            variant=[self.variant],
+            title=[self.title],
         )
         _lengths(at, LONGEST_TEXT, warnings=[*self.warnings, self.preprocessing])
         if len(self.weights) > MOST_WEIGHTS:

@@ -130,6 +130,7 @@ def _metric(fields: Fields, n_clips: int) -> MetricValue:
         warnings=fields.list_of_text("warnings"),
         comparable=fields.get("comparable", bool, True),
         distinct=fields.or_null("distinct", int),
+        title=fields.text("title"),
     )
 
 

@@ -314,6 +314,7 @@ class _Run:
             weights=dict(extractor.weights),
             preprocessing=extractor.preprocessing,
             comparable=self.options.comparable,
+            title=spec.title,
             **facts,
         )
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from ovi_eval.registry import METRICS
+from ovi_eval.results.metric_titles import TITLES
 
 PAGES = Path(__file__).resolve().parents[3] / "docs" / "metrics"
 
@@ -20,6 +21,13 @@ def test_every_metric_and_value_is_on_a_page_and_in_the_list() -> None:
             assert name in text, (name, pages)
             for spec in METRICS[name].values:
                 assert spec.key in text or spec.key.removeprefix(name) in text, (spec.key, pages)
+
+
+def test_every_value_has_a_title_of_its_own() -> None:
+    keys = {spec.key for metric in METRICS.values() for spec in metric.values}
+    assert keys == {key for key in TITLES if not key.startswith("validation_")}
+    assert len(set(TITLES.values())) == len(TITLES)
+    assert max(map(len, TITLES.values())) <= 50
 
 
 def test_no_page_is_left_out_of_the_list() -> None:

@@ -102,6 +102,20 @@ def test_what_is_not_comparable_is_shown_and_neither_ranked_nor_compared_nor_cla
     assert "(not comparable)" in " ".join(console.export_text().split())
 
 
+def test_a_metric_of_another_package_states_its_title_in_its_results(tmp_path):
+    theirs = {
+        "rain/heard": metric(0.5, title="Rain that is heard"),
+        "ball/onset_f1": metric(0.5, title="Mine"),
+    }
+    board = build_leaderboard([run("a", 0, clips=(), metrics=theirs).write(tmp_path / "a")])
+    titles = {column.key: column.title for column in board.columns}
+    assert titles == {
+        "rain/heard": "Rain that is heard",
+        "ball/onset_f1": "Onset F1 within 75 ms",
+        "val_loss_audio": "",
+    }
+
+
 def test_losses_know_no_benchmark_and_come_once_a_seed():
     runs = [
         run("a", 0, clips=(), metrics={"m/score": metric(0.1)}, losses={"val": 0.5}, benchmark="X"),

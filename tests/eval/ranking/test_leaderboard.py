@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,6 +197,53 @@ def test_a_model_judged_on_far_fewer_clips_is_marked_and_not_ranked(values, part
     assert ("**0.900**" in markdown(board)) != partial
     assert ("0.900†" in page(board)) == partial
     assert board.to_dict()["arms"][0]["metrics"]["m/score"]["partial"] == partial
+
+
+@pytest.mark.parametrize(
+    ("direction", "real", "shuffled", "beyond"),
+    [
+        ("higher", metric(0.8, ci95=(0.7, 0.9)), metric(0.3), {0.91}),
+        ("lower", metric(0.3, ci95=(0.2, 0.4)), metric(0.8), {0.1}),
+        ("lower", metric(0.1), metric(0.1), set()),
+        ("closer_to_reference", metric(0.5), metric(0.5), set()),
+    ],
+)
+def test_a_value_beyond_the_references_is_marked_and_ranked(direction, real, shuffled, beyond):
+    values = (0.1, 0.85, 0.91)
+    of_arms = [plain(f"arm {value}", None, value, direction=direction) for value in values]
+    of_references = [
+        run(
+            name,
+            None,
+            kind="reference",
+            clips=(),
+            losses={},
+            metrics={"m/score": replace(m, direction=direction)},
+        )
+        for name, m in (("real", real), ("real_shuffled", shuffled))
+    ]
+    board = board_of(*of_arms, *of_references)
+    cells = [row.cells["m/score"] for row in board.arms]
+    assert {cell.value for cell in cells if cell.beyond_references} == beyond
+    assert all(cell.rank is not None for cell in cells)
+    out = io.StringIO()
+    show(board, Console(file=out, width=100))
+    for text in (out.getvalue(), markdown(board), page(board)):
+        assert ("‡ beyond what the reference clips reach" in " ".join(text.split())) == bool(beyond)
+    assert [
+        cell["beyond_references"] for cell in (r["metrics"]["m/score"] for r in board.to_dict()["arms"])
+    ] == [value in beyond for value in values]
+
+
+def test_references_stand_once_and_titles_beside_raw_names(board):
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(board, console)
+    text = console.export_text()
+    for shown in (text, markdown(board)):
+        assert shown.count("real_shuffled") == 1
+        assert "Onset F1 within" in shown
+    assert "| Onset F1 within 75 ms ↑<br>ball/onset_f1 |" in markdown(board)
+    assert "| Offset to the nearest onset ↓ (ms)<br>ball/onset_offset_ms |" in markdown(board)
 
 
 def test_copies_of_clips_do_not_make_a_number_surer():

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from helpers.browser import opened
-from helpers.eval_study import ARMS, CLAIMS, run, write_study
+from helpers.eval_study import ARMS, CLAIMS, REFERENCES, run, write_study
 from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.report.figure import figure_png
@@ -131,7 +131,10 @@ def test_every_prompt_has_a_row_and_every_arm_a_clip_in_it(html):
     ]
     assert "“a red ball bounces three times”" in html
     scores = run("none", 0, n_clips=8).clips[1]
-    assert f"<span>onset_<wbr>f1</span> {scores.values['ball/onset_f1']:.2f}</li>" in html
+    assert (
+        f'<span title="ball/onset_f1">Onset F1 within 75 ms</span> {scores.values["ball/onset_f1"]:.2f}</li>'
+        in html
+    )
 
 
 def test_pictures_and_controls_have_names(tags):
@@ -152,11 +155,11 @@ def test_pictures_and_controls_have_names(tags):
 
 
 def test_numbers_carry_their_test_and_findings_stand_on_top(html):
-    assert html.index("Scaled RoPE carries when") < html.index('id="table"') < html.index('id="clips"')
+    places = ["Scaled RoPE carries when", 'id="clips"', 'id="table"', 'id="references"', 'id="plots"']
+    assert sorted(places, key=html.index) == places
     assert "sign-flip permutation over clips" in html
     assert "Holm p &lt; 0.001" in html or "Holm p = 0" in html
     assert "paired t over seeds (n = 3, 3 seeds in common)" in html
-    assert "beside, not ranked" in html
     assert "judge-64" in html
 
 
@@ -347,6 +350,47 @@ def test_nothing_spills_over_and_the_console_is_silent(browser, built, width, da
         assert sight.said == []
         assert {url.split(":")[0] for url in sight.asked} <= {"file", "data", "blob"}
         assert len([url for url in sight.asked if url.startswith("file:")]) == 1
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_table_wider_than_the_screen_says_so_until_its_end(browser, built, width):
+    with opened(browser, built / "leaderboard.html", width=width) as sight:
+        box, cue = (sight.page.locator(f"#table {part}").first for part in (".scroll", ".cue"))
+        if width == 1280:
+            assert cue.is_hidden()
+            assert "more-right" not in box.get_attribute("class")
+            return
+        sight.until("#table .scroll", "e.classList.contains('more-right')")
+        assert cue.inner_text().startswith("Scroll sideways")
+        assert box.evaluate("e => getComputedStyle(e).maskImage").startswith("linear-gradient")
+        box.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+        sight.until("#table .scroll", "!e.classList.contains('more-right')")
+        assert box.evaluate("e => getComputedStyle(e).maskImage") == "none"
+        assert cue.is_visible()  # the table must not jump
+        name = box.locator("tbody th").first
+        assert name.bounding_box()["x"] >= box.bounding_box()["x"]
+        assert name.bounding_box()["width"] < 0.5 * width
+
+
+def test_one_prompt_is_open_and_the_references_stand_once(sight, html):
+    shown = sight.page
+    assert shown.locator("#clips .prompt:visible").count() == 1
+    shown.get_by_text(f"{PROMPTS - 1} more prompt").click()
+    assert shown.locator("#clips .prompt:visible").count() == PROMPTS
+    assert sight.values("#table tbody th, #references thead th", "e.innerText.trim().split('\\n')[0]") == [
+        *ARMS,
+        "metric",
+        *REFERENCES,
+    ]
+    assert sight.values("#references tbody tr", "e.dataset.metric") == [
+        "ball/onset_f1",
+        "ball/onset_offset_ms",
+        "ball/agreement_vague",
+        "ball/frechet_video",
+    ]
+    head = shown.locator("#table thead th", has_text="ball/onset_f1").inner_text().split("\n")
+    assert head[0].startswith("Onset F1 within 75 ms")
+    assert head[-1].startswith("real 0.9")
 
 
 # Texts that a reader would have to bend down to.

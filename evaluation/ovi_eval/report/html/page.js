@@ -18,6 +18,23 @@ for (const head of document.querySelectorAll("thead th[aria-sort]")) {
   });
 }
 
+// A table wider than the screen says so, and fades at the side where more of it is.
+function cue(box) {
+  const more = box.scrollWidth - box.clientWidth > 1;
+  box.classList.toggle("more-right", more && box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.previousElementSibling.hidden = !more;
+}
+const widths = new ResizeObserver((entries) => { for (const entry of entries) cue(entry.target.closest(".scroll")); });
+for (const box of document.querySelectorAll(".scroll")) {
+  const hint = document.createElement("p");
+  hint.className = "cue";
+  hint.hidden = true;
+  hint.textContent = "Scroll sideways for all columns \u2194";
+  box.before(hint);
+  box.addEventListener("scroll", () => cue(box), { passive: true });
+  for (const part of [box, box.firstElementChild]) widths.observe(part);
+}
+
 // What lies behind a number, on pointing, tapping or tabbing to it.
 const tip = document.getElementById("tip");
 function showTip(cell) {
@@ -58,24 +75,12 @@ function passes(element, keys = KEYS) {
   });
 }
 function filterTable(table) {
-  const heads = [...table.querySelectorAll("thead tr:last-child th")];
+  const heads = [...table.querySelectorAll("thead th")];
   const shown = heads.map((head, place) => place === 0 || passes(head));
   const count = shown.filter(Boolean).length - 1;
-  for (const row of table.querySelectorAll("thead tr:last-child, tbody tr:not(.part)")) {
+  for (const row of table.rows) {
     [...row.cells].forEach((cell, place) => { cell.hidden = !shown[place]; });
     row.hidden = !row.closest("thead") && [...row.cells].slice(1).every((cell) => cell.hidden || cell.matches(".none"));
-  }
-  let place = 1;
-  for (const group of table.querySelectorAll(".groups th")) {
-    const span = Number((group.dataset.span ??= group.colSpan));
-    const left = shown.slice(place, place + span).filter(Boolean).length;
-    group.hidden = !left;
-    group.colSpan = left || 1;
-    place += span;
-  }
-  for (const part of table.querySelectorAll(".part")) {
-    part.cells[0].colSpan = count + 1;
-    part.hidden = ![...part.parentElement.rows].some((row) => row !== part && !row.hidden);
   }
   table.closest(".board").hidden = !count;
   return [count, heads.length - 1];
@@ -89,9 +94,13 @@ function applyFilters() {
   if (!form) return;
   const counts = [...document.querySelectorAll("#table table")].map(filterTable);
   hideEmpty("#table .benchmark", ".board");
-  for (const plot of document.querySelectorAll(".plot")) plot.hidden = !passes(plot);
+  for (const part of document.querySelectorAll(".plot, #references tr[data-metric]")) part.hidden = !passes(part);
+  hideEmpty("#references .benchmark", "tr[data-metric]");
+  hideEmpty("#references", ".benchmark");
   hideEmpty("#plots .benchmark", ".plot");
   for (const part of document.querySelectorAll(".prompt, #published .benchmark")) part.hidden = !passes(part, ["benchmark"]);
+  hideEmpty(".more-prompts", ".prompt");
+  for (const part of document.querySelectorAll("#published details")) part.open = part.dataset.benchmark === form.elements.benchmark?.value;
   for (const note of document.querySelectorAll(".nothing")) {
     const parts = note.parentElement.querySelectorAll(".benchmark");
     note.hidden = [...parts].some((part) => !part.hidden);

@@ -23,7 +23,7 @@ from ovi_eval.report.html.clips import prompt_rows, values_shown
 from ovi_eval.report.html.drawings import SIDE, WIDTH, Axis
 from ovi_eval.report.html.models import MAX_LACKING, PLAYED, addresses, model_pages
 from ovi_eval.report.html.run_facts import facts_of_runs
-from ovi_eval.report.html.tables import filters, having, metric_tables
+from ovi_eval.report.html.tables import FEW_LINES, filters, having, metric_tables, reference_lines
 from ovi_eval.report.html.timeline_picture import TIMELINE
 from ovi_eval.report.palette import dash_array
 from ovi_eval.report.wording import LONGEST, line
@@ -39,7 +39,7 @@ BUDGET = 11_000_000
 def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, total: None) -> str:
     """The whole page. `step` is called with how many of how many clips, and then models, have been drawn."""
     store = ClipStore(BUDGET)
-    prompts, left_out = prompt_rows(board, store, step)
+    prompts = prompt_rows(board, store, step)
     models = model_pages(board, store, step)
     return (
         _environment()
@@ -52,10 +52,10 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
             filters=filters(board),
             cells=[cell for row in board.arms for cell in row.cells.values()],
             tables=metric_tables(board),
+            reference_lines=reference_lines(board),
             addresses=addresses(board),
             panels=_panels(board),
             prompts=prompts,
-            prompts_left_out=left_out,
             several_benchmarks=len({run.benchmark for row in board.arms for run in row.runs}) > 1,
             mean_columns=[column for column in board.columns if column.kind == "mean"],
             all_runs=facts_of_runs([*board.arms, *board.references]),
@@ -88,6 +88,7 @@ def _environment() -> Environment:
         "linked_origin": _linked_origin,
     }
     environment.globals |= {
+        "FEW_LINES": FEW_LINES,
         "MAX_LACKING": MAX_LACKING,
         "PLAYED": PLAYED,
         "SIDE": SIDE,

@@ -21,6 +21,8 @@ _PAGE_WIDE, _COLUMN_WIDE, _AROUND_NAME, _NAME_WIDE = 1130, 136, 48, 240
 _WHISKER = (4, 104)
 # More metrics than this can be chosen from: fewer are seen at once.
 FEW = 6
+# A table of references with more lines than this is folded.
+FEW_LINES = 14
 
 Groups = dict[str, list[Column]]
 
@@ -36,17 +38,8 @@ class MetricTable:
     """By column id what intervals are drawn on."""
     arms: Sequence[tuple[Row, str]]
     """Each with its colour."""
-    references: Sequence[Row]
-
-    def group_heads(self) -> list[tuple[str, int]]:
-        """The groups' names, each over so many columns; one that its columns repeat is empty."""
-        return [
-            (
-                "" if all(wording.metric_name(column).startswith(name) for column in members) else name,
-                len(members),
-            )
-            for name, members in self.groups.items()
-        ]
+    aims: Mapping[str, str]
+    """By column id the first reference's name and value."""
 
 
 def metric_tables(board: Leaderboard) -> dict[str, list[MetricTable]]:
@@ -59,7 +52,7 @@ def metric_tables(board: Leaderboard) -> dict[str, list[MetricTable]]:
 
 def _side_by_side(board: Leaderboard, columns: Sequence[Column]) -> list[Groups]:
     """The metric groups in order, as many to a table as fit; one which fits beside earlier ones moves up to them."""
-    longest = max(len(row.name) for row in [*board.arms, *board.references])
+    longest = max(len(row.name) for row in board.arms)
     arm = _AROUND_NAME + min(_NAME_WIDE, 7.3 * longest)
     fit = max(1, int((_PAGE_WIDE - arm) / _COLUMN_WIDE))
     # As many columns in each table, rather than full ones and a rest.
@@ -79,8 +72,23 @@ def _table(board: Leaderboard, groups: Groups) -> MetricTable:
     columns = [column for members in groups.values() for column in members]
     rows = [*board.arms, *board.references]
     axes = {c.id: Axis.of(rows, c, *_WHISKER) for c in columns if any(c.id in row.cells for row in rows)}
-    references = [row for row, _ in having(board.references, *columns)]
-    return MetricTable(groups, columns, axes, having(board.arms, *columns), references)
+    aims = {
+        column.id: f"{row.name} {wording.number(row.cells[column.id].value, column)}"
+        for row in reversed(board.references)
+        for column in columns
+        if column.id in row.cells
+    }
+    return MetricTable(groups, columns, axes, having(board.arms, *columns), aims)
+
+
+def reference_lines(board: Leaderboard) -> dict[str, list[tuple[Column, Axis]]]:
+    """By benchmark the columns in which a reference has a value, each with the axis of its row."""
+    rows = board.references
+    columns = [column for column in board.columns if having(rows, column)]
+    return {
+        benchmark: [(column, Axis.of(rows, column, *_WHISKER)) for column in own]
+        for benchmark, own in grouped(columns, "benchmark").items()
+    }
 
 
 def having(rows: Sequence[Row], *columns: Column) -> list[tuple[Row, str]]:
@@ -97,7 +105,7 @@ def filters(board: Leaderboard) -> dict[str, list[Options]]:
     found: dict[str, list[Options]] = {}
     measured = {column.benchmark for column in board.columns}
     benchmarks = list(dict.fromkeys([*sorted(measured), *(table.benchmark for table in board.published)]))
-    if len(benchmarks) > 1:
+    if len(benchmarks) > 1 and any(measured):
         found["benchmark"] = [("", [(name, name) for name in benchmarks if name])]
     variants: dict[str, dict[str, None]] = {}
     for column in board.columns:
@@ -113,7 +121,8 @@ def filters(board: Leaderboard) -> dict[str, list[Options]]:
 
 def _metrics(group: str, columns: Sequence[Column]) -> Options:
     """The metrics of a group; its name with a star stands for all of them, as FVD's variants are metrics each."""
-    options = [(key, key) for key in dict.fromkeys(column.key for column in columns)]
+    titles = {column.key: column.title for column in columns}
+    options = [(key, f"{key}: {title}" if title else key) for key, title in titles.items()]
     if len(options) == 1:
         return "", options
     return group, [(f"{group}*", f"{group}: all {len(options)}"), *options]
