@@ -93,7 +93,7 @@ def _tried(row: Row, column: Column) -> bool:
 def _head(column: Column) -> str:
     """The metric with its direction, below it its raw name and what distinguishes it from others of its name."""
     title = wording.titled(column)
-    name = f"{in_markdown(title)} {column.arrow}{in_markdown(wording.unit(column, title))}"
+    name = in_markdown(f"{title} {column.arrow}{wording.unit(column, title)}")
     raw = [wording.raw_name(column)] if column.title else []
     return "<br>".join([name, *map(in_markdown, [*raw, *wording.distinctions(column)])])
 

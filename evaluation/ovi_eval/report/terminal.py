@@ -132,15 +132,17 @@ def _show_references(board: Leaderboard, console: Console) -> None:
         return
     console.print(Text("References, not ranked", style="bold"))
     cells = {row.name: [_short_cell(row.cells.get(c.id), c) for c in columns] for row in board.references}
-    sized = [[(name, max(_TITLE_WIDTH, *map(len, of_row)) + 2)] for name, of_row in cells.items()]
-    named = [Text(f"{line(column.id)} {column.arrow}") for column in columns]
-    for names in _packed(sized, console.width - min(_METRIC_WIDTH, max(map(len, named))) - 1):
+    metrics = [Text(f"{line(column.id)} {column.arrow}") for column in columns]
+    room = console.width - min(_METRIC_WIDTH, max(map(len, metrics))) - 1
+    widths = {name: max(_TITLE_WIDTH, len(line(name)), *map(len, own)) for name, own in cells.items()}
+    if sum(widths.values()) + 2 * len(widths) > room:  # rather long names in two lines than a second table
+        widths = {name: max(_TITLE_WIDTH, *map(len, own)) for name, own in cells.items()}
+    for names in _packed([[(name, width + 2)] for name, width in widths.items()], room):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         table.add_column("metric", overflow="fold", max_width=_METRIC_WIDTH)
         for name in names:
-            width = dict(pair for (pair,) in sized)[name] - 2
-            table.add_column(Text(line(name)), justify="right", overflow="fold", max_width=width)
-        for place, metric in enumerate(named):
+            table.add_column(Text(line(name)), justify="right", overflow="fold", max_width=widths[name])
+        for place, metric in enumerate(metrics):
             table.add_row(metric, *(cells[name][place] for name in names))
         console.print(table)
 

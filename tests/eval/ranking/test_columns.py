@@ -10,6 +10,7 @@ from rich.console import Console
 from helpers.eval_study import run
 from helpers.runs_in_memory import board_of, metric, plain
 from ovi_eval.errors import UserError
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report.terminal import show
 from ovi_eval.results.files import ClipScores, MetricValue
 from ovi_eval.stats.intervals import mean_interval
