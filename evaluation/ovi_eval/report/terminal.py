@@ -133,10 +133,12 @@ def _show_references(board: Leaderboard, console: Console) -> None:
     console.print(Text("References, not ranked", style="bold"))
     cells = {row.name: [_short_cell(row.cells.get(c.id), c) for c in columns] for row in board.references}
     metrics = [Text(f"{line(column.id)} {column.arrow}") for column in columns]
-    room = console.width - min(_METRIC_WIDTH, max(map(len, metrics))) - 1
-    widths = {name: max(_TITLE_WIDTH, len(line(name)), *map(len, own)) for name, own in cells.items()}
+    room = console.width - min(_METRIC_WIDTH, max(map(len, metrics))) - 2
+    widths = {name: max(len(line(name)), *map(len, own)) for name, own in cells.items()}
     if sum(widths.values()) + 2 * len(widths) > room:  # rather long names in two lines than a second table
-        widths = {name: max(_TITLE_WIDTH, *map(len, own)) for name, own in cells.items()}
+        widths = {
+            name: max(min(_TITLE_WIDTH, len(line(name))), *map(len, own)) for name, own in cells.items()
+        }
     for names in _packed([[(name, width + 2)] for name, width in widths.items()], room):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         table.add_column("metric", overflow="fold", max_width=_METRIC_WIDTH)
