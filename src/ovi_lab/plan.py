@@ -70,6 +70,12 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     from ovi_lab.planning.training_planner import TrainingPlanner
     from ovi_lab.planning.training_report import print_plan
 
+    flags = [argument.lstrip("-") for argument in arguments if argument.startswith("-")]
+    if flags:
+        word = flags[0] if "=" in flags[0] else f"{flags[0]}=…"
+        raise UserError(
+            f"--{flags[0]} is no flag of ovi-plan: settings are written without dashes, as {word}"
+        )
     own, rest = _own_words(arguments)
     if "gpus" not in own:
         raise UserError("gpus is not given: number and memory or kind, such as gpus=64x80GB or gpus=8xH100")
@@ -93,9 +99,6 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     from ovi_lab.common.command_line import check_text, composed
     from ovi_lab.runs.arguments import hydra_arguments
 
-    flags = [o for o in overrides if o.startswith("-")]
-    if flags:
-        raise UserError(f"{flags[0]} is not for plan: give overrides, such as experiment=ovi_11b_stage3")
     check_text(overrides)
     return composed(hydra_arguments(overrides), config_dir(), "train")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
+from ovi_lab.common.following import typed
 from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
@@ -60,6 +62,16 @@ def run(config: DictConfig) -> None:
             print(f"{path} (finished before)")
         for path in outcome.made:
             print(path)
+        found = len(outcome.made) + len(outcome.kept)
+        if found and int(os.environ.get("RANK", "0")) == 0:
+            # on stderr: what is printed is the list of clips
+            out = typed(str(config.out))
+            print(
+                f"{found} clip{'s' * (found > 1)} in {out}, {len(outcome.made)} of them new\nnext: ovi-eval score {out} "
+                f"--out {typed(f'{config.out}/results.json')}",
+                file=sys.stderr,
+                flush=True,
+            )
         if outcome.bad:
             made = len(outcome.made) + len(outcome.kept)
             raise UserError(

@@ -32,6 +32,8 @@ HELP = Help(
 def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
     from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
+    from ovi_lab.runs.ending import ending
+    from ovi_lab.runs.processes import is_first_process
     from ovi_lab.runs.run import execute
 
     # Lightning starts this program again for each further process of a node; one of them speaks
@@ -40,10 +42,13 @@ def run(config: DictConfig) -> str:
     with one_line("error", interrupted=resumed, interrupted_code=2):
         reporter: Reporter = ConsoleReporter() if first else SilentReporter()
         try:
-            return execute(config, reporter)
+            outcome = execute(config, reporter)
         finally:
-            # before the line, which a bar would be drawn over
+            # before the lines, which a bar would be drawn over
             reporter.close()
+        if is_first_process():
+            print(*ending(config, outcome == "skipped"), sep="\n", flush=True)
+        return outcome
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ def test_training_refuses_what_cannot_fit() -> None:
         ((*SMALL, "gpus=8xH100", "global_batch_size=100"), "global_batch_size is 100"),
         ((*SMALL, "gpus=3xH100", "strategy.sequence_parallel=2"), "expected a divisor"),
         (("model=small", "video=8x8", "audio=80", "gpus=1xH100"), "video=8x8 is not understood"),
-        ((*SMALL, "gpus=1xH100", "--cfg"), "--cfg is not for plan"),
+        ((*SMALL, "gpus=1xH100", "--cfg"), "--cfg is no flag of ovi-plan"),
     ],
 )
 def test_bad_input_is_one_line(

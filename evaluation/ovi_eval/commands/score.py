@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +140,14 @@ def _score_together(options: argparse.Namespace) -> None:
         path = results.write(options.out)
         show_run(results, scored, absent)
         print(path)
+        # on stderr: what is printed ends with the file's name
+        folder = shlex.quote(str(Path(options.out).parent))
+        measured = sum(metric.value is not None for metric in results.metrics.values())
+        print(
+            f"{measured} of {len(results.metrics)} metrics have a value, over {results.n_clips} clips\n"
+            f"next: ovi-eval leaderboard {folder}",
+            file=sys.stderr,
+        )
 
 
 def _find(names: Sequence[str], crops: bool, detector: str) -> list[type[ItemMetric]]:

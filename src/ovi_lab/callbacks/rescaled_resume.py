@@ -101,6 +101,13 @@ class RescaledResume(Callback):
         _set(progress["total"], checkpoint["global_step"] * order.group)
         _set(progress["current"], steps * order.group)
         progress["is_last_batch"] = steps * order.group == len(order)
+        if not progress["is_last_batch"]:
+            # a checkpoint written as training ended, within an epoch, counts that epoch as complete
+            for count in loop["epoch_progress"].values():
+                began = count["started"] - 1
+                count.update(
+                    processed=min(count["processed"], began), completed=min(count["completed"], began)
+                )
 
     def _position(self, batches: int, then: int, here: int) -> int:
         clips = batches * then

@@ -209,5 +209,6 @@ def resolve_checkpoint(path: str | Path) -> Path:
     run = path.parent if path.name == "last" else path
     newest = latest_checkpoint(run) if run.is_dir() else None
     if newest is None:
-        raise UserError(f"no checkpoint at {path}: name a checkpoint folder, or a run such as runs/fusion")
+        state = f"{path} is a file, and no checkpoint" if path.is_file() else f"no checkpoint at {path}"
+        raise UserError(f"{state}: name a checkpoint folder, or a run such as runs/fusion")
     return newest

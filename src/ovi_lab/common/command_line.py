@@ -7,6 +7,7 @@ value, which then fails somewhere in the run.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ovi_eval.common.boundary import LineParser
-from ovi_eval.common.shown import shown
+from ovi_eval.common.shown import did_you_mean, shown
 from ovi_lab.common.fields import as_typed, checked, field_type, nearest
+from ovi_lab.common.paths import config_dir
 from ovi_lab.common.settings import TABLES
 from ovi_lab.common.values import check_values
 from ovi_lab.errors import UserError
@@ -32,6 +34,16 @@ from ovi_lab.errors import UserError
 # Errors of composing for a wrong command line; RecursionError: a value of a hundred brackets
 _REFUSED = (HydraException, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError)
 _ONLY_TOLD = ("help", "hydra_help", "info", "shell_completion")
+_OFFERED = (
+    "--multirun",
+    "--cfg",
+    "--config-dir",
+    "--config-name",
+    "--hydra-help",
+    "--help",
+    "--version",
+    "--info",
+)
 _ONE_OF = ("run", "multirun", "cfg", "info", "shell_completion")
 
 
@@ -109,6 +121,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
         UserError: a flag or an override that cannot be read.
     """
     check_text(arguments)
+    _check_words(arguments)
     flags = _parser().parse_args(list(arguments))
     if flags.config_path is not None:
         raise UserError(
@@ -126,6 +139,47 @@ def read(arguments: Sequence[str]) -> CommandLine:
     if flags.resolve and not (flags.cfg or flags.help):
         raise UserError("--resolve goes with --cfg")
     return CommandLine(flags, tuple(_parsed(text) for text in flags.overrides))
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Raises UserError for settings as argparse takes them, and for words that set nothing, with what is meant."""
+    flags = _parser()._option_string_actions
+    rest = list(arguments)
+    before = ""
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        following = rest[0] if rest else ""
+        if name in flags:
+            takes = flags[name].nargs is None or (flags[name].nargs == "?" and "=" not in following)
+            del rest[: takes and not equals]
+        elif re.fullmatch(r"--?[A-Za-z][\w./-]*", name):
+            value = value or ("…" if following.startswith("-") or "=" in following else following) or "…"
+            near = did_you_mean(name, _OFFERED, 1)
+            raise UserError(
+                f"{shown(argument, 80)} is no flag: settings are written without dashes and with =, as "
+                f"{shown(name.lstrip('-'), 60)}={shown(value, 60)}" + (f"; as a flag, {near}" if near else "")
+            )
+        elif re.fullmatch(r"[A-Za-z][\w./,-]*:?", argument):
+            raise UserError(
+                f"cannot read the command line: {shown(argument, 80)!r} sets nothing; "
+                f"write {_meant(argument, before, rest)}"
+            )
+        before = argument
+
+
+def _meant(word: str, before: str, rest: Sequence[str]) -> str:
+    """The setting that a bare word on the command line may belong to."""
+    word = shown(word.rstrip(":"), 60)
+    if word in group_options(config_dir(), "experiment"):
+        return f"experiment={word}"
+    following = next((text for text in rest if text != "="), "").removeprefix("=")
+    if (config_dir() / word).is_dir() and following:
+        return f"{word}={shown(following, 60)}, without spaces"
+    key, equals, value = before.partition("=")
+    if equals and not key.startswith("-"):
+        return f'KEY=VALUE, with quotes around a value with spaces, as {shown(key, 60)}="{shown(value, 60)} {word}"'
+    return f"KEY=VALUE, as {word}=…"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -265,6 +319,9 @@ def _name_the_guilty(
 
 def _explain(override: Override, text: str, folder: Path, base: DictConfig, error: BaseException) -> str:
     key = override.key_or_group
+    if (folder / key).is_dir() and override.value() is None:
+        stored = "; where the shards hold text embeddings, task.text_encoder=null" if key == "text" else ""
+        return f"{key}=null leaves out what the configuration needs{nearest('', group_options(folder, key))}{stored}"
     if (folder / key).is_dir() and isinstance(error, MissingConfigException):
         name = text.partition("=")[2]
         return f"unknown {key} {name!r}{nearest(name, group_options(folder, key))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,11 +14,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from ovi_eval.common.files import write_whole
 
@@ -46,6 +49,20 @@ class SilentReporter:
         """Does nothing."""
 
 
+class _Time(ProgressColumn):
+    """`0:00:12, 0:01:40 left`; of a bar that has ended, `took 0:01:52`."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = _clock(task.finished_time if task.finished else task.elapsed)
+        if task.finished:
+            return Text(f"took {elapsed}")
+        return Text(f"{elapsed}, {_clock(task.time_remaining)} left")
+
+
+def _clock(seconds: float | None) -> str:
+    return "-:--:--" if seconds is None else str(timedelta(seconds=max(0, round(seconds))))
+
+
 class ConsoleReporter:
     """Progress bars with the time left, for a run that owns the terminal."""
 
@@ -54,9 +71,7 @@ class ConsoleReporter:
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            _Time(),
             TextColumn("{task.fields[note]}", table_column=Column(max_width=20, no_wrap=True)),  # 80 columns
             console=console,
         )

@@ -253,3 +253,15 @@ SAMPLE = _open(
 
 TABLES = {"train": TRAIN, "sample": SAMPLE}
 """The settings of a configuration by its name."""
+
+EXAMPLES = {
+    "data.train": "data.train='clips/train-{000..007}.tar' (ovi-data pack makes them)",
+    "data.shards": "data.shards='latents/train-{000..007}.tar' (ovi-data latents makes them)",
+    "text.weights": "text.weights=Wan2.2-TI2V-5B/models_t5_umt5-xxl-enc-bf16.pth, or text=learned",
+    "text.tokenizer": "text.tokenizer=Wan2.2-TI2V-5B/google/umt5-xxl, or text=learned",
+    "init_from.all": "init_from=ckpts/Ovi/model.safetensors, or a run such as init_from=runs/stage3/last",
+    "strategy.nvme_path": "strategy.nvme_path=/nvme/offload, a folder on a fast local disk",
+    "checkpoint": "checkpoint=runs/fusion/last",
+    "prompt": 'prompt="a red ball bounces three times low drum"',
+}
+"""An example of each value that has no default (??? in conf/), as it is typed."""

@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from ovi_eval.common.shown import shown
 from ovi_lab.common.fields import as_typed, checked, field_type, fields_of
-from ovi_lab.common.settings import TABLES, TRAIN
+from ovi_lab.common.settings import EXAMPLES, TABLES, TRAIN
 from ovi_lab.errors import UserError
 
 
@@ -67,13 +67,20 @@ def _resolved(config: DictConfig, may_lack: bool, prefix: str = "") -> dict[str,
         except MissingMandatoryValue as error:
             if may_lack:
                 continue
-            raise UserError(f"{path} is not given, and has no default: {path}=…") from error
+            name, example = _example(path)
+            raise UserError(f"{name} is not given, and has no default: give {example}") from error
         except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
             raise UserError(_unresolved(config, key, path, error)) from error
         if isinstance(value, DictConfig):
             value = _resolved(value, may_lack, f"{path}.")
         plain[str(key)] = value
     return plain
+
+
+def _example(path: str) -> tuple[str, str]:
+    """The key as it is typed, where another refers to it, and an example of its value."""
+    path = path.replace("task.text_encoder.", "text.").replace("task.init_from.", "init_from.")
+    return path, EXAMPLES.get(path, f"{path}=…")
 
 
 def _unresolved(config: DictConfig, key: Any, path: str, error: Exception) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
+from ovi_lab.common.following import shard_pattern, typed
 from ovi_lab.data.worlds import world_names
 from ovi_lab.errors import UserError
 
@@ -178,6 +179,10 @@ def _make(arguments: argparse.Namespace) -> None:
         media, latents = (len(shards_of(folder, split, kind)) for kind in ("media", "latents"))
         rows.append((split, f"{count} clips in {media} media and {latents} latents shards"))
     _table(settings.world, rows)
+    _next(
+        f"ovi-train experiment=fusion data.root={typed(arguments.out)} data.num_train={settings.num_train} "
+        f"data.num_eval={settings.num_eval} data.train_seed={seed} data.eval_seed={seed + 1}"
+    )
 
 
 def _pack(arguments: argparse.Namespace) -> None:
@@ -212,6 +217,7 @@ def _pack(arguments: argparse.Namespace) -> None:
             rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
     rows += [("ignored", line) for line in report.ignored]
     _table("packed", [*rows, *_skipped(report.skipped, len(report.skipped))])
+    _next(f"ovi-train experiment=real_clips data.train={shard_pattern(report.shards)}")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -299,6 +305,15 @@ def _latents(arguments: argparse.Namespace) -> None:
     ]
     rows += [("", line) for line in report.retimed[:50]]
     _table("latents", [*rows, *_skipped(report.bad, 50)])
+    task = "audio_pretraining" if only else "fusion"
+    choice = f"experiment=ovi_lora init_from=CKPTS/Ovi/model.safetensors{' task=audio_pretraining' * only}"
+    if arguments.codec is not None:
+        choice = f"task={task} data=latents{' fusion=none' * only} data.codec={typed(arguments.codec)}"
+    _next(f"ovi-train {choice} data.shards={shard_pattern([*report.made, *report.there])}")
+
+
+def _next(command: str) -> None:
+    print(f"next: {shown(command, None)}", flush=True)
 
 
 def _part(text: str) -> tuple[int, int]:

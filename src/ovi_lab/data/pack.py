@@ -136,8 +136,9 @@ def pack_folder(
             on_error="raise", the first file that cannot be used.
     """
     if not folder.is_dir():
+        state = "is a file" if folder.is_file() else "does not exist"
         raise UserError(
-            f"the folder {shown(folder)} does not exist; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files"
+            f"the folder {shown(folder)} {state}; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files"
         )
     found = files_of(folder, [f".{extension}" for extension in VIDEO_EXTENSIONS])
     files = list(found.files)

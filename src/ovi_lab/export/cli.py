@@ -11,6 +11,7 @@ from pathlib import Path
 from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
+from ovi_lab.common.following import sampling
 from ovi_lab.errors import UserError
 from ovi_lab.export import TARGETS
 
@@ -89,6 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: {shown(note, None)}", file=sys.stderr)
     for name in done.files:
         print(done.folder / name)
+    # on stderr: what is printed is the list of files
+    size = sum((done.folder / name).stat().st_size for name in done.files)
+    print(f"{size / 1e9:.3g} GB in {len(done.files)} files for {arguments.to}", file=sys.stderr)
+    if arguments.to == "comfyui":
+        print("next: put the file into ComfyUI/models/diffusion_models", file=sys.stderr)
+    else:
+        print(
+            f"next: {sampling('ovi_720x720_5s', weights=True)}, with it as DIR/Ovi/model.safetensors",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -30,6 +30,8 @@ _VOLATILE = (
     "strategy",
     "trainer.accelerator",
 )
+# And what changes no result; it is in the hash since hashes of finished runs have it.
+_HARMLESS = ("data.prefetch", "data.quiet", "trainer.log_every_n_steps")
 # And how the clips of an optimiser step are distributed, where their number is given.
 _DISTRIBUTION = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
 
@@ -64,23 +66,37 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_compared(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
+def check_same_run(
+    now: Mapping[str, Any], before: Mapping[str, Any], where: str, remedy: str, resumed: bool = False
+) -> None:
     """Refuse to resume, or write over, a run of another configuration.
+
+    Args:
+        now, before: configurations as plain values.
+        where: names the run of `before`.
+        remedy: what to do instead, the end of the message.
+        resumed: it is resumed, so that its length may differ.
 
     Raises:
         UserError: names the first fields that differ.
     """
     new, old = _compared(now), _compared(before)
+    free = {*_HARMLESS, "trainer.max_steps"} if resumed else _HARMLESS
     # task, model and the rest repeat what other keys say; the shortest names say it best
     different = sorted(
-        (k for k in new.keys() | old.keys() if new.get(k) != old.get(k)), key=lambda k: (k.count("."), k)
+        (k for k in new.keys() | old.keys() if k not in free and new.get(k) != old.get(k)),
+        key=lambda k: (k.count("."), k),
     )
     if different:
         said = "; ".join(
             f"{shown(k)} was {shown(repr(old.get(k)))}, is {shown(repr(new.get(k)))}" for k in different[:3]
         )
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise UserError(
-            f"{where} is of another configuration: {said}{more}. "
-            "Choose another name=…, or overwrite=true to delete what it wrote"
-        )
+        raise UserError(f"{where} is of another configuration: {said}{more}. {remedy}")
+
+
+def length(config: Mapping[str, Any]) -> int:
+    """`trainer.max_steps` of a configuration, 0 where it has none."""
+    trainer = config.get("trainer")
+    steps = trainer.get("max_steps") if isinstance(trainer, Mapping) else None
+    return steps if isinstance(steps, int) else 0

@@ -20,8 +20,9 @@ from ovi_lab.checkpoints.lightning_io import recover
 from ovi_lab.common.building import build
 from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
-from ovi_lab.runs.identity import check_same_run, config_hash, run_config
+from ovi_lab.runs.identity import check_same_run, config_hash, length, run_config
 from ovi_lab.runs.processes import died, is_first_process
+from ovi_lab.runs.refusals import refuse_what_cannot_run
 from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.runs.written import remove_run
 from ovi_lab.strategies.process_groups import started
@@ -29,9 +30,16 @@ from ovi_lab.strategies.process_groups import started
 log = logging.getLogger("ovi_lab.runs")
 
 
+_ANEW = "name=… starts another run beside it, overwrite=true deletes it and starts anew"
+
+
+def _word(config: DictConfig) -> str | None:
+    """What `resume` says; a job that SLURM requeued is resumed, whatever its command says."""
+    return config.resume or ("auto" if was_requeued() else None)
+
+
 def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
-    # a job that SLURM requeued is resumed, whatever its command says
-    word = config.resume or ("auto" if was_requeued() else None)
+    word = _word(config)
     if word is None:
         return None
     if word in ("last", "auto"):
@@ -44,8 +52,42 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
         path = resolve_checkpoint(str(word))
         _verified(path)
     if path is not None:
-        check_same_run(plain, Checkpoint.open(path).configuration().plain, f"checkpoint {path}")
+        opened = Checkpoint.open(path)
+        before = opened.configuration().plain
+        remedy = "Resume with the values that it had; name=… without resume starts another run"
+        check_same_run(plain, before, f"checkpoint {path}", remedy, resumed=True)
+        steps = length(plain)
+        if steps < opened.step:
+            raise UserError(
+                f"trainer.max_steps is {steps}, and checkpoint {path} has taken {opened.step} steps already: "
+                f"give trainer.max_steps={opened.step} or more, or resume an earlier checkpoint by its path"
+            )
+        if length(before) != steps:
+            _check_length(config, opened.step, length(before), steps)
     return path
+
+
+def _check_length(config: DictConfig, step: int, before: int, now: int) -> None:
+    """Warn where a run of another length from the start would have had other rates up to this step.
+
+    Raises:
+        UserError: the task's own schedule cannot be made longer.
+    """
+    from ovi_lab.optim import warmup_flat_decay
+
+    if "schedule" not in config.task:
+        raise UserError(
+            f"trainer.max_steps was {before}, is {now}: this task's schedule has the length that it began with. "
+            f"{_ANEW}"
+        )
+    settings: Any = OmegaConf.to_container(config.task.schedule, resolve=True)
+    old, new = (warmup_flat_decay(steps, **settings) for steps in (before, now))
+    if any(old(s) != new(s) for s in range(step)) and is_first_process():
+        log.warning(
+            "trainer.max_steps was %d, is %d: the learning rate goes from %.3g to %.3g of its peak at step %d and "
+            "follows the schedule of %d steps from there; a run of %d steps from the start gives other numbers",
+            before, now, old(step), new(step), step, now, now,
+        )  # fmt: skip
 
 
 def _verified(path: Path) -> None:
@@ -77,29 +119,55 @@ def _newest_intact(run_dir: Path) -> Path | None:
 
 def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], text: str) -> bool:
     """Take over the run's folder; True where the run is finished already."""
-    stored = run_dir / "config.yaml"
-    if not is_first_process():
-        # only the first process writes to the folder
-        return (run_dir / "done.json").is_file() and not config.overwrite
-    if config.overwrite:
+    stored, done = run_dir / "config.yaml", run_dir / "done.json"
+    resumes = _word(config) is not None
+    if config.overwrite and is_first_process():
         remove_run(run_dir)
-    if stored.is_file():
-        check_same_run(plain, Configuration.read(stored).plain, f"the run in {run_dir}")
-        if (run_dir / "done.json").is_file():
+    reads = is_first_process() or (
+        resumes and not config.overwrite
+    )  # what is overwritten may vanish meanwhile
+    before = Configuration.read(stored).plain if reads and stored.is_file() else None
+    grown = resumes and before is not None and length(plain) > length(before)
+    if not is_first_process():
+        # only the first process writes to the folder; it takes done.json away before it writes the new length
+        return done.is_file() and not config.overwrite and not grown
+    if before is not None:
+        finished, started = done.is_file(), latest_checkpoint(run_dir) is not None
+        if finished or started:
+            remedy = _ANEW if resumes else f"resume=last resumes it with the values that it had, {_ANEW}"
+            if finished and not resumes and length(plain) > length(before):
+                remedy = f"resume=last continues it to step {length(plain)}, {_ANEW}"
+            check_same_run(plain, before, f"the run in {run_dir}", remedy, resumed=resumes)
+        if finished and not grown:
+            if length(plain) < length(before):
+                raise UserError(
+                    f"trainer.max_steps is {length(plain)}, and the run in {run_dir} has ended after "
+                    f"{length(before)}: resume an earlier checkpoint by its path; {_ANEW}"
+                )
             return True
-        if config.resume is None and not was_requeued() and latest_checkpoint(run_dir) is not None:
-            raise UserError(
-                f"{run_dir} holds an unfinished run: resume=last resumes it, overwrite=true deletes it"
-            )
+        if not resumes and started:
+            raise UserError(f"{run_dir} holds an unfinished run: resume=last resumes it, {_ANEW}")
     try:
         recover(run_dir / "checkpoints")
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(stored, text)
     except OSError as error:
-        raise UserError(
-            f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place"
-        ) from error
+        raise _unwritable(run_dir, error) from error
     return False
+
+
+def _unwritable(run_dir: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to run_dir {run_dir} ({error}): free space, or choose another place")
+
+
+def _begin(run_dir: Path, text: str) -> None:
+    """Write the configuration, once it is known that the run can begin; the end of a shorter run is no end now."""
+    if not is_first_process():
+        return
+    try:
+        (run_dir / "done.json").unlink(missing_ok=True)
+        write_whole(run_dir / "config.yaml", text)
+    except OSError as error:
+        raise _unwritable(run_dir, error) from error
 
 
 def _quiet() -> None:
@@ -155,7 +223,9 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     if _claim_folder(config, run_dir, plain, text):
         reporter.at("scoring", 1, 1, "already done")
         return "skipped"
+    refuse_what_cannot_run(config)
     resumed = _checkpoint_to_resume(config, run_dir, plain)
+    _begin(run_dir, text)
 
     import lightning.pytorch as pl
     from torch import distributed

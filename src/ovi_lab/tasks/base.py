@@ -144,6 +144,15 @@ class FlowMatchingTask(Task):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """The rates of this run's schedule; a checkpoint brings those of the length that it was trained for."""
+        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+                for group, rate, factor in zip(
+                    schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+                ):
+                    group["lr"] = rate * factor(schedule.last_epoch)
+
     # ---- one batch
 
     def encode_text(self, batch: Mapping[str, Any], dropped: Tensor | None = None) -> list[Tensor]:

@@ -1,0 +1,109 @@
+"""Runs that go on: made longer, resumed with other settings that change no result, begun again after a failure."""
+
+import json
+import logging
+
+import pytest
+
+from helpers.run_folders import column, logged, same, tensors
+from ovi_lab.checkpoints import Checkpoint
+from ovi_lab.common.progress import SilentReporter
+from ovi_lab.errors import UserError
+from ovi_lab.runs.run import execute
+
+CONSTANT = ("schedule=constant", "schedule.warmup_steps=3", "samples.every_n_steps=0")
+
+
+def steps(count):
+    return f"trainer.max_steps={count}"
+
+
+@pytest.mark.parametrize(
+    "every", [0, 1]
+)  # the last checkpoint is written at the end of training, or with its step
+def test_a_finished_run_made_longer_equals_one_of_that_length_to_the_bit(
+    every, made_run, copied_run, composed
+):
+    saving = f"checkpoint.every_n_steps={every}"
+    # 8 batches an epoch: the longer run passes its end
+    whole, run = made_run(*CONSTANT, steps(10), saving), copied_run(*CONSTANT, steps(3), saving)
+    harmless = ["data.prefetch=1", "data.num_workers=0", "trainer.log_every_n_steps=1", "val_metrics.seed=5"]
+    longer = composed([*CONSTANT, steps(10), saving, *harmless, "resume=last"], run)
+    assert execute(longer, SilentReporter()) == "done"
+    assert Checkpoint.open(run / "last").step == 10
+    assert same(tensors(whole), tensors(run))
+    assert logged(whole) == logged(run)
+    outcome = [json.loads((r / "done.json").read_text()) for r in (whole, run)]
+    assert outcome[0] == outcome[1] | {"config_hash": outcome[0]["config_hash"]}
+    assert execute(composed([*CONSTANT, steps(10), saving], run), SilentReporter()) == "skipped"
+
+
+def test_a_schedule_that_had_fallen_follows_the_longer_one_and_says_so(copied_run, composed, caplog):
+    falling = ("schedule.warmup_steps=0", "schedule.flat_until=0.5", "optim=adamw", "samples.every_n_steps=0")
+    run = copied_run(*falling, steps(4))
+    with caplog.at_level(logging.WARNING):
+        execute(composed([*falling, steps(8), "resume=last"], run), SilentReporter())
+    assert "the learning rate goes from 0.02 to 1 of its peak at step 4" in caplog.text
+    rates = column(run, "lr")
+    peak = max(rates.values())
+    shares = [rates[step] / peak for step in sorted(rates)]
+    assert shares[:4] == pytest.approx([1, 1, 1, 0.51])  # those of four steps
+    assert shares[4:] == pytest.approx([1, 0.755, 0.51, 0.265])  # those of eight
+
+
+def test_what_a_longer_run_is_refused_for_is_one_line_with_resume_first(copied_run, composed):
+    run = copied_run()
+
+    def refused(*overrides):
+        with pytest.raises(UserError) as error:
+            execute(composed(list(overrides), run), SilentReporter())
+        text = str(error.value)
+        offers = [text.find(word) for word in ("resume", "name=", "overwrite=true")]
+        assert offers == sorted(offers) or offers[2] == -1
+        return text
+
+    assert "trainer.max_steps was 2, is 5. resume=last continues it to step 5" in refused(steps(5))
+    assert "trainer.max_steps is 1, and the run in" in refused(steps(1), "resume=last")
+    assert "seed was 0, is 1" in refused("seed=1", steps(5), "resume=last")
+    assert (run / "done.json").is_file()
+    (run / "done.json").unlink()
+    assert "holds an unfinished run: resume=last resumes it" in refused()
+    assert "step_000002 has taken 2 steps already: give trainer.max_steps=2" in refused(
+        steps(1), "resume=last"
+    )
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again_as_corrected(trained, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="more than the 8 that a process takes"):
+        trained(["trainer.val_check_interval=1000"], run)
+    assert (run / "config.yaml").is_file()
+    trained(["seed=1"], run)
+    assert Checkpoint.open(run / "last").configuration().plain["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.video.num_heads=3"], "dim=64 does not divide by num_heads=3"),
+        (["model.video.num_heads=64", "model.audio.num_heads=64"], "cannot carry rotary positions"),
+        (["model.video.patch_size=[1,2]"], "expected three numbers: frames, rows, columns"),
+        (["model.video.num_layers=2"], "num_layers is 2 in the video, 3 in the audio tower"),
+        (["fusion.blocks=[9]"], "fusion.blocks names block 9"),
+        (["rope.mode=sideways"], "rope.mode is 'sideways'"),
+        (["freeze.frozen=[nothing]"], "matches no parameter of this model"),
+        (["trainer=gpu"], "use trainer=cpu"),
+        (["trainer.precision=16-mixed"], "trainer.precision=32-true"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(overrides, words, composed, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = composed([*overrides, f"data.root={tmp_path}/data"])
+    config.data.root = str(tmp_path / "data")
+    with pytest.raises(UserError) as error:
+        execute(config, SilentReporter())
+    assert words in str(error.value)
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()
