@@ -65,10 +65,10 @@ def run(config: DictConfig) -> None:
         found = len(outcome.made) + len(outcome.kept)
         if found and int(os.environ.get("RANK", "0")) == 0:
             # on stderr: what is printed is the list of clips
-            out = typed(str(config.out))
+            out, results = typed(str(config.out)), typed(f"{config.out}/results.json")
             print(
-                f"{found} clip{'s' * (found > 1)} in {out}, {len(outcome.made)} of them new\nnext: ovi-eval score {out} "
-                f"--out {typed(f'{config.out}/results.json')}",
+                f"{found} clip{'s' * (found > 1)} in {out}, {len(outcome.made)} of them new\n"
+                f"next: ovi-eval score {out} --out {results}",
                 file=sys.stderr,
                 flush=True,
             )

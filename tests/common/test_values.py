@@ -25,10 +25,22 @@ from ovi_lab.common.fields import (
     whole,
 )  # fmt: skip
 from ovi_lab.common.paths import config_dir
-from ovi_lab.common.settings import TABLES
+from ovi_lab.common.settings import EXAMPLES, TABLES
 from ovi_lab.common.values import check_settings, check_values
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import RopeConfig, TowerConfig
+
+
+def test_every_value_that_has_no_default_is_named_with_an_example():
+    lacking = set()
+    for file in config_dir().rglob("*.yaml"):
+        group = file.parent.relative_to(config_dir()).as_posix()
+        prefix = "" if group in (".", "experiment") else f"{group}."
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        lacking |= {f"{prefix}{key}" for key, value in leaves(content) if value == "???"}
+    assert {"data.train", "checkpoint", "text.weights"} <= lacking
+    assert lacking - EXAMPLES.keys() == set()
+    assert all(f"{key.removesuffix('.all')}=" in EXAMPLES[key] for key in lacking)
 
 
 def leaves(node, prefix=""):

@@ -104,6 +104,8 @@ def sweep(arguments):
         (["experiment", "=", "fusion"], ["write experiment=fusion, without spaces"]),
         (["fusion"], ["'fusion' sets nothing; write experiment=fusion"]),
         (["name=my", "run"], ["'run' sets nothing", 'as name="my run"']),
+        (["help"], ["write --help for help"]),
+        (["experiment=fusion,"], ["'experiment=fusion,' (a value is missing at its end)"]),
         (["text=null"], ["text=null leaves out", "Valid: learned, umt5", "task.text_encoder=null"]),
         (
             ["experiment=real_clips"],

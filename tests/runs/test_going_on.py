@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 
@@ -9,6 +10,8 @@ from helpers.run_folders import column, logged, same, tensors
 from ovi_lab.checkpoints import Checkpoint
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
+from ovi_lab.runs.ending import ending
+from ovi_lab.runs.refusals import check_memory, free_memory, least_bytes
 from ovi_lab.runs.run import execute
 
 CONSTANT = ("schedule=constant", "schedule.warmup_steps=3", "samples.every_n_steps=0")
@@ -62,7 +65,7 @@ def test_what_a_longer_run_is_refused_for_is_one_line_with_resume_first(copied_r
         assert offers == sorted(offers) or offers[2] == -1
         return text
 
-    assert "trainer.max_steps was 2, is 5. resume=last continues it to step 5" in refused(steps(5))
+    assert "ended at step 2: resume=last continues it to 5" in refused(steps(5))
     assert "trainer.max_steps is 1, and the run in" in refused(steps(1), "resume=last")
     assert "seed was 0, is 1" in refused("seed=1", steps(5), "resume=last")
     assert (run / "done.json").is_file()
@@ -107,3 +110,65 @@ def test_what_cannot_be_is_refused_before_anything_is_made(overrides, words, com
     assert words in str(error.value)
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_built(composed, tmp_path, monkeypatch):
+    from ovi_lab.runs import refusals
+
+    monkeypatch.setattr(refusals, "free_memory", lambda: 16 * 2**30)
+    with pytest.raises(
+        UserError, match=r"11\.7 billion parameters needs 217\.\d GiB .* 16\.0 GiB are free here"
+    ):
+        execute(composed(["model=ovi_11b"]), SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_is_not_known_refuses_nothing(tmp_path):
+    assert free_memory(tmp_path) is None
+    check_memory(2**60, None, 1)
+    check_memory(5, 5, 1)
+    with pytest.raises(UserError):
+        check_memory(6, 5, 1)
+
+
+def test_memory_is_what_the_kernel_and_the_container_leave(tmp_path):
+    group = tmp_path / "sys/fs/cgroup"
+    for folder in (tmp_path / "proc", group):
+        folder.mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  4096 kB\nSwapFree: 1024 kB\n")
+    assert free_memory(tmp_path) == 5120 * 1024
+    for name, text in (
+        ("max", "2000000"),
+        ("current", "1500000"),
+        ("stat", "anon 1\ninactive_file 100000\n"),
+    ):
+        (group / f"memory.{name}").write_text(text)
+    assert free_memory(tmp_path) == 600_000
+    (group / "memory.max").write_text("max")
+    assert free_memory(tmp_path) == 5120 * 1024
+
+
+def test_bytes_of_a_model_in_training():
+    assert least_bytes(10, 10, averaged=False) == 160
+    assert least_bytes(10, 10, averaged=True) == 200
+    assert least_bytes(10, 4, averaged=True) == 40 + 64
+    assert least_bytes(10, 0, averaged=True, weight=2) == 20
+
+
+def test_an_adapter_without_weights_to_adapt_is_refused(composed):
+    with pytest.raises(UserError, match="give init_from=ckpts"):
+        execute(composed(["adapter=lora", "optim=adamw"]), SilentReporter())
+
+
+def test_a_run_ends_with_folder_loss_and_the_next_command(made_run, composed, tmp_path, monkeypatch):
+    run = made_run()
+    config = composed([], run)
+    monkeypatch.chdir(run.parent)
+    said, following = ending(config)
+    assert re.fullmatch(r"run: 2 steps, validation loss \d\.\d+", said)
+    assert (
+        following == 'next: ovi-sample checkpoint=run/last prompt="a red ball bounces three times low drum"'
+    )
+    said, following = ending(config, skipped=True)
+    assert said.startswith("run: finished before, 2 steps")
+    assert "resume=last trainer.max_steps=4" in following

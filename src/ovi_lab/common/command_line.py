@@ -173,6 +173,8 @@ def _meant(word: str, before: str, rest: Sequence[str]) -> str:
     word = shown(word.rstrip(":"), 60)
     if word in group_options(config_dir(), "experiment"):
         return f"experiment={word}"
+    if word == "help":
+        return "--help for help"
     following = next((text for text in rest if text != "="), "").removeprefix("=")
     if (config_dir() / word).is_dir() and following:
         return f"{word}={shown(following, 60)}, without spaces"
@@ -195,6 +197,8 @@ def _parsed(text: str) -> Override:
         override.value()
     except (HydraException, RecursionError, ValueError) as error:
         reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+        if reason == "None":
+            reason = "a value is missing at its end" if text.endswith(",") else "it is no KEY=VALUE"
         raise UserError(
             f"cannot read the command line: {shown(text, 80)!r} ({shown(reason, 120)})"
         ) from error

@@ -60,6 +60,10 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
     if missing:
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more of {len(paths)}"
         named = patterns if isinstance(patterns, str | Path) else ", ".join(map(str, listed[:3]))
+        if Path(missing[0]).is_dir():
+            raise UserError(
+                f"{shown(missing[0])} is a folder; name the shards in it, as '{shown(missing[0])}/*.tar'"
+            )
         raise UserError(f"shard {shown(missing[0])}{count} does not exist; check the pattern {named}")
     return paths
 

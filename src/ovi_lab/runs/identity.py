@@ -30,8 +30,9 @@ _VOLATILE = (
     "strategy",
     "trainer.accelerator",
 )
-# And what changes no result; it is in the hash since hashes of finished runs have it.
-_HARMLESS = ("data.prefetch", "data.quiet", "trainer.log_every_n_steps")
+# And what a resumed run may change. It is in the hash: the length of a run, and the rest as hashes of finished runs
+# have it.
+_HARMLESS = ("data.prefetch", "data.quiet", "trainer.log_every_n_steps", "trainer.max_steps")
 # And how the clips of an optimiser step are distributed, where their number is given.
 _DISTRIBUTION = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
 
@@ -66,27 +67,24 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_compared(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_same_run(
-    now: Mapping[str, Any], before: Mapping[str, Any], where: str, remedy: str, resumed: bool = False
-) -> None:
-    """Refuse to resume, or write over, a run of another configuration.
+def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str, remedy: str) -> None:
+    """Refuse to resume, or write over, a run of another configuration; `trainer.max_steps` has checks of its own.
 
     Args:
         now, before: configurations as plain values.
         where: names the run of `before`.
         remedy: what to do instead, the end of the message.
-        resumed: it is resumed, so that its length may differ.
 
     Raises:
         UserError: names the first fields that differ.
     """
     new, old = _compared(now), _compared(before)
-    free = {*_HARMLESS, "trainer.max_steps"} if resumed else _HARMLESS
     # task, model and the rest repeat what other keys say; the shortest names say it best
     different = sorted(
-        (k for k in new.keys() | old.keys() if k not in free and new.get(k) != old.get(k)),
+        (k for k in new.keys() | old.keys() if k not in _HARMLESS and new.get(k) != old.get(k)),
         key=lambda k: (k.count("."), k),
     )
+    different = [k for k in different if not any(k.endswith(f".{other}") for other in different)]
     if different:
         said = "; ".join(
             f"{shown(k)} was {shown(repr(old.get(k)))}, is {shown(repr(new.get(k)))}" for k in different[:3]

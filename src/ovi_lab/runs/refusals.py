@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ovi_lab.common.building import build
+from ovi_lab.common.settings import EXAMPLES
 from ovi_lab.common.sizes import gib
 from ovi_lab.errors import UserError
 
@@ -36,6 +37,11 @@ def refuse_what_cannot_run(config: DictConfig) -> None:
     from ovi_lab.optim.freezing import FreezeRule
 
     trained, total = FreezeRule(**{k: list(v) for k, v in freeze.items()}).apply(model)
+    if config.get("adapter") and not any((config.get("init_from") or {}).values()):
+        raise UserError(
+            "init_from is not given, and an adapter needs the weights that it adapts: give "
+            f"{EXAMPLES['init_from.all']}"
+        )
     weight = 4
     if config.get("adapter"):  # a few parameters are trained, beside a frozen model
         trained, weight = 0, 4 if config.adapter.base_dtype in (None, "float32") else 2

@@ -55,7 +55,7 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
         opened = Checkpoint.open(path)
         before = opened.configuration().plain
         remedy = "Resume with the values that it had; name=… without resume starts another run"
-        check_same_run(plain, before, f"checkpoint {path}", remedy, resumed=True)
+        check_same_run(plain, before, f"checkpoint {path}", remedy)
         steps = length(plain)
         if steps < opened.step:
             raise UserError(
@@ -133,17 +133,20 @@ def _claim_folder(config: DictConfig, run_dir: Path, plain: Mapping[str, Any], t
         return done.is_file() and not config.overwrite and not grown
     if before is not None:
         finished, started = done.is_file(), latest_checkpoint(run_dir) is not None
+        now, then = length(plain), length(before)
         if finished or started:
             remedy = _ANEW if resumes else f"resume=last resumes it with the values that it had, {_ANEW}"
-            if finished and not resumes and length(plain) > length(before):
-                remedy = f"resume=last continues it to step {length(plain)}, {_ANEW}"
-            check_same_run(plain, before, f"the run in {run_dir}", remedy, resumed=resumes)
+            check_same_run(plain, before, f"the run in {run_dir}", remedy)
+        if finished and now > then and not resumes:
+            raise UserError(
+                f"the run in {run_dir} ended at step {then}: resume=last continues it to {now}, {_ANEW}"
+            )
+        if finished and now < then:
+            raise UserError(
+                f"trainer.max_steps is {now}, and the run in {run_dir} ended at step {then}: resume=PATH resumes an "
+                f"earlier checkpoint under another name=…; {_ANEW}"
+            )
         if finished and not grown:
-            if length(plain) < length(before):
-                raise UserError(
-                    f"trainer.max_steps is {length(plain)}, and the run in {run_dir} has ended after "
-                    f"{length(before)}: resume an earlier checkpoint by its path; {_ANEW}"
-                )
             return True
         if not resumes and started:
             raise UserError(f"{run_dir} holds an unfinished run: resume=last resumes it, {_ANEW}")
@@ -220,10 +223,14 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     plain = run_config(config)
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     run_dir = Path(plain["run_dir"])
+    finished = (run_dir / "done.json").is_file()
+    if not finished:
+        refuse_what_cannot_run(config)
     if _claim_folder(config, run_dir, plain, text):
         reporter.at("scoring", 1, 1, "already done")
         return "skipped"
-    refuse_what_cannot_run(config)
+    if finished:
+        refuse_what_cannot_run(config)
     resumed = _checkpoint_to_resume(config, run_dir, plain)
     _begin(run_dir, text)
 
