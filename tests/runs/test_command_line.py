@@ -96,7 +96,7 @@ def sweep(arguments):
         (["--cfg", "job", "-m"], ["--multirun and --cfg are different things to do"]),
         (["--experimental-rerun", "x"], ["would unpickle a file"]),
         (["--nope"], ["--nope is no flag", "as nope=…"]),
-        (["--multi-run"], ["--multi-run is no flag", "did you mean --multirun?"]),
+        (["--multi-run"], ["--multi-run is no flag", "as a flag, --multirun"]),
         (["--experiment", "fusion"], ["--experiment is no flag", "as experiment=fusion"]),
         (["seed=1", "--experiment=fusion"], ["--experiment=fusion is no flag", "as experiment=fusion"]),
         (["-experiment=fusion"], ["without dashes and with =, as experiment=fusion"]),

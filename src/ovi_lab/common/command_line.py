@@ -7,6 +7,7 @@ value, which then fails somewhere in the run.
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ovi_eval.common.boundary import LineParser
-from ovi_eval.common.shown import did_you_mean, shown
+from ovi_eval.common.shown import shown
 from ovi_lab.common.fields import as_typed, checked, field_type, nearest
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.settings import TABLES
@@ -155,10 +156,11 @@ def _check_words(arguments: Sequence[str]) -> None:
             del rest[: takes and not equals]
         elif re.fullmatch(r"--?[A-Za-z][\w./-]*", name):
             value = value or ("…" if following.startswith("-") or "=" in following else following) or "…"
-            near = did_you_mean(name, _OFFERED, 1)
+            near = difflib.get_close_matches(name, _OFFERED, 1, 0.75)
             raise UserError(
                 f"{shown(argument, 80)} is no flag: settings are written without dashes and with =, as "
-                f"{shown(name.lstrip('-'), 60)}={shown(value, 60)}" + (f"; as a flag, {near}" if near else "")
+                f"{shown(name.lstrip('-'), 60)}={shown(value, 60)}"
+                + (f"; as a flag, {near[0]}" if near else "")
             )
         elif re.fullmatch(r"[A-Za-z][\w./,-]*:?", argument):
             raise UserError(
@@ -178,7 +180,7 @@ def _meant(word: str, before: str, rest: Sequence[str]) -> str:
     following = next((text for text in rest if text != "="), "").removeprefix("=")
     if (config_dir() / word).is_dir() and following:
         return f"{word}={shown(following, 60)}, without spaces"
-    key, equals, value = before.partition("=")
+    key, equals, value = before.replace("'", "").partition("=")
     if equals and not key.startswith("-"):
         return f'KEY=VALUE, with quotes around a value with spaces, as {shown(key, 60)}="{shown(value, 60)} {word}"'
     return f"KEY=VALUE, as {word}=…"

@@ -136,10 +136,11 @@ def pack_folder(
             on_error="raise", the first file that cannot be used.
     """
     if not folder.is_dir():
-        state = "is a file" if folder.is_file() else "does not exist"
-        raise UserError(
-            f"the folder {shown(folder)} {state}; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files"
-        )
+        name = shown(folder)
+        state = f"{name} is a file and no folder" if folder.is_file() else f"the folder {name} does not exist"
+        raise UserError(f"{state}; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files")
+    if next((place for place in prefix.parents if place.exists()), prefix.parent).is_file():
+        raise UserError(f"shards cannot be written to {shown(prefix)}: {shown(prefix.parent)} is a file")
     found = files_of(folder, [f".{extension}" for extension in VIDEO_EXTENSIONS])
     files = list(found.files)
     if not files and not found.unusable:

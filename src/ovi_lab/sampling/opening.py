@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ovi_eval.common.shown import shown
+from ovi_eval.common.shown import did_you_mean, shown
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.configuration import Configuration, check_model
 from ovi_lab.checkpoints.opening import model_weights
@@ -21,6 +21,7 @@ from ovi_lab.checkpoints.presets import (
     load_released,
     load_towers,
     released_model,
+    released_names,
 )
 from ovi_lab.checkpoints.weights_layout import find_layout, find_parts
 from ovi_lab.codecs import LatentCodec
@@ -74,6 +75,9 @@ def open_bundle(
         preset = lengthened(released_model(checkpoint), length)
         bundle = _released_bundle(preset, _weights_folder(checkpoint, weights, preset))
     else:
+        near = did_you_mean(str(checkpoint), released_names(), 1)
+        if near and not Path(checkpoint).exists():
+            raise UserError(f"no checkpoint at {checkpoint}, and no released model has that name; {near}")
         bundle = run_bundle(checkpoint, weights, ema, text_files, length)
     bundle.formats.check_size()
     if rope_factor is None:
