@@ -144,7 +144,7 @@ def _score_together(options: argparse.Namespace) -> None:
         folder = shlex.quote(str(Path(options.out).parent))
         measured = sum(metric.value is not None for metric in results.metrics.values())
         print(
-            f"{measured} of {len(results.metrics)} metrics have a value, over {results.n_clips} clip{'s' * (results.n_clips > 1)}\n"
+            f"{measured} of {len(results.metrics)} metrics have a value; {results.n_clips} clips in all\n"
             f"next: ovi-eval leaderboard {folder}",
             file=sys.stderr,
         )
