@@ -46,6 +46,7 @@ def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.slow
 def test_a_folder_imports_only_folders_below_it(package):
     order, known = ORDER[package].split(), modules(package)
     assert {name.split(".")[1] for name in known if "." in name} == set(order)
@@ -74,6 +75,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_no_two_classes_have_one_name():
     places: dict[str, list[str]] = {}
     for package in PACKAGES:
@@ -106,6 +108,7 @@ def test_ovi_eval_never_imports_ovi_lab():
     assert [str(f) for f in files if "ovi_lab" in imported(f)] == []
 
 
+@pytest.mark.slow
 def test_nothing_needs_what_does_not_import_beside_a_cpu_torch():
     forbidden = {"torchvision", "torchaudio", "torchcodec"}
     files = [f for part in ("src", "evaluation", "tests", "benchmarks") for f in (ROOT / part).rglob("*.py")]

@@ -43,6 +43,7 @@ def test_an_installation_that_works(tmp_path: Path) -> None:
     assert "All that is needed is here" in text
 
 
+@pytest.mark.slow
 def test_whole_weights_with_their_digests(small_ovi: Path, tmp_path: Path) -> None:
     code, text = printed(tmp_path, f"weights={small_ovi}", "--sha256")
     assert code == 0
@@ -65,6 +66,7 @@ def test_a_missing_file_is_reported_with_its_source(own_ovi: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["MODEL", "VIDEO_VAE", "TEXT_ENCODER", "AUDIO_VAE", "VOCODER"])
+@pytest.mark.slow
 def test_a_truncated_file_is_reported(own_ovi: Path, name: str) -> None:
     part = getattr(weights_layout, name)
     whole = (own_ovi / part).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +28,7 @@ def on_meta(config: Any) -> Any:
         return instantiate(config.model)()
 
 
+@pytest.mark.slow
 def test_lora_of_the_released_model() -> None:
     config = composed("ovi_lora")
     model = on_meta(config)
@@ -43,6 +45,7 @@ def test_lora_of_the_released_model() -> None:
     assert (rank_8.adapter.alpha, list(rank_8.adapter.targets)) == (8, ["all_linear"])
 
 
+@pytest.mark.slow
 def test_a_part_of_the_released_model() -> None:
     config = composed("ovi_partial")
     assert config.adapter is None

@@ -83,6 +83,7 @@ def test_the_adapter_alone_is_trained(choice: str) -> None:
     assert losses[2] < losses[1] < losses[0]
 
 
+@pytest.mark.slow
 def test_targets_by_name_and_by_expression() -> None:
     def layers(*targets: str) -> int:
         model = twin()
@@ -113,6 +114,7 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
     assert not torch.equal(*[v for n, v in one.items() if ".lora_A." in n][:2])
 
 
+@pytest.mark.slow
 def test_a_model_on_meta_is_filled_alike() -> None:
     """As a run fills it: the model's own values by their released names, the adapter's by its own."""
     want = twin()

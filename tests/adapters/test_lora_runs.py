@@ -52,6 +52,7 @@ def merged(run: Path, ema: bool = False) -> dict[str, torch.Tensor]:
     return dict(model_weights(Checkpoint.open(resolve_checkpoint(run)), ema=ema).stream())
 
 
+@pytest.mark.slow
 def test_only_the_adapter_is_trained_and_the_rest_is_what_it_began_from(base, tuned):
     start = Checkpoint.open(base / "last").weights("model", ema=True)
     stored = Checkpoint.open(tuned / "last").weights("model")
@@ -61,6 +62,7 @@ def test_only_the_adapter_is_trained_and_the_rest_is_what_it_began_from(base, tu
     assert any(bool(t.abs().sum() > 0) for n, t in stored.items() if "lora_B" in n)
 
 
+@pytest.mark.slow
 def test_sampling_export_and_init_from_take_the_merged_weights(base, tuned, tmp_path):
     averaged = merged(tuned, ema=True)
     assert averaged.keys() == Checkpoint.open(base / "last").weights("model").keys()
@@ -74,6 +76,7 @@ def test_sampling_export_and_init_from_take_the_merged_weights(base, tuned, tmp_
     assert all(torch.equal(end[n], t) for n, t in averaged.items() if "_fusion" not in n)
 
 
+@pytest.mark.slow
 def test_a_resumed_fine_tuning_ends_with_the_same_bits(base, tuned):
     whole = merged(tuned)
     again = base.parent / "again"

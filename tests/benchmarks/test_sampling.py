@@ -26,6 +26,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [("fp32", 1e-4), ("bf16", 0.5)])
+@pytest.mark.slow
 def test_all_cases_are_timed_and_agree(tmp_path: Path, ran: Ran, dtype: str, apart: float) -> None:
     out = tmp_path / "sampling.md"
     out.write_text("# Sampling\n\n## tiny, CPU\n\nan old table\n\n## ovi_11b, GPU\n\n| another machine's |\n")

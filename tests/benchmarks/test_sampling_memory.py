@@ -46,6 +46,7 @@ def test_its_section_alone_is_replaced(
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_tiles_are_measured(script: ModuleType) -> None:
     whole, tiles = script.picture_rows("tiny")
     assert whole[:2] == ["288x32, 5 frames", "whole"]

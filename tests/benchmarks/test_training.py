@@ -73,6 +73,7 @@ def test_another_arithmetic_is_not_timed(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_few_blocks(tmp_path: Path, ran: Ran) -> None:
     out = tmp_path / "training.md"
     ran("--size", "tiny", "--blocks", "1", "--steps", "1", "--out", str(out))

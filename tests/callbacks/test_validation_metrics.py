@@ -73,6 +73,7 @@ def logged(run):
     return [row for row in rows if len(row) > 1]
 
 
+@pytest.mark.slow
 def test_metrics_and_samples_are_logged_and_training_is_what_it_was(fitted):
     def samples(run, data, ema):
         return SampleLogger(
@@ -95,6 +96,7 @@ def test_metrics_and_samples_are_logged_and_training_is_what_it_was(fitted):
     assert len(list((run / "samples").rglob("*.mp4"))) == 4
 
 
+@pytest.mark.slow
 def test_only_what_is_requested_is_measured(fitted):
     for name, metric, overrides in (
         ("chosen", metrics_of(metrics=["ball/frechet_audio"]), ()),
@@ -129,6 +131,7 @@ def test_real_clips_are_scored_by_published_metrics(fitted, shards):
     assert not (run / "val_metrics" / "samples.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_missing_weights_are_named_once_and_the_run_continues(fitted, shards, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("OVI_EVAL_WEIGHTS", str(tmp_path))
     with caplog.at_level(logging.WARNING, "ovi_lab.val_metrics"):

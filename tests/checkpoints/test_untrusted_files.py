@@ -90,6 +90,7 @@ def exported(folder: Path, tmp_path: Path, capsys) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_a_whole_one_is_loaded(whole, tmp_path):
     assert load_run(whole).formats.shapes == {"video": (24, 4, 2, 2), "audio": (20, 12)}
     assert export([str(whole), "--out", str(tmp_path / "out")]) == 0

@@ -69,6 +69,7 @@ def test_a_file_cut_short_is_named_before_anything_loads(own_ovi: Path, file: st
 
 
 @pytest.mark.parametrize("file", FILES[1:])
+@pytest.mark.slow
 def test_pickled_code_is_not_run(own_ovi: Path, file: str, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 
@@ -82,6 +83,7 @@ def test_pickled_code_is_not_run(own_ovi: Path, file: str, tmp_path: Path) -> No
         assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_weights_of_another_size_or_model_are_refused(own_ovi: Path) -> None:
     weights = load_file(own_ovi / weights_layout.MODEL)
     name = "video_model.blocks.0.ffn.0.weight"
@@ -104,6 +106,7 @@ def test_the_presets_of_the_real_models_refuse_small_files(small_ovi: Path) -> N
         open_bundle("ovi_720x720_5s", small_ovi).load()
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_belong_together_are_refused(own_ovi: Path) -> None:
     text = (own_ovi / "preset.yaml").read_text()
     (own_ovi / "preset.yaml").write_text(text.replace("    in_dim: 48", "    in_dim: 40"))
@@ -112,6 +115,7 @@ def test_parts_that_do_not_belong_together_are_refused(own_ovi: Path) -> None:
     assert "text_dim=32" in refusal(own_ovi)
 
 
+@pytest.mark.slow
 def test_safetensors_stand_for_torchs_format(own_ovi: Path) -> None:
     for file in FILES[1:]:
         content = torch.load(own_ovi / file, weights_only=True)

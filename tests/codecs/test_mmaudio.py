@@ -55,6 +55,7 @@ def codec(files) -> MMAudioCodec:
     return MMAudioCodec.from_files(*files, TINY)
 
 
+@pytest.mark.slow
 def test_mel_is_the_references(codec, numbers) -> None:
     facts = numbers[1]
     mel = codec.mel(facts["mel16k/wav"])
@@ -146,6 +147,7 @@ def test_as_many_tokens_as_the_released_models_have(codec) -> None:
     assert codec.encode(torch.zeros(1, 80384)).shape == (1, 157, 20)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close(files, codec, numbers) -> None:
     other = MMAudioCodec.from_files(*files, TINY, torch.bfloat16)
     waves = numbers[1]["mel16k/wav"]
@@ -155,6 +157,7 @@ def test_bfloat16_is_close(files, codec, numbers) -> None:
     assert other.decode(found).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_full_size_names_and_shapes_are_the_published(goldens) -> None:
     vae = build_vae(MMAudioConfig())
     rows = on_meta(listed(goldens / "mmaudio_vae16k_keys.txt.gz"))
@@ -166,6 +169,7 @@ def test_full_size_names_and_shapes_are_the_published(goldens) -> None:
     load_named(vocoder, joined_weights(rows), "the list", vocoder_name, device="meta")
 
 
+@pytest.mark.slow
 def test_a_saved_pair_is_the_same_codec(codec, numbers, tmp_path) -> None:
     pictures = BlockPCA(2)
     generator = torch.Generator().manual_seed(0)

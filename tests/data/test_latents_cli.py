@@ -62,6 +62,7 @@ def latents(media: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
     return out.parent
 
 
+@pytest.mark.slow
 def test_published_encoders_give_what_they_give_alone(latents: Path, weights: Path) -> None:
     dataset = ClipDataset(sorted(latents.glob("*.tar")))
     expected = [f"s{s}-{n}" for s in range(3) for n in range(3) if (s, n) != (1, 1)]
@@ -107,6 +108,7 @@ def test_the_index_knows_shapes_and_encoders_as_the_tar_does(
         assert index.encoders == stored.encoders
 
 
+@pytest.mark.slow
 def test_complete_shards_stay_and_others_are_refused(
     latents: Path, media: Path, weights: Path, ovi_data: Callable[..., str]
 ) -> None:
@@ -127,6 +129,7 @@ def test_complete_shards_stay_and_others_are_refused(
     assert "l-000.tar is there, made of other clips, by other encoders" in refused
 
 
+@pytest.mark.slow
 def test_a_clip_that_does_not_fit_is_named_or_stops_it(
     media: Path, weights: Path, tmp_path: Path, ovi_data: Callable[..., str]
 ) -> None:
@@ -168,6 +171,7 @@ def test_a_folder_of_sounds_becomes_batches_of_sound(
         OviDataModule(**settings).setup()
 
 
+@pytest.mark.slow
 def test_captions_that_cannot_be_read_whole_are_named(
     weights: Path, tmp_path: Path, ovi_data: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,6 +200,7 @@ def test_captions_that_cannot_be_read_whole_are_named(
     assert "are lost from its middle (--long-captions cut_middle)" in caplog.text
 
 
+@pytest.mark.slow
 def test_latents_of_two_codecs_are_refused(
     latents: Path, media: Path, tmp_path: Path, world_folder: Path, ovi_data: Callable[..., str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_lightning_checkpoint_comes_back_to_the_bit(tmp_path, refused):
 @pytest.mark.parametrize(
     "averaging", [lambda: EMA(0.5), lambda: EMAWeightAveraging(decay=0.5)], ids=["ours", "lightnings"]
 )
+@pytest.mark.slow
 def test_either_weights_of_either_average(tmp_path, averaging):
     callback = averaging()
     live = trained(tmp_path / "last.ckpt", callback)

@@ -46,6 +46,7 @@ def test_number_of_parameters(full: TwinDiT) -> None:
     assert count("audio_model.patch_embedding") == 528_915_456
 
 
+@pytest.mark.slow
 def test_nothing_is_materialised(full: TwinDiT) -> None:
     assert all(p.is_meta for p in full.parameters())
     with torch.device("meta"):

@@ -112,6 +112,7 @@ def test_live_memory_counts_what_is_alive_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("dim", "layers", "frames", "size"), [(96, 3, 5, (160, 192)), (128, 5, 6, (224, 256))]
 )
+@pytest.mark.slow
 def test_towers_work_is_what_the_latent_loop_takes(
     dim: int, layers: int, frames: int, size: tuple[int, int], options: dict[str, bool], dtype: torch.dtype
 ) -> None:
@@ -124,6 +125,7 @@ def test_towers_work_is_what_the_latent_loop_takes(
         assert 0.9 < predicted / allocated(lambda: clip(preset, model, size, **options)) < 1.1
 
 
+@pytest.mark.slow
 def test_the_savings_of_the_towers_are_seen() -> None:
     preset = make_preset(128, 5, 6)
     planner = SamplingPlanner(preset, (256, 256), GUIDED)
@@ -158,6 +160,7 @@ def test_weights_of_8_bits_are_exact() -> None:
 
 @pytest.mark.parametrize("tiling", [False, True], ids=["whole", "tiles"])
 @pytest.mark.parametrize(("frames", "size"), [(3, (64, 96)), (7, (288, 64))])
+@pytest.mark.slow
 def test_picture_work_is_what_decoding_takes(frames: int, size: tuple[int, int], tiling: bool) -> None:
     preset = make_preset(frames=frames)
     predicted = sampling_parts.picture_footprint(preset, size, torch.float32, tiling=tiling)
@@ -178,6 +181,7 @@ def test_picture_work_is_what_decoding_takes(frames: int, size: tuple[int, int],
     assert 0.9 < first.work / max(predicted.work, encoding) < 1.1
 
 
+@pytest.mark.slow
 def test_sound_and_text_work_are_what_they_take() -> None:
     preset = make_preset(audio=60)
     config = mmaudio.MMAudioConfig.of(preset.audio_codec)
@@ -200,6 +204,7 @@ def test_sound_and_text_work_are_what_they_take() -> None:
     assert 0.9 < predicted.work / alive(read, encoder) < 1.1
 
 
+@pytest.mark.slow
 def test_peaks_add_up() -> None:
     planner = SamplingPlanner(make_preset(), (96, 128), GUIDED)
     parts = planner.footprints(MemoryOptions())

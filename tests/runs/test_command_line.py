@@ -167,6 +167,7 @@ def test_own_configurations_beside_ours(tmp_path):
         (["trainer.accelerator=tpu"], "trainer settings do not fit"),
     ],
 )
+@pytest.mark.slow
 def test_what_hydra_or_a_part_refuses_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     from ovi_lab import train
 
@@ -180,6 +181,7 @@ def test_what_hydra_or_a_part_refuses_is_one_line(arguments, words, tmp_path, mo
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_valid_command_lines_are_accepted():
     check(["model=glob(t*)", "seed=range(1,3)", "-m"], config_dir(), "train")
     check(["init_from=null", "loss.video=null", "model.audio=null", "fusion=none"], config_dir(), "train")

@@ -28,6 +28,7 @@ SCORED = ("experiment=fusion", "evaluation=ball")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.slow
 def test_every_experiment_runs_two_steps(experiment, made_run, composed):
     overrides = [f"experiment={experiment}"]
     if experiment == "judges":
@@ -52,6 +53,7 @@ def results_of(run):
     return json.loads((run / "results.json").read_text())["metrics"], (run / "clips.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_step_is_scored_with_its_averages(made_run, copied_run, composed):
     whole, run = made_run(*SCORED), copied_run(*SCORED)
     for name in ("done.json", "results.json", "clips.safetensors"):
@@ -62,6 +64,7 @@ def test_a_run_killed_after_its_last_step_is_scored_with_its_averages(made_run, 
     assert done[0] == done[1]
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(made_run, trained):
     first, second = made_run(*SCORED), trained(SCORED)
     assert same(tensors(first), tensors(second))
@@ -78,6 +81,7 @@ def test_arms_see_the_same_data_and_noise_and_begin_alike(trained, tmp_path):
     assert len(first) == 1
 
 
+@pytest.mark.slow
 def test_fusion_begins_from_pretrained_towers(made_run, trained, tmp_path):
     audio, video = (made_run(f"experiment={tower}_pretraining") for tower in ("audio", "video"))
     assert all(k.startswith("audio_model.") for k in Checkpoint.open(audio / "last").weights("model"))
@@ -109,6 +113,7 @@ def test_init_from_refuses_another_size(settings, words, made_run, trained):
         trained([setting.format(run=run) for setting in settings])
 
 
+@pytest.mark.slow
 def test_a_run_of_another_configuration_is_refused_by_field(copied_run, trained):
     run = copied_run()
     with pytest.raises(UserError, match=r"seed was 0, is 1"):
@@ -155,6 +160,7 @@ def test_a_loss_that_is_not_finite_names_step_modality_and_checkpoint(trained, t
     assert Checkpoint.open(resolve_checkpoint(tmp_path / "run")).step >= 1
 
 
+@pytest.mark.slow
 def test_a_failed_write_leaves_the_checkpoint_before(copied_run, composed):
     run = copied_run()
     (run / "done.json").unlink()
@@ -177,6 +183,7 @@ def test_nothing_but_tensors_and_plain_values_is_in_a_checkpoint(made_run):
     assert "state_dict" not in state
 
 
+@pytest.mark.slow
 def test_samples_reach_tensorboard(composed, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -191,6 +198,7 @@ def test_samples_reach_tensorboard(composed, tmp_path):
     assert len(list((tmp_path / "run" / "samples").rglob("*.mp4"))) == 3
 
 
+@pytest.mark.slow
 def test_paper_weights_timesteps_and_clean_first_frames_train(trained, tmp_path):
     run = trained(
         ["loss=paper", "timesteps=logit_normal", "timesteps.shared=false", "task.first_frame_clean=0.5", "freeze=ffn",
@@ -203,6 +211,7 @@ def test_paper_weights_timesteps_and_clean_first_frames_train(trained, tmp_path)
     assert "audio_model.rope_scale" in Checkpoint.open(resolve_checkpoint(run)).weights("model")
 
 
+@pytest.mark.slow
 def test_clips_may_be_longer_and_positions_other_than_trained(trained, tmp_path):
     from ovi_eval.clips.clipset import ClipSet
 

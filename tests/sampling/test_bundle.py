@@ -52,6 +52,7 @@ def run(small_ovi: Path, tmp_path: Path) -> Path:
     return write_run(tmp_path / "runs" / "mine", small_ovi)
 
 
+@pytest.mark.slow
 def test_a_full_size_run_is_sampled_from_its_own_folder(typed, run: Path, small_ovi: Path) -> None:
     """With the released weights in its checkpoint, its clip is the released model's, and the batch resumes."""
     own = (f"checkpoint={run}", f"weights={small_ovi}", *QUICK, "out=own")
@@ -84,6 +85,7 @@ def test_memory_of_a_run_is_planned(typed, run: Path, small_ovi: Path) -> None:
     assert "twin towers" in out
 
 
+@pytest.mark.slow
 def test_what_a_run_lacks_is_named(typed, run: Path, tmp_path: Path) -> None:
     for weights, words in (
         (

@@ -247,6 +247,7 @@ def test_damage_is_one_line_whatever_the_decoder_meets(tmp_path: Path) -> None:
                 assert read_image(path).mode == "RGB"
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusal(name: str) -> str:
         with pytest.raises(UserError) as error:

@@ -63,6 +63,7 @@ def clip(pipeline: OviPipeline) -> Clip:
     return made
 
 
+@pytest.mark.slow
 def test_a_clip_has_the_lengths_of_its_latents(clip: Clip) -> None:
     assert clip.video_latents.shape == (48, 7, 4, 4)
     assert clip.audio_latents.shape == (35, 20)
@@ -196,6 +197,7 @@ def test_options_change_no_clip_beyond_rounding(pipeline: OviPipeline, clip: Cli
         torch.testing.assert_close(audio[0], clip.audio_latents, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_is_near_and_the_sound_codec_stays_float32(
     small_ovi: Path, pipeline: OviPipeline, clip: Clip
 ) -> None:
@@ -207,6 +209,7 @@ def test_half_precision_is_near_and_the_sound_codec_stays_float32(
     assert {p.dtype for p in half.parts.sound.vocoder.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_one_tile_changes_no_number(small_ovi: Path, clip: Clip) -> None:
     tiled = load(small_ovi, vae_tiling=True)
     frames, wave = tiled.decode(clip.video_latents[None], clip.audio_latents[None])

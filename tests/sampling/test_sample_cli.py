@@ -32,6 +32,7 @@ def only_line(err: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_a_clip_with_the_released_settings(typed, small_ovi: Path) -> None:
     """The settings' fifty steps take most of a minute at the full number of blocks: one step stands for them."""
     prompt = (
@@ -151,6 +152,7 @@ def test_a_batch_is_resumed_where_it_stopped(typed, small_ovi: Path, tmp_path: P
     assert read_record(clips / names[1])[1]
 
 
+@pytest.mark.slow
 def test_prompts_that_are_too_long_are_refused_or_cut_where_it_is_said(
     typed, small_ovi: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_cut_that_parts_a_tag_from_its_end_is_refused(small_ovi: Path) -> None
     assert len(plan_rows(requests, bundle, settings, "refuse")[1]) == 2
 
 
+@pytest.mark.slow
 def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "rain"}\n{"prompt": "<S>open"}\n')
     code, _, err = typed(f"checkpoint={small_ovi}", "prompts=p.jsonl", "strict=true", *QUICK)
@@ -201,6 +204,7 @@ def test_strict_stops_at_the_first_bad_row(typed, small_ovi: Path, tmp_path: Pat
     assert not (tmp_path / "clips").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_batch_says_how_to_resume(
     typed, small_ovi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +274,7 @@ def test_damaged_weights_are_one_line_and_leave_nothing(typed, own_ovi: Path, tm
     assert not (tmp_path / "clips").exists()
 
 
+@pytest.mark.slow
 def test_texts_reach_the_configuration_as_they_were_typed() -> None:
     texts = (
         "a, b", "a=b", "it's", "'", '"Hi" she says "x"', "'a' or 'b'", '"', 'say "x"', "a\\", "a\\'b", "\\\\'",

@@ -49,6 +49,7 @@ def test_the_files_have_the_released_names(small_ovi: Path, goldens: Path) -> No
         assert kinds(towers.keys()) == kinds(row[0] for row in listed(goldens / "ovi_state_dict_keys.txt.gz"))
 
 
+@pytest.mark.slow
 def test_latents_have_the_real_geometry(small_ovi: Path) -> None:
     assert is_released(small_ovi)
     preset, real = released_model(small_ovi), released_model("ovi_720x720_5s")

@@ -102,6 +102,7 @@ def test_the_whole_chain_stopped_and_resumed(data_root, tmp_path, monkeypatch):
     assert set(again.values()) == {"skipped"}
 
 
+@pytest.mark.slow
 def test_what_a_stage_begins_from_and_how_long_its_sound_is():
     settings, overrides = parse(["seed=0,1", "steps=50,100", "scratch_steps=9", "name=mine"])
     first, second, third = waves(settings, overrides)
@@ -121,6 +122,7 @@ def test_what_a_stage_begins_from_and_how_long_its_sound_is():
     assert settings.main_arm == "stage3_ffn_100"
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_ends_the_chain(data_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings, overrides = parse([*SMALL, f"data.root={data_root}", "trainer.accelerator=abacus"])

@@ -35,6 +35,7 @@ def seen(monkeypatch) -> list[str]:
     return ids
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_in_both_logs_once_a_step(composed):
     settings = [*BY_3, "optim=adamw", "optim.factory.lr=1e-3", "schedule.warmup_steps=4"]
     config = composed(settings)
@@ -50,11 +51,13 @@ def test_the_learning_rate_is_in_both_logs_once_a_step(composed):
     assert "lr/1" not in logged(run)[0]
 
 
+@pytest.mark.slow
 def test_muon_s_two_rates_are_both_logged(trained):
     first = logged(trained(["trainer.max_steps=1", "schedule.warmup_steps=0", "optim=muon"]))[0]
     assert (float(first["lr"]), float(first["lr/1"])) == pytest.approx((0.02, 3e-3))
 
 
+@pytest.mark.slow
 def test_a_step_may_span_the_end_of_an_epoch_and_of_a_limit(trained, tmp_path, seen):
     trained(BY_3, tmp_path / "whole")
     whole, _ = list(seen), seen.clear()
@@ -68,6 +71,7 @@ def test_a_step_may_span_the_end_of_an_epoch_and_of_a_limit(trained, tmp_path, s
     assert seen == limited
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_a_step_takes_all_of_it_when_resumed(trained, tmp_path, monkeypatch):
     whole = trained(BY_3, tmp_path / "whole")
     end = Throughput.on_train_batch_end

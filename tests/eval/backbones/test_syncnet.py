@@ -35,6 +35,7 @@ def test_a_planted_offset_is_found(offset: int) -> None:
     assert sync.confidence > 3
 
 
+@pytest.mark.slow
 def test_windows_are_those_that_picture_and_sound_both_have(generated: GeneratedWeights) -> None:
     network = generated.network(syncnet.SyncNet, syncnet.FILE)
     pictures, sound = torch.from_numpy(clip(20, 224, 224)), wave(16000, 0.8)

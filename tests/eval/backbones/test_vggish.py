@@ -11,6 +11,7 @@ from ovi_eval.common.weights import load_published
 from ovi_eval.errors import UserError
 
 
+@pytest.mark.slow
 def test_embeddings_in_pieces_are_those_of_the_whole(
     generated: GeneratedWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:

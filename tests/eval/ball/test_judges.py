@@ -77,6 +77,7 @@ def test_features_take_longer_clips(judges: Judges) -> None:
 
 
 @pytest.mark.parametrize("which", ["video", "audio", "sync"])
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss(which: str) -> None:
     torch.manual_seed(0)
     judge = Judges().parts()[which]
@@ -222,6 +223,7 @@ def test_clips_shorter_than_a_window_are_missing(judges: Judges) -> None:
 
 
 @pytest.mark.parametrize("name", ["ball/frechet_video", "ball/frechet_audio"])
+@pytest.mark.slow
 def test_frechet_tells_real_from_worse_and_worse(name: str) -> None:
     reference, real = real_clips(), real_clips(96, UNSEEN)
 

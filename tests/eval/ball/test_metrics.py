@@ -76,6 +76,7 @@ def test_quiet_hum_and_darkness_show_nothing() -> None:
     assert detectors.onsets(detectors.heard(clips)) == [[]]
 
 
+@pytest.mark.slow
 def test_a_clip_enlarged_to_mp4_and_read_back_is_judged_alike(tmp_path: Path) -> None:
     clips = real_clips()[:6]
     read = [

@@ -45,6 +45,7 @@ def refused(capsys, *argv):
     return line
 
 
+@pytest.mark.slow
 def test_leaderboard_is_rebuilt_into_the_studys_folder(study, capsys):
     assert main(["leaderboard", str(study), "--title", "Fusion", "--first", "none"]) == 0
     out = capsys.readouterr().out
@@ -56,6 +57,7 @@ def test_leaderboard_is_rebuilt_into_the_studys_folder(study, capsys):
     assert {p.name for p in study.iterdir()} >= {"leaderboard.md", "leaderboard.html", "figure.png"}
 
 
+@pytest.mark.slow
 def test_leaderboard_of_single_runs_goes_where_it_is_told(study, tmp_path, capsys):
     runs = [str(study / name / "seed_0") for name in ARMS] + [str(study / "none" / "seed_1" / "results.json")]
     claims = tmp_path / "claims.yaml"

@@ -51,6 +51,7 @@ def test_only_what_stays_in_the_folder_is_inside(tmp_path: Path) -> None:
     assert stays_inside("a/b.c")
 
 
+@pytest.mark.slow
 def test_no_output_names_a_folder_or_the_host(tmp_path: Path) -> None:
     clips, out = tmp_path / "somebodys_clips", tmp_path / "out"
     write_clips(clips, 3, late=0.0)

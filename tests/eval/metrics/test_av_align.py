@@ -64,6 +64,7 @@ def jumps_and_clicks(late_s: float = 0.0) -> ClipSet:
     return ClipSet(["jumps"], [""], torch.stack(frames)[None], FPS, wave_S[None], RATE)
 
 
+@pytest.mark.slow
 def test_sound_with_motion_scores_one_and_late_sound_nothing(
     extractor: PeaksOfSoundAndMotion, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def scores_of(item: Item) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_files_and_rows_have_the_published_scores_and_silence_and_low_rates_have_none(
     weights: Path, shared_dir: Path, expected: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

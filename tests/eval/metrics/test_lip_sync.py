@@ -71,6 +71,7 @@ def test_a_folder_of_real_clips(there: Path, shared_dir: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("there")
+@pytest.mark.slow
 def test_a_ready_crop_is_judged_as_it_is_read(tmp_path: Path) -> None:
     (item,) = items_in(written(tmp_path / "crop.mp4", frames=20, height=224, width=224))
     extractor = lip_sync.SyncNetCrops()
@@ -182,6 +183,7 @@ def test_sound_that_ends_early_leaves_short_tracks_out(known: KnownTracks, ready
 
 
 @pytest.mark.usefixtures("there")
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_missing_with_a_reason(tmp_path: Path) -> None:
     written(tmp_path / "wide.mp4")
     written(tmp_path / "short.mp4", frames=5, height=224, width=224)

@@ -55,6 +55,7 @@ def clips(captions: list[str], waves: list[torch.Tensor] | None = None) -> list[
     return [MemoryItem(rows, place) for place in range(len(ids))]
 
 
+@pytest.mark.slow
 def test_from_sound_through_whisper_to_the_rates(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEIGHTS_FOLDER, str(weights))
     items = clips(

@@ -119,6 +119,7 @@ def test_no_run_two_of_a_name_and_an_unknown_first_are_refused(study, tmp_path):
         write_all(build_leaderboard([study]), folder)
 
 
+@pytest.mark.slow
 def test_it_is_written_whole_and_rebuilt_from_disk_as_it_was(study, tmp_path):
     study = shutil.copytree(study, tmp_path / "study")
     order = ["none", *list(ARMS)[:2]]

@@ -88,6 +88,7 @@ def tags(html):
     return Tags(html)
 
 
+@pytest.mark.slow
 def test_the_markup_is_well_formed_and_ids_are_unique(tags):
     assert tags.stack == []
     ids = [attrs["id"] for _, attrs in tags.found if "id" in attrs]
@@ -211,6 +212,7 @@ def test_without_clips_there_is_still_a_page(tmp_path):
     assert "No run has clips on disk" in page(board)
 
 
+@pytest.mark.slow
 def test_prompts_are_left_out_rather_than_growing_the_page(built, html, monkeypatch):
     first = sum(len(json.dumps(data)) for data in carried(html).values()) // PROMPTS
     monkeypatch.setattr(clips, "BUDGET", int(1.3 * first))
@@ -219,6 +221,7 @@ def test_prompts_are_left_out_rather_than_growing_the_page(built, html, monkeypa
     assert "1 more prompt is left out" in html
 
 
+@pytest.mark.slow
 def test_the_figure_is_the_same_for_the_same_numbers(built):
     first = (built / "figure.png").read_bytes()
     image = Image.open(io.BytesIO(first))
@@ -268,6 +271,7 @@ def order(sight):
     return sight.values("#table tbody.arms th", "e.dataset.value")
 
 
+@pytest.mark.slow
 def test_a_heading_sorts_best_first_then_worst_first(sight, built):
     head = sight.page.locator("#table thead th", has_text="onset_offset_ms")
     assert order(sight) == list(ARMS)
@@ -286,6 +290,7 @@ def test_a_heading_sorts_best_first_then_worst_first(sight, built):
     assert order(sight) == sorted(ARMS)
 
 
+@pytest.mark.slow
 def test_a_clip_plays_and_its_playhead_moves(sight):
     first, second = (sight.page.locator("#clips .player").nth(place) for place in (0, 1))
     assert first.locator(".playhead").evaluate("e => e.style.left || '0%'") in ("0%", "0px")
@@ -316,6 +321,7 @@ def test_pictures_come_when_a_clip_comes_near_the_screen(sight):
     assert sight.page.locator("#clips video").first.get_attribute("poster").startswith("data:image/jpeg")
 
 
+@pytest.mark.slow
 def test_the_keyboard_moves_the_playhead_and_tips_show_on_focus(sight):
     line = sight.page.locator("#clips .timeline").first
     line.focus()

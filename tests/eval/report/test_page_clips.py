@@ -168,6 +168,7 @@ def big(tmp_path_factory):
     return write_mp4(path, frames, 10.0, 0.5 * torch.sin(2800 * time) * (time > 3), 16000)
 
 
+@pytest.mark.slow
 def test_a_big_clip_is_made_small(big, tmp_path):
     assert big.stat().st_size > 200_000
     clip = small_clip(big)

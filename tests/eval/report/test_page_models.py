@@ -67,6 +67,7 @@ def section(html, address):
     return html[start : following if following > 0 else html.index('<div id="tip"')]
 
 
+@pytest.mark.slow
 def test_a_model_has_all_that_its_values_rest_on(html):
     own = section(html, "Ovi-1.1")
     assert "Ovi 1.1</h1>" in own
@@ -128,6 +129,7 @@ def test_a_clip_that_is_shown_often_is_carried_once(html):
     assert len(shown) > len(numbers)
 
 
+@pytest.mark.slow
 def test_models_share_what_the_page_may_carry(paths, monkeypatch):
     monkeypatch.setattr(page_module, "BUDGET", 600_000)
     monkeypatch.setattr(clips, "BUDGET", 100_000)
@@ -212,6 +214,7 @@ def heads(sight):
     return sight.values("#table thead th:nth-child(n+2):visible", script)
 
 
+@pytest.mark.slow
 def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
     with opened(browser, file) as sight:
         shown, everything = sight.page, heads(sight)
@@ -245,6 +248,7 @@ def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
         assert sight.said == []
 
 
+@pytest.mark.slow
 def test_filters_work_from_the_keyboard_and_from_a_written_address(browser, file):
     with opened(browser, file, "#variant=stylegan-v&benchmark=Verse-Bench") as sight:
         assert {tuple(head[1:]) for head in heads(sight)} == {("stylegan-v", "Verse-Bench")}
@@ -260,6 +264,7 @@ def test_filters_work_from_the_keyboard_and_from_a_written_address(browser, file
         assert sight.said == []
 
 
+@pytest.mark.slow
 def test_a_name_opens_the_models_page_and_back_leads_to_the_same_place(browser, file):
     with opened(browser, file, "#benchmark=Verse-Bench", height=300) as sight:
         shown = sight.page
@@ -284,6 +289,7 @@ def test_a_name_opens_the_models_page_and_back_leads_to_the_same_place(browser, 
         assert sight.said == []
 
 
+@pytest.mark.slow
 def test_the_worst_clip_plays_on_the_models_page(browser, file):
     with opened(browser, file, "#model=Ovi-1.1") as sight:
         shown = sight.page
@@ -304,6 +310,7 @@ def test_the_worst_clip_plays_on_the_models_page(browser, file):
 @pytest.mark.parametrize(
     "address", ["", "#benchmark=Verse-Bench", f"#model={LONG_NAME}"], ids=["all", "filtered", "model"]
 )
+@pytest.mark.slow
 def test_long_names_and_many_columns_stay_on_the_screen(browser, file, width, address):
     with opened(browser, file, address, width, 844) as sight:
         sight.page.locator("details").evaluate_all("found => found.forEach((e) => { e.open = true; })")
@@ -320,6 +327,7 @@ def test_long_names_and_many_columns_stay_on_the_screen(browser, file, width, ad
         assert len([url for url in sight.asked if url.startswith(("http", "file"))]) == 1
 
 
+@pytest.mark.slow
 def test_a_dozen_models_and_dozens_of_columns(browser, tmp_path):
     rng = np.random.default_rng(0)
     results = []

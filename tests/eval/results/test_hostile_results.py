@@ -133,6 +133,7 @@ def test_clips_behind_a_link_are_not_read(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_no_text_of_a_foreign_file_is_acted_upon(tmp_path: Path) -> None:
     runs = []
     for number, evil in enumerate((" ".join(EVIL[:7]), " ".join(EVIL[7:-1]), EVIL[-1])):

@@ -125,6 +125,7 @@ def test_page_has_them_apart_from_the_tables_that_sort(board: Leaderboard) -> No
     assert "Ovi-Aud" not in ranked
 
 
+@pytest.mark.slow
 def test_the_command_shows_them_and_writes_them(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

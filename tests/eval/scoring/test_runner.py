@@ -137,6 +137,7 @@ def test_scorings_that_cannot_be_done_are_refused(made: Path, real: Path, tmp_pa
         score_items(items_in(other), items_in(real), [LouderThan])
 
 
+@pytest.mark.slow
 def test_copies_of_clips_are_told_and_narrow_no_interval(made: Path, real: Path, tmp_path: Path) -> None:
     twice = tmp_path / "twice"
     twice.mkdir()
