@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
@@ -12,6 +13,8 @@ from ovi_lab.common.paths import config_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from ovi_lab.api import Run
 
 HELP = Help(
     "ovi-train",
@@ -68,6 +71,18 @@ def main() -> None:
         start("train", run, arguments)
         finish()
 
+
+class _Called(ModuleType):
+    """This module under the name `ovi_lab.train`, which is the API's function too."""
+
+    def __call__(self, *overrides: str) -> Run:
+        """See `ovi_lab.api.train`."""
+        from ovi_lab import api
+
+        return api.train(*overrides)
+
+
+sys.modules[__name__].__class__ = _Called
 
 if __name__ == "__main__":
     main()

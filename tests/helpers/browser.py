@@ -74,9 +74,14 @@ class Sight:
 
 @contextmanager
 def opened(
-    browser: Browser, file: Path, address: str = "", width: int = 1280, height: int = 900, dark: bool = False
+    browser: Browser,
+    file: Path | str,
+    address: str = "",
+    width: int = 1280,
+    height: int = 900,
+    dark: bool = False,
 ) -> Iterator[Sight]:
-    """The page in a window of its own; a narrow one is a phone's."""
+    """The page, a file or a URL, in a window of its own; a narrow one is a phone's."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
@@ -93,7 +98,7 @@ def opened(
         )
         page.on("pageerror", lambda error: sight.said.append(str(error)))
         page.on("request", lambda asked: sight.asked.append(asked.url))
-        page.goto(file.resolve().as_uri() + address)
+        page.goto((file if isinstance(file, str) else file.resolve().as_uri()) + address)
         yield sight
     finally:
         context.close()

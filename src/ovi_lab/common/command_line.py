@@ -69,7 +69,11 @@ def check(arguments: Sequence[str], config_folder: Path, config_name: str, may_l
 
 
 def composed(
-    arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True
+    arguments: Sequence[str],
+    config_folder: Path,
+    config_name: str,
+    may_lack: bool = True,
+    one_run: bool = False,
 ) -> DictConfig:
     """Compose the configuration once, and check its values.
 
@@ -78,6 +82,7 @@ def composed(
         config_folder: folder of the primary configuration.
         config_name: its name.
         may_lack: whether values without a default may be missing.
+        one_run: whether a study of several runs is refused.
 
     Returns:
         The configuration without Hydra's part; of several values of a sweep, with the first.
@@ -102,6 +107,11 @@ def composed(
             raise UserError(
                 f"{lists[0].input_line} is several values: add --multirun for a run with each of them, or "
                 "put [ ] around them for a list"
+            )
+        if multirun and one_run:
+            raise UserError(
+                "this is a study of several runs, and one is made here at a time: start it with the command, "
+                f"ovi-train {' '.join(arguments)}"
             )
         job = _job(config, config_name)
         _check_deletions(line.overrides, config_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,16 +27,23 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     Texts are quoted, since commas, colons and brackets of a prompt mean something to Hydra, and a released model, or a
     run sampled with released weights, gets the released sampler where none is named.
     """
-    from ovi_lab.checkpoints.presets import is_released
-
     ready = [_quoted(argument) for argument in arguments]
     given = dict(a.split("=", 1) for a in arguments if "=" in a and not a.startswith("-"))
-    full_size = (
-        is_released(given.get("checkpoint", "").strip("'\"")) or given.get("weights", "null") != "null"
-    )
-    if "sampler" not in given and full_size:
-        ready.append("sampler=ovi")
+    if "sampler" not in given:
+        weights = given.get("weights", "null")
+        name = default_sampler(
+            given.get("checkpoint", "").strip("'\""), None if weights == "null" else weights
+        )
+        if name != "unipc":  # which conf/sample.yaml has already
+            ready.append(f"sampler={name}")
     return ready
+
+
+def default_sampler(checkpoint: str | Path, weights: str | Path | None) -> str:
+    """The file of conf/sampler/ for what `open_bundle` opens: the released one for released weights, else the small."""
+    from ovi_lab.checkpoints.presets import is_released
+
+    return "ovi" if weights is not None or is_released(checkpoint) else "unipc"
 
 
 def _quoted(argument: str) -> str:

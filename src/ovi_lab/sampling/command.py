@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -64,9 +65,7 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
         plans = batch.missing(plans[group.index :: group.count], config.overwrite)
         if not plans:
             return batch.outcome
-        # the prediction takes seconds, and megabytes of weights fit wherever torch does
-        if check_memory and bundle.preset is not None and bundle.size > LARGE:
-            check_memory(bundle.preset, plans, settings, options)
+        check_fits(check_memory, bundle, plans, settings, options)
         # on stderr: what is printed is the list of clips
         first = group.rank == group.index == 0
         reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
@@ -80,6 +79,15 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
                 on_step=partial(reporter.at, "sampling"),
             )
     return batch.outcome
+
+
+def check_fits(
+    check: MemoryCheck | None, bundle: Bundle, plans: list[Plan], settings: SamplerSettings, options: Options
+) -> None:
+    """Calls `check`, which raises UserError, for large weights whose memory can be predicted."""
+    # the prediction takes seconds, and megabytes of weights fit wherever torch does
+    if check and bundle.preset is not None and bundle.size > LARGE:
+        check(bundle.preset, plans, settings, options)
 
 
 def configured_bundle(config: DictConfig) -> Bundle:
@@ -146,8 +154,24 @@ def check_settings(settings: SamplerSettings, bundle: Bundle) -> None:
 
 
 def pipeline_options(config: DictConfig, bundle: Bundle) -> Options:
-    """The configuration's options; `auto` is decided by whether there is a GPU, and is the CPU for small runs."""
-    device = str(config.device)
+    """The configuration's options; see `options_for`."""
+    return options_for(
+        bundle,
+        str(config.device),
+        str(config.dtype),
+        offload=config.offload,
+        weights_8bit=config.weights_8bit,
+        vae_tiling=config.vae_tiling,
+        long_prompts=str(config.long_prompts),
+    )
+
+
+def options_for(bundle: Bundle, device: str = "auto", dtype: str = "auto", **others: Any) -> Options:
+    """Options for a bundle; `auto` is decided by whether there is a GPU, and is the CPU for small runs.
+
+    Raises:
+        UserError: the device cannot be used, or an option does not hold.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() and not bundle.own_codec else "cpu"
     if device == "cuda" and "LOCAL_RANK" in os.environ:
@@ -157,18 +181,11 @@ def pipeline_options(config: DictConfig, bundle: Bundle) -> Options:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device={device} cannot be used here ({reason}): try device=cpu") from error
-    dtype = str(config.dtype)
     if dtype == "auto":
         dtype = "fp32" if device == "cpu" or bundle.own_codec else "bf16"
-    Placement(device, config.offload)  # says what is wrong with it
-    return Options(
-        device=device,
-        dtype=dtype,
-        offload=config.offload,
-        weights_8bit=config.weights_8bit,
-        vae_tiling=config.vae_tiling,
-        long_prompts=str(config.long_prompts),
-    )
+    options = Options(device=device, dtype=dtype, **others)
+    Placement(device, options.offload)  # says what is wrong with it
+    return options
 
 
 @contextmanager
