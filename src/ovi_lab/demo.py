@@ -30,7 +30,8 @@ _SAMPLER = (
 )  # fmt: skip
 _SHAPES = [("the image's, or the model's own", ""), "1:1", "16:9", "9:16", "4:3", "3:4"]
 _CSS = """
-.gradio-container { max-width: 1500px !important; margin: 0 auto; }
+.gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto; }
+#status { min-height: 72px; }
 footer { display: none !important; }
 """
 
@@ -84,7 +85,7 @@ def build_page(model: Model, folder: Path) -> Any:
                     ]  # fmt: skip
             with gradio.Column(scale=2, min_width=300):
                 # apart from the players, which would each show the same bar
-                status = gradio.HTML(elem_id="status", min_height=90)
+                status = gradio.HTML(elem_id="status")
                 with gradio.Row():
                     videos = [
                         gradio.Video(
