@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("ovi_lab.export.cli", "a checkpoint in the released layout or ComfyUI's"),
     "stages": ("ovi_lab.stages.__main__", "the paper's three training stages at the smallest size"),
     "attention": ("ovi_lab.sampling.attention_map", "what each tower looks at in the other, as a picture"),
+    "demo": ("ovi_lab.demo", "a page on this machine where a model is sampled by hand"),
     "small": ("ovi_lab.sampling.small_ovi", "a whole Ovi of random weights, a few megabytes"),
     "doctor": ("ovi_lab.doctor", "what is installed, which weights are whole"),
     "eval": ("ovi_eval.cli", "score clips, rank models, list and check metrics"),

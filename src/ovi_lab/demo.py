@@ -1,8 +1,7 @@
-"""`ovi-lab demo`: a page on this machine where a model is sampled by hand (package gradio)."""
+"""`ovi-demo`, also `ovi-lab demo`: a page on this machine where a model is sampled by hand (package gradio)."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovi_eval.common.boundary import LineParser, command
+from ovi_eval.common.installation import install_hint
 from ovi_lab import __version__
 from ovi_lab.errors import UserError
 
@@ -109,6 +109,7 @@ def build_page(model: Model, folder: Path) -> Any:
             # the model makes one clip at a time; more wait in the queue, which says so
             concurrency_limit=1,
             show_progress_on=status,
+            scroll_to_output=True,
             api_name="sample",
         )
     return page
@@ -194,20 +195,23 @@ def _check_free(host: str, port: int) -> None:
         ) from error
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> LineParser:
     parser = LineParser(
-        prog="ovi-lab demo",
+        prog="ovi-demo",
         description="Serve a page where a model is sampled by hand: prompt, first frame, settings, several seeds side "
         "by side. It is for this machine alone unless --host names another address.",
-        epilog="ovi-lab demo runs/fusion/last    |    ovi-lab demo small_ovi    |    "
-        "ovi-lab demo ovi_960x960_10s --weights DIR",
+    )
+    parser.examples = (
+        ("ovi-demo runs/fusion/last", "a run of one's own"),
+        ("ovi-demo small_ovi --port 8000", "the small Ovi that ovi-small writes, at http://127.0.0.1:8000"),
+        ("ovi-demo ovi_960x960_10s --weights DIR --offload", "a released model, its files under DIR"),
     )
     add = parser.add_argument
-    add("--version", action="version", version=f"ovi-lab {__version__}")
+    add("--version", action="version", version=f"ovi-demo {__version__}")
     add(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a run, a released model's name, or a folder; as ovi-sample takes it",
+        help="a run, a released model's name or a folder, as ovi-sample takes it",
     )
     add("--weights", type=Path, metavar="DIR", help="folder of released weights")
     add("--device", default="auto", help="cpu or cuda:N (default: a GPU where there is one)")
@@ -219,12 +223,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@command("ovi-lab demo", interrupted="closed", interrupted_code=0)
+@command("ovi-demo", interrupted="closed", interrupted_code=0)
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; returns the exit code."""
     options = _parser().parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("ovi-lab demo needs the package gradio: pip install -e '.[demo]'")
+        raise UserError(f"ovi-demo needs the package gradio: {install_hint('demo')}")
     _check_free(options.host, options.port)
     from ovi_lab.api import load
 

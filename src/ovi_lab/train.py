@@ -82,7 +82,7 @@ class _Called(ModuleType):
         return api.train(*overrides)
 
 
-sys.modules[__name__].__class__ = _Called
-
 if __name__ == "__main__":
     main()
+else:
+    sys.modules[__name__].__class__ = _Called

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ovi_eval import cli as eval_cli
-from ovi_lab import cli, doctor, plan, sample, train
+from ovi_lab import cli, demo, doctor, plan, sample, train
 from ovi_lab.common.paths import config_dir
 from ovi_lab.data import cli as data_cli
 from ovi_lab.export import cli as export_cli
@@ -63,7 +63,7 @@ def test_help_of_a_command_of_hydras_names_hydras_flags():
 
 
 PARSERS = {"ovi-data": data_cli._parser, "ovi-export": export_cli._parser, "ovi-eval": eval_cli._parser}
-PARSERS |= {"ovi-attention": attention_map._parser, "ovi-doctor": doctor._parser}
+PARSERS |= {"ovi-attention": attention_map._parser, "ovi-doctor": doctor._parser, "ovi-demo": demo._parser}
 
 
 def every_parser():

@@ -1,0 +1,136 @@
+"""`ovi-lab demo`: its page in a real browser with the small Ovi and with a run, and its command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers import browser
+from helpers.browser import Sight, launched, opened
+from ovi_lab import api, demo
+
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip("no gradio here: pip install -e '.[demo]'", allow_module_level=True)
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[set[str]]:
+    """Hosts whose addresses this process looked up."""
+    hosts: set[str] = set()
+    look_up = socket.getaddrinfo
+
+    def noted(host: object, *more: object, **named: object) -> object:
+        hosts.add(host.decode() if isinstance(host, bytes) else str(host))
+        return look_up(host, *more, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", noted)
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def address(small_ovi: Path, asked: set[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page of the small Ovi."""
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_DISABLE_TELEMETRY"):
+            patch.setenv(name, "True")  # given back at the end
+        with demo.served(api.load(small_ovi), "127.0.0.1", free_port()) as at:
+            yield at
+
+
+@pytest.fixture(scope="module")
+def chromium(address: str) -> Iterator[object]:
+    with launched() as one:
+        yield one
+
+
+def fill(sight: Sight, name: str, value: str) -> None:
+    field = sight.page.locator(f"#{name} textarea, #{name} input[type=number]").first
+    field.fill(value)
+    field.press("Tab")
+
+
+def ready(sight: Sight) -> None:
+    """The page with its settings open and one step chosen."""
+    sight.page.wait_for_selector("#sample")
+    sight.page.locator("#settings").get_by_text("Settings", exact=True).click()
+    fill(sight, "steps", "1")
+
+
+@pytest.mark.slow
+def test_two_seeds_side_by_side(address: str, chromium, asked: set[str]) -> None:
+    with opened(chromium, address) as sight:
+        ready(sight)
+        fill(sight, "prompt", "rain <S>Hello.<E> Audio: rain")
+        fill(sight, "seed", "7")
+        fill(sight, "count", "2")
+        sight.page.locator("#sample").click()
+        for place in range(2):
+            sight.page.wait_for_selector(f"#clip{place} video", timeout=90_000)
+            sight.until(f"#clip{place} video", "e.readyState >= 2 && e.duration > 5")
+        labels = [sight.page.locator(f"#clip{place}").inner_text() for place in range(2)]
+        assert [label.strip() for label in labels] == ["Seed 7", "Seed 8"]
+        boxes = [sight.page.locator(f"#clip{place} video").bounding_box() for place in range(2)]
+        assert boxes[0]["y"] == boxes[1]["y"]
+        assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+        assert not sight.page.locator("#clip2").is_visible()
+        sight.page.get_by_text("What made it").click()
+        assert "rain <S>Hello.<E> Audio: rain" in sight.page.locator("#record").inner_text()
+        assert sight.said == []
+        assert [url for url in sight.asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert {host for host in asked if host not in ("127.0.0.1", "localhost", "None")} == set()
+
+
+@pytest.mark.slow
+def test_a_mistake_is_a_message_and_a_phone_has_all_of_the_page(address: str, chromium) -> None:
+    with opened(chromium, address, width=390, height=844) as sight:
+        ready(sight)
+        fill(sight, "prompt", "broken <S>no end")
+        sight.page.locator("#sample").click()
+        message = sight.page.wait_for_selector(".toast-body", timeout=20_000)
+        assert "<S> in the prompt (at <S>no end…) is never closed" in message.inner_text()
+        assert sight.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert sight.page.locator("#clip0 video").count() == 0
+
+
+def test_a_run_with_its_own_codec_has_no_field_for_an_image(tmp_path: Path) -> None:
+    settings = api.read_yaml(api.config_dir() / "sampler" / "unipc.yaml")
+    ball = SimpleNamespace(name="ball", example="a red ball", takes_image=False, config={"sampler": settings})
+    page = demo.build_page(ball, tmp_path)
+    shown = {block.label: block.visible for block in page.blocks.values() if getattr(block, "label", None)}
+    assert shown["First frame and shape"] is False
+    assert shown["Settings"] is True
+
+
+def test_a_place_that_cannot_be_had_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    began = time.monotonic()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for words, said in (
+            (["--port", port], f"--port {port} cannot be used"),
+            (["--port", "0"], "--port is 0: expected a number from 1 to 65535"),
+            (["--host", "256.1.1.1"], "--host 256.1.1.1"),
+            (["--port", str(free_port())], "nothing"),
+        ):
+            assert demo.main([str(tmp_path / "nothing"), *words]) == 2
+            error = capsys.readouterr().err
+            assert said in error
+            assert error.count("\n") == 1
+    assert time.monotonic() - began < 20
