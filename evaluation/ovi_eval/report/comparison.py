@@ -40,11 +40,12 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     table.add_column("verdict")
     for entry in comparison.entries:
         column, found = entry.column, entry.difference
-        name = f"{column.id} {column.arrow}{wording.unit(column)}"
-        title = (line(column.title), "\n") if column.title else ()
+        title = column.title or column.id
+        title = f"{title} {column.arrow}{wording.unit(column, title)}"
+        name = line(title) + (f"\n{line(column.id)}" if column.title else "")
         interval = wording.bounds(found.interval, column, found.value)
         table.add_row(
-            Text.assemble(*title, line(name), "\n", (rests_on(entry), "dim")),
+            Text.assemble(name, "\n", (rests_on(entry), "dim")),
             wording.number(entry.a, column),
             wording.number(entry.b, column),
             Text.assemble(wording.signed(found.value, column), "\n", (interval, "dim")),
@@ -69,8 +70,9 @@ def markdown(comparison: Comparison) -> str:
     for entry in comparison.entries:
         column, found = entry.column, entry.difference
         cells = (
-            f"{in_markdown(column.title)}{'<br>' if column.title else ''}"
-            f"{in_markdown(column.id)} {column.arrow}{in_markdown(wording.unit(column))}",
+            in_markdown(column.title)
+            + ("<br>" if column.title else "")
+            + in_markdown(f"{column.id} {column.arrow}{wording.unit(column)}"),
             wording.number(entry.a, column),
             wording.number(entry.b, column),
             wording.signed(found.value, column),

@@ -28,7 +28,8 @@ def show_metrics() -> None:
         for spec in metric.values:
             first, *last = map(Text, facts)
             title = Text(TITLES.get(spec.key, spec.title), style="dim")
-            value = Text("\n").join(filter(None, [Text(spec.key), title]))
+            key = Text("" if spec.key == name and title else spec.key)
+            value = Text("\n").join(filter(None, [key, title]))
             table.add_row(first, value, spec.direction.replace("_", " "), spec.unit, *last)
             facts = ("", "", "", "")
     console = narrow_console()

@@ -20,7 +20,7 @@ from ovi_eval.results.published import PublishedTable, by_benchmark
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
 
-WIDTH, _NAME_WIDTH, _METRIC_WIDTH, _TITLE_WIDTH = 100, 28, 28, 13
+WIDTH, _NAME_WIDTH, _METRIC_WIDTH, _TITLE_WIDTH = 100, 28, 28, 12
 _VERDICTS = {"better": "green", "worse": "red", "no_difference": "dim"}
 _OUTCOMES = {"supported": "green", "not_supported": "yellow", "unknown": "dim"}
 T = TypeVar("T")
@@ -135,15 +135,17 @@ def _show_references(board: Leaderboard, console: Console) -> None:
     metrics = [Text(f"{line(column.id)} {column.arrow}") for column in columns]
     room = console.width - min(_METRIC_WIDTH, max(map(len, metrics))) - 2
     widths = {name: max(len(line(name)), *map(len, own)) for name, own in cells.items()}
-    if sum(widths.values()) + 2 * len(widths) > room:  # rather long names in two lines than a second table
-        widths = {
-            name: max(min(_TITLE_WIDTH, len(line(name))), *map(len, own)) for name, own in cells.items()
-        }
-    for names in _packed([[(name, width + 2)] for name, width in widths.items()], room):
+    if (
+        sum(widths.values()) + 3 * len(widths) > room
+    ):  # rather long names in several lines than a second table
+        widths = {name: max(_TITLE_WIDTH, *map(len, own)) for name, own in cells.items()}
+    for names in _packed([[(name, width + 3)] for name, width in widths.items()], room):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         table.add_column("metric", overflow="fold", max_width=_METRIC_WIDTH)
         for name in names:
-            table.add_column(Text(line(name)), justify="right", overflow="fold", max_width=widths[name])
+            parts = textwrap.wrap(line(name).replace("_", "_ "), widths[name])
+            head = Text("\n".join(parts).replace("_ ", "_"))
+            table.add_column(head, justify="right", max_width=widths[name])
         for place, metric in enumerate(metrics):
             table.add_row(metric, *(cells[name][place] for name in names))
         console.print(table)
