@@ -138,8 +138,9 @@ PARTIAL = (
 
 
 BEYOND = (
-    "‡ beyond what the reference clips reach in this column: past the better end of their 95 % intervals. It need not "
-    "mean better than real clips; a metric may favour what they seldom are, so look at the clips first"
+    "‡ beyond what the reference clips reach in this column: past the better end of their 95 % intervals, or past "
+    "their values where they have none, which may be chance. It need not mean better than real clips; a metric may "
+    "favour what they seldom are, so look at the clips first"
 )
 
 

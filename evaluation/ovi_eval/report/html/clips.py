@@ -112,17 +112,8 @@ class PromptRow:
         return next((clip.caption for _, clip, _ in self.cards if clip is not None and clip.caption), None)
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """The first prompt of each benchmark, the other prompts, and how many are left out."""
-
-    first: Sequence[PromptRow]
-    more: Sequence[PromptRow]
-    left_out: int
-
-
-def prompt_rows(board: Leaderboard, store: ClipStore, step: Step) -> Prompts:
-    """The prompts to show, by benchmark; those are left out that would take more than BUDGET of the store.
+def prompt_rows(board: Leaderboard, store: ClipStore, step: Step) -> tuple[list[PromptRow], int]:
+    """The prompts to show, by benchmark, and how many more would take more than BUDGET of the store.
 
     `step` is called with how many clips of how many have been read.
     """
@@ -147,9 +138,7 @@ def prompt_rows(board: Leaderboard, store: ClipStore, step: Step) -> Prompts:
             store.add(clip)
         cards = [(s, s.clip(name), read[s.files[name]] if name in s.files else None) for s in sources]
         rows.append(PromptRow(benchmark, name, cards))
-    rows.sort(key=lambda row: names.index(row.benchmark))
-    first = list({row.benchmark: row for row in reversed(rows)}.values())[::-1]
-    return Prompts(first, [row for row in rows if row not in first], len(plan) - len(rows))
+    return sorted(rows, key=lambda row: names.index(row.benchmark)), len(plan) - len(rows)
 
 
 def _sources(board: Leaderboard, benchmark: str) -> list[ClipSource]:

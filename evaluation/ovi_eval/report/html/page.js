@@ -100,6 +100,7 @@ function applyFilters() {
   hideEmpty("#plots .benchmark", ".plot");
   for (const part of document.querySelectorAll(".prompt, #published .benchmark")) part.hidden = !passes(part, ["benchmark"]);
   hideEmpty(".more-prompts", ".prompt");
+  if (!document.querySelector("#clips > .prompt:not([hidden])")) document.querySelector(".more-prompts")?.setAttribute("open", "");
   for (const part of document.querySelectorAll("#published details")) part.open = part.dataset.benchmark === form.elements.benchmark?.value;
   for (const note of document.querySelectorAll(".nothing")) {
     const parts = note.parentElement.querySelectorAll(".benchmark");

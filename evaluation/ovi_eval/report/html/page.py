@@ -39,7 +39,7 @@ BUDGET = 11_000_000
 def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, total: None) -> str:
     """The whole page. `step` is called with how many of how many clips, and then models, have been drawn."""
     store = ClipStore(BUDGET)
-    prompts = prompt_rows(board, store, step)
+    prompts, left_out = prompt_rows(board, store, step)
     models = model_pages(board, store, step)
     return (
         _environment()
@@ -56,6 +56,7 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
             addresses=addresses(board),
             panels=_panels(board),
             prompts=prompts,
+            prompts_left_out=left_out,
             several_benchmarks=len({run.benchmark for row in board.arms for run in row.runs}) > 1,
             mean_columns=[column for column in board.columns if column.kind == "mean"],
             all_runs=facts_of_runs([*board.arms, *board.references]),
