@@ -143,9 +143,11 @@ def _show_references(board: Leaderboard, console: Console) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         table.add_column("metric", overflow="fold", max_width=_METRIC_WIDTH)
         for name in names:
-            parts = textwrap.wrap(line(name).replace("_", "_ "), widths[name])
-            head = Text("\n".join(parts).replace("_ ", "_"))
-            table.add_column(head, justify="right", max_width=widths[name])
+            parts = [line(name)]
+            if len(parts[0]) > widths[name]:  # names here break after underscores
+                parts = textwrap.wrap(parts[0].replace("_", "_ "), widths[name])
+            head = "\n".join(part.replace("_ ", "_") for part in parts)
+            table.add_column(Text(head), justify="right", max_width=widths[name])
         for place, metric in enumerate(metrics):
             table.add_row(metric, *(cells[name][place] for name in names))
         console.print(table)
