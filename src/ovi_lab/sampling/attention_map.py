@@ -171,6 +171,8 @@ def attention_png(maps: Sequence[AttentionMap]) -> bytes:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `ovi-attention`; returns its exit code."""
     options = _parser().parse_args(argv)
+    if options.steps < 1:
+        raise UserError(f"--steps is {options.steps}: expected at least 1")
     if not 0 <= options.sigma <= 1:
         raise UserError(f"--sigma is {options.sigma}; expected 0 (data) to 1 (noise)")
     from ovi_lab.flow import SamplerSettings
@@ -182,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for checkpoint in options.checkpoints:
         print(f"{checkpoint}: sampling", file=sys.stderr, flush=True)
         bundle = open_bundle(checkpoint, options.weights)
-        pipeline = OviPipeline.load(bundle, SamplerSettings(), Options(options.device, options.dtype))
+        pipeline = OviPipeline.load(
+            bundle, SamplerSettings(steps=options.steps), Options(options.device, options.dtype)
+        )
         found = attention_map(pipeline, Request("attention", options.prompt, options.seed), options.sigma)
         for direction, (share, even) in found.near().items():
             print(f"{found.name}: {direction}: {share:.3f} within one latent frame, {even:.3f} if even")
@@ -204,12 +208,13 @@ def _parser() -> argparse.ArgumentParser:
             "ovi-attention runs/fusion_ablation/bidirectional_{,un}scaled/seed_0/last --out maps.png",
             "two arms side by side: sound positions scaled to the picture's, and not",
         ),
-        ("ovi-attention small_ovi --weights small_ovi --sigma 0.9", "what ovi-small wrote, nearer to noise"),
+        ("ovi-attention small_ovi --steps 4 --sigma 0.9", "what ovi-small wrote, near to noise"),
     )
     parser.add_argument("--version", action="version", version=f"ovi-attention {__version__}")
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="as ovi-sample takes it")
     parser.add_argument("--prompt", default="a red ball bounces three times low drum", help="of the clip")
     parser.add_argument("--seed", type=int, default=0, help="of the clip's noise (0)")
+    parser.add_argument("--steps", type=int, default=20, help="of the sampler that makes the clip (20)")
     parser.add_argument("--sigma", type=float, default=0.5, help="from 0, data, to 1, noise (0.5)")
     parser.add_argument("--weights", type=Path, help="folder of released weights")
     parser.add_argument("--device", default="cpu", help="(cpu)")
