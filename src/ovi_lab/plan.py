@@ -70,7 +70,8 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     from ovi_lab.planning.training_planner import TrainingPlanner
     from ovi_lab.planning.training_report import print_plan
 
-    flags = [argument.lstrip("-") for argument in arguments if argument.startswith("-")]
+    dashed = [argument for argument in arguments if argument.startswith("-")]
+    flags = [a.lstrip("-") for a in dashed if a.partition("=")[0] not in ("--config-dir", "-cd")]
     if flags:
         word = flags[0] if "=" in flags[0] else f"{flags[0]}=…"
         raise UserError(

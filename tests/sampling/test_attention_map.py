@@ -84,6 +84,7 @@ def test_one_direction_alone_and_none(pipeline: OviPipeline) -> None:
         attention_map(with_fusion(pipeline, "none"), REQUEST)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_picture(
     small_ovi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,8 @@ class LineParser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             options = {option.lstrip("-"): option for option in self._option_string_actions}
-            near = did_you_mean(unknown[0].partition("=")[0].lstrip("-"), options)
+            name = unknown[0].partition("=")[0] if unknown[0].startswith("-") else ""
+            near = did_you_mean(name.lstrip("-"), options)
             near = re.sub(r"[\w-]+(?= or |\?$)", lambda name: options[name[0]], near)
             self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f", {near[:-1]}" if near else ""))
         return found, unknown

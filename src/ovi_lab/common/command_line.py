@@ -23,17 +23,28 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ovi_eval.common.boundary import LineParser
 from ovi_eval.common.shown import shown
 from ovi_lab.common.fields import as_typed, checked, field_type, nearest
+from ovi_lab.common.own_configuration import (
+    check_keys,
+    group_options,
+    is_group,
+    missing_file,
+    own_places,
+    search_in,
+)
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.settings import TABLES
 from ovi_lab.common.values import check_values
 from ovi_lab.errors import UserError
 
 # Errors of composing for a wrong command line; RecursionError: a value of a hundred brackets
-_REFUSED = (HydraException, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError)
+_REFUSED = (
+    HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError, TypeError, OSError
+)  # fmt: skip
 _ONLY_TOLD = ("help", "hydra_help", "info", "shell_completion")
 _OFFERED = (
     "--multirun",
@@ -54,11 +65,6 @@ class CommandLine:
 
     flags: argparse.Namespace
     overrides: tuple[Override, ...]
-
-
-def group_options(folder: Path, group: str) -> list[str]:
-    """Names of the files of a configuration group."""
-    return sorted(p.stem for p in (folder / group).glob("*.yaml"))
 
 
 def check(arguments: Sequence[str], config_folder: Path, config_name: str, may_lack: bool = True) -> None:
@@ -93,15 +99,16 @@ def composed(
     line = read(arguments)
     flags = line.flags
     lists = [o for o in line.overrides if o.is_sweep_override()]
-    with composing(config_folder, flags.config_dir):
+    places = own_places(flags.config_dir, line.overrides)
+    with composing(config_folder, places):
         first = {id(override): _first_value(override) for override in lists}
-        _check_choices(lists, config_folder, config_name)
+        _check_choices(lists, config_name)
         texts = [first.get(id(override), str(override.input_line)) for override in line.overrides]
         name = flags.config_name or config_name
         try:
             config = compose(name, overrides=texts, return_hydra_config=True)
         except _REFUSED as error:
-            _name_the_guilty(line.overrides, texts, config_folder, name, error)
+            _name_the_guilty(line.overrides, texts, name, error)
         multirun = flags.multirun or (not flags.run and _looked_up(config, "mode") == "RunMode.MULTIRUN")
         if lists and not multirun:
             raise UserError(
@@ -114,6 +121,8 @@ def composed(
                 f"ovi-train {' '.join(arguments)}"
             )
         job = _job(config, config_name)
+        if places:
+            check_keys(job, compose(config_name), line.overrides)
         _check_deletions(line.overrides, config_name)
         return check_values(job, config_name, may_lack or bool(flags.cfg))
 
@@ -183,7 +192,7 @@ def _check_words(arguments: Sequence[str]) -> None:
 def _meant(word: str, before: str, rest: Sequence[str]) -> str:
     """The setting that a bare word on the command line may belong to."""
     word = shown(word.rstrip(":"), 60)
-    if word in group_options(config_dir(), "experiment"):
+    if (config_dir() / "experiment" / f"{word}.yaml").is_file():
         return f"experiment={word}"
     if word == "help":
         return "--help for help"
@@ -234,16 +243,16 @@ def _first_value(override: Override) -> str:
     return f"{override.get_key_element()}={text}"
 
 
-def _check_choices(lists: Sequence[Override], folder: Path, config_name: str) -> None:
+def _check_choices(lists: Sequence[Override], config_name: str) -> None:
     """Each of several values must hold by itself."""
     for override in lists:
         key = override.key_or_group
-        options = group_options(folder, key) if (folder / key).is_dir() else None
+        options = group_options(key) if is_group(key) else None
         hint = field_type(TABLES[config_name], key)
         for value in override.sweep_iterator():
             plain = value if not hasattr(value, "text") else value.text
             if options is not None:
-                if value is not None and str(value) not in options:
+                if value is not None and str(value) not in options and "/" not in str(value):
                     raise UserError(f"unknown {key} {str(value)!r}{nearest(str(value), options)}")
             elif hint is not None and not (isinstance(plain, str) and "${" in plain):
                 checked(hint, plain, key)
@@ -258,31 +267,18 @@ def _check_deletions(overrides: Sequence[Override], config_name: str) -> None:
 
 
 @contextmanager
-def composing(config_folder: Path, beside: str | None = None) -> Iterator[None]:
-    """Hydra's `compose` over a folder, and over another `beside` it."""
+def composing(config_folder: Path, places: Sequence[str] = ()) -> Iterator[None]:
+    """Hydra's `compose` over a folder, and over other places for what it does not have."""
     GlobalHydra.instance().clear()
     before = HydraConfig.instance().cfg
     try:
         with initialize_config_dir(str(config_folder), version_base="1.3"):
-            if beside is not None:
-                _look_beside(beside)
+            if places:
+                search_in(places)
             yield
     finally:
         HydraConfig.instance().cfg = before
         GlobalHydra.instance().clear()
-
-
-def _look_beside(folder: str) -> None:
-    """Adds a folder as --config-dir does: files that are not in our own folder are searched there."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.config_search_path import SearchPathQuery
-
-    hydra: Any = GlobalHydra.instance().hydra
-    path = hydra.config_loader.get_search_path()
-    path.prepend(
-        "command-line", f"file://{Path(folder).absolute()}", anchor=SearchPathQuery(provider="schema")
-    )
-    hydra.config_loader = ConfigLoaderImpl(config_search_path=path)
 
 
 def _looked_up(config: DictConfig, name: str) -> str:
@@ -314,11 +310,11 @@ def _job(config: DictConfig, config_name: str) -> DictConfig:
 
 
 def _name_the_guilty(
-    overrides: Sequence[Override], texts: Sequence[str], folder: Path, config_name: str, error: BaseException
+    overrides: Sequence[Override], texts: Sequence[str], config_name: str, error: BaseException
 ) -> None:
     """Compose override by override, and raise for the first that is refused; groups first, which decide the keys."""
     pairs = list(zip(overrides, texts, strict=True))
-    pairs.sort(key=lambda pair: not (folder / pair[0].key_or_group).is_dir())
+    pairs.sort(key=lambda pair: not is_group(pair[0].key_or_group))
     try:
         base = compose(config_name)
     except _REFUSED as refused:
@@ -328,19 +324,18 @@ def _name_the_guilty(
         try:
             base = compose(config_name, overrides=[*accepted, text])
         except _REFUSED as refused:
-            raise UserError(_explain(override, text, folder, base, refused)) from refused
+            raise UserError(_explain(override, text, base, refused)) from refused
         accepted.append(text)
     raise UserError(f"the overrides do not go together: {shown(str(error).splitlines()[0])}") from error
 
 
-def _explain(override: Override, text: str, folder: Path, base: DictConfig, error: BaseException) -> str:
+def _explain(override: Override, text: str, base: DictConfig, error: BaseException) -> str:
     key = override.key_or_group
-    if (folder / key).is_dir() and override.value() is None:
+    if is_group(key) and override.value() is None:
         stored = "; where the shards hold text embeddings, task.text_encoder=null" if key == "text" else ""
-        return f"{key}=null leaves out what the configuration needs{nearest('', group_options(folder, key))}{stored}"
-    if (folder / key).is_dir() and isinstance(error, MissingConfigException):
-        name = text.partition("=")[2]
-        return f"unknown {key} {name!r}{nearest(name, group_options(folder, key))}"
+        return f"{key}=null leaves out what the configuration needs{nearest('', group_options(key))}{stored}"
+    if is_group(key) and isinstance(error, MissingConfigException):
+        return missing_file(override, text.partition("=")[2], error)
     if override.is_add() or key.partition(".")[0].partition("/")[0] == "hydra":
         return f"{override.input_line!r} is not accepted: {_reason(error)}"
     node: object = base

@@ -184,9 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for checkpoint in options.checkpoints:
         print(f"{checkpoint}: sampling", file=sys.stderr, flush=True)
         bundle = open_bundle(checkpoint, options.weights)
-        pipeline = OviPipeline.load(
-            bundle, SamplerSettings(steps=options.steps), Options(options.device, options.dtype)
-        )
+        settings, place = SamplerSettings(steps=options.steps), Options(options.device, options.dtype)
+        pipeline = OviPipeline.load(bundle, settings, place)
         found = attention_map(pipeline, Request("attention", options.prompt, options.seed), options.sigma)
         for direction, (share, even) in found.near().items():
             print(f"{found.name}: {direction}: {share:.3f} within one latent frame, {even:.3f} if even")
@@ -214,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="as ovi-sample takes it")
     parser.add_argument("--prompt", default="a red ball bounces three times low drum", help="of the clip")
     parser.add_argument("--seed", type=int, default=0, help="of the clip's noise (0)")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler that makes the clip (20)")
+    parser.add_argument("--steps", type=int, default=12, help="of the sampler that makes the clip (12)")
     parser.add_argument("--sigma", type=float, default=0.5, help="from 0, data, to 1, noise (0.5)")
     parser.add_argument("--weights", type=Path, help="folder of released weights")
     parser.add_argument("--device", default="cpu", help="(cpu)")
