@@ -336,6 +336,8 @@ def _explain(override: Override, text: str, base: DictConfig, error: BaseExcepti
         return f"{key}=null leaves out what the configuration needs{nearest('', group_options(key))}{stored}"
     if is_group(key) and isinstance(error, MissingConfigException):
         return missing_file(override, text.partition("=")[2], error)
+    if isinstance(error, YAMLError):
+        return f"{override.input_line}: its file is no YAML: {shown(error)}"
     if override.is_add() or key.partition(".")[0].partition("/")[0] == "hydra":
         return f"{override.input_line!r} is not accepted: {_reason(error)}"
     node: object = base

@@ -92,7 +92,7 @@ def missing_file(override: Override, name: str, error: Any) -> str:
 def check_keys(job: DictConfig, base: DictConfig, overrides: Sequence[Override]) -> None:
     """Raises UserError for a key that own files have brought to the top of a configuration, and nothing reads."""
     added = {o.key_or_group.partition(".")[0] for o in overrides if o.is_add() or o.is_force_add()}
-    unknown = [str(key) for key in job if key not in base and key not in added]
+    unknown = [str(key) for key in job if key not in base.keys() and key not in added]  # noqa: SIM118 (`in` is False for ???)
     if unknown:
         names = [str(key) for key in base if key != "hydra"]
         raise UserError(f"unknown key {unknown[0]!r} in your configuration{nearest(unknown[0], names)}")
