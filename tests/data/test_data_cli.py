@@ -51,11 +51,14 @@ def test_pack_fit_and_encode(tmp_path: Path, ovi_data: Callable[..., str]) -> No
     printed = ovi_data(*command)
     assert "files 4, 1 skipped" in printed
     assert "skipped broken.mp4: its picture: cannot be decoded" in printed
+    assert f"next: ovi-train experiment=real_clips data.train={shards}-000.tar" in printed
     assert "broken.mp4" in ovi_data(*command, "--overwrite", "--on-error", "raise", code=2)
 
     codec, packed = tmp_path / "codec.safetensors", f"{shards}-000.tar"
     assert "video [24, 16, 2, 2], audio [81, 12]" in ovi_data("fit-codec", packed, "--out", codec)
-    ovi_data("encode", packed, "--codec", codec, "--out", tmp_path / "latents")
+    printed = ovi_data("encode", packed, "--codec", codec, "--out", tmp_path / "latents")
+    choice = f"task=fusion data=latents data.codec={codec} data.shards={tmp_path}/latents-000.tar"
+    assert f"next: ovi-train {choice}" in printed
     dataset = ClipDataset(tmp_path / "latents-000.tar")
     assert [dataset[n]["caption"] for n in range(3)] == clips.captions
     frames, _ = LatentCodec.load(codec).decode(dataset[0]["video"][None], dataset[0]["audio"][None])
@@ -99,6 +102,9 @@ CODEC = ["--codec", "none.safetensors", "--out", "o"]
         (["make", "bouncing_ball", "--out", "m.tar/x"], "cannot be made (Not a directory)"),
         (["inspect", "none.tar"], "shard none.tar does not exist"),
         (["pack", "none", "out"], "the folder none does not exist"),
+        (["pack", "m.tar", "out"], "m.tar is a file and no folder; name a folder of .mp4"),
+        (["pack", ".", "m.tar/x"], "shards cannot be written to m.tar/x: m.tar is a file"),
+        (["inspect", "."], ". is a folder; name the shards in it, as './*.tar'"),
         (["pack", ".", "out", "--size", "big"], "--size is 'big'; expected height x width"),
         (["pack", ".", "out", "--store", "zip"], "store 'zip' is unknown; there are auto"),
         (["encode", "none.tar", *CODEC], "shard none.tar does not exist"),

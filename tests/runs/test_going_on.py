@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from helpers.run_folders import column, logged, same, tensors
+from helpers.run_folders import column, logged, same, small_config, tensors
 from ovi_lab.checkpoints import Checkpoint
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
@@ -96,15 +96,17 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again_as_correct
         (["rope.mode=sideways"], "rope.mode is 'sideways'"),
         (["freeze.frozen=[nothing]"], "matches no parameter of this model"),
         (["trainer=gpu"], "use trainer=cpu"),
+        (["data=none"], "choose data=bouncing_ball"),
+        (["model.audio=null", "fusion=none"], "use task=video_pretraining"),
+        (["loss.video=null", "loss.audio=0"], "no loss has a weight"),
         (["trainer.precision=16-mixed"], "trainer.precision=32-true"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_made(overrides, words, composed, tmp_path, monkeypatch):
+def test_what_cannot_be_is_refused_before_anything_is_made(overrides, words, tmp_path, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    config = composed([*overrides, f"data.root={tmp_path}/data"])
-    config.data.root = str(tmp_path / "data")
+    config = small_config(overrides, tmp_path / "run", tmp_path / "data")
     with pytest.raises(UserError) as error:
         execute(config, SilentReporter())
     assert words in str(error.value)

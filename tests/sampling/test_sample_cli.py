@@ -41,6 +41,9 @@ def test_a_prompt_becomes_a_clip_with_the_released_settings(typed, small_ovi: Pa
     code, out, err = typed(f"checkpoint={small_ovi}", f"prompt={prompt}", "sampler.steps=1", "preview=true")
     assert code == 0, err
     path = Path(out.strip())
+    said, following = err.splitlines()[-2:]
+    assert said == "1 clip in clips, 1 of them new"
+    assert following == "next: ovi-eval score clips --out clips/results.json"
     assert path.name == "It_s_raining__a_man_says_Hello__world___softly___1_seed0.mp4"
     record, whole = read_record(path)
     assert whole

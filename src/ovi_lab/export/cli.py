@@ -11,7 +11,7 @@ from pathlib import Path
 from ovi_eval.common.boundary import LineParser, command
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
-from ovi_lab.common.following import sampling
+from ovi_lab.common.following import sampling, typed
 from ovi_lab.errors import UserError
 from ovi_lab.export import TARGETS
 
@@ -93,14 +93,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # on stderr: what is printed is the list of files
     size = sum((done.folder / name).stat().st_size for name in done.files)
     print(f"{size / 1e9:.3g} GB in {len(done.files)} files for {arguments.to}", file=sys.stderr)
-    if arguments.to == "comfyui":
-        print("next: put the file into ComfyUI/models/diffusion_models", file=sys.stderr)
-    else:
-        print(
-            f"next: {sampling('ovi_720x720_5s', weights=True)}, with it as DIR/Ovi/model.safetensors",
-            file=sys.stderr,
-        )
+    print(f"next: {_following(done.folder, done.files[0], arguments.to)}", file=sys.stderr)
     return 0
+
+
+def _following(folder: Path, file: str, target: str) -> str:
+    """What to do with an export, by its layout and its latents."""
+    from ovi_eval.common.plain_data import read_json
+
+    if target == "comfyui":
+        return "put it into ComfyUI/models/diffusion_models"
+    video = read_json(folder / "config.json").get("model", {}).get("video") or {}
+    if video.get("in_dim") == 48:  # channels of the released models' pictures
+        return f"{sampling('ovi_720x720_5s', weights=True)}, with it as DIR/Ovi/model.safetensors"
+    return f"ovi-train init_from={typed(folder / file)} name=… trains a model of that size from it"
 
 
 if __name__ == "__main__":

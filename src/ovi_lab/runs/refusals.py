@@ -26,11 +26,29 @@ def refuse_what_cannot_run(config: DictConfig) -> None:
     from hydra.utils import get_class
 
     try:
-        own = getattr(get_class(config.task._target_), "model_settings", dict)()
+        task: Any = get_class(config.task._target_)
     except Exception:  # `build` says what is wrong with a target
         return
+    if not getattr(task, "modalities", ()):
+        return
+    if "_target_" not in config.data:
+        raise UserError(
+            "data=none leaves this task without clips: choose data=bouncing_ball, data=shards data.train=… or "
+            "data=latents data.shards=…"
+        )
     with torch.device("meta"):
-        model = build(config.model, "model")(**own)
+        model = build(config.model, "model")(**task.model_settings())
+    lacking = [m for m in task.modalities if m not in model.tower_configs]
+    if lacking:
+        raise UserError(
+            f"this task trains {' and '.join(task.modalities)}, and model.{lacking[0]} is null: use "
+            "task=video_pretraining or task=audio_pretraining for one tower"
+        )
+    weights: Any = config.task.get("loss_weights")
+    if weights is not None and not any(weights.get(m) for m in task.modalities):
+        raise UserError(
+            f"no loss has a weight, so that nothing would be trained: give loss.{task.modalities[0]}=1"
+        )
     if _on_gpu(config):
         return  # GPUs are measured once the clips' shapes are known
     freeze: Any = config.get("freeze") or {}

@@ -50,6 +50,8 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
     Raises:
         UserError: what stops all of it; with `strict`, or with one prompt, the first that cannot be made.
     """
+    if Path(config.out).is_file():
+        raise UserError(f"out={config.out} is a file: name a folder for the clips")
     strict = config.strict or config.prompts is None
     settings = sampler_settings(config)
     bundle = configured_bundle(config)

@@ -162,7 +162,10 @@ class FlowMatchingTask(Task):
         elif self.text_encoder is not None:
             vectors = self.text_encoder(batch["caption"])
         else:
-            raise UserError("this run has no text encoder and its data no text embeddings: choose text=…")
+            raise UserError(
+                "this run has no text encoder and its data no text embeddings: choose text=learned, or shards "
+                "that have them (ovi-data latents --text)"
+            )
         if dropped is None:
             return vectors
         return [v[:0] if drop else v for v, drop in zip(vectors, dropped.tolist(), strict=True)]

@@ -79,7 +79,9 @@ def test_a_part_of_the_clips_is_marked(tmp_path: Path, capsys: pytest.CaptureFix
     assert results.metrics[METRICS].comparable is False
     assert results.n_clips == 3
     assert results.benchmark == "mine"
-    assert "only the first 3 of 4 clips are scored: not comparable" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "only the first 3 of 4 clips are scored: not comparable" in printed.out
+    assert printed.err.splitlines()[-1] == f"next: ovi-eval leaderboard {tmp_path}"
     assert main([*words, "--limit", "9"]) == 0  # more than there are is all of them
     assert read(out).metrics[METRICS].comparable is True
     assert read(out).config_hash != results.config_hash
