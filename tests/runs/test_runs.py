@@ -15,12 +15,12 @@ from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.run import execute
 
-# real_clips needs shards of real clips (tests/data), the full-size ones a cluster (tests/stages/test_stage_configs.py,
+# real_clips and own_clips need shards (tests/data), the full-size ones a cluster (tests/stages/test_stage_configs.py,
 # tests/adapters); the rest must run from nothing
 EXPERIMENTS = sorted(
     p.stem
     for p in (config_dir() / "experiment").glob("*.yaml")
-    if p.stem != "real_clips" and not p.stem.startswith("ovi_")
+    if p.stem not in ("real_clips", "own_clips") and not p.stem.startswith("ovi_")
 )
 
 
