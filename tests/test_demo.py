@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.request import urlopen
 
 import pytest
 
@@ -105,6 +109,26 @@ def test_a_mistake_is_a_message_and_a_phone_has_all_of_the_page(address: str, ch
         assert "<S> in the prompt (at <S>no end…) is never closed" in message.inner_text()
         assert sight.page.evaluate("document.documentElement.scrollWidth") <= 390
         assert sight.page.locator("#clip0 video").count() == 0
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_stopped_and_leaves_nothing(small_ovi: Path, tmp_path: Path) -> None:
+    port, words = free_port(), [sys.executable, "-m", "ovi_lab.demo", str(small_ovi)]
+    with subprocess.Popen(
+        [*words, "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == f"small: http://127.0.0.1:{port}   (Ctrl-C closes it)\n"
+            with urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
+                assert "ovi-lab: small" in page.read().decode()
+            assert len(list(tmp_path.glob("ovi_lab_demo_*"))) == 1
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert process.stderr.read().endswith("ovi-demo: closed\n")
+    assert list(tmp_path.glob("ovi_lab_demo_*")) == []
 
 
 def test_a_run_with_its_own_codec_has_no_field_for_an_image(tmp_path: Path) -> None:

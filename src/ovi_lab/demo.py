@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -237,6 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{model.name}: {address}   (Ctrl-C closes it)", flush=True)
         if options.host not in LOCAL:
             print("Whoever reaches this address can sample here; there is no password.", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # its files are deleted then, too
         threading.Event().wait()
     return 0
 
