@@ -1,4 +1,4 @@
-# Four commands: `make ablation`, `make stages`, `make test` and `make test-fast`. All make .venv and install what they need.
+# Commands: `make ablation`, `make stages`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
 # Options: ARGS="trainer.max_steps=100 name=short" for the ablation, ARGS="seed=0,1,2" for the stages,
 # PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise.
 VENV ?= .venv
@@ -7,7 +7,7 @@ ARGS ?=
 PYTEST ?=
 WORKERS ?= 2
 
-.PHONY: ablation stages test test-fast install clean
+.PHONY: ablation stages test test-fast site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -41,6 +41,9 @@ test: install
 
 test-fast: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m "not slow" $(PYTEST)
+
+site: install
+	$(BIN)/mkdocs $(or $(ARGS),build)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

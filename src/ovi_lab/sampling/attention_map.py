@@ -6,6 +6,7 @@ Shapes: B batch (one clip), H heads, K head dim, L audio tokens, V video tokens,
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -181,12 +182,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ovi_lab.sampling.requests import Request
 
     maps = []
-    for checkpoint in options.checkpoints:
+    for checkpoint, name in zip(options.checkpoints, _names(options.checkpoints), strict=True):
         print(f"{checkpoint}: sampling", file=sys.stderr, flush=True)
         bundle = open_bundle(checkpoint, options.weights)
         settings, place = SamplerSettings(steps=options.steps), Options(options.device, options.dtype)
         pipeline = OviPipeline.load(bundle, settings, place)
         found = attention_map(pipeline, Request("attention", options.prompt, options.seed), options.sigma)
+        found = dataclasses.replace(found, name=name or found.name)
         for direction, (share, even) in found.near().items():
             print(f"{found.name}: {direction}: {share:.3f} within one latent frame, {even:.3f} if even")
         maps.append(found)
@@ -194,6 +196,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.write_bytes(attention_png(maps))
     print(options.out)
     return 0
+
+
+def _names(checkpoints: Sequence[str]) -> list[str]:
+    """What tells the checkpoints' paths from each other: `none` and `scaled` of `runs/none/last`, `runs/scaled/last`."""
+    parts = [Path(checkpoint).parts for checkpoint in checkpoints]
+    common = set.intersection(*map(set, parts))
+    return ["/".join(part for part in path if part not in common) for path in parts]
 
 
 def _parser() -> argparse.ArgumentParser:
