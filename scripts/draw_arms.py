@@ -57,7 +57,9 @@ def main() -> None:
     for place, (title, clips) in enumerate(shown):
         left = GAP + place * (SIDE + GAP)
         draw.text((left, HEAD), title, fill="#222", font=small)
-        base.paste(spectrogram(clips.waves_NS[options.clip].numpy(), clips.sample_rate), (left, HEAD + 24 + SIDE + 8))
+        base.paste(
+            spectrogram(clips.waves_NS[options.clip].numpy(), clips.sample_rate), (left, HEAD + 24 + SIDE + 8)
+        )
     frames = []
     for time in range(count):
         page = base.copy()
@@ -67,11 +69,20 @@ def main() -> None:
             picture = Image.fromarray(clips.frames_NTHWC[options.clip, time].numpy())
             page.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, HEAD + 24))
             at = left + round((time + 0.5) / count * SIDE)
-            draw.line([(at, HEAD + 24 + SIDE + 8), (at, HEAD + 24 + SIDE + 8 + HEIGHT - 1)], fill="white", width=2)
+            draw.line(
+                [(at, HEAD + 24 + SIDE + 8), (at, HEAD + 24 + SIDE + 8 + HEIGHT - 1)], fill="white", width=2
+            )
         frames.append(page.quantize(96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # twice as slow as the clip, so that an eye can follow without its sound
-    frames[0].save(options.out, save_all=True, append_images=frames[1:], duration=round(2000 / first.fps), loop=0, optimize=True)
+    frames[0].save(
+        options.out,
+        save_all=True,
+        append_images=frames[1:],
+        duration=round(2000 / first.fps),
+        loop=0,
+        optimize=True,
+    )
     print(options.out, options.out.stat().st_size // 1000, "kB")
 
 

@@ -26,6 +26,11 @@ COMMANDS = {
     "ovi-train": ["ovi_lab.train"],
     "ovi-sample": ["ovi_lab.sample"],
     "ovi-plan": ["ovi_lab.plan"],
+    "ovi-stages": ["ovi_lab.stages"],
+    "ovi-doctor": ["ovi_lab.doctor"],
+    "ovi-small": ["ovi_lab.sampling.small_ovi"],
+    "ovi-attention": ["ovi_lab.sampling.attention_map"],
+    "ovi-demo": ["ovi_lab.demo"],
     "ovi-data": ["ovi_lab.data.cli"],
     "ovi-data pack": ["ovi_lab.data.cli", "pack"],
     "ovi-data latents": ["ovi_lab.data.cli", "latents"],
@@ -75,7 +80,11 @@ def _commands() -> str:
     parts = ["# Commands\n\nWhat each command answers to `--help`.\n"]
     for name, (module, *words) in COMMANDS.items():
         answer = subprocess.run(
-            [sys.executable, "-m", module, *words, "--help"], capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-m", module, *words, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         parts.append(f"## {name}\n\n```\n{answer.stdout.rstrip()}\n```\n")
     return "\n".join(parts)
@@ -90,4 +99,3 @@ def _configuration() -> Iterator[str]:
         for file in sorted(group.rglob("*.yaml")):
             name = file.relative_to(group).with_suffix("").as_posix()
             yield f"### {group.name}={name}\n\n```yaml\n{file.read_text().rstrip()}\n```\n"
-
