@@ -1,7 +1,7 @@
 """Pages that the documentation's site takes from elsewhere: the commands' help, conf/, benchmarks, studies.
 
 A hook of mkdocs (see mkdocs.yml). Links between pages are written as the repository has them, so that they work there
-too; here those that lead out of docs/ are turned to the page's place in the site, and those to source files become text.
+too; here those that lead out of docs/ are turned to the page's place in the site; those to source files become text.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _commands() -> str:
 
 
 def _configuration() -> Iterator[str]:
-    yield "# Configuration keys\n\nThe files of `conf/`, as they are composed: `group=file` chooses, `key=value` overrides.\n"
+    yield "# Configuration keys\n\nThe files of `conf/`: `group=file` chooses one, `key=value` overrides a value.\n"
     for name, what in (("train", "ovi-train"), ("sample", "ovi-sample")):
         yield f"## {what}\n\n```yaml\n{(ROOT / f'conf/{name}.yaml').read_text().rstrip()}\n```\n"
     for group in sorted(p for p in (ROOT / "conf").iterdir() if p.is_dir()):

@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _names(checkpoints: Sequence[str]) -> list[str]:
-    """What tells the checkpoints' paths from each other: `none` and `scaled` of `runs/none/last`, `runs/scaled/last`."""
+    """What distinguishes the checkpoints' paths: `a` and `b` of `runs/a/last` and `runs/b/last`."""
     parts = [Path(checkpoint).parts for checkpoint in checkpoints]
     common = set.intersection(*map(set, parts))
     return ["/".join(part for part in path if part not in common) for path in parts]
