@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from helpers.browser import launched, missing
 from ovi_eval.common.compiled import own_compiled_code
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from playwright.sync_api import Browser
 
 own_compiled_code()  # before any test imports librosa
 
@@ -42,6 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     # Tiny tensors are slower on several threads, and sums stay the same from machine to machine.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; a test that needs it is skipped where there is none."""
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with launched() as window:
+        yield window
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from helpers import browser
-from helpers.browser import Sight, launched, opened
+from helpers.browser import Sight, missing, opened
 from ovi_lab import api, demo
 
 if importlib.util.find_spec("gradio") is None:
@@ -46,7 +45,7 @@ def asked() -> Iterator[set[str]]:
 @pytest.fixture(scope="module")
 def address(small_ovi: Path, asked: set[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page of the small Ovi."""
-    if reason := browser.missing():
+    if reason := missing():
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -54,12 +53,6 @@ def address(small_ovi: Path, asked: set[str], tmp_path_factory: pytest.TempPathF
             patch.setenv(name, "True")  # given back at the end
         with demo.served(api.load(small_ovi), "127.0.0.1", free_port()) as at:
             yield at
-
-
-@pytest.fixture(scope="module")
-def chromium(address: str) -> Iterator[object]:
-    with launched() as one:
-        yield one
 
 
 def fill(sight: Sight, name: str, value: str) -> None:
@@ -76,8 +69,8 @@ def ready(sight: Sight) -> None:
 
 
 @pytest.mark.slow
-def test_two_seeds_side_by_side(address: str, chromium, asked: set[str]) -> None:
-    with opened(chromium, address) as sight:
+def test_two_seeds_side_by_side(address: str, browser, asked: set[str]) -> None:
+    with opened(browser, address) as sight:
         ready(sight)
         fill(sight, "prompt", "rain <S>Hello.<E> Audio: rain")
         fill(sight, "seed", "7")
@@ -100,8 +93,8 @@ def test_two_seeds_side_by_side(address: str, chromium, asked: set[str]) -> None
 
 
 @pytest.mark.slow
-def test_a_mistake_is_a_message_and_a_phone_has_all_of_the_page(address: str, chromium) -> None:
-    with opened(chromium, address, width=390, height=844) as sight:
+def test_a_mistake_is_a_message_and_a_phone_has_all_of_the_page(address: str, browser) -> None:
+    with opened(browser, address, width=390, height=844) as sight:
         ready(sight)
         fill(sight, "prompt", "broken <S>no end")
         sight.page.locator("#sample").click()

@@ -56,7 +56,7 @@ def test_a_wheel(installed, direct_url):
 
 def test_a_checkout_that_is_not_installed(installed, monkeypatch):
     installed(PackageNotFoundError())
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(Path(installation.__file__).resolve().parents[3])
     assert install_hint("quant") == "pip install -e '.[quant]'"
 
 

@@ -1,5 +1,6 @@
 """Small shards of the ball world, and the codec fitted on them."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def ovi_data(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """`ovi-data` in this process: what it prints, without line breaks; its exit code must be `code`."""
 
     def run(*arguments: object, code: int = 0) -> str:
+        for handler in logging.root.handlers[:]:  # of an earlier test, whose standard error is closed
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logging.root.removeHandler(handler)
         found = main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         assert found == code, err

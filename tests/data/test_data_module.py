@@ -211,6 +211,7 @@ def test_settings_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
 def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        UserError, match=r"the data folder .* cannot be made \(Not a directory\); set data.root"
+        UserError,
+        match=r"the data folder .* cannot be made \(Not a directory\); choose another with data.root=",
     ):
         OviDataModule(root=tmp_path / "file" / "data", **SMALL).prepare_data()

@@ -122,7 +122,8 @@ def checkpoint(step: int, epoch: int, position: int, ready: int, **distribution:
 
     progress = {"total": counted(ready), "current": counted(ready), "is_last_batch": False}
     state = {"combined_loader": [{"epoch": epoch, "position": position}]}
-    loop = {"state_dict": state, "epoch_loop.batch_progress": progress}
+    epochs = {"total": counted(epoch + 1), "current": counted(epoch + 1)}
+    loop = {"state_dict": state, "epoch_loop.batch_progress": progress, "epoch_progress": epochs}
     return {"global_step": step, "loops": {"fit_loop": loop}, "spread": distribution}
 
 

@@ -83,7 +83,8 @@ def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> P
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"the data folder {folder} cannot be made ({error.strerror}); choose another (data.root, of ovi-data --out)"
+            f"the data folder {folder} cannot be made ({error.strerror}); choose another with data.root=… "
+            "(ovi-data: --out)"
         ) from error
     lock = FileLock(root / f".{folder.name}.lock")
     try:

@@ -43,10 +43,10 @@ def patched(text: str, diff: str) -> str:
 def test_the_example_works_as_it_is_written(tmp_path: Path) -> None:
     package = tmp_path / "copy" / "ovi_eval"
     shutil.copytree(Path(ovi_eval.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (source,), (diff,) = blocks("python"), blocks("diff")
+    (source,), diffs = blocks("python"), blocks("diff")
     (package / "metrics" / "loudness.py").write_text(source)
-    registry = package / "registry.py"
-    registry.write_text(patched(registry.read_text(), diff))
+    for name, diff in zip(("results/metric_titles.py", "registry.py"), diffs, strict=True):
+        (package / name).write_text(patched((package / name).read_text(), diff))
     clips = write_clips(tmp_path / "clips", 3)
 
     def run(*commands: list[str]) -> str:
