@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = LineParser(
         prog="ovi-small",
         description="Write a whole Ovi of random weights: towers, Wan2.2 VAE, MMAudio's VAE and vocoder, umT5. It is "
-        "sampled as the released model is, in seconds on a CPU. What it makes is noise.",
+        "sampled as the released model is, in under a minute on a CPU. What it makes is noise.",
     )
     parser.examples = (
         ("ovi-small small_ovi", "14 MB in the folder small_ovi"),

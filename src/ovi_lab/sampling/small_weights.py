@@ -3,7 +3,7 @@
 Every part is there under its published names: towers, Wan2.2 VAE, MMAudio's VAE and vocoder, umT5 and its
 tokenizer's files, with a preset.yaml that states their sizes. Latents have the real geometry (48 channels of 16 x
 16 pixels and 4 frames; 20 channels of 512 samples), so that `ovi-sample checkpoint=OUT prompt="…"` goes the whole
-real way in seconds on a CPU. What it makes is noise.
+real way in under a minute on a CPU. What it makes is noise.
 """
 
 from __future__ import annotations
