@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import started
 
 
-class SamplesInTraining(Callback):
+class SamplesInTraining(Callback, ABC):
     """Base of the callbacks that sample every so many optimiser steps, with the averaged weights.
 
     Args:
@@ -38,9 +39,9 @@ class SamplesInTraining(Callback):
                 self.sample(trainer, pl_module, step)
         self._last_step = step
 
+    @abstractmethod
     def sample(self, trainer: Trainer, task: Any, step: int) -> None:
         """Called on all ranks after optimiser step `step`, within `set_aside`."""
-        raise NotImplementedError
 
 
 @contextmanager
