@@ -1,13 +1,15 @@
 # Commands: `make ablation`, `make stages`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
 # Options: ARGS="trainer.max_steps=100 name=short" for the ablation, ARGS="seed=0,1,2" for the stages,
-# PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise.
+# PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise; PYTHONS="3.12 3.13" for
+# `make test-pythons`, the core tests under each Python that is there.
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST ?=
 WORKERS ?= 2
+PYTHONS ?=
 
-.PHONY: ablation stages test test-fast site install clean
+.PHONY: ablation stages test test-fast test-pythons site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -42,8 +44,11 @@ test: install
 test-fast: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m "not slow" $(PYTEST)
 
+test-pythons: install
+	$(BIN)/python scripts/test_pythons.py --workers $(WORKERS) $(PYTHONS)
+
 site: install
 	$(BIN)/mkdocs $(or $(ARGS),build)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .mypy_cache

@@ -64,19 +64,14 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 
 def plan(arguments: Sequence[str], console: Console) -> int:
     """Print the plan; 0 where it fits, else 1. Raises UserError for bad input."""
+    from ovi_lab.common.command_line import check_flags
     from ovi_lab.planning.cluster import Cluster
     from ovi_lab.planning.job import TrainingJob
     from ovi_lab.planning.time import EFFICIENCY
     from ovi_lab.planning.training_planner import TrainingPlanner
     from ovi_lab.planning.training_report import print_plan
 
-    dashed = [argument for argument in arguments if argument.startswith("-")]
-    flags = [a.lstrip("-") for a in dashed if a.partition("=")[0] not in ("--config-dir", "-cd")]
-    if flags:
-        word = flags[0] if "=" in flags[0] else f"{flags[0]}=…"
-        raise UserError(
-            f"--{flags[0]} is no flag of ovi-plan: settings are written without dashes, as {word}"
-        )
+    check_flags(arguments, "ovi-plan")
     own, rest = _own_words(arguments)
     if "gpus" not in own:
         raise UserError("gpus is not given: number and memory or kind, such as gpus=64x80GB or gpus=8xH100")

@@ -78,3 +78,14 @@ def test_a_parser_refuses_in_one_line_with_the_nearest_name():
         parser.parse_args(["--to", "comfui"])
     with pytest.raises(UserError, match="unrecognized arguments: --nope; see ovi-test --help"):
         parser.parse_args(["--nope"])
+
+
+def test_options_may_stand_between_the_words_of_a_list():
+    parser = LineParser(prog="ovi-test")
+    parser.add_argument("shards", nargs="+")
+    parser.add_argument("--to", choices=("ovi", "comfyui"))
+    parser.add_argument("--quiet", action="store_true")
+    for words in (["a", "--to", "ovi", "b", "--quiet", "c"], ["--quiet", "a", "--to=ovi", "b", "c"]):
+        found = parser.parse_args(words)
+        assert (found.shards, found.to, found.quiet) == (["a", "b", "c"], "ovi", True)
+    assert parser.parse_args(["a", "--", "--to"]).shards == ["a", "--to"]

@@ -1,4 +1,4 @@
-"""docs/own_configuration.md and docs/adding_a_world.md, done as they say in a folder of a user's own."""
+"""docs/own_configuration.md and the pages on worlds and metrics, done as they say in a folder of a user's own."""
 
 import json
 import re
@@ -10,17 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.forks import command
+from helpers.forks import Fork, command
+from helpers.made_clips import write_clip
 from ovi_eval.common.files import file_sha256
 from ovi_lab import plan
-from ovi_lab.common.command_line import check, composed
+from ovi_lab.common.command_line import check, check_flags, composed
 from ovi_lab.common.paths import config_dir
 from ovi_lab.data.cli import main as ovi_data
 from ovi_lab.data.worlds import get_world, world_names
 from ovi_lab.errors import UserError
+from ovi_lab.stages.chain import parse, waves
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE, WORLD_PAGE = ((DOCS / name).read_text() for name in ("own_configuration.md", "adding_a_world.md"))
+PAGE, WORLD_PAGE, METRIC_PAGE = (
+    (DOCS / f"{name}.md").read_text() for name in ("own_configuration", "adding_a_world", "adding_a_metric")
+)
 
 
 def write_files(page, folder):
@@ -55,7 +59,7 @@ def test_every_line_of_the_page(mine, capsys):
         "ovi-train",
     ]
     first, second = of_train(*train[1:]), of_train(*searched[1:])
-    assert first == second
+    assert first == second == of_train("seed=0", *train[1:], "name=longer")
     assert (first.name, first.trainer.max_steps, first.evaluation.enabled) == ("longer", 1000, True)
     assert (first.model.video.dim, first.model.audio.dim, first.model.video.num_layers) == (96, 96, 3)
     assert plan.main(planned[1:]) == 0
@@ -64,8 +68,8 @@ def test_every_line_of_the_page(mine, capsys):
 
 @pytest.mark.slow
 def test_the_experiment_is_trained(mine, data_root):
-    fork = command(
-        "ovi_lab.train", *lines(PAGE)[0][1:], "debug=fast", "evaluation.num_clips=6", "evaluation.num_mp4=1",
+    fork = command(  # with its flag among the overrides
+        "ovi_lab.train", "seed=0", *lines(PAGE)[0][1:], "debug=fast", "evaluation.num_clips=6", "evaluation.num_mp4=1",
         "sampler.steps=1", "logger.tensorboard=false", "trainer.max_steps=2", f"data.root={data_root}",
     )  # fmt: skip
     printed = command("ovi_lab.train", *lines(PAGE)[3][1:])
@@ -75,6 +79,17 @@ def test_the_experiment_is_trained(mine, data_root):
     assert "usage: ovi-train" in helped.output
     assert fork.wait() == 0, fork.output
     assert json.loads(Path("runs/longer/done.json").read_text())["steps"] == 2
+
+
+@pytest.mark.slow
+def test_all_three_stages_are_of_ones_own_model(mine):
+    settings, overrides = parse(["steps=5", "--config-dir", "mine", "model=medium", "scratch_steps=5"])
+    for jobs in waves(settings, overrides):
+        for job in jobs:
+            towers = [tower for tower in (job.config["model"][m] for m in ("video", "audio")) if tower]
+            assert [tower["dim"] for tower in towers] == [96] * len(towers) != []
+    with pytest.raises(UserError, match=r"--cfg is no flag of ovi-stages"):
+        check_flags(["seed=0", "--config-dir", "mine", "--cfg", "job"], "ovi-stages")
 
 
 def test_a_sampler_of_ones_own(mine):
@@ -141,26 +156,37 @@ def test_a_key_of_ones_own_is_added_with_a_plus(mine):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """The package of docs/adding_a_world.md, as pip would leave it: a module, and its entry points."""
-    (code,) = re.findall(r"```python\n(.*?)```", WORLD_PAGE, re.DOTALL)
+    """A package of the pages' world and metric, as pip would leave it: modules, and their entry points."""
+    world, metric = (
+        re.search(r"```python\n(.*?)```", page, re.DOTALL)[1] for page in (WORLD_PAGE, METRIC_PAGE)
+    )
     tables = [
         tomllib.loads(block)
         for page in (PAGE, WORLD_PAGE)
         for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     ]
-    worlds = tables[0]["project"]["entry-points"]["ovi_lab.worlds"]
+    worlds, metrics = (
+        tables[0]["project"]["entry-points"][group] for group in ("ovi_lab.worlds", "ovi_eval.metrics")
+    )
     assert tables[1]["project"]["entry-points"]["ovi_lab.worlds"] == worlds
     site = tmp_path / "site"
     (site / "my_package").mkdir(parents=True)
     (site / "my_package" / "__init__.py").touch()
-    (site / "my_package" / "world.py").write_text(code)
+    (site / "my_package" / "world.py").write_text(world)
+    (site / "my_package" / "metric.py").write_text(
+        metric.replace("Loudness(", "MyMetric(").replace('"loudness"', '"my_metric"')
+    )
     (site / "my_package" / "broken.py").write_text("raise RuntimeError('no such device')")
     about = site / "my_package-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
     points = {**worlds, "broken_world": "my_package.broken:World", "no_world": "builtins:dict"}
+    groups = {"ovi_lab.worlds": points, "ovi_eval.metrics": metrics}
     (about / "entry_points.txt").write_text(
-        "[ovi_lab.worlds]\n" + "".join(f"{name} = {target}\n" for name, target in points.items())
+        "".join(
+            f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in named.items())
+            for group, named in groups.items()
+        )
     )
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.chdir(tmp_path)
@@ -182,6 +208,29 @@ def test_a_world_of_a_package_is_made_and_listed(package, tmp_path, capsys):
     assert torch.equal(together.frames_NTHWC[1], alone.frames_NTHWC[0])
     assert torch.equal(together.waves_NS[1], alone.waves_NS[0])
     assert list(tmp_path.glob("data/**/codec.safetensors"))
+
+
+def in_environment(site, *command_lines):
+    """ovi-eval's command lines in a process that finds the packages of a folder."""
+    sys.path.insert(0, site)
+    from ovi_eval.cli import main
+
+    for command_line in command_lines:
+        code = main(command_line)
+        assert code == 0, code
+
+
+@pytest.mark.slow
+def test_a_metric_of_a_package_is_listed_and_scores(package, tmp_path):
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "a.mp4", seconds=1.0, moments=(0.5,))
+    (line,) = re.findall(r"`ovi-eval (score --metrics \S+)`", PAGE)
+    score = [*line.split(), str(tmp_path / "clips"), "--out", str(tmp_path / "scores.json")]
+    fork = Fork(in_environment, str(package), ["metrics"], score)
+    assert fork.wait() == 0, fork.output
+    assert "my_metric" in fork.output
+    value = json.loads((tmp_path / "scores.json").read_text())["metrics"]["loudness_db"]["value"]
+    assert -60 < value < 0
 
 
 def test_a_world_with_settings_of_ones_own_is_trained_on(package, tmp_path):

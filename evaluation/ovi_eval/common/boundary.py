@@ -101,8 +101,13 @@ class LineParser(argparse.ArgumentParser):
         return super().format_help() + "\n".join(["\nexamples:", *shown_lines, ""] if shown_lines else [])
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Raises UserError for an unknown option: those of a subcommand are known here, and not to its parent."""
-        found, unknown = super().parse_known_args(args, namespace)
+        """Options may stand anywhere, also between the words of a list.
+
+        Raises:
+            UserError: an unknown option; those of a subcommand are known here, and not to its parent.
+        """
+        given = sys.argv[1:] if args is None else args
+        found, unknown = super().parse_known_args(options_last(self, given), namespace)
         if unknown:
             options = {option.lstrip("-"): option for option in self._option_string_actions}
             name = unknown[0].partition("=")[0] if unknown[0].startswith("-") else ""
@@ -120,3 +125,39 @@ class LineParser(argparse.ArgumentParser):
             names = list(map(str, action.choices))
             offer = did_you_mean(str(value), names) or f"there are {', '.join(names)}"
             raise UserError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")
+
+
+def word_groups(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[list[str]]:
+    """The words of a command line: an option together with its value, each other word by itself."""
+    options = parser._option_string_actions
+    groups: list[list[str]] = []
+    rest = list(arguments)
+    while rest:
+        name, equals, _ = rest[0].partition("=")
+        following = rest[1] if len(rest) > 1 else ""
+        action = None if equals else options.get(name)
+        # an optional value is no KEY=VALUE
+        takes = action is not None and (
+            action.nargs is None
+            or (action.nargs == "?" and "=" not in following and not following.startswith("-"))
+        )
+        groups.append(rest[: 1 + takes])
+        del rest[: 1 + takes]
+    return groups
+
+
+def options_last(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments with all options after the other words, of which argparse would refuse those behind an option.
+
+    A command line with subcommands, or with a word that argparse alone can place (`--`, an option that is cut short,
+    unknown or of several values), is left as it is.
+    """
+    single = {
+        name for name, action in parser._option_string_actions.items() if action.nargs in (None, 0, "?")
+    }
+    groups = word_groups(parser, arguments)
+    dashed = [group for group in groups if group[0].startswith("-")]
+    if parser._subparsers is not None or any(g[0].partition("=")[0] not in single for g in dashed):
+        return list(arguments)
+    plain = [group for group in groups if not group[0].startswith("-")]
+    return [word for group in [*plain, *dashed] for word in group]

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ovi_eval.common.boundary import LineParser
+from ovi_eval.common.boundary import LineParser, options_last, word_groups
 from ovi_eval.common.shown import shown
 from ovi_lab.common.fields import as_typed, checked, field_type, nearest
 from ovi_lab.common.own_configuration import (
@@ -134,6 +134,17 @@ def check_text(arguments: Sequence[str]) -> None:
             raise UserError(f"cannot read the command line: {shown(argument, 80)!r} is no text in UTF-8")
 
 
+def check_flags(arguments: Sequence[str], command: str) -> None:
+    """Raises UserError for a flag other than --config-dir, the one that a command takes that Hydra does not run."""
+    dashed = [group[0] for group in word_groups(_parser(), arguments) if group[0].startswith("-")]
+    for flag in dashed:
+        if flag.partition("=")[0] not in ("--config-dir", "-cd"):
+            word = flag.lstrip("-") if "=" in flag else f"{flag.lstrip('-')}=…"
+            raise UserError(
+                f"{shown(flag, 80)} is no flag of {command}: settings are written without dashes, as {shown(word, 80)}"
+            )
+
+
 def read(arguments: Sequence[str]) -> CommandLine:
     """Take a command line apart.
 
@@ -142,7 +153,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
     """
     check_text(arguments)
     _check_words(arguments)
-    flags = _parser().parse_args(list(arguments))
+    flags = _parser().parse_args(arguments)
     if flags.config_path is not None:
         raise UserError(
             "--config-path would replace all of ovi-lab's configuration: add yours with --config-dir"
@@ -164,16 +175,13 @@ def read(arguments: Sequence[str]) -> CommandLine:
 def _check_words(arguments: Sequence[str]) -> None:
     """Raises UserError for settings as argparse takes them, and for words that set nothing, with what is meant."""
     flags = _parser()._option_string_actions
-    rest = list(arguments)
+    groups = word_groups(_parser(), arguments)
     before = ""
-    while rest:
-        argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+    for place, (argument, *_) in enumerate(groups):
+        rest = [word for group in groups[place + 1 :] for word in group]
+        name, _, value = argument.partition("=")
         following = rest[0] if rest else ""
-        if name in flags:
-            takes = flags[name].nargs is None or (flags[name].nargs == "?" and "=" not in following)
-            del rest[: takes and not equals]
-        elif re.fullmatch(r"--?[A-Za-z][\w./-]*", name):
+        if name not in flags and re.fullmatch(r"--?[A-Za-z][\w./-]*", name):
             value = value or ("…" if following.startswith("-") or "=" in following else following) or "…"
             near = difflib.get_close_matches(name, _OFFERED, 1, 0.75)
             raise UserError(
@@ -181,7 +189,7 @@ def _check_words(arguments: Sequence[str]) -> None:
                 f"{shown(name.lstrip('-'), 60)}={shown(value, 60)}"
                 + (f"; as a flag, {near[0]}" if near else "")
             )
-        elif re.fullmatch(r"[A-Za-z][\w./,-]*:?", argument):
+        if re.fullmatch(r"[A-Za-z][\w./,-]*:?", argument):
             raise UserError(
                 f"cannot read the command line: {shown(argument, 80)!r} sets nothing; "
                 f"write {_meant(argument, before, rest)}"
@@ -205,7 +213,12 @@ def _meant(word: str, before: str, rest: Sequence[str]) -> str:
     return f"KEY=VALUE, as {word}=…"
 
 
-def _parser() -> argparse.ArgumentParser:
+def flags_last(arguments: Sequence[str]) -> list[str]:
+    """The command line with Hydra's flags after the overrides: Hydra refuses overrides on both sides of a flag."""
+    return options_last(_parser(), arguments)
+
+
+def _parser() -> LineParser:
     from hydra._internal.utils import get_args_parser
 
     # Hydra's own flags, so that both parse in the same way

@@ -49,7 +49,8 @@ class Help:
 
     def text(self, folder: Path) -> str:
         """The help, with groups and keys of the configuration in `folder`."""
-        flags = " [--multirun | --cfg job | --info | --hydra-help]" if self.hydra else ""
+        flags = " [--config-dir FOLDER]"
+        flags += " [--multirun | --cfg job | --info | --hydra-help]" if self.hydra else ""
         content = (folder / f"{self.config}.yaml").read_text()
         keys = content[content.index("\n\n", content.index("defaults:")) :].split("\nhydra:")[0]
         return "\n".join(

@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ovi_eval.common.shown import shown
+from ovi_lab.common.command_line import flags_last
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.values import check_values
 from ovi_lab.errors import UserError
@@ -26,7 +27,7 @@ def start(config_name: str, task: Callable[[DictConfig], Any], arguments: Sequen
             with our own code in their traceback pass unchanged.
     """
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *flags_last(arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and not printed in Hydra's way
     try:
         _under_hydra(config_name, task)()

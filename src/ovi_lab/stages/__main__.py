@@ -44,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     if HELP.answered(given):
         return
-    from ovi_lab.common.command_line import check_text
+    from ovi_lab.common.command_line import check_flags, check_text
     from ovi_lab.stages.chain import parse, run_chain
     from ovi_lab.sweeps.local_pool import PoolLauncher
 
     again = "interrupted; the same command continues with what is missing"
     with one_line("error", interrupted=again, interrupted_code=2):
         check_text(given)
+        check_flags(given, "ovi-stages")
         settings, overrides = parse(given)
         scored = run_chain(settings, overrides, PoolLauncher(settings.workers).run_jobs)
         from rich.markdown import Markdown

@@ -7,13 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra import compose
 from omegaconf import OmegaConf
 
-from ovi_lab.common.command_line import check
+from ovi_lab.common.command_line import check, composing, read
+from ovi_lab.common.own_configuration import own_places
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.study import SweepJob
@@ -34,6 +32,7 @@ class Settings:
         freeze: rules of what stage 3 freezes; a file of conf/freeze each.
         goal: onset F1; the report gives the first run that reaches it.
         workers: runs side by side; 0 takes one per core.
+        places: where own configuration is, no setting of the command line; see `own_places`.
     """
 
     name: str = "stages"
@@ -43,6 +42,7 @@ class Settings:
     freeze: tuple[str, ...] = ("ffn",)
     goal: float = 0.65
     workers: int = 0
+    places: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -74,14 +74,11 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         UserError: a setting that cannot be read, or an override that no run would take.
     """
     defaults = Settings()
-    known = {f.name for f in fields(Settings)}
-    try:
-        overrides = OverridesParser.create().parse_overrides(list(arguments))
-    except HydraException as error:
-        raise UserError(f"cannot read the command line: {str(error).splitlines()[0]}") from error
+    known = {f.name for f in fields(Settings)} - {"places"}
+    line = read(arguments)
     chosen: dict[str, Any] = {}
     rest: list[str] = []
-    for override in overrides:
+    for override in line.overrides:
         key = override.key_or_group
         if key in ("experiment", "run_dir"):
             raise UserError(f"{key} differs from run to run of the chain: leave {override.input_line} out")
@@ -106,8 +103,10 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         if key in ("steps", "scratch_steps") and min(values) < 1:
             raise UserError(f"{key} is {value!r}: expected at least 1 step")
         chosen[key] = values if isinstance(before, tuple) else values[0]
-    settings = Settings(**chosen)
-    check(["experiment=stage3_small", *rest, f"freeze={','.join(settings.freeze)}"], config_dir(), "train")
+    folder = line.flags.config_dir
+    settings = Settings(**chosen, places=tuple(own_places(folder, line.overrides)))
+    one = ["experiment=stage3_small", *rest, f"freeze={','.join(settings.freeze)}"]
+    check(one if folder is None else [*one, "--config-dir", folder], config_dir(), "train")
     return settings, rest
 
 
@@ -127,8 +126,7 @@ def waves(settings: Settings, overrides: Sequence[str]) -> list[list[SweepJob]]:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         return SweepJob(f"{arm}/seed_{seed}", plain, run_dir)
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with composing(config_dir(), settings.places):
         for seed in settings.seed:
             last = {arm: settings.run(arm, seed) / "last" for arm in ("stage1", "stage2", "video")}
             first += [job("stage1", seed, "stage1_small"), job("video", seed, "video_pretraining")]
