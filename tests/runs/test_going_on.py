@@ -11,6 +11,7 @@ from ovi_lab.checkpoints import Checkpoint
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.ending import ending
+from ovi_lab.runs.identity import config_hash, run_config
 from ovi_lab.runs.refusals import check_memory, free_memory, least_bytes
 from ovi_lab.runs.run import execute
 
@@ -38,11 +39,16 @@ def test_a_finished_run_made_longer_equals_one_of_that_length_to_the_bit(
     assert logged(whole) == logged(run)
     outcome = [json.loads((r / "done.json").read_text()) for r in (whole, run)]
     assert outcome[0] == outcome[1] | {"config_hash": outcome[0]["config_hash"]}
+    assert outcome[1]["config_hash"] == config_hash(
+        run_config(longer)
+    )  # as from the start: no record of its growth
     assert execute(composed([*CONSTANT, steps(10), saving], run), SilentReporter()) == "skipped"
 
 
+@pytest.mark.slow
 def test_a_schedule_that_had_fallen_follows_the_longer_one_and_says_so(copied_run, composed, caplog):
-    falling = ("schedule.warmup_steps=0", "schedule.flat_until=0.5", "optim=adamw", "samples.every_n_steps=0")
+    schedule = ("schedule.warmup_steps=0", "schedule.flat_until=0.5", "optim=adamw")
+    falling = (*schedule, "samples.every_n_steps=0", "evaluation=ball")
     run = copied_run(*falling, steps(4))
     with caplog.at_level(logging.WARNING):
         execute(composed([*falling, steps(8), "resume=last"], run), SilentReporter())
@@ -52,6 +58,15 @@ def test_a_schedule_that_had_fallen_follows_the_longer_one_and_says_so(copied_ru
     shares = [rates[step] / peak for step in sorted(rates)]
     assert shares[:4] == pytest.approx([1, 1, 1, 0.51])  # those of four steps
     assert shares[4:] == pytest.approx([1, 0.755, 0.51, 0.265])  # those of eight
+    assert execute(composed([*falling, steps(8)], run), SilentReporter()) == "skipped"
+    first = (run / "results.json").read_bytes()
+    (run / "done.json").unlink()
+    execute(composed([*falling, steps(8), "resume=last"], run), SilentReporter())
+    results = [json.loads(text) for text in (first, (run / "results.json").read_bytes())]
+    said = "lengthened at step 4: 4 → 8 steps, learning rates of the first until then"
+    assert [result["lineage"] for result in results] == [[said], [said]]
+    (identity,) = {result["config_hash"] for result in results}
+    assert identity != config_hash(run_config(composed([*falling, steps(8)])))
 
 
 def test_what_a_longer_run_is_refused_for_is_one_line_with_resume_first(copied_run, composed):

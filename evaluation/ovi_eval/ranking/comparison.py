@@ -124,7 +124,8 @@ def compare(paths_a: Paths, paths_b: Paths) -> Comparison:
         replace(entry, p_adjusted=p, verdict=_verdict(entry, p))
         for entry, p in zip(entries, adjusted, strict=True)
     ]
-    return Comparison(a, b, judged, refusals, notes_on_scoring(a, b))
+    notes = [f"{side.label}: {line}" for side in (a, b) for line in side.row.lineage]
+    return Comparison(a, b, judged, refusals, [*notes, *notes_on_scoring(a, b)])
 
 
 def _row(paths: Paths) -> Row:

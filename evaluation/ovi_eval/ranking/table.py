@@ -63,6 +63,18 @@ class Row:
     def seeds(self) -> list[Seed]:
         return list(dict.fromkeys(run.seed for run in self.runs))
 
+    @property
+    def lineage(self) -> list[str]:
+        """The lines of its runs' lineage; those that not all runs have are named with their seeds."""
+        lines = dict.fromkeys(line for run in self.runs for line in run.lineage)
+        of = {line: [run for run in self.runs if line in run.lineage] for line in lines}
+        return [
+            line
+            if len(runs) == len(self.runs)
+            else f"seed {', '.join(dict.fromkeys(str(run.seed) for run in runs))}: {line}"
+            for line, runs in of.items()
+        ]
+
 
 def rows_of(runs: Sequence[RunResults]) -> list[Row]:
     """Runs by arm, in the order they came; references apart from measured arms of the same name.
@@ -194,6 +206,7 @@ def row_as_data(row: Row) -> dict[str, Any]:
                 "seed": run.seed,
                 "created": run.created,
                 "config_hash": run.config_hash,
+                "lineage": list(run.lineage),
                 "n_clips": run.n_clips,
                 "provenance": dict(run.provenance),
                 "notes": list(run.notes),

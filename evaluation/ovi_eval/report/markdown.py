@@ -64,7 +64,7 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> str:
     arms = [row for row in board.arms if any(_tried(row, column) for column in columns)]
     rows = [
         (
-            in_markdown(row.name),
+            "<br>".join(map(in_markdown, [row.name, *row.lineage])),
             wording.seed_count(row),
             *(_cell(row.cells.get(column.id), column) for column in columns),
         )

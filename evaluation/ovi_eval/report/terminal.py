@@ -79,7 +79,8 @@ def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:
         table.add_column(Text("\n").join(Text(part) for part in [*title, raw]), justify="right")
     for row in board.arms:
         cells = (_cell(row.cells.get(column.id), column) for column in columns)
-        table.add_row(Text(line(row.name)), wording.seed_count(row), *cells)
+        name = Text("\n").join([Text(line(row.name)), *(Text(line(text), "yellow") for text in row.lineage)])
+        table.add_row(name, wording.seed_count(row), *cells)
     return table
 
 

@@ -151,6 +151,7 @@ class ClipScores:
 class RunResults:
     """One run: one arm (`name`) with one training seed, or a reference row (real, shifted, shuffled clips).
 
+    `lineage` says, a line each, what the model's training has behind it that its configuration alone does not say.
     `losses` are free scalars, lower is better. `benchmark` names the prompts or the test set: values of two
     benchmarks are never ranked together. `folder` and `source` are where it was read from, the folder and the
     file, and `problems` what did not agree in it and was left out; they are not written.
@@ -164,6 +165,7 @@ class RunResults:
     clips: Sequence[ClipScores] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     config_hash: str = ""
+    lineage: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -173,7 +175,7 @@ class RunResults:
     problems: Sequence[str] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("clips", "notes", "problems"):  # so that two runs with equal lists are equal
+        for name in ("clips", "lineage", "notes", "problems"):  # so that two runs with equal lists are equal
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def label(self) -> str:
@@ -197,7 +199,7 @@ class RunResults:
             raise UserError(f"{where}: field name is empty; name the model or arm")
         names = {key: [getattr(self, key)] for key in ("name", "benchmark", "config_hash", "created")}
         _lengths(where, LONGEST_NAME, **names, losses=self.losses)
-        _lengths(where, LONGEST_TEXT, notes=self.notes)
+        _lengths(where, LONGEST_TEXT, notes=self.notes, lineage=self.lineage)
         _within(f"{where}: field n_clips", self.n_clips, 0, MOST_CLIPS)
         if self.seed is not None and abs(self.seed) >= _INT64:
             raise UserError(f"{where}: field seed is {shown(self.seed, 40)}, expected a number of 64 bits")
@@ -255,6 +257,7 @@ class RunResults:
             "benchmark": self.benchmark,
             "created": self.created,
             "config_hash": self.config_hash,
+            "lineage": list(self.lineage),
             "provenance": dict(self.provenance),
             "n_clips": self.n_clips,
             "metrics": {key: asdict(metric) for key, metric in self.metrics.items()},

@@ -76,6 +76,7 @@ def read(path: str | Path) -> RunResults:
         benchmark=fields.text("benchmark"),
         created=fields.text("created"),
         config_hash=fields.text("config_hash"),
+        lineage=fields.list_of_text("lineage"),
         provenance=without_hosts(fields.get("provenance", dict, {})),
         n_clips=n_clips,
         metrics=metrics,

@@ -42,6 +42,7 @@ def run_results(
     kind: RunKind = "measured",
     seed: int | None = None,
     config_hash: str = "",
+    lineage: Sequence[str] = (),
     losses: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -49,9 +50,9 @@ def run_results(
 ) -> RunResults:
     """The scores of `items`, as one run's results.
 
-    `benchmark` names the prompts or test set. `provenance` is added to what `ovi_eval.common.provenance.facts` says of
-    the working directory, and wins where both have a key. Of files that reasons, notes and facts name in full only the
-    last part of the name is kept.
+    `benchmark` and `lineage` as `RunResults` has them. `provenance` is added to what `ovi_eval.common.provenance.facts`
+    says of the working directory, and wins where both have a key. Of files that reasons, notes and facts name in full
+    only the last part of the name is kept.
     """
     metrics = {
         key: replace(value, warnings=without_places(value.warnings)) for key, value in scored.values.items()
@@ -77,6 +78,7 @@ def run_results(
         clips=rows,
         losses=dict(losses or {}),
         config_hash=config_hash,
+        lineage=without_places(list(lineage)),
         provenance=without_places(facts),
         notes=without_places([*notes, *scored.notes]),
         benchmark=benchmark,

@@ -21,7 +21,7 @@ from ovi_lab.common.progress import Reporter, SilentReporter
 from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.runs.identity import config_hash
+from ovi_lab.runs.identity import config_hash, lineage
 from ovi_lab.sampling.bundle import scaled_shapes
 from ovi_lab.sampling.pipeline import embed_captions, generate_latents
 
@@ -101,6 +101,7 @@ def evaluate_run(
         seed=int(config.seed),
         kind="measured",
         config_hash=config_hash(plain),
+        lineage=lineage(plain),
         losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
     ).write(run_dir / "results.json")
     reporter.at("scoring", 2, 2)

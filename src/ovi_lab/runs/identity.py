@@ -12,6 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from ovi_eval.common.shown import shown
 from ovi_lab.errors import UserError
 
+LENGTHENED = "lengthened"
+"""Key of a stored configuration: each change of a run's length whose learning rates up to there were not those of a run
+of the new length, as {"at": step, "from": max_steps before, "to": max_steps after}."""
+
 # What may differ between two starts of the same run.
 _VOLATILE = (
     "run_dir",
@@ -27,6 +31,7 @@ _VOLATILE = (
     "val_metrics",
     "preemption",
     "latent_shapes",
+    LENGTHENED,
     "strategy",
     "trainer.accelerator",
 )
@@ -63,8 +68,20 @@ def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = ""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """12 hex digits of what determines a run's numbers."""
-    return hashlib.sha256(json.dumps(_compared(config), sort_keys=True).encode()).hexdigest()[:12]
+    """12 hex digits of what determines a run's numbers, the rates of a length that it had before included."""
+    facts = _compared(config)
+    if config.get(LENGTHENED):
+        facts[LENGTHENED] = config[LENGTHENED]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def lineage(config: Mapping[str, Any]) -> list[str]:
+    """What a reader of a run's numbers must know of its history, a line each."""
+    return [
+        f"{'lengthened' if change['to'] > change['from'] else 'shortened'} at step {change['at']}: "
+        f"{change['from']} → {change['to']} steps, learning rates of the first until then"
+        for change in config.get(LENGTHENED, ())
+    ]
 
 
 def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str, remedy: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.files import write_whole
+from ovi_eval.common.shown import shown
 from ovi_lab.callbacks.preemption import was_requeued
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
@@ -20,7 +21,7 @@ from ovi_lab.checkpoints.lightning_io import recover
 from ovi_lab.common.building import build
 from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
-from ovi_lab.runs.identity import check_same_run, config_hash, length, run_config
+from ovi_lab.runs.identity import LENGTHENED, check_same_run, config_hash, length, run_config
 from ovi_lab.runs.processes import died, is_first_process
 from ovi_lab.runs.refusals import refuse_what_cannot_run
 from ovi_lab.runs.trainer import make_trainer
@@ -38,7 +39,8 @@ def _word(config: DictConfig) -> str | None:
     return config.resume or ("auto" if was_requeued() else None)
 
 
-def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str, Any]) -> Path | None:
+def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: dict[str, Any]) -> Path | None:
+    """The checkpoint to resume from, None for none; `plain` gets its record of changed lengths."""
     word = _word(config)
     if word is None:
         return None
@@ -62,13 +64,28 @@ def _checkpoint_to_resume(config: DictConfig, run_dir: Path, plain: Mapping[str,
                 f"trainer.max_steps is {steps}, and checkpoint {path} has taken {opened.step} steps already: "
                 f"give trainer.max_steps={opened.step} or more, or resume an earlier checkpoint by its path"
             )
-        if length(before) != steps:
-            _check_length(config, opened.step, length(before), steps)
+        lengths = _lengths_before(before, path)
+        if length(before) != steps and _other_rates(config, opened.step, length(before), steps):
+            lengths.append({"at": opened.step, "from": length(before), "to": steps})
+        if lengths:
+            plain[LENGTHENED] = lengths
     return path
 
 
-def _check_length(config: DictConfig, step: int, before: int, now: int) -> None:
-    """Warn where a run of another length from the start would have had other rates up to this step.
+def _lengths_before(config: Mapping[str, Any], path: Path) -> list[dict[str, int]]:
+    """The changes of length that a checkpoint records. Raises UserError for what is no record of one."""
+    found = config.get(LENGTHENED) or []
+    for change in found if isinstance(found, list) else [found]:
+        whole = isinstance(change, dict) and all(type(change.get(k)) is int for k in ("at", "from", "to"))
+        if not whole or len(change) > 3:
+            raise UserError(
+                f"checkpoint {path}: {LENGTHENED} is {shown(repr(found), 60)}; expected steps at, from and to"
+            )
+    return list(found)
+
+
+def _other_rates(config: DictConfig, step: int, before: int, now: int) -> bool:
+    """Whether a run of the new length from the start would have had other rates up to this step; it is warned of.
 
     Raises:
         UserError: the task's own schedule cannot be made longer.
@@ -82,12 +99,14 @@ def _check_length(config: DictConfig, step: int, before: int, now: int) -> None:
         )
     settings: Any = OmegaConf.to_container(config.task.schedule, resolve=True)
     old, new = (warmup_flat_decay(steps, **settings) for steps in (before, now))
-    if any(old(s) != new(s) for s in range(step)) and is_first_process():
+    differ = any(old(s) != new(s) for s in range(step))
+    if differ and is_first_process():
         log.warning(
             "trainer.max_steps was %d, is %d: the learning rate goes from %.3g to %.3g of its peak at step %d and "
             "follows the schedule of %d steps from there; a run of %d steps from the start gives other numbers",
             before, now, old(step), new(step), step, now, now,
         )  # fmt: skip
+    return differ
 
 
 def _verified(path: Path) -> None:
@@ -232,6 +251,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     if finished:
         refuse_what_cannot_run(config)
     resumed = _checkpoint_to_resume(config, run_dir, plain)
+    text = OmegaConf.to_yaml(OmegaConf.create(plain))
     _begin(run_dir, text)
 
     import lightning.pytorch as pl

@@ -14,12 +14,14 @@ from helpers.eval_study import ARMS, CLAIMS, run
 from helpers.runs_in_memory import board_of, metric, plain
 from ovi_eval.errors import UserError
 from ovi_eval.ranking.columns import grouped
+from ovi_eval.ranking.comparison import compare
 from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.report import write_all
 from ovi_eval.report.html.page import page
 from ovi_eval.report.markdown import markdown
 from ovi_eval.report.terminal import show
 from ovi_eval.results.files import ClipScores, MetricValue
+from ovi_eval.results.reading import read
 
 
 def test_arms_are_grouped_with_their_seeds_and_references_apart(board):
@@ -234,6 +236,25 @@ def test_a_value_beyond_the_references_is_marked_and_ranked(direction, real, shu
     assert [
         cell["beyond_references"] for cell in (r["metrics"]["m/score"] for r in board.to_dict()["arms"])
     ] == [value in beyond for value in values]
+
+
+def test_a_history_that_the_configuration_does_not_tell_stands_in_the_row(tmp_path):
+    grown = "lengthened at step 4: 4 → 8 steps"
+    runs = [replace(plain(name, seed, 0.5 + seed / 10), lineage=lines) for name, seed, lines in (
+        ("one", 0, [grown]), ("one", 1, []), ("all", 0, [grown]), ("all", 1, [grown]), ("none", 0, []),
+    )]  # fmt: skip
+    stored = [read(run.write(tmp_path / f"{place}.json")) for place, run in enumerate(runs)]
+    assert [run.lineage for run in stored] == [tuple(run.lineage) for run in runs]
+    board = board_of(*stored)
+    assert [row.lineage for row in board.arms] == [[f"seed 0: {grown}"], [grown], []]
+    assert [run["lineage"] for run in board.to_dict()["arms"][0]["runs"]] == [[grown], []]
+    printed = io.StringIO()
+    show(board, Console(file=printed, width=100))
+    assert f'<small class="lineage">seed 0: {grown}</small>' in page(board)
+    assert f"| all<br>{grown} |" in markdown(board)
+    assert printed.getvalue().count("lengthened at step") == 2
+    found = compare([tmp_path / "2.json", tmp_path / "3.json"], [tmp_path / "4.json"])
+    assert f"all: {grown}" in found.notes
 
 
 def test_references_stand_once_and_titles_beside_raw_names(board):

@@ -143,6 +143,7 @@ def _facts(row: Row) -> list[str]:
         f"{' or '.join(map(str, clips))} clips a run",
         ", ".join(filter(None, dict.fromkeys(run.benchmark for run in row.runs))),
         row.runs[0].created[:10],
+        *row.lineage,
     ]
     return list(filter(None, found))
 

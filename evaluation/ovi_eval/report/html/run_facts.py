@@ -38,6 +38,7 @@ def _facts(run: RunResults) -> dict[str, str]:
         "benchmark": run.benchmark,
         "seed": "" if run.seed is None else str(run.seed),
         "configuration": run.config_hash,
+        "lineage": "; ".join(run.lineage),
         "clips": str(run.n_clips),
         "scored": run.created,
         # the number of clips has the name already
