@@ -218,6 +218,7 @@ def heads(sight):
 def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
     with opened(browser, file) as sight:
         shown, everything = sight.page, heads(sight)
+        order = sight.values(".prompt", "e.innerText")
         assert {benchmark for _, _, benchmark in everything} == set(BENCHMARKS)
         shown.get_by_label("benchmark").select_option("Harmony-Bench")
         assert {benchmark for _, _, benchmark in heads(sight)} == {"Harmony-Bench"}
@@ -225,11 +226,16 @@ def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
         names = set(sight.values("#table tbody.arms tr:visible th", "e.dataset.value"))
         assert names == set(MODELS) - {MODELS[1]}
         assert sight.values(".plot:visible", "e.dataset.benchmark") == ["Harmony-Bench"] * len(heads(sight))
-        assert set(sight.values(".prompt:visible", "e.dataset.benchmark")) == {"Harmony-Bench"}
+        assert sight.values(".prompt:visible", "e.dataset.benchmark") == ["Harmony-Bench"]
+        of_bench = shown.locator('.prompt[data-benchmark="Harmony-Bench"]').count()
+        shown.get_by_text(f"{of_bench - 1} more prompt").click()
+        assert sight.values(".prompt:visible", "e.dataset.benchmark") == ["Harmony-Bench"] * of_bench
         assert shown.locator("#published .board:visible").count() == 0
         assert shown.get_by_text("Nothing published of this benchmark is kept here.").is_visible()
         shown.get_by_label("benchmark").select_option("Other-Bench")
         assert heads(sight) == []
+        assert shown.get_by_text("No clip of this benchmark is on the page.").is_visible()
+        assert shown.locator(".more-prompts").is_hidden()
         assert shown.get_by_text("Nothing was measured of what is chosen").is_visible()
         assert sight.values("#published .board:visible figcaption", "e.innerText") == ["B table"]
         shown.get_by_label("benchmark").select_option("Verse-Bench")
@@ -245,7 +251,28 @@ def test_filters_hide_what_is_of_another_benchmark_or_variant(browser, file):
         shown.get_by_role("button", name="Show all").click()
         sight.until("#table", "location.hash === ''")
         assert heads(sight) == everything
+        assert sight.values(".prompt", "e.innerText") == order
+        assert shown.locator(".prompt:visible").count() == 1
         assert sight.said == []
+
+
+def test_a_legend_of_a_mark_is_there_while_a_value_has_the_mark(browser, tmp_path):
+    few, many, real = ((name, MetricValue(value, n, "higher", coverage=n / 40)) for name, value, n in
+                       (("few", 0.5, 10), ("many", 0.9, 40), ("real", 0.8, 40)))  # fmt: skip
+    runs = [
+        run(name, None, kind=kind, n_clips=40, clips=(), losses={}, metrics={"m/score": value}, benchmark=bench)
+        for kind, bench, (name, value) in (
+            ("measured", "A", few), ("measured", "A", many), ("measured", "B", many), ("reference", "B", real),
+        )
+    ]  # fmt: skip
+    made = tmp_path / "leaderboard.html"
+    made.write_text(page(board_of(*runs)))
+    with opened(browser, made) as sight:
+        seen = []
+        for bench in ("", "A", "B"):
+            sight.page.get_by_label("benchmark").select_option(bench)
+            seen.append("".join(sight.values(".legend:visible", "e.innerText[0]")))
+        assert seen == ["†‡", "†", "‡"]
 
 
 @pytest.mark.slow

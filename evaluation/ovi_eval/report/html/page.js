@@ -90,6 +90,27 @@ function hideEmpty(selector, inner) {
     box.hidden = ![...box.querySelectorAll(inner)].some((part) => !part.hidden);
   }
 }
+// The first prompt of what is chosen is open, the others are folded and counted.
+const prompts = [...document.querySelectorAll(".prompt")], folded = document.querySelector(".more-prompts");
+function filterPrompts() {
+  for (const prompt of prompts) prompt.hidden = !passes(prompt, ["benchmark"]);
+  const [first, ...others] = prompts.filter((prompt) => !prompt.hidden);
+  document.querySelector(".no-prompt").hidden = Boolean(first) || !prompts.length;
+  if (!folded) return;
+  if (first && first.nextElementSibling !== folded) {
+    folded.append(...prompts.filter((prompt) => prompt !== first));
+    folded.before(first);
+  }
+  folded.hidden = !others.length;
+  folded.querySelector("summary").textContent = `${others.length} more ${others.length === 1 ? "prompt" : "prompts"}`;
+}
+// What a mark on values means is said while one is to be seen.
+function filterLegends() {
+  const shown = [...document.querySelectorAll("#table .arms .value")].filter((value) => !value.closest("[hidden]"));
+  for (const legend of document.querySelectorAll(".legend")) {
+    legend.hidden = !shown.some((value) => value.textContent.includes(legend.dataset.mark));
+  }
+}
 function applyFilters() {
   if (!form) return;
   const counts = [...document.querySelectorAll("#table table")].map(filterTable);
@@ -98,9 +119,9 @@ function applyFilters() {
   hideEmpty("#references .benchmark", "tr[data-metric]");
   hideEmpty("#references", ".benchmark");
   hideEmpty("#plots .benchmark", ".plot");
-  for (const part of document.querySelectorAll(".prompt, #published .benchmark")) part.hidden = !passes(part, ["benchmark"]);
-  hideEmpty(".more-prompts", ".prompt");
-  if (!document.querySelector("#clips > .prompt:not([hidden])")) document.querySelector(".more-prompts")?.setAttribute("open", "");
+  filterPrompts();
+  filterLegends();
+  for (const part of document.querySelectorAll("#published .benchmark")) part.hidden = !passes(part, ["benchmark"]);
   for (const part of document.querySelectorAll("#published details")) part.open = part.dataset.benchmark === form.elements.benchmark?.value;
   for (const note of document.querySelectorAll(".nothing")) {
     const parts = note.parentElement.querySelectorAll(".benchmark");
