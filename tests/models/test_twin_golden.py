@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.twin_goldens import golden_twin, mean_squares, read_golden, stored, tower_settings
 from ovi_lab.models import TwinDiT, TwinOutput
-from ovi_lab.models.norms import LayerNorm, RMSNorm
+from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, RMSNorm
 
 ATOL = 2e-5
 Golden = tuple[TwinDiT, dict[str, Tensor], dict[str, str]]
@@ -188,7 +188,7 @@ def test_autocast_stays_within_its_rounding(golden: Golden) -> None:
 
 def test_epsilons_are_the_configured_ones(golden: Golden) -> None:
     # A wrong epsilon of 1e-5 would change the stored outputs by less than the tolerance.
-    norms = [m for m in golden[0].modules() if isinstance(m, RMSNorm | LayerNorm)]
+    norms = [m for m in golden[0].modules() if isinstance(m, RMSNorm | LayerNorm | AdaptiveLayerNorm)]
     assert len(norms) > 40
     assert {norm.eps for norm in norms} == {1e-6}
 

@@ -91,10 +91,10 @@ class _Projections(nn.Module):
 class SelfAttention(_Projections):
     """Attention of a stream to itself, queries and keys turned by their positions."""
 
-    def forward(self, x_BLD: Tensor, rope_BL1P: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, rope_BL1P2: Tensor, mask: Tensor | None) -> Tensor:
         """[B, L, D]; `mask` [B, 1, 1, L] is True at real tokens, None where the batch has no padding."""
-        q_BLHK = apply_rotation(self.heads(self.norm_q(self.q(x_BLD))), rope_BL1P)
-        k_BLHK = apply_rotation(self.heads(self.norm_k(self.k(x_BLD))), rope_BL1P)
+        q_BLHK = apply_rotation(self.heads(self.norm_q(self.q(x_BLD))), rope_BL1P2)
+        k_BLHK = apply_rotation(self.heads(self.norm_k(self.k(x_BLD))), rope_BL1P2)
         v_BLHK = self.heads(self.v(x_BLD))
         return self.o(self.attend(q_BLHK, k_BLHK, v_BLHK, mask).flatten(2))
 
@@ -114,7 +114,7 @@ class CrossAttention(_Projections):
         self.attend_other = attend
         self.reads_other = other_dim is not None
         if other_dim is not None:
-            self.pre_attn_norm_fusion = LayerNorm(other_dim, eps, affine=True)
+            self.pre_attn_norm_fusion = LayerNorm(other_dim, eps)
             self.k_fusion = Linear(other_dim, dim)
             self.v_fusion = Linear(other_dim, dim)
             self.norm_k_fusion = RMSNorm(dim, eps)
@@ -127,9 +127,9 @@ class CrossAttention(_Projections):
         self,
         x_BLD: Tensor,
         text: KeyValue,
-        rope_BL1P: Tensor | None = None,
+        rope_BL1P2: Tensor | None = None,
         other_BMD: Tensor | None = None,
-        other_rope_BM1P: Tensor | None = None,
+        other_rope_BM1P2: Tensor | None = None,
         other_mask: Tensor | None = None,
         text_bias: Tensor | None = None,
     ) -> Tensor:
@@ -139,10 +139,10 @@ class CrossAttention(_Projections):
         """
         q_BLHK = self.heads(self.norm_q(self.q(x_BLD)))
         out_BLHK = self.attend(q_BLHK, *text, text_bias)
-        if other_BMD is not None and rope_BL1P is not None and other_rope_BM1P is not None:
+        if other_BMD is not None and rope_BL1P2 is not None and other_rope_BM1P2 is not None:
             z_BMD = self.pre_attn_norm_fusion(other_BMD)
-            k_BMHK = apply_rotation(self.heads(self.norm_k_fusion(self.k_fusion(z_BMD))), other_rope_BM1P)
+            k_BMHK = apply_rotation(self.heads(self.norm_k_fusion(self.k_fusion(z_BMD))), other_rope_BM1P2)
             v_BMHK = self.heads(self.v_fusion(z_BMD))
-            turned_BLHK = apply_rotation(q_BLHK, rope_BL1P)
+            turned_BLHK = apply_rotation(q_BLHK, rope_BL1P2)
             out_BLHK = out_BLHK + self.attend_other(turned_BLHK, k_BMHK, v_BMHK, other_mask)
         return self.o(out_BLHK.flatten(2))

@@ -1,7 +1,7 @@
 """Embeddings of latents, text and time, and the head that turns tokens back into latents.
 
 Shapes: B batch, C latent channels, F frames, H rows, W columns (latent cells), L tokens, N text tokens,
-D width, E text width, T distinct timesteps of a clip, P values of a patch.
+D width, E text width, S spans of a clip with a timestep each, P values of a patch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import TowerConfig
-from ovi_lab.models.norms import LayerNorm, modulate, per_token
+from ovi_lab.models.norms import AdaptiveLayerNorm, per_token
 from ovi_lab.models.rope import Grid
 
 Latents = Tensor | Sequence[Tensor]
@@ -211,14 +211,14 @@ class Head(nn.Module):
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         cells = math.prod(config.patch_size or (1,))
-        self.norm = LayerNorm(config.dim, config.eps, affine=False)
+        self.norm = AdaptiveLayerNorm(config.eps)
         self.head = nn.Linear(config.dim, cells * config.out_channels)
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim))
 
-    def forward(self, x_BLD: Tensor, e_BTD: Tensor, clean_BL1: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, e_BSD: Tensor, clean_BL1: Tensor | None) -> Tensor:
         """[B, L, cells * C]."""
-        shift, scale = (e_BTD[:, :, None] + self.modulation).unbind(dim=2)
-        return self.head(modulate(self.norm(x_BLD), per_token(shift, clean_BL1), per_token(scale, clean_BL1)))
+        shift, scale = (e_BSD[:, :, None] + self.modulation).unbind(dim=2)
+        return self.head(self.norm(x_BLD, per_token(shift, clean_BL1), per_token(scale, clean_BL1)))
 
 
 def join_patches(out_BLP: Tensor, grid: Grid, patch: Sequence[int]) -> Tensor:

@@ -1,7 +1,8 @@
 """A tower of the twin model: its blocks, what surrounds them, and what the blocks read.
 
 Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D width, H heads, K head dim,
-T distinct timesteps of a clip.
+T distinct timesteps of a clip (1, or 2 when its first frame is clean), S spans that its tokens are divided into, each
+with one timestep (1; F, its frames; or 2 of unequal length).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ovi_lab.models.embeddings import (
     text_batch,
     video_patches,
 )
-from ovi_lab.models.norms import LayerNorm, Modulation, modulate, per_token
+from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, Modulation, multiply_add, per_token
 from ovi_lab.models.recomputation import Linear
 from ovi_lab.models.rope import Grid, KeptTables, from_host
 
@@ -77,13 +78,13 @@ class Conditions:
     """What every block of one tower reads besides the stream; the same for all blocks of a pass."""
 
     e: Tensor
-    """[B, T, D], the embedding of each clip's distinct timesteps."""
+    """[B, S, D], the embedding of each clip's timesteps, one a span."""
     e0: Tensor
-    """[B, T, 6, D], its projection."""
+    """[B, S, 6, D], its projection."""
     clean: Tensor | None
-    """[1 or B, L, 1], True at tokens of the first timestep of two; None where T is not 2."""
+    """[1 or B, L, 1], True at tokens of the first of two timesteps; None where spans are of equal length."""
     rope: Tensor
-    """[1 or B, L, 1, K / 2] complex."""
+    """[1 or B, L, 1, K / 2, 2], cosines and sines."""
     mask: Tensor | None
     """[B, 1, 1, L], True at real tokens; None without padding."""
     text: TextContext
@@ -108,11 +109,11 @@ class TowerBlock(nn.Module):
     def __init__(self, config: TowerConfig, attend: AttentionFunction, other_dim: int | None) -> None:
         super().__init__()
         dim, eps = config.dim, config.eps
-        self.norm1 = LayerNorm(dim, eps, affine=False)
+        self.norm1 = AdaptiveLayerNorm(eps)
         self.self_attn = SelfAttention(dim, config.num_heads, eps, attend)
-        self.norm3 = LayerNorm(dim, eps, affine=True)
+        self.norm3 = LayerNorm(dim, eps)
         self.cross_attn = CrossAttention(dim, config.num_heads, eps, attend, other_dim)
-        self.norm2 = LayerNorm(dim, eps, affine=False)
+        self.norm2 = AdaptiveLayerNorm(eps)
         self.ffn = nn.Sequential(
             Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), Linear(config.ffn_dim, dim)
         )
@@ -120,8 +121,8 @@ class TowerBlock(nn.Module):
 
     def attend_self(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
         """x + SA(LN(x) (1 + m1) + m0) m2."""
-        y_BLD = modulate(self.norm1(x_BLD), per_token(m[0], c.clean), per_token(m[1], c.clean))
-        return torch.addcmul(x_BLD, self.self_attn(y_BLD, c.rope, c.mask), per_token(m[2], c.clean))
+        shift, scale, gate = (per_token(vector, c.clean) for vector in m[:3])
+        return multiply_add(x_BLD, self.self_attn(self.norm1(x_BLD, shift, scale), c.rope, c.mask), gate)
 
     def attend_across(
         self, x_BLD: Tensor, text: KeyValue, c: Conditions, other_BMD: Tensor | None, other: Conditions | None
@@ -134,8 +135,8 @@ class TowerBlock(nn.Module):
 
     def feed_forward(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
         """x + FFN(LN(x) (1 + m4) + m3) m5."""
-        y_BLD = modulate(self.norm2(x_BLD), per_token(m[3], c.clean), per_token(m[4], c.clean))
-        return torch.addcmul(x_BLD, self.ffn(y_BLD), per_token(m[5], c.clean))
+        shift, scale, gate = (per_token(vector, c.clean) for vector in m[3:])
+        return multiply_add(x_BLD, self.ffn(self.norm2(x_BLD, shift, scale)), gate)
 
     def text_key_value(self, c: Conditions, index: int) -> KeyValue:
         """Keys and values of the text for this block, block `index`: the prepared ones, else computed."""

@@ -30,6 +30,7 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.initialisation import initialise_parameters
+from ovi_lab.models.norms import per_token
 from ovi_lab.models.recomputation import Recomputation
 from ovi_lab.models.rope import KeptTables, RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
@@ -331,7 +332,7 @@ class TwinDiT(nn.Module):
         t: Tensor | None,
         text: Latents | TextContext | None,
         first_frame_is_clean: FirstFrameClean,
-        rope_BL1P: Tensor,
+        rope_BL1P2: Tensor,
         passes: int = 1,
     ) -> Conditions:
         if t is None or text is None:
@@ -347,14 +348,19 @@ class TwinDiT(nn.Module):
         clean_BL1 = clean_mask(tokens, first_frame_is_clean, self._clean_masks)
         if clean_BL1 is not None:
             t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
-        e_BTD, e0_BT6D = tower.embed_time(t_BT)
+        e, e0 = tower.embed_time(t_BT)
+        if clean_BL1 is not None and self.sharding is None and len(set(tokens.grids)) == 1:
+            # Spans of equal length, the frames: vectors stay one a frame, where a mask makes one a token.
+            _, h, w = tokens.grids[0]
+            clean_BF1, clean_BL1 = clean_BL1[:, :: h * w], None
+            e, e0 = per_token(e, clean_BF1), per_token(e0, clean_BF1[..., None])
         context = tower.embed_text(text)
         if context.batch_size != B * passes:
             each = ("", "a clip") if passes == 1 else (f" and {passes} passes", "a clip and pass")
             raise UserError(
                 f"text_{modality} holds {context.batch_size} texts for {B} clips{each[0]}; give one {each[1]}"
             )
-        return Conditions(e_BTD, e0_BT6D, clean_BL1, rope_BL1P, tokens.mask, context)
+        return Conditions(e, e0, clean_BL1, rope_BL1P2, tokens.mask, context)
 
     def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
         tables: dict[Modality, Tensor] = {}
