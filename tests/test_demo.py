@@ -100,6 +100,9 @@ def test_a_mistake_is_a_message_and_a_phone_has_all_of_the_page(address: str, br
         sight.page.locator("#sample").click()
         message = sight.page.wait_for_selector(".toast-body", timeout=20_000)
         assert "<S> in the prompt (at <S>no end…) is never closed" in message.inner_text()
+        head = sight.page.locator(".toast-title")
+        assert head.evaluate("e => getComputedStyle(e, '::before').content") == '"Not sampled"'
+        assert head.evaluate("e => getComputedStyle(e).fontSize") == "0px"  # of gradio's own word, "Error"
         assert sight.page.evaluate("document.documentElement.scrollWidth") <= 390
         assert sight.page.locator("#clip0 video").count() == 0
 

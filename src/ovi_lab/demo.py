@@ -30,11 +30,18 @@ _SAMPLER = (
     "steps", "solver", "shift", "video_guidance", "audio_guidance", "negative_video", "negative_audio",
 )  # fmt: skip
 _SHAPES = [("the image's, or the model's own", ""), "1:1", "16:9", "9:16", "4:3", "3:4"]
-_CSS = """
+_NOT_SAMPLED = "Not sampled"
+_CSS = (
+    """
 .gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto; }
 #status { min-height: 72px; }
 footer { display: none !important; }
-"""
+/* gradio 6 heads a message by its kind, whatever title it is given */
+.toast-title.error { font-size: 0; }
+.toast-title .toast-count { font-size: var(--text-lg); margin-left: .4em; }
+.toast-title.error::before { font-size: var(--text-lg); content: """
+    f'"{_NOT_SAMPLED}"; }}'
+)
 
 
 def build_page(model: Model, folder: Path) -> Any:
@@ -152,7 +159,7 @@ def _sampled(
         except UserError as error:
             # the message is HTML for gradio, and tags of a prompt would vanish
             raise gradio.Error(
-                escape(str(error)), title="Not sampled", duration=None, print_exception=False
+                escape(str(error)), title=_NOT_SAMPLED, duration=None, print_exception=False
             ) from error
         videos[place] = gradio.Video(value=str(path), visible=True, label=f"Seed {clip.record['seed']}")
         records.append(dict(clip.record))

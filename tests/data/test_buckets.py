@@ -229,6 +229,27 @@ def test_clips_of_a_rare_shape_are_named(caplog: pytest.LogCaptureFixture) -> No
     assert "1 of 9 clips are never trained on" in caplog.text
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("cut", [None, AudioTokens(20, 81, "random")])
+def test_few_clips_make_batches_where_they_fill_none_of_the_budget(
+    ranks: int, cut: AudioTokens | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    lengths = [{"audio": (81 + 10 * n, 5)} for n in range(5)]
+    sampler = EpochSampler(
+        Buckets(lengths, tokens_per_batch=16384, audio_tokens=cut, seed=3), world_size=ranks
+    )
+    assert f"the 5 clips fill no batch of data.tokens_per_batch: {5 // ranks} make a batch" in caplog.text
+    numbers = []
+    for epoch in range(12):
+        sampler.place = Place(epoch, 0)
+        batches = list(sampler)
+        assert {len(batch) for batch in batches} == {5 // ranks}
+        numbers += [pick if cut is None else pick.number for batch in batches for pick in batch]
+    assert set(numbers) == set(range(5))
+    with pytest.raises(UserError, match="use fewer processes, or more clips"):
+        EpochSampler(Buckets(lengths, tokens_per_batch=16384), world_size=6)
+
+
 def test_a_fingerprint_is_of_shards_seed_and_batches(shards: list[Path], tmp_path: Path) -> None:
     settings = {"world": None, "root": tmp_path, "shards": [str(p) for p in shards]}
     changes = (

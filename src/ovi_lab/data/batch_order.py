@@ -62,13 +62,14 @@ class EpochSampler(Sampler[list[Any]]):
     many as an epoch has on this rank, in whole groups, so that no group is cut off at its end.
 
     Args:
-        buckets: which samples go together.
+        buckets: which samples go together. Where none fills a batch of its budget of tokens, as with a few clips,
+            batches are as large as the clips allow.
         seed, rank, world_size: of this order; ranks that share a batch give the same rank.
         group: batches on each rank that one optimiser step accumulates.
         limit: the number of batches of each epoch that a rank uses, or their share.
 
     Raises:
-        UserError: no bucket fills one batch on each rank.
+        UserError: no bucket fills one batch on each rank; the message has the number that would.
     """
 
     def __init__(
@@ -86,8 +87,15 @@ class EpochSampler(Sampler[list[Any]]):
         """Where an iteration begins."""
         self.together = 1 if buckets.one_bucket else world_size
         """Ranks over which an epoch is distributed together; a place counts a batch on each of them as one."""
-        count_B = self._joined(buckets.of_epoch(0)[0]).bincount(minlength=len(buckets.batch_B))
-        plan = self._plan(count_B)
+        count_B, plan = self._first_epoch()
+        most = int(count_B.max()) // self.together
+        if not plan and buckets.by_tokens and most:
+            # any epoch has batches of that size: where the lengths drawn are others, the clips of short buckets join
+            log.warning(
+                "the %d clips fill no batch of data.tokens_per_batch: %d make a batch", buckets.size, most
+            )
+            self.buckets = buckets = buckets.at_most(most)
+            count_B, plan = self._first_epoch()
         clips = sum((d.steps + bool(d.rest)) * int(buckets.batch_B[d.bucket]) for d in plan)
         self.num_batches = sum(d.steps + bool(d.rest) for d in plan)
         """Number of batches of an epoch, each on `together` ranks."""
@@ -99,8 +107,10 @@ class EpochSampler(Sampler[list[Any]]):
             of_one_shape = (
                 "" if int((count_B > 0).sum()) == 1 else f", at most {int(count_B.max())} of one shape"
             )
+            remedy = f"give data.batch_size={most} or less" if most else "use fewer processes"
             raise UserError(
-                f"a batch of {self.batch_size}{ranks} needs more than the {buckets.size} clips there are{of_one_shape}"
+                f"a batch of {self.batch_size}{ranks} needs more than the {buckets.size} clips there are"
+                f"{of_one_shape}: {remedy}, or more clips"
             )
         seen = {d.bucket for d in plan} | {bucket for d in plan for bucket, _, _ in d.borrowed}
         unseen = buckets.size - int(count_B[sorted(seen)].sum())
@@ -116,6 +126,11 @@ class EpochSampler(Sampler[list[Any]]):
         wanted = limit * self._stride if isinstance(limit, int) else int(limit * self.num_batches)
         self.num_batches = max(1, min(self.num_batches, wanted))
         self._length = max(1, round(self.num_batches / (self._stride * group))) * group
+
+    def _first_epoch(self) -> tuple[Tensor, list[_BucketSteps]]:
+        """The clips of each bucket, after small ones have joined others, and its steps."""
+        count_B = self._joined(self.buckets.of_epoch(0)[0]).bincount(minlength=len(self.buckets.batch_B))
+        return count_B, self._plan(count_B)
 
     def __len__(self) -> int:
         return self._length

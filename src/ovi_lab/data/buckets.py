@@ -8,6 +8,7 @@ Shape suffixes: N samples, E edges of audio lengths.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections import Counter
@@ -117,6 +118,7 @@ class Buckets:
     ) -> None:
         check_settings("data", {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch})
         self.size, self.cut, self.seed = len(shapes), audio_tokens, seed
+        self.by_tokens = tokens_per_batch is not None
         pictures, self.picture_N, self.stored_N = _shapes_by_number(shapes)
         if tokens_per_batch is not None and not pictures and not int(self.stored_N.max()):
             raise UserError(
@@ -144,6 +146,12 @@ class Buckets:
                     "raise it, or cut clips with data.audio_tokens.max"
                 )
             self.batch_B = (tokens_per_batch // self.tokens_B.clamp(min=1)).clamp(min=1)
+
+    def at_most(self, clips: int) -> Buckets:
+        """These with batches of so many clips at most."""
+        fewer = copy.copy(self)
+        fewer.batch_B = self.batch_B.clamp(max=clips)
+        return fewer
 
     def _bucket(self, length_N: Tensor) -> Tensor:
         return self.picture_N * len(self.edges_E) + torch.searchsorted(self.edges_E, length_N)
