@@ -16,7 +16,7 @@ from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.pipeline import decode_latents, embed_captions, generate_latents
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.ema import EMA
-from ovi_lab.strategies.process_groups import started
+from ovi_lab.strategies.process_groups import alone_on_first, started
 
 
 class SamplesInTraining(Callback, ABC):
@@ -36,12 +36,19 @@ class SamplesInTraining(Callback, ABC):
         step = trainer.global_step
         if step != self._last_step and step % self.every_n_steps == 0:
             with set_aside(trainer, pl_module, self.ema):
-                self.sample(trainer, pl_module, step)
+                finish = self.sample(trainer, pl_module, step)
+                if finish is not None:
+                    alone_on_first(finish)
         self._last_step = step
 
     @abstractmethod
-    def sample(self, trainer: Trainer, task: Any, step: int) -> None:
-        """Called on all ranks after optimiser step `step`, within `set_aside`."""
+    def sample(self, trainer: Trainer, task: Any, step: int) -> Callable[[], None] | None:
+        """Called on all ranks after optimiser step `step`, within `set_aside`.
+
+        Returns:
+            On all ranks the rest of the work, which the first rank does while the others wait without a timeout
+            (decoding, writing, scoring); or on all ranks None.
+        """
 
 
 @contextmanager
@@ -67,20 +74,21 @@ def sample_together(
     settings: SamplerSettings,
     batch_size: int | None = None,
     on_clips: Callable[[int], None] | None = None,
-) -> tuple[Tensor, Tensor] | None:
-    """One decoded clip per caption. Every rank calls it, within `set_aside`.
+) -> list[tuple[Tensor | None, ...]]:
+    """The latents of one clip per caption. Every rank calls it, within `set_aside`.
 
     Where a forward pass needs all ranks, as parameters are sharded over them, all sample the same clips; else the clips
     are distributed. A clip is the same in both cases: its noise depends on its seed alone.
 
     Args:
-        data: the data module, whose codec decodes and whose `latent_shapes` are those of a clip.
+        data: the data module, whose `latent_shapes` are those of a clip.
         captions, seeds: of each clip.
         batch_size: clips at once; None: all.
         on_clips: called with the number of this rank's clips that are done.
 
     Returns:
-        On the first rank frames [N,T,H,W,3] and waves [N,S]; on the others None.
+        On the first rank video [C,F,h,w] and audio [L,C] of each clip, None for a modality that the task lacks; on the
+        others nothing.
     """
     shapes = {m: shape for m, shape in data.latent_shapes.items() if m in task.modalities}
     place, places = 0, 1
@@ -100,10 +108,12 @@ def sample_together(
             on_clips(start + len(rows))
     if places > 1 and started():
         made = _on_first(made, trainer)
-    if not trainer.is_global_zero:
-        return None
-    video_N, audio_N = zip(*(made[i] for i in range(len(captions))), strict=True)
-    codec = data.codec
+    return [made[i] for i in range(len(captions))] if trainer.is_global_zero else []
+
+
+def decoded(latents: Sequence[tuple[Tensor | None, ...]], codec: Any) -> tuple[Tensor, Tensor]:
+    """Frames [N,T,H,W,3] and waves [N,S] of what `sample_together` gave."""
+    video_N, audio_N = zip(*latents, strict=True)
     return decode_latents(codec.video, codec.audio, _stacked(video_N), _stacked(audio_N), codec.fps)
 
 

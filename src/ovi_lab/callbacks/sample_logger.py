@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from ovi_lab.callbacks.joint_sampling import SamplesInTraining, sample_together
+from ovi_lab.callbacks.joint_sampling import SamplesInTraining, decoded, sample_together
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.strategies.ema import EMA
@@ -48,17 +48,19 @@ class SampleLogger(SamplesInTraining):
         super().__init__(data, ema, every_n_steps)
         self.run_dir, self.prompts, self.seed, self.steps = run_dir, list(prompts), seed, steps
 
-    def sample(self, trainer: Trainer, task: Any, step: int) -> None:
-        """One clip of each prompt; the first rank writes and logs them."""
+    def sample(self, trainer: Trainer, task: Any, step: int) -> Callable[[], None]:
+        """One clip of each prompt; the first rank decodes, writes and logs them."""
+        seeds = [self.seed + i for i in range(len(self.prompts))]
+        settings = SamplerSettings(steps=self.steps)
+        latents = sample_together(trainer, task, self.data, self.prompts, seeds, settings)
+        return lambda: self._write(trainer, latents, step)
+
+    def _write(self, trainer: Trainer, latents: Sequence[tuple[Tensor | None, ...]], step: int) -> None:
         from ovi_eval.clips.writing import write_mp4
 
-        seeds = [self.seed + i for i in range(len(self.prompts))]
-        settings, codec = SamplerSettings(steps=self.steps), self.data.codec
-        made = sample_together(trainer, task, self.data, self.prompts, seeds, settings)
-        if made is None:
-            return
+        codec = self.data.codec
         folder = self.run_dir / "samples" / f"step_{step:06d}"
-        for i, (prompt, clip, wave) in enumerate(zip(self.prompts, *made, strict=True)):
+        for i, (prompt, clip, wave) in enumerate(zip(self.prompts, *decoded(latents, codec), strict=True)):
             path = write_mp4(folder / f"{i}.mp4", clip, codec.fps, wave, codec.sample_rate)
             for logger in trainer.loggers:
                 _send(logger, f"sample {i}: {prompt}", clip, wave, codec, path, step)

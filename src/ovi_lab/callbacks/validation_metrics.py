@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from ovi_eval.clips.clipset import ClipSet
-from ovi_eval.common.plain_data import read_json
-from ovi_lab.callbacks.joint_sampling import SamplesInTraining, sample_together
+from ovi_lab.callbacks.background_scores import BackgroundScores
+from ovi_lab.callbacks.joint_sampling import SamplesInTraining, decoded, sample_together
 from ovi_lab.common.fields import AtLeastOne, checked
 from ovi_lab.common.progress import Reporter
 from ovi_lab.common.seeding import seed_for
@@ -22,8 +20,8 @@ from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.strategies.ema import EMA
-from ovi_lab.strategies.process_groups import everyone
-from ovi_lab.tasks.task import log_directly
+from ovi_lab.strategies.process_groups import alone_on_first, everyone, from_first
+from ovi_lab.tasks.task import log_directly, logged_step
 
 log = logging.getLogger("ovi_lab.val_metrics")
 
@@ -37,9 +35,10 @@ class MetricsInLoop(SamplesInTraining):
 
     The number of clips is part of the name, as small sets bias Fréchet distances upwards: such a number is shown beside
     those of the same run only. On the ball world the metrics are the world's, scored within this process. On real clips
-    they are published ones, scored by `ovi-eval` in a process of its own on the first rank, where the features of the
-    reference are cached from the first time on; those whose weights are not there are named once and left out, and a
-    scoring that fails is reported and does not end the run.
+    they are published ones, scored by `ovi-eval` in a process of its own beside the first rank, where the features of
+    the reference are cached from the first time on; the values are logged when they come, under the step that they
+    belong to. Metrics whose weights are not there are named once and left out, and a scoring that fails is reported
+    and does not end the run.
 
     All ranks sample; the random states of training are untouched, so that a run is the same with it as without.
 
@@ -86,6 +85,7 @@ class MetricsInLoop(SamplesInTraining):
         self.metrics, self._chosen = self._find(metrics), metrics is not None
         self._captions: list[str] = []
         self._real: ClipSet | None = None
+        self._scores: BackgroundScores | None = None
 
     def _find(self, names: Sequence[str] | None) -> list[str]:
         from ovi_eval.registry import ALIASES, find
@@ -120,47 +120,100 @@ class MetricsInLoop(SamplesInTraining):
                 log.warning(
                     "val_metrics: no metric that is there scores %s alone; none is logged", modalities[0]
                 )
-        captions: list[str] = []
-        if trainer.is_global_zero and self.metrics:
-            real = self.data.eval_clips(2 * self.num_clips)
-            if len(real) < self.num_clips + 2:
-                raise UserError(
-                    f"val_metrics.num_clips is {self.num_clips} and {len(real)} clips are there to evaluate on: with "
-                    "at least two more real ones to compare with it can be no more than "
-                    f"{max(0, len(real) - 2)}"
-                )
-            captions = list(real.captions[: self.num_clips])
-            # none lends its caption to a sample, so that no clip is measured against itself
-            self._real = real[self.num_clips :]
-            if not self.of_a_world:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._real.save(self.folder / "reference.safetensors")
-                self._real = None
-        self._captions = everyone(captions)[0]
+        captions = alone_on_first(self._prepare_reference) if self.metrics else None
+        self._captions = everyone(captions or [])[0]
 
-    def sample(self, trainer: Trainer, task: Any, step: int) -> None:
-        """One clip of each caption; the first rank scores them."""
+    def _prepare_reference(self) -> list[str]:
+        """Real clips to compare with; the captions of others, to be sampled."""
+        real = self.data.eval_clips(2 * self.num_clips)
+        if len(real) < self.num_clips + 2:
+            raise UserError(
+                f"val_metrics.num_clips is {self.num_clips} and {len(real)} clips are there to evaluate on: with at "
+                f"least two more real ones to compare with it can be no more than {max(0, len(real) - 2)}"
+            )
+        # none lends its caption to a sample, so that no clip is measured against itself
+        reference = real[self.num_clips :]
+        if self.of_a_world:
+            self._real = reference
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            reference.save(self.folder / "reference.safetensors")
+            benchmark = f"in training, {self.num_clips} clips"
+            self._scores = BackgroundScores(self.folder, self.metrics, self.device, benchmark)
+        return list(real.captions[: self.num_clips])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score what an interrupted run had sampled and not scored."""
+        if self._scores is not None:
+            self._scores.resume(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._scores is not None:
+            self._log(trainer, self._scores.collect())
+        super().on_train_batch_end(trainer, pl_module, *args)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for what is being scored."""
+        alone_on_first(lambda: self._finish(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._scores is not None:
+            self._scores.stop()
+
+    def sample(self, trainer: Trainer, task: Any, step: int) -> Callable[[], None] | None:
+        """One clip of each caption; the first rank decodes and scores them, or has them scored."""
         if not self._captions:
-            return
+            return None
+        behind = from_first(
+            str(self._scores.under_way if self._scores is not None and self._scores.busy else "")
+        )
+        if behind:
+            if trainer.is_global_zero:
+                log.warning(
+                    "val_metrics at step %d are left out: the clips of step %s are still being scored "
+                    "(raise val_metrics.every_n_steps)", step, behind,
+                )  # fmt: skip
+            return None
 
         def report(done: int) -> None:
-            if self.reporter is not None:
-                note = f"sampling for metrics: {done} clips"
-                self.reporter.at("training", trainer.global_step, trainer.max_steps, note)
+            self._report(trainer, f"sampling for metrics: {done} clips")
 
         seeds = [seed_for(self.seed, "evaluation clip", i) for i in range(len(self._captions))]
-        made = sample_together(
+        latents = sample_together(
             trainer, task, self.data, self._captions, seeds, self.settings, self.batch_size, report
         )
-        if made is None:
-            return
-        (frames, waves), codec = made, self.data.codec
+        return lambda: self._score(trainer, latents, step)
+
+    def _score(self, trainer: Trainer, latents: Sequence[tuple[Tensor | None, ...]], step: int) -> None:
+        codec = self.data.codec
+        frames, waves = decoded(latents, codec)
         ids = [f"{i:04d}" for i in range(len(self._captions))]
         clips = ClipSet(ids, self._captions, frames, codec.fps, waves, codec.sample_rate, [{} for _ in ids])
-        values = self._score_world(clips) if self.of_a_world else self._score_published(clips, step)
-        names = {f"val_metrics/{key.replace('/', '_')}_n{self.num_clips}": v for key, v in values.items()}
-        if names:
-            log_directly(trainer, names)
+        if self._scores is not None:
+            self._scores.add(step, logged_step(trainer), clips)
+        else:
+            self._log(trainer, [(logged_step(trainer), self._score_world(clips))])
+
+    def _finish(self, trainer: Trainer) -> None:
+        if self._scores is not None and self._scores.under_way is not None:
+            self._report(trainer, f"scoring the clips of step {self._scores.under_way}")
+            self._log(trainer, self._scores.wait())
+
+    def _log(self, trainer: Trainer, found: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        for step, values in found:
+            names = {f"val_metrics/{key.replace('/', '_')}_n{self.num_clips}": v for key, v in values.items()}
+            if names:
+                log_directly(trainer, names, step)
+
+    def _report(self, trainer: Trainer, note: str) -> None:
+        if self.reporter is not None:
+            self.reporter.at("training", trainer.global_step, trainer.max_steps, note)
 
     def _score_world(self, clips: ClipSet) -> dict[str, float]:
         from ovi_eval.clips.items import memory_items
@@ -171,26 +224,3 @@ class MetricsInLoop(SamplesInTraining):
         options = ScoringOptions(resamples=False, alone=True)
         scored = score_items(memory_items(clips), memory_items(self._real), find(self.metrics), options)
         return {key: score.value for key, score in scored.values.items() if score.value is not None}
-
-    def _score_published(self, clips: ClipSet, step: int) -> dict[str, float]:
-        """The values of `ovi-eval score`, in a process of its own: here it would divide the clips over our ranks."""
-        samples = self.folder / "samples.safetensors"
-        results = self.folder / f"step_{step:06d}.json"
-        clips.save(samples)
-        command = [
-            sys.executable, "-m", "ovi_eval.cli", "score", str(samples),
-            "--reference", str(self.folder / "reference.safetensors"), "--metrics", ",".join(self.metrics),
-            "--out", str(results), "--device", self.device, "--no-intervals", "--name", "val_metrics",
-            "--benchmark", f"in training, {self.num_clips} clips",
-        ]  # fmt: skip
-        # one process, whatever launched this one
-        launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        environment = {name: value for name, value in os.environ.items() if name not in launched}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        samples.unlink(missing_ok=True)
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            log.warning("val_metrics at step %d failed: %s", step, said[-1] if said else done.returncode)
-            return {}
-        metrics = read_json(results)["metrics"]
-        return {key: m["value"] for key, m in metrics.items() if m["value"] is not None}

@@ -32,6 +32,7 @@ WRITTEN: tuple[str, ...] = (
     "samples/step_*/*.mp4",
     "val_metrics/reference.safetensors",
     "val_metrics/samples.safetensors",
+    "val_metrics/step_*.samples.safetensors",
     "val_metrics/step_*.json",
     "val_metrics/step_*.per_clip.jsonl",
     "inspect/step_*_rank_*.safetensors",

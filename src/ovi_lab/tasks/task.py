@@ -53,7 +53,13 @@ def steps_now(trainer: Trainer) -> bool:
     return not trainer.fit_loop._should_accumulate()
 
 
-def log_directly(trainer: Trainer, metrics: Mapping[str, Any]) -> None:
-    """Log numbers of this step to the loggers: Lightning takes half a millisecond for each, and logs it repeatedly."""
+def log_directly(trainer: Trainer, metrics: Mapping[str, Any], step: int | None = None) -> None:
+    """Log numbers of this step (or of `step`, as `logged_step` gave it then) to the loggers: Lightning takes half a
+    millisecond for each, and logs it repeatedly."""
     for logger in trainer.loggers:
-        logger.log_metrics(dict(metrics), step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+        logger.log_metrics(dict(metrics), step=logged_step(trainer) if step is None else step)
+
+
+def logged_step(trainer: Trainer) -> int:
+    """The number under which loggers get what is logged now."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
