@@ -16,6 +16,8 @@ from ovi_lab.callbacks.validation_metrics import MetricsInLoop
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.data.prepare import WorldSettings, prepare_world, shards_of
 from ovi_lab.errors import UserError
+from ovi_lab.text import StoredText
+from ovi_lab.text.stored import write_embeddings
 
 STEPS = 4
 
@@ -158,3 +160,19 @@ def test_bad_settings_are_named(shards, tmp_path, composed):
 def test_more_clips_than_there_are_is_refused(fitted):
     with pytest.raises(UserError, match=r"num_clips is 23 and 24 clips are there .* no more than 22"):
         fitted("many", metrics_of(num_clips=23))
+
+
+def test_texts_that_cannot_be_embedded_are_refused_before_any_step(tmp_path):
+    stored = tmp_path / "texts.safetensors"
+    write_embeddings(stored, {"": torch.ones(1, 4), "a ball": torch.ones(1, 4)}, "umt5 sha256:0")
+
+    class Task:
+        text_encoder = None
+
+    logger = SampleLogger(tmp_path, None, None, 1, ["a ball", "a dog"], seed=1, steps=2)
+    with pytest.raises(UserError, match=r"ovi-data embed.* text=stored text\.embeddings=FILE"):
+        logger.on_fit_start(None, Task())
+    Task.text_encoder = StoredText(stored)
+    with pytest.raises(UserError, match="no embedding of 'a dog': store it too"):
+        logger.on_fit_start(None, Task())
+    SampleLogger(tmp_path, None, None, 1, ["a ball"], seed=1, steps=2).on_fit_start(None, Task())

@@ -12,11 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed
 
+from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.pipeline import decode_latents, embed_captions, generate_latents
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import alone_on_first, started
+from ovi_lab.text import StoredText
 
 
 class SamplesInTraining(Callback, ABC):
@@ -40,6 +42,18 @@ class SamplesInTraining(Callback, ABC):
                 if finish is not None:
                     alone_on_first(finish)
         self._last_step = step
+
+    def check_texts(self, task: Any, captions: Sequence[str], settings: SamplerSettings) -> None:
+        """Raises UserError, before any step, where the task cannot embed what is to be sampled."""
+        encoder = getattr(task, "text_encoder", None)
+        if encoder is None:
+            raise UserError(
+                "sampling during training needs a text encoder: store the embeddings of its texts (ovi-data embed) "
+                "and set text=stored text.embeddings=FILE, or set samples.every_n_steps=0 and "
+                "val_metrics.every_n_steps=0"
+            )
+        if isinstance(encoder, StoredText):
+            encoder.check([*captions, settings.negative_video, settings.negative_audio])
 
     @abstractmethod
     def sample(self, trainer: Trainer, task: Any, step: int) -> Callable[[], None] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ovi_lab.callbacks.joint_sampling import SamplesInTraining, decoded, sample_together
@@ -46,13 +46,16 @@ class SampleLogger(SamplesInTraining):
                 "samples.prompts is empty: name at least one prompt, or set samples.every_n_steps=0"
             )
         super().__init__(data, ema, every_n_steps)
-        self.run_dir, self.prompts, self.seed, self.steps = run_dir, list(prompts), seed, steps
+        self.run_dir, self.prompts, self.seed = run_dir, list(prompts), seed
+        self.settings = SamplerSettings(steps=steps)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check_texts(pl_module, self.prompts, self.settings)
 
     def sample(self, trainer: Trainer, task: Any, step: int) -> Callable[[], None]:
         """One clip of each prompt; the first rank decodes, writes and logs them."""
         seeds = [self.seed + i for i in range(len(self.prompts))]
-        settings = SamplerSettings(steps=self.steps)
-        latents = sample_together(trainer, task, self.data, self.prompts, seeds, settings)
+        latents = sample_together(trainer, task, self.data, self.prompts, seeds, self.settings)
         return lambda: self._write(trainer, latents, step)
 
     def _write(self, trainer: Trainer, latents: Sequence[tuple[Tensor | None, ...]], step: int) -> None:

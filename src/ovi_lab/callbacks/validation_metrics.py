@@ -122,6 +122,8 @@ class MetricsInLoop(SamplesInTraining):
                 )
         captions = alone_on_first(self._prepare_reference) if self.metrics else None
         self._captions = everyone(captions or [])[0]
+        if self._captions:
+            self.check_texts(pl_module, self._captions, self.settings)
 
     def _prepare_reference(self) -> list[str]:
         """Real clips to compare with; the captions of others, to be sampled."""

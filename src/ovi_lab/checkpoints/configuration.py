@@ -23,7 +23,7 @@ from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, FusionConfig, RopeConfig, TowerConfig
-from ovi_lab.text import LearnedText, UMT5Text
+from ovi_lab.text import LearnedText, StoredText, UMT5Text
 from ovi_lab.weights.fit import check_fit
 from ovi_lab.weights.tensor_files import StoredTensor
 
@@ -31,9 +31,11 @@ MODELS: Mapping[str, type[TwinDiT]] = dict.fromkeys(
     ("ovi_lab.models.TwinDiT", "ovi_lab.models.twin.TwinDiT"), TwinDiT
 )
 """Models that a stored configuration may name."""
-TEXT_ENCODERS: Mapping[str, type[LearnedText] | type[UMT5Text]] = {
+TextClass = type[LearnedText] | type[StoredText] | type[UMT5Text]
+TEXT_ENCODERS: Mapping[str, TextClass] = {
     "ovi_lab.text.LearnedText": LearnedText,
     "ovi_lab.text.learned.LearnedText": LearnedText,
+    "ovi_lab.text.StoredText": StoredText,
     "ovi_lab.text.UMT5Text": UMT5Text,
     "ovi_lab.text.umt5.UMT5Text": UMT5Text,
 }
@@ -83,7 +85,7 @@ class Configuration:
             )
         return model_settings(self.plain["model"], f"{self._where}: model")
 
-    def text_encoder(self) -> tuple[type[LearnedText] | type[UMT5Text], dict[str, Any]]:
+    def text_encoder(self) -> tuple[TextClass, dict[str, Any]]:
         """The text encoder's class and its checked arguments. Raises UserError as `model`."""
         what = f"{self._where}: text"
         cls, settings = _looked_up(self.plain.get("text"), TEXT_ENCODERS, what)

@@ -117,6 +117,25 @@ def _parser() -> argparse.ArgumentParser:
     option("--codec", type=Path, help="decodes shards of latents for the sheet")
     inspect.set_defaults(run=_inspect)
 
+    embed = commands.add_parser("embed", help="text embeddings of prompts and captions -> one file")
+    where = "--weights /data/ckpts --out texts.safetensors"
+    embed.examples = (
+        (f"ovi-data embed prompts.csv {where}", "the prompts of a table; text=stored reads the file"),
+        (f"ovi-data embed 'val-*.tar' --clips 48 {where}", "the captions that val_metrics samples"),
+        (f"ovi-data embed --text 'a dog barks' {where}", "a text"),
+    )
+    option = embed.add_argument
+    option(
+        "sources", nargs="*", metavar="SOURCE", help="a .csv, .tsv or .jsonl of prompts, or a shard pattern"
+    )
+    option("--out", type=Path, required=True, help="file to write (.safetensors)")
+    option("--weights", type=Path, required=True, help="folder of the released weights, which umT5 is in")
+    option("--text", action="append", default=[], help="a text more; may be given several times")
+    option("--clips", type=int, help="captions of each pattern's first clips alone")
+    option("--long-captions", choices=("refuse", "cut_end", "cut_middle"), default="refuse", help="(refuse)")
+    option("--device", help="cpu or cuda:N; else a GPU where there is one")
+    embed.set_defaults(run=_embed)
+
     fit = commands.add_parser("fit-codec", help="fit the video and the audio codec on shards of media")
     fit.examples = (
         ("ovi-data fit-codec 'shards/mine-*.tar' --out codec.safetensors", "from the first 1024 clips"),
@@ -259,6 +278,28 @@ def _fit(arguments: argparse.Namespace) -> None:
     _table("codec", [("file", str(arguments.out)), *quality(codec, dataset)])
 
 
+def _embed(arguments: argparse.Namespace) -> None:
+    from ovi_lab.data.embeddings import embed, texts_of
+
+    if arguments.clips is not None and arguments.clips < 1:
+        raise UserError(f"--clips is {arguments.clips}; at least 1")
+    texts = [*texts_of(arguments.sources, arguments.clips), *arguments.text]
+    if not texts:
+        raise UserError("nothing to embed: name a table of prompts, a shard pattern, or --text")
+    count, name = embed(
+        texts, arguments.out, arguments.weights, _device(arguments.device), arguments.long_captions
+    )
+    _table("text embeddings", [("texts", str(count)), ("file", str(arguments.out)), ("encoder", name)])
+    _next(f"ovi-train experiment=ovi_lora text=stored text.embeddings={typed(arguments.out)} …")
+
+
+def _device(named: str | None) -> str:
+    """The named device; else this process's GPU, or the CPU where there is none."""
+    import torch
+
+    return named or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+
+
 def _latents(arguments: argparse.Namespace) -> None:
     import torch
 
@@ -275,9 +316,7 @@ def _latents(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; at least 1")
     only = arguments.audio_only
     sources = sources_of(arguments.shards, only, arguments.captions, arguments.clips_per_shard)
-    device = arguments.device or (
-        f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    )
+    device = _device(arguments.device)
     if arguments.codec is None:
         encoders = published_encoders(arguments.weights, only, device)
     else:

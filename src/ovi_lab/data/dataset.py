@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import Dataset
 
 from ovi_eval.clips.writing import resample
-from ovi_eval.common.files import file_sha256
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.buckets import AudioTokens, Pick
 from ovi_lab.data.decode import (
@@ -31,6 +30,7 @@ from ovi_lab.data.decode import (
     read_media,
     refuse_other_rate,
 )
+from ovi_lab.data.encoders import codec_digests
 from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
@@ -310,10 +310,11 @@ class MadeOf:
                     )
 
     def refuse_codec(self, codec: Path) -> None:
-        """Raises UserError where the latents say that another codec than that file made them."""
-        digest = file_sha256(codec) if self.encoders and codec.is_file() else ""
+        """Raises UserError where the latents say that another codec than that file, or folder, made them."""
+        digests = codec_digests(codec) if self.encoders else {}
         for part, (encoder, shard) in self.encoders.items():
-            if digest and part != "text" and digest not in encoder:
+            digest = digests.get(part)
+            if digest and digest not in encoder:
                 raise UserError(
                     f"data.codec={codec} (sha256:{digest}) did not make the {part} latents of {shard}, "
                     f"{encoder} did: name the codec that they were made by"

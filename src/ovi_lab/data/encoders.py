@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ovi_eval.common.files import file_sha256
 from ovi_lab.checkpoints.digests import Digests
-from ovi_lab.checkpoints.presets import PRESET_FILE, ReleasedModel, released_model
+from ovi_lab.checkpoints.published_codecs import load_codecs, sizes_in
 from ovi_lab.checkpoints.weights_layout import find_parts
 from ovi_lab.codecs import AudioCodec, LatentCodec, VideoCodec
 from ovi_lab.data.decode import BOTH
 
-PUBLISHED = "ovi_720x720_5s"
-"""The preset whose encoders are taken where the folder of weights has none: all released models share them."""
+if TYPE_CHECKING:
+    from ovi_lab.text import UMT5Text
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,28 @@ def saved_encoders(codec: Path, audio_only: bool = False) -> Encoders:
     return Encoders(pair.fps, pair.sample_rate, pair.audio, None if audio_only else pair.video, names=names)
 
 
+def codec_digests(codec: Path) -> dict[str, str]:
+    """The sha256 of the weights of both codecs, of a saved codec or a folder of released weights; {} for neither."""
+    if codec.is_file():
+        return dict.fromkeys(BOTH, file_sha256(codec))
+    if not codec.is_dir():
+        return {}
+    files = find_parts(codec, sizes_in(codec), ("video_vae", "audio_vae"))
+    found = Digests(files).result()
+    return {"video": found["video_vae"], "audio": found["audio_vae"]}
+
+
+def published_codec(weights: Path, device: torch.device | str = "cpu") -> LatentCodec:
+    """The codecs of a folder of released weights, to decode samples with.
+
+    Raises:
+        UserError: a file is missing, damaged, or another model.
+    """
+    preset = sizes_in(weights)
+    files = find_parts(weights, preset, ("video_vae", "audio_vae", "vocoder"))
+    return LatentCodec(*load_codecs(preset, files, torch.float32, device), preset.fps)
+
+
 def published_encoders(
     weights: Path, audio_only: bool = False, device: torch.device | str = "cpu"
 ) -> Encoders:
@@ -74,7 +96,7 @@ def published_encoders(
     """
     from ovi_lab.codecs import mmaudio, wan22
 
-    preset = _preset(weights)
+    preset = sizes_in(weights)
     files = find_parts(weights, preset, ["audio_vae"] if audio_only else ["audio_vae", "video_vae"])
     digests = Digests(files)
     sizes = mmaudio.MMAudioConfig.of(preset.audio_codec)
@@ -99,9 +121,26 @@ def with_published_text(
     `long_captions`: how captions of more tokens than it reads are handled, see `ovi_lab.text.lengths`. Raises
     UserError as `published_encoders`.
     """
+    text, name, settings = published_text(weights, device, long_captions)
+    return replace(
+        encoders,
+        text=text,
+        names={**encoders.names, "text": name},
+        settings={**encoders.settings, **settings},
+    )
+
+
+def published_text(
+    weights: Path, device: torch.device | str = "cpu", long_captions: str = "refuse"
+) -> tuple[UMT5Text, str, dict[str, Any]]:
+    """umT5 from a folder in the released layout; arguments and errors as `with_published_text`.
+
+    Returns:
+        The encoder, its name with the digest of its weights, and all else that decides its vectors, in plain values.
+    """
     from ovi_lab.text import UMT5Text
 
-    preset = _preset(weights)
+    preset = sizes_in(weights)
     files = find_parts(weights, preset, ["text_encoder", "tokenizer"])
     file, tokenizer = files["text_encoder"], files["tokenizer"]
     digests = Digests({"text": file})
@@ -113,14 +152,8 @@ def with_published_text(
         option="--long-captions ",
     ).to(device)
     settings = {
-        **encoders.settings,
         "text_encoder": dict(preset.text_encoder),
         "long_captions": long_captions,
         "tokenizer": {file.name: file_sha256(file) for file in sorted(tokenizer.iterdir()) if file.is_file()},
     }
-    names = {**encoders.names, "text": f"umt5 sha256:{digests.result()['text']}"}
-    return replace(encoders, text=text.eval(), names=names, settings=settings)
-
-
-def _preset(weights: Path) -> ReleasedModel:
-    return released_model(weights if (weights / PRESET_FILE).is_file() else PUBLISHED)
+    return text.eval(), f"umt5 sha256:{digests.result()['text']}", settings

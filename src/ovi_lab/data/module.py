@@ -23,6 +23,7 @@ from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.decode import BOTH, MediaFormat, OnResample, decoded_clips
+from ovi_lab.data.encoders import published_codec
 from ovi_lab.data.fitting import fit_codec, learned_from
 from ovi_lab.data.index import digest_of
 from ovi_lab.data.loading import ClipLoader
@@ -47,7 +48,8 @@ class OviDataModule(LightningDataModule):
         world: name of a world, or None for shards.
         root: folder of generated data and fitted codecs.
         shards, val: shard patterns (`clips/train-{000..003}.tar`) or lists of them. train: another name of `shards`.
-        codec: path of a saved codec; None: the world's own, or one fitted on the training media.
+        codec: path of a saved codec, or of the folder of released weights; None: the world's own, or one fitted on the
+            training media.
         batch_size: clips a batch and rank, where there is no `tokens_per_batch`.
         tokens_per_batch: budget of a batch on a rank with its padding (see `Buckets`).
         patch_size: the video tower's, by which tokens are counted.
@@ -166,12 +168,23 @@ class OviDataModule(LightningDataModule):
         """The codec of the latents. Raises UserError where only latents are there and no codec was named."""
         if self._codec is None:
             path = self.codec_file()
+            if self._codec_folder is not None:
+                device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+                self._codec = published_codec(self._codec_folder, device)
+                return self._codec
             if path is None:
                 raise UserError(
-                    "these shards hold latents, and no codec was named; set data.codec to the one they used"
+                    "these shards hold latents, and no codec was named; set data.codec to the one they used, a "
+                    "file or the folder of released weights"
                 )
             self._codec = LatentCodec.load(path)
         return self._codec
+
+    @property
+    def _codec_folder(self) -> Path | None:
+        """The folder of released weights that `codec` names."""
+        folder = None if self.codec_path is None else Path(self.codec_path).expanduser()
+        return folder if folder is not None and folder.is_dir() else None
 
     @property
     def has_eval(self) -> bool:
@@ -336,7 +349,10 @@ class OviDataModule(LightningDataModule):
         )
 
     def codec_file(self) -> Path | None:
-        """Where the codec of the latents is; None where the shards hold latents and no codec was named."""
+        """The file of the codec of the latents; None where the shards hold latents and no codec, or a folder of
+        released weights, was named."""
+        if self._codec_folder is not None:
+            return None
         if self.codec_path is not None:
             return Path(self.codec_path).expanduser()
         if self.settings is not None:

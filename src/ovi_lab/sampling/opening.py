@@ -23,6 +23,7 @@ from ovi_lab.checkpoints.presets import (
     released_model,
     released_names,
 )
+from ovi_lab.checkpoints.published_codecs import load_codecs, sizes_in
 from ovi_lab.checkpoints.weights_layout import find_layout, find_parts
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.mmaudio import MMAudioCodec, MMAudioConfig
@@ -39,10 +40,7 @@ from ovi_lab.sampling.bundle import (
     released_formats,
     scaled_shapes,
 )
-from ovi_lab.text import UMT5Text
-
-PUBLISHED = "ovi_960x960_10s"
-"""The preset whose text encoder and codecs are the published ones."""
+from ovi_lab.text import StoredText, UMT5Text
 
 
 def open_bundle(
@@ -114,21 +112,11 @@ def _released_bundle(preset: ReleasedModel, weights: Path) -> Bundle:
             },
         ),
         towers=partial(load_released, layout.model, preset.model),
-        codecs=partial(_published_codecs, preset, vars(layout)),
+        codecs=partial(load_codecs, preset, vars(layout)),
         files=files,
         size=sum(file.stat().st_size for file in files.values()),
         preset=preset,
     )
-
-
-def _published_codecs(
-    preset: ReleasedModel, files: Mapping[str, Path], dtype: torch.dtype, device: Any
-) -> tuple[Wan22VAE, MMAudioCodec]:
-    """The sound's in float32, since BigVGAN's sines are audible when rounded."""
-    sound = MMAudioCodec.from_files(
-        files["audio_vae"], files["vocoder"], preset.audio_codec, torch.float32, device
-    )
-    return Wan22VAE.from_file(files["video_vae"], preset.video_codec, dtype, device), sound
 
 
 def run_bundle(
@@ -210,7 +198,7 @@ def _with_published_codecs(
     return replace(
         bundle,
         formats=replace(bundle.formats, area=area, noise="reference"),
-        codecs=partial(_published_codecs, published, files),
+        codecs=partial(load_codecs, published, files),
         files={f"weights/{part}/{file.name}": file for part, file in files.items()},
         size=bundle.size + sum(file.stat().st_size for file in files.values()),
         preset=preset,
@@ -218,11 +206,9 @@ def _with_published_codecs(
 
 
 def _published_preset(weights: str | Path | None) -> ReleasedModel:
-    """The sizes of the codecs and umT5 in a folder: those of its own preset.yaml, else the published ones."""
     if weights is not None and not Path(weights).is_dir():
         raise UserError(f"weights={weights} is no folder: name the one that holds Wan2.2-TI2V-5B and MMAudio")
-    brings = weights is not None and (Path(weights) / PRESET_FILE).is_file()
-    return released_model(str(weights) if brings else PUBLISHED)
+    return sizes_in(weights)
 
 
 def _checked_shapes(
@@ -265,8 +251,9 @@ def _run_text(
     encoder: Any = UMT5Text
     settings: dict[str, Any] = {}
     stored = None
-    if config.plain.get("text") is not None:
-        encoder, settings = config.text_encoder()
+    own: Any = (None, {}) if config.plain.get("text") is None else config.text_encoder()
+    if own[0] not in (None, StoredText):
+        encoder, settings = own
         if not checkpoint.has("text_encoder.safetensors"):
             raise UserError(
                 f"checkpoint {source} has no text_encoder.safetensors: it cannot be sampled by itself"
