@@ -72,7 +72,7 @@ class CopiedWeights(LiveMemory):
     def __init__(self, device: str, *modules: nn.Module) -> None:
         super().__init__(device, *modules)
         self.copied = 0
-        self._originals = set(self._seen)
+        self._originals = set(self._known)
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

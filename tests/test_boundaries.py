@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"ovi_lab": ROOT / "src", "ovi_eval": ROOT / "evaluation"}
 ORDER = {
-    "ovi_lab": "cli demo train sample plan doctor stages api sweeps runs callbacks tasks export planning sampling "
-    "data strategies checkpoints adapters flow text codecs models optim weights common errors",
+    "ovi_lab": "cli demo train sample plan rehearse doctor stages api sweeps rehearsal runs callbacks tasks export "
+    "planning sampling data strategies checkpoints adapters flow text codecs models optim weights common errors",
     "ovi_eval": "cli api commands report scoring ranking registry check ball metrics faces backbones results clips "
     "stats common errors",
 }

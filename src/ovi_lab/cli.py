@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("ovi_lab.train", "train a model, or run a study of several"),
     "sample": ("ovi_lab.sample", "clips from a released model or from a run"),
     "plan": ("ovi_lab.plan", "memory, time and cost of a run, before it is launched"),
+    "rehearse": ("ovi_lab.rehearse", "a run on GPUs that are not there: waits, memory, kernels by line"),
     "data": ("ovi_lab.data.cli", "clips: make, pack, inspect, encode"),
     "export": ("ovi_lab.export.cli", "a checkpoint in the released layout or ComfyUI's"),
     "stages": ("ovi_lab.stages.__main__", "the paper's three training stages at the smallest size"),

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import command
-from ovi_lab.common.help import Help
+from ovi_lab.common.help import Help, own_words
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 
@@ -48,7 +48,6 @@ HELP = Help(
     ),
     hydra=False,
 )
-WORDS = tuple(name.rstrip("=") for name, _ in HELP.own)
 
 
 @command("error")
@@ -72,7 +71,7 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     from ovi_lab.planning.training_report import print_plan
 
     check_flags(arguments, "ovi-plan")
-    own, rest = _own_words(arguments)
+    own, rest = own_words(arguments, HELP)
     if "gpus" not in own:
         raise UserError("gpus is not given: number and memory or kind, such as gpus=64x80GB or gpus=8xH100")
     cluster = Cluster.parse(own["gpus"])
@@ -82,13 +81,6 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     price = _number("price", own["price"]) if "price" in own else None
     planner = TrainingPlanner(TrainingJob(_composed(rest), _clip(own)))
     return print_plan(console, planner, cluster, efficiency, price)
-
-
-def _own_words(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The arguments of plan itself, and those of the configuration."""
-    pairs = [argument.partition("=") for argument in arguments]
-    own = {key: value for key, equals, value in pairs if key in WORDS and equals}
-    return own, [a for a, (key, *_) in zip(arguments, pairs, strict=True) if key not in own]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

@@ -90,3 +90,11 @@ def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
         lines = textwrap.wrap(what, max(40, _WIDTH - 4 - first)) or [""]
         yield f"    {name:<{first}}{lines[0]}".rstrip()
         yield from (" " * (4 + first) + line for line in lines[1:])
+
+
+def own_words(arguments: Sequence[str], command: Help) -> tuple[dict[str, str], list[str]]:
+    """The arguments that are keys of the command's own, and those of its configuration."""
+    words = {name.rstrip("=") for name, _ in command.own}
+    pairs = [argument.partition("=") for argument in arguments]
+    own = {key: value for key, equals, value in pairs if key in words and equals}
+    return own, [a for a, (key, *_) in zip(arguments, pairs, strict=True) if key not in own]

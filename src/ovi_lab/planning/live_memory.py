@@ -18,6 +18,41 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+class LiveStorages:
+    """Bytes of storages alive: each counts from the first `count` of it until it is freed."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        """Bytes alive."""
+        self.peak = 0
+        self._held: dict[int, int] = {}
+
+    def count(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor, or how its size has changed."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._held:
+            self._held[key] = 0
+            weakref.finalize(storage, self._freed, key)
+        self.resized(storage)
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count the size that a storage has now, if it is one of those that count."""
+        key = storage._cdata
+        if key in self._held:
+            size = storage.nbytes()
+            self.now += size - self._held[key]
+            self._held[key] = size
+            self.peak = max(self.peak, self.now)
+
+    def reach(self, extra: int) -> None:
+        """Count a moment in which `extra` bytes more are alive."""
+        self.peak = max(self.peak, self.now + extra)
+
+    def _freed(self, key: int) -> None:
+        self.now -= self._held.pop(key)
+
+
 class LiveMemory(TorchDispatchMode):
     """Inside, every new storage on the device counts from the operation that made it until it is freed.
 
@@ -28,14 +63,26 @@ class LiveMemory(TorchDispatchMode):
 
     def __init__(self, device: torch.device | str, *known: nn.Module) -> None:
         super().__init__()
-        self.now = 0
-        """Bytes alive."""
-        self.peak = 0
+        self.live = LiveStorages()
         self._type = torch.device(device).type
-        self._seen: dict[int, Any] = {}
-        for module in known:
-            for tensor in (*module.parameters(), *module.buffers()):
-                self._seen.setdefault(tensor.untyped_storage()._cdata, tensor)
+        self._known = {
+            tensor.untyped_storage()._cdata: tensor
+            for module in known
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+
+    @property
+    def now(self) -> int:
+        """Bytes alive."""
+        return self.live.now
+
+    @property
+    def peak(self) -> int:
+        return self.live.peak
+
+    @peak.setter
+    def peak(self, value: int) -> None:
+        self.live.peak = value
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -48,21 +95,11 @@ class LiveMemory(TorchDispatchMode):
 
     def reach(self, extra: int) -> None:
         """Count a moment in which `extra` bytes more are alive."""
-        self.peak = max(self.peak, self.now + extra)
+        self.live.reach(extra)
 
     def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._seen:
-            return
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        self._seen[key] = weakref.finalize(storage, self._freed, key, size)
-
-    def _freed(self, key: int, size: int) -> None:
-        self.now -= size
-        del self._seen[key]
+        if tensor.untyped_storage()._cdata not in self._known:
+            self.live.count(tensor)
 
 
 class Kernels:

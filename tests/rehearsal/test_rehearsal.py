@@ -1,0 +1,85 @@
+"""A rehearsed step of the full width on 64 GPUs: what it waits for, what it takes, what it moves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovi_lab.errors import UserError
+from ovi_lab.rehearsal import library
+from ovi_lab.rehearsal.allowed import OF_A_STEP, of_training, unexpected
+from ovi_lab.rehearsal.run import rehearse
+from ovi_lab.rehearse import main
+
+GIB = 2**30
+WATCHED = Path(__file__).with_name("watched.py")
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The library; where it cannot be built, tests are skipped for that reason."""
+    try:
+        return library.built()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def found(built: Path) -> dict[str, Any]:
+    """One block of stage 3 at its full width, two micro-batches a step, rank 0 of 64 under FSDP2."""
+    blocks = [f"model.{tower}.num_layers=1" for tower in ("video", "audio")]
+    return rehearse("training", "64x80GB", ["experiment=ovi_11b_stage3", "strategy=fsdp2", *blocks])
+
+
+@pytest.mark.slow
+def test_a_step_waits_for_the_gpu_once(found: dict[str, Any]) -> None:
+    assert of_training(found) == []
+    (wait,) = found["steps"][1]["record"]["waits"].items()
+    assert wait[0].startswith("tolist at callbacks/guard.py:")
+    assert wait[1] == 1
+    assert found["steps"][1]["record"]["blocking_copies"] == {}
+    assert found["gradient_types"] == ["float32"]
+    assert found["without_gradient"] == []
+
+
+@pytest.mark.slow
+def test_what_a_step_launches_and_moves(found: dict[str, Any]) -> None:
+    record = found["steps"][1]["record"]
+    assert record["kernels"]["product"] <= 304
+    assert record["kernels"]["pointwise"] <= 2100
+    assert record["moved"]["pointwise"] <= 260e9
+
+
+@pytest.mark.slow
+def test_operations_of_the_gpu_that_is_not_there(built: Path) -> None:
+    done = subprocess.run([sys.executable, str(WATCHED)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all as on a GPU"
+
+
+def test_waits_beyond_those_allowed_are_found() -> None:
+    waits = {"tolist at callbacks/guard.py:140": 2, "item at flow/loss.py:9 (torch/x.py:1)": 3}
+    assert unexpected(waits, OF_A_STEP) == {
+        "tolist at callbacks/guard.py:140": 1,
+        "item at flow/loss.py:9 (torch/x.py:1)": 3,
+    }
+    assert of_training({"failed": "cuda:0 and cpu"}) == ["it stopped: cuda:0 and cpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("experiment=ovi_11b_stage3",), "gpus is not given"),
+        (("--gpus=8xH100",), "--gpus=8xH100 is no flag of ovi-rehearse"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
