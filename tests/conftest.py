@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,24 @@ own_compiled_code()  # before any test imports librosa
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = Path(__file__).resolve().parent / "goldens"
 LONGEST = ("test_equivalence.py", "test_killed.py", "test_command_line.py", "test_accumulation.py")
+
+
+def pytest_collection() -> None:
+    gc.disable()  # all that is imported stays: to look for garbage in it takes a quarter of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After each file: what it leaves, such as modules, is not looked through again and again in the next ones."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
