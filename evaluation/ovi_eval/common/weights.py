@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
+from ovi_eval.common.shapes import on_meta
 from ovi_eval.common.torch_files import read_weights
 from ovi_eval.errors import UserError
 
@@ -110,7 +111,7 @@ def load_published(
     path = Path(path)
     digest = checked_digest(path, file, sha256)
     tensors = _tensors(read_weights(path), file, path)
-    with torch.device("meta"):  # nothing is drawn or held twice for weights that are replaced at once
+    with on_meta():  # nothing is drawn or held twice for weights that are replaced at once
         network = build()
     wanted = network.state_dict()
     for name, tensor in wanted.items():

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ovi_eval.clips.clip import fit_length
+from ovi_eval.common.shapes import on_meta
 from ovi_lab.codecs.base import check_latents
 from ovi_lab.common.fields import CLOSED, PlainSettings, Width, Widths
 from ovi_lab.errors import UserError
@@ -60,7 +61,7 @@ def build_vae(config: MMAudioConfig) -> Any:
     """Encoder and decoder between mel spectra and latents, on the meta device."""
     import diffusers
 
-    with torch.device("meta"):
+    with on_meta():
         network: Any = diffusers.MMAudioVAE(
             mel_bins=config.mel_bands,
             latent_channels=config.channels,

@@ -19,6 +19,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ovi_eval.common.shapes import on_meta
 from ovi_lab.codecs.base import check_frames, check_latents
 from ovi_lab.common.fields import CLOSED, Layers, Number, PlainSettings, Width, Widths, YesNo
 from ovi_lab.errors import UserError
@@ -118,7 +119,7 @@ def build(config: Wan22Config) -> Any:
     """The network on the meta device: names and shapes, no memory."""
     import diffusers
 
-    with torch.device("meta"):
+    with on_meta():
         return diffusers.AutoencoderKLWan(
             base_dim=config.base_dim,
             decoder_base_dim=config.decoder_base_dim,

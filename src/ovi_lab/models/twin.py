@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ovi_eval.common.shapes import on_meta
 from ovi_lab.common.fields import Positive, checked
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import attention_function
@@ -140,7 +141,7 @@ class TwinDiT(nn.Module):
         learned = self.rope_config.mode == "learned"
         device = torch.get_default_device()
         # On meta first: PyTorch's own initial values would cost time and draw from the global generator.
-        with torch.device("meta"):
+        with on_meta():
             for modality, config in configs.items():
                 other = configs.get("audio" if modality == "video" else "video")
                 reads = other is not None and self.fusion_config.reads_other(modality)

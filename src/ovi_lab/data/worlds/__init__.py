@@ -83,14 +83,14 @@ def get_world(name: str) -> World:
     Raises:
         UserError: there is none (the message lists those there are), or its package gives none.
     """
-    names = world_names()
-    if name not in names:
+    own = [module.name for module in pkgutil.iter_modules(__path__)]
+    if name not in own and name not in (names := world_names()):
         offer = did_you_mean(name, names)
         raise UserError(
             f"no world is called {shown(name)!r}; {offer}{' ' if offer else ''}there is {', '.join(names)}"
         )
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in own:
+        importlib.import_module(f"{__name__}.{module}")
     if name in _REGISTRY:
         return _REGISTRY[name]()
     (point, *others) = importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)
