@@ -16,7 +16,7 @@ from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.run import execute
 
-STEPS = 60
+STEPS = 40
 SETTINGS = [
     f"trainer.max_steps={STEPS}",
     "checkpoint.every_n_steps=4",
