@@ -9,6 +9,8 @@
 #   NNODES           machines                    (1)
 #   MASTER_ADDR, MASTER_PORT   where they meet   (127.0.0.1, 29500)
 #   JOB_ID           equal on all machines, another for each run that shares a meeting place   (ovi)
+#   MAX_RESTARTS     starts after a process has died; the run ends them where it sees no progress   (3)
+#   FLIGHT           folder of what is recorded of NCCL where it hangs                    (runs/flight)
 #   SHUTDOWN_TIMEOUT seconds that a SIGTERM leaves for saving before processes are killed      (600)
 #   PYTHON           the interpreter             (python)
 #
@@ -35,6 +37,16 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${SHUTDOWN_TIMEOUT:-600}
 
+flight=${FLIGHT:-runs/flight}/${JOB_ID:-ovi}
+# A collective that hangs until NCCL's timeout ends the process, and each process writes its last ones below FLIGHT,
+# for `torchfrtrace --prefix rank_ FOLDER`
+mkdir -p "$flight"
+export TORCH_NCCL_ASYNC_ERROR_HANDLING=${TORCH_NCCL_ASYNC_ERROR_HANDLING:-3}
+export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
+export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
+export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$flight/rank_}
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+
 exec "$python" -m torch.distributed.run \
-  --nnodes="$nodes" --nproc-per-node="$processes" "${meeting[@]}" \
+  --nnodes="$nodes" --nproc-per-node="$processes" --max-restarts="${MAX_RESTARTS:-3}" "${meeting[@]}" \
   -m ovi_lab.train trainer.num_nodes="$nodes" trainer.devices="$processes" resume=auto "$@"

@@ -1,18 +1,24 @@
 """What runs training elsewhere: the torchrun script for real on two processes, SLURM's and Docker's files as read."""
 
 import csv
+import json
+import mmap
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.forks import command
 from ovi_lab.callbacks.preemption import Preemption
 from ovi_lab.checkpoints import Checkpoint
+from ovi_lab.runs.processes import LostProcessError
 from ovi_lab.sweeps.submitit import SubmititLauncher, Submitted
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,23 +40,64 @@ def test_scripts_are_good_bash_and_executable(script):
     assert os.access(SCRIPTS / script, os.X_OK)
 
 
+def children(pid):
+    """Process ids of what a process has started, by their rank."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    environments = ((int(one), Path(f"/proc/{one}/environ").read_bytes().split(b"\0")) for one in found)
+    ranks = {one: [v for v in values if v.startswith(b"RANK=")] for one, values in environments}
+    return {int(values[0][5:]): one for one, values in ranks.items() if values}
+
+
 @pytest.mark.slow
-def test_torchrun_trains_on_two_processes_and_samples_with_both(tmp_path):
+def test_torchrun_trains_on_two_processes_samples_with_both_and_starts_them_again_where_one_dies(tmp_path):
     pytest.importorskip("deepspeed")
     environment = {"NPROC_PER_NODE": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     place = [f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'data'}"]
     # under ZeRO 3 no process has the whole model: one that sampled alone would wait for ever
-    done = run(SCRIPTS / "train_torchrun.sh", *SMALL, "strategy=zero3", *place, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    command = [SCRIPTS / "train_torchrun.sh", *SMALL, "strategy=zero3", "checkpoint.every_n_steps=1", *place]
+    with (tmp_path / "log").open("w+") as log:
+        agent = subprocess.Popen(
+            [*map(str, command)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 200
+        while (
+            not (tmp_path / "run" / "last").exists() and time.monotonic() < deadline and agent.poll() is None
+        ):
+            time.sleep(0.01)
+        os.kill(children(agent.pid)[1], signal.SIGKILL)
+        code = agent.wait(280)
+        log.seek(0)
+        printed = log.read()
+    assert code == 0, printed[-4000:]
+    counted = json.loads((tmp_path / "run" / "restarts.json").read_text())
+    assert counted["restarts"] == 1
+    assert counted["without_progress"] == 0
     assert Checkpoint.open(tmp_path / "run" / "last").step == 2
     rows = [row for row in csv.DictReader((tmp_path / "run" / "metrics.csv").open()) if row.get("train/loss")]
     assert len(rows) == 2
     assert len(list((tmp_path / "run" / "samples" / "step_000002").glob("*.mp4"))) == 3
 
 
-def test_several_machines_need_a_place_to_meet(monkeypatch):
+def test_torch_knows_the_settings_of_its_own_that_scripts_make():
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    texts = [(SCRIPTS / name).read_text() for name in ("train_torchrun.sh", "train_slurm.sbatch")]
+    names = {name for text in texts for name in re.findall(r"^export (TORCH_(?:FR|NCCL)\w+)=", text, re.M)}
+    assert len(names) == 4
+    # of a build without NCCL the header alone has NCCL's
+    header = Path(torch.__file__).parent / "include/torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp"
+    of_nccl = header.read_text()
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        assert [n for n in names if n not in of_nccl and content.find(n.encode()) < 0] == []
+
+
+def test_several_machines_need_a_place_to_meet(monkeypatch, tmp_path):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    done = run(SCRIPTS / "train_torchrun.sh", env={"NPROC_PER_NODE": "2", "NNODES": "2", "PYTHON": "false"})
+    two = {"NPROC_PER_NODE": "2", "NNODES": "2", "PYTHON": "false"}
+    done = run(SCRIPTS / "train_torchrun.sh", env=two, cwd=tmp_path)
     assert done.returncode != 0
     assert "MASTER_ADDR: name the first machine" in done.stderr
 
@@ -71,13 +118,35 @@ def test_slurm_warns_in_time_with_a_signal_that_the_run_listens_to():
     assert found["ntasks-per-node"] == found["gpus-per-node"]
 
 
+def slurm_job(folder: Path, srun: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The SLURM script with an srun of these lines; what it asks of scontrol is in a file."""
+    for name, lines in (("srun", srun), ("scontrol", f'echo "$@" >> {folder}/scontrol.txt')):
+        (folder / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (folder / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NUM_NODES": "4", "SLURM_NTASKS_PER_NODE": "8(x4)", "SLURM_JOB_ID": "4711"}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **slurm}
+    return run(SCRIPTS / "train_slurm.sbatch", *arguments, env=environment, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [(0, False), (2, False), (143, False), (1, True), (LostProcessError.exit_code, True), (137, True)],
+)
+def test_the_slurm_job_is_queued_again_where_a_task_dies_and_not_for_a_mistake(tmp_path, code, again):
+    assert slurm_job(tmp_path, f"exit {code}").returncode == code
+    asked = tmp_path / "scontrol.txt"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 4711\n" if again else "")
+
+
+def test_a_signal_for_the_slurm_script_reaches_the_tasks_and_is_waited_for(tmp_path):
+    ends = "trap 'echo told; exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.05; done"
+    done = slurm_job(tmp_path, ends)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "told\n"
+
+
 def test_the_slurm_job_starts_one_task_a_gpu_and_resumes_when_requeued(tmp_path):
-    srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\necho "$@"\n')
-    srun.chmod(0o755)
-    slurm = {"SLURM_JOB_NUM_NODES": "4", "SLURM_NTASKS_PER_NODE": "8(x4)"}
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
-    done = run(SCRIPTS / "train_slurm.sbatch", "experiment=fusion", "seed=3", env=environment, check=True)
+    done = slurm_job(tmp_path, 'echo "$@"', "experiment=fusion", "seed=3")
     assert done.stdout.split("-m ovi_lab.train ")[1].split() == [
         "trainer.num_nodes=4", "trainer.devices=8", "resume=auto", "experiment=fusion", "seed=3",
     ]  # fmt: skip

@@ -3,8 +3,9 @@
     ovi-plan experiment=ovi_11b_stage3 strategy=zero3 gpus=64x80GB
     ovi-plan experiment=ovi_11b_stage1 gpus=8xH100 price=2.5 efficiency=0.45
 
-Takes what `ovi-train` takes, and five words of its own: `gpus` (number and memory or kind), `price` of a GPU
-hour, `efficiency` (share of the GPU's peak that is reached), `video=FxHxW` and `audio=L` (latents of a clip). Leaves
+Takes what `ovi-train` takes, and six words of its own: `gpus` (number and memory or kind), `price` of a GPU
+hour, `efficiency` (share of the GPU's peak that is reached), `storage` (GB/s of the checkpoints' file system),
+`video=FxHxW` and `audio=L` (latents of a clip). Leaves
 with 0 where the run fits, 1 where it does not, 2 for bad input.
 """
 
@@ -43,6 +44,7 @@ HELP = Help(
         ("gpus=", "number and memory or kind, such as 64x80GB or 8xH100 (required)"),
         ("price=", "of a GPU hour"),
         ("efficiency=", "share of the GPU's peak that is reached"),
+        ("storage=", "GB/s that the file system of the checkpoints takes from all processes"),
         ("video=", "latent frames, rows and columns of a clip, as 31x44x46"),
         ("audio=", "latents of a clip's sound, as 157"),
     ),
@@ -65,6 +67,7 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     """Print the plan; 0 where it fits, else 1. Raises UserError for bad input."""
     from ovi_lab.common.command_line import check_flags
     from ovi_lab.planning.cluster import Cluster
+    from ovi_lab.planning.interruptions import STORAGE
     from ovi_lab.planning.job import TrainingJob
     from ovi_lab.planning.time import EFFICIENCY
     from ovi_lab.planning.training_planner import TrainingPlanner
@@ -79,8 +82,9 @@ def plan(arguments: Sequence[str], console: Console) -> int:
     if efficiency > 1:
         raise UserError(f"efficiency={efficiency:g} is a share of the GPU's peak; expected 1 at most")
     price = _number("price", own["price"]) if "price" in own else None
+    storage = _number("storage", own.get("storage", str(STORAGE)))
     planner = TrainingPlanner(TrainingJob(_composed(rest), _clip(own)))
-    return print_plan(console, planner, cluster, efficiency, price)
+    return print_plan(console, planner, cluster, efficiency, price, storage)
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -39,8 +38,8 @@ def run(config: DictConfig) -> str:
     from ovi_lab.runs.processes import is_first_process
     from ovi_lab.runs.run import execute
 
-    # Lightning starts this program again for each further process of a node; one of them speaks
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    # of all processes, whoever started them, one speaks
+    first = is_first_process()
     resumed = f"interrupted; resume=last resumes from the last checkpoint of {config.run_dir}"
     with one_line("error", interrupted=resumed, interrupted_code=2):
         reporter: Reporter = ConsoleReporter() if first else SilentReporter()
@@ -49,7 +48,7 @@ def run(config: DictConfig) -> str:
         finally:
             # before the lines, which a bar would be drawn over
             reporter.close()
-        if is_first_process():
+        if first:
             print(*ending(config, outcome == "skipped"), sep="\n", flush=True)
         return outcome
 

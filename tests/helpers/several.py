@@ -57,7 +57,8 @@ def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, worl
 
     The message that refuses a run is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that
     process only; `@files:200000` lets no file grow past so many bytes, as if the disk were full; `@kill:7` ends the
-    processes by SIGKILL in the seventh batch.
+    processes by SIGKILL in the seventh batch, `@signal:7` tells the last of them in it that the run is to stop,
+    and `@lose:7` ends that one alone by SIGKILL.
 
     Raises:
         AssertionError: with what a process printed that has not ended as it should.
@@ -67,9 +68,12 @@ def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, worl
         faults = dict(o[1:].split(":") for o in overrides if o[0] == "@")
         config = configuration([*place, *(o for o in overrides if o[0] != "@")])
         forks = ranks(_run, config, faults, world=world) if world > 1 else [Fork(_run, config, faults)]
-        expected = -signal.SIGKILL if "kill" in faults else 0
-        for fork, code in [(fork, fork.wait()) for fork in forks]:
-            assert code == expected, f"{name}: exit code {code}: {fork.output[-3000:]}"
+        first = -signal.SIGKILL if "kill" in faults else 143 if "signal" in faults else 0
+        expected = [first, *[0 if "signal" in faults else first] * (world - 1)]
+        if "lose" in faults:
+            expected[-1] = -signal.SIGKILL
+        for fork, code, right in zip(forks, [fork.wait() for fork in forks], expected, strict=True):
+            assert code == right, f"{name}: exit code {code}: {fork.output[-3000:]}"
 
 
 def _run(config: DictConfig, faults: Mapping[str, str]) -> None:
@@ -82,7 +86,12 @@ def _run(config: DictConfig, faults: Mapping[str, str]) -> None:
         key, _, value = faults[rank].partition("=")
         OmegaConf.update(config, key, yaml.safe_load(value))
     if "kill" in faults:
-        _kill_in_batch(int(faults["kill"]))
+        _signal_in_batch(int(faults["kill"]), signal.SIGKILL, None)
+    last = int(rank) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    if "lose" in faults and last:
+        _signal_in_batch(int(faults["lose"]), signal.SIGKILL, None)
+    if "signal" in faults:
+        _signal_in_batch(int(faults["signal"]) if last else 0, signal.SIGUSR1, run_dir)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(faults.get("files", limits[0])), limits[1]))
     try:
@@ -92,19 +101,23 @@ def _run(config: DictConfig, faults: Mapping[str, str]) -> None:
         run_dir.with_name(f"{run_dir.name}.{rank}.told").write_text(str(error))
 
 
-def _kill_in_batch(number: int) -> None:
-    """End this process in the middle of the loss of that training batch."""
+def _signal_in_batch(number: int, name: signal.Signals, run_dir: Path | None) -> None:
+    """Send this process a signal in the middle of the loss of that training batch; note in a file how many it saw."""
     from ovi_lab.tasks.base import FlowMatchingTask
 
     losses, seen = FlowMatchingTask.losses, []
 
-    def killing(self, batch, sigmas, purpose, train):
+    def signalling(self, batch, sigmas, purpose, train):
         seen.append(train)
-        if sum(seen) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if train and sum(seen) == number:
+            os.kill(os.getpid(), name)
+        if run_dir is not None:
+            run_dir.with_name(f"{run_dir.name}.{os.environ.get('RANK', '0')}.batches").write_text(
+                f"{sum(seen)}"
+            )
         return losses(self, batch, sigmas, purpose, train)
 
-    FlowMatchingTask.losses = killing
+    FlowMatchingTask.losses = signalling
 
 
 def assert_trained_alike(found: Path, expected: Path, first: int, what: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ def one_line(
     try:
         yield
     except UserError as error:
-        fail(error, prefix)
+        fail(error, prefix, error.exit_code)
     except BrokenPipeError:
         # what is left in the buffer must not fail again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

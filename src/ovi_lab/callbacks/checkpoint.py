@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from ovi_lab.common.values import check_settings
 
 
 class RunCheckpoint(Checkpoint):
-    """Writes `<run>/checkpoints/step_N` every so many steps and at the end, and points `<run>/last` at the newest.
+    """Writes `<run>/checkpoints/step_N` every so many steps or minutes and at the end; `<run>/last` is the newest.
+
+    In the middle of a step that accumulates micro-batches, it writes the last whole step.
 
     Args:
         run_dir: the run's folder.
         every_n_steps: optimiser steps between checkpoints; 0 writes only the last.
+        every_minutes: minutes after the last checkpoint when another is due (see `Preemption`); None: never.
         keep_last: older ones are deleted; -1 keeps all.
         keep_every_n_steps: those of these steps are never deleted; null: none are spared.
     """
@@ -28,28 +32,46 @@ class RunCheckpoint(Checkpoint):
         self,
         run_dir: str | Path,
         every_n_steps: int = 100,
+        every_minutes: float | None = None,
         keep_last: int = 1,
         keep_every_n_steps: int | None = None,
     ) -> None:
         check_settings("checkpoint", locals())
         self.run_dir = Path(run_dir)
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
         self.keep_last, self.keep_every_n_steps = keep_last, keep_every_n_steps
-        self._saved_at = -1
+        self._saved_at = 0
+        self._clock = time.monotonic()
         self._postponed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not save the checkpoint again that the run is resumed from."""
-        self._saved_at = trainer.global_step if trainer.global_step else -1
+        self._saved_at, self._clock = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved_at:
-            # where validation follows, the checkpoint comes after it: between them a kill would lose its row
-            loop: Any = trainer.fit_loop
-            self._postponed = bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
-            if not self._postponed:
-                self.save_now(trainer)
+            self.save_soon(trainer)
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether a checkpoint is due by the first process's clock; on others it never is."""
+        return (
+            self.every_minutes is not None
+            and trainer.is_global_zero
+            and trainer.global_step != self._saved_at
+            and time.monotonic() - self._clock >= 60 * self.every_minutes
+        )
+
+    def validation_follows(self, trainer: Trainer) -> bool:
+        """Whether this micro-batch is the last one before a validation."""
+        loop: Any = trainer.fit_loop
+        return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+    def save_soon(self, trainer: Trainer) -> None:
+        """Save now, or after a validation that follows: between them a kill would lose its row of the log."""
+        self._postponed = self.validation_follows(trainer)
+        if not self._postponed:
+            self.save_now(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what waited for it."""
@@ -60,7 +82,7 @@ class RunCheckpoint(Checkpoint):
         self.save_now(trainer)
 
     def save_now(self, trainer: Trainer) -> None:
-        """Save this step, if it is not saved; every process calls it."""
+        """Save the last whole step, if there is one that is not saved; every process calls it."""
         step = trainer.global_step
         if step == self._saved_at:
             return
@@ -71,7 +93,7 @@ class RunCheckpoint(Checkpoint):
             # this step's row must be on the disk first: a kill after the checkpoint would never make it again
             connector.update_train_step_metrics()
         trainer.save_checkpoint(path)
-        self._saved_at = step
+        self._saved_at, self._clock = step, time.monotonic()
         if trainer.is_global_zero:
             self._point_last(path)
             self._delete_old(trainer)

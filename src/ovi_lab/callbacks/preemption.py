@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import distributed
 
 from ovi_lab.callbacks.checkpoint import RunCheckpoint
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.process_groups import started
+from ovi_lab.strategies.agreement import Agreement
+from ovi_lab.strategies.process_groups import everyone
 
 _KILLED_BY_SIGTERM = 128 + signal.SIGTERM
 
@@ -28,11 +28,13 @@ class Preempted(SystemExit):
 
 
 class Preemption(Callback):
-    """On a signal: save at the next step boundary, have SLURM queue the job again, and leave.
+    """On a signal: drop the step under way, save the last whole one, have SLURM queue the job again, and leave.
 
-    All ranks leave at the same step, also where one alone got the signal: at each boundary they begin to exchange
-    whether any has got it, on the CPU, and read the result one boundary later. So nobody waits for it, no
-    GPU is touched, and it costs one step of delay.
+    All ranks leave after the same micro-batch, also where one alone got the signal: after each they look whether any
+    has got it, and agree on the next micro-batch or the one after (see `Agreement`). No rank waits for it, and no GPU
+    is touched. Before something long, a validation, they do wait for each other. The gradients of the step under way
+    are lost; a resumed run takes that step anew, with the same clips and draws. Checkpoints by the clock
+    (`checkpoint.every_minutes`) fall on micro-batches that are agreed on in the same way, by the first rank's clock.
 
     Under SLURM (SLURM_JOB_ID is set) the first rank calls `scontrol requeue`, and the job ends with exit code 0; it
     is resumed with `resume=auto`. A job that was cancelled cannot be requeued, which SLURM says itself. Under submitit,
@@ -61,26 +63,27 @@ class Preemption(Callback):
         self._heard: Callable[[int], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._owner = 0
-        self._at = -1
-        self._group: Any = None
-        self._exchange: tuple[Any, torch.Tensor] | None = None
+        self._heard_at = 0.0
+        self._batches = 0
+        self._agreement = Agreement(None)
 
     # ---- signals
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen from now on: data workers that are started hereafter must not be ended by a notice to save."""
-        self._signal, self._at, self._exchange, self._leaving = 0, trainer.global_step, None, None
+        self._signal, self._batches, self._leaving = 0, 0, None
         self._listen(self._note)
-        if started() and distributed.get_world_size() > 1:
-            self._group = distributed.new_group(backend="gloo")
+        self._agreement = Agreement.of_all("preemption")
+        # Lightning's own exchange: a broadcast before every micro-batch, for which it lets the GPU run dry
+        loop: Any = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen in place of Lightning, which has begun to since, and would leave without saving."""
-        self._at = trainer.global_step  # of a resumed run, which was not known before
         self._listen(self._note)
 
     def _note(self, number: int) -> None:
-        self._signal = number
+        self._signal, self._heard_at = number, time.monotonic()
 
     def _listen(self, heard: Callable[[int], None]) -> None:
         self._heard = heard
@@ -116,14 +119,16 @@ class Preemption(Callback):
     # ---- exit
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """At a step boundary: save where all ranks know that they are to leave."""
-        if trainer.global_step == self._at:
-            return
-        self._at = trainer.global_step
-        if number := self._received():
+        """After a micro-batch: save where all ranks have agreed to."""
+        self._batches += 1
+        due = int(self.checkpoint.is_due(trainer))
+        number, save = self._agreement.at(self._batches, self._signal, due)
+        if not number and self.checkpoint.validation_follows(trainer):
+            number = max(everyone(self._signal))
+        if number:
             self._save(trainer, number)
-        elif self._group is not None:
-            self._begin_exchange()
+        elif save:
+            self.checkpoint.save_soon(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Leave now that the loggers have the last step too, which they get after its end."""
@@ -135,41 +140,24 @@ class Preemption(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last step is saved by now; what comes after training is for another time."""
-        if self._leaving is None:
-            if self._group is not None:
-                self._finish_exchange()
-                self._begin_exchange()
-            if number := self._received():
-                self._save(trainer, number)
+        if self._leaving is None and (number := max(everyone(self._signal))):
+            self._save(trainer, number)
         self._leave(trainer)
-
-    def _received(self) -> int:
-        """The signal that this process, or by the last exchange any rank, has got; 0 for none."""
-        return self._finish_exchange() if self._group is not None else self._signal
-
-    def _begin_exchange(self) -> None:
-        signals = torch.tensor([self._signal], dtype=torch.int32)
-        work = distributed.all_reduce(signals, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._exchange = (work, signals)
-
-    def _finish_exchange(self) -> int:
-        if self._exchange is None:
-            return 0
-        (work, signals), self._exchange = self._exchange, None
-        work.wait()
-        return int(signals.item())
 
     def _save(self, trainer: Trainer, number: int) -> None:
         self.checkpoint.save_now(trainer)
-        if self._group is not None:
-            distributed.barrier(group=self._group)
+        trainer.strategy.barrier()
         self._leaving = number
 
     def _leave(self, trainer: Trainer) -> None:
         if self._leaving is not None:
-            self._end(self._leaving, f"step {trainer.global_step} is saved", first=trainer.is_global_zero)
+            since = f" {time.monotonic() - self._heard_at:.1f} s after the signal" if self._signal else ""
+            step, saved, again = trainer.global_step, "no step was taken", "resume=auto begins anew"
+            if step:
+                saved, again = f"step {step} is saved{since}", "resume=last resumes there"
+            self._end(self._leaving, saved, again, first=trainer.is_global_zero)
 
-    def _end(self, number: int, saved: str, first: bool) -> None:
+    def _end(self, number: int, saved: str, again: str, first: bool) -> None:
         before = self._before.get(signal.Signals(number))
         self._stop_listening()
         submitit_requeues = number in _submitit_signals() and callable(before)
@@ -182,7 +170,7 @@ class Preemption(Callback):
         if job and trouble is None:
             resuming, code = f"job {job} is queued again, resume=auto resumes the run", 0
         else:
-            resuming = f"resume=last resumes there{f' ({trouble})' if trouble else ''}"
+            resuming = f"{again}{f' ({trouble})' if trouble else ''}"
             code = _KILLED_BY_SIGTERM
         print(f"{name}: {saved}; {resuming}", file=sys.stderr, flush=True)
         raise Preempted(code)
@@ -194,7 +182,8 @@ class Preemption(Callback):
         Args:
             first: whether this is the first rank.
         """
-        self._listen(lambda number: self._end(number, "training is done and saved", first))
+        saved, again = "training is done and saved", "resume=last resumes there"
+        self._listen(lambda number: self._end(number, saved, again, first))
         try:
             yield
         finally:

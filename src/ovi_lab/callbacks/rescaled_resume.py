@@ -62,6 +62,8 @@ class RescaledResume(Callback):
         loader = trainer.train_dataloader
         if isinstance(loader, ClipLoader) and loader.order is not None:
             checkpoint["spread"] = {**self._now(trainer), "together": loader.order.together}
+        if trainer.fit_loop._should_accumulate():
+            _drop_step_under_way(checkpoint["loops"]["fit_loop"], int(trainer.accumulate_grad_batches))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -117,6 +119,18 @@ class RescaledResume(Callback):
                 "data.batch_size) do not divide: choose a smaller data.batch_size or fewer processes"
             )
         return clips // here
+
+
+def _drop_step_under_way(loop: dict[str, Any], accumulated: int) -> None:
+    """Counters of the fit loop in the middle of a step, as if saved at the end of the last batch of the step before."""
+    progress = loop["epoch_loop.batch_progress"]
+    dropped = progress["current"]["ready"] % accumulated
+    for counts in (progress["total"], progress["current"]):
+        batches = counts["ready"] - dropped
+        counts.update(ready=batches, started=batches, processed=batches, completed=batches - 1)
+    progress["is_last_batch"] = False
+    # Lightning counts a step there after its last batch, and does so once more where it resumes
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def _set(progress: dict[str, int], batches: int) -> None:

@@ -124,7 +124,10 @@ TRAIN = _open(
     global_batch_size=AtLeastOne | None,
     ema=_closed(decay=BelowOne),
     checkpoint=_closed(
-        every_n_steps=Count, keep_last=AtLeastOne | Literal[-1], keep_every_n_steps=AtLeastOne | None
+        every_n_steps=Count,
+        every_minutes=Positive | None,
+        keep_last=AtLeastOne | Literal[-1],
+        keep_every_n_steps=AtLeastOne | None,
     ),
     guard=_closed(
         on_bad_step=Literal["stop", "skip"],
@@ -144,6 +147,7 @@ TRAIN = _open(
         sampler=SAMPLER,
     ),
     preemption=_closed(signals=Texts),
+    restarts=_closed(without_progress=Count),
     samples=_closed(every_n_steps=Count, prompts=list[AnyText], seed=Seed, steps=AtLeastOne),
     sampler=SAMPLER,
     logger=_closed(csv=YesNo, tensorboard=YesNo, wandb=YesNo, wandb_project=Text),

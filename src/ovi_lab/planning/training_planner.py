@@ -127,6 +127,11 @@ class TrainingPlanner:
 
         return optimiser_step(list(held.values()), make)
 
+    def optimiser_state(self, choice: Choice) -> int:
+        """Bytes that the optimiser keeps of all parameters, without float32 copies of weights."""
+        types = Types.of(self.job.precision, choice.sharding)
+        return self._optimiser(types.master, types.weights, bool(choice.sharding.stage))[0]
+
     # ---- time
 
     def flops(self, choice: Choice) -> Flops:

@@ -12,6 +12,7 @@ from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
 from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.cluster import Cluster
+from ovi_lab.planning.interruptions import ASSUMPTION, STORAGE, Interruptions
 from ovi_lab.planning.job import TrainingJob
 from ovi_lab.planning.memory import Memory
 from ovi_lab.planning.time import ASSUMPTIONS, StepTime
@@ -55,7 +56,12 @@ def _needed(memory: Memory) -> int:
 
 
 def print_plan(
-    console: Console, planner: TrainingPlanner, cluster: Cluster, efficiency: float, price: float | None
+    console: Console,
+    planner: TrainingPlanner,
+    cluster: Cluster,
+    efficiency: float,
+    price: float | None,
+    storage: float = STORAGE,
 ) -> int:
     """Parameters, memory, time, and what to change where it does not fit; 0 where it fits, else 1."""
     requested = planner.requested(cluster.count)
@@ -81,8 +87,14 @@ def print_plan(
     if time is None:
         console.print(f"No GPU of {gib(cluster.memory)} is in the table: name one for times, as gpus=8xH100.")
     else:
-        console.print(_time(planner, choice, cluster, time, efficiency, price))
+        interruptions = Interruptions.of(planner, choice, time, storage)
+        table = _time(planner, choice, cluster, time, price)
+        for row in interruptions.rows():
+            table.add_row(*row)
+        console.print(table)
+        console.print(interruptions.advice(), highlight=False)
         _print_assumptions(console, cluster, efficiency)
+        console.print(f"[dim]{ASSUMPTION.format(storage=storage)}[/]", highlight=False)
     return 0 if fits else 1
 
 
@@ -115,12 +127,7 @@ def _memory(memory: Memory, choice: Choice, cluster: Cluster) -> Table:
 
 
 def _time(
-    planner: TrainingPlanner,
-    choice: Choice,
-    cluster: Cluster,
-    time: StepTime,
-    efficiency: float,
-    price: float | None,
+    planner: TrainingPlanner, choice: Choice, cluster: Cluster, time: StepTime, price: float | None
 ) -> Table:
     job, batch, flops = planner.job, planner.batch(choice), planner.flops(choice)
     on = cluster.of(choice.gpus)

@@ -30,6 +30,7 @@ _VOLATILE = (
     "throughput",
     "val_metrics",
     "preemption",
+    "restarts",
     "latent_shapes",
     LENGTHENED,
     "strategy",

@@ -8,29 +8,38 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
 
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.process_groups import everyone, started
 
 _LOST = re.compile(
-    r"connection (closed|reset|refused)|peer|timed? ?out|socket|abort|unhandled system error", re.I
+    r"connection (was )?(closed|reset|refused)|peer|timed? ?out|socket|abort|unhandled system error|"
+    r"failed to (recv|send)|broken pipe",
+    re.I,
 )
 _SECONDS_APART = 30.0
 
 
+class LostProcessError(UserError):
+    """Another process of the run is gone. Its exit code, EX_TEMPFAIL, tells the scripts that a restart may help."""
+
+    exit_code = 75
+
+
 def is_first_process() -> bool:
     """By what torchrun, SLURM or Lightning's own launcher put into the environment."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name]) == 0
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    names = ("RANK",) if os.environ.get("RANK", "").isdigit() else ("SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    # processes that Lightning starts within a task of SLURM inherit that task's number
+    return all(os.environ.get(name, "0") in ("0", "") for name in names)
 
 
 def died(error: RuntimeError) -> str | None:
     """What to say where an error means that another process is gone; None where it means something else."""
     text = str(error).strip()
     found = _LOST.search(text)
-    if not started() or found is None or not re.search("gloo|nccl", text, re.I):
+    of_torch = isinstance(error, distributed.DistError) or re.search("gloo|nccl", text, re.I)
+    if not started() or found is None or not of_torch:
         return None
     reason = text[found.start() :].splitlines()[0]
     return f"another process of this run died or cannot be reached ({reason[:80].strip(' .')})"

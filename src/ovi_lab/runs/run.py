@@ -22,8 +22,9 @@ from ovi_lab.common.building import build
 from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import LENGTHENED, check_same_run, config_hash, length, run_config
-from ovi_lab.runs.processes import died, is_first_process
+from ovi_lab.runs.processes import LostProcessError, died, is_first_process
 from ovi_lab.runs.refusals import refuse_what_cannot_run
+from ovi_lab.runs.restarts import counted
 from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.runs.written import remove_run
 from ovi_lab.strategies.process_groups import started
@@ -225,7 +226,7 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
         lost = died(error)
         if lost is None:
             raise
-        raise UserError(
+        raise LostProcessError(
             f"{lost}; resume=last resumes from the last checkpoint of {config.run_dir}"
         ) from error
     except OSError as error:
@@ -253,7 +254,21 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     resumed = _checkpoint_to_resume(config, run_dir, plain)
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     _begin(run_dir, text)
+    step = 0 if resumed is None else Checkpoint.open(resumed).step
+    with counted(run_dir, step, config.restarts.without_progress):
+        _train(config, plain, run_dir, text, resumed, reporter)
+    return "done"
 
+
+def _train(
+    config: DictConfig,
+    plain: Mapping[str, Any],
+    run_dir: Path,
+    text: str,
+    resumed: Path | None,
+    reporter: Reporter,
+) -> None:
+    """Train, validate and score."""
     import lightning.pytorch as pl
     from torch import distributed
 
@@ -298,7 +313,6 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
             evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
     if first:
         write_whole(run_dir / "done.json", json.dumps(outcome, indent=1))
-    return "done"
 
 
 def _gathered_model(run_dir: Path, config: DictConfig) -> Any:

@@ -21,6 +21,7 @@ _OF_A_CHECKPOINT = (
 )  # fmt: skip
 _OF_A_RUN = (
     "config.yaml", "done.json", "results.json", "per_clip.jsonl", "metrics.csv", "progress.json", "traceback.txt",
+    "restarts.json",
     "clips.safetensors", "ball_judges.safetensors", "last",
 )  # fmt: skip
 WRITTEN: tuple[str, ...] = (

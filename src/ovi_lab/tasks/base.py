@@ -239,6 +239,7 @@ class FlowMatchingTask(Task):
             self._step_losses.setdefault(name, []).append(value.detach())
         if not steps_now(self.trainer):
             return
+        self.train_bins.end_step()
         if self.trainer._logger_connector.should_update_logs:
             # Lightning logs no other step, and `log_dict` costs milliseconds
             means = {n: v[0] if len(v) == 1 else torch.stack(v).mean() for n, v in self._step_losses.items()}

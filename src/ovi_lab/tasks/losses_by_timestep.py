@@ -20,21 +20,29 @@ class LossByTimestep:
     def __init__(self, bins: int) -> None:
         self.bins = bins
         self._sums: dict[str, Tensor] = {}
+        self._of_step: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def add(self, modality: str, loss_B: Tensor, sigma_B: Tensor) -> None:
-        if modality not in self._sums:
-            self._sums[modality] = torch.zeros(2, self.bins, device=loss_B.device)
+        """Add the losses of a batch to those of the step under way."""
+        if modality not in self._of_step:
+            self._of_step[modality] = torch.zeros(2, self.bins, device=loss_B.device)
         where = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
-        sums = self._sums[modality]
+        sums = self._of_step[modality]
         loss_B = loss_B.detach().float()
         # a loss that is not finite is left to the guard: here it would spoil its bin
         finite_B = loss_B.isfinite()
         sums[0].index_add_(0, where, loss_B.where(finite_B, 0.0))
         sums[1].index_add_(0, where, finite_B.float())
 
+    def end_step(self) -> None:
+        """Count the step under way, which until then is no part of the state."""
+        for modality, sums in self._of_step.items():
+            self._sums[modality] = self._sums[modality] + sums if modality in self._sums else sums
+        self._of_step = {}
+
     def state(self) -> dict[str, list[list[float]]]:
-        """The sums over all processes, in plain values; collective."""
+        """The sums of whole steps over all processes, in plain values; collective."""
         found = {}
         for modality, sums in self._sums.items():
             total = sums.clone()
@@ -55,6 +63,7 @@ class LossByTimestep:
 
         Over all processes; collective.
         """
+        self.end_step()
         report = {}
         for modality, sums in self._sums.items():
             if started():
