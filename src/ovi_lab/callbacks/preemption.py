@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_lab.callbacks.checkpoint import RunCheckpoint
 from ovi_lab.errors import UserError
-from ovi_lab.strategies.agreement import Agreement
+from ovi_lab.strategies.joint_action import JointAction
 from ovi_lab.strategies.process_groups import everyone
 
 _KILLED_BY_SIGTERM = 128 + signal.SIGTERM
@@ -31,7 +31,7 @@ class Preemption(Callback):
     """On a signal: drop the step under way, save the last whole one, have SLURM queue the job again, and leave.
 
     All ranks leave after the same micro-batch, also where one alone got the signal: after each they look whether any
-    has got it, and agree on the next micro-batch or the one after (see `Agreement`). No rank waits for it, and no GPU
+    has got it, and agree on the next micro-batch or the one after (see `JointAction`). No rank waits for it, and no GPU
     is touched. Before something long, a validation, they do wait for each other. The gradients of the step under way
     are lost; a resumed run takes that step anew, with the same clips and draws. Checkpoints by the clock
     (`checkpoint.every_minutes`) fall on micro-batches that are agreed on in the same way, by the first rank's clock.
@@ -65,7 +65,7 @@ class Preemption(Callback):
         self._owner = 0
         self._heard_at = 0.0
         self._batches = 0
-        self._agreement = Agreement(None)
+        self._joint = JointAction(None)
 
     # ---- signals
 
@@ -73,7 +73,7 @@ class Preemption(Callback):
         """Listen from now on: data workers that are started hereafter must not be ended by a notice to save."""
         self._signal, self._batches, self._leaving = 0, 0, None
         self._listen(self._note)
-        self._agreement = Agreement.of_all("preemption")
+        self._joint = JointAction.of_all("preemption")
         # Lightning's own exchange: a broadcast before every micro-batch, for which it lets the GPU run dry
         loop: Any = trainer.fit_loop.epoch_loop
         loop._broadcast_sigterm_tensor = lambda: None
@@ -122,7 +122,7 @@ class Preemption(Callback):
         """After a micro-batch: save where all ranks have agreed to."""
         self._batches += 1
         due = int(self.checkpoint.is_due(trainer))
-        number, save = self._agreement.at(self._batches, self._signal, due)
+        number, save = self._joint.at(self._batches, self._signal, due)
         if not number and self.checkpoint.validation_follows(trainer):
             number = max(everyone(self._signal))
         if number:

@@ -22,7 +22,7 @@ STORAGE = 5.0
 PROCESS = 0.5
 """GB/s of a process: copied from the device, written, flushed to the disk and hashed."""
 MICRO_BATCHES = 3
-"""From a signal to a stop at most: the one under way, and the two within which all processes agree (`Agreement`)."""
+"""From a signal to a stop at most: the one under way, and the two within which all processes agree (`JointAction`)."""
 LEAVING = 30
 """Seconds for loggers, SLURM's answer and the end of the processes."""
 SCRIPTS = 300

@@ -1,4 +1,4 @@
-"""Agreement of all processes on a place in a loop at which they act together, without one waiting for another."""
+"""A place in a loop at which all processes act together, agreed on without one waiting for another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovi_lab.strategies.process_groups import started
 _made = itertools.count()
 
 
-class Agreement:
+class JointAction:
     """All processes of a loop act at the same index of it, where any of them wishes to.
 
     They talk through the key-value store over which torch.distributed made its groups: on the CPU, over a connection
@@ -42,7 +42,7 @@ class Agreement:
         """Index, then the largest wishes; empty where nothing is agreed on."""
 
     @classmethod
-    def of_all(cls, name: str) -> Agreement:
+    def of_all(cls, name: str) -> JointAction:
         """Between all processes; each calls it as often as the others."""
         number = next(_made)
         if not started() or distributed.get_world_size() == 1:

@@ -5,7 +5,7 @@ import random
 import pytest
 from torch.distributed import HashStore
 
-from ovi_lab.strategies.agreement import Agreement
+from ovi_lab.strategies.joint_action import JointAction
 
 WISH = 10
 
@@ -19,7 +19,7 @@ def acted_after(seed: int, in_step: bool) -> tuple[int, list[int]]:
     """
     draw, store = random.Random(seed), HashStore()
     world = draw.choice([2, 3, 8])
-    agreements = [Agreement(store, rank, world) for rank in range(world)]
+    joint = [JointAction(store, rank, world) for rank in range(world)]
     wishing = draw.choice([{0}, {world - 1}, set(range(world))])
     first, speeds = draw.randrange(1, 6), [draw.choice([1, 1, 3]) for _ in range(world)]
     at, acted = [0] * world, [0] * world
@@ -28,7 +28,7 @@ def acted_after(seed: int, in_step: bool) -> tuple[int, list[int]]:
         (rank,) = draw.choices(able, [speeds[r] for r in able])
         at[rank] += 1
         assert at[rank] < 5000
-        if agreements[rank].at(at[rank], WISH * (rank in wishing and at[rank] >= first), 0) == (WISH, 0):
+        if joint[rank].at(at[rank], WISH * (rank in wishing and at[rank] >= first), 0) == (WISH, 0):
             acted[rank] = at[rank]
     return acted[0] - first, acted
 
@@ -47,9 +47,9 @@ def test_all_act_at_one_index_in_any_order(in_step):
 
 def test_a_wish_that_comes_later_is_agreed_on_next_and_one_process_waits_for_nobody():
     store = HashStore()
-    two = [Agreement(store, rank, 2) for rank in range(2)]
-    seen = [[agreement.at(i, WISH * (i == 3), i >= 6) for agreement in two] for i in range(1, 10)]
+    two = [JointAction(store, rank, 2) for rank in range(2)]
+    seen = [[one.at(i, WISH * (i == 3), i >= 6) for one in two] for i in range(1, 10)]
     assert all(first == second for first, second in seen)
     assert [i for i, ((number, _), _) in enumerate(seen, 1) if number] == [4]
     assert [i for i, ((_, save), _) in enumerate(seen, 1) if save] == [7, 9]
-    assert Agreement(None).at(1, WISH, 0) == (WISH, 0)
+    assert JointAction(None).at(1, WISH, 0) == (WISH, 0)
