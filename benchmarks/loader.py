@@ -22,16 +22,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import Progress
 
 from ovi_eval.clips.writing import write_mp4
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.buckets import Buckets
-from ovi_lab.data.dataset import ClipDataset
+from ovi_lab.data.buckets import Buckets, Pick
+from ovi_lab.data.dataset import ClipDataset, Sample
 from ovi_lab.data.decode import json_bytes, latent_members
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.prepare import WorldSettings, prepare_world, shards_of
+from ovi_lab.data.shapes import ClipShapes
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.data.worlds import get_world
 
@@ -62,6 +64,13 @@ class Case:
     def clip_bytes(self) -> float:
         entries = self.dataset.entries
         return sum(size for entry in entries for _, size in entry.members.values()) / len(entries)
+
+
+class Repeated(ClipDataset):
+    """The same samples over and over, whatever the number."""
+
+    def __getitem__(self, index: int | Pick) -> Sample:
+        return super().__getitem__(index % len(self))  # type: ignore[operator]
 
 
 @dataclass
@@ -185,12 +194,13 @@ def resumes(folder: Path, size: Mapping[str, Any], rounds: int) -> Iterator[tupl
         for n in range(345):
             audio, text = torch.zeros(31 + n, 20).bfloat16(), torch.zeros(4, 64).bfloat16()
             shard.write(f"c{n:04d}", latent_members("", {}, None, audio, text))
-    dataset = ClipDataset(path, modalities=["audio"])
+    dataset = Repeated(path, modalities=["audio"])
     clips = 4 * size["most"]
-    dataset.entries = (dataset.entries * (clips // len(dataset.entries) + 1))[:clips]
+    none, shapes = np.zeros(clips, np.uint32), dataset.shapes
+    repeated = ClipShapes(shapes.forms, np.resize(shapes.form_N, clips), np.resize(shapes.length_N, clips))
     orders = {
-        "4 clips a batch": Buckets([None] * clips, 4),
-        "1,000 tokens a batch, 29 buckets": Buckets(dataset.shapes, tokens_per_batch=1000),
+        "4 clips a batch": Buckets(ClipShapes([None], none, none), 4),
+        "1,000 tokens a batch, 29 buckets": Buckets(repeated, tokens_per_batch=1000),
     }
     for name, buckets in orders.items():
         for position in size["batches"]:

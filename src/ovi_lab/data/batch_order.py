@@ -16,12 +16,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.buckets import Buckets, picks
+from ovi_lab.data.columns import Array
+from ovi_lab.data.shapes import chunks
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
@@ -34,6 +36,15 @@ class _BucketSteps(NamedTuple):
     steps: int
     rest: int
     borrowed: list[tuple[int, int, int]]  # bucket, and from which to which of its clips
+
+
+class _EpochSteps(NamedTuple):
+    """The order of an epoch: sample numbers, of which step s takes those from start_S[s] on, size_S[s] a rank."""
+
+    numbers: Array
+    start_S: Array
+    size_S: Array
+    cuts: tuple[Array, Array] | None
 
 
 class Place(NamedTuple):
@@ -127,9 +138,9 @@ class EpochSampler(Sampler[list[Any]]):
         self.num_batches = max(1, min(self.num_batches, wanted))
         self._length = max(1, round(self.num_batches / (self._stride * group))) * group
 
-    def _first_epoch(self) -> tuple[Tensor, list[_BucketSteps]]:
+    def _first_epoch(self) -> tuple[Array, list[_BucketSteps]]:
         """The clips of each bucket, after small ones have joined others, and its steps."""
-        count_B = self._joined(self.buckets.of_epoch(0)[0]).bincount(minlength=len(self.buckets.batch_B))
+        count_B = self._joined(self._counts(self.buckets.of_epoch(0)))[1]
         return count_B, self._plan(count_B)
 
     def __len__(self) -> int:
@@ -145,52 +156,86 @@ class EpochSampler(Sampler[list[Any]]):
 
     def _batches(self, place: Place) -> Iterator[list[Any]]:
         first, within = divmod(self.rank, self.together)
-        at, drawn_epoch = Place(place.epoch, place.batch + first), -1
+        at = Place(place.epoch, place.batch + first)
+        none = np.zeros(0, np.int64)
+        drawn, drawn_epoch = _EpochSteps(none, none, none, None), -1
         for _ in range(len(self)):
             at = self.after(at, 0)
             if at.epoch != drawn_epoch:
-                (numbers_N, start_S, size_S, cuts), drawn_epoch = self._steps(at.epoch), at.epoch
-            step = at.batch % len(start_S)
-            size = int(size_S[step])
-            start = int(start_S[step]) + within * size
-            yield picks(numbers_N[start : start + size], cuts)
+                del drawn  # one epoch's order at a time
+                drawn, drawn_epoch = self._steps(at.epoch), at.epoch
+            step = at.batch % len(drawn.start_S)
+            size = int(drawn.size_S[step])
+            start = int(drawn.start_S[step]) + within * size
+            yield picks(drawn.numbers[start : start + size], drawn.cuts)
             at = Place(at.epoch, at.batch + self._stride)
 
-    def _steps(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Sample numbers, step after step; where in them each step begins and how many a rank has [S]; the cuts."""
-        bucket_N, cuts = self.buckets.of_epoch(epoch)
-        bucket_N = self._joined(bucket_N)
-        order_N = torch.randperm(self.buckets.size, generator=generator_for("order", self.seed, epoch))
-        # Positions in the shuffle, bucket after bucket, each bucket in the shuffle's order.
-        position_N = torch.argsort(bucket_N[order_N], stable=True)
-        count_B = torch.bincount(bucket_N, minlength=len(self.buckets.batch_B))
-        offset_B = (count_B.cumsum(0) - count_B).tolist()
-        parts, lasts, sizes = [], [], []
-        for bucket, steps, rest, borrowed in self._plan(count_B):
-            size = int(self.buckets.batch_B[bucket])
-            own_count = steps * size * self.together
-            own = position_N[offset_B[bucket] : offset_B[bucket] + own_count + rest]
-            groups = [own[:own_count].view(steps, -1)] if steps else []
+    def _steps(self, epoch: int) -> _EpochSteps:
+        bucket_N = self.buckets.of_epoch(epoch)
+        into_B, count_B = self._joined(self._counts(bucket_N))
+        plan = self._plan(count_B)
+        batch_B, offset_B = self.buckets.batch_B, count_B.cumsum() - count_B
+        extra = sum(int(batch_B[step.bucket]) for step in plan if step.rest) * self.together
+        order_N = self._shuffled(epoch)
+        # Positions in the shuffle, bucket after bucket, each bucket in the shuffle's order; then the filled-up steps.
+        position_N = np.empty(self.buckets.size + extra, order_N.dtype)
+        filled_B = offset_B.copy()
+        for part in chunks(self.buckets.size):
+            bucket = into_B[bucket_N[order_N[part]]]
+            sorted_N = np.argsort(bucket, kind="stable")
+            bucket = bucket[sorted_N]
+            here_B = np.bincount(bucket, minlength=len(count_B))
+            within_N = np.arange(len(bucket)) - (here_B.cumsum() - here_B)[bucket]
+            position_N[filled_B[bucket] + within_N] = part.start + sorted_N
+            filled_B += here_B
+        del bucket_N
+        starts, lasts, sizes = [], [], []
+        end = self.buckets.size
+        for bucket, steps, rest, borrowed in plan:
+            size, begin = int(batch_B[bucket]), int(offset_B[bucket])
+            clips = size * self.together
+            if steps:
+                start_S = begin + clips * np.arange(steps)
+                starts.append(start_S)
+                lasts.append(position_N[start_S + clips - 1])
             if rest:
-                shorter = [position_N[offset_B[b] + start : offset_B[b] + end] for b, start, end in borrowed]
-                groups.append(torch.cat([own[own_count:], *shorter]).sort().values[None])
-            for group in groups:
-                parts.append(group.flatten())
-                lasts.append(group[:, -1])
-                sizes.append(torch.full((len(group),), size))
-        if not parts:
+                own = position_N[begin + steps * clips :][:rest]
+                shorter = [
+                    position_N[offset_B[b] + start : offset_B[b] + stop] for b, start, stop in borrowed
+                ]
+                position_N[end : end + clips] = np.sort(np.concatenate([own, *shorter]))
+                starts.append(np.array([end]))
+                end += clips
+                lasts.append(position_N[end - 1 : end])
+            sizes.append(np.full(steps + bool(rest), size, np.min_scalar_type(size)))
+        if not plan:
             raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
-        size_S = torch.cat(sizes)
-        start_S = (size_S.cumsum(0) - size_S) * self.together
         # A step comes when the shuffle has reached its last sample.
-        when_S = torch.argsort(torch.cat(lasts))
-        return order_N[torch.cat(parts)], start_S[when_S], size_S[when_S], cuts
+        when_S = np.argsort(np.concatenate(lasts))
+        start_S, size_S = np.concatenate(starts)[when_S].astype(order_N.dtype), np.concatenate(sizes)[when_S]
+        for part in chunks(len(position_N)):
+            position_N[part] = order_N[position_N[part]]
+        del order_N
+        return _EpochSteps(position_N, start_S, size_S, self.buckets.cuts(epoch))
 
-    def _joined(self, bucket_N: Tensor) -> Tensor:
-        """The buckets after small ones have joined the next longer of their picture."""
-        count = bucket_N.bincount(minlength=len(self.buckets.batch_B)).tolist()
+    def _shuffled(self, epoch: int) -> Array:
+        """All sample numbers in the seeded order of an epoch."""
+        kind = (
+            torch.int32 if self.buckets.size < 2**30 else torch.int64
+        )  # the same numbers in half of the memory
+        generator = generator_for("order", self.seed, epoch)
+        return torch.randperm(self.buckets.size, generator=generator, dtype=kind).numpy()
+
+    def _counts(self, bucket_N: Array) -> Array:
+        """Samples of each bucket [B]."""
+        pieces = (bucket_N[part] for part in chunks(len(bucket_N)))
+        return sum(np.bincount(piece, minlength=len(self.buckets.batch_B)) for piece in pieces)  # type: ignore
+
+    def _joined(self, count_B: Array) -> tuple[Array, Array]:
+        """The buckets [B] after small ones have joined the next longer of their picture, and their counts [B]."""
+        count = count_B.tolist()
         needed, edges = (self.buckets.batch_B * self.together).tolist(), len(self.buckets.edges_E)
-        into_B = torch.arange(len(count))
+        into_B = np.arange(len(count), dtype=np.min_scalar_type(len(count)))
         waiting: list[int] = []
         for bucket, own in enumerate(count):
             if bucket % edges == 0:
@@ -202,9 +247,11 @@ class EpochSampler(Sampler[list[Any]]):
             waiting = [*waiting, bucket] if count[bucket] < needed[bucket] else []
             for b in waiting[:-1]:
                 count[b] = 0
-        return into_B[bucket_N]
+        joined_B = np.zeros_like(count_B)
+        np.add.at(joined_B, into_B, count_B)
+        return into_B, joined_B
 
-    def _plan(self, count_B: Tensor) -> list[_BucketSteps]:
+    def _plan(self, count_B: Array) -> list[_BucketSteps]:
         """The steps of each bucket with `count_B` clips; within a picture shape, the longest sound first."""
         left, edges = count_B.tolist(), len(self.buckets.edges_E)
         needed = (self.buckets.batch_B * self.together).tolist()

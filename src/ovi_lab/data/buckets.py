@@ -1,9 +1,10 @@
 """Buckets of clips of similar shape: the same latent frames, rows and columns, and sound of similar length.
 
 Little is padded within a bucket, and its batches are as large as a budget of tokens allows. Shapes come from the
-shards' indexes; no sample is read.
+shards' indexes; no sample is read. What is kept of each sample is of the smallest type that holds it, and what is
+computed of all is computed in pieces: there may be ten million.
 
-Shape suffixes: N samples, E edges of audio lengths.
+Shape suffixes: N samples, E edges of audio lengths, B buckets.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.common.values import check_settings
+from ovi_lab.data.columns import Array
 from ovi_lab.data.index import Shapes
+from ovi_lab.data.shapes import ClipShapes, chunks
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
@@ -74,28 +76,33 @@ class AudioTokens:
         """Whether there is anything to cut."""
         return self.max is not None or self.crop == "random"
 
-    def longest(self, stored_N: Tensor) -> Tensor:
+    def longest(self, stored_N: Array) -> Array:
         """The most tokens [N] that clips of so many may have."""
-        return stored_N if self.max is None else stored_N.clamp(max=self.max)
+        return stored_N if self.max is None else np.minimum(stored_N, self.max)
 
-    def cuts(self, stored_N: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """First token and length [N] of what is taken of each clip in an epoch."""
+    def cutter(self, seed: int, epoch: int) -> Callable[[Array], tuple[Array, Array]]:
+        """Gives for the stored lengths of the next clips, in the order of their numbers, the first token and the
+        length of what is taken of each in an epoch.
+        """
         # Row n is drawn as the n-th pair whatever comes after it: a longer list of shards cuts these clips in the same
         # way.
-        draws_N2 = torch.rand(
-            len(stored_N), 2, generator=generator_for("audio cut", seed, epoch), dtype=torch.float64
-        )
-        length_N = self.longest(stored_N)
-        if self.crop == "random":
-            length_N = self.min + (draws_N2[:, 0] * (length_N - self.min + 1)).long()
-        return (draws_N2[:, 1] * (stored_N - length_N + 1)).long(), length_N
+        generator = generator_for("audio cut", seed, epoch)
+
+        def cut(stored_N: Array) -> tuple[Array, Array]:
+            draws_N2 = torch.rand(len(stored_N), 2, generator=generator, dtype=torch.float64).numpy()
+            length_N = self.longest(stored_N)
+            if self.crop == "random":
+                length_N = self.min + (draws_N2[:, 0] * (length_N - self.min + 1)).astype(np.int64)
+            return (draws_N2[:, 1] * (stored_N - length_N + 1)).astype(np.int64), length_N
+
+        return cut
 
 
 class Buckets:
     """Samples by shape, and how many of a bucket make a batch.
 
     Args:
-        shapes: the shapes of each sample's latents; a sample whose shapes are not known (None) counts as the commonest
+        shapes: the shapes of each sample's latents; samples whose shapes are not known (None) count as the commonest
             ones.
         batch_size: clips a batch, where `tokens_per_batch` is None.
         tokens_per_batch: budget of a batch with its padding: as many clips as fit. Tokens are the towers':
@@ -108,7 +115,7 @@ class Buckets:
 
     def __init__(
         self,
-        shapes: Sequence[Shapes | None],
+        shapes: ClipShapes | Sequence[Shapes | None],
         batch_size: int = 16,
         tokens_per_batch: int | None = None,
         audio_edges: Sequence[int] | None = None,
@@ -117,92 +124,105 @@ class Buckets:
         seed: int = 0,
     ) -> None:
         check_settings("data", {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch})
+        self.shapes = shapes if isinstance(shapes, ClipShapes) else ClipShapes.of(shapes)
         self.size, self.cut, self.seed = len(shapes), audio_tokens, seed
         self.by_tokens = tokens_per_batch is not None
-        pictures, self.picture_N, self.stored_N = _shapes_by_number(shapes)
-        if tokens_per_batch is not None and not pictures and not int(self.stored_N.max()):
+        pictures, self._picture_F, self._unknown_length = self.shapes.pictures()
+        self._unknown_F = np.array([form is None for form in self.shapes.forms] or [True], bool)
+        most = max((int(self._stored(part).max()) for part in chunks(self.size)), default=0)
+        if tokens_per_batch is not None and set(pictures) <= {()} and not most:
             raise UserError(
                 "data.tokens_per_batch counts tokens of stored latents, and these shards hold media: "
                 "encode them with `ovi-data latents`, or set data.batch_size"
             )
-        longest_N = self.stored_N if self.cut is None else self.cut.longest(self.stored_N)
-        self.edges_E = _edges(audio_edges, int(longest_N.max()))
+        longest = most if self.cut is None else int(self.cut.longest(np.array(most)))
+        self._most = most
+        self.edges_E = _edges(audio_edges, longest)
         count = len(self.edges_E)
-        picture_tokens = torch.tensor([_picture_tokens(shape, patch_size) for shape in pictures] or [0])
-        video_B = picture_tokens.repeat_interleave(count)
-        if self.cut is not None and self.cut.crop == "random":
-            audio_B = self.edges_E.clamp(max=int(longest_N.max())).repeat(len(picture_tokens))
-        else:  # the lengths stay, and so does the longest of each bucket
-            audio_B = torch.zeros(len(video_B), dtype=torch.long)
-            audio_B.scatter_reduce_(0, self._bucket(longest_N), longest_N, "amax")
-        self.tokens_B = video_B + audio_B
+        picture_tokens = np.array([_picture_tokens(shape, patch_size) for shape in pictures] or [0])
+        self._count = len(picture_tokens) * count
+        stored_B, taken_B, audio_B = (np.zeros(self._count + 1, np.int64) for _ in range(3))
+        for part in chunks(self.size):
+            stored_N = self._stored(part)
+            stored_B += np.bincount(self._bucket(part, stored_N), minlength=self._count + 1)
+            longest_N = stored_N if self.cut is None else self.cut.longest(stored_N)
+            bucket_N = self._bucket(part, longest_N)
+            taken_B += np.bincount(bucket_N, minlength=self._count + 1)
+            np.maximum.at(audio_B, bucket_N, longest_N)
+        drawn = self.cut is not None and self.cut.crop == "random"
+        self.one_bucket = not drawn and int((stored_B > 0).sum()) == 1
+        """Whether all samples share one bucket, in every epoch."""
+        # Where the lengths stay, so does the longest of each bucket.
+        most_B = np.minimum(self.edges_E, longest) if drawn else audio_B[: self._count]
+        self.tokens_B = picture_tokens.repeat(count) + (
+            np.tile(most_B, len(picture_tokens)) if drawn else most_B
+        )
         if tokens_per_batch is None:
-            self.batch_B = torch.full_like(self.tokens_B, batch_size)
+            self.batch_B = np.full_like(self.tokens_B, batch_size)
         else:
-            largest = int(self.tokens_B[self._bucket(longest_N).unique()].max())
+            largest = int(self.tokens_B[taken_B[: self._count] > 0].max())
             if largest > tokens_per_batch:
                 raise UserError(
                     f"data.tokens_per_batch is {tokens_per_batch}, less than the {largest} tokens of one clip: "
                     "raise it, or cut clips with data.audio_tokens.max"
                 )
-            self.batch_B = (tokens_per_batch // self.tokens_B.clamp(min=1)).clamp(min=1)
+            self.batch_B = np.maximum(tokens_per_batch // np.maximum(self.tokens_B, 1), 1)
 
     def at_most(self, clips: int) -> Buckets:
         """These with batches of so many clips at most."""
         fewer = copy.copy(self)
-        fewer.batch_B = self.batch_B.clamp(max=clips)
+        fewer.batch_B = np.minimum(self.batch_B, clips)
         return fewer
 
-    def _bucket(self, length_N: Tensor) -> Tensor:
-        return self.picture_N * len(self.edges_E) + torch.searchsorted(self.edges_E, length_N)
+    def _stored(self, part: slice) -> Array:
+        """Tokens of sound [N] of samples, as they are stored."""
+        stored_N = self.shapes.length_N[part].astype(np.int64)
+        stored_N[self._unknown_F[self.shapes.form_N[part]]] = self._unknown_length
+        return stored_N
 
-    @property
-    def one_bucket(self) -> bool:
-        """Whether all samples share one bucket, in every epoch."""
-        drawn = self.cut is not None and self.cut.crop == "random"
-        return not drawn and len(self._bucket(self.stored_N).unique()) == 1
+    def _bucket(self, part: slice, length_N: Array) -> Array:
+        picture_N = self._picture_F[self.shapes.form_N[part]]
+        return picture_N * len(self.edges_E) + np.searchsorted(self.edges_E, length_N)
 
-    def of_epoch(self, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The bucket of each sample [N], and the cuts of their sound (first token and length, [N] each)."""
+    def _taken(self, epoch: int) -> Iterator[tuple[slice, Array, Array]]:
+        """Numbers of samples, with the first token and the length of what is taken of each in an epoch."""
+        cut = None if self.cut is None else self.cut.cutter(self.seed, epoch)
+        for part in chunks(self.size):
+            stored_N = self._stored(part)
+            yield (part, *((np.zeros_like(stored_N), stored_N) if cut is None else cut(stored_N)))
+
+    def of_epoch(self, epoch: int) -> Array:
+        """The bucket of each sample [N]."""
+        bucket_N = np.empty(self.size, np.min_scalar_type(self._count))
+        for part, _, length_N in self._taken(epoch):
+            bucket_N[part] = self._bucket(part, length_N)
+        return bucket_N
+
+    def cuts(self, epoch: int) -> tuple[Array, Array] | None:
+        """First token and length [N] of what is taken of each sample's sound; None where all of it is."""
         if self.cut is None:
-            return self._bucket(self.stored_N), None
-        cuts = self.cut.cuts(self.stored_N, self.seed, epoch)
-        return self._bucket(cuts[1]), cuts
+            return None
+        kind = np.min_scalar_type(self._most)
+        start_N, length_N = np.empty(self.size, kind), np.empty(self.size, kind)
+        for part, start, length in self._taken(epoch):
+            start_N[part], length_N[part] = start, length
+        return start_N, length_N
 
     def in_order(self) -> list[list[Any]]:
         """Batches of all samples by number, as for validation: small enough for the largest bucket, and cut as in
         the first epoch.
         """
-        bucket_N, cuts = self.of_epoch(0)
-        size = int(self.batch_B[bucket_N.unique()].min())
-        everything = picks(torch.arange(self.size), cuts)
+        size = int(self.batch_B[np.unique(self.of_epoch(0))].min())
+        everything = picks(np.arange(self.size), self.cuts(0))
         return [everything[start : start + size] for start in range(0, self.size, size)]
 
 
-def picks(numbers: Tensor, cuts: tuple[Tensor, Tensor] | None) -> list[Any]:
+def picks(numbers: Array, cuts: tuple[Array, Array] | None) -> list[Any]:
     """Sample numbers [N] as the data set takes them: a `Pick` each where its sound is cut, else the number."""
     if cuts is None:
         return numbers.tolist()
     starts, lengths = cuts[0][numbers].tolist(), cuts[1][numbers].tolist()
     return [Pick(*pick) for pick in zip(numbers.tolist(), starts, lengths, strict=True)]
-
-
-def _shapes_by_number(
-    shapes: Sequence[Shapes | None],
-) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
-    """The different pictures' shapes, each sample's among them [N], and its tokens of sound [N] (0: none)."""
-    if not shapes:
-        return [], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    number: dict[tuple[int, ...], int] = {}
-    known = [(s.get("video", ()), s.get("audio", (0,))[0]) for s in shapes if s is not None]
-    common = Counter(known).most_common(1)[0][0] if len(known) < len(shapes) and known else ((), 0)
-    picture_N, stored_N = [], []
-    for shape in shapes:
-        video, audio = common if shape is None else (shape.get("video", ()), shape.get("audio", (0,))[0])
-        picture_N.append(number.setdefault(video, len(number)))
-        stored_N.append(audio)
-    pictures = [] if set(number) == {()} else list(number)
-    return pictures, torch.tensor(picture_N), torch.tensor(stored_N)
 
 
 def _picture_tokens(shape_CFhw: tuple[int, ...], patch_size: Sequence[int]) -> int:
@@ -211,7 +231,7 @@ def _picture_tokens(shape_CFhw: tuple[int, ...], patch_size: Sequence[int]) -> i
     return math.prod(math.ceil(size / patch) for size, patch in zip(shape_CFhw[1:], patch_size, strict=True))
 
 
-def _edges(given: Sequence[int] | None, longest: int) -> Tensor:
+def _edges(given: Sequence[int] | None, longest: int) -> Array:
     """Ascending edges [E] of audio lengths, the last of which no clip passes."""
     if given is not None:
         if not given or any(b <= a for a, b in zip([0, *given], given, strict=False)):
@@ -224,4 +244,4 @@ def _edges(given: Sequence[int] | None, longest: int) -> Tensor:
         edges = sorted({round(2 ** (step / PER_OCTAVE)) for step in range(steps + 1)})
     if edges[-1] < longest:
         edges.append(longest)
-    return torch.tensor(edges)
+    return np.array(edges)

@@ -7,40 +7,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ovi_eval.clips.writing import resample
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.buckets import AudioTokens, Pick
+from ovi_lab.data.clip_list import Reading, clips_of
 from ovi_lab.data.decode import (
     BOTH,
     MediaClip,
     MediaFormat,
     OnResample,
     kind_of,
-    missing_part,
     read_about,
     read_latents,
     read_media,
     refuse_other_rate,
 )
-from ovi_lab.data.encoders import codec_digests
 from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
     SampleEntry,
-    Shapes,
-    ShardIndex,
     bad_sample,
     encoded_by,
-    read_index,
 )
+from ovi_lab.data.shapes import ClipShapes, chunks
 from ovi_lab.data.shards import ShardReader, expand_shards
 from ovi_lab.errors import UserError
 
@@ -52,7 +49,6 @@ NO_CODEC = (
     "{} holds media, and no codec was given to encode them: name one, or fit one with `ovi-data fit-codec`"
 )
 SKIPPED, RATES = "_skipped", "_rates"
-_CHANNELS = {"video": (0, 4), "audio": (1, 2), "text": (1, 2)}  # dimension of the channels, and of all
 
 
 class ClipDataset(Dataset[Sample]):
@@ -93,22 +89,20 @@ class ClipDataset(Dataset[Sample]):
         self.codec, self.media_format = codec, media_format
         self.on_error, self.on_resample = on_error, on_resample
         self.modalities = tuple(m for m in BOTH if m in modalities)
-        self.made_of = MadeOf()
-        self.entries: list[SampleEntry] = []
-        self.known_bad: list[BadSample] = []
-        self.kinds: set[str] = set()
-        self.left_out = 0
-        self.shard_facts: list[tuple[str, int, int]] = []
-        expected = {}
-        for path in self.paths:
-            index = read_index(path)
-            expected[path] = (index.size, path.stat().st_mtime_ns)
-            self.made_of.add(index, (*self.modalities, *(() if stored_text is False else ("text",))))
-            if stored_text is None:
-                stored_text = _has_text(index)
-            before = len(self.entries)
-            self._take(index, audio_tokens, bool(stored_text))
-            self.shard_facts.append((path.name, index.size, len(self.entries) - before))
+        reading = Reading(self.modalities, stored_text, audio_tokens)
+        self.entries = clips_of(self.paths, reading)
+        found = self.entries
+        self.known_bad, self.kinds, self.left_out, self.made_of = (
+            found.bad,
+            found.kinds,
+            found.left_out,
+            found.made_of,
+        )
+        stored_text = found.stored_text
+        self.shard_facts: list[tuple[str, int, int]] = [
+            (path.name, fact.size, count)
+            for path, fact, count in zip(self.paths, self.entries.facts, self.entries.counts, strict=True)
+        ]
         self.parts = (*self.modalities, *(("text",) if stored_text and self.kinds == {"latents"} else ()))
         if self.known_bad and on_error == "raise":
             raise UserError(f"{self.known_bad[0]} (data.on_error=raise)")
@@ -130,38 +124,14 @@ class ClipDataset(Dataset[Sample]):
                 self.left_out,
                 self.left_out + len(self.entries),
             )
-        self._reader = ShardReader(expected)
+        facts = zip(self.paths, self.entries.facts, strict=True)
+        self._reader = ShardReader({path: (fact.size, fact.changed) for path, fact in facts})
         self._found_bad: dict[int, BadSample] = {}
 
-    def _take(self, index: ShardIndex, audio_tokens: AudioTokens | None, text: bool) -> None:
-        """Adds a shard's usable samples, and says what is wrong with the others."""
-        self.known_bad += index.bad
-        for entry in index.entries:
-            try:
-                kind = kind_of(entry.members, self.modalities)
-                if kind == "latents" and entry.shapes is not None:
-                    for part in (*self.modalities, *(("text",) if text else ())):
-                        if part not in entry.shapes:
-                            raise BadSampleError(missing_part(part, entry.shapes))
-                    if audio_tokens is not None and not audio_tokens.takes(entry.shapes, self.modalities):
-                        self.left_out += 1
-                        continue
-                    entry = replace(entry, shapes=self._own_shapes(entry.shapes))
-            except BadSampleError as error:
-                self.known_bad.append(BadSample(index.path.name, entry.key, str(error)))
-                continue
-            self.kinds.add(kind)
-            self.entries.append(entry)
-
-    def _own_shapes(self, shapes: Shapes) -> Shapes | None:
-        """The shapes of this data set's modalities; None where one is invalid, which reading the sample reports."""
-        wanted = {m: shapes[m] for m in self.modalities}
-        return wanted if all(_is_whole(m, shape) for m, shape in wanted.items()) else None
-
     @property
-    def shapes(self) -> list[Shapes | None]:
+    def shapes(self) -> ClipShapes:
         """The shapes of each sample's latents; None where only reading it tells."""
-        return [entry.shapes for entry in self.entries]
+        return self.entries.shapes
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -191,13 +161,14 @@ class ClipDataset(Dataset[Sample]):
     def _in_place_of(self, number: int) -> Iterator[int]:
         """The sample's number, then those after it of the same shape (or of one not known), then the rest."""
         yield number
-        shapes = self.entries[number].shapes
+        count = len(self.entries)
+        after = [
+            slice(number + 1 + part.start, number + 1 + part.stop) for part in chunks(count - number - 1)
+        ]
         for wanted in (True, False):
-            for step in range(1, len(self.entries)):
-                other = (number + step) % len(self.entries)
-                alike = shapes is None or self.entries[other].shapes in (None, shapes)
-                if alike == wanted:
-                    yield other
+            for part in (*after, *chunks(number)):
+                alike_N = self.entries.shapes.alike(number, part)
+                yield from (part.start + np.flatnonzero(alike_N == wanted)).tolist()
 
     def read(self, number: int) -> Sample:
         """The sample of that number itself. Raises BadSampleError where it is bad, UserError where its shard is."""
@@ -272,62 +243,6 @@ def at_rates(clip: MediaClip, fps: float, sample_rate: int, on_resample: OnResam
 def other_rate(fps: float, wanted: float) -> bool:
     """Whether frames at `fps` a second differ from the rate `wanted`."""
     return abs(fps - wanted) > 1e-3 * wanted
-
-
-@dataclass
-class MadeOf:
-    """The encoder and the channels of latents, by part and with the first shard that states them."""
-
-    encoders: dict[str, tuple[str, str]] = field(default_factory=dict)
-    channels: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    def add(self, index: ShardIndex, parts: Sequence[str]) -> None:
-        """Adds a shard. Raises UserError where its latents do not match those before it."""
-        found = MadeOf()
-        for part in parts:
-            for encoder in index.encoders.get(part, ()):
-                found.encoders[part] = (encoder, str(index.path))
-                self.refuse_other(found)
-        for entry in index.entries:
-            for part, shape in (entry.shapes or {}).items():
-                if part in parts and _is_whole(part, shape):
-                    found.channels[part] = (f"{shape[_CHANNELS[part][0]]} channels", str(index.path))
-                    if self.channels.get(part, ("",))[0] != found.channels[part][0]:
-                        self.refuse_other(found)
-
-    def refuse_other(self, other: MadeOf) -> None:
-        """Adds what another states; raises UserError where the two do not match."""
-        for mine, theirs, how in (
-            (self.encoders, other.encoders, "were made by"),
-            (self.channels, other.channels, "have"),
-        ):
-            for part, (fact, shard) in theirs.items():
-                known, first = mine.setdefault(part, (fact, shard))
-                if known != fact:
-                    raise UserError(
-                        f"the {part} latents of {shard} {how} {fact}, those of {first} {how} {known}: "
-                        "use latents of one encoder"
-                    )
-
-    def refuse_codec(self, codec: Path) -> None:
-        """Raises UserError where the latents say that another codec than that file, or folder, made them."""
-        digests = codec_digests(codec) if self.encoders else {}
-        for part, (encoder, shard) in self.encoders.items():
-            digest = digests.get(part)
-            if digest and digest not in encoder:
-                raise UserError(
-                    f"data.codec={codec} (sha256:{digest}) did not make the {part} latents of {shard}, "
-                    f"{encoder} did: name the codec that they were made by"
-                )
-
-
-def _is_whole(part: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == _CHANNELS[part][1]
-
-
-def _has_text(index: ShardIndex) -> bool | None:
-    """Whether the first latents of a shard bring text embeddings; None where it holds no latents."""
-    return next(("text" in entry.shapes for entry in index.entries if entry.shapes is not None), None)
 
 
 def _cut(audio_LC: torch.Tensor, pick: Pick) -> torch.Tensor:

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,9 @@ _HEAD = 4096  # bytes read of a latents member at once: its header is a few hund
 _MAX_HEADER = 2**20
 _MAX_INDEX = 256 * 2**20
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+
+_PLAIN_KEY = re.compile(r"[\w-]+(/[\w-]+)*", re.ASCII)
+_COMMON = frozenset({"json", "txt", LATENTS, "mp4", "wav", "flac", "frames.npy", "wave.npy"})
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -203,9 +207,11 @@ def _parsed(shard: Path, size: int, content: Any) -> ShardIndex:
 def _parsed_entry(shard: Path, size: int, sample: Any) -> SampleEntry:
     _need(isinstance(sample, dict) and isinstance(sample.get("members"), dict))
     key, members, shapes = sample.get("key"), sample["members"], sample.get("shapes")
-    _need(isinstance(key, str) and not unsafe_name(key) and isinstance(shapes, dict | None))
+    _need(isinstance(key, str) and isinstance(shapes, dict | None))
+    plain = _PLAIN_KEY.fullmatch(key) is not None  # which is told sooner than by taking paths apart
+    _need(plain or not unsafe_name(key))
     for extension, place in members.items():
-        _need(split_name(f"{key}.{extension}") == (key, extension))
+        _need((plain and extension in _COMMON) or split_name(f"{key}.{extension}") == (key, extension))
         _need(isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place))
         offset, length = place
         _need(offset >= BLOCK and offset % BLOCK == 0 and 0 <= length <= size - offset)

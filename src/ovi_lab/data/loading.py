@@ -29,6 +29,7 @@ from ovi_lab.errors import UserError
 log = logging.getLogger("ovi_lab.data")
 
 ERROR = "_error"
+NAMED = 1000  # bad samples known from the indexes that are named one by one
 BAD_BEFORE_STOPPING = 20  # fewer bad samples than this stop nothing, whatever their share
 
 
@@ -94,8 +95,11 @@ class ClipLoader(DataLoader[Sample]):
             # The loader draws from its generator at every epoch; the global one stays as training left it.
             generator=torch.Generator(),
         )
-        self._note(dataset.known_bad)
-        self._known_bad = len(self.bad)
+        self._note(dataset.known_bad[:NAMED])
+        self._unnamed = max(0, len(dataset.known_bad) - NAMED)
+        self._known_bad = len(self.bad) + self._unnamed
+        if self._unnamed:
+            log.warning("%s data: skipped %d more (see `ovi-data inspect`)", name, self._unnamed)
         self._refuse_too_many(self._known_bad, len(dataset) + self._known_bad)
 
     def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
@@ -110,7 +114,7 @@ class ClipLoader(DataLoader[Sample]):
                     raise UserError(batch[ERROR])
                 self._note(batch.pop(SKIPPED))
                 self._met += len(batch["id"])
-                found = len(self.bad) - self._known_bad
+                found = len(self.bad) + self._unnamed - self._known_bad
                 self._refuse_too_many(found, self._met + found)
                 self._state_rates(batch.pop(RATES))
                 # Batches read ahead do not count: the state is that of the batches given out.
@@ -137,7 +141,8 @@ class ClipLoader(DataLoader[Sample]):
         if self.bad:
             names = ", ".join(key for _, key in list(self.bad)[:5]) + (", …" if len(self.bad) > 5 else "")
             total = len(self.clips) + len(self.clips.known_bad)
-            log.warning("%s data: %d bad of %d clips skipped: %s", self.name, len(self.bad), total, names)
+            bad = len(self.bad) + self._unnamed
+            log.warning("%s data: %d bad of %d clips skipped: %s", self.name, bad, total, names)
 
     def _state_rates(self, rates: set[tuple[int, int]]) -> None:
         for pair in sorted(rates - self._stated):
