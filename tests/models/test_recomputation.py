@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.operations import Operations
 from helpers.run_folders import same
 from helpers.twin_goldens import tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
@@ -75,18 +74,6 @@ def test_what_is_kept_decides_the_memory(modalities: tuple[str, ...]) -> None:
     full, attention, matmul, none = (kept(choice) for choice in ("full", "attention", "matmul", "none"))
     assert full < 0.8 * attention < 0.8 * 0.8 * matmul < 0.8**3 * none
     assert 1.3 * full < kept("full", every=2) < 0.8 * none
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[func.name()] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def test_what_is_kept_is_not_computed_again() -> None:

@@ -31,6 +31,8 @@ def runs(tmp_path_factory, data_root) -> Path:
     two = {name: [f"strategy={name}"] for name in STRATEGIES} | {
         "ddp_sequence": ["strategy=ddp", sequence],
         "zero3_sequence": ["strategy=zero3", sequence, "model.activation_checkpointing=full"],
+        "zero2_compiled": ["strategy=zero2", *COMPILED, "model.activation_checkpointing=attention"],
+        "fsdp2_compiled": ["strategy=fsdp2", *COMPILED, "model.activation_checkpointing=attention"],
         "zero2_again": ["strategy=zero2", f"resume={folder}/zero2/{HALFWAY}"],
         "zero3_again": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}"],
         "zero2_of_fsdp2": ["strategy=zero2", f"resume={folder}/fsdp2/{HALFWAY}"],
@@ -43,6 +45,7 @@ def runs(tmp_path_factory, data_root) -> Path:
         "disagree": ["strategy=ddp", "@1:data.seed=7"],
         "full": ["strategy=zero3", f"resume={folder}/zero3/{HALFWAY}", "@files:150000"],
         "other_model": ["strategy=zero3", "model.audio.ffn_dim=64", of_zero3],
+        "zero3_compiled": ["strategy=zero3", *COMPILED],
         "muon": ["strategy=zero3", "optim=muon", "~optim.factory.lr", "~optim.factory.eps"],
     }
     start(two, folder, data_root, 2)
@@ -56,8 +59,9 @@ def runs(tmp_path_factory, data_root) -> Path:
     return folder
 
 
-REFUSED = {"disagree", "full", "other_model", "muon"}
-FROM_THE_START = (*STRATEGIES, "ddp_sequence", "zero3_sequence")
+COMPILED = ("model.compile=blocks", "model.compile_backend=aot_eager")
+REFUSED = {"disagree", "full", "other_model", "muon", "zero3_compiled"}
+FROM_THE_START = (*STRATEGIES, "ddp_sequence", "zero3_sequence", "zero2_compiled", "fsdp2_compiled")
 FROM_HALFWAY = (
     "zero2_again", "zero3_again", "zero2_of_fsdp2", "zero2_of_one", "fsdp2_of_one", "one_of_zero3", "zero1_of_zero2",
 )  # fmt: skip
@@ -122,6 +126,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line_on_every_process(runs):
     assert not (runs / "full" / "checkpoints" / f"step_{STEPS:06d}").exists()
     for line in told("other_model"):
         assert "does not fit this model: audio_model.blocks" in line
+    for line in told("zero3_compiled"):
+        assert "model.compile=blocks does not go with strategy=zero3" in line
     for line in told("muon"):
         assert "use optim=adamw" in line
     for name in REFUSED:

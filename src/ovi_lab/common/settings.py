@@ -171,6 +171,8 @@ TRAIN = _open(
         init_seed=Seed,
         activation_checkpointing=Text,
         checkpoint_every=AtLeastOne,
+        compile=Literal["none", "blocks"],
+        compile_backend=Text,
     ),
     fusion=_open(direction=Text, blocks=Text | list[Count] | dict[str, Any], fusion_init=Text),
     rope=_open(mode=Text, factor=Positive, theta=Positive),

@@ -91,19 +91,20 @@ def per_token(vectors: Tensor, clean: Tensor | None) -> Tensor:
 
 def multiply_add(base: Tensor, x_BLD: Tensor, factor: Tensor) -> Tensor:
     """base + x * factor, where `base` and `factor` have one vector a token, a span [B, S, D], or a clip [B, 1, D]."""
-    spans = {t.shape[1] for t in (base, factor)} - {1, x_BLD.shape[1]}
-    if not spans:
+    L, S = x_BLD.shape[1], factor.shape[1]
+    if S in (1, L):
         return _multiply_add(base, x_BLD, factor)
-    (S,) = spans
 
     def spanned(t: Tensor) -> Tensor:
-        return t.unflatten(1, (S, -1)) if t.shape[1] == x_BLD.shape[1] else t[:, :, None]
+        return t.unflatten(1, (S, -1)) if t.shape[1] == L else t[:, :, None]
 
     return _multiply_add(spanned(base), spanned(x_BLD), spanned(factor)).flatten(1, 2)
 
 
 def _multiply_add(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    return _MultiplyAdd.apply(base, x, factor) if torch.is_grad_enabled() else torch.addcmul(base, x, factor)
+    # The compiler has no need of the function below: it makes gradients of the formula and joins what they need.
+    own = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return _MultiplyAdd.apply(base, x, factor) if own else torch.addcmul(base, x, factor)
 
 
 class _MultiplyAdd(torch.autograd.Function):

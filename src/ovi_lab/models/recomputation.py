@@ -6,7 +6,7 @@ Chen et al., arXiv 1604.06174; with a choice of what is kept, Korthikanti et al.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ ACTIVATION_CHECKPOINTING = ("none", "full", "attention", "matmul")
 
 Kind = Literal["attention", "matmul"]
 
-_KEPT: dict[str, frozenset[Kind]] = {
+KEPT: dict[str, frozenset[Kind]] = {
     "attention": frozenset({"attention"}),
     "matmul": frozenset({"attention", "matmul"}),
 }
@@ -60,21 +60,25 @@ class Recomputation:
         self.choice = choice
         self.every = every
 
+    def of(self, index: int) -> str:
+        """What the block `index` keeps in the pass that runs now."""
+        return "none" if index % self.every or not torch.is_grad_enabled() else self.choice
+
     def run(self, index: int, block: Callable[..., Any], *args: Any) -> Any:
         """`block(*args)`, the block `index`, keeping what is chosen."""
-        if self.choice == "none" or index % self.every or not torch.is_grad_enabled():
+        if self.of(index) == "none":
             return block(*args)
         # Not checked for equal shapes: ZeRO-3 has freed frozen parameters by then, whose shape is [0], and
         # gathers them again before a gradient needs them.
         settings: dict[str, Any] = {"use_reentrant": False, "determinism_check": "none"}
-        if self.choice in _KEPT:
+        if self.choice in KEPT:
             settings["context_fn"] = self._contexts
         return checkpoint(block, *args, **settings)
 
     def _contexts(self) -> tuple[_Pass, _Pass]:
         """The contexts of one block: around its forward pass, and around its recomputation."""
         pairs: list[tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] = []
-        return _Pass(_KEPT[self.choice], pairs, again=False), _Pass(_KEPT[self.choice], pairs, again=True)
+        return _Pass(KEPT[self.choice], pairs, again=False), _Pass(KEPT[self.choice], pairs, again=True)
 
 
 class _Pass:
@@ -118,20 +122,30 @@ class _Running(threading.local):
 _running = _Running()
 
 
-def _policy(kind: Kind) -> Callable[..., CheckpointPolicy]:
-    def policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        is_kept = operation.name().split(".")[0] in _OPERATIONS[kind]
+def policy(kinds: Collection[Kind]) -> Callable[..., CheckpointPolicy]:
+    """PyTorch's question for every operation, answered: kept are those of `kinds`."""
+    kept = frozenset().union(*(_OPERATIONS[kind] for kind in kinds))
+
+    def answer(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        is_kept = operation.name().split(".")[0] in kept
         return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return policy
+    return answer
 
 
-_POLICIES: dict[Kind, Callable[..., CheckpointPolicy]] = {kind: _policy(kind) for kind in _OPERATIONS}
+_POLICIES: dict[Kind, Callable[..., CheckpointPolicy]] = {kind: policy([kind]) for kind in _OPERATIONS}
+
+
+def _around(kind: Kind) -> AbstractContextManager[Any] | None:
+    # Compiled, the graph's own checkpoint keeps what the choice says.
+    if torch.compiler.is_compiling() or _running.now is None:
+        return None
+    return _running.now.around(kind)
 
 
 def attention_kernel() -> AbstractContextManager[Any]:
     """Context around an attention kernel, whose result is kept where the choice says so."""
-    return (_running.now.around("attention") if _running.now is not None else None) or nullcontext()
+    return _around("attention") or nullcontext()
 
 
 class Linear(nn.Linear):
@@ -139,7 +153,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        context = _running.now.around("matmul") if _running.now is not None else None
+        context = _around("matmul")
         if context is None:
             return super().forward(x)
         # As rows: of more dimensions, DeepSpeed's replacement of F.linear adds the bias to the kept product.

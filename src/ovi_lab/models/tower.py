@@ -7,7 +7,7 @@ with one timestep (1; F, its frames; or 2 of unequal length).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -32,6 +32,9 @@ from ovi_lab.models.embeddings import (
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, Modulation, multiply_add, per_token
 from ovi_lab.models.recomputation import Linear
 from ovi_lab.models.rope import Grid, KeptTables, from_host
+
+Call = Callable[..., Any]
+"""Calls `block.compute(...)`: (block, ...) to its result."""
 
 FirstFrameClean = bool | Tensor
 """Whether the first latent frame is given: of all clips, or of each (bool [B])."""
@@ -99,6 +102,12 @@ class Conditions:
         parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope", "mask")}
         return replace(self, **parts)
 
+    def alone(self, index: int) -> Conditions:
+        """What block `index` reads of this: of prepared texts, its own keys and values."""
+        if self.text.per_block is None:
+            return self
+        return replace(self, text=replace(self.text, per_block=self.text.per_block[index : index + 1]))
+
 
 class TowerBlock(nn.Module):
     """Self-attention, attention to text (and the other tower), feed-forward; modulated by the timestep.
@@ -138,22 +147,32 @@ class TowerBlock(nn.Module):
         shift, scale, gate = (per_token(vector, c.clean) for vector in m[3:])
         return multiply_add(x_BLD, self.ffn(self.norm2(x_BLD, shift, scale)), gate)
 
-    def text_key_value(self, c: Conditions, index: int) -> KeyValue:
-        """Keys and values of the text for this block, block `index`: the prepared ones, else computed."""
+    def text_key_value(self, c: Conditions) -> KeyValue:
+        """Keys and values of the text for this block, `c` being its own: the prepared ones, else computed."""
         if c.text.per_block is not None:
-            return c.text.per_block[index]
+            return c.text.per_block[0]
         return self.cross_attn.text_key_value(c.text.embedded)
 
     def open(self, x_BLD: Tensor, c: Conditions) -> Tensor:
         """The stream after this block's self-attention, which no text has reached if the block is the first."""
         return self.attend_self(x_BLD, self.modulation(c.e0), c)
 
-    def forward(self, x_BLD: Tensor, c: Conditions, index: int, opened: bool = False) -> Tensor:
-        """The stream [B, L, D] after block `index` of a tower that runs alone; `opened`: it comes after `open`."""
+    def forward(
+        self, x_BLD: Tensor, c: Conditions, index: int, opened: bool = False, call: Call | None = None
+    ) -> Tensor:
+        """The stream [B, L, D] after block `index` of a tower that runs alone; `opened`: it comes after `open`.
+
+        `call` computes it in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
+        """
+        args = (x_BLD, c.alone(index), opened)
+        return self.compute(*args) if call is None else call(self, *args)
+
+    def compute(self, x_BLD: Tensor, c: Conditions, opened: bool) -> Tensor:
+        """`forward` less its hooks."""
         m = self.modulation(c.e0)
         if not opened:
             x_BLD = self.attend_self(x_BLD, m, c)
-        x_BLD = self.attend_across(x_BLD, self.text_key_value(c, index), c, None, None)
+        x_BLD = self.attend_across(x_BLD, self.text_key_value(c), c, None, None)
         return self.feed_forward(x_BLD, m, c)
 
 
@@ -213,7 +232,9 @@ class Tower(nn.Module):
             grids = [(n, 1, 1) for n in lengths]
             real_BL = _real_tokens(lengths, latents_BLC)
             real_BL1 = None if real_BL is None else real_BL[..., None]
+            # A convolution gives channels first: laid out anew, all blocks read and write one layout.
             x_BLD = self.patch_embedding(latents_BLC.to(self.dtype), real_BL1)
+            x_BLD = x_BLD.clone(memory_format=torch.contiguous_format)
         mask = None if real_BL is None else real_BL[:, None, None]
         scale = None if self.rope_scale is None else self.rope_scale.to(torch.float64)
         return Tokens(x_BLD, tuple(grids), mask, as_list, scale)

@@ -20,6 +20,7 @@ from ovi_eval.common.shapes import on_meta
 from ovi_lab.common.fields import Positive, checked
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import attention_function
+from ovi_lab.models.compilation import compiled_blocks
 from ovi_lab.models.config import (
     MODALITIES,
     FusionConfig,
@@ -37,6 +38,7 @@ from ovi_lab.models.rope import KeptTables, RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
 from ovi_lab.models.tower import (
     LONG_TEXT,
+    Call,
     Conditions,
     FirstFrameClean,
     TextContext,
@@ -69,18 +71,32 @@ class TwinBlock(nn.Module):
         self.index = index
 
     def forward(
-        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool = False
+        self,
+        v_BLD: Tensor,
+        a_BLD: Tensor,
+        cv: Conditions,
+        ca: Conditions,
+        opened: bool = False,
+        call: Call | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The video stream and the audio stream after the block; `opened`: they come after self-attention."""
+        """The video stream and the audio stream after the block; `opened`: they come after self-attention.
+
+        `call` computes them in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
+        """
+        args = (v_BLD, a_BLD, cv.alone(self.index), ca.alone(self.index), opened)
+        return self.compute(*args) if call is None else call(self, *args)
+
+    def compute(
+        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` less its hooks."""
         mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
         if not opened:
             v_BLD = self.video.attend_self(v_BLD, mv, cv)
             a_BLD = self.audio.attend_self(a_BLD, ma, ca)
         # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
-        video_text = self.video.text_key_value(cv, self.index)
-        audio_text = self.audio.text_key_value(ca, self.index)
-        v_new_BLD = self.video.attend_across(v_BLD, video_text, cv, a_BLD, ca)
-        a_new_BLD = self.audio.attend_across(a_BLD, audio_text, ca, v_BLD, cv)
+        v_new_BLD = self.video.attend_across(v_BLD, self.video.text_key_value(cv), cv, a_BLD, ca)
+        a_new_BLD = self.audio.attend_across(a_BLD, self.audio.text_key_value(ca), ca, v_BLD, cv)
         return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
 
 
@@ -96,6 +112,8 @@ class TwinDiT(nn.Module):
         activation_checkpointing: what blocks keep for the backward pass: `none`, `full`, `attention` or `matmul`
             (see `Recomputation`).
         checkpoint_every: n for every n-th block; the others keep all activations.
+        compile: `blocks` compiles each pair of blocks (see `CompiledBlocks`); `none`.
+        compile_backend: of torch.compile.
         first_block_skippable: False repeats the reference, which ignores a request to skip block 0.
 
     Built inside `torch.device("meta")` it holds no memory. `twin_blocks` are the joint blocks, `video_model`
@@ -113,6 +131,8 @@ class TwinDiT(nn.Module):
         attention: str = "sdpa",
         activation_checkpointing: str = "none",
         checkpoint_every: int = 1,
+        compile: str = "none",
+        compile_backend: str = "inductor",
         first_block_skippable: bool = True,
     ) -> None:
         super().__init__()
@@ -130,6 +150,7 @@ class TwinDiT(nn.Module):
         self.num_layers = first.num_layers
         self.init_seed = init_seed
         self.recomputation = Recomputation(activation_checkpointing, checkpoint_every)
+        self.compiled = compiled_blocks(compile, compile_backend)
         self.first_block_skippable = first_block_skippable
         self._rope_factor_override: float | None = None
         self.forget_tables()
@@ -308,6 +329,9 @@ class TwinDiT(nn.Module):
         passes: int,
     ) -> dict[Modality, Tensor]:
         remaining = [i for i in range(self.num_layers) if i not in skip]
+        if self.compiled is not None:
+            # What comes in is a view and what blocks hand on is none: the first block would be compiled apart.
+            streams = {m: x.clone() for m, x in streams.items()}
         opened = -1
         if passes > 1 and remaining:
             opened = remaining[0]
@@ -318,13 +342,19 @@ class TwinDiT(nn.Module):
             v_BLD, a_BLD = streams["video"], streams["audio"]
             for i in remaining:
                 args = (v_BLD, a_BLD, conditions["video"], conditions["audio"], i == opened)
-                v_BLD, a_BLD = self.recomputation.run(i, self.twin_blocks[i], *args)
+                v_BLD, a_BLD = self._run_block(i, self.twin_blocks[i], *args)
             return {"video": v_BLD, "audio": a_BLD}
         ((modality, x_BLD),) = streams.items()
         blocks = self.tower(modality).blocks
         for i in remaining:
-            x_BLD = self.recomputation.run(i, blocks[i], x_BLD, conditions[modality], i, i == opened)
+            x_BLD = self._run_block(i, blocks[i], x_BLD, conditions[modality], i, i == opened)
         return {modality: x_BLD}
+
+    def _run_block(self, index: int, block: nn.Module, *args: Any) -> Any:
+        if self.compiled is None:
+            return self.recomputation.run(index, block, *args)
+        keeps, compiled = self.recomputation.of(index), self.compiled
+        return block(*args, call=lambda own, *rest: compiled(own, keeps, *rest))
 
     def _conditions(
         self,

@@ -121,6 +121,7 @@ class TrainingJob:
         recomputed = {
             "activation_checkpointing": checkpointing.choice,
             "checkpoint_every": checkpointing.every,
+            "compile": "none",
         }
         try:
             make = build(self.config.model, "model")

@@ -159,6 +159,11 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     @torch.no_grad()
     def place(self, model: TwinDiT, values: Values) -> None:
         """Parameters with values: whole on the device (stages 1 and 2), or partitioned as soon as they are made."""
+        if self.stage == 3 and model.compiled is not None:
+            raise UserError(
+                "model.compile=blocks does not go with strategy=zero3: DeepSpeed gathers the parameters of every layer "
+                "in the middle of a block; use strategy=fsdp2, or model.compile=none"
+            )
         if self.stage < 3:
             place_whole(model, values, self.root_device, self.network_dtype)
             return
