@@ -223,7 +223,12 @@ def test_wrong_tower_settings_are_refused(video: dict[str, Any], message: str) -
         (TINY_VIDEO, None, {"rope": {"mode": "squeezed"}}, "constant, clip_ratio or learned"),
         (TINY_VIDEO, None, {"rope": {"factor": -1}}, "rope.factor is -1"),
         (TINY_VIDEO, None, {"rope": {"scale": 1}}, "Valid: factor, mode, theta"),
-        (TINY_VIDEO, None, {"attention": "fast"}, "sdpa or flash"),
+        (
+            TINY_VIDEO,
+            None,
+            {"attention_backend": "fast"},
+            "auto, cudnn, flash, efficient, math, flash2 or flash3",
+        ),
         (3, None, {}, "model.video is 3: expected settings such as model.video.dim="),
     ],
 )
@@ -232,17 +237,6 @@ def test_wrong_settings_elsewhere_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         TwinDiT(video, audio, **settings)
-
-
-def test_flash_attention_is_requested_by_name() -> None:
-    try:
-        import flash_attn  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="flash-attn is missing"):
-            tiny_twin(attention="flash")
-    else:
-        with pytest.raises(UserError, match="bfloat16 or float16 on CUDA"):
-            tiny_twin(attention="flash")(**tiny_batch())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: it watches for waits on one")

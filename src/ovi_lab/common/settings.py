@@ -171,6 +171,7 @@ TRAIN = _open(
         init_seed=Seed,
         activation_checkpointing=Text,
         checkpoint_every=AtLeastOne,
+        attention_backend=Text,
         compile=Literal["none", "blocks"],
         compile_backend=Text,
     ),

@@ -6,11 +6,13 @@ Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D wid
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovi_lab.common.fields import checked
 from ovi_lab.errors import UserError
@@ -22,51 +24,123 @@ KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each [B, N, H, K]."""
 
 
+@dataclass(frozen=True)
+class KeyMask:
+    """Which keys of a padded batch are real."""
+
+    real: Tensor
+    """[B, 1, 1, M], True at real keys."""
+    lengths: tuple[int, ...]
+    """Real keys of each clip, its first ones; known without asking the device."""
+
+    def repeated(self, passes: int) -> KeyMask:
+        """The mask of the same clips in several passes at once."""
+        return KeyMask(self.real.repeat(passes, 1, 1, 1), self.lengths * passes)
+
+
 class AttentionFunction(Protocol):
     """Softmax attention of q [B, L, H, K] over k, v [B, M, H, K].
 
-    `mask` [B, 1, 1, M] is True at real keys, or what is added to every query's product with a key.
+    `mask` says which keys are real, or is a Tensor [B, 1, 1, M] that is added to every query's product with a key.
     """
 
-    def __call__(self, q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor: ...
+    def __call__(
+        self, q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: KeyMask | Tensor | None
+    ) -> Tensor: ...
 
 
-def sdpa_attention(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's scaled dot product attention, [B, L, H, K]."""
+def sdpa_attention(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: KeyMask | Tensor | None) -> Tensor:
+    """PyTorch's scaled dot product attention, [B, L, H, K], by the kernel that PyTorch chooses."""
     q_BHLK, k_BHMK, v_BHMK = q_BLHK.transpose(1, 2), k_BMHK.transpose(1, 2), v_BMHK.transpose(1, 2)
+    bias = mask.real if isinstance(mask, KeyMask) else mask
     with attention_kernel():
-        out_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, attn_mask=mask)
+        out_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, attn_mask=bias)
     return out_BHLK.transpose(1, 2)
 
 
 def attention_function(backend: str) -> AttentionFunction:
-    """The function of `backend`: `sdpa`, or `flash` (package flash-attn, CUDA, bfloat16 or float16).
+    """The function of a back end.
 
-    Under `flash`, calls with padded keys go through SDPA: the kernel has no key mask. UserError for another
-    name and where flash-attn is not installed.
+    `auto` leaves the kernel to PyTorch; `cudnn`, `flash`, `efficient` and `math` are its kernels by name; `flash2` and
+    `flash3` are of the packages flash-attn and flash-attn-3 (CUDA, bfloat16 or float16). The three flash kernels take
+    no mask: keys of a padded batch are cut off clip by clip, and products with a bias (a prompt's merged padding) are
+    left to PyTorch's choice.
+
+    UserError for another name, where a package is not installed, and in a call that the kernel cannot do.
     """
-    checked(Literal["sdpa", "flash"], backend, "attention")
-    if backend == "sdpa":
+    checked(Literal["auto", *_KERNELS, *_PACKAGES], backend, "model.attention_backend")
+    if backend == "auto":
         return sdpa_attention
+    if backend in _PACKAGES:
+        return _without_mask(_packaged(backend))
+    named = _named(backend)
+    return _without_mask(named) if backend == "flash" else named
+
+
+_KERNELS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+_PACKAGES = {"flash2": ("flash_attn", "flash-attn"), "flash3": ("flash_attn_interface", "flash-attn-3")}
+
+
+def _named(backend: str) -> AttentionFunction:
+    kernel = _KERNELS[backend]
+
+    def attend(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: KeyMask | Tensor | None) -> Tensor:
+        try:
+            with sdpa_kernel(kernel):
+                return sdpa_attention(q_BLHK, k_BMHK, v_BMHK, mask)
+        except RuntimeError as error:
+            if not str(error).startswith(("No available kernel", "No viable backend")):
+                raise
+            raise UserError(
+                f"model.attention_backend is {backend!r}, which has no kernel for {q_BLHK.dtype} on "
+                f"{q_BLHK.device.type} with {q_BLHK.shape[-1]} channels a head; use auto"
+            ) from error
+
+    return attend
+
+
+def _packaged(backend: str) -> AttentionFunction:
+    module, package = _PACKAGES[backend]
     try:
-        kernel = importlib.import_module("flash_attn").flash_attn_func
+        kernel = importlib.import_module(module).flash_attn_func
     except ImportError as error:
         raise UserError(
-            "attention is 'flash', but the package flash-attn is missing; install it or use attention=sdpa"
+            f"model.attention_backend is {backend!r}, but the package {package} is missing; install it or use auto"
         ) from error
 
-    def flash_attention(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            return sdpa_attention(q_BLHK, k_BMHK, v_BMHK, mask)
+    def attend(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: KeyMask | Tensor | None) -> Tensor:
         if q_BLHK.device.type != "cuda" or q_BLHK.dtype not in (torch.bfloat16, torch.float16):
             raise UserError(
-                f"attention is 'flash', which takes bfloat16 or float16 on CUDA, not {q_BLHK.dtype} on "
-                f"{q_BLHK.device.type}; use attention=sdpa"
+                f"model.attention_backend is {backend!r}, which takes bfloat16 or float16 on CUDA, not {q_BLHK.dtype} "
+                f"on {q_BLHK.device.type}; use auto"
             )
         with attention_kernel():
-            return kernel(q_BLHK, k_BMHK, v_BMHK)
+            out = kernel(q_BLHK, k_BMHK, v_BMHK)
+        return out[0] if isinstance(out, tuple) else out
 
-    return flash_attention
+    return attend
+
+
+def _without_mask(attend: AttentionFunction) -> AttentionFunction:
+    """`attend` for any mask, of a kernel that takes none."""
+
+    def attend_real(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: KeyMask | Tensor | None) -> Tensor:
+        if mask is None:
+            return attend(q_BLHK, k_BMHK, v_BMHK, None)
+        if isinstance(mask, Tensor):
+            return sdpa_attention(q_BLHK, k_BMHK, v_BMHK, mask)
+        clips = [
+            attend(q_BLHK[i : i + 1], k_BMHK[i : i + 1, :n], v_BMHK[i : i + 1, :n], None)
+            for i, n in enumerate(mask.lengths)
+        ]
+        return torch.cat(clips)
+
+    return attend_real
 
 
 class _Projections(nn.Module):
@@ -91,8 +165,8 @@ class _Projections(nn.Module):
 class SelfAttention(_Projections):
     """Attention of a stream to itself, queries and keys turned by their positions."""
 
-    def forward(self, x_BLD: Tensor, rope_BL1P2: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, L, D]; `mask` [B, 1, 1, L] is True at real tokens, None where the batch has no padding."""
+    def forward(self, x_BLD: Tensor, rope_BL1P2: Tensor, mask: KeyMask | None) -> Tensor:
+        """[B, L, D]; `mask` is None where the batch has no padding."""
         q_BLHK = apply_rotation(self.heads(self.norm_q(self.q(x_BLD))), rope_BL1P2)
         k_BLHK = apply_rotation(self.heads(self.norm_k(self.k(x_BLD))), rope_BL1P2)
         v_BLHK = self.heads(self.v(x_BLD))
@@ -130,7 +204,7 @@ class CrossAttention(_Projections):
         rope_BL1P2: Tensor | None = None,
         other_BMD: Tensor | None = None,
         other_rope_BM1P2: Tensor | None = None,
-        other_mask: Tensor | None = None,
+        other_mask: KeyMask | None = None,
         text_bias: Tensor | None = None,
     ) -> Tensor:
         """[B, L, D]; `other_BMD` is the other tower's stream, None where the block reads the text alone.

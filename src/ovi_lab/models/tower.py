@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.models.attention import AttentionFunction, CrossAttention, KeyValue, SelfAttention
+from ovi_lab.models.attention import AttentionFunction, CrossAttention, KeyMask, KeyValue, SelfAttention
 from ovi_lab.models.config import TowerConfig
 from ovi_lab.models.embeddings import (
     AudioPatchEmbedding,
@@ -88,8 +88,8 @@ class Conditions:
     """[1 or B, L, 1], True at tokens of the first of two timesteps; None where spans are of equal length."""
     rope: Tensor
     """[1 or B, L, 1, K / 2, 2], cosines and sines."""
-    mask: Tensor | None
-    """[B, 1, 1, L], True at real tokens; None without padding."""
+    mask: KeyMask | None
+    """Real tokens; None without padding."""
     text: TextContext
     """Texts of the clips; before `repeated` is called, of all passes."""
 
@@ -99,8 +99,8 @@ class Conditions:
         def repeat(x: Tensor | None) -> Any:
             return x if x is None or x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
 
-        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope", "mask")}
-        return replace(self, **parts)
+        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope")}
+        return replace(self, **parts, mask=None if self.mask is None else self.mask.repeated(passes))
 
     def alone(self, index: int) -> Conditions:
         """What block `index` reads of this: of prepared texts, its own keys and values."""

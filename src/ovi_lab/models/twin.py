@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ovi_eval.common.shapes import on_meta
 from ovi_lab.common.fields import Positive, checked
 from ovi_lab.errors import UserError
-from ovi_lab.models.attention import attention_function
+from ovi_lab.models.attention import KeyMask, attention_function
 from ovi_lab.models.compilation import compiled_blocks
 from ovi_lab.models.config import (
     MODALITIES,
@@ -108,7 +108,7 @@ class TwinDiT(nn.Module):
         fusion: see `FusionConfig`; None means both directions in all blocks where both towers exist.
         rope: see `RopeConfig`; None means the paper's constant.
         init_seed: seed of the initial values (see `initialise_parameters`).
-        attention: `sdpa`, or `flash` with the package flash-attn.
+        attention_backend: the kernel of attention (see `attention_function`).
         activation_checkpointing: what blocks keep for the backward pass: `none`, `full`, `attention` or `matmul`
             (see `Recomputation`).
         checkpoint_every: n for every n-th block; the others keep all activations.
@@ -128,7 +128,7 @@ class TwinDiT(nn.Module):
         fusion: Mapping[str, Any] | None = None,
         rope: Mapping[str, Any] | None = None,
         init_seed: int = 0,
-        attention: str = "sdpa",
+        attention_backend: str = "auto",
         activation_checkpointing: str = "none",
         checkpoint_every: int = 1,
         compile: str = "none",
@@ -158,7 +158,7 @@ class TwinDiT(nn.Module):
         self.sharding: TokenSharding | None = None
 
         fused = self.fusion_config.block_indices(self.num_layers)
-        attend = attention_function(attention)
+        attend = attention_function(attention_backend)
         learned = self.rope_config.mode == "learned"
         device = torch.get_default_device()
         # On meta first: PyTorch's own initial values would cost time and draw from the global generator.
@@ -391,7 +391,10 @@ class TwinDiT(nn.Module):
             raise UserError(
                 f"text_{modality} holds {context.batch_size} texts for {B} clips{each[0]}; give one {each[1]}"
             )
-        return Conditions(e, e0, clean_BL1, rope_BL1P2, tokens.mask, context)
+        mask = None
+        if tokens.mask is not None:
+            mask = KeyMask(tokens.mask, tuple(f * h * w for f, h, w in tokens.grids))
+        return Conditions(e, e0, clean_BL1, rope_BL1P2, mask, context)
 
     def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
         tables: dict[Modality, Tensor] = {}
