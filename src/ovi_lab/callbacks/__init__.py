@@ -6,6 +6,7 @@ from ovi_lab.callbacks.gradients import GradientNorms
 from ovi_lab.callbacks.guard import Guard
 from ovi_lab.callbacks.learning_rate import LearningRate
 from ovi_lab.callbacks.preemption import Preemption
+from ovi_lab.callbacks.profile import TorchProfile
 from ovi_lab.callbacks.rescaled_resume import RescaledResume
 from ovi_lab.callbacks.sample_logger import SampleLogger
 from ovi_lab.callbacks.throughput import Throughput
@@ -25,5 +26,6 @@ __all__ = [
     "RunCheckpoint",
     "SampleLogger",
     "Throughput",
+    "TorchProfile",
     "TrainingProgress",
 ]

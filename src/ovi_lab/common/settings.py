@@ -172,6 +172,7 @@ TRAIN = _open(
         activation_checkpointing=Text,
         checkpoint_every=AtLeastOne,
         attention_backend=Text,
+        linear=Literal["plain", "fp8", "fp8_emulated"],
         compile=Literal["none", "blocks"],
         compile_backend=Text,
     ),
@@ -216,6 +217,8 @@ TRAIN = _open(
         rope_factor=Positive | None,
         sampler=SAMPLER,
     ),
+    profiler=_closed(skip=Count, steps=AtLeastOne, shapes=YesNo, memory=YesNo, stacks=YesNo, all_ranks=YesNo)
+    | None,
     adapter=_open(
         rank=Width,
         alpha=Positive | None,

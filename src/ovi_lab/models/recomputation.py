@@ -38,7 +38,7 @@ _OPERATIONS: dict[Kind, frozenset[str]] = {
             "flash_attn::_flash_attn_forward",
         }
     ),
-    "matmul": frozenset({"aten::addmm", "aten::bmm", "aten::mm"}),
+    "matmul": frozenset({"aten::addmm", "aten::bmm", "aten::mm", "aten::_scaled_mm"}),
 }
 
 

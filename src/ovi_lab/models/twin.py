@@ -31,6 +31,7 @@ from ovi_lab.models.config import (
     plain_settings,
 )
 from ovi_lab.models.embeddings import Latents
+from ovi_lab.models.float8 import convert_linear
 from ovi_lab.models.initialisation import initialise_parameters
 from ovi_lab.models.norms import per_token
 from ovi_lab.models.recomputation import Recomputation
@@ -38,15 +39,14 @@ from ovi_lab.models.rope import KeptTables, RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
 from ovi_lab.models.tower import (
     LONG_TEXT,
-    Call,
     Conditions,
     FirstFrameClean,
     TextContext,
     Tokens,
     Tower,
-    TowerBlock,
     clean_mask,
 )
+from ovi_lab.models.twin_block import TwinBlock
 
 
 @dataclass(frozen=True)
@@ -58,48 +58,6 @@ class TwinOutput:
     audio: Tensor | list[Tensor] | None
 
 
-class TwinBlock(nn.Module):
-    """Block `index` of both towers, with the exchange between them.
-
-    It owns no parameters: the two towers do, under the released checkpoint's names.
-    """
-
-    def __init__(self, video: TowerBlock, audio: TowerBlock, index: int) -> None:
-        super().__init__()
-        self.video = video
-        self.audio = audio
-        self.index = index
-
-    def forward(
-        self,
-        v_BLD: Tensor,
-        a_BLD: Tensor,
-        cv: Conditions,
-        ca: Conditions,
-        opened: bool = False,
-        call: Call | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The video stream and the audio stream after the block; `opened`: they come after self-attention.
-
-        `call` computes them in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
-        """
-        args = (v_BLD, a_BLD, cv.alone(self.index), ca.alone(self.index), opened)
-        return self.compute(*args) if call is None else call(self, *args)
-
-    def compute(
-        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool
-    ) -> tuple[Tensor, Tensor]:
-        """`forward` less its hooks."""
-        mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
-        if not opened:
-            v_BLD = self.video.attend_self(v_BLD, mv, cv)
-            a_BLD = self.audio.attend_self(a_BLD, ma, ca)
-        # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
-        v_new_BLD = self.video.attend_across(v_BLD, self.video.text_key_value(cv), cv, a_BLD, ca)
-        a_new_BLD = self.audio.attend_across(a_BLD, self.audio.text_key_value(ca), ca, v_BLD, cv)
-        return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
-
-
 class TwinDiT(nn.Module):
     """The twin model of any size, or one tower of it.
 
@@ -109,6 +67,7 @@ class TwinDiT(nn.Module):
         rope: see `RopeConfig`; None means the paper's constant.
         init_seed: seed of the initial values (see `initialise_parameters`).
         attention_backend: the kernel of attention (see `attention_function`).
+        linear: the arithmetic of the blocks' linear layers: `plain`, or `fp8` (see `convert_linear`).
         activation_checkpointing: what blocks keep for the backward pass: `none`, `full`, `attention` or `matmul`
             (see `Recomputation`).
         checkpoint_every: n for every n-th block; the others keep all activations.
@@ -129,6 +88,7 @@ class TwinDiT(nn.Module):
         rope: Mapping[str, Any] | None = None,
         init_seed: int = 0,
         attention_backend: str = "auto",
+        linear: str = "plain",
         activation_checkpointing: str = "none",
         checkpoint_every: int = 1,
         compile: str = "none",
@@ -174,6 +134,7 @@ class TwinDiT(nn.Module):
                     learned_rope=learned and modality == "audio",
                 )
                 self.add_module(f"{modality}_model", tower)
+        convert_linear(self, linear)
         # A plain list: registered, every parameter would have a second name.
         blocks = [self.tower(m).each_block() for m in configs] if len(configs) == 2 else []
         self.twin_blocks = [TwinBlock(v, a, index) for index, (v, a) in enumerate(zip(*blocks, strict=True))]

@@ -122,6 +122,8 @@ class TrainingJob:
             "activation_checkpointing": checkpointing.choice,
             "checkpoint_every": checkpointing.every,
             "compile": "none",
+            "linear": "plain",
+            "attention_backend": "auto",
         }
         try:
             make = build(self.config.model, "model")

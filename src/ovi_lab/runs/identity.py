@@ -35,6 +35,12 @@ _VOLATILE = (
     LENGTHENED,
     "strategy",
     "trainer.accelerator",
+    "profiler",
+    *(
+        f"{p}.{key}"
+        for p in ("model", "task.model")
+        for key in ("compile", "compile_backend", "attention_backend")
+    ),
 )
 # And what a resumed run may change. It is in the hash: the length of a run, and the rest as hashes of finished runs
 # have it.
@@ -52,7 +58,9 @@ def run_config(config: DictConfig) -> dict[str, Any]:
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that must be the same, each under its full name."""
     distribution = _DISTRIBUTION if config.get("global_batch_size") is not None else ()
-    return _flat(config, {*_VOLATILE, *distribution})
+    flat = _flat(config, {*_VOLATILE, *distribution})
+    # runs from before this key are plain
+    return {k: v for k, v in flat.items() if not (k.endswith("model.linear") and v == "plain")}
 
 
 def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = "") -> dict[str, Any]:

@@ -53,6 +53,7 @@ def make_trainer(
         RunCheckpoint,
         SampleLogger,
         Throughput,
+        TorchProfile,
         TrainingProgress,
     )
     from ovi_lab.callbacks.preemption import cluster_environment
@@ -71,6 +72,8 @@ def make_trainer(
         callbacks.append(MetricsInLoop(run_dir, data, ema, **metrics, reporter=reporter))
     if isinstance(task, FlowMatchingTask):
         callbacks.append(Throughput(**config.throughput))
+    if config.get("profiler"):
+        callbacks.append(TorchProfile(run_dir, **config.profiler))
     callbacks.append(RankAgreement(config_hash(plain), data))
     by_tokens = bool(config.data.get("tokens_per_batch"))
     callbacks.append(RescaledResume(data, int(config.data.get("batch_size") or 1), by_tokens))
