@@ -115,6 +115,12 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again_as_correct
         (["model.audio=null", "fusion=none"], "use task=video_pretraining"),
         (["loss.video=null", "loss.audio=0"], "no loss has a weight"),
         (["trainer.precision=16-mixed"], "trainer.precision=32-true"),
+        (["model.video.in_dim=23"], "video latents have 24 channels, this model's video tower takes 23"),
+        (["model.audio.in_dim=20"], "or set model.audio.in_dim=12"),
+        (
+            ["model.video.patch_size=[1,3,1]"],
+            "video has 2 latent rows, which do not divide into patches of 3",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(overrides, words, tmp_path, monkeypatch):
@@ -127,6 +133,21 @@ def test_what_cannot_be_is_refused_before_anything_is_made(overrides, words, tmp
     assert words in str(error.value)
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(("kind", "key"), [("latents", "data.shards"), ("media", "data.train")])
+def test_clips_that_the_model_does_not_take_are_refused_before_they_are_read(
+    kind, key, made_run, data_root, composed, tmp_path
+):
+    made_run()  # makes the world
+    shard = min(data_root.glob(f"**/train-{kind}-*.tar"))
+    group = f"data={'shards' if kind == 'media' else kind}"
+    config = composed(["model=small_ovi", group, f"{key}={shard}"])
+    config.data.root = str(tmp_path / "data")
+    with pytest.raises(UserError, match="24 channels, this model's video tower takes 48"):
+        execute(config, SilentReporter())
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_built(composed, tmp_path, monkeypatch):

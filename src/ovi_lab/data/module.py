@@ -26,6 +26,7 @@ from ovi_lab.data.decode import BOTH, MediaFormat, OnResample, decoded_clips
 from ovi_lab.data.encoders import published_codec
 from ovi_lab.data.fitting import fit_codec, learned_from
 from ovi_lab.data.index import digest_of
+from ovi_lab.data.known_shapes import KnownShapes, known_shapes
 from ovi_lab.data.loading import ClipLoader
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
 from ovi_lab.data.worlds import World, get_world
@@ -139,6 +140,7 @@ class OviDataModule(LightningDataModule):
         self._media_format = _parsed_format(parts)
         self._codec: LatentCodec | None = None
         self._datasets: dict[str, ClipDataset] = {}
+        self._latents: dict[str, ClipDataset] = {}
         self._loaders: list[ClipLoader] = []
         self.limit_batches: float = 1.0
         """Training batches of an epoch on each rank, as a number or as a share."""
@@ -217,6 +219,12 @@ class OviDataModule(LightningDataModule):
             length, channels = shapes["audio"]
             shapes["audio"] = (min(length, self.audio_tokens.max), channels)
         return shapes
+
+    def known_shapes(self) -> list[KnownShapes]:
+        """The shapes of training clips that are known before any is made; see `known_shapes`."""
+        clips = self._raw("train") if self.world is None else self.world
+        named = self.codec_path is not None and isinstance(clips, ClipDataset) and "media" in clips.kinds
+        return known_shapes(clips, self.codec if named else None, self._media_format)
 
     def clips_per_batch(self, world_size: int = 1) -> float:
         """Mean number of clips in a training batch of one of `world_size` ranks, as batches of equal tokens vary."""
@@ -334,7 +342,12 @@ class OviDataModule(LightningDataModule):
         return dataset
 
     def _raw(self, split: str) -> ClipDataset:
-        return self._clips(self._shards[split])
+        if split not in self._latents:
+            opened = self._clips(self._shards[split])
+            if opened.kinds != {"latents"}:
+                return opened
+            self._latents[split] = opened
+        return self._latents[split]
 
     def _clips(self, shards: Shards | list[Path]) -> ClipDataset:
         return ClipDataset(

@@ -42,11 +42,6 @@ def video_patches(video: Latents, config: TowerConfig) -> tuple[Tensor, list[Gri
 def _cut(video_BCFHW: Tensor, patch: Sequence[int]) -> Tensor:
     """[B, F', H', W', C * pf * ph * pw], a patch's values in the order of a convolution's weight."""
     B, C, *sizes = video_BCFHW.shape
-    for name, size, step in zip(("frames", "rows", "columns"), sizes, patch, strict=True):
-        if size % step:
-            raise UserError(
-                f"video has {size} latent {name}, which do not divide into patches of {step}; crop or pad"
-            )
     (f, h, w), (pf, ph, pw) = [size // step for size, step in zip(sizes, patch, strict=True)], patch
     cells = video_BCFHW.reshape(B, C, f, pf, h, ph, w, pw)
     return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
@@ -67,12 +62,27 @@ def _check(what: str, latents: Tensor, form: str, config: TowerConfig) -> None:
     axes = form.strip("[]").split(", ")
     if latents.dim() != len(axes):
         raise UserError(f"{what} has shape {list(latents.shape)}; expected {form}")
-    channels, modality = latents.shape[axes.index("C")], config.modality
-    if channels != config.in_dim:
+    check_clip(latents.shape[1:] if axes[0] == "B" else latents.shape, config)
+
+
+def check_clip(shape: Sequence[int | None], config: TowerConfig) -> None:
+    """Raises UserError unless a tower takes latents [C, F, H, W] or [L, C] of this shape; None: of any size."""
+    modality, video = config.modality, config.modality == "video"
+    channels = shape[0] if video else shape[-1]
+    if channels not in (None, config.in_dim):
         raise UserError(
             f"{modality} latents have {channels} channels, this model's {modality} tower takes {config.in_dim}; "
-            "use latents of the codec it was configured for"
+            f"use latents of the codec it was configured for, or set model.{modality}.in_dim={channels}"
         )
+    patch = config.patch_size or (1, 2, 2)
+    for name, size, step in zip(
+        ("frames", "rows", "columns"), shape[1:] if video else (), patch, strict=False
+    ):
+        if size is not None and size % step:
+            raise UserError(
+                f"video has {size} latent {name}, which do not divide into patches of {step}; crop or pad the clips, "
+                "or set model.video.patch_size"
+            )
 
 
 class VideoPatchEmbedding(nn.Module):

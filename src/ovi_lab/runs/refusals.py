@@ -13,17 +13,29 @@ from ovi_lab.common.sizes import gib
 from ovi_lab.errors import UserError
 
 
-def refuse_what_cannot_run(config: DictConfig) -> None:
-    """Build the model's shapes, without its values, and hold them against this machine.
+def refuse_what_cannot_run(config: DictConfig) -> Any:
+    """Build the model's shapes, without its values, and hold them against the clips and this machine.
+
+    Returns:
+        The data module, which has made and read nothing yet; None where the run has no data.
 
     Raises:
-        UserError: a model that cannot be, a GPU that is not there, or a model that the memory does not hold.
+        UserError: a model that cannot be, clips that it does not take, a GPU that is not there, or a model that the
+            memory does not hold.
     """
     check_devices(config)
-    if "_target_" not in (config.get("model") or {}):
-        return
+    data = build(config.data, "data") if "_target_" in config.data else None
+    if "_target_" in (config.get("model") or {}):
+        _refuse_model(config, data)
+    return data
+
+
+def _refuse_model(config: DictConfig, data: Any) -> None:
+    """Raises UserError for a model that cannot be, or does not take the clips of a data module."""
     import torch
     from hydra.utils import get_class
+
+    from ovi_lab.models.embeddings import check_clip
 
     try:
         task: Any = get_class(config.task._target_)
@@ -31,7 +43,7 @@ def refuse_what_cannot_run(config: DictConfig) -> None:
         return
     if not getattr(task, "modalities", ()):
         return
-    if "_target_" not in config.data:
+    if data is None:
         raise UserError(
             "data=none leaves this task without clips: choose data=bouncing_ball, data=shards data.train=… or "
             "data=latents data.shards=…"
@@ -49,11 +61,18 @@ def refuse_what_cannot_run(config: DictConfig) -> None:
         raise UserError(
             f"no loss has a weight, so that nothing would be trained: give loss.{task.modalities[0]}=1"
         )
-    if _on_gpu(config):
-        return  # GPUs are measured once the clips' shapes are known
-    freeze: Any = config.get("freeze") or {}
+    if not _on_gpu(config):  # GPUs are measured once the clips' shapes are known
+        _refuse_memory(config, model)
+    for shapes in data.known_shapes() if hasattr(data, "known_shapes") else ():
+        for modality in (m for m in task.modalities if m in shapes):
+            check_clip(shapes[modality], model.tower_configs[modality])
+
+
+def _refuse_memory(config: DictConfig, model: Any) -> None:
+    """Raises UserError where this machine's memory does not hold the model in training."""
     from ovi_lab.optim.freezing import FreezeRule
 
+    freeze: Any = config.get("freeze") or {}
     trained, total = FreezeRule(**{k: list(v) for k, v in freeze.items()}).apply(model)
     if config.get("adapter") and not any((config.get("init_from") or {}).values()):
         raise UserError(

@@ -244,13 +244,12 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     run_dir = Path(plain["run_dir"])
     finished = (run_dir / "done.json").is_file()
-    if not finished:
-        refuse_what_cannot_run(config)
+    data = None if finished else refuse_what_cannot_run(config)
     if _claim_folder(config, run_dir, plain, text):
         reporter.at("scoring", 1, 1, "already done")
         return "skipped"
     if finished:
-        refuse_what_cannot_run(config)
+        data = refuse_what_cannot_run(config)
     resumed = _checkpoint_to_resume(config, run_dir, plain)
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     _begin(run_dir, text)
@@ -274,9 +273,7 @@ def _train(
 
     reporter.at("data", 0, 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = None
-    if "_target_" in config.data:
-        data = build(config.data, "data")
+    if data is not None:
         data.prepare_data()
         data.setup("fit")
         # a checkpoint must bring the size of a clip
