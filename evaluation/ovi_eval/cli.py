@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ovi_eval import __version__
 from ovi_eval.commands import check, compare, leaderboard, metrics, score
-from ovi_eval.common.boundary import LineParser, command
+from ovi_eval.common.boundary import LineParser, command, say_purposes
 
 # Their modules import only argparse: what a command needs, it imports when it runs.
 COMMANDS = {
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         of_command.examples = module.EXAMPLES
         module.add_arguments(of_command)
         of_command.set_defaults(run=module.run)
+    say_purposes(commands)
     return parser
 
 

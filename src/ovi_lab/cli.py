@@ -27,7 +27,7 @@ COMMANDS = {
 EXAMPLES = (
     ("ovi-lab train experiment=fusion", "a small fused model of the bouncing ball, scored at the end"),
     ("ovi-lab sample --help", "what a command takes, with examples"),
-    ("ovi-lab doctor", "whether all that is needed is here"),
+    ("ovi-lab doctor", "whether everything is installed that you need"),
 )
 
 

@@ -304,18 +304,24 @@ def _parser() -> LineParser:
     parser = LineParser(
         prog="ovi-doctor",
         usage=USAGE,
-        description="Check the installation, the devices and the released weights. Exit codes: 0 all that is needed "
-        "can be used, 1 it cannot, 2 a wrong argument.",
+        description="Check the installation, the devices and the released weights. Exit codes: 0 everything "
+        "needed works, 1 something does not, 2 a wrong argument.",
     )
     parser.examples = (
         ("ovi-doctor", "packages, extras, devices, FFmpeg"),
-        ("ovi-doctor weights=/data/ckpts", "also each file of the released weights: there, and whole"),
-        ("ovi-doctor weights=/data/ckpts checkpoint=ovi_960x960_10s --sha256", "of one model, with digests"),
+        (
+            "ovi-doctor weights=/data/ckpts",
+            "also each file of the released weights: whether it is there and complete",
+        ),
+        (
+            "ovi-doctor weights=/data/ckpts checkpoint=ovi_960x960_10s --sha256",
+            "the files of one model, with their digests",
+        ),
     )
     parser.add_argument("--version", action="version", version=f"ovi-doctor {__version__}")
     words = "weights=DIR, the folder that the weights lie in; checkpoint=NAME, one released model"
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=words)
-    parser.add_argument("--sha256", action="store_true", help="read every file for its digest")
+    parser.add_argument("--sha256", action="store_true", help="read every file and compare its digest")
     return parser
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ovi_eval.errors import UserError
 
-HELP = "two models: paired differences, intervals, p values"
+HELP = "compare two models: paired differences, intervals, p values"
 EXAMPLES = (
     ("ovi-eval compare runs/a/results.json runs/b/results.json", "two models, one seed each"),
     (
-        "ovi-eval compare runs/fusion_ablation/none runs/fusion_ablation/bidirectional",
+        "ovi-eval compare runs/fusion_ablation/none runs/fusion_ablation/bidirectional_scaled",
         "two arms, all their seeds",
     ),
     ("ovi-eval compare a0.json,a1.json b0.json,b1.json --markdown table.md", "the table in a file as well"),

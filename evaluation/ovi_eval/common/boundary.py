@@ -127,6 +127,13 @@ class LineParser(argparse.ArgumentParser):
             raise UserError(f"{action.metavar or action.dest} {value!r} is unknown; {offer}")
 
 
+def say_purposes(commands: argparse._SubParsersAction[Any]) -> None:
+    """Each subcommand's own help begins with its line in the list of all."""
+    for listed in commands._choices_actions:
+        parser, purpose = commands.choices[listed.dest.split()[0]], str(listed.help)
+        parser.description = f"{purpose[0].upper()}{purpose[1:]}."
+
+
 def word_groups(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[list[str]]:
     """The words of a command line: an option together with its value, each other word by itself."""
     options = parser._option_string_actions

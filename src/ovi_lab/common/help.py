@@ -26,6 +26,7 @@ class Help:
         config: the primary configuration, `<config>.yaml`.
         own: keys of the command's own, with what they are.
         hydra: whether Hydra runs the command, so that its flags are taken.
+        refused: groups of the configuration that the command does not take.
     """
 
     command: str
@@ -34,6 +35,7 @@ class Help:
     config: str
     own: Sequence[tuple[str, str]] = ()
     hydra: bool = True
+    refused: Sequence[str] = ()
 
     def answered(self, arguments: Sequence[str]) -> bool:
         """Print the help or the version where the arguments ask for it. Returns whether they did."""
@@ -62,15 +64,17 @@ class Help:
                 *(["\nKeys of this command alone:"] if self.own else []),
                 *_table(self.own),
                 "\nGroups (* the default):",
-                *_groups(folder, content),
+                *_groups(folder, content, self.refused),
                 "\nKeys, with their defaults (nested ones with dots, as in a.b=1):",
                 textwrap.indent(keys.strip("\n"), "  "),
             ]
         )
 
 
-def _groups(folder: Path, content: str) -> Iterator[str]:
+def _groups(folder: Path, content: str, refused: Sequence[str]) -> Iterator[str]:
     for group, default in re.findall(r"^  - (\w+): (\S+)$", content, re.MULTILINE):
+        if group in refused:
+            continue
         yield f"  {group}="
         files = sorted((folder / group).glob("*.yaml"))
         yield from _table([(f"{'*' if f.stem == default else ' '} {f.stem}", _about(f)) for f in files])

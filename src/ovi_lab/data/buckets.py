@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -96,6 +96,22 @@ class AudioTokens:
             return (draws_N2[:, 1] * (stored_N - length_N + 1)).astype(np.int64), length_N
 
         return cut
+
+
+def cuts_of(given: Mapping[str, Any] | None, modalities: Sequence[str]) -> AudioTokens | None:
+    """The cuts that `data.audio_tokens` describes, None for sound as it is. Raises UserError for what cannot be."""
+    if given is None:
+        return None
+    unknown = set(given) - {"min", "max", "crop"}
+    if unknown:
+        raise UserError(f"data.audio_tokens has {', '.join(sorted(unknown))}; it takes min, max and crop")
+    tokens = AudioTokens(**given)
+    if tokens.crop == "random" and "video" in modalities:
+        raise UserError(
+            "data.audio_tokens.crop=random cuts sound and would part it from its picture: "
+            "set data.modalities=[audio], or crop=longer"
+        )
+    return tokens if tokens.cuts_any or tokens.min > 1 else None
 
 
 class Buckets:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovi_eval.common.boundary import LineParser, command
+from ovi_eval.common.boundary import LineParser, command, say_purposes
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
 from ovi_lab.common.following import shard_pattern, typed
@@ -66,11 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     option("--out", type=Path, default=Path("data"), help="folder for it (default: data)")
     option("--train", type=int, default=4096, help="clips to train on (4096)")
     option("--eval", type=int, default=512, help="clips to evaluate on (512)")
-    option("--seed", type=int, default=1, help="seed of the training clips; evaluation has the next (1)")
+    option(
+        "--seed",
+        type=int,
+        default=1,
+        help="seed of the training clips; the evaluation clips take the next one (1)",
+    )
     make.set_defaults(run=_make)
 
     pack = commands.add_parser(
-        "pack", help="a folder of video files with captions -> shards", parents=[writing]
+        "pack", help="pack a folder of video files with captions into shards", parents=[writing]
     )
     pack.examples = (
         ("ovi-data pack clips shards/mine", "every video under clips, its caption in a .txt beside it"),
@@ -96,12 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     option("--fps", type=float, default=16.0, help="frames a second (16)")
     option("--sample-rate", type=int, default=8000, help="Hz, one channel (8000)")
     option("--seconds", type=float, help="cut files into clips of this length; else one clip a file")
-    option("--clips-per-shard", type=int, default=256, help="(256)")
-    option("--store", choices=("auto", "arrays", "mp4", "original"), default="auto")
+    option("--clips-per-shard", type=int, default=256, help="clips in each shard (256)")
+    text = "arrays: lossless; mp4: H.264, AAC; original: the file as it is; auto: arrays up to 128x128, else mp4 (auto)"
+    option("--store", choices=("auto", "arrays", "mp4", "original"), default="auto", help=text)
     option("--crop-bars", action="store_true", help="cut black bars off first")
     pack.set_defaults(run=_pack)
 
-    inspect = commands.add_parser("inspect", help="what shards hold, and what is wrong with them")
+    inspect = commands.add_parser("inspect", help="show what shards hold, and what is wrong with them")
     inspect.examples = (
         ("ovi-data inspect 'shards/mine-*.tar'", "numbers, shapes, lengths, captions, and bad samples"),
         (
@@ -146,12 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     option = fit.add_argument
-    option("shards", nargs="+", metavar="SHARDS")
+    option("shards", nargs="+", metavar="SHARDS", help="a pattern, braces expanded, or several")
     option("--out", type=Path, required=True, help="file to write (.safetensors)")
     option("--clips", type=int, default=1024, help="learn from the first clips (1024)")
     fit.set_defaults(run=_fit)
 
-    text = "shards of media -> shards of latents and text embeddings"
+    text = "encode shards of media into shards of latents and text embeddings"
     latents = commands.add_parser("latents", aliases=["encode"], help=text, parents=[writing])
     latents.examples = (
         (
@@ -184,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--device", help="cpu or cuda:N; else a GPU where there is one")
     option("--clips-per-shard", type=int, default=512, help="clips a shard of a folder's sounds (512)")
     latents.set_defaults(run=_latents)
+    say_purposes(commands)
     return parser
 
 

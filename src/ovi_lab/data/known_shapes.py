@@ -25,8 +25,10 @@ def known_shapes(
         media_format: what media are converted to; None: as stored, so that their sizes are not known.
     """
     if isinstance(clips, ClipDataset) and clips.kinds == {"latents"}:
-        found = [tuple(sorted(shapes.items())) for shapes in clips.shapes if shapes is not None]
-        return [dict(items) for items in dict.fromkeys(found)]
+        forms = [form for form in clips.shapes.forms if form is not None]
+        return [
+            {m: (None, *shape[1:]) if m == "audio" else shape for m, shape in form.items()} for form in forms
+        ]
     made = media_format if isinstance(clips, ClipDataset) else clips
     if made is None:
         codec = codec or default_codec(1.0, 16000)

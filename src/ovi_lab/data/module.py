@@ -20,7 +20,7 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.values import check_settings
 from ovi_lab.data.batch_order import EpochSampler
-from ovi_lab.data.buckets import AudioTokens, Buckets
+from ovi_lab.data.buckets import Buckets, cuts_of
 from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
 from ovi_lab.data.decode import BOTH, MediaFormat, OnResample, decoded_clips
 from ovi_lab.data.encoders import published_codec
@@ -116,7 +116,7 @@ class OviDataModule(LightningDataModule):
         self.on_error, self.on_resample, self.quiet = on_error, on_resample, quiet
         self.max_bad_share = max_bad_share
         self.modalities, self.stored_text = tuple(modalities), stored_text
-        self.audio_tokens = _audio_tokens(audio_tokens, modalities)
+        self.audio_tokens = cuts_of(audio_tokens, modalities)
         self._batches: dict[str, Any] = {
             "batch_size": batch_size,
             "tokens_per_batch": tokens_per_batch,
@@ -393,18 +393,3 @@ def _parsed_format(parts: dict[str, Any]) -> MediaFormat | None:
         missing = [f"data.{name}" for name in parts if name not in given]
         raise UserError(f"data.{given[0]} is set, so {', '.join(missing)} must be too")
     return MediaFormat(**parts)
-
-
-def _audio_tokens(given: Mapping[str, Any] | None, modalities: Sequence[str]) -> AudioTokens | None:
-    if given is None:
-        return None
-    unknown = set(given) - {"min", "max", "crop"}
-    if unknown:
-        raise UserError(f"data.audio_tokens has {', '.join(sorted(unknown))}; it takes min, max and crop")
-    tokens = AudioTokens(**given)
-    if tokens.crop == "random" and "video" in modalities:
-        raise UserError(
-            "data.audio_tokens.crop=random cuts sound and would part it from its picture: "
-            "set data.modalities=[audio], or crop=longer"
-        )
-    return tokens if tokens.cuts_any or tokens.min > 1 else None

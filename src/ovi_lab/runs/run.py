@@ -255,7 +255,7 @@ def _execute(config: DictConfig, reporter: Reporter) -> str:
     _begin(run_dir, text)
     step = 0 if resumed is None else Checkpoint.open(resumed).step
     with counted(run_dir, step, config.restarts.without_progress):
-        _train(config, plain, run_dir, text, resumed, reporter)
+        _train(config, plain, run_dir, text, data, resumed, reporter)
     return "done"
 
 
@@ -264,10 +264,11 @@ def _train(
     plain: Mapping[str, Any],
     run_dir: Path,
     text: str,
+    data: Any,
     resumed: Path | None,
     reporter: Reporter,
 ) -> None:
-    """Train, validate and score."""
+    """Train, validate and score; `data` as `refuse_what_cannot_run` gives it."""
     import lightning.pytorch as pl
     from torch import distributed
 

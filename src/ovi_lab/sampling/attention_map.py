@@ -220,8 +220,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ovi-attention {__version__}")
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="as ovi-sample takes it")
-    parser.add_argument("--prompt", default="a red ball bounces three times low drum", help="of the clip")
-    parser.add_argument("--seed", type=int, default=0, help="of the clip's noise (0)")
+    parser.add_argument(
+        "--prompt", default="a red ball bounces three times low drum", help="the clip's prompt"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the clip's noise (0)")
     parser.add_argument("--steps", type=int, default=12, help="of the sampler that makes the clip (12)")
     parser.add_argument("--sigma", type=float, default=0.5, help="from 0, data, to 1, noise (0.5)")
     parser.add_argument("--weights", type=Path, help="folder of released weights")

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ovi-small {__version__}")
     parser.add_argument("out", metavar="OUT", help="a new folder")
-    parser.add_argument("--seed", type=int, default=0, help="of all weights (0)")
-    parser.add_argument("--side", type=int, default=96, help="pixels; a clip has side x side, about (96)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all weights (0)")
+    parser.add_argument("--side", type=int, default=96, help="side of the picture in pixels, about (96)")
     options = parser.parse_args(arguments)
     if options.side < 32:
         raise UserError(f"--side is {options.side}: pictures have sides of at least 32 pixels")

@@ -36,6 +36,7 @@ HELP = Help(
         ("workers=", "runs side by side; 0: one per core (0)"),
     ),
     hydra=False,
+    refused=("experiment",),
 )
 
 
