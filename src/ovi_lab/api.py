@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovi_eval.common.importing import importing
 from ovi_eval.common.plain_data import read_yaml
 from ovi_eval.results.files import RunResults
 from ovi_lab.common.paths import config_dir
@@ -301,7 +302,9 @@ def train(*overrides: str) -> Run:
     """
     from ovi_eval.results.reading import read
     from ovi_lab.common.progress import ConsoleReporter
-    from ovi_lab.runs.run import execute
+
+    with importing():
+        from ovi_lab.runs.run import execute
 
     settings = _composed(overrides, "train", one_run=True)
     reporter = ConsoleReporter()

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
+from ovi_eval.common.importing import importing
 from ovi_lab.common.following import typed
 from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
@@ -41,8 +42,9 @@ def run(config: DictConfig) -> None:
     """Sample and print where the clips are."""
     from omegaconf import OmegaConf
 
-    from ovi_lab.planning.sampling_report import check_memory
-    from ovi_lab.sampling.command import sample_clips
+    with importing():
+        from ovi_lab.planning.sampling_report import check_memory
+        from ovi_lab.sampling.command import sample_clips
 
     with one_line("error"):
         if OmegaConf.is_missing(config, "checkpoint"):

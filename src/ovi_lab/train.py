@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
+from ovi_eval.common.importing import importing
 from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
 
@@ -34,9 +35,11 @@ HELP = Help(
 def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
     from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
-    from ovi_lab.runs.ending import ending
-    from ovi_lab.runs.processes import is_first_process
-    from ovi_lab.runs.run import execute
+
+    with importing():
+        from ovi_lab.runs.ending import ending
+        from ovi_lab.runs.processes import is_first_process
+        from ovi_lab.runs.run import execute
 
     # of all processes, whoever started them, one speaks
     first = is_first_process()

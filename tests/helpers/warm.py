@@ -15,6 +15,10 @@ import ovi_eval
 import ovi_lab
 
 _OTHERS = (
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
     "deepspeed.runtime.zero.muon.original_muon",
     "diffusers.schedulers.scheduling_flow_match_euler_discrete",
     "diffusers.schedulers.scheduling_unipc_multistep",

@@ -30,6 +30,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ovi_eval.common.boundary import fail
+from ovi_eval.common.importing import importing
 from ovi_eval.common.plain_data import read_json
 from ovi_lab.common.progress import fraction
 from ovi_lab.errors import UserError
@@ -58,7 +59,9 @@ def _prepare_worker(parent: int, threads: int) -> None:
 def run_member(config: Mapping[str, Any]) -> tuple[str, str]:
     """Run one job; returns its status and message."""
     from ovi_lab.common.progress import FileReporter
-    from ovi_lab.runs.run import execute
+
+    with importing():
+        from ovi_lab.runs.run import execute
 
     settings = OmegaConf.create(dict(config))
     run_dir = Path(settings.run_dir)
