@@ -75,6 +75,7 @@ def test_the_names_are_there_whatever_was_imported_before() -> None:
             package.smaple  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_finished_run(
     run: api.Run, ball: api.Model, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_released_model_has_the_released_defaults(ovi: api.Model) -> None:
     assert ovi.config["clips"]["frames"] == 121
 
 
+@pytest.mark.slow
 def test_negative_prompts_image_and_shape_of_a_released_model(ovi: api.Model, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -127,6 +127,7 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_nothing(small_ovi: Pa
     assert list(tmp_path.glob("ovi_lab_demo_*")) == []
 
 
+@pytest.mark.slow
 def test_a_run_with_its_own_codec_has_no_field_for_an_image(tmp_path: Path) -> None:
     settings = api.read_yaml(api.config_dir() / "sampler" / "unipc.yaml")
     ball = SimpleNamespace(name="ball", example="a red ball", takes_image=False, config={"sampler": settings})

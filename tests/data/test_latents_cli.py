@@ -84,6 +84,7 @@ def test_published_encoders_give_what_they_give_alone(latents: Path, weights: Pa
         assert (sample["caption"], sample["meta"]) == (f"clip {n}. Audio: noise", {"n": n})
 
 
+@pytest.mark.slow
 def test_the_index_knows_shapes_and_encoders_as_the_tar_does(
     latents: Path, weights: Path, tmp_path: Path
 ) -> None:

@@ -179,6 +179,7 @@ def test_what_the_reference_cannot_load_is_said(tmp_path):
     assert same(back(tmp_path / "alone_out"), TwinDiT(TINY_VIDEO, None))
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unasked_and_nothing_foreign_at_all(tmp_path):
     run = write_run(tmp_path / "run", twin(1))
     out = tmp_path / "out"

@@ -25,6 +25,7 @@ def steps(count):
 @pytest.mark.parametrize(
     "every", [0, 1]
 )  # the last checkpoint is written at the end of training, or with its step
+@pytest.mark.slow
 def test_a_finished_run_made_longer_equals_one_of_that_length_to_the_bit(
     every, made_run, copied_run, composed
 ):
@@ -91,6 +92,7 @@ def test_what_a_longer_run_is_refused_for_is_one_line_with_resume_first(copied_r
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again_as_corrected(trained, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError, match="more than the 8 that a process takes"):

@@ -52,6 +52,7 @@ def of_train(*arguments):
     return composed(arguments, config_dir(), "train", may_lack=True)
 
 
+@pytest.mark.slow
 def test_every_line_of_the_page(mine, capsys):
     train, searched, planned, printed = lines(PAGE)
     assert [line[0] for line in (train, searched, planned, printed)] == ["ovi-train"] * 2 + [
@@ -263,6 +264,7 @@ def test_a_world_that_is_none_is_one_line(package, name, line):
         get_world(name)
 
 
+@pytest.mark.slow
 def test_a_stored_run_never_leads_to_a_world_of_a_package(package, copied_run, capsys):
     from ovi_lab.sampling.opening import open_bundle
 

@@ -37,6 +37,7 @@ def test_a_short_run_on_real_clips(shards, trained, tmp_path):
     assert list((run / "samples").rglob("*.mp4"))
 
 
+@pytest.mark.slow
 def test_sound_of_another_rate_may_be_refused(shards, trained, tmp_path):
     with pytest.raises(UserError, match=r"8000 Hz.*16000|16000.*8000 Hz"):
         trained(

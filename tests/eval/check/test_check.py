@@ -67,6 +67,11 @@ CLOSER = {
 """Largest differences that are allowed with the packages of this project's tests; the check allows others more."""
 
 
+SECONDS = {"av_align.man_red_1504x608", "av_align.two_men_1344x704", "dnsmos.scores", "flickering.ltx2", "i3d.layers",
+           "sync.embeddings"}  # fmt: skip
+"""Cases of `ovi-eval check --quick` that take longer than the quick tests may."""
+
+
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
@@ -87,7 +92,7 @@ def spoilt(folder: Path, goldens: Path, name: str, *keys: str, by: float) -> Pat
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if case.slow else [])
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if case.slow or name in SECONDS else [])
         for name, case in CASES.items()
     ],
 )

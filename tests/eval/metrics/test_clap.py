@@ -215,6 +215,7 @@ def test_features_are_cached_by_sound_and_caption(tmp_path: Path) -> None:
     assert cache.get(clip(sounds[0], "another caption"), extractors[0]) is None
 
 
+@pytest.mark.slow
 def test_choices_of_preparation_are_kept_apart() -> None:
     through_int16, as_float, all_crops = SmallClap(), SmallFloat(), SmallAllCrops()
     assert len({extractor.variant for extractor in (through_int16, as_float, all_crops)}) == 3

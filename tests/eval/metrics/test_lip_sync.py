@@ -177,6 +177,7 @@ def test_the_most_confident_track_counts() -> None:
     assert SYNC["sync_all_tracks"]().measure(features) == pytest.approx([4.0, 19 / 3])
 
 
+@pytest.mark.slow
 def test_sound_that_ends_early_leaves_short_tracks_out(known: KnownTracks, ready: PreparedClip) -> None:
     with pytest.raises(UserError, match=r"SyncNet needs at least 6 frames .* got 52 and 3200"):
         known.run(replace(ready, wave_S=ready.wave_S[: 5 * 640]))
