@@ -101,6 +101,8 @@ def _begin(
     multiprocessing.current_process()._config["daemon"] = (
         False  # only daemons may have no processes of their own
     )
+    # as in a program of its own: its data workers would otherwise start a warm process and import all again
+    multiprocessing.set_start_method("fork", force=True)
     import torch
 
     torch.set_num_threads(1)

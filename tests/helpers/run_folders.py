@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ovi_lab.checkpoints import Checkpoint, resolve_checkpoint
+from ovi_lab.common.paths import config_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,17 +23,28 @@ _SMALL_EVALUATION = ("evaluation.num_clips=6", "evaluation.num_mp4=1")
 
 
 def small_config(overrides: Sequence[str], run_dir: Path, data_root: Path) -> DictConfig:
-    """The configuration of a small run, composed as the command line does."""
+    """The configuration of a small run, composed as the command line does: once for each choice of groups, in which
+    values are then set by Hydra's own function."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    small = [*_SMALL, *(_SMALL_EVALUATION if "evaluation=ball" in overrides else ())]
+    texts = [*overrides, *small, f"run_dir={run_dir}", f"data.root={data_root}"]
+    choices = [text for text in texts if (config_dir() / text.partition("=")[0]).is_dir()]
+    config = copy.deepcopy(_composed(tuple(choices)))
+    values = OverridesParser.create().parse_overrides([text for text in texts if text not in choices])
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return config
+
+
+@cache
+def _composed(choices: tuple[str, ...]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from ovi_lab.common.paths import config_dir
-
     GlobalHydra.instance().clear()
-    small = [*_SMALL, *(_SMALL_EVALUATION if "evaluation=ball" in overrides else ())]
-    place = [f"run_dir={run_dir}", f"data.root={data_root}"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", overrides=[*overrides, *small, *place])
+        return compose("train", overrides=[*choices])
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
