@@ -1,5 +1,5 @@
-"""docs/own_clips.md, command by command as it stands but for the length of training, on a folder of clips; and the site
-that the pages make."""
+"""docs/own_clips.md, command by command as it stands but with fewer steps of training and sampling, on a folder of
+clips; and the site that the pages make."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def modules() -> dict[str, str]:
     return {name: entry.partition(":")[0] for name, entry in scripts.items()}
 
 
-SHORTER = {"ovi-train": ["trainer.max_steps=12"]}
-"""Past the warm-up of 10 steps; the page's 40 and 50 are the same with more of them."""
+SHORTER = {"ovi-train": ["trainer.max_steps=12"], "ovi-sample": ["sampler.steps=4"]}
+"""Fewer steps of training, but past the warm-up of 10, and of sampling: more would be the same again."""
 
 
 @pytest.mark.slow
