@@ -11,19 +11,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401  # here, and in the next lines, what every attempt would import by itself
-import torch
-import torch.utils.tensorboard
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
-import ovi_lab.data.module
-import ovi_lab.runs.evaluate  # noqa: F401
 from ovi_lab.common.paths import config_dir
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.runs.run import execute
 
 
-def _attempt(run_dir: Path, overrides: Sequence[str]) -> int:
+def _attempt(config: DictConfig) -> int:
     """Fork a process that does what is left of the run; its number."""
     child = os.fork()
     if child:
@@ -31,9 +27,6 @@ def _attempt(run_dir: Path, overrides: Sequence[str]) -> int:
         return child
     code = 1
     try:
-        torch.set_num_threads(1)
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("train", overrides=[*overrides, f"run_dir={run_dir}", "resume=auto"])
         execute(config, SilentReporter())
         code = 0
     except BaseException:
@@ -54,11 +47,13 @@ def run_with_kills(run_dir: Path, overrides: Sequence[str], kills: int, seed: in
     Each attempt is a fork of this process, so that it starts in a moment; `resume=auto` continues where the one before
     was killed.
     """
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", overrides=[*overrides, f"run_dir={run_dir}", "resume=auto"])
     draw = random.Random(seed)
     killed = while_saving = 0
     while True:
-        child = _attempt(run_dir, overrides)
-        at, wait_for_save = time.monotonic() + draw.uniform(0.1, 1.6), draw.random() < 0.5
+        child = _attempt(config)
+        at, wait_for_save = time.monotonic() + draw.uniform(0.1, 1.2), draw.random() < 0.5
         while killed < kills:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
@@ -80,7 +75,3 @@ def run_with_kills(run_dir: Path, overrides: Sequence[str], kills: int, seed: in
             return
         if status > 0:
             raise SystemExit(f"the run failed by itself (status {status})")
-
-
-if __name__ == "__main__":
-    run_with_kills(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))

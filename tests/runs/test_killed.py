@@ -1,13 +1,11 @@
 """A run killed twenty times and resumed ends as the run that was not: weights, averages and log, to the last bit."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-from helpers import killed as killed_script
+from helpers.forks import Fork
+from helpers.killed import run_with_kills
 from helpers.run_folders import logged, same, tensors
 
 KILLS = 20
@@ -32,21 +30,12 @@ SETTINGS = (
 def test_twenty_kills_change_no_bit(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     settings = [*SETTINGS, f"data.root={tmp_path}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     undisturbed, disturbed = (
-        subprocess.Popen(
-            [sys.executable, killed_script.__file__, folder, kills, *settings],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for folder, kills in ((whole, "0"), (killed, str(KILLS)))
+        Fork(run_with_kills, folder, settings, kills) for folder, kills in ((whole, 0), (killed, KILLS))
     )
-    undisturbed.communicate(timeout=400)
-    assert undisturbed.returncode == 0
-    output, _ = disturbed.communicate(timeout=400)
-    assert disturbed.returncode == 0
-    kills, while_saving = map(int, re.findall(r"\d+", output.splitlines()[-1]))
+    for fork in (undisturbed, disturbed):
+        assert fork.wait(400) == 0, fork.output
+    kills, while_saving = map(int, re.findall(r"\d+", disturbed.output.splitlines()[-1]))
     assert kills == KILLS
     assert while_saving >= 3
     assert same(tensors(whole), tensors(killed))
