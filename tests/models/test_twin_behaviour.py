@@ -96,6 +96,29 @@ def test_tokens_pick_their_timestep() -> None:
     assert per_token(vectors[:, :1], None).shape == (2, 1, 1)
 
 
+def test_long_texts_have_the_gradients_of_their_padding_read_token_by_token() -> None:
+    """On a CPU, where it is two weighted keys; texts of several lengths, one of them whole."""
+    batch, found = tiny_batch(batch=3), []
+    texts = [torch.randn(n, 10, generator=torch.Generator().manual_seed(n)) for n in (3, 70, 0)]
+    for merges in (False, True):
+        model = TwinDiT(*(tower | {"text_len": 70} for tower in (TINY_VIDEO, TINY_AUDIO)))
+        generator = torch.Generator().manual_seed(1)
+        for modality in ("video", "audio"):
+            assert model.tower(modality).merges_padding
+            model.tower(modality).merges_padding = merges
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        out = model(**(batch | {"text_video": texts, "text_audio": texts}))
+        mean_squares(out).backward()
+        found.append((out.video, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+    (want, gradients), (got, merged) = found
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+    assert not torch.equal(got, want)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(merged[name], gradient, atol=2e-5 * float(gradient.abs().max()), rtol=1e-4)
+
+
 @torch.no_grad()
 def test_clean_first_frames_by_clip(model: TwinDiT) -> None:
     batch = tiny_batch()

@@ -212,7 +212,7 @@ class TwinDiT(nn.Module):
         """Texts (list of [n, E], or [B, n, E]) embedded for one tower, and every block's keys and values.
 
         `forward` takes the result in place of the text, any number of times, until parameters change. The
-        padding of long texts becomes two weighted keys, which rounds otherwise than `forward` with the text itself.
+        padding of long texts becomes two weighted keys, as `forward` has it on a CPU; on a GPU it rounds otherwise.
 
         Args:
             text: the texts; a prepared one passes.
@@ -346,7 +346,8 @@ class TwinDiT(nn.Module):
             _, h, w = tokens.grids[0]
             clean_BF1, clean_BL1 = clean_BL1[:, :: h * w], None
             e, e0 = per_token(e, clean_BF1), per_token(e0, clean_BF1[..., None])
-        context = tower.embed_text(text)
+        # Kernels of a GPU that take the bias of merged padding are slower than what merging saves.
+        context = tower.embed_text(text, tower.merges_padding and tokens.x.device.type == "cpu")
         if context.batch_size != B * passes:
             each = ("", "a clip") if passes == 1 else (f" and {passes} passes", "a clip and pass")
             raise UserError(

@@ -121,3 +121,13 @@ def install(
     cuda.synchronize = wait("torch.cuda.synchronize")
     Stream.synchronize = wait("Stream.synchronize")  # type: ignore[method-assign]
     Event.synchronize = wait("Event.synchronize")  # type: ignore[method-assign]
+    for name in ("_fused_rms_norm", "_fused_rms_norm_backward"):
+        _KERNELS_OF_CUDA.impl(name, _not_run, "CUDA")
+
+
+_KERNELS_OF_CUDA = torch.library.Library("aten", "IMPL")
+"""Kernels of a build for CUDA, which a build for CPUs takes apart into many."""
+
+
+def _not_run(*_: Any) -> Any:
+    raise RuntimeError("a kernel of the GPU was called with data, and there is no GPU")
