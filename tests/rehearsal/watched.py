@@ -59,6 +59,11 @@ with watch.everywhere():
     del held
     assert watch.live.now == before
 
+    # a kernel of a build for CUDA, which one for CPUs takes apart
+    record.clear()
+    torch.nn.functional.rms_norm(x, x.shape[-1:], torch.ones(x.shape[-1], device=gpu)).sum().backward()
+    assert record.calls["_fused_rms_norm"] == record.calls["_fused_rms_norm_backward"] == 1
+
     # the host waits for numbers that it reads, and knows those that it sent
     record.clear()
     sent = torch.tensor([3.0, 4.0], device=gpu)
