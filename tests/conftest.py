@@ -26,7 +26,7 @@ GOLDENS = Path(__file__).resolve().parent / "goldens"
 LONGEST = ("test_equivalence.py", "test_killed.py", "test_command_line.py", "test_accumulation.py")
 
 
-def pytest_collection() -> None:
+def pytest_collectstart() -> None:
     gc.disable()  # all that is imported stays: to look for garbage in it takes a quarter of the time
 
 
