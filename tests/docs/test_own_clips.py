@@ -1,5 +1,4 @@
-"""docs/own_clips.md, command by command as it stands but with fewer steps of training and sampling, on a folder of
-clips; and the site that the pages make."""
+"""docs/own_clips.md, command by command as it stands, on a folder of clips; and the site that the pages make."""
 
 from __future__ import annotations
 
@@ -31,10 +30,6 @@ def modules() -> dict[str, str]:
     return {name: entry.partition(":")[0] for name, entry in scripts.items()}
 
 
-SHORTER = {"ovi-train": ["trainer.max_steps=12"], "ovi-sample": ["sampler.steps=4"]}
-"""Fewer steps of training, but past the warm-up of 10, and of sampling: more would be the same again."""
-
-
 @pytest.mark.slow
 def test_the_page_for_own_clips_works_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "CLIPS").mkdir()
@@ -45,7 +40,7 @@ def test_the_page_for_own_clips_works_as_it_stands(tmp_path: Path) -> None:
     assert len(lines) >= 10
     known = modules()
     for name, *words in lines:
-        fork = command(known[name], *words, *SHORTER.get(name, ()), cwd=tmp_path)
+        fork = command(known[name], *words, cwd=tmp_path)
         assert fork.wait() == 0, f"{shlex.join([name, *words])}\n{fork.output}"
     assert len(list((tmp_path / "made").glob("*.mp4"))) == 2
     assert len(list((tmp_path / "made_small").glob("*.mp4"))) == 1

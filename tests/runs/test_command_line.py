@@ -257,8 +257,8 @@ def test_a_sweep_killed_and_started_again_ends_as_one_that_was_not(data_root, tm
 
 @pytest.mark.slow
 def test_a_sweep_over_any_key_makes_an_arm_of_each_value(data_root, tmp_path):
-    values = ["arm=none", "seed=0", "rope.factor=0.5,0.25", "trainer.max_steps=1", "hydra.launcher.workers=1"]
-    done = subprocess.run(  # as it is typed, with a worker that is started anew
+    values = ["arm=none", "seed=0", "rope.factor=0.5,0.25", "trainer.max_steps=1"]
+    done = subprocess.run(  # as it is typed, with workers that are started anew
         [sys.executable, "-m", "ovi_lab.train", *SWEEP, *values, f"data.root={data_root}"],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
