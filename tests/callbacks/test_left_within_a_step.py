@@ -32,14 +32,16 @@ def runs(tmp_path_factory, data_root) -> Path:
     runs = {name: [*SETTINGS, f"strategy={name}"] for name in NAMES}
     runs["ddp"].append("checkpoint.every_minutes=0.000001")
     left = {f"{name}_left": [*SETTINGS, f"strategy={name}", f"@signal:{TOLD}"] for name in NAMES}
-    lost = {"ddp_lost": [*SETTINGS, "strategy=ddp", "checkpoint.every_n_steps=1", f"@lose:{TOLD}"]}
+    every_step = [*SETTINGS, "strategy=ddp", "checkpoint.every_n_steps=1"]
+    lost = {"ddp_lost": [*every_step, f"@lose:{TOLD}"], "ddp_full": [*every_step, "@files:150000"]}
     start({**runs, **left, **lost}, folder, data_root, 2)
     for name in NAMES:
         assert checkpoints_of(folder / f"{name}_left")[-1].name == "step_000001"
     again = {f"{name}_left": [*SETTINGS, f"strategy={name}", "resume=last"] for name in NAMES}
     start(again, folder, data_root, 2)
-    told = [path.name for path in folder.glob("*.told")]
-    assert told == ["ddp_lost.0.told"], [(folder / name).read_text() for name in told]
+    told = sorted(path.name for path in folder.glob("*.told"))
+    refused = ["ddp_full.0.told", "ddp_full.1.told", "ddp_lost.0.told"]
+    assert told == refused, [(folder / name).read_text() for name in told]
     return folder
 
 
@@ -73,3 +75,13 @@ def test_a_lost_process_is_one_line_of_the_others_and_the_last_checkpoint_is_who
     opened = Checkpoint.open(checkpoint)
     opened.verify()
     assert opened.step == 1
+
+
+def test_a_full_disk_is_one_line_of_all_processes_and_leaves_no_part_of_a_checkpoint(runs):
+    lines = {(runs / f"ddp_full.{rank}.told").read_text() for rank in (0, 1)}
+    (line,) = lines
+    assert line.startswith(
+        f"checkpoint {runs / 'ddp_full' / 'checkpoints' / 'step_000001'} could not be written ("
+    )
+    assert line.endswith("earlier checkpoints are untouched, resume=last continues from there")
+    assert not list((runs / "ddp_full" / "checkpoints").iterdir())

@@ -10,8 +10,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.state import OPTIMIZER_NAMES, ready_optimizer_state, training_state
+from ovi_lab.errors import UserError
 from ovi_lab.strategies.base import Strategy
-from ovi_lab.strategies.process_groups import from_first
+from ovi_lab.strategies.process_groups import alone_on_first, from_first
 
 
 class ReplicatedModel(Strategy):
@@ -24,10 +25,22 @@ class ReplicatedModel(Strategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
-        """As Lightning does, with the names of the optimiser's parameters."""
+        """As Lightning does, with the names of the optimiser's parameters; what the first process cannot write fails
+        on all of them, with its reason."""
         if self.optimizers:
             checkpoint[OPTIMIZER_NAMES] = self._optimizer_names(self.optimizers[0])
-        super().save_checkpoint(checkpoint, filepath, storage_options)  # type: ignore[misc]
+        save, problem = super().save_checkpoint, None  # type: ignore[misc]
+
+        def write() -> None:
+            nonlocal problem
+            try:
+                save(checkpoint, filepath, storage_options)
+            except UserError as error:
+                problem = error
+
+        alone_on_first(write)
+        if said := from_first("" if problem is None else str(problem)):
+            raise problem or UserError(said)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """The first process's choice of a checkpoint, on all of them."""
