@@ -269,6 +269,7 @@ EXAMPLES = {
     "data.shards": "data.shards='latents/train-{000..007}.tar' (ovi-data latents makes them)",
     "text.weights": "text.weights=Wan2.2-TI2V-5B/models_t5_umt5-xxl-enc-bf16.pth, or text=learned",
     "text.tokenizer": "text.tokenizer=Wan2.2-TI2V-5B/google/umt5-xxl, or text=learned",
+    "text.embeddings": "text.embeddings=texts.safetensors (ovi-data embed makes it)",
     "init_from.all": "init_from=ckpts/Ovi/model.safetensors, or a run such as init_from=runs/stage3/last",
     "strategy.nvme_path": "strategy.nvme_path=/nvme/offload, a folder on a fast local disk",
     "checkpoint": "checkpoint=runs/fusion/last",
