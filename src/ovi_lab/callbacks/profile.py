@@ -41,7 +41,11 @@ class TorchProfile(Callback):
         check_settings("profiler", locals())
         self.folder = Path(run_dir) / "profile"
         self.skip, self.steps, self.all_ranks = skip, steps, all_ranks
-        self._recorded = {"record_shapes": shapes, "profile_memory": memory, "with_stack": stacks}
+        self._recorded: dict[str, Any] = {
+            "record_shapes": shapes,
+            "profile_memory": memory,
+            "with_stack": stacks,
+        }
         self._profile: profile | None = None
         self._first = 0
         self._done = False

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ovi_lab.errors import UserError
-from ovi_lab.models.attention import AttentionFunction
+from ovi_lab.models.attention import AttentionFunction, KeyMask
 from ovi_lab.models.config import Modality
 from ovi_lab.models.tower import Conditions
 
@@ -69,7 +69,9 @@ class TokenSharding:
     def exchanging(self, attend: AttentionFunction, queries: Modality, keys: Modality) -> AttentionFunction:
         """`attend` for queries of one stream over keys of one, of which each process has its share of tokens."""
 
-        def attend_all(q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: Tensor | None) -> Tensor:
+        def attend_all(
+            q_BLHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor, mask: KeyMask | Tensor | None
+        ) -> Tensor:
             if queries == keys:
                 q, k, v = self._tokens_for_heads([q_BLHK, k_BMHK, v_BMHK], queries)
             else:
