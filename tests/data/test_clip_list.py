@@ -14,7 +14,7 @@ import torch
 
 from helpers.batch_orders import CASES, PICTURES, fingerprint_of, order_of, shapes_of
 from helpers.latent_shards import write_latents
-from ovi_lab.data import clip_list, loading, shapes
+from ovi_lab.data import clip_columns, clip_list, loading, shapes
 from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import AudioTokens, Buckets
 from ovi_lab.data.dataset import ClipDataset
@@ -51,7 +51,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(path.name)
         return read_index(path)
 
-    monkeypatch.setattr(clip_list, "read_index", reading)
+    monkeypatch.setattr(clip_columns, "read_index", reading)
     return found
 
 
@@ -154,7 +154,7 @@ def test_where_the_shards_folder_cannot_be_written_the_users_cache_holds_it(
     assert kept.parent == tmp_path / "cache" / "ovi_lab"
     monkeypatch.setenv("XDG_CACHE_HOME", str(shards[0]))
     with pytest.raises(
-        UserError, match=r"^neither .*\.ovi_lab nor .* can be written.*make one of them writable"
+        UserError, match=r"kept in .*\.ovi_lab or .*, and neither can be written: make one of them writable"
     ):
         ClipDataset(shards)
 

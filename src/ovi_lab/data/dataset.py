@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from ovi_eval.clips.writing import resample
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.buckets import AudioTokens, Pick
-from ovi_lab.data.clip_list import Reading, clips_of
+from ovi_lab.data.clip_columns import Reading
+from ovi_lab.data.clip_list import clips_of
 from ovi_lab.data.decode import (
     BOTH,
     MediaClip,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,7 @@ from ovi_lab.data.index import (
     write_index,
 )
 from ovi_lab.data.media_sources import MediaSource
+from ovi_lab.data.shard_files import LocalFile
 from ovi_lab.data.shards import ShardWriter, numbered_shards, remove_shard
 from ovi_lab.errors import UserError
 
@@ -141,8 +143,8 @@ def _difference(path: Path, made: dict[str, Any]) -> str:
     index = read_index(path)
     if index.bad:
         return f"it is damaged: {index.bad[0].reason}"
-    with path.open("rb") as file:
-        origins = {stated_origin(file.fileno(), entry)[1] for entry in index.entries}
+    with closing(LocalFile(path)) as file:
+        origins = {stated_origin(file, entry)[1] for entry in index.entries}
     if origins == {identity(made)}:
         if stored_index(path) is None:
             # A tar appears whole; a process killed at that moment left it without its index.

@@ -13,13 +13,14 @@ from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.data.dataset import ClipDataset, media_runs
 from ovi_lab.data.prepare import media_batches
+from ovi_lab.data.shard_files import local_copy
 from ovi_lab.errors import UserError
 
 
 def learned_from(dataset: ClipDataset, limit: int) -> dict[str, Any]:
     """The inputs of a fit in plain values: the same values, the same codec."""
     return {
-        "shards": {path.name: file_sha256(path) for path in dataset.paths},
+        "shards": {path.name: file_sha256(local_copy(path)) for path in dataset.paths},
         "format": vars(dataset.media_format) if dataset.media_format else None,
         "clips": min(len(dataset), limit),
     }

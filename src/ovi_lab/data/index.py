@@ -13,17 +13,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, overload
 
 from ovi_eval.common.files import file_sha256, write_whole
 from ovi_eval.common.plain_data import MAX_BYTES, parse_json, read_json
 from ovi_eval.common.shown import shown
+from ovi_lab.data.shard_files import LocalFile, Shard, ShardFile, local_copy, shard_facts
+from ovi_lab.data.stores import RemoteShard, read_object
 from ovi_lab.data.tar_headers import BLOCK, Member, TarError, tar_members
 from ovi_lab.errors import UserError
 
@@ -84,7 +85,7 @@ class SampleEntry:
     headers; where an index alone says so, the header before each is compared when the sample is read.
     """
 
-    shard: Path
+    shard: Shard
     key: str
     members: dict[str, tuple[int, int]]
     shapes: Shapes | None = None
@@ -99,7 +100,7 @@ class ShardIndex:
     shard was made, where its writer states it.
     """
 
-    path: Path
+    path: Shard
     size: int
     entries: list[SampleEntry]
     bad: list[BadSample] = field(default_factory=list)
@@ -113,7 +114,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def index_path(shard: Path) -> Path:
+@overload
+def index_path(shard: Path) -> Path: ...
+@overload
+def index_path(shard: RemoteShard) -> RemoteShard: ...
+def index_path(shard: Shard) -> Shard:
     """`train-000.tar` -> `train-000.index.json`."""
     return shard.with_name(shard.name.removesuffix(".tar") + ".index.json")
 
@@ -154,23 +159,35 @@ def no_space(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_index(shard: Path) -> ShardIndex:
-    """The shard's samples: from the index beside it where that fits the file, else from the tar's own headers."""
+def read_index(shard: Shard) -> ShardIndex:
+    """The shard's samples: from the index beside it where that fits the file, else from the tar's own headers.
+
+    Of a store's shard without an index a local copy is read.
+    """
     return stored_index(shard) or scan_shard(shard)
 
 
-def stored_index(shard: Path) -> ShardIndex | None:
+def stored_index(shard: Shard) -> ShardIndex | None:
     """The index beside a shard; None where it is absent, does not fit the file or is not as `write_index` makes it.
 
     What it says of bytes is compared with the tar's own headers when a sample is read.
     """
-    index_file = index_path(shard)
-    # Tar files are padded to 10 KiB: a rewritten one can have the old size, so it must not be newer.
-    if not index_file.is_file() or index_file.stat().st_mtime_ns < shard.stat().st_mtime_ns:
-        return None
-    size = shard.stat().st_size
     try:
-        content = read_json(index_file, max_bytes=min(_MAX_INDEX, max(size, 2**16)))
+        if isinstance(shard, RemoteShard):
+            # Its time of change is when it was sent, so a newer shard tells nothing here.
+            size, _ = shard_facts(shard)
+            most = min(_MAX_INDEX, max(size, 2**16))
+            text = None if shard.is_pipe else read_object(index_path(shard), most)
+            if text is None:
+                return None
+            content = parse_json(text, str(index_path(shard)))
+        else:
+            index_file = index_path(shard)
+            size, changed = shard_facts(shard)
+            # Tar files are padded to 10 KiB: a rewritten one can have the old size, so it must not be newer.
+            if not index_file.is_file() or index_file.stat().st_mtime_ns < changed:
+                return None
+            content = read_json(index_file, max_bytes=min(_MAX_INDEX, max(size, 2**16)))
         index = _parsed(shard, size, content)
     except (UserError, _NoIndexError):
         return None  # a foreign or damaged index: the tar itself says what it holds
@@ -188,7 +205,7 @@ def _need(condition: bool) -> None:
         raise _NoIndexError
 
 
-def _parsed(shard: Path, size: int, content: Any) -> ShardIndex:
+def _parsed(shard: Shard, size: int, content: Any) -> ShardIndex:
     """An index's fields, each one checked. Raises _NoIndexError."""
     _need(isinstance(content, dict) and content.get("format") == INDEX_FORMAT and content.get("size") == size)
     samples, bad = content.get("samples"), content.get("bad")
@@ -204,7 +221,7 @@ def _parsed(shard: Path, size: int, content: Any) -> ShardIndex:
     return ShardIndex(shard, size, entries, found, digest, encoders, made)
 
 
-def _parsed_entry(shard: Path, size: int, sample: Any) -> SampleEntry:
+def _parsed_entry(shard: Shard, size: int, sample: Any) -> SampleEntry:
     _need(isinstance(sample, dict) and isinstance(sample.get("members"), dict))
     key, members, shapes = sample.get("key"), sample["members"], sample.get("shapes")
     _need(isinstance(key, str) and isinstance(shapes, dict | None))
@@ -227,21 +244,21 @@ def _parsed_shapes(shapes: Mapping[str, Any]) -> Shapes:
     return {part: tuple(shape) for part, shape in shapes.items()}
 
 
-def scan_shard(shard: Path) -> ShardIndex:
+def scan_shard(shard: Shard) -> ShardIndex:
     """Read a tar's headers: samples in order, and what cannot be used, each with the reason.
 
     Raises:
         UserError: the file is no plain tar at all.
     """
-    with shard.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with closing(LocalFile(local_copy(shard))) as file:
+        size = file.size
         found = _Found(shard.name, size)
         try:
-            for member in tar_members(file.fileno()):
+            for member in tar_members(file.descriptor):
                 found.add(member)
         except TarError as error:
             if not found.any:
-                packed = file.read(6).startswith(_COMPRESSED)
+                packed = file.pread(6, 0).startswith(_COMPRESSED)
                 reason = "is compressed; unpack it first" if packed else f"is not a tar file ({error})"
                 raise UserError(f"shard {shown(shard)} {reason}") from error
             found.stop(str(error))
@@ -256,29 +273,29 @@ def scan_shard(shard: Path) -> ShardIndex:
 
 
 def _with_latents_headers(
-    shard: Path, entries: Sequence[SampleEntry]
+    shard: Shard, entries: Sequence[SampleEntry]
 ) -> tuple[list[SampleEntry], dict[str, list[str]]]:
     """The entries with the shapes of their latents, and what encoded those, read from the samples' headers."""
     encoders: dict[str, set[str]] = {}
     described = []
-    with shard.open("rb") as file:
+    with closing(LocalFile(local_copy(shard))) as file:
         for entry in entries:
             if LATENTS in entry.members:
-                entry = replace(entry, shapes=_header_shapes(file.fileno(), *entry.members[LATENTS]))
-                for part, encoder in stated_origin(file.fileno(), entry)[0].items():
+                entry = replace(entry, shapes=_header_shapes(file, *entry.members[LATENTS]))
+                for part, encoder in stated_origin(file, entry)[0].items():
                     encoders.setdefault(part, set()).add(encoder)
             described.append(entry)
     return described, {part: sorted(found) for part, found in sorted(encoders.items())}
 
 
-def _header_shapes(descriptor: int, offset: int, size: int) -> Shapes | None:
+def _header_shapes(file: ShardFile, offset: int, size: int) -> Shapes | None:
     """The shapes that a safetensors member states, without its data; None where its header cannot be read."""
-    head = os.pread(descriptor, min(size, _HEAD), offset)
+    head = file.pread(min(size, _HEAD), offset)
     length = int.from_bytes(head[:8], "little")
     if len(head) < 8 or length > min(size - 8, _MAX_HEADER):
         return None
     if length > len(head) - 8:
-        head = os.pread(descriptor, length + 8, offset)
+        head = file.pread(length + 8, offset)
     try:
         header = parse_json(head[8 : 8 + length], "its latents")
         _need(isinstance(header, dict) and all(isinstance(about, dict) for about in header.values()))
@@ -287,13 +304,13 @@ def _header_shapes(descriptor: int, offset: int, size: int) -> Shapes | None:
         return None
 
 
-def stated_origin(descriptor: int, entry: SampleEntry) -> tuple[dict[str, str], str]:
+def stated_origin(file: ShardFile, entry: SampleEntry) -> tuple[dict[str, str], str]:
     """The origin that a sample of latents states: the encoder of each part, and the digest of its input."""
     offset, size = entry.members.get("json", (0, 0))
     if not 0 < size <= MAX_BYTES:
         return {}, ""
     try:
-        about = parse_json(os.pread(descriptor, size, offset), "its .json", constants=True)
+        about = parse_json(file.pread(size, offset), "its .json", constants=True)
     except UserError:
         return {}, ""
     about = about if isinstance(about, dict) else {}

@@ -30,6 +30,7 @@ from ovi_lab.data.decode import (
     read_media,
 )
 from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, read_index, scan_shard
+from ovi_lab.data.shard_files import Shard, local_copy
 from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
 
@@ -50,7 +51,7 @@ class Inspection:
 
 
 def inspect_shards(
-    paths: Sequence[Path], codec: LatentCodec | None = None, keep: int = 0, quiet: bool = False
+    paths: Sequence[Shard], codec: LatentCodec | None = None, keep: int = 0, quiet: bool = False
 ) -> Inspection:
     """Read every sample of the shards, and compare shards with the digests in their indexes.
 
@@ -64,7 +65,7 @@ def inspect_shards(
     indexes = []
     for path in paths:
         index = read_index(path)
-        if index.sha256 is not None and file_sha256(path) != index.sha256:
+        if index.sha256 is not None and file_sha256(local_copy(path)) != index.sha256:
             found.bad.append(BadSample(path.name, "(whole shard)", "its sha256 is not the one in its index"))
             index = scan_shard(path)  # an index of other bytes tells nothing
         found.bad += index.bad

@@ -13,7 +13,9 @@ from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.decode import HEARD_EXTENSIONS
 from ovi_lab.data.index import BadSampleError, digest_of, read_index
+from ovi_lab.data.shard_files import Shard, local_copy
 from ovi_lab.data.shards import ShardReader, expand_shards
+from ovi_lab.data.stores import is_remote
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
@@ -24,18 +26,18 @@ Members = Mapping[str, bytes]
 class MediaSource:
     """The input of one shard of latents: a shard of media."""
 
-    def __init__(self, shard: Path) -> None:
+    def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self.name = shard.name
 
     @cached_property
     def sha256(self) -> str:
         """Digest of the whole input."""
-        return file_sha256(self.shard)
+        return file_sha256(local_copy(self.shard))
 
     def samples(self) -> Iterator[tuple[str, Members | BadSampleError]]:
         """(key, members) in order, or why a sample cannot be read; what the index calls bad comes first."""
-        index = read_index(self.shard)
+        index = read_index(local_copy(self.shard))
         for bad in index.bad:
             yield bad.key, BadSampleError(bad.reason)
         reader = ShardReader()
@@ -84,7 +86,8 @@ def sources_of(
     Raises:
         UserError: something is not there, or a folder was named without `audio_only`.
     """
-    folders = [Path(name).expanduser() for name in given if Path(name).expanduser().is_dir()]
+    here = [Path(name).expanduser() for name in given if not is_remote(name)]
+    folders = [path for path in here if path.is_dir()]
     if not folders:
         if captions is not None:
             raise UserError("--captions is for a folder of sounds; the captions of shards are in them")

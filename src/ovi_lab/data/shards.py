@@ -28,6 +28,8 @@ from ovi_lab.data.index import (
     unsafe_name,
     write_index,
 )
+from ovi_lab.data.shard_files import RangeFile, Shard, ShardFile, open_shard
+from ovi_lab.data.stores import RemoteShard, is_remote, listed_shards
 from ovi_lab.data.tar_headers import BLOCK, parse_header
 from ovi_lab.errors import UserError
 
@@ -37,29 +39,38 @@ Members = Mapping[str, bytes | Path]
 MAX_MEMBER = 2**31 - 4096  # bytes: what one read of Linux gives
 
 
-def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
+def expand_shards(patterns: str | Path | RemoteShard | Sequence[str | Path | RemoteShard]) -> list[Shard]:
     """Shards named by one pattern or several, in the order given.
 
     Braces are expanded (`train-{000..003}.tar`), and every shard named so must exist; `*` and `?` stand for what is
-    there (`train-*.tar`), by name.
+    there (`train-*.tar`), by name. Addresses (`s3://bucket/train-{000..003}.tar`) and commands (`pipe:…`) may be among
+    them; whether those exist is found out when they are read.
 
     Raises:
-        UserError: nothing was named, or a shard does not exist.
+        UserError: nothing was named, or a shard does not exist, or a store cannot be listed.
     """
     from braceexpand import braceexpand
 
-    listed = [patterns] if isinstance(patterns, str | Path) else list(patterns)
+    listed = [patterns] if isinstance(patterns, str | Path | RemoteShard) else list(patterns)
     try:
-        names = [name for pattern in listed for name in braceexpand(str(pattern))]
+        names = [
+            name
+            for pattern in listed
+            for name in braceexpand(pattern.url if isinstance(pattern, RemoteShard) else str(pattern))
+        ]
     except ValueError as error:  # braces that do not pair
         raise UserError(f"the shards {patterns!r}: {error}; write train-{{000..003}}.tar") from error
-    paths = [path for name in names for path in _globbed(Path(name).expanduser())]
+    paths: list[Shard] = []
+    for name in names:
+        paths += listed_shards(name) if is_remote(name) else _globbed(Path(name).expanduser())
     if not paths:
         raise UserError("no shards were named: give a pattern such as data/train-{000..003}.tar")
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if isinstance(path, Path) and not path.is_file()]
     if missing:
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more of {len(paths)}"
-        named = patterns if isinstance(patterns, str | Path) else ", ".join(map(str, listed[:3]))
+        named = (
+            patterns if isinstance(patterns, str | Path | RemoteShard) else ", ".join(map(str, listed[:3]))
+        )
         if Path(missing[0]).is_dir():
             raise UserError(
                 f"{shown(missing[0])} is a folder; name the shards in it, as '{shown(missing[0])}/*.tar'"
@@ -190,12 +201,12 @@ class ShardReader:
     """Reads members' bytes at their offsets; the open files are each process's own.
 
     Args:
-        expected: size and time of change (ns) of shards when their indexes were read. One that differs later, or is
+        expected: the facts (`shard_facts`) of shards when their indexes were read. One that differs later, or is
             gone, stops everything: its index is out of date.
     """
 
-    def __init__(self, expected: Mapping[Path, tuple[int, int]] | None = None) -> None:
-        self._files: OrderedDict[Path, int] = OrderedDict()
+    def __init__(self, expected: Mapping[Shard, tuple[int, int]] | None = None) -> None:
+        self._files: OrderedDict[Shard, ShardFile] = OrderedDict()
         self._owner = os.getpid()
         self._expected = dict(expected or {})
 
@@ -207,58 +218,63 @@ class ShardReader:
             UserError: the shard is gone, or is another than it was.
         """
         members = {}
-        descriptor = self._open(entry.shard)
-        self._check(entry.shard, descriptor)
-        for extension, (offset, size) in entry.members.items():
-            if only is not None and extension not in only:
-                continue
+        file = self._open(entry.shard)
+        self._check(entry.shard, file)
+        wanted = {name: place for name, place in entry.members.items() if only is None or name in only}
+        together = _together(wanted)
+        for extension, (offset, size) in wanted.items():
             most = MAX_BYTES if extension in ("json", "txt") else MAX_MEMBER
             if size > most:
                 raise BadSampleError(f"its .{extension} has {size} bytes; at most {most} are read")
             try:
-                header = b"" if entry.seen else os.pread(descriptor, BLOCK, offset - BLOCK)
-                data = os.pread(descriptor, size, offset)
+                if together is not None:
+                    file.expect(*together)
+                    together = None
+                header = b"" if entry.seen else file.pread(BLOCK, offset - BLOCK)
+                data = file.pread(size, offset)
             except OSError as error:
-                if error.errno in (errno.ESTALE, errno.ENODEV, errno.ENOTCONN):
+                lost = error.errno in (errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
+                if lost or isinstance(error, FileNotFoundError):
                     raise _gone(entry.shard, error) from error
                 raise BadSampleError(f"its .{extension} cannot be read ({error.strerror})") from error
             if len(data) != size:
                 raise BadSampleError(f"the shard is truncated inside its .{extension}")
             if not entry.seen and not _is_header_of(header, entry.key, extension, size):
+                if isinstance(file, RangeFile):
+                    file.recheck()
+                    self._check(entry.shard, file)
                 raise UserError(
                     f"shard {shown(entry.shard)} does not hold {shown(entry.key)}.{shown(extension)} where its "
                     f"index says: delete {shown(index_path(entry.shard).name)}, which is of another shard"
                 )
             members[extension] = data
+        file.expect(0, 0)
         return members
 
-    def _open(self, shard: Path) -> int:
+    def _open(self, shard: Shard) -> ShardFile:
         if self._owner != os.getpid():  # a worker has its parent's descriptors, but opens its own
             self._files, self._owner = OrderedDict(), os.getpid()
         if shard not in self._files:
             try:
-                self._files[shard] = os.open(shard, os.O_RDONLY)
+                self._files[shard] = open_shard(shard)
             except OSError as error:
                 raise _gone(shard, error) from error
             if len(self._files) > MAX_OPEN:
-                os.close(self._files.popitem(last=False)[1])
+                self._files.popitem(last=False)[1].close()
         self._files.move_to_end(shard)
         return self._files[shard]
 
-    def _check(self, shard: Path, descriptor: int) -> None:
+    def _check(self, shard: Shard, file: ShardFile) -> None:
         expected = self._expected.get(shard)
-        if expected is None:
-            return
-        now = os.fstat(descriptor)
-        if (now.st_size, now.st_mtime_ns) != expected:
+        if expected is not None and file.facts() != expected:
             raise UserError(
                 f"shard {shard} was changed or replaced after this run had read its index: "
                 "put the old one back and continue with resume=last, or start a new run"
             )
 
     def close(self) -> None:
-        for descriptor in self._files.values() if self._owner == os.getpid() else ():
-            os.close(descriptor)
+        for file in self._files.values() if self._owner == os.getpid() else ():
+            file.close()
         self._files = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -266,6 +282,16 @@ class ShardReader:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _together(members: Mapping[str, tuple[int, int]]) -> tuple[int, int] | None:
+    """From where to where members and their headers reach; None where other things stand between them."""
+    start = min((offset for offset, _ in members.values()), default=BLOCK) - BLOCK
+    stop = max((offset + size for offset, size in members.values()), default=0)
+    known = sum(
+        size + 4 * BLOCK for _, size in members.values()
+    )  # header, padding, and maybe an extended header
+    return (start, stop) if start < stop <= start + min(known, MAX_MEMBER) else None
 
 
 def _is_header_of(block: bytes, key: str, extension: str, size: int) -> bool:
@@ -278,8 +304,9 @@ def _is_header_of(block: bytes, key: str, extension: str, size: int) -> bool:
     return split_name(info.name) == (key, extension) or len(name) > 99 or not name.isascii()
 
 
-def _gone(shard: Path, error: OSError) -> UserError:
+def _gone(shard: Shard, error: OSError) -> UserError:
+    reason = error.strerror or "the store has no such object"
     return UserError(
-        f"shard {shard} can no longer be read ({error.strerror}): bring it back (is its disk mounted?) "
+        f"shard {shard} can no longer be read ({reason}): bring it back (is its disk mounted?) "
         "and continue with resume=last"
     )

@@ -1,0 +1,119 @@
+"""A small object store for tests, on this machine: S3's and plain HTTP's reading requests, and faults on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LIST = (
+    '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
+    "<Prefix>{prefix}</Prefix><KeyCount>{count}</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>"
+    "{keys}</ListBucketResult>"
+)
+KEY = (
+    "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>{etag}</ETag>"
+    "<Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+)
+
+
+class ObjectStore(ThreadingHTTPServer):
+    """Objects of one bucket `b` by key, at `http://127.0.0.1:PORT/b/KEY`.
+
+    `faults`: what happens to the next reading requests of bytes, in turn: a status such as 503, "half" (the connection
+    ends in the middle), "slow" (nothing comes for a second), or None. `seen`: (method, key, range) of all requests.
+    `ranges`: whether parts may be asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, bytes] = {}
+        self.faults: list[int | str | None] = []
+        self.seen: list[tuple[str, str, str]] = []
+        self.ranges = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def reads(self) -> list[tuple[str, str]]:
+        """The requests of bytes so far: key and range."""
+        return [(key, part) for method, key, part in self.seen if method == "GET" and key]
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """A store that is served until the block ends."""
+    with ObjectStore() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ObjectStore
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def _answer(self, body: bool) -> None:
+        address = urlsplit(self.path)
+        key = unquote(address.path).removeprefix("/b").removeprefix("/")
+        asked = self.headers.get("Range", "")
+        self.server.seen.append((self.command, key, asked))
+        if not key:
+            self._list(parse_qs(address.query).get("prefix", [""])[0])
+            return
+        fault = self.server.faults.pop(0) if body and self.server.faults else None
+        if fault == "slow":
+            time.sleep(1)
+        if isinstance(fault, int) or key not in self.server.objects:
+            self._send(fault if isinstance(fault, int) else 404, b"", {}, body)
+            return
+        data = self.server.objects[key]
+        headers = {
+            "ETag": f'"{hashlib.md5(data).hexdigest()}"',
+            "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT",
+        }
+        status, found = 200, re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+        if found and self.server.ranges:
+            start, stop = int(found[1]), int(found[2]) + 1
+            headers["Content-Range"] = f"bytes {start}-{min(stop, len(data)) - 1}/{len(data)}"
+            status, data = 206, data[start:stop]
+        self._send(status, data, headers, body, cut=fault == "half")
+
+    def _list(self, prefix: str) -> None:
+        found = {key: data for key, data in sorted(self.server.objects.items()) if key.startswith(prefix)}
+        keys = "".join(
+            KEY.format(key=key, etag=hashlib.md5(data).hexdigest(), size=len(data))
+            for key, data in found.items()
+        )
+        text = LIST.format(prefix=prefix, count=len(found), keys=keys)
+        self._send(200, text.encode(), {"Content-Type": "application/xml"}, True)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool, cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = cut
