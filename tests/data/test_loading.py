@@ -13,7 +13,7 @@ from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import Buckets
 from ovi_lab.data.dataset import ClipDataset
-from ovi_lab.data.loading import ClipLoader, collate
+from ovi_lab.data.loading import REPEATED, ClipLoader, collate
 from ovi_lab.errors import UserError
 
 
@@ -59,6 +59,25 @@ def test_validation_is_in_order_and_whole(latents_shard: Path) -> None:
     batches = ids(ClipLoader(dataset, 10, shuffle=False))
     assert [len(b) for b in batches] == [10, 10, 10, 10, 8]
     assert [key for b in batches for key in b] == [e.key for e in dataset.entries]
+
+
+@pytest.mark.parametrize(("places", "limit"), [(2, 1.0), (3, 1.0), (8, 1.0), (2, 3), (3, 0.5)])
+def test_validation_batches_are_distributed_in_turn(latents_shard: Path, places: int, limit: float) -> None:
+    def loader(rank: int, world_size: int) -> ClipLoader:
+        dataset = ClipDataset([latents_shard])
+        return ClipLoader(dataset, 3, False, rank=rank, world_size=world_size, limit=limit)
+
+    whole = ids(loader(0, 1))
+    shared = [list(loader(rank, places)) for rank in range(places)]
+    assert len({len(batches) for batches in shared}) == 1
+    own = {
+        number * places + rank: batch["id"]
+        for rank, batches in enumerate(shared)
+        for number, batch in enumerate(batches)
+        if REPEATED not in batch
+    }
+    assert [own[number] for number in sorted(own)] == whole
+    assert sorted(own) == list(range(len(whole)))
 
 
 def test_loading_leaves_the_global_generator_alone(latents_shard: Path) -> None:

@@ -121,13 +121,18 @@ def command(module: str, *arguments: str, cwd: Path | None = None, **environment
     return Fork(run_module, module, arguments, cwd=cwd, **environment)
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def ranks(
     call: Callable[..., None], *arguments: Any, world: int = 2, cwd: Path | None = None, **environment: str
 ) -> list[Fork]:
     """The same call as each process of a group, with what torchrun puts into their environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "GROUP_RANK": "0"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GROUP_RANK": "0"}
     group |= {"TORCHELASTIC_RUN_ID": "tests", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     return [
         Fork(call, *arguments, cwd=cwd, **(group | environment), RANK=str(rank), LOCAL_RANK=str(rank))

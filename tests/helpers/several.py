@@ -1,26 +1,29 @@
-"""Small whole runs of the ball world on one process or two, each in forks of its own."""
+"""Small whole runs of the ball world on one process or several, in forks."""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from torch import distributed
 
-from helpers.forks import Fork, ranks
+from helpers.forks import Fork, free_port, ranks
 from helpers.run_folders import column, same, weights
 from ovi_lab.common.paths import config_dir
 
 COMMON = (
-    "name=several", "trainer.max_steps=4", "data.num_train=20", "data.num_eval=4", "data.batch_size=2",
+    "name=several", "trainer.max_steps=4", "data.num_train=20", "data.num_eval=5", "data.batch_size=2",
     "data.prefetch=0", "global_batch_size=8", "trainer.log_every_n_steps=1", "trainer.gradient_clip_val=0.5",
     "model.video.num_layers=2", "model.audio.num_layers=2", "optim=adamw", "optim.factory.lr=3e-3",
     "++optim.factory.eps=1e-6", "schedule.warmup_steps=2", "freeze=ffn", "task.text_dropout=0.2",
@@ -43,7 +46,7 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
 
 def configuration(overrides: Sequence[str]) -> DictConfig:
     """Composed once for each choice of groups; values are set in it afterwards, as Hydra sets them."""
-    choices = [o for o in overrides if o.startswith("~") or o.partition("=")[0] in _GROUPS]
+    choices = [o for o in overrides if o.startswith(("~", "++")) or o.partition("=")[0] in _GROUPS]
     config = copy.deepcopy(_composed(tuple(choices)))
     for override in overrides:
         if override not in choices:
@@ -52,28 +55,85 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def start(runs: Mapping[str, Sequence[str]], folder: Path, data_root: Path, world: int) -> None:
+def start(
+    runs: Mapping[str, Sequence[str]],
+    folder: Path,
+    data_root: Path,
+    world: int,
+    watched: Callable[[], Any] | None = None,
+    together: bool = False,
+) -> None:
     """Do the runs one after the other, each in `folder/<name>` and `world` processes.
 
     The message that refuses a run is in `folder/<name>.<rank>.told`. An override that begins with `@1:` is for that
     process only; `@files:200000` lets no file grow past so many bytes, as if the disk were full; `@kill:7` ends the
     processes by SIGKILL in the seventh batch, `@signal:7` tells the last of them in it that the run is to stop,
-    and `@lose:7` ends that one alone by SIGKILL.
+    and `@lose:7` ends that one alone by SIGKILL. `@validate:PATH` validates that checkpoint and nothing else:
+    `<name>/validated.json` has the losses.
+
+    Args:
+        watched: makes a callback that every run has besides its own.
+        together: in the same processes, but for runs with such an override. What is compared to the last bit needs
+            processes of its own (`@alone:yes`): how values are summed depends on where they lie in memory.
 
     Raises:
         AssertionError: with what a process printed that has not ended as it should.
     """
+    shared: list[tuple[DictConfig, dict[str, str], int]] = []
     for name, overrides in runs.items():
         place = [f"run_dir={folder / name}", f"data.root={data_root}", f"trainer.devices={world}"]
         faults = dict(o[1:].split(":") for o in overrides if o[0] == "@")
         config = configuration([*place, *(o for o in overrides if o[0] != "@")])
-        forks = ranks(_run, config, faults, world=world) if world > 1 else [Fork(_run, config, faults)]
-        first = -signal.SIGKILL if "kill" in faults else 143 if "signal" in faults else 0
-        expected = [first, *[0 if "signal" in faults else first] * (world - 1)]
-        if "lose" in faults:
-            expected[-1] = -signal.SIGKILL
-        for fork, code, right in zip(forks, [fork.wait() for fork in forks], expected, strict=True):
-            assert code == right, f"{name}: exit code {code}: {fork.output[-3000:]}"
+        if together and not faults.keys() - {"validate"}:
+            shared.append((config, faults, free_port()))
+        else:
+            _in_forks([(config, faults, free_port())], world, watched)
+    if shared:
+        _in_forks(shared, world, watched)
+
+
+def _in_forks(cases: list[tuple[DictConfig, dict[str, str], int]], world: int, watched: Any) -> None:
+    forks = ranks(_runs, cases, watched, world=world) if world > 1 else [Fork(_runs, cases, watched)]
+    faults = cases[0][1]
+    first = -signal.SIGKILL if "kill" in faults else 143 if "signal" in faults else 0
+    expected = [first, *[0 if "signal" in faults else first] * (world - 1)]
+    if "lose" in faults:
+        expected[-1] = -signal.SIGKILL
+    codes = [fork.wait(300 + 60 * len(cases)) for fork in forks]
+    for fork, code, right in zip(forks, codes, expected, strict=True):
+        assert code == right, f"exit code {code}: {fork.output[-3000:]}"
+
+
+def _runs(cases: list[tuple[DictConfig, dict[str, str], int]], watched: Any) -> None:
+    from ovi_lab.runs import run
+
+    make_trainer = run.make_trainer
+
+    def watched_trainer(*parts: Any) -> Any:
+        made = make_trainer(*parts)
+        made[0].callbacks.insert(0, watched())
+        return made
+
+    if watched is not None:
+        run.make_trainer = watched_trainer
+    for number, (config, faults, port) in enumerate(cases):
+        if number:
+            _forget_groups()
+        if "WORLD_SIZE" in os.environ:
+            os.environ["MASTER_PORT"] = str(port)
+        print(f"-- {config.run_dir}", flush=True)
+        _run(config, faults)
+
+
+def _forget_groups() -> None:
+    """Let DeepSpeed begin anew with the next run's process group."""
+    from deepspeed.comm import comm
+    from deepspeed.utils import groups
+
+    if distributed.is_initialized():  # the run was refused
+        distributed.destroy_process_group()
+    groups._release_process_group_references()
+    comm.cdb = None
 
 
 def _run(config: DictConfig, faults: Mapping[str, str]) -> None:
@@ -95,10 +155,31 @@ def _run(config: DictConfig, faults: Mapping[str, str]) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(faults.get("files", limits[0])), limits[1]))
     try:
-        execute(config, SilentReporter())
+        if "validate" in faults:
+            _validate(config, faults["validate"])
+        else:
+            execute(config, SilentReporter())
     except UserError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         run_dir.with_name(f"{run_dir.name}.{rank}.told").write_text(str(error))
+
+
+def _validate(config: DictConfig, checkpoint: str) -> None:
+    """The losses of a checkpoint in a trainer that has not trained."""
+    from ovi_lab.common.building import build
+    from ovi_lab.common.progress import SilentReporter
+    from ovi_lab.runs import run
+
+    folder, plain = Path(config.run_dir), run.run_config(config)
+    folder.mkdir(exist_ok=True)
+    data, task = build(config.data, "data"), build(config.task, "task")
+    data.prepare_data()
+    trainer, *_ = run.make_trainer(config, plain, folder, "", data, task, None, SilentReporter())
+    trainer.validate(task, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    if trainer.is_global_zero:
+        losses = {name.removeprefix("val/"): float(v) for name, v in trainer.callback_metrics.items()}
+        (folder / "validated.json").write_text(json.dumps(losses))
+    distributed.barrier()
 
 
 def _signal_in_batch(number: int, name: signal.Signals, run_dir: Path | None) -> None:

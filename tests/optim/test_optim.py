@@ -1,13 +1,14 @@
 """Optimisers and schedules against torch's own and against their definitions."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.optim import Muon, parameter_groups, warmup_flat_decay
+from ovi_lab.optim import Muon, fused_where_possible, parameter_groups, warmup_flat_decay
 from ovi_lab.optim.muon import orthogonalise
 
 
@@ -100,3 +101,13 @@ def test_schedule_warms_up_stays_and_falls():
 def test_schedule_refuses_nonsense(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         warmup_flat_decay(100, **wrong)
+
+
+def test_adamw_is_fused_on_gpus_alone_and_where_nothing_else_is_asked_for():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    adamw = partial(torch.optim.AdamW, lr=1e-3)
+    assert fused_where_possible(adamw, cuda).keywords == {"lr": 1e-3, "fused": True}
+    assert fused_where_possible(adamw, cpu) is adamw
+    assert fused_where_possible(Muon, cuda) is Muon
+    chosen = partial(adamw, foreach=True)
+    assert fused_where_possible(chosen, cuda) is chosen

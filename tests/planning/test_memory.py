@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_a_few_blocks_tell_what_all_take(
     assert few == measure(model, work)
 
 
-def parts(strategy: Sharding, gpus: int, **counts: int) -> Memory:
+def parts(strategy: Sharding, gpus: int, **counts: Any) -> Memory:
     held = Counts(**{"total": 1000, "trained": 600, "small": 0, "largest_unit": 50, "outside": 100, **counts})
     work = PassMemory(forward=5000, activations=6000, with_gradients=6500, outside=1000)
     types = Types.of("bf16-mixed", strategy)
@@ -77,24 +78,39 @@ def parts(strategy: Sharding, gpus: int, **counts: int) -> Memory:
 
 
 def test_what_each_stage_shards() -> None:
-    # in bytes: 2 a weight in bf16; 4 + 8 a trained one for the float32 copy and two moments; 4 for the average
+    # in bytes: 2 a weight in bf16; 4 + 8 a trained one for the float32 copy and two moments; 4 for the average; 4 for
+    # its gradient, which is accumulated in float32
     one = parts(Sharding("zero", 1, bucket=0), 4).backward
     assert one["weights"] == 2000
     assert one["optimiser state"] == 12 * 150
     assert one["EMA"] == 4 * 150
     two, three = (parts(Sharding("zero", stage, bucket=0), 4) for stage in (2, 3))
     assert two.backward["weights"] == 2000
-    assert two.backward["gradients"] == 2 * 150
+    assert two.backward["gradients"] == two.step["gradients"] == 4 * 150
     assert three.backward["weights"] == 500
     assert three.backward["gathered parameters"] == 2000
-    assert three.step["gradients"] == (2 + 4) * 150
+    assert three.step["gradients"] == (4 + 4) * 150
+    lower = parts(Sharding("zero", 2, bucket=0, full_gradients=False), 4)
+    assert (lower.backward["gradients"], lower.step["gradients"]) == (2 * 150, (2 + 4) * 150)
     off = parts(Sharding("zero", 3, "cpu", "cpu", bucket=0), 4)
     assert "optimiser state" not in off.backward
     assert off.elsewhere["optimiser state, host memory"] == 12 * 150
     assert off.elsewhere["weights, host memory"] == 500
+    assert "gradients" not in off.backward
+    # stage 2 sums on the device before it hands the optimiser its gradients
+    assert parts(Sharding("zero", 2, "cpu", bucket=0), 4).backward["gradients"] == 4 * 150
     sharded = parts(Sharding("fsdp2", 3), 4).backward
     assert sharded["weights"] == 4 * 250
     assert sharded["gathered parameters"] == 2 * (100 + 2 * 50)
+    within = parts(Sharding("fsdp2", 3, within=2), 4).backward
+    assert (within["weights"], within["optimiser state"], within["gradients"]) == (4 * 500, 8 * 300, 4 * 300)
+    copied = parts(Sharding("zero", 3, bucket=0, within=2), 4).backward
+    assert (copied["weights"], copied["optimiser state"]) == (2 * (250 + 500), 12 * 150)
+    for name, held in (("fsdp2", "gathered parameters"), ("zero", "weights")):
+        plain, kept = (
+            parts(Sharding(name, 3, bucket=0, kept=k), 4, of_tower={"audio": 300}) for k in (None, "audio")
+        )
+        assert kept.backward[held] == plain.backward[held] + 2 * 300
     whole = parts(Sharding("ddp"), 4).backward
     assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
 

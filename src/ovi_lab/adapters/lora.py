@@ -94,26 +94,26 @@ class LoraValues:
     """Where each parameter of a model with an adapter begins.
 
     Args:
-        values: gives a parameter of the model by released name: (full name, owner, name there) -> value.
+        values: gives a parameter of the model by released name: (full name, owner, name there, rows) -> value.
         seed: of A's values: uniform within 1 / sqrt(in), as PyTorch's linear layers begin and PEFT's.
     """
 
-    def __init__(self, values: Callable[[str, nn.Module, str], Tensor] | None, seed: int) -> None:
+    def __init__(self, values: Callable[..., Tensor] | None, seed: int) -> None:
         self._values, self._seed = values, seed
 
-    def __call__(self, name: str, owner: nn.Module, leaf: str) -> Tensor:
-        """The whole value, on the CPU."""
+    def __call__(self, name: str, owner: nn.Module, leaf: str, rows: slice | None = None) -> Tensor:
+        """The value, or some rows of it, on the CPU."""
         found = adapted_layer(name)
         if found is None:
             if self._values is None:
                 raise ValueError(f"{name} is no parameter of an adapter")
-            return self._values(base_name(name), owner, leaf)
+            return self._values(base_name(name), owner, leaf, rows)
         layer, side = found
         value = torch.zeros(owner.get_parameter(leaf).shape)
         if side == "A":
             bound = 1 / math.sqrt(value.shape[1])
             value.uniform_(-bound, bound, generator=generator_for(self._seed, "adapter", layer))
-        return value
+        return value if rows is None else value[rows]
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:

@@ -38,10 +38,12 @@ class Beginning:
     left: list[str] = field(default_factory=list)
     """Parameters that no source gives (usually fusion parameters)."""
 
-    def value(self, name: str) -> Tensor:
-        """The whole tensor of a parameter. UserError where it holds NaN or an infinite value."""
+    def value(self, name: str, rows: slice | None = None) -> Tensor:
+        """The tensor of a parameter, or some of its rows. UserError where it holds NaN or an infinite value."""
         stored, key = self.weights[name]
-        return finite(key, next(iter(stored.stream([key])))[1], str(stored.path))
+        if rows is None:
+            return finite(key, next(iter(stored.stream([key])))[1], str(stored.path))
+        return finite(key, stored.rows(key, rows.start, rows.stop), str(stored.path))
 
 
 def _named_as_ours(names: Collection[str], prefix: str) -> dict[str, str]:

@@ -37,6 +37,9 @@ class Renamed(Stored):
         wanted = {self.names[new]: new for new in names}
         return ((wanted[old], tensor) for old, tensor in self._stored.stream(wanted))
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self._stored.rows(self.names[name], start, stop)
+
 
 def model_of(stored: Stored) -> tuple[Stored, list[str]]:
     """The one model among the tensors of a file, under released names, and the names of all that is not the model's.

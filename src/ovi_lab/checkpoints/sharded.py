@@ -176,3 +176,8 @@ class PieceTensors(Stored):
     def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
             yield name, self._reader.read(*self._places[name]).view(self.tensors[name].shape)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        shape = self.tensors[name].shape
+        row = math.prod(shape[1:])
+        return self._reader.read(*self._places[name], start * row, (stop - start) * row).view(-1, *shape[1:])

@@ -163,7 +163,9 @@ TRAIN = _open(
         val_check_interval=AtLeastOne | Positive | None,
         limit_val_batches=Count | Share | None,
     ),
-    strategy=_open(name=Text, sequence_parallel=AtLeastOne),
+    strategy=_open(
+        name=Text, sequence_parallel=AtLeastOne, shard_within=AtLeastOne | None, keep_gathered=Text | None
+    ),
     data=DATA,
     model=_open(
         video=TOWER | None,

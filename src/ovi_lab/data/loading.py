@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +31,17 @@ log = logging.getLogger("ovi_lab.data")
 
 ERROR = "_error"
 NAMED = 1000  # bad samples known from the indexes that are named one by one
+REPEATED = "repeated"
+"""Marks a batch that another rank has too, so that all have as many."""
 BAD_BEFORE_STOPPING = 20  # fewer bad samples than this stop nothing, whatever their share
 
 
 class ClipLoader(DataLoader[Sample]):
     """Batches {"id", "caption", "meta"} and of what the data set gives "video" [B,C,F,h,w], "audio" [B,L,C] (lists
     where the shapes differ) and "text" (a list of [n,E]).
+
+    Not shuffled, batch n is on rank n modulo `world_size`; where these do not divide the number of batches, some ranks
+    end with a batch that is marked `REPEATED`.
 
     An iteration over the training clips continues where the last one stopped, and has as many batches as an epoch on
     this rank, in whole groups.
@@ -54,7 +60,7 @@ class ClipLoader(DataLoader[Sample]):
         device: a GPU that batches are copied to meanwhile.
         max_bad_share: of the clips met, this many may be bad.
         group: batches that an optimiser step accumulates: only between groups can a run be resumed.
-        limit: of the batches of an epoch, see `EpochSampler`.
+        limit: of the batches of an epoch, see `EpochSampler`; not shuffled, of those of all ranks together.
     """
 
     def __init__(
@@ -87,9 +93,10 @@ class ClipLoader(DataLoader[Sample]):
         self._met = 0
         self._stated: set[tuple[int, int]] = set()
         self._resumable = Place(0, 0)
+        own, self._own = _in_turn(buckets.in_order(), limit, rank, world_size)
         super().__init__(
             _Guarded(dataset),
-            batch_sampler=self.order if shuffle else buckets.in_order(),
+            batch_sampler=self.order if shuffle else own,
             num_workers=num_workers,
             collate_fn=collate,
             # The loader draws from its generator at every epoch; the global one stays as training left it.
@@ -123,6 +130,8 @@ class ClipLoader(DataLoader[Sample]):
                     order.place = order.after(start, given_out)
                     if given_out % order.group == 0:
                         self._resumable = order.place
+                elif given_out > self._own:
+                    batch[REPEATED] = True
                 yield batch
         self.summarise()
 
@@ -169,6 +178,15 @@ class ClipLoader(DataLoader[Sample]):
             f"{self.max_bad_share:g} that data.max_bad_share allows ({'; '.join(reasons[:3])}; the first is "
             f"{next(iter(self.bad.values())).key}): see `ovi-data inspect`"
         )
+
+
+def _in_turn(batches: list[Any], limit: float, rank: int, world_size: int) -> tuple[list[Any], int]:
+    """This rank's batches of the first `limit` (a number or a share), as many as any rank has; how many are its own."""
+    count = limit if isinstance(limit, int) else max(1, int(limit * len(batches)))
+    limited = batches[:count]
+    own = limited[rank::world_size]
+    filled = limited[:1] * (-(-len(limited) // world_size) - len(own))
+    return own + filled, len(own)
 
 
 class _Guarded(Dataset[Sample]):

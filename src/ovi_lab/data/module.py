@@ -143,7 +143,8 @@ class OviDataModule(LightningDataModule):
         self._latents: dict[str, ClipDataset] = {}
         self._loaders: list[ClipLoader] = []
         self.limit_batches: float = 1.0
-        """Training batches of an epoch on each rank, as a number or as a share."""
+        """Training batches of an epoch on each rank, as a number or a share; `limit_val_batches`: on all together."""
+        self.limit_val_batches: float = 1.0
 
     def prepare_data(self) -> None:
         """Make missing files: the world's clips, or the codec of real ones.
@@ -287,7 +288,8 @@ class OviDataModule(LightningDataModule):
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         self.setup()
-        return self._loader(self._datasets["eval"], False, "val") if "eval" in self._datasets else []
+        place = strategy_of(self.trainer).data_place
+        return self._loader(self._datasets["eval"], False, "val", *place) if "eval" in self._datasets else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves a batch as Lightning does; on a CPU returns it as it is, since walking through it moves nothing."""
@@ -318,7 +320,7 @@ class OviDataModule(LightningDataModule):
             device=None if trainer is None else trainer.strategy.root_device,
             max_bad_share=self.max_bad_share,
             group=1 if trainer is None else int(trainer.accumulate_grad_batches),
-            limit=self.limit_batches,
+            limit=self.limit_batches if shuffle else self.limit_val_batches,
         )
         self._loaders.append(loader)
         return loader

@@ -116,6 +116,7 @@ class TwinDiT(nn.Module):
         self.forget_tables()
         self.shares_opening = all(config.text_len >= LONG_TEXT for config in configs.values())
         self.sharding: TokenSharding | None = None
+        self.gathers_blocks = False  # FSDP2: a block's parameters are there only while its unit works
 
         fused = self.fusion_config.block_indices(self.num_layers)
         attend = attention_function(attention_backend)
@@ -178,11 +179,11 @@ class TwinDiT(nn.Module):
         """All modules with their names, the pairs of blocks too: FSDP finds here what it has sharded."""
         memo = set() if memo is None else memo
         yield from super().named_modules(memo, prefix, remove_duplicate)
-        for twin in self.twin_blocks:
+        within: list[Any] = [twin.pair for twin in self.twin_blocks if hasattr(twin, "pair")]
+        for i, twin in enumerate([*self.twin_blocks, *within]):
             if twin not in memo:
-                if remove_duplicate:
-                    memo.add(twin)
-                yield f"{prefix}{'.' if prefix else ''}twin_blocks.{twin.index}", twin
+                memo |= {twin} if remove_duplicate else set()
+                yield f"{prefix}{'.' if prefix else ''}twin_blocks.{i}", twin
 
     def initialise(self, seed: int) -> None:
         """Sets every parameter to its initial value of `seed`."""
@@ -215,11 +216,12 @@ class TwinDiT(nn.Module):
         padding of long texts becomes two weighted keys, as `forward` has it on a CPU; on a GPU it rounds otherwise.
 
         Args:
-            text: the texts; a prepared one passes.
-            modality: of the tower.
-            key_values: False leaves keys and values to the blocks, which then compute them in every pass.
+            text: the texts of the tower `modality`; a prepared one passes.
+            key_values: False leaves keys and values to the blocks in every pass, as where blocks are gathered.
         """
-        return text if isinstance(text, TextContext) else self.tower(modality).prepare_text(text, key_values)
+        if isinstance(text, TextContext):
+            return text
+        return self.tower(modality).prepare_text(text, key_values and not self.gathers_blocks)
 
     def forward(
         self,
@@ -293,20 +295,21 @@ class TwinDiT(nn.Module):
         if self.compiled is not None:
             # What comes in is a view and what blocks hand on is none: the first block would be compiled apart.
             streams = {m: x.clone() for m, x in streams.items()}
-        opened = -1
+        opened, twin = -1, len(streams) == 2
+        blocks: Any = self.twin_blocks if twin else list(self.tower(next(iter(streams))).each_block())
         if passes > 1 and remaining:
             opened = remaining[0]
-            opening = {m: list(self.tower(m).each_block())[opened] for m in streams}
-            streams = {m: opening[m].open(x, conditions[m]).repeat(passes, 1, 1) for m, x in streams.items()}
+            new = blocks[opened].open(*streams.values(), *(conditions[m] for m in streams))
+            streams = dict(zip(streams, new if twin else (new,), strict=True))
+            streams = {m: x.repeat(passes, 1, 1) for m, x in streams.items()}
             conditions = {m: c.repeated(passes) for m, c in conditions.items()}
-        if len(streams) == 2:
+        if twin:
             v_BLD, a_BLD = streams["video"], streams["audio"]
             for i in remaining:
                 args = (v_BLD, a_BLD, conditions["video"], conditions["audio"], i == opened)
-                v_BLD, a_BLD = self._run_block(i, self.twin_blocks[i], *args)
+                v_BLD, a_BLD = self._run_block(i, blocks[i], *args)
             return {"video": v_BLD, "audio": a_BLD}
         ((modality, x_BLD),) = streams.items()
-        blocks = self.tower(modality).blocks
         for i in remaining:
             x_BLD = self._run_block(i, blocks[i], x_BLD, conditions[modality], i, i == opened)
         return {modality: x_BLD}

@@ -50,3 +50,7 @@ class TwinBlock(nn.Module):
         v_new_BLD = self.video.attend_across(v_BLD, self.video.text_key_value(cv), cv, a_BLD, ca)
         a_new_BLD = self.audio.attend_across(a_BLD, self.audio.text_key_value(ca), ca, v_BLD, cv)
         return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
+
+    def open(self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions) -> tuple[Tensor, Tensor]:
+        """Both streams after this block's self-attention; see `TowerBlock.open`."""
+        return self.video.open(v_BLD, cv), self.audio.open(a_BLD, ca)

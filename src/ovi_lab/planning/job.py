@@ -157,6 +157,10 @@ class TrainingJob:
             largest_unit=max(units),
             outside=total - sum(units),
             frozen_size=max((p.element_size() for p in model.parameters() if not p.requires_grad), default=4),
+            of_tower={
+                m: sum(p.numel() for block in model.tower(m).each_block() for p in block.parameters())
+                for m in model.tower_configs
+            },
             encoder_bytes=self.text.weights,
         )
 

@@ -32,6 +32,8 @@ class Counts:
     """Values outside of these blocks."""
     frozen_size: int = 4
     """Bytes of a frozen value where what is trained has 4."""
+    of_tower: Mapping[str, int] = field(default_factory=dict)
+    """Values in the blocks of each tower."""
     encoder_bytes: int = 0
     """Bytes of a frozen text encoder that runs in the training process."""
 
@@ -84,9 +86,9 @@ def memory_of(
         on_cpu: training on a CPU, whose buckets are smaller.
         encoder_work: what the text encoder takes while it reads a micro-batch's captions.
     """
-    n = gpus if sharding.stage else 1
+    n = sharding.shared_by(gpus)
     share = -(-counts.trained // n)
-    weights, gathered = _weights(counts, sharding, types, gpus)
+    weights, gathered = _weights(counts, sharding, types, n)
     state, stepping = (int(x / n) for x in optimiser)
     state += FP32 * share if types.master else 0
     average = FP32 * share if averaged else 0
@@ -106,7 +108,7 @@ def memory_of(
     if counts.encoder_bytes:
         held["text encoder"] = counts.encoder_bytes // (n if sharding.stage == 3 else 1)
     buffers = _buffers(counts, sharding, types, gpus, on_cpu)
-    gradients = _gradients(counts, sharding, types, gpus, off)
+    gradients = _gradients(counts, sharding, types, n, off)
     at_backward, activations = gradients, work.activations
     if sharding.stage < 2 and accumulate == 1 and not (sharding.stage == 0 and gpus > 1):
         # Lightning frees the last step's gradients between forward and backward; DDP's buckets stay
@@ -119,9 +121,11 @@ def memory_of(
         "gathered parameters": gathered,
         "communication buffers": buffers,
     }
+    # stage 2 accumulates in a flat tensor of the optimiser's type, which it steps as it is
+    copied = types.master and not off and not (sharding.stage == 2 and types.gradients != types.network)
     step = {
         **held,
-        "gradients": gradients + (FP32 * share if types.master and not off else 0),
+        "gradients": gradients + (FP32 * share if copied else 0),
         "optimiser at work": 0 if off else stepping,
         "communication buffers": buffers if sharding.name == "zero" else 0,
     }
@@ -138,19 +142,24 @@ def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int) -> tup
     if sharding.stage < 3:
         return size * counts.trained + min(size, counts.frozen_size) * (counts.total - counts.trained), 0
     own = size * -(-counts.total // gpus)
+    kept = network * counts.of_tower.get(sharding.kept or "", 0)
     if sharding.name == "zero":
-        return own + size * counts.small, network * min(counts.total - counts.small, MAX_LIVE)
+        if sharding.within:
+            own += size * -(-counts.total // sharding.within)  # the second copy
+        return own + size * counts.small + kept, network * min(counts.total - counts.small, MAX_LIVE)
     if not sharding.reshard:
         return own, network * counts.total
     # the root unit stays gathered; of the others the next comes while one works
-    return own, network * (counts.outside + 2 * counts.largest_unit)
+    return own, network * (counts.outside + 2 * counts.largest_unit) + kept
 
 
 def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off: bool) -> int:
     """Bytes from the end of the backward pass on."""
     if sharding.stage < 2:
         return types.gradients.itemsize * counts.trained
-    return 0 if off else types.gradients.itemsize * -(-counts.trained // gpus)
+    if off and (sharding.stage == 3 or types.gradients == types.network):
+        return 0
+    return types.gradients.itemsize * -(-counts.trained // gpus)
 
 
 def _buffers(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu: bool) -> int:

@@ -37,6 +37,18 @@ class Sharding:
     reshard: bool = True
     """Whether gathered parameters are freed between forward and backward (stage 3)."""
     sequence_parallel: int = 1
+    full_gradients: bool = True
+    """Whether ZeRO accumulates gradients in float32 whatever the network computes in."""
+    within: int | None = None
+    """Processes that share the parameters (FSDP2), or a second copy of them (ZeRO 3); None: all, or there is none."""
+    kept: str | None = None
+    """The tower whose blocks stay gathered for a whole step."""
+
+    def shared_by(self, gpus: int) -> int:
+        """Processes over which what is sharded is distributed."""
+        if not self.stage:
+            return 1
+        return min(gpus, self.within or gpus) if self.name == "fsdp2" else gpus
 
     @property
     def file(self) -> str:
@@ -57,7 +69,7 @@ class Sharding:
         if name == "fsdp2":
             place: Place = "cpu" if settings.get("offload") else "device"
             reshard = bool(settings.get("reshard_after_forward", True))
-            return cls(name, 3, place, place, 0, reshard, sequence)
+            return cls(name, 3, place, place, 0, reshard, sequence, True, *_within(settings))
         if name != "zero":
             raise UserError(f"strategy.name is {name!r}; expected one of auto, ddp, zero, fsdp2")
         return cls(
@@ -68,6 +80,8 @@ class Sharding:
             int(settings.get("bucket") or 0),
             True,
             sequence,
+            settings.get("gradient_dtype", "fp32") is not None,
+            *_within(settings),
         )
 
     def check(self, gpus: int) -> None:
@@ -91,6 +105,7 @@ class Types:
     master: bool
     """Whether the optimiser steps a float32 copy."""
     gradients: torch.dtype
+    """In which gradients are accumulated."""
 
     @classmethod
     def of(cls, precision: str, sharding: Sharding) -> Types:
@@ -103,9 +118,13 @@ class Types:
         lower = precision.startswith("bf16")
         if sharding.name == "zero":
             own = half if lower else full
-            return cls(own, own, None, True, own)
+            return cls(own, own, None, True, full if sharding.full_gradients else own)
         if precision == "bf16-true":
             return cls(half, half, None, False, half)
         if sharding.name == "fsdp2":
             return cls(full, half if lower else full, None, False, full)
         return cls(full, full, half if lower else None, False, full)
+
+
+def _within(settings: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    return settings.get("shard_within"), settings.get("keep_gathered")

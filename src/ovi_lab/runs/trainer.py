@@ -111,6 +111,9 @@ def make_trainer(
     if data is not None and trainer.limit_train_batches:
         # Lightning would end its epochs there, within a group of accumulated batches
         data.limit_batches, trainer.limit_train_batches = trainer.limit_train_batches, 1.0
+    if data is not None and trainer.limit_val_batches:
+        # Lightning would take so many on each process
+        data.limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 1.0
     _accumulate(config, trainer, data)
     _check_optimizer(config, trainer)
     if isinstance(task, FlowMatchingTask):

@@ -29,7 +29,9 @@ def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> A
     checked(Literal[NAMES], name, "strategy.name")
     check_settings("strategy", {"sequence_parallel": sequence})
     accelerator = _accelerator(trainer)
-    several = _processes(trainer, accelerator) > 1
+    processes = _processes(trainer, accelerator)
+    several = processes > 1
+    _check_machine(name, values, processes, accelerator)
     try:
         if name == "zero":
             strategy = _zero(values, accelerator)
@@ -56,9 +58,36 @@ def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> A
     return strategy
 
 
+def _check_machine(name: str, values: Mapping[str, Any], processes: int, accelerator: str) -> None:
+    """Raises UserError for what these processes, or this build of torch, cannot do."""
+    from torch import distributed
+
+    lacking = None if distributed.is_available() else "torch.distributed"
+    if lacking is None and accelerator == "gpu" and not distributed.is_nccl_available():
+        lacking = "NCCL"
+    if processes > 1 and lacking:
+        raise UserError(
+            f"{processes} processes need {lacking}, which this build of torch lacks: set trainer.devices=1, or install "
+            "another build"
+        )
+    check_settings("strategy", {"shard_within": values.get("shard_within")})
+    checked(Literal["video", "audio", None], values.get("keep_gathered"), "strategy.keep_gathered")
+    for key in ("shard_within", "keep_gathered"):
+        if values.get(key) is not None and name != "fsdp2" and values.get("stage") != 3:
+            raise UserError(f"strategy.{key} is {values[key]}, which needs strategy=fsdp2 or strategy=zero3")
+    within = values.get("shard_within") or 1
+    if processes % within:
+        raise UserError(
+            f"strategy.shard_within is {within} with {processes} processes; expected a divisor of their number, as the "
+            "GPUs of a node"
+        )
+
+
 def _zero(values: dict[str, Any], accelerator: str) -> Any:
     stage = values.get("stage")
     checked(Literal[1, 2, 3], stage, "strategy.stage")
+    for key, kinds in (("gradient_dtype", ("fp32", None)), ("communication_dtype", ("fp32", "bf16", None))):
+        checked(Literal[kinds], values.get(key), f"strategy.{key}")
     for key in ("offload_optimizer", "offload_parameters"):
         if values.get(key) not in _OFFLOADS:
             raise UserError(f"strategy.{key} is {values[key]!r}; expected cpu, nvme or null")
@@ -69,8 +98,16 @@ def _zero(values: dict[str, Any], accelerator: str) -> Any:
             raise UserError("offload to nvme needs strategy.nvme_path: a folder on a fast local disk")
         if stage != 3:
             raise UserError(f"offload to nvme needs strategy.stage=3, and it is {stage}")
-    from ovi_lab.strategies.zero import ZeroStrategy
+    from ovi_lab.strategies.zero import ZeroStrategy, can_offload_to_disk
 
+    if (
+        "nvme" in (values.get("offload_optimizer"), values.get("offload_parameters"))
+        and not can_offload_to_disk()
+    ):
+        raise UserError(
+            "offload to nvme needs DeepSpeed's async_io, which cannot be compiled here: install libaio (libaio-dev), a "
+            "C++ compiler and ninja, or choose strategy=zero3_offload"
+        )
     return ZeroStrategy(**values, accelerator=accelerator)
 
 

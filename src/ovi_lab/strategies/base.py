@@ -7,7 +7,7 @@ gives a trainer's strategy under this protocol, also where it is a plain one of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from ovi_lab.models import TwinDiT
+from ovi_lab.optim import fused_where_possible
 from ovi_lab.strategies.initial_values import Values, place_whole
 from ovi_lab.strategies.shares import Gradient, Shares, TorchShares
 
@@ -98,6 +99,12 @@ class Strategy:
         return (shares.gradient(name) for name in shares.trained())
 
     # ---- steps
+
+    def optimizer_factory(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        """The factory of the optimiser that steps where this strategy keeps its state."""
+        if getattr(self.precision_plugin, "scaler", None) is not None:
+            return factory  # a fused step would undo the scaling itself, after gradients were clipped
+        return fused_where_possible(factory, self.root_device)
 
     @property
     def gradient_scale(self) -> float:

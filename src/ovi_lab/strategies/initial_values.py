@@ -6,7 +6,8 @@ A strategy decides where each goes: to the device, to all processes in parts, to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,15 @@ from ovi_lab.common.seeding import generator_for
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.initialisation import initial_value
 
-Values = Callable[[str, nn.Module, str], Tensor]
-"""Full name, the module that owns the parameter and its name there -> the whole value, on the CPU."""
+
+class Values(Protocol):
+    """Gives a parameter's value, or some rows of it, on the CPU.
+
+    Takes its full name, the module that owns it and its name there. What is read from a file is read for these rows
+    alone; what is drawn is drawn whole, as it must not depend on who holds which part.
+    """
+
+    def __call__(self, name: str, owner: nn.Module, leaf: str, rows: slice | None = None) -> Tensor: ...
 
 
 class ParameterValues:
@@ -31,11 +39,11 @@ class ParameterValues:
     def __init__(self, model: TwinDiT, beginning: Beginning | None = None) -> None:
         self.model, self.beginning = model, beginning
 
-    def __call__(self, name: str, owner: nn.Module, leaf: str) -> Tensor:
+    def __call__(self, name: str, owner: nn.Module, leaf: str, rows: slice | None = None) -> Tensor:
         if self.beginning is not None and name in self.beginning.weights:
-            return self.beginning.value(name)
+            return self.beginning.value(name, rows)
         shape = owner.get_parameter(leaf).shape
-        return initial_value(
+        value = initial_value(
             name,
             owner,
             shape,
@@ -43,6 +51,7 @@ class ParameterValues:
             rope_factor=self.model.rope_config.factor,
             fusion_init=self.model.fusion_config.fusion_init,
         )
+        return value if rows is None else value[rows]
 
 
 def owned_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

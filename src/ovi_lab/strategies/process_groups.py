@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import distributed
+
+from ovi_lab.errors import UserError
 
 _POLL_SECONDS = 0.05
 _turns = itertools.count()
@@ -58,3 +61,21 @@ def alone_on_first(work: Callable[[], T]) -> T | None:
     while not store.check([key]):
         time.sleep(_POLL_SECONDS)
     return None
+
+
+@contextmanager
+def raised_together() -> Iterator[None]:
+    """A UserError within the block on any process is raised by all after it, where they would wait for each other.
+
+    Every process enters it.
+    """
+    problem: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        problem = error
+    found = [text for text in everyone(None if problem is None else str(problem)) if text is not None]
+    if problem is not None:
+        raise problem
+    if found:
+        raise UserError(found[0])

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.state import OPTIMIZER_NAMES, ready_optimizer_state, training_state
 from ovi_lab.errors import UserError
+from ovi_lab.optim.fused import IMPLEMENTATION
 from ovi_lab.strategies.base import Strategy
 from ovi_lab.strategies.process_groups import alone_on_first, from_first
 
@@ -57,7 +58,10 @@ class ReplicatedModel(Strategy):
             return
         saved = checkpoint["optimizer_states"][0]["param_groups"]
         own = optimizer.state_dict()["param_groups"]
-        groups = [{**new, "params": now["params"]} for new, now in zip(saved, own, strict=True)]
+        kept = ("params", *IMPLEMENTATION)
+        groups = [
+            {**new, **{k: now[k] for k in kept if k in now}} for new, now in zip(saved, own, strict=True)
+        ]
         names = self._optimizer_names(optimizer)
         state = ready_optimizer_state(training_state(opened, checkpoint), names, groups)
         optimizer.load_state_dict(state)

@@ -16,6 +16,7 @@ from ovi_lab.checkpoints.lightning_io import FolderCheckpointIO, all_or_nothing,
 from ovi_lab.checkpoints.sharded import AVERAGE, BUFFER, WEIGHT, FlatSlice, shard_name, write_pieces
 from ovi_lab.checkpoints.state import OPTIMIZER_SCALARS, TrainingState, plain_content, training_state
 from ovi_lab.errors import UserError
+from ovi_lab.optim.fused import IMPLEMENTATION
 from ovi_lab.strategies.base import Strategy
 from ovi_lab.strategies.process_groups import everyone, from_first
 from ovi_lab.strategies.shares import Shares
@@ -164,7 +165,7 @@ class ShardedCheckpoints(Strategy):
                     f"{len(optimizer.param_groups)}: it is of another optimiser or freeze rule"
                 )
             for group, values in zip(optimizer.param_groups, saved, strict=True):
-                group.update({k: v for k, v in values.items() if k != "params"})
+                group.update({k: v for k, v in values.items() if k not in ("params", *IMPLEMENTATION)})
 
     def _check(self, stored: tuple[int, ...] | None, own: tuple[int, ...], name: str) -> None:
         if stored != own:

@@ -97,13 +97,17 @@ class Shares(ABC):
         if self._optimizer is None:
             return
         made: set[Tensor] = set()
+        kernel = any(self._optimizer.defaults.get(key) for key in ("fused", "capturable"))
         for name, stepped, _ in self._states():
             state = self._optimizer.state[stepped]
             if stepped not in made:  # several parameters may be parts of one flat tensor, and step together
                 made.add(stepped)
                 state.clear()
                 state.update({slot: torch.zeros_like(stepped) for slot in slots})
-            state.update({key: torch.tensor(value) for key, value in scalars.get(name, {}).items()})
+            # one kernel that steps all parameters counts their steps beside them
+            place = stepped.device if kernel else None
+            numbers = scalars.get(name, {}).items()
+            state.update({key: torch.tensor(value, device=place) for key, value in numbers})
 
     def publish(self) -> None:
         """Let the network compute with what was written; every process calls it. Nothing to do where it does."""
@@ -214,4 +218,7 @@ def _share(parameter: Tensor, first: bool) -> Share:
         parameter.shape, parameter.device_mesh, parameter.placements
     )
     row = torch.Size(shape[1:]).numel()
-    return Share(shape, int(offset[0]) * row, torch.Size(local).numel(), trained)
+    # of replicas the first one writes
+    place = zip(parameter.device_mesh.get_coordinate() or (), parameter.placements, strict=True)
+    written = all(coordinate == 0 or placement.is_shard() for coordinate, placement in place)
+    return Share(shape, int(offset[0]) * row, torch.Size(local).numel(), trained, written)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from ovi_eval.common.installation import install_hint
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
+from ovi_lab.models.config import Modality
+from ovi_lab.strategies.cpu_adam import cpu_adam_where_possible
 from ovi_lab.strategies.initial_values import Values, owned_parameters, place_whole
+from ovi_lab.strategies.kept_tower import check_kept
 from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
 from ovi_lab.strategies.shares import Shares
 from ovi_lab.strategies.zero_shares import PartitionedZeroShares, ReplicatedZeroShares, ZeroShares
@@ -50,7 +53,12 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         offload_parameters: the same for the parameters, stage 3 only.
         nvme_path: folder on a fast disk, for `nvme`.
         bucket: values that are reduced or gathered at once.
-        communication_dtype: of gradients while they are reduced: `fp32`, `bf16`; None: the network's.
+        gradient_dtype: in which gradients are accumulated: `fp32`; None: the network's.
+        communication_dtype: of gradients while they are reduced: `fp32`, `bf16`; None: as they are accumulated.
+        shard_within: stage 3: processes with successive ranks, as those of a node, that keep a second copy of all
+            parameters between them (hpZ, Wang et al., arXiv 2306.10209), from which the backward pass gathers.
+        keep_gathered: stage 3: a tower (`audio`) whose parameters are gathered once in an optimiser step instead of
+            twice in each of its micro-batches.
         accelerator: `gpu`, or `cpu` for processes without one.
     """
 
@@ -61,7 +69,10 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         offload_parameters: str | None = None,
         nvme_path: str | None = None,
         bucket: int = 200_000_000,
+        gradient_dtype: str | None = "fp32",
         communication_dtype: str | None = None,
+        shard_within: int | None = None,
+        keep_gathered: Modality | None = None,
         accelerator: str = "gpu",
     ) -> None:
         on_cpu = accelerator == "cpu"
@@ -78,6 +89,9 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         if stage == 3:
             zero["stage3_prefetch_bucket_size"] = zero["reduce_bucket_size"] // 4
             zero["stage3_max_live_parameters"] = 1_000_000_000
+            # models that a CPU trains have smaller parameters than DeepSpeed leaves whole
+            zero["stage3_param_persistence_threshold"] = 100 if on_cpu else 100_000
+            zero["zero_hpz_partition_size"] = shard_within or 1
         places = {"offload_optimizer": offload_optimizer, "offload_param": offload_parameters}
         for key, device in places.items():
             if device is not None:
@@ -91,10 +105,14 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
         }
-        if communication_dtype is not None:
-            config["communication_data_type"] = communication_dtype
+        if gradient_dtype is not None:
+            config["data_types"] = {"grad_accum_dtype": gradient_dtype}
+        if (communicated := communication_dtype or gradient_dtype) is not None:
+            config["communication_data_type"] = communicated
         super().__init__(config=config, logging_level=logging.ERROR)
-        self.stage, self._on_cpu = stage, on_cpu
+        self.stage, self._on_cpu, self.keep_gathered = stage, on_cpu, keep_gathered
+        self._offloads_optimizer = offload_optimizer is not None
+        self._steps_in_host_memory = offload_optimizer == "cpu" and not on_cpu
         self._engine: Any = None
 
     # ---- processes
@@ -120,17 +138,29 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     ) -> tuple[Any, Any]:
         import deepspeed
 
-        engine, zero, _, _ = deepspeed.initialize(
-            args=argparse.Namespace(device_rank=self.local_rank),
-            config=self.config,
-            model=model,
-            model_parameters=[p for p in model.parameters() if p.requires_grad],
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            dist_init_required=False,
-        )
+        with _one_kind_of_optimizer():
+            engine, zero, _, _ = deepspeed.initialize(
+                args=argparse.Namespace(device_rank=self.local_rank),
+                config=self.config,
+                model=model,
+                model_parameters=[p for p in model.parameters() if p.requires_grad],
+                optimizer=optimizer,
+                lr_scheduler=lr_scheduler,
+                dist_init_required=False,
+            )
         self._engine = engine
+        if self.keep_gathered is not None:
+            self._keep_gathered(f".{self.keep_gathered}_model.blocks.")
         return engine, zero
+
+    def _keep_gathered(self, part: str) -> None:
+        """Add parameters to those that DeepSpeed gathers after each step for the whole of the next one."""
+        persistent: list[Any] = self._engine.optimizer.persistent_parameters
+        more: list[Any] = [p for n, p in self.lightning_module.named_parameters() if part in n]
+        for parameter in more:
+            parameter.ds_persist = True
+        persistent += [p for p in more if all(p is not own for own in persistent)]
+        persistent[0].all_gather(persistent)
 
     def setup(self, trainer: Any) -> None:
         """Set up training; what comes after it in the same process uses the same engine."""
@@ -138,6 +168,11 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             self.model = self._engine
             return
         super().setup(trainer)
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """As for training: DeepSpeed's engine without an optimiser knows no shares, which a checkpoint's weights and
+        averages are read into."""
+        self._initialize_deepspeed_train(model)
 
     def teardown(self) -> None:
         """Parameters stay where DeepSpeed has them: moving the module would tear them from its optimiser."""
@@ -164,6 +199,8 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
                 "model.compile=blocks does not go with strategy=zero3: DeepSpeed gathers the parameters of every layer "
                 "in the middle of a block; use strategy=fsdp2, or model.compile=none"
             )
+        if self.keep_gathered is not None:
+            check_kept(model, self.keep_gathered)
         if self.stage < 3:
             place_whole(model, values, self.root_device, self.network_dtype)
             return
@@ -207,6 +244,12 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     # ---- steps
 
+    def optimizer_factory(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        """DeepSpeed's own where the state is offloaded."""
+        if self._steps_in_host_memory:
+            return cpu_adam_where_possible(factory)
+        return factory if self._offloads_optimizer else super().optimizer_factory(factory)
+
     @property
     def gradient_scale(self) -> float:
         return float(getattr(self._engine.optimizer, "loss_scale", 1.0))
@@ -231,6 +274,31 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
         """The one that DeepSpeed wraps."""
         return cast("torch.optim.Optimizer", self._engine.optimizer.optimizer)
+
+
+@contextmanager
+def _one_kind_of_optimizer() -> Iterator[None]:
+    """Within the block DeepSpeed takes its optimiser of stages 1 and 2 for stage 1 in every type.
+
+    For bf16 with gradients in float32 it would take another one, which discards no step and all-reduces every gradient;
+    this one accumulates in float32 as well.
+    """
+    from deepspeed.runtime.engine import ZERO_OPTIMIZATION, DeepSpeedEngine
+
+    checked: Any = DeepSpeedEngine._do_optimizer_sanity_check
+    setattr(DeepSpeedEngine, checked.__name__, lambda engine, optimizer: ZERO_OPTIMIZATION)
+    try:
+        yield
+    finally:
+        setattr(DeepSpeedEngine, checked.__name__, checked)
+
+
+def can_offload_to_disk() -> bool:
+    """Whether DeepSpeed finds what its asynchronous reading and writing of files takes."""
+    _import_deepspeed()
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return bool(AsyncIOBuilder().is_compatible(verbose=False))
 
 
 def _import_deepspeed() -> None:

@@ -193,11 +193,10 @@ class PartitionedZeroShares(ZeroShares):
         safe_set_local_grad(smallest, part)
 
     def _compute_with(self, values: Mapping[str, Tensor]) -> None:
-        small = self._zero.persistent_parameters
-        if small:
-            # these stay gathered between steps: they are partitioned, changed and gathered anew
-            small[0].partition(small)
+        # as DeepSpeed's own step does: all that is gathered, or about to be, is freed, changed and gathered anew
+        self._zero.parameter_offload.partition_all_parameters()
         for name in self.trained():
             self._parameters[name].ds_tensor.detach()[: self.by_name[name].count].copy_(values[name])
-        if small:
-            small[0].all_gather(small)
+        self._zero.invalidate_secondary_tensor()
+        if persistent := self._zero.persistent_parameters:
+            persistent[0].all_gather(persistent)

@@ -13,6 +13,7 @@ from ovi_lab.common.fields import checked, field_type
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.common.settings import TRAIN
 from ovi_lab.common.values import check_settings
+from ovi_lab.data.loading import REPEATED
 from ovi_lab.errors import UserError
 from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
@@ -92,6 +93,8 @@ class FlowMatchingTask(Task):
         self.text_encoder: nn.Module | None = None
         self._within_step = (-1, 0)
         self._step_losses: dict[str, list[Tensor]] = {}
+        self._val_sums = torch.empty(0)
+        """Of losses times clips, and of clips."""
 
     # ---- building
 
@@ -139,7 +142,8 @@ class FlowMatchingTask(Task):
         groups = parameter_groups(
             self.named_parameters(), self.optimizer_settings["weight_decay"], self.optimizer_settings["muon"]
         )
-        optimizer = self.optimizer_settings["factory"](groups)
+        factory = strategy_of(self.trainer).optimizer_factory(self.optimizer_settings["factory"])
+        optimizer = factory(groups)
         factor = warmup_flat_decay(int(self.trainer.max_steps), **self.schedule)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -215,7 +219,8 @@ class FlowMatchingTask(Task):
             )
             by_modality[modality] = result.mean
             total = total + self.loss_weights.get(modality, 0.0) * result.mean
-            (self.train_bins if train else self.val_bins).add(modality, result.per_clip, sigmas[modality])
+            if not batch.get(REPEATED):
+                (self.train_bins if train else self.val_bins).add(modality, result.per_clip, sigmas[modality])
         return total, by_modality
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -268,17 +273,35 @@ class FlowMatchingTask(Task):
         rank, places = strategy_of(self.trainer).data_place
         return int((step * accumulated + self._within_step[1]) * places + rank)
 
+    def on_validation_epoch_start(self) -> None:
+        self.val_bins.expect(self.modalities, self.device)
+        self._val_sums = torch.zeros(2 + len(self.modalities), dtype=torch.float64, device=self.device)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Losses with fixed noise and evenly spaced timesteps, so that those of two models are comparable."""
+        """Losses with fixed noise and evenly spaced timesteps, so that those of two models are comparable.
+
+        A batch's draws depend on its number among those of all processes.
+        """
+        strategy = strategy_of(self.trainer)
+        if batch.get(REPEATED) and not strategy.needs_all_ranks:
+            return
+        rank, places = strategy.data_place
         size = len(batch["id"])
-        purpose = (self.seed, "validation", 0, batch_idx)
+        purpose = (self.seed, "validation", 0, batch_idx * places + rank)
         order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
         sigma = ((order + 0.5) / size).to(self.device)
         loss, by_modality = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)
-        named = {"val/loss": loss, **{f"val/loss_{m}": value for m, value in by_modality.items()}}
-        self.log_dict(named, batch_size=size, sync_dist=True)
+        if not batch.get(REPEATED):
+            losses = torch.stack([loss, *(by_modality[m] for m in self.modalities), torch.ones_like(loss)])
+            self._val_sums += size * losses
 
     def on_validation_epoch_end(self) -> None:
+        """Means over the clips of all processes."""
+        if started():
+            distributed.all_reduce(self._val_sums)
+        *losses, clips = self._val_sums.unbind()
+        names = ("val/loss", *(f"val/loss_{m}" for m in self.modalities))
+        self.log_dict({name: (loss / clips).float() for name, loss in zip(names, losses, strict=True)})
         self.log_dict({f"val/{name}": value for name, value in self.val_bins.collect().items()})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, distributed
@@ -21,6 +21,11 @@ class LossByTimestep:
         self.bins = bins
         self._sums: dict[str, Tensor] = {}
         self._of_step: dict[str, Tensor] = {}
+
+    def expect(self, modalities: Iterable[str], device: torch.device) -> None:
+        """Make room for these, so that all processes report the same ones, also where one adds nothing."""
+        for modality in modalities:
+            self._sums.setdefault(modality, torch.zeros(2, self.bins, device=device))
 
     @torch.no_grad()
     def add(self, modality: str, loss_B: Tensor, sigma_B: Tensor) -> None:

@@ -35,6 +35,11 @@ class Task(LightningModule):
     ) -> None:
         """As Lightning does it, by `gradient_norm` where that is there, so that no norm is computed twice."""
         norm, self.gradient_norm = self.gradient_norm, None
+        plugin: Any = self.trainer.precision_plugin
+        if norm is None and gradient_clip_val and getattr(plugin, "scaler", plugin) is None:
+            # Lightning refuses a fused optimiser here, which would undo a scaling that there is not
+            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+            return
         if norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return

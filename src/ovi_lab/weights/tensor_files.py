@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,10 @@ class Stored(ABC):
         """
         return self._read(self.tensors if names is None else names)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some rows of a tensor, on the CPU; raises as `stream`."""
+        return next(iter(self.stream([name])))[1][start:stop]
+
     @abstractmethod
     def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]: ...
 
@@ -95,6 +100,13 @@ class TensorFiles(Stored):
             waiting = wanted[::-1]
             while waiting:
                 yield from _some(file, waiting)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Of the file only these rows are read."""
+        file = self.tensors[name].file
+        with _unchanged(file), safe_open(file, framework="pt") as content:
+            found: Tensor = content.get_slice(name)[start:stop]
+            return found
 
 
 def find_weights(path: Path, what: str) -> Path:
@@ -163,13 +175,19 @@ def _indexed(index: Path, what: str) -> dict[str, StoredTensor]:
 def _some(file: Path, waiting: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Tensors from the end of `waiting`, which are taken off it, until enough of the file has been touched."""
     read = 0
+    with _unchanged(file), safe_open(file, framework="pt") as content:
+        while waiting and read < _REMAP_AFTER:
+            tensor = content.get_tensor(waiting[-1])
+            read += tensor.numel() * tensor.element_size()
+            yield waiting.pop(), tensor
+            del tensor
+
+
+@contextmanager
+def _unchanged(file: Path) -> Iterator[None]:
+    """UserError where the file can no longer be read as it was when it was opened."""
     try:
-        with safe_open(file, framework="pt") as content:
-            while waiting and read < _REMAP_AFTER:
-                tensor = content.get_tensor(waiting[-1])
-                read += tensor.numel() * tensor.element_size()
-                yield waiting.pop(), tensor
-                del tensor
+        yield
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} cannot be read any more ({error}): it changed while it was loaded"
