@@ -13,7 +13,7 @@ Shape suffixes: N samples, B buckets, S steps of an epoch (one batch on every ra
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch.utils.data import Sampler
 
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.buckets import Buckets, picks
-from ovi_lab.data.columns import Array
+from ovi_lab.data.columns import Array, empty
 from ovi_lab.data.shapes import chunks
 from ovi_lab.errors import UserError
 
@@ -178,7 +178,7 @@ class EpochSampler(Sampler[list[Any]]):
         extra = sum(int(batch_B[step.bucket]) for step in plan if step.rest) * self.together
         order_N = self._shuffled(epoch)
         # Positions in the shuffle, bucket after bucket, each bucket in the shuffle's order; then the filled-up steps.
-        position_N = np.empty(self.buckets.size + extra, order_N.dtype)
+        position_N = empty(self.buckets.size + extra, order_N.dtype)
         filled_B = offset_B.copy()
         for part in chunks(self.buckets.size):
             bucket = into_B[bucket_N[order_N[part]]]
@@ -189,34 +189,48 @@ class EpochSampler(Sampler[list[Any]]):
             position_N[filled_B[bucket] + within_N] = part.start + sorted_N
             filled_B += here_B
         del bucket_N
-        starts, lasts, sizes = [], [], []
+        if not plan:
+            raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
         end = self.buckets.size
-        for bucket, steps, rest, borrowed in plan:
-            size, begin = int(batch_B[bucket]), int(offset_B[bucket])
-            clips = size * self.together
-            if steps:
-                start_S = begin + clips * np.arange(steps)
-                starts.append(start_S)
-                lasts.append(position_N[start_S + clips - 1])
+        for bucket, whole, rest, borrowed in plan:
             if rest:
-                own = position_N[begin + steps * clips :][:rest]
+                clips, begin = int(batch_B[bucket]) * self.together, int(offset_B[bucket])
+                own = position_N[begin + whole * clips :][:rest]
                 shorter = [
                     position_N[offset_B[b] + start : offset_B[b] + stop] for b, start, stop in borrowed
                 ]
                 position_N[end : end + clips] = np.sort(np.concatenate([own, *shorter]))
-                starts.append(np.array([end]))
                 end += clips
-                lasts.append(position_N[end - 1 : end])
-            sizes.append(np.full(steps + bool(rest), size, np.min_scalar_type(size)))
-        if not plan:
-            raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
-        # A step comes when the shuffle has reached its last sample.
-        when_S = np.argsort(np.concatenate(lasts))
-        start_S, size_S = np.concatenate(starts)[when_S].astype(order_N.dtype), np.concatenate(sizes)[when_S]
+        size_S, last_S = self._begins(plan, offset_B, order_N.dtype)
+        for part in chunks(len(last_S)):
+            last_S[part] = position_N[last_S[part] + size_S[part].astype(np.int64) * self.together - 1]
         for part in chunks(len(position_N)):
             position_N[part] = order_N[position_N[part]]
         del order_N
-        return _EpochSteps(position_N, start_S, size_S, self.buckets.cuts(epoch))
+        # A step comes when the shuffle has reached its last sample.
+        when_S = np.argsort(last_S)
+        del last_S
+        size_S, start_S = self._begins(plan, offset_B, position_N.dtype)
+        return _EpochSteps(position_N, start_S[when_S], size_S[when_S], self.buckets.cuts(epoch))
+
+    def _begins(self, plan: Sequence[_BucketSteps], offset_B: Array, kind: Any) -> tuple[Array, Array]:
+        """The batch of each step, and where it begins among all samples by bucket [S]; filled-up steps follow those."""
+        steps = sum(row.steps + bool(row.rest) for row in plan)
+        size_S, start_S = (
+            empty(steps, np.min_scalar_type(int(self.buckets.batch_B.max()))),
+            empty(steps, kind),
+        )
+        end, at = self.buckets.size, 0
+        for bucket, whole, rest, _ in plan:
+            size, begin = int(self.buckets.batch_B[bucket]), int(offset_B[bucket])
+            clips = size * self.together
+            size_S[at : at + whole + bool(rest)] = size
+            start_S[at : at + whole] = np.arange(begin, begin + clips * whole, clips, kind)
+            at += whole
+            if rest:
+                start_S[at] = end
+                end, at = end + clips, at + 1
+        return size_S, start_S
 
     def _shuffled(self, epoch: int) -> Array:
         """All sample numbers in the seeded order of an epoch."""

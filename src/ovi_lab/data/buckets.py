@@ -21,7 +21,7 @@ import torch
 
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.common.values import check_settings
-from ovi_lab.data.columns import Array
+from ovi_lab.data.columns import Array, empty
 from ovi_lab.data.index import Shapes
 from ovi_lab.data.shapes import ClipShapes, chunks
 from ovi_lab.errors import UserError
@@ -209,7 +209,7 @@ class Buckets:
 
     def of_epoch(self, epoch: int) -> Array:
         """The bucket of each sample [N]."""
-        bucket_N = np.empty(self.size, np.min_scalar_type(self._count))
+        bucket_N = empty(self.size, np.min_scalar_type(self._count))
         for part, _, length_N in self._taken(epoch):
             bucket_N[part] = self._bucket(part, length_N)
         return bucket_N
@@ -219,7 +219,7 @@ class Buckets:
         if self.cut is None:
             return None
         kind = np.min_scalar_type(self._most)
-        start_N, length_N = np.empty(self.size, kind), np.empty(self.size, kind)
+        start_N, length_N = empty(self.size, kind), empty(self.size, kind)
         for part, start, length in self._taken(epoch):
             start_N[part], length_N[part] = start, length
         return start_N, length_N

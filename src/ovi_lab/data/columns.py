@@ -30,6 +30,14 @@ _TYPES = ("<u4", "<u8", "|u1")
 Array = np.ndarray[Any, Any]
 
 
+def empty(count: int, kind: Any) -> Array:
+    """An array of any contents whose memory goes back to the system with it, however large the heap has grown."""
+    size = count * np.dtype(kind).itemsize
+    if size < 2**20:
+        return np.empty(count, kind)
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), kind, count)
+
+
 class DamagedColumnsError(Exception):
     """A file of columns is not as it was written."""
 
