@@ -100,6 +100,7 @@ def test_patterns_are_expanded_on_stores(store: ObjectStore) -> None:
         ClipDataset(address(store, "s3", "z-*.tar"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 @pytest.mark.parametrize("fault", [503, 429, 500, "half"])
 def test_faults_that_pass_are_survived(
