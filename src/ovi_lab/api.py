@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovi_eval.common.importing import importing
+from ovi_eval.common.collector import no_collector
 from ovi_eval.common.plain_data import read_yaml
 from ovi_eval.results.files import RunResults
 from ovi_lab.common.paths import config_dir
@@ -303,7 +303,7 @@ def train(*overrides: str) -> Run:
     from ovi_eval.results.reading import read
     from ovi_lab.common.progress import ConsoleReporter
 
-    with importing():
+    with no_collector():
         from ovi_lab.runs.run import execute
 
     settings = _composed(overrides, "train", one_run=True)

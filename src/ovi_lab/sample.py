@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
-from ovi_eval.common.importing import importing
+from ovi_eval.common.collector import no_collector
 from ovi_lab.common.following import typed
 from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
@@ -42,7 +42,7 @@ def run(config: DictConfig) -> None:
     """Sample and print where the clips are."""
     from omegaconf import OmegaConf
 
-    with importing():
+    with no_collector():
         from ovi_lab.planning.sampling_report import check_memory
         from ovi_lab.sampling.command import sample_clips
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ovi_eval.common.boundary import one_line
-from ovi_eval.common.importing import importing
+from ovi_eval.common.collector import no_collector
 from ovi_lab.common.help import Help
 from ovi_lab.common.paths import config_dir
 
@@ -36,7 +36,7 @@ def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
     from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
 
-    with importing():
+    with no_collector():
         from ovi_lab.runs.ending import ending
         from ovi_lab.runs.processes import is_first_process
         from ovi_lab.runs.run import execute

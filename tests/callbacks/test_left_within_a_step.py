@@ -1,4 +1,4 @@
-"""Two processes of which one is told to stop within a step of many micro-batches: all leave at most two micro-batches
+"""Two processes of which one gets a signal within a step of many micro-batches: all leave at most two micro-batches
 later with the last whole step, and the resumed run ends with the bits of one that was never stopped."""
 
 from pathlib import Path

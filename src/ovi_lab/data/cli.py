@@ -10,7 +10,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,12 @@ from ovi_eval.common.boundary import LineParser, command, say_purposes
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
 from ovi_lab.common.following import shard_pattern, typed
+from ovi_lab.data.cli_output import print_next, print_table, skipped_rows
 from ovi_lab.data.worlds import world_names
 from ovi_lab.errors import UserError
 
 if TYPE_CHECKING:
-    from ovi_lab.data.index import BadSample
+    pass
 
 
 @command("ovi-data")
@@ -204,8 +205,8 @@ def _make(arguments: argparse.Namespace) -> None:
     for split, count in (("train", settings.num_train), ("eval", settings.num_eval)):
         media, latents = (len(shards_of(folder, split, kind)) for kind in ("media", "latents"))
         rows.append((split, f"{count} clips in {media} media and {latents} latents shards"))
-    _table(settings.world, rows)
-    _next(
+    print_table(settings.world, rows)
+    print_next(
         f"ovi-train experiment=fusion data.root={typed(arguments.out)} data.num_train={settings.num_train} "
         f"data.num_eval={settings.num_eval} data.train_seed={seed} data.eval_seed={seed + 1}"
     )
@@ -242,8 +243,8 @@ def _pack(arguments: argparse.Namespace) -> None:
             longest = sorted(by_file.items(), key=lambda item: -item[1])
             rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
     rows += [("ignored", line) for line in report.ignored]
-    _table("packed", [*rows, *_skipped(report.skipped, len(report.skipped))])
-    _next(f"ovi-train experiment=real_clips data.train={shard_pattern(report.shards)}")
+    print_table("packed", [*rows, *skipped_rows(report.skipped, len(report.skipped))])
+    print_next(f"ovi-train experiment=real_clips data.train={shard_pattern(report.shards)}")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -269,9 +270,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     rows.append(("bad", str(len(found.bad))))
     rows += [("", str(bad)) for bad in found.bad[:50]]
     rows += [("", f"and {len(found.bad) - 50} more")] if len(found.bad) > 50 else []
-    _table("shards", rows)
+    print_table("shards", rows)
     if arguments.sheet:
-        _table("", [("sheet", str(contact_sheet(found.first, arguments.sheet)))])
+        print_table("", [("sheet", str(contact_sheet(found.first, arguments.sheet)))])
     return 1 if found.bad else 0
 
 
@@ -282,7 +283,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     dataset = ClipDataset(arguments.shards)
     codec = fit_codec(dataset, arguments.clips)
     codec.save(arguments.out)
-    _table("codec", [("file", str(arguments.out)), *quality(codec, dataset)])
+    print_table("codec", [("file", str(arguments.out)), *quality(codec, dataset)])
 
 
 def _embed(arguments: argparse.Namespace) -> None:
@@ -296,8 +297,8 @@ def _embed(arguments: argparse.Namespace) -> None:
     count, name = embed(
         texts, arguments.out, arguments.weights, _device(arguments.device), arguments.long_captions
     )
-    _table("text embeddings", [("texts", str(count)), ("file", str(arguments.out)), ("encoder", name)])
-    _next(f"ovi-train experiment=ovi_lora text=stored text.embeddings={typed(arguments.out)} …")
+    print_table("text embeddings", [("texts", str(count)), ("file", str(arguments.out)), ("encoder", name)])
+    print_next(f"ovi-train experiment=ovi_lora text=stored text.embeddings={typed(arguments.out)} …")
 
 
 def _device(named: str | None) -> str:
@@ -350,16 +351,12 @@ def _latents(arguments: argparse.Namespace) -> None:
         ("retimed", f"{len(report.retimed)} clips, by their frames' times" if report.retimed else ""),
     ]
     rows += [("", line) for line in report.retimed[:50]]
-    _table("latents", [*rows, *_skipped(report.bad, 50)])
+    print_table("latents", [*rows, *skipped_rows(report.bad, 50)])
     task = "audio_pretraining" if only else "fusion"
     choice = f"experiment=ovi_lora init_from=CKPTS/Ovi/model.safetensors{' task=audio_pretraining' * only}"
     if arguments.codec is not None:
         choice = f"task={task} data=latents{' fusion=none' * only} data.codec={typed(arguments.codec)}"
-    _next(f"ovi-train {choice} data.shards={shard_pattern([*report.made, *report.there])}")
-
-
-def _next(command: str) -> None:
-    print(f"next: {shown(command, None)}", flush=True)
+    print_next(f"ovi-train {choice} data.shards={shard_pattern([*report.made, *report.there])}")
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -377,27 +374,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise UserError(f"--size is {text!r}; expected height x width in pixels, such as 64x64")
     return int(height), int(width)
-
-
-def _skipped(bad: Sequence[BadSample], most: int) -> Iterator[tuple[str, str]]:
-    for sample in bad[:most]:
-        yield "skipped", f"{shown(sample.key)}: {shown(sample.reason, 400)}"
-    if len(bad) > most:
-        yield "", f"and {len(bad) - most} more"
-
-
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Prints names and values; rows without a value are left out."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, show_header=False, box=None, title_justify="left", pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        if value:
-            table.add_row(name, shown(value, None, to="rich"))
-    Console().print(table)
 
 
 if __name__ == "__main__":

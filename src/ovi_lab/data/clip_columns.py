@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from ovi_eval.common.collector import no_collector
 from ovi_eval.common.shown import shown
 from ovi_lab.data.buckets import AudioTokens
 from ovi_lab.data.columns import ColumnWriter
@@ -91,18 +91,6 @@ def made_from(facts: Sequence[ShardFacts], reading: Reading) -> str:
     return digest_of([[asdict(fact) for fact in facts], asdict(reading)])
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Without Python's search for circles, which walks through all of these plain values over and over."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class Collector:
     """Makes the columns, one shard at a time.
 
@@ -126,7 +114,7 @@ class Collector:
         """Reads the shards and writes the columns."""
         counts, seen = [], []
         try:
-            with _without_collector():
+            with no_collector():
                 for path in paths:
                     index = read_index(path)
                     counts.append(self._add(index))

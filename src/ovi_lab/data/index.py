@@ -225,7 +225,7 @@ def _parsed_entry(shard: Shard, size: int, sample: Any) -> SampleEntry:
     _need(isinstance(sample, dict) and isinstance(sample.get("members"), dict))
     key, members, shapes = sample.get("key"), sample["members"], sample.get("shapes")
     _need(isinstance(key, str) and isinstance(shapes, dict | None))
-    plain = _PLAIN_KEY.fullmatch(key) is not None  # which is told sooner than by taking paths apart
+    plain = _PLAIN_KEY.fullmatch(key) is not None  # sooner checked than by taking paths apart
     _need(plain or not unsafe_name(key))
     for extension, place in members.items():
         _need((plain and extension in _COMMON) or split_name(f"{key}.{extension}") == (key, extension))

@@ -52,7 +52,7 @@ _MANY = 2**22
 
 
 class _Shapes(FakeTensorMode):
-    """PyTorch's mode, which would compute constants on the GPU that it is told of."""
+    """PyTorch's mode, which would compute constants on the GPU that it is given."""
 
     avoid_device_init = True
 

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ovi_eval.common.boundary import fail
-from ovi_eval.common.importing import importing
+from ovi_eval.common.collector import no_collector
 from ovi_eval.common.plain_data import read_json
 from ovi_lab.common.progress import fraction
 from ovi_lab.errors import UserError
@@ -60,7 +60,7 @@ def run_member(config: Mapping[str, Any]) -> tuple[str, str]:
     """Run one job; returns its status and message."""
     from ovi_lab.common.progress import FileReporter
 
-    with importing():
+    with no_collector():
         from ovi_lab.runs.run import execute
 
     settings = OmegaConf.create(dict(config))
