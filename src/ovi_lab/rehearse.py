@@ -9,10 +9,11 @@ was, 2 for bad input.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovi_eval.common.boundary import command
 from ovi_lab.common.help import Help, own_words
@@ -20,6 +21,8 @@ from ovi_lab.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ovi_lab.rehearsal.page import Block
 
 HELP = Help(
     "ovi-rehearse",
@@ -33,6 +36,8 @@ HELP = Help(
     "train",
     own=(
         ("gpus=", "number and memory or kind, such as 64x80GB or 8xH100 (required)"),
+        ("parts=", "training (the default), inference (sampling, codecs, text encoder), samples (in training)"),
+        ("device=", "cuda: measure on this machine's GPU instead, in about ten minutes"),
         ("markdown=", "a file for the report, as Markdown"),
         ("json=", "a file for all that was counted"),
     ),
@@ -53,28 +58,62 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 
 def rehearse(arguments: Sequence[str], console: Console) -> int:
     """Print the report; 0 where nothing unexpected was found, else 1. Raises UserError for bad input."""
-    import json
-
     from ovi_eval.common.files import write_whole
     from ovi_lab.common.command_line import check_flags
-    from ovi_lab.rehearsal.page import Block, markdown, print_page
-    from ovi_lab.rehearsal.report import UNSEEN, training_blocks
+    from ovi_lab.rehearsal.page import markdown, print_page
     from ovi_lab.rehearsal.run import rehearse as run_part
 
     check_flags(arguments, "ovi-rehearse")
     own, rest = own_words(arguments, HELP)
-    if "gpus" not in own:
-        raise UserError("gpus is not given: number and memory or kind, such as gpus=64x80GB or gpus=8xH100")
-    found = run_part("training", own["gpus"], rest)
-    blocks, findings = training_blocks(found)
-    blocks.append(Block("", (UNSEEN,)))
+    if own.get("device") not in (None, "cuda"):
+        raise UserError(
+            f"device={own['device']} is unknown: cuda measures on a GPU, without it nothing needs one"
+        )
+    measures = "device" in own
+    parts = _measured_parts() if measures else _parts(own)
+    found = {part: run_part(part, own.get("gpus", ""), rest) for part in parts}
+    blocks, findings = _drawn(found, measures)
     print_page(console, blocks)
     if "markdown" in own:
-        title = f"# Rehearsal\n\n`ovi-rehearse {' '.join(arguments)}`\n\n"
+        title = f"# {'Measured' if measures else 'Rehearsal'}\n\n`ovi-rehearse {' '.join(arguments)}`\n\n"
         write_whole(Path(own["markdown"]), title + markdown(blocks))
     if "json" in own:
         write_whole(Path(own["json"]), json.dumps(found, indent=1))
     return 1 if findings else 0
+
+
+def _parts(own: dict[str, str]) -> list[str]:
+    from ovi_lab.rehearsal.report import PARTS
+
+    if "gpus" not in own:
+        raise UserError("gpus is not given: number and memory or kind, such as gpus=64x80GB or gpus=8xH100")
+    parts = own.get("parts", "training").split(",")
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UserError(f"parts={own['parts']}: {unknown[0]!r} is unknown; there are {' and '.join(PARTS)}")
+    return parts
+
+
+def _measured_parts() -> list[str]:
+    from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
+    from ovi_lab.rehearsal.gpu import check_gpu
+
+    check_gpu()
+    return [f"measured {part}" for part in (*ACTIVATION_CHECKPOINTING, "inference")]
+
+
+def _drawn(found: dict[str, Any], measures: bool) -> tuple[list[Block], int]:
+    """The blocks of a report, and how many findings it has."""
+    from ovi_lab.rehearsal.page import Block
+    from ovi_lab.rehearsal.report import PARTS, UNSEEN, measured_blocks
+
+    if measures:
+        return measured_blocks(found), 0
+    blocks: list[Block] = []
+    findings = 0
+    for part, facts in found.items():
+        more, count = PARTS[part](facts)
+        blocks, findings = [*blocks, *more], findings + count
+    return [*blocks, Block("", (UNSEEN,))], findings
 
 
 if __name__ == "__main__":

@@ -71,7 +71,17 @@ def test_a_few_blocks_tell_what_all_take(
 
 
 def parts(strategy: Sharding, gpus: int, **counts: Any) -> Memory:
-    held = Counts(**{"total": 1000, "trained": 600, "small": 0, "largest_unit": 50, "outside": 100, **counts})
+    held = Counts(
+        **{
+            "total": 1000,
+            "trained": 600,
+            "small": 0,
+            "largest_unit": 50,
+            "outside": 100,
+            "unit_trained": 30,
+            **counts,
+        }
+    )
     work = PassMemory(forward=5000, activations=6000, with_gradients=6500, outside=1000)
     types = Types.of("bf16-mixed", strategy)
     return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus)
@@ -111,6 +121,8 @@ def test_what_each_stage_shards() -> None:
             parts(Sharding(name, 3, bucket=0, kept=k), 4, of_tower={"audio": 300}) for k in (None, "audio")
         )
         assert kept.backward[held] == plain.backward[held] + 2 * 300
+    # gradients of one pair of blocks, and in float32 those of the pair before
+    assert sharded["communication buffers"] == (2 + 4) * 30
     whole = parts(Sharding("ddp"), 4).backward
     assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
 

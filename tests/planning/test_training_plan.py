@@ -52,6 +52,16 @@ def test_what_does_not_fit_is_answered_with_a_change_that_does() -> None:
 
 
 @pytest.mark.slow
+def test_spare_memory_is_offered_and_taken() -> None:
+    small = (*SMALL, "gpus=1x24GB")
+    _, text = planned(*small, "model.activation_checkpointing=full")
+    assert "What spare memory buys" in text
+    assert "model.activation_checkpointing=none" in text
+    _, text = planned(*small, "model.activation_checkpointing=auto")
+    assert "model.activation_checkpointing=auto is none on these GPUs" in text
+
+
+@pytest.mark.slow
 def test_training_refuses_what_cannot_fit() -> None:
     config = composed(["optim=adamw", "data.batch_size=8"], config_dir(), "train")
     clip = ClipShape((16, 16, 16), 80)

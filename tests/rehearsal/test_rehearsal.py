@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ovi_lab.errors import UserError
+from ovi_lab.flow.solvers import SOLVERS
 from ovi_lab.rehearsal import library
-from ovi_lab.rehearsal.allowed import OF_A_STEP, of_training, unexpected
+from ovi_lab.rehearsal.allowed import OF_A_STEP, of_inference, of_training, unexpected
 from ovi_lab.rehearsal.run import rehearse
 from ovi_lab.rehearse import main
 
@@ -30,8 +31,8 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def found(built: Path) -> dict[str, Any]:
-    """One block of stage 3 at its full width, two micro-batches a step, rank 0 of 64 under FSDP2."""
-    blocks = [f"model.{tower}.num_layers=1" for tower in ("video", "audio")]
+    """Three blocks of stage 3 at their full width, two micro-batches a step, rank 0 of 64 under FSDP2."""
+    blocks = [f"model.{tower}.num_layers=3" for tower in ("video", "audio")]
     return rehearse("training", "64x80GB", ["experiment=ovi_11b_stage3", "strategy=fsdp2", *blocks])
 
 
@@ -49,9 +50,24 @@ def test_a_step_waits_for_the_gpu_once(found: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_what_a_step_launches_and_moves(found: dict[str, Any]) -> None:
     record = found["steps"][1]["record"]
-    assert record["kernels"]["product"] <= 304
-    assert record["kernels"]["pointwise"] <= 2100
-    assert record["moved"]["pointwise"] <= 260e9
+    assert record["kernels"]["product"] <= 744
+    assert record["kernels"]["pointwise"] <= 3094
+    assert record["moved"]["pointwise"] <= 313e9
+
+
+@pytest.mark.slow
+def test_the_plan_is_within_ten_percent(found: dict[str, Any]) -> None:
+    plan = found["plan"]
+    assert max(plan["backward"], plan["step"]) == pytest.approx(found["most"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_sampling_codecs_and_text_encoder(built: Path) -> None:
+    blocks = [f"model.{tower}.num_layers=2" for tower in ("video", "audio")]
+    inference = rehearse("inference", "1x80GB", ["experiment=ovi_11b_stage3", *blocks])
+    assert of_inference(inference) == []
+    assert {f"solver {name}, guided" for name in SOLVERS} <= inference["sections"].keys()
+    assert inference["sections"]["MMAudio and BigVGAN, decode"]["out"] == "1x80384 on cuda:0"
 
 
 @pytest.mark.slow
@@ -74,6 +90,12 @@ def test_waits_beyond_those_allowed_are_found() -> None:
     ("arguments", "words"),
     [
         (("experiment=ovi_11b_stage3",), "gpus is not given"),
+        (
+            ("gpus=8xH100", "parts=nothing"),
+            "'nothing' is unknown; there are training and inference and samples",
+        ),
+        (("gpus=8xH100", "device=tpu"), "device=tpu is unknown"),
+        (("experiment=ovi_11b_stage3", "device=cuda"), "torch finds none here"),
         (("--gpus=8xH100",), "--gpus=8xH100 is no flag of ovi-rehearse"),
     ],
 )

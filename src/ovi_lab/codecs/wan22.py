@@ -23,6 +23,7 @@ from ovi_eval.common.shapes import on_meta
 from ovi_lab.codecs.base import check_frames, check_latents
 from ovi_lab.common.fields import CLOSED, Layers, Number, PlainSettings, Width, Widths, YesNo
 from ovi_lab.errors import UserError
+from ovi_lab.models.rope import from_host
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
 # fmt: off
@@ -231,7 +232,7 @@ class Wan22VAE:
 
     def _scale(self) -> tuple[Tensor, Tensor]:
         mean_C, std_C = (
-            torch.tensor(values, dtype=torch.float32, device=self.model.device).view(-1, 1, 1, 1)
+            from_host(values, self.model.device, torch.float32).view(-1, 1, 1, 1)
             for values in (self.configuration.latent_mean, self.configuration.latent_std)
         )
         return mean_C, std_C

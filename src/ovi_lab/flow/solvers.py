@@ -34,6 +34,9 @@ class Solver:
         # Counting from 0 spares the search for the first step, which would wait for the device.
         scheduler.set_begin_index(0)
         self.sigmas: Tensor = scheduler.sigmas
+        if name == "unipc":
+            # it works with them on the device, and would send several there in every step and wait for that
+            scheduler.sigmas = self.sigmas.to(scheduler.timesteps.device)
         self.timesteps: Tensor = scheduler.timesteps
 
     def step(self, velocity: Tensor, timestep: Tensor, x: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from ovi_lab.common.fields import AtLeastOne, checked
 
 ACTIVATION_CHECKPOINTING = ("none", "full", "attention", "matmul")
+AUTO = "auto"
+"""A choice that is left to who trains; `full` where nobody makes it."""
 
 Kind = Literal["attention", "matmul"]
 
@@ -55,7 +57,8 @@ class Recomputation:
     """
 
     def __init__(self, choice: str = "none", every: int = 1) -> None:
-        checked(Literal[ACTIVATION_CHECKPOINTING], choice, "activation_checkpointing")
+        checked(Literal[(*ACTIVATION_CHECKPOINTING, AUTO)], choice, "activation_checkpointing")
+        choice = "full" if choice == AUTO else choice
         checked(AtLeastOne, every, "checkpoint_every")
         self.choice = choice
         self.every = every

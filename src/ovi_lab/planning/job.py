@@ -18,6 +18,7 @@ from ovi_lab.common.building import build
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import Modality
+from ovi_lab.models.recomputation import AUTO
 from ovi_lab.optim import parameter_groups
 from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
@@ -91,10 +92,11 @@ class TrainingJob:
         self.steps = int(config.trainer.max_steps)
         self.averaged = bool(config.ema.decay)
         model_settings = self._plain("model")
-        self.checkpointing = Checkpointing(
-            str(model_settings.get("activation_checkpointing", "none")),
-            int(model_settings.get("checkpoint_every", 1)),
-        )
+        choice = str(model_settings.get("activation_checkpointing", "none"))
+        self.chooses = choice == AUTO
+        """Whether activation checkpointing is left to the memory that there is."""
+        every = 1 if self.chooses else int(model_settings.get("checkpoint_every", 1))
+        self.checkpointing = Checkpointing("full" if self.chooses else choice, every)
         self.text = TextEncoder() if task.get("text_encoder") is None else _text_encoder(config)
         self._models: dict[tuple[Checkpointing, torch.dtype], TwinDiT] = {}
         towers = self.model(self.checkpointing).tower_configs
@@ -149,13 +151,15 @@ class TrainingJob:
         model = self.model(self.checkpointing)
         own = [p.numel() for p in model.parameters()]
         total = sum(own) + sum(p.numel() for p in self.text.trained.values())
-        units = [sum(p.numel() for p in unit.parameters()) for unit in model.sharding_units()]
+        units = [list(unit.parameters()) for unit in model.sharding_units()]
+        sizes = [sum(p.numel() for p in unit) for unit in units]
         return Counts(
             total=total,
             trained=sum(p.numel() for p in self.trained.values()),
             small=sum(size for size in own if size <= PERSISTENT),
-            largest_unit=max(units),
-            outside=total - sum(units),
+            largest_unit=max(sizes),
+            outside=total - sum(sizes),
+            unit_trained=max(sum(p.numel() for p in unit if p.requires_grad) for unit in units),
             frozen_size=max((p.element_size() for p in model.parameters() if not p.requires_grad), default=4),
             of_tower={
                 m: sum(p.numel() for block in model.tower(m).each_block() for p in block.parameters())

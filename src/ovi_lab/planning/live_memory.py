@@ -102,6 +102,21 @@ class LiveMemory(TorchDispatchMode):
             self.live.count(tensor)
 
 
+class _FusedRMSNorm(torch.autograd.Function):
+    """What CUDA's kernel allocates: the result, and one number a row that the backward pass reads."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, torch.empty(x.shape[:-1], device=x.device))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, _ = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        return tuple(torch.empty_like(t) if n else None for t, n in zip((x, weight), needed, strict=True))
+
+
 class Kernels:
     """What replaces PyTorch's functions inside `as_trained`.
 
@@ -133,6 +148,24 @@ class Kernels:
         bias = attn_mask.expand(*q.shape[:-1], k.shape[-2])
         return aten._scaled_dot_product_efficient_attention(q, k, v, bias, torch.is_grad_enabled())[0]
 
+    def rms_norm(self, x: Tensor, shape: Any, weight: Tensor, eps: float) -> Tensor:
+        """`rms_norm` by CUDA's kernel; on other devices PyTorch takes it apart."""
+        return _FusedRMSNorm.apply(self._raised(x), self._raised(weight))
+
+    def layer_norm(
+        self,
+        x: Tensor,
+        shape: Any,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """`layer_norm`, which CUDA's autocast computes in float32."""
+        return torch.layer_norm(self._raised(x), shape, self._raised(weight), self._raised(bias), eps)
+
+    def _raised(self, value: Any) -> Any:
+        return value if self.autocast is None or value is None else value.float()
+
     def lower(self, value: Any) -> Any:
         """An argument of a product as autocast passes it on (https://pytorch.org/docs/stable/amp.html)."""
         if self.autocast is None or not isinstance(value, Tensor) or value.dtype != torch.float32:
@@ -160,11 +193,13 @@ def as_trained(device: str, autocast: torch.dtype | None = None) -> Iterator[Ker
     activation checkpointing runs blocks again after that.
     """
     kernels = Kernels(device, autocast)
-    replaced = {
+    replaced: dict[str, Callable[..., Any]] = {
         "linear": kernels.lowered(F.linear),
         "conv1d": kernels.lowered(F.conv1d),
         "scaled_dot_product_attention": kernels.attention,
     }
+    if device == "cuda":
+        replaced |= {"rms_norm": kernels.rms_norm, "layer_norm": kernels.layer_norm}
     before = {name: getattr(F, name) for name in replaced}
     try:
         for name, function in replaced.items():

@@ -30,6 +30,8 @@ class Counts:
     """Values of the largest block, or pair of blocks, that FSDP2 gathers at once."""
     outside: int
     """Values outside of these blocks."""
+    unit_trained: int
+    """Trained values of the block, or pair of blocks, that has most of them."""
     frozen_size: int = 4
     """Bytes of a frozen value where what is trained has 4."""
     of_tower: Mapping[str, int] = field(default_factory=dict)
@@ -165,8 +167,8 @@ def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off:
 def _buffers(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu: bool) -> int:
     """Bytes through which gradients are reduced."""
     if sharding.name == "fsdp2":
-        # gradients of a unit before, and in float32 while they are reduced
-        return (types.network.itemsize + FP32) * counts.largest_unit
+        # gradients of a unit, and in float32 those of the unit before, which are reduced meanwhile
+        return (types.network.itemsize + FP32) * counts.unit_trained
     if sharding.name != "zero":
         return 0  # DDP's buckets are the gradients (gradient_as_bucket_view)
     bucket = min(sharding.bucket, CPU_BUCKET) if on_cpu else sharding.bucket

@@ -15,6 +15,7 @@ from ovi_lab.planning.cluster import Cluster
 from ovi_lab.planning.interruptions import ASSUMPTION, STORAGE, Interruptions
 from ovi_lab.planning.job import TrainingJob
 from ovi_lab.planning.memory import Memory
+from ovi_lab.planning.spare_memory import chosen, offers
 from ovi_lab.planning.time import ASSUMPTIONS, StepTime
 from ovi_lab.planning.training_planner import Choice, TrainingPlanner
 
@@ -32,8 +33,7 @@ def check_fits(config: DictConfig, gpus: int, memory: int, clip: ClipShape | Non
         UserError: what is needed, what there is, and what to change; or the configuration cannot be planned.
     """
     planner = TrainingPlanner(TrainingJob(config, clip))
-    requested = planner.requested(gpus)
-    predicted = planner.memory(requested)
+    requested, predicted = _requested(planner, gpus, memory)
     if predicted.fits(memory):
         return
     cluster = Cluster(gpus, memory, None, False)
@@ -50,6 +50,14 @@ def check_fits(config: DictConfig, gpus: int, memory: int, clip: ClipShape | Non
     )
 
 
+def _requested(planner: TrainingPlanner, gpus: int, memory: int) -> tuple[Choice, Memory]:
+    """What the configuration says, with what it leaves to the GPUs' memory."""
+    if planner.job.chooses:
+        return chosen(planner, gpus, memory)
+    requested = planner.requested(gpus)
+    return requested, planner.memory(requested)
+
+
 def _needed(memory: Memory) -> int:
     """What a GPU must have."""
     return int(memory.total * MARGIN) + DRIVER
@@ -64,8 +72,7 @@ def print_plan(
     storage: float = STORAGE,
 ) -> int:
     """Parameters, memory, time, and what to change where it does not fit; 0 where it fits, else 1."""
-    requested = planner.requested(cluster.count)
-    predicted = planner.memory(requested)
+    requested, predicted = _requested(planner, cluster.count, cluster.memory)
     console.print(_parameters(planner))
     console.print(_memory(predicted, requested, cluster))
     fits = predicted.fits(cluster.memory)
@@ -95,7 +102,39 @@ def print_plan(
         console.print(interruptions.advice(), highlight=False)
         _print_assumptions(console, cluster, efficiency)
         console.print(f"[dim]{ASSUMPTION.format(storage=storage)}[/]", highlight=False)
+    if fits:
+        _print_spare(console, planner, requested, cluster, efficiency)
     return 0 if fits else 1
+
+
+def _print_spare(
+    console: Console, planner: TrainingPlanner, requested: Choice, cluster: Cluster, efficiency: float
+) -> None:
+    """What the memory that is left over buys, where it buys anything."""
+    choice = requested.checkpointing
+    if planner.job.chooses:
+        every = f" model.checkpoint_every={choice.every}" if choice.every > 1 else ""
+        console.print(
+            f"\nmodel.activation_checkpointing=auto is [bold]{choice.choice}{every}[/] on these GPUs.",
+            highlight=False,
+        )
+        return
+    found = offers(planner, requested, cluster.memory)
+    if not found:
+        return
+    now = planner.time(requested, cluster, efficiency)
+    table = _table("What spare memory buys", "Change", "Needed", "Step", "Time")
+    for offer in found:
+        time = planner.time(offer.choice, cluster, efficiency)
+        change = (
+            f"{time.total / now.total - 1:+.0%}"
+            if time and now
+            else f"{offer.work - 1:+.0%} of the computing"
+        )
+        words = planner.typed(offer.choice, requested, cluster)
+        table.add_row(words, gib(_needed(offer.memory)), _seconds(time.total) if time else "", change)
+    console.print(table)
+    console.print("[dim]model.activation_checkpointing=auto takes the first that fits when a run starts.[/]")
 
 
 def _parameters(planner: TrainingPlanner) -> Table:

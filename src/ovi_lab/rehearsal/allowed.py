@@ -21,6 +21,8 @@ def unexpected(waits: Mapping[str, int], allowed: Mapping[str, int]) -> dict[str
     left = dict(allowed)
     found = {}
     for place, count in waits.items():
+        if "deepspeed/" in place:
+            continue  # its own, which no line here decides
         file = re.sub(r":\d+.*", "", place.partition(" at ")[2])
         extra = count - left.get(file, 0)
         left[file] = max(0, left.get(file, 0) - count)
@@ -46,10 +48,46 @@ def of_training(training: Mapping[str, Any]) -> list[str]:
         waits = unexpected(record["waits"], allowed)
         found += [f"{kind} waits for the GPU: {count} x {place}" for place, count in waits.items()]
         if not step["logs"]:
-            copies = record["blocking_copies"].items()
+            copies = [(p, n) for p, n in record["blocking_copies"].items() if "deepspeed/" not in p]
             found += [f"{kind} has a blocking copy: {count} x {place}" for place, count in copies]
             found += [f"{kind} multiplies in float32: {place}" for place in drifting(record["wide_products"])]
     missing = training["without_gradient"]
     if missing:
         found.append(f"{len(missing)} trained parameters have no gradient, the first {missing[0]}")
     return list(dict.fromkeys(found))
+
+
+OF_A_SAMPLED_STEP = {
+    **OF_A_LOGGED_STEP,
+    "callbacks/joint_sampling.py": 8,  # the latents of two clips
+    "sampling/pipeline.py": 4,  # frames and waves
+    "flow/solvers.py": 4,
+}
+
+
+def of_samples(samples: Mapping[str, Any]) -> list[str]:
+    """What training that samples shows that it should not, a line each."""
+    if "failed" in samples:
+        return [f"sampling in training stopped: {samples['failed']}"]
+    waits = unexpected(samples["steps"][-1]["record"]["waits"], OF_A_SAMPLED_STEP)
+    return [f"a step that samples waits for the GPU: {count} x {place}" for place, count in waits.items()]
+
+
+IN_SAMPLING = {"flow/solvers.py": 2 * 2}
+"""UniPC solves two equations for each modality and step from the second on, and looks whether that could be done."""
+
+COPIED_IN_SAMPLING = {"flow/solvers.py": 4, "models/embeddings.py": 6, "text/umt5.py": 2}
+"""Times and sigmas of a solver for each modality, which keys of the texts are padding, tokens and their mask."""
+
+
+def of_inference(inference: Mapping[str, Any]) -> list[str]:
+    """What the rehearsed parts of sampling show that they should not, a line each."""
+    found = []
+    for name, section in inference["sections"].items():
+        if "failed" in section:
+            found.append(f"{name} stopped: {section['failed']}")
+        waits = unexpected(section["record"]["waits"], IN_SAMPLING)
+        found += [f"{name} waits for the GPU: {count} x {place}" for place, count in waits.items()]
+        copies = unexpected(section["record"]["blocking_copies"], COPIED_IN_SAMPLING)
+        found += [f"{name} has a blocking copy: {count} x {place}" for place, count in copies.items()]
+    return found

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,21 @@ from ovi_lab.rehearsal import library
 
 @command("error")
 def main() -> int:
-    """One part of a rehearsal."""
-    library.load(library.built())
+    """One part of a rehearsal, or of its measurement on a GPU."""
     out, part, gpus, *overrides = sys.argv[1:]
     warnings.filterwarnings("ignore")
+    _write(
+        out, _measured(part, overrides) if part.startswith("measured") else _rehearsed(part, gpus, overrides)
+    )
+    return 0
+
+
+def _write(out: str, found: dict[str, Any]) -> None:
+    write_whole(Path(out), json.dumps(found, indent=1))
+
+
+def _rehearsed(part: str, gpus: str, overrides: list[str]) -> dict[str, Any]:
+    library.load(library.built())
     from ovi_lab.planning.cluster import Cluster
     from ovi_lab.rehearsal import stand_in
     from ovi_lab.rehearsal.record import Record
@@ -35,26 +44,48 @@ def main() -> int:
     # memory without end: what does not fit is to be measured too
     machine = stand_in.Machine(nodes_of(cluster.count)[1], 2**50)
     stand_in.install(machine, watch.wait, lambda: (watch.live.now, watch.live.peak))
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "training": lambda: _training(overrides, cluster, watch)
-    }
-    write_whole(Path(out), json.dumps(parts[part](), indent=1))
-    return 0
+    if part == "samples":
+        return _samples(overrides, cluster, watch)
+    if part == "inference":
+        from ovi_lab.rehearsal.inference import rehearse_inference
+
+        return rehearse_inference(_composed(overrides), watch)
+    return _training(overrides, cluster, watch)
 
 
-def _training(overrides: list[str], cluster: Any, watch: Any) -> dict[str, Any]:
-    import logging
+def _measured(part: str, overrides: list[str]) -> dict[str, Any]:
+    """`measured inference`, or `measured CHOICE` of activation checkpointing."""
+    from ovi_lab.rehearsal.measure import measure_inference, measure_training
 
+    _quiet()
+    what = part.partition(" ")[2]
+    config = _composed(overrides)
+    return measure_inference(config) if what == "inference" else measure_training(config, what)
+
+
+def _composed(overrides: list[str]) -> Any:
     from ovi_lab.common.command_line import composed
     from ovi_lab.common.paths import config_dir
-    from ovi_lab.planning.job import TrainingJob
-    from ovi_lab.planning.training_planner import TrainingPlanner
-    from ovi_lab.rehearsal.training import rehearse_training
     from ovi_lab.runs.arguments import hydra_arguments
+
+    return composed(hydra_arguments(overrides), config_dir(), "train")
+
+
+def _quiet() -> None:
+    import logging
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    config = composed(hydra_arguments(overrides), config_dir(), "train")
+
+
+def _training(overrides: list[str], cluster: Any, watch: Any) -> dict[str, Any]:
+    from ovi_lab.planning.job import TrainingJob
+    from ovi_lab.planning.training_planner import TrainingPlanner
+    from ovi_lab.rehearsal.stopped import stopped_or
+    from ovi_lab.rehearsal.training import rehearse_training
+
+    _quiet()
+    config = _composed(overrides)
     job = TrainingJob(config)
     planner = TrainingPlanner(job)
     predicted = planner.memory(planner.requested(cluster.count))
@@ -68,26 +99,17 @@ def _training(overrides: list[str], cluster: Any, watch: Any) -> dict[str, Any]:
     return found | stopped_or(lambda: rehearse_training(config, cluster, job, watch).plain())
 
 
-def stopped_or(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `run` finds, or where it stopped: an operation that a GPU refuses as well, or that shapes cannot tell."""
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensorDeviceMismatchError,
-    )
+def _samples(overrides: list[str], cluster: Any, watch: Any) -> dict[str, Any]:
+    """Training that samples after its last step, with clips so small that they are written at once."""
+    from ovi_lab.planning.clip_shape import ClipShape
+    from ovi_lab.planning.job import TrainingJob
+    from ovi_lab.rehearsal.stopped import stopped_or
+    from ovi_lab.rehearsal.training import rehearse_training
 
-    try:
-        return run()
-    except (
-        FakeTensorDeviceMismatchError,
-        DynamicOutputShapeException,
-        DataDependentOutputException,
-    ) as error:
-        source = str(Path(__file__).resolve().parents[1]) + "/"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(source)]
-        frames = [f for f in frames if "/rehearsal/" not in f.filename]
-        place = f" at {frames[-1].filename.removeprefix(source)}:{frames[-1].lineno}" if frames else ""
-        return {"failed": f"{str(error).splitlines()[0]}{place}"}
+    _quiet()
+    config = _composed([*overrides, "text=learned", "task.text_encoder=${text}"])
+    job = TrainingJob(config, ClipShape((3, 4, 4), 16))
+    return stopped_or(lambda: rehearse_training(config, cluster, job, watch, 1, samples=True).plain())
 
 
 if __name__ == "__main__":

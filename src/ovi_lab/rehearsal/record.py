@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-Kind = Literal["product", "pointwise"]
+Kind = Literal["product", "pointwise", "collective"]
 _LINES = 24
 """Lines of code that a summary lists."""
 

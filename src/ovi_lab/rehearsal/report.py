@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovi_lab.common.sizes import gib
-from ovi_lab.rehearsal.allowed import of_training
+from ovi_lab.rehearsal.allowed import of_inference, of_samples, of_training
 from ovi_lab.rehearsal.page import Block
 
 UNSEEN = (
@@ -31,23 +31,55 @@ def training_blocks(found: Found) -> tuple[list[Block], int]:
     return [
         Block("Found", told),
         Block("Training", facts),
-        _memory(found, plain),
+        _memory(found),
         _kernels(found, plain),
         _waits(plain, logging),
         _lines(plain["record"], found["rehearsed"]),
     ], len(findings)
 
 
-def _memory(found: Found, step: Found) -> Block:
-    plan = found["plan"]
-    rows = [
-        ("weights, average and buffers once placed", gib(found["placed"]), "", ""),
-    ]
-    pass_most = max(step["forward"], step["backward"])
+def inference_blocks(found: Found) -> tuple[list[Block], int]:
+    """The blocks of rehearsed sampling, and how many findings it has."""
+    findings = of_inference(found)
+    rows = []
+    for name, section in found["sections"].items():
+        record = section["record"]
+        kernels = [record["kernels"].get(kind, 0) for kind in ("product", "pointwise")]
+        waits, copies = (sum(record[key].values()) for key in ("waits", "blocking_copies"))
+        moved = sum(record["moved"].values()) / 1e9
+        rows.append(
+            (
+                name,
+                *(f"{n:,}" for n in kernels),
+                f"{moved:,.1f}",
+                gib(section["peak"]),
+                str(waits),
+                str(copies),
+            )
+        )
+    columns = (
+        "part",
+        "products",
+        "other kernels",
+        "GB moved",
+        "memory besides weights",
+        "waits",
+        "blocking copies",
+    )
+    steps = f"Solvers take {found['steps']} steps for 2 clips of 5 s, codecs a clip of 3 latent frames."
+    return [
+        Block("Sampling, codecs, text encoder", findings or ["nothing unexpected"]),
+        Block("", (steps,), columns, rows),
+    ], len(findings)
+
+
+def _memory(found: Found) -> Block:
+    plan, rows = found["plan"], [("weights, average and buffers once placed", gib(found["placed"]), "", "")]
+    steps = found["steps"][1:]
     for moment, most, planned in (
-        ("forward and backward", pass_most, plan["backward"]),
-        ("optimiser's step", step["optimiser"], plan["step"]),
-        ("most", max(pass_most, step["optimiser"]), max(plan["backward"], plan["step"])),
+        ("forward and backward", max(max(s["forward"], s["backward"]) for s in steps), plan["backward"]),
+        ("optimiser's step", max(s["optimiser"] for s in steps), plan["step"]),
+        ("most", found["most"], max(plan["backward"], plan["step"])),
     ):
         rows.append((moment, gib(most), gib(planned), _ratio(planned, most)))
     return Block("Memory of a rank", (), ("moment", "rehearsed", "ovi-plan", "plan / rehearsed"), rows)
@@ -89,3 +121,58 @@ def _lines(record: Found, micro: int) -> Block:
 
 def _ratio(plan: int, rehearsed: int) -> str:
     return f"{plan / rehearsed:.3f}" if rehearsed else ""
+
+
+def samples_blocks(found: Found) -> tuple[list[Block], int]:
+    """The blocks of training that samples after a step, and how many findings it has."""
+    findings = of_samples(found)
+    rows = []
+    if "steps" in found:
+        record = found["steps"][-1]["record"]
+        rows = [(place, str(count)) for place, count in record["waits"].items()]
+        rows += [(f"copy of {place}", str(count)) for place, count in record["blocking_copies"].items()]
+    told = findings or ["nothing unexpected"]
+    return [Block("Samples in training: a step and two clips", told, ("waits at", "times"), rows)], len(
+        findings
+    )
+
+
+def measured_blocks(found: Found) -> list[Block]:
+    """The blocks of what was measured on a GPU, by part."""
+    training = [facts for part, facts in found.items() if part != "measured inference"]
+    first = training[0]
+    facts = [
+        f"{first['gpu']}, {gib(first['gpu_bytes'])}, PyTorch {first['torch']}",
+        f"{first['micro']} clips of {first['clip']}, one process, optimiser step included",
+    ]
+    rows, waits = [], []
+    for run in training:
+        mfu = "" if run["mfu"] is None else f"{run['mfu']:.1%}"
+        memory = [gib(run[key]) for key in ("peak_bytes", "reserved_bytes", "planned_bytes")]
+        ratio = _ratio(run["planned_bytes"], run["peak_bytes"])
+        speed = (f"{1e3 * run['seconds']:,.0f}", f"{run['tokens_per_s']:,.0f}", mfu)
+        rows.append((run["checkpointing"], str(run["blocks"]), *speed, *memory, ratio))
+        waits += [(place, run["checkpointing"], str(count)) for place, count in run["waits"].items()]
+    columns = (
+        "activation checkpointing", "blocks", "step ms", "tokens/s", "MFU", "allocated", "reserved", "ovi-plan",
+        "plan / allocated",
+    )  # fmt: skip
+    blocks = [Block("Training", facts, columns, rows)]
+    inference = found.get("measured inference")
+    if inference is not None:
+        rows = []
+        for name, section in inference["sections"].items():
+            seconds = f"{1e3 * section['seconds']:,.1f}"
+            rows.append((name, seconds, gib(section["peak"]), str(sum(section["waits"].values()))))
+            waits += [(place, name, str(count)) for place, count in section["waits"].items()]
+        blocks.append(
+            Block(
+                "Sampling, codecs, text encoder", (), ("part", "ms", "memory besides weights", "waits"), rows
+            )
+        )
+    blocks.append(Block("Where the host waits for the GPU", (), ("place", "when", "times"), waits))
+    return blocks
+
+
+PARTS = {"training": training_blocks, "inference": inference_blocks, "samples": samples_blocks}
+"""What can be rehearsed, and what draws it."""

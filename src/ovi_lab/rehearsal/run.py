@@ -14,14 +14,12 @@ from typing import Any
 from ovi_eval.common.boundary import PrintedError
 from ovi_lab.rehearsal import library
 
-PARTS = ("training",)
-
 
 def rehearse(part: str, gpus: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What a part of the rehearsal finds.
 
     Args:
-        part: one of `PARTS`.
+        part: training or inference; on a GPU `measured inference`, or `measured` and a choice of checkpointing.
         gpus: the cluster, as typed.
         overrides: of the run's configuration.
 
@@ -30,7 +28,8 @@ def rehearse(part: str, gpus: str, overrides: Sequence[str]) -> dict[str, Any]:
         PrintedError: bad input, which the process has said in one line.
         RuntimeError: the process failed otherwise; its traceback is on standard error.
     """
-    library.built()
+    if not part.startswith("measured"):
+        library.built()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         command = [sys.executable, "-m", "ovi_lab.rehearsal.child", str(out), part, gpus, *overrides]

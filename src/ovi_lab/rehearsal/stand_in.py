@@ -106,9 +106,11 @@ def install(
     for name in (
         "init", "_lazy_init", "_lazy_call", "set_device", "set_stream", "empty_cache", "ipc_collect", "manual_seed",
         "manual_seed_all", "seed", "seed_all", "set_rng_state", "set_rng_state_all", "reset_peak_memory_stats",
-        "reset_accumulated_memory_stats",
+        "reset_accumulated_memory_stats", "set_sync_debug_mode",
     ):  # fmt: skip
         setattr(cuda, name, lambda *_, **__: None)
+    for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
+        setattr(cuda.nvtx, name, lambda *_, **__: 0)
     cuda.memory_allocated = lambda *_: allocated()[0]
     cuda.max_memory_allocated = lambda *_: allocated()[1]
     cuda.mem_get_info = lambda *_: (machine.memory - allocated()[0], machine.memory)

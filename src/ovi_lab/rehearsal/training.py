@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.utils._foreach_utils as foreach
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import optimizer
 
@@ -21,7 +21,9 @@ from ovi_lab.common.progress import SilentReporter
 from ovi_lab.planning.cluster import Cluster
 from ovi_lab.planning.job import TrainingJob
 from ovi_lab.rehearsal.clips import RehearsalData
+from ovi_lab.rehearsal.inference import released_codec
 from ovi_lab.rehearsal.record import Record
+from ovi_lab.rehearsal.values import NoValues
 from ovi_lab.rehearsal.watch import Watch
 from ovi_lab.rehearsal.world import nodes_of, rank_zero_of
 from ovi_lab.runs.identity import run_config
@@ -29,7 +31,7 @@ from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.tasks import base
 
 STEPS = 3
-"""The first makes the optimiser's state, the last one logs."""
+"""The first makes the optimiser's state, the last one logs, and has first frames given where a run has some."""
 
 
 @dataclass
@@ -63,11 +65,18 @@ class Trained:
     without_gradient: list[str] = field(default_factory=list)
     gradient_types: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    clean_share: float = 0.0
+    """Of batches whose first video frame is given."""
+
+    @property
+    def most(self) -> int:
+        """Most bytes alive at any moment once the optimiser has its state."""
+        return max(max(step.forward, step.backward, step.optimiser) for step in self.steps[1:])
 
     def plain(self) -> dict[str, Any]:
         """In plain values, as a report takes it."""
         steps = [{**vars(step), "record": step.record.summary()} for step in self.steps]
-        return {**vars(self), "steps": steps}
+        return {**vars(self), "steps": steps, "most": self.most}
 
 
 class _Phases(Callback):
@@ -82,10 +91,14 @@ class _Phases(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.found.placed = self.watch.live.now
+        self.found.clean_share = float(getattr(pl_module, "first_frame_clean", 0.0))
         self.watch.record.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if self.step is None:
+            if self.found.clean_share:
+                # no clip's first frame is given but in the last step, where all are: the most that a pass takes
+                pl_module.first_frame_clean = float(trainer.global_step == trainer.max_steps - 1)
             self.step = Step((trainer.global_step + 1) % self.every == 0, Record())
             self._begin()
 
@@ -99,10 +112,10 @@ class _Phases(Callback):
             return
         self.step.backward = self.watch.live.peak
         self._begin()
-        trained = [(n, p) for n, p in pl_module.named_parameters() if p.requires_grad]
-        shares = {g.name: g.values for g in base.strategy_of(trainer).gradients()}
-        self.found.without_gradient = [n for n, _ in trained if n in shares and shares[n] is None]
-        self.found.gradient_types = sorted({str(v.dtype)[6:] for v in shares.values() if v is not None})
+        strategy = base.strategy_of(trainer)
+        held, gradients = strategy.shares().by_name, {g.name: g.values for g in strategy.gradients()}
+        self.found.without_gradient = [n for n, g in gradients.items() if g is None and held[n].count]
+        self.found.gradient_types = sorted({str(g.dtype)[6:] for g in gradients.values() if g is not None})
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if self.step is None or trainer.fit_loop._should_accumulate():
@@ -113,27 +126,23 @@ class _Phases(Callback):
         self.found.steps.append(step)
 
 
-class _NoValues:
-    """Initial values that are not drawn: what they are changes nothing on shapes."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __call__(self, name: str, owner: nn.Module, leaf: str) -> Tensor:
-        return torch.empty(owner.get_parameter(leaf).shape)
-
-
-def prepared(config: DictConfig, cluster: Cluster, accumulated: int) -> DictConfig:
+def prepared(
+    config: DictConfig, cluster: Cluster, accumulated: int, steps: int = STEPS, samples: bool = False
+) -> DictConfig:
     """The configuration of a run's rehearsal: a few steps on that cluster, nothing read and nothing scored."""
     nodes, each = nodes_of(cluster.count)
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))  # type: ignore[assignment]
     with open_dict(config):
         config.trainer.update(
-            accelerator="gpu", devices=each, num_nodes=nodes, max_steps=STEPS, log_every_n_steps=STEPS,
+            accelerator="gpu", devices=each, num_nodes=nodes, max_steps=steps, log_every_n_steps=steps,
             accumulate_grad_batches=accumulated, val_check_interval=None,
         )  # fmt: skip
         config.global_batch_size = None
-        config.samples.every_n_steps = config.val_metrics.every_n_steps = config.checkpoint.every_n_steps = 0
+        config.samples.update(
+            every_n_steps=steps if samples else 0, steps=2, prompts=["one caption", "another"]
+        )
+        config.val_metrics.every_n_steps = config.checkpoint.every_n_steps = 0
+        config.checkpoint.every_minutes = None
         config.logger.update(csv=True, tensorboard=False, wandb=False)
         config.init_from = {"all": None, "video": None, "audio": None}
         config.resume = None
@@ -144,9 +153,9 @@ def prepared(config: DictConfig, cluster: Cluster, accumulated: int) -> DictConf
 
 
 def rehearse_training(
-    config: DictConfig, cluster: Cluster, job: TrainingJob, watch: Watch, most: int = 2
+    config: DictConfig, cluster: Cluster, job: TrainingJob, watch: Watch, most: int = 2, samples: bool = False
 ) -> Trained:
-    """Train `STEPS` steps of at most `most` micro-batches each.
+    """Train `STEPS` steps of at most `most` micro-batches each; with `samples`, sample after the last.
 
     Raises:
         UserError: the run could not be started like that.
@@ -156,17 +165,23 @@ def rehearse_training(
     places = cluster.count // int(config.strategy.get("sequence_parallel") or 1)
     found.accumulated = job.batch(places).accumulate
     found.rehearsed = min(most, found.accumulated)
-    config = prepared(config, cluster, found.rehearsed)
+    config = prepared(config, cluster, found.rehearsed, samples=samples)
     for types in (foreach._foreach_supported_types, optimizer._foreach_supported_types):
         if FakeTensor not in types:
             types.append(FakeTensor)  # optimisers take all tensors at once, as on a GPU
+    if config.get("adapter"):
+        from peft.tuners import tuners_utils
+
+        # peft moves adapters to the meta device by calling their parameters' class, which tensors without data refuse
+        tuners_utils.init_empty_weights = nullcontext
     before = base.ParameterValues
-    base.ParameterValues = _NoValues  # type: ignore[assignment,misc]
+    base.ParameterValues = NoValues  # type: ignore[assignment,misc]
     try:
         with tempfile.TemporaryDirectory() as folder, rank_zero_of(cluster.count), watch.everywhere():
             config.run_dir = folder
             plain = run_config(config)
-            data = RehearsalData(job, STEPS * found.rehearsed)
+            codec = released_codec() if samples else None
+            data = RehearsalData(job, STEPS * found.rehearsed, codec)
             task = build(config.task, "task")
             trainer, *_ = make_trainer(config, plain, Path(folder), "", data, task, None, SilentReporter())
             trainer.save_checkpoint = lambda *_, **__: None

@@ -45,7 +45,7 @@ _FLASH_BACKWARD = aten._scaled_dot_product_flash_attention_backward.default
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
 _KNOWN = "_rehearsed_values"
-_FEW = 64
+_FEW = 2**14
 """Values of a tensor that is remembered with what the host put into it."""
 _MANY = 2**22
 """Values from which on what the host reads is not even zeros."""
@@ -118,7 +118,8 @@ class Watch(TorchDispatchMode):
     def _run(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         """The operation on shapes alone, counted."""
         out = self._shapes(func, args, kwargs)
-        if func._schema.is_mutable:
+        collective = func.namespace in ("c10d", "_c10d_functional")
+        if func._schema.is_mutable and not collective:  # what the first of equal ranks sends, it keeps
             for tensor in tensors:
                 vars(tensor).pop(_KNOWN, None)
         elif name in ("lift_fresh", "detach", "alias") and _KNOWN in vars(args[0]):
@@ -130,7 +131,7 @@ class Watch(TorchDispatchMode):
             self.live.reach(4 * args[1].numel())  # the queries' gradient is summed in float32
         if not _is_view(func, name):
             moved = {id(x): x for x in (*tensors, *made) if x.device.type == "cuda"}.values()
-            kind: Kind = "product" if name in PRODUCTS else "pointwise"
+            kind: Kind = "collective" if collective else "product" if name in PRODUCTS else "pointwise"
             size = sum(x.numel() * x.element_size() for x in moved)
             self.record.kernel(name, kind, size, [x.dtype for x in tensors], line_of_code())
         return out

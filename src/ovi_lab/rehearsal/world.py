@@ -24,7 +24,8 @@ def rank_zero_of(gpus: int) -> Iterator[None]:
     if gpus == 1:
         yield
         return
-    from torch.testing._internal.distributed.fake_pg import FakeStore
+    # registers the backend
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401
 
     each = nodes_of(gpus)[1]
     settings = {
@@ -32,7 +33,7 @@ def rank_zero_of(gpus: int) -> Iterator[None]:
         "MASTER_ADDR": "localhost", "MASTER_PORT": 29500, "TORCHELASTIC_RUN_ID": "rehearsal",
     }  # fmt: skip
     os.environ.update({name: str(value) for name, value in settings.items()})
-    distributed.init_process_group("fake", rank=0, world_size=gpus, store=FakeStore())
+    distributed.init_process_group("fake", rank=0, world_size=gpus, store=distributed.HashStore())
     new_group = distributed.new_group
 
     def group(*arguments: Any, backend: Any = None, **named: Any) -> Any:
@@ -46,6 +47,7 @@ def rank_zero_of(gpus: int) -> Iterator[None]:
             found[:] = [own] * len(found)
 
     replaced = {
+        "is_nccl_available": lambda: True,
         "new_group": group,
         "all_gather_object": all_gather_object,
         "gather_object": gather_object,

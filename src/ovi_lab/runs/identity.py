@@ -32,6 +32,7 @@ _VOLATILE = (
     "preemption",
     "restarts",
     "latent_shapes",
+    "chosen",
     LENGTHENED,
     "strategy",
     "trainer.accelerator",

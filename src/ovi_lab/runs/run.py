@@ -21,6 +21,7 @@ from ovi_lab.checkpoints.lightning_io import recover
 from ovi_lab.common.building import build
 from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
+from ovi_lab.runs.checkpointing import choose_checkpointing
 from ovi_lab.runs.identity import LENGTHENED, check_same_run, config_hash, length, run_config
 from ovi_lab.runs.processes import LostProcessError, died, is_first_process
 from ovi_lab.runs.refusals import refuse_what_cannot_run
@@ -279,7 +280,9 @@ def _train(
         data.setup("fit")
         # a checkpoint must bring the size of a clip
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
-        text = OmegaConf.to_yaml(OmegaConf.create({**plain, "latent_shapes": shapes}))
+        chosen = choose_checkpointing(config, data.latent_shapes)
+        extra = {"latent_shapes": shapes, **({"chosen": chosen} if chosen else {})}
+        text = OmegaConf.to_yaml(OmegaConf.create({**plain, **extra}))
     reporter.at("data", 1, 1)
     task = build(config.task, "task")
     if config.evaluation.enabled and tuple(task.modalities) != ("video", "audio"):

@@ -106,8 +106,6 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         raise UserError(f"trainer settings do not fit: {str(error).splitlines()[0]}") from error
-    # Lightning would broadcast signals on the GPU before every batch, and wait for it; `Preemption` does without
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if data is not None and trainer.limit_train_batches:
         # Lightning would end its epochs there, within a group of accumulated batches
         data.limit_batches, trainer.limit_train_batches = trainer.limit_train_batches, 1.0

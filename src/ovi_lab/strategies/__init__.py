@@ -29,7 +29,7 @@ def build_strategy(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> A
     checked(Literal[NAMES], name, "strategy.name")
     check_settings("strategy", {"sequence_parallel": sequence})
     accelerator = _accelerator(trainer)
-    processes = _processes(trainer, accelerator)
+    processes = process_count(trainer)
     several = processes > 1
     _check_machine(name, values, processes, accelerator)
     try:
@@ -126,9 +126,11 @@ def _device(trainer: Mapping[str, Any], accelerator: str) -> str:
     return f"cuda:{named[0] if is_list else 0}" if accelerator == "gpu" else "cpu"
 
 
-def _processes(trainer: Mapping[str, Any], accelerator: str) -> int:
+def process_count(trainer: Mapping[str, Any]) -> int:
+    """Processes of a run with these settings of the Trainer, on all machines."""
     import torch
 
+    accelerator = _accelerator(trainer)
     devices = trainer.get("devices", 1)
     if devices in ("auto", -1, "-1"):
         count = torch.cuda.device_count() if accelerator == "gpu" else 1

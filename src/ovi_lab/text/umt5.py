@@ -136,9 +136,13 @@ def token_count(tokenizer: Any, text: str) -> int:
 
 
 def encode(encoder: Any, ids_BN: Tensor, mask_BN: Tensor) -> list[Tensor]:
-    """Vectors [n_i, D] of token ids [B,N]; n_i is how many of row i the mask [B,N] keeps, from the left."""
+    """Vectors [n_i, D] of token ids [B,N]; n_i is how many of row i the mask [B,N] keeps, from the left.
+
+    Where the mask is on the CPU, as the tokenizer gives it, a GPU is not waited for.
+    """
+    ids, mask = (x.to(encoder.device) for x in (ids_BN, mask_BN))
     with torch.no_grad():
-        states_BND = encoder(input_ids=ids_BN, attention_mask=mask_BN).last_hidden_state
+        states_BND = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     lengths = mask_BN.sum(1).tolist()
     return [states[:length] for states, length in zip(states_BND, lengths, strict=True)]
 
@@ -208,8 +212,7 @@ class UMT5Text(nn.Module):
             return_attention_mask=True,
             return_tensors="pt",
         )
-        device = encoder.device
-        vectors = encode(encoder, tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+        vectors = encode(encoder, tokens["input_ids"], tokens["attention_mask"])
         return [v.float() for v in vectors]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UMT5Text:

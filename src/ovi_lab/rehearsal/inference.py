@@ -1,0 +1,158 @@
+"""Sampling, codecs and text encoder at full size on the GPU that is not there, a section each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ovi_lab.codecs import mmaudio, wan22
+from ovi_lab.codecs.pair import LatentCodec
+from ovi_lab.common.building import build
+from ovi_lab.errors import UserError
+from ovi_lab.flow import SamplerSettings, Texts, sample
+from ovi_lab.flow.solvers import SOLVERS
+from ovi_lab.models import TwinDiT
+from ovi_lab.planning.job import RELEASED_CLIP
+from ovi_lab.rehearsal.stopped import stopped_or
+from ovi_lab.rehearsal.values import NoValues
+from ovi_lab.rehearsal.watch import Watch
+from ovi_lab.strategies.initial_values import place_whole
+from ovi_lab.text import umt5
+
+GPU = torch.device("cuda", 0)
+STEPS = 3
+"""Of a solver: the first has no history, and the second a short one."""
+LATENT_FRAMES = 3
+"""That the picture's codec sees: the first one, the one after it, and one like all others."""
+SAMPLES = 80_640
+"""Of a wave of 5 s."""
+Section = tuple[str, Callable[[], str]]
+"""What is run, and what calls it and describes its result."""
+
+
+def rehearse_inference(config: DictConfig, watch: Watch) -> dict[str, Any]:
+    """What each part of sampling does, by its name.
+
+    Args:
+        config: of a run whose model is sampled, with both towers.
+        watch: entered here.
+    """
+    found = {}
+    with watch.everywhere(), torch.no_grad():
+        for name, run in sections(config):
+            watch.record.clear()
+            watch.live.peak = before = watch.live.now
+            result = stopped_or(partial(_described, run))
+            found[name] = {
+                **result,
+                "record": watch.record.summary(),
+                "peak": watch.live.peak - before,
+                "before": before,
+            }
+    return {"sections": found, "steps": STEPS}
+
+
+def _described(run: Callable[[], str]) -> dict[str, Any]:
+    return {"out": run()}
+
+
+def sections(config: DictConfig) -> Iterator[Section]:
+    """Each part's networks are freed before those of the next are made."""
+    yield from _solvers(config)
+    yield from _picture()
+    yield from _sound()
+    yield from _text()
+
+
+def _solvers(config: DictConfig) -> Iterator[Section]:
+    model = _towers(config)
+    for solver in SOLVERS:
+        yield f"solver {solver}, guided", partial(_sampled, model, solver=solver)
+    yield "passes one after the other, a block skipped", lambda: _sampled(model, skip_layers=(1,))
+    yield "first frame given", lambda: _sampled(model, first_frame=True)
+    yield "texts not kept", lambda: _sampled(model, cache_text=False)
+
+
+def released_codec() -> LatentCodec:
+    """The released models' codecs, there."""
+    return LatentCodec(_video_codec(), _audio_codec(), 24.0)
+
+
+def _video_codec() -> wan22.Wan22VAE:
+    sizes = wan22.Wan22Config()
+    return wan22.Wan22VAE(_on_gpu(wan22.build(sizes), torch.bfloat16), sizes)
+
+
+def _audio_codec() -> mmaudio.MMAudioCodec:
+    sizes = mmaudio.MMAudioConfig()
+    vae, vocoder = _on_gpu(mmaudio.build_vae(sizes)), _on_gpu(mmaudio.build_vocoder(sizes))
+    return mmaudio.MMAudioCodec(vae, vocoder, sizes)
+
+
+def _picture() -> Iterator[Section]:
+    vae = _video_codec()
+    _, rows, columns = RELEASED_CLIP.video or (0, 0, 0)
+    latents = (1, vae.channels, LATENT_FRAMES, rows, columns)
+    frames = (1, 1 + 4 * (LATENT_FRAMES - 1), 16 * rows, 16 * columns, 3)
+    yield "Wan2.2 VAE, decode", lambda: _shape(vae.decode(torch.empty(latents, device=GPU)))
+    pixels = torch.empty(frames, device=GPU, dtype=torch.uint8)
+    yield "Wan2.2 VAE, encode", lambda: _shape(vae.encode(pixels))
+
+
+def _sound() -> Iterator[Section]:
+    codec = _audio_codec()
+    latents = (1, RELEASED_CLIP.audio or 1, codec.channels)
+    yield "MMAudio and BigVGAN, decode", lambda: _shape(codec.decode(torch.empty(latents, device=GPU)))
+    yield "MMAudio, encode", lambda: _shape(codec.encode(torch.empty(1, SAMPLES, device=GPU)))
+
+
+def _text() -> Iterator[Section]:
+    encoder = _on_gpu(umt5.build(umt5.UMT5Config()), torch.bfloat16)
+    ids = torch.zeros(2, 77, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    yield "umT5-XXL", lambda: _shape(umt5.encode(encoder, ids, mask)[0])
+
+
+def _towers(config: DictConfig) -> TwinDiT:
+    """Both towers in bf16."""
+    with torch.device("meta"):
+        model: TwinDiT = build(config.model, "model")()
+    if len(model.tower_configs) < 2:
+        raise UserError("the sampling of a model of one tower is not rehearsed: give an experiment of both")
+    place_whole(model, NoValues(), GPU, torch.bfloat16)
+    return model.requires_grad_(False)
+
+
+def _on_gpu(network: Any, dtype: torch.dtype | None = None) -> Any:
+    """A network of the meta device, there."""
+    network.to_empty(device=GPU)
+    return nn.Module.to(network, dtype=dtype).eval().requires_grad_(False)
+
+
+def _sampled(model: TwinDiT, first_frame: bool = False, **settings: Any) -> str:
+    """Two clips."""
+    towers = model.tower_configs
+    clips, width = 2, towers["video"].text_dim
+    video, audio = RELEASED_CLIP.video or (), RELEASED_CLIP.audio or 1
+    noise = {
+        "video": torch.empty(clips, towers["video"].in_dim, *video, device=GPU),
+        "audio": torch.empty(clips, audio, towers["audio"].in_dim, device=GPU),
+    }
+    texts = Texts(
+        [torch.empty(50, width, device=GPU), torch.empty(60, width, device=GPU)],
+        [torch.empty(9, width, device=GPU)],
+        [torch.empty(12, width, device=GPU)],
+    )
+    given = noise["video"][:, :, :1] if first_frame else None
+    chosen = SamplerSettings(**{"steps": STEPS, "video_guidance": 4.0, "audio_guidance": 3.0, **settings})
+    made = sample(model, noise, texts, chosen, first_frame=given)  # type: ignore[arg-type]
+    return f"{_shape(made.video)}, {_shape(made.audio)}"
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else f"{'x'.join(map(str, tensor.shape))} on {tensor.device}"
