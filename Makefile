@@ -53,7 +53,7 @@ test-pythons: install
 	$(BIN)/python scripts/test_pythons.py --workers $(WORKERS) $(PYTHONS)
 
 site: install
-	$(BIN)/mkdocs $(or $(ARGS),build)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 
 clean:
 	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .mypy_cache
