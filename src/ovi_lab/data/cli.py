@@ -229,9 +229,9 @@ def _pack(arguments: argparse.Namespace) -> None:
         rows.append(("stored", "files as they are; --size, --fps and --sample-rate change nothing"))
     else:
         for rate, count in sorted(report.resampled.items()):
-            rows.append(("resampled", f"{count} files from {rate} Hz to {options.sample_rate} Hz"))
+            rows.append(("resampled", f"{_files(count)} from {rate} Hz to {options.sample_rate} Hz"))
         for fps, count in sorted(report.retimed.items()):
-            row = f"{count} files from {fps:g} to {options.fps:g} frames/s, by their frames' times"
+            row = f"{_files(count)} from {fps:g} to {options.fps:g} frames/s, by their frames' times"
             rows.append(("retimed", row))
     for name, what, by_file in (
         ("tails", "after the last whole clip left out", report.tails),
@@ -239,12 +239,21 @@ def _pack(arguments: argparse.Namespace) -> None:
         ("lost", "of lost sound made silence", report.lost_sound),
     ):
         if by_file:
-            rows.append((name, f"{sum(by_file.values()):.2f} s {what}, in {len(by_file)} files"))
+            rows.append((name, f"{sum(by_file.values()):.2f} s {what}, in {_files(len(by_file))}"))
             longest = sorted(by_file.items(), key=lambda item: -item[1])
             rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
     rows += [("ignored", line) for line in report.ignored]
     print_table("packed", [*rows, *skipped_rows(report.skipped, len(report.skipped))])
-    print_next(f"ovi-train experiment=real_clips data.train={shard_pattern(report.shards)}")
+    shards = shard_pattern(report.shards)
+    if options.store != "original" and (options.fps, options.sample_rate) == (24, 16000):  # Ovi's rates
+        latents = typed(Path("latents") / arguments.shards.name)
+        print_next(f"ovi-data latents {shards} --weights DIR --text --out {latents}")
+    else:
+        print_next(f"ovi-train experiment=real_clips data.train={shards}")
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -353,10 +362,15 @@ def _latents(arguments: argparse.Namespace) -> None:
     rows += [("", line) for line in report.retimed[:50]]
     print_table("latents", [*rows, *skipped_rows(report.bad, 50)])
     task = "audio_pretraining" if only else "fusion"
-    choice = f"experiment=ovi_lora init_from=CKPTS/Ovi/model.safetensors{' task=audio_pretraining' * only}"
+    shards = shard_pattern([*report.made, *report.there])
     if arguments.codec is not None:
         choice = f"task={task} data=latents{' fusion=none' * only} data.codec={typed(arguments.codec)}"
-    print_next(f"ovi-train {choice} data.shards={shard_pattern([*report.made, *report.there])}")
+        choice += f" data.shards={shards}"
+    else:  # a preset.yaml is a small Ovi's: the released weights have none
+        experiment = "own_clips" if (arguments.weights / "preset.yaml").is_file() else "ovi_lora"
+        start = typed(arguments.weights / "Ovi" / "model.safetensors")
+        choice = f"experiment={experiment}{' task=audio_pretraining' * only} data.shards={shards} init_from.all={start}"
+    print_next(f"ovi-train {choice}")
 
 
 def _part(text: str) -> tuple[int, int]:
