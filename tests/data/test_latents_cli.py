@@ -120,7 +120,10 @@ def test_complete_shards_stay_and_others_are_refused(
     lost.unlink()
     index_path(latents / "l-001.tar").unlink()  # as a kill between the tar and its index leaves it
     (latents / ".l-002.tar.1.tmp").write_bytes(b"of a process that was killed")
-    assert "1 made, 2 were there" in ovi_data(*command, "--text")
+    printed = ovi_data(*command, "--text")
+    assert "1 made, 2 were there" in printed
+    assert "next: ovi-train experiment=own_clips data.shards=" in printed
+    assert f"init_from.all={weights}/Ovi/model.safetensors" in printed
     assert lost.read_bytes() == bytes_before
     for name in ("l-000.tar", "l-001.tar"):
         assert (latents / name).stat().st_mtime_ns == before[name]

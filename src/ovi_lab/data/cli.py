@@ -320,6 +320,8 @@ def _device(named: str | None) -> str:
 def _latents(arguments: argparse.Namespace) -> None:
     import torch
 
+    from ovi_lab.checkpoints.presets import PRESET_FILE
+    from ovi_lab.checkpoints.weights_layout import MODEL
     from ovi_lab.data.encoders import published_encoders, saved_encoders, with_published_text
     from ovi_lab.data.encoding import encode_sources
     from ovi_lab.data.media_sources import sources_of
@@ -367,8 +369,8 @@ def _latents(arguments: argparse.Namespace) -> None:
         choice = f"task={task} data=latents{' fusion=none' * only} data.codec={typed(arguments.codec)}"
         choice += f" data.shards={shards}"
     else:  # a preset.yaml is a small Ovi's: the released weights have none
-        experiment = "own_clips" if (arguments.weights / "preset.yaml").is_file() else "ovi_lora"
-        start = typed(arguments.weights / "Ovi" / "model.safetensors")
+        experiment = "own_clips" if (arguments.weights / PRESET_FILE).is_file() else "ovi_lora"
+        start = typed(arguments.weights / MODEL)
         choice = f"experiment={experiment}{' task=audio_pretraining' * only} data.shards={shards} init_from.all={start}"
     print_next(f"ovi-train {choice}")
 
