@@ -21,8 +21,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	if [ -z "$$found" ]; then \
 	  echo "error: Python 3.11, 3.12 or 3.13 with venv is needed; name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
 	if ls $(VENV)/lib/python3*/site-packages/torch-*+cpu.dist-info >/dev/null 2>&1; \
-	then echo "make install: 2 to 10 minutes, 2 GB in $(VENV), with the PyTorch for CPUs that is there"; \
-	else echo "make install: 2 to 10 minutes, 5.4 GB in $(VENV), with PyTorch for CUDA. Without a GPU 2 GB are enough:"; \
+	then echo "make install: 2 to 10 minutes, 2.8 GB in $(VENV), with the PyTorch for CPUs that is there"; \
+	else echo "make install: 2 to 10 minutes, 6 GB in $(VENV), with PyTorch for CUDA. Without a GPU 2.8 GB are enough:"; \
 	  echo "  $$found -m venv $(VENV) && $(BIN)/pip install $$(grep ^torch== constraints.txt) --index-url https://download.pytorch.org/whl/cpu"; \
 	  echo "and then make install."; fi; \
 	if [ "$$found" != "$(BIN)/python" ]; then $$found -m venv $(VENV); fi
