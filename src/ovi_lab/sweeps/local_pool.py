@@ -159,9 +159,8 @@ class _Screen:
         if not self.console.is_terminal and now - self.last_line >= _SECONDS_BETWEEN_LINES:
             # a log file shows no bars
             self.last_line = now
-            self.console.print(
-                f"{100 * done:.0f} % of {len(self.jobs)} runs, {_clock(now - self.started)} gone, {left}"
-            )
+            gone = f"{100 * done:.0f} % of {len(self.jobs)} runs, {_clock(now - self.started)} gone"
+            self.console.print(f"{gone}, {left}" if left else gone)
 
 
 class PoolLauncher(Launcher):
