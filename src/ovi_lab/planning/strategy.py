@@ -122,7 +122,7 @@ class Types:
         if precision == "bf16-true":
             return cls(half, half, None, False, half)
         if sharding.name == "fsdp2":
-            return cls(full, half if lower else full, half if lower else None, False, full)
+            return cls(full, half if lower else full, None, False, full)
         return cls(full, full, half if lower else None, False, full)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
@@ -51,6 +52,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         from torch.distributed.device_mesh import init_device_mesh
 
         self._data_parallel_size = self.num_nodes * self.num_processes
+        if self.precision_plugin.precision == "bf16-mixed":
+            self.precision_plugin = _GatheredInBf16()
         super().setup_environment()
         within = self.shard_within or self.world_size
         if within == self.world_size:
@@ -139,6 +142,13 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
     def _make_shares(self) -> Shares:
         return _GatheredShares(self.lightning_module, self.torch_optimizer())
+
+
+class _GatheredInBf16(Precision):
+    """bf16-mixed where FSDP gathers the float32 parameters in bf16: autocast on top of it would compute normalisations
+    in float32, with a copy of the stream before each and one after it."""
+
+    precision: Any = "bf16-mixed"
 
 
 class _GatheredShares(TorchShares):
