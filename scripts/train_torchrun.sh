@@ -14,7 +14,7 @@
 #   SHUTDOWN_TIMEOUT seconds that a SIGTERM leaves for saving before processes are killed      (600)
 #   PYTHON           the interpreter             (python)
 #
-# It goes on with the run where there is one (resume=auto); all arguments are ovi-train's, and the last one counts.
+# It resumes the run where there is one (resume=auto); all arguments are ovi-train's, and the last one counts.
 set -euo pipefail
 
 python=${PYTHON:-python}
@@ -35,6 +35,8 @@ threads=$(($(getconf _NPROCESSORS_ONLN) / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 # torchrun passes these on, and waits for the run to save
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1
+# a new store for each start: in one that is kept, processes of a restarted run find the addresses of those that died
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${SHUTDOWN_TIMEOUT:-600}
 
 flight=${FLIGHT:-runs/flight}/${JOB_ID:-ovi}

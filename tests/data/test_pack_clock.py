@@ -170,7 +170,7 @@ def test_what_is_dropped_replaced_and_ignored_is_reported(folder: Path, ovi_data
         "files 4, 2 skipped",
         "clips 4",
         "tails 0.7",
-        "after the last whole clip left out, in 1 files",
+        "after the last whole clip left out, in 1 file",
         "skipped gone.mp4: is a broken link",
         "skipped pipe.mp4: is a pipe",
         "2 files ignored (1 .pdf, 1 .wav)",

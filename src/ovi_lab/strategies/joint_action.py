@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import distributed
 
-from ovi_lab.strategies.process_groups import started
+from ovi_lab.strategies.process_groups import shared_store, started
 
 _made = itertools.count()
 
@@ -47,8 +47,7 @@ class JointAction:
         number = next(_made)
         if not started() or distributed.get_world_size() == 1:
             return cls(None)
-        store: Any = distributed.distributed_c10d._get_default_store()
-        store = distributed.PrefixStore(f"ovi_lab/{name}/{number}", store)
+        store: Any = shared_store(f"{name}/{number}")
         return cls(store, distributed.get_rank(), distributed.get_world_size())
 
     def at(self, index: int, *wishes: int) -> tuple[int, ...]:

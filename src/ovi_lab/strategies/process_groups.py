@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ def everyone(value: Any) -> list[Any]:
     return values
 
 
+def shared_store(name: str) -> Any:
+    """The part `name` of the process group's store; empty at each start, since torchrun may keep the store of the
+    processes that died."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return distributed.PrefixStore(
+        f"ovi_lab/{attempt}/{name}", distributed.distributed_c10d._get_default_store()
+    )
+
+
 def alone_on_first(work: Callable[[], T]) -> T | None:
     """Run `work` on the first process while the others wait, however long it takes; every process calls it.
 
@@ -51,8 +61,7 @@ def alone_on_first(work: Callable[[], T]) -> T | None:
     """
     if not started() or distributed.get_world_size() == 1:
         return work()
-    store: Any = distributed.distributed_c10d._get_default_store()
-    key = f"ovi_lab/alone_on_first/{next(_turns)}"
+    store, key = shared_store("alone_on_first"), str(next(_turns))
     if distributed.get_rank() == 0:
         try:
             return work()
