@@ -97,7 +97,7 @@ CHANGES: dict[str, list[str]] = {
     ],
     "Muon": ["optim=muon"],
     "bf16 autocast": ["trainer.precision=bf16-mixed"],
-    "first frames given": ["task.first_frame_clean=1.0"],
+    "first frames given": ["roles.joint=0.0", "roles.first_frame=1.0"],
 }
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovi_lab.models import TwinDiT, attention
-from ovi_lab.models.rope import Grid, KeptTables, apply_rotation, axis_angles, axis_dims
-from ovi_lab.models.tower import Conditions, Tokens, clean_mask
+from ovi_lab.models import Given, TwinDiT, attention
+from ovi_lab.models.rope import Grid, apply_rotation, axis_angles, axis_dims
+from ovi_lab.models.token_times import TokenTimes
+from ovi_lab.models.tower import Conditions, Tokens, token_mask
 
 SAVINGS = ("merge_padding", "share_opening", "shared_modulation", "cache_rope", "cache_masks")
 
@@ -46,24 +47,25 @@ class ReferenceTwin(TwinDiT):
             attention.apply_rotation = turned
 
     def _conditions(
-        self, modality: Any, tokens: Tokens, t: Any, text: Any, first_frame_is_clean: Any, *rest: Any
+        self, modality: Any, tokens: Tokens, t: Any, text: Any, given: Given, *rest: Any
     ) -> Conditions:
         if not self.savings["cache_masks"]:
-            self._clean_masks = KeptTables(capacity=1)
+            self._times = TokenTimes()
             if tokens.mask is None:
                 B, L, _ = tokens.x.shape
                 mask = torch.ones(B, 1, 1, L, dtype=torch.bool, device=tokens.x.device)
                 tokens = dataclasses.replace(tokens, mask=mask)
         if self.savings["shared_modulation"]:
-            return super()._conditions(modality, tokens, t, text, first_frame_is_clean, *rest)
+            return super()._conditions(modality, tokens, t, text, given, *rest)
         tower = self.tower(modality)
         t_BL = t.to(tokens.x.device).reshape(-1, 1).expand(tokens.x.shape[:2])
-        if (clean := clean_mask(tokens, first_frame_is_clean, self._clean_masks)) is not None:
+        if (frames := given.mask(modality)) is not None:
+            clean = token_mask(frames, tokens.grids, tokens.x.shape[1], tokens.x.device)
             t_BL = torch.where(clean[..., 0], torch.zeros_like(t_BL), t_BL)
         shared = tower.embed_time
         tower.embed_time = lambda _: shared(t_BL)
         try:
-            return super()._conditions(modality, tokens, t, text, False, *rest)
+            return super()._conditions(modality, tokens, t, text, Given(), *rest)
         finally:
             del tower.embed_time
 

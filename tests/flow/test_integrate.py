@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.twin_goldens import golden_twin, hold_the_golden, read_golden, sampled_golden, tiny_twin
+from helpers.twin_goldens import (
+    begun_with,
+    golden_twin,
+    hold_the_golden,
+    read_golden,
+    sampled_golden,
+    tiny_twin,
+)
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SOLVERS, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import TwinDiT
@@ -53,7 +60,7 @@ class Counted:
         clips: slice = slice(None),
         *,
         texts: Texts | None = None,
-        first_frame: Tensor | None = None,
+        frame: Tensor | None = None,
         on_step: Any = None,
         **settings: Any,
     ) -> Any:
@@ -62,7 +69,8 @@ class Counted:
         noise |= {"audio": self.audio[clips]} if audio else {}
         chosen = SamplerSettings(**{"steps": 3, **settings})
         texts = texts or Texts(self.text[clips])
-        return sample(self.model, noise, texts, chosen, first_frame=first_frame, on_step=on_step)
+        begin = {} if frame is None else begun_with(frame, noise.get("video", self.video[clips]))
+        return sample(self.model, noise, texts, chosen, **begin, on_step=on_step)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +148,9 @@ def test_text_is_prepared_once(counted: Counted) -> None:
 
 def test_a_first_frame_is_kept(counted: Counted) -> None:
     frame = noise_batch([8, 9], (4, 1, 4, 4), "video")
-    out = counted.run(first_frame=frame)
+    out = counted.run(frame=frame)
     assert torch.equal(out.video[:, :, :1], frame)
-    other = counted.run(first_frame=-frame)
+    other = counted.run(frame=-frame)
     assert not torch.allclose(out.audio, other.audio, atol=1e-4)
 
 
@@ -181,8 +189,8 @@ ONE = torch.zeros(1, 10)
     ("settings", "message"),
     [
         ({"video": False, "audio": False}, "neither video nor audio noise"),
-        ({"video": False, "first_frame": torch.zeros(2, 4, 1, 4, 4)}, "without video noise"),
-        ({"first_frame": torch.zeros(2, 4, 2, 4, 4)}, r"expected \[2, 4, 1, 4, 4\]"),
+        ({"video": False, "frame": torch.zeros(2, 4, 1, 4, 4)}, "without video noise"),
+        ({"frame": torch.zeros(2, 4, 2, 4, 4)}, r"expected \[2, 4, 1, 4, 4\]"),
         ({"texts": Texts([torch.zeros(1, 10)] * 3)}, "3 texts for 2 clips"),
         ({"video_guidance": float("nan")}, "guidance is nan"),
         ({"solver": "heun"}, "unipc"),

@@ -9,6 +9,7 @@ import torch
 
 from ovi_lab.errors import UserError
 from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate, noise_batch, noise_for, shift_sigma
+from ovi_lab.models import Given
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -114,17 +115,20 @@ def test_a_given_first_frame_is_not_scored() -> None:
     predicted = torch.zeros_like(target)
     predicted[:, :, 0] = 100.0
     predicted[:, :, 1:] = 1.0
-    assert flow_matching_loss(predicted, target, skip_first_frame=True).per_clip.tolist() == [1.0, 1.0]
-    some = flow_matching_loss(predicted, target, skip_first_frame=torch.tensor([True, False])).per_clip
+    later = ~Given.first_frame(target).mask("video")
+    assert flow_matching_loss(predicted, target, scored=later).per_clip.tolist() == [1.0, 1.0]
+    mixed = ~Given.first_frame(target, [True, False]).mask("video")
+    some = flow_matching_loss(predicted, target, scored=mixed).per_clip
     torch.testing.assert_close(some, torch.tensor([1.0, (100.0**2 + 2) / 3]))
-    listed = flow_matching_loss(list(predicted), list(target), skip_first_frame=torch.tensor([True, False]))
+    listed = flow_matching_loss(list(predicted), list(target), scored=mixed)
     torch.testing.assert_close(listed.per_clip, some)
     mask = torch.ones(2, 1, 3, 1, 1, dtype=torch.bool)
     mask[:, :, 2] = False
-    masked = flow_matching_loss(predicted, target, mask, skip_first_frame=True)
+    masked = flow_matching_loss(predicted, target, mask, scored=later)
     assert masked.per_clip.tolist() == [1.0, 1.0]
-    with pytest.raises(UserError, match="no frame beside"):
-        flow_matching_loss(predicted[:, :, :1], target[:, :, :1], skip_first_frame=True)
+    nothing = flow_matching_loss(predicted[:, :, :1], target[:, :, :1], scored=later[:, :1])
+    assert nothing.per_clip.tolist() == [0.0, 0.0]
+    assert nothing.share == 0
 
 
 def test_shapes_that_differ_are_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ovi_lab.flow import SamplerSettings, Texts, sample
+from ovi_lab.flow import SamplerSettings, Texts, first_frame_given, sample
 from ovi_lab.models import TwinDiT, TwinOutput
 
 Twin = TypeVar("Twin", bound=TwinDiT)
@@ -51,17 +51,24 @@ def golden_twin(
     return model.to(dtype)
 
 
+def begun_with(frame: Tensor, video: Tensor) -> dict[str, Any]:
+    """Arguments of `sample` by which clips of this video noise begin with a given latent frame."""
+    given, clean = first_frame_given(frame, video)
+    return {"given": given, "clean": clean}
+
+
 def sampled_golden(
     model: TwinDiT, golden: dict[str, Tensor], first_frame: bool = True, **settings: Any
 ) -> dict[str, Tensor]:
     """The latents of the released loop's stored case (sampling_tiny) as our sampler makes them, a block skipped."""
     texts = ([golden[f"inputs/text_{name}"]] for name in ("pos", "video_neg", "audio_neg"))
+    noise: dict[Any, Tensor] = {m: golden[f"inputs/{m}_noise"][None] for m in ("video", "audio")}
     out = sample(
         model,
-        {m: golden[f"inputs/{m}_noise"][None] for m in ("video", "audio")},
+        noise,
         Texts(*texts),
         SamplerSettings(steps=6, video_guidance=4.0, audio_guidance=3.0, skip_layers=[1], **settings),
-        first_frame=golden["inputs/image_latent"][None] if first_frame else None,
+        **(begun_with(golden["inputs/image_latent"][None], noise["video"]) if first_frame else {}),
     )
     assert out.video is not None
     assert out.audio is not None

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from helpers.operations import Operations
 from helpers.twin_goldens import mean_squares, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
+from ovi_lab.models import Given
 from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
 from ovi_lab.models.sequence_parallel import enable_sequence_parallel
 from ovi_lab.models.token_sharding import SequenceGroup
@@ -85,7 +86,7 @@ def test_other_lengths_texts_and_passes_need_few_graphs() -> None:
     assert [same(**tiny_batch(tokens=n)) for n in (13, 17, 29)] == [2, 2, 2]
     assert same(**tiny_batch(), skip_layers=[1]) == 2
     batch = tiny_batch()
-    assert same(**batch, first_frame_is_clean=True) == 3
+    assert same(**batch, given=Given.first_frame(batch["video"])) == 3
     texts = {key: plain.prepare_text(batch[key], key.removeprefix("text_")) for key in batch if "text" in key}
     assert same(**(batch | texts)) == 4
     assert same(**{key: value for key, value in batch.items() if "audio" not in key}) == 5

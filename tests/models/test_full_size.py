@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 
 FULL = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "num_layers": 30}
 
@@ -53,7 +53,7 @@ def test_nothing_is_materialised(full: TwinDiT) -> None:
         t, text = torch.empty(1), torch.empty(1, 20, 4096)
         given = {"t_video": t, "t_audio": t, "text_video": text, "text_audio": text}
         latents = (torch.empty(1, 48, 31, 44, 80), torch.empty(1, 157, 20))
-        out = full(*latents, **given, first_frame_is_clean=True)
+        out = full(*latents, **given, given=Given.first_frame(latents[0]))
     assert out.video.shape == (1, 48, 31, 44, 80)
     assert out.audio.shape == (1, 157, 20)
     assert out.video.is_meta

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from helpers.run_folders import same
 from helpers.twin_goldens import mean_squares, tiny_batch, tiny_twin
+from ovi_lab.models import Given
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, RMSNorm, layer_norm, multiply_add
 
 
@@ -72,9 +73,9 @@ def test_frames_of_a_regular_batch_are_what_a_mask_of_tokens_makes(rope: dict[st
     """The same clips as a list with a longer third one, whose grid makes spans unequal."""
     model, batch = tiny_twin(spread=0.2, rope=rope), tiny_batch(batch=3)
     longer = {**tiny_batch(batch=3), "video": [*batch["video"][:2], tiny_batch(1, frames=6)["video"][0]]}
-    for clean in (True, torch.tensor([True, False, True])):
-        regular = model(**batch, first_frame_is_clean=clean)
-        mixed = model(**longer, first_frame_is_clean=clean)
+    for clean in (None, [True, False, True]):
+        regular = model(**batch, given=Given.first_frame(batch["video"], clean))
+        mixed = model(**longer, given=Given.first_frame(longer["video"], clean))
         for i in range(2):
             torch.testing.assert_close(regular.video[i], mixed.video[i], atol=2e-6, rtol=0)
             torch.testing.assert_close(regular.audio[i], mixed.audio[i], atol=2e-6, rtol=0)

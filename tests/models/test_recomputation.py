@@ -12,7 +12,7 @@ from helpers.operations import Operations
 from helpers.run_folders import same
 from helpers.twin_goldens import tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
 from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.live_memory import LiveMemory
@@ -23,7 +23,8 @@ BOTH, VIDEO, AUDIO = ("video", "audio"), ("video",), ("audio",)
 def loss_of(model: TwinDiT, modalities: tuple[str, ...] = BOTH, **sizes: int) -> Tensor:
     """A loss that every parameter of the modalities' towers reaches."""
     batch = {k: v for k, v in tiny_batch(**sizes).items() if any(m in k for m in modalities)}
-    out = model(**batch, first_frame_is_clean="video" in modalities)
+    given = Given.first_frame(batch["video"]) if "video" in modalities else None
+    out = model(**batch, given=given)
     return torch.stack([getattr(out, m).square().mean() for m in modalities]).sum()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.forks import ranks, wait_for_all
 from helpers.twin_goldens import tiny_batch, tiny_twin
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.sequence_parallel import enable_sequence_parallel, sequence_group
 from ovi_lab.optim.freezing import FreezeRule
 
@@ -58,7 +58,8 @@ def model_of(case: dict[str, Any]) -> TwinDiT:
 
 def gradients(model: TwinDiT, case: dict[str, Any]) -> dict[str, Tensor]:
     """Of the mean square of both predictions."""
-    out = model(**batch_of(case), first_frame_is_clean=case.get("clean", False))
+    batch = batch_of(case)
+    out = model(**batch, given=Given.first_frame(batch["video"]) if case.get("clean") else None)
     loss = torch.zeros(())
     for modality in case.get("modalities", BOTH):
         predicted = getattr(out, modality)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, mean_squares, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.norms import per_token
 
 
@@ -31,11 +31,13 @@ def test_padding_is_inert(model: TwinDiT) -> None:
     audios = [torch.randn(n, 3, generator=g) for n in (5, 11, 1)]
     texts = [torch.randn(n, 10, generator=g) for n in (6, 1, 0)]
     t = torch.tensor([10.0, 500.0, 990.0])
-    clean = torch.tensor([True, False, True])
+    clean = [True, False, True]
     args: dict[str, Any] = {"text_video": texts, "text_audio": texts}
-    out = model(videos, audios, t_video=t, t_audio=t, first_frame_is_clean=clean, **args)
+    out = model(videos, audios, t_video=t, t_audio=t, given=Given.first_frame(videos, clean), **args)
     for i in range(3):
-        one = {k: v[i : i + 1] for k, v in args.items()} | {"first_frame_is_clean": bool(clean[i])}
+        one = {k: v[i : i + 1] for k, v in args.items()} | {
+            "given": Given.first_frame(videos[i][None], [clean[i]])
+        }
         alone = model(videos[i][None], audios[i][None], t_video=t[i], t_audio=t[i], **one)
         assert out.video[i].shape == videos[i].shape
         close(out.video[i], alone.video[0])
@@ -84,7 +86,8 @@ def test_time_is_projected_once_per_distinct_timestep(model: TwinDiT, clean: boo
     hook = model.get_submodule("video_model.time_projection").register_forward_hook(
         lambda _m, _a, out: shapes.append(out.shape)
     )
-    model(**tiny_batch(batch=3), first_frame_is_clean=clean)
+    batch = tiny_batch(batch=3)
+    model(**batch, given=Given.first_frame(batch["video"]) if clean else None)
     hook.remove()
     assert shapes == [torch.Size([3, 2 if clean else 1, 6 * 64])]
 
@@ -122,14 +125,15 @@ def test_long_texts_have_the_gradients_of_their_padding_read_token_by_token() ->
 @torch.no_grad()
 def test_clean_first_frames_by_clip(model: TwinDiT) -> None:
     batch = tiny_batch()
-    mixed = model(**batch, first_frame_is_clean=torch.tensor([True, False]))
-    yes, no = (model(**batch, first_frame_is_clean=flag) for flag in (True, False))
+    frames = batch["video"]
+    mixed = model(**batch, given=Given.first_frame(frames, [True, False]))
+    yes, no = model(**batch, given=Given.first_frame(frames)), model(**batch)
     close(mixed.video[0], yes.video[0])
     close(mixed.video[1], no.video[1])
     assert not torch.allclose(yes.video[1], no.video[1], atol=1e-3)
     # At t = 0 every frame is as clean as the first.
     zero = batch | {"t_video": torch.zeros(2)}
-    close(model(**zero, first_frame_is_clean=True).video, model(**zero).video)
+    close(model(**zero, given=Given.first_frame(frames)).video, model(**zero).video)
 
 
 @torch.no_grad()
@@ -155,7 +159,8 @@ def test_skipping_blocks(model: TwinDiT) -> None:
 
 def test_training_mode_works_for_every_combination_and_reaches_every_parameter() -> None:
     model = tiny_twin(spread=0.2).train()
-    out = model(**tiny_batch(), first_frame_is_clean=True)
+    batch = tiny_batch()
+    out = model(**batch, given=Given.first_frame(batch["video"]))
     mean_squares(out).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -199,7 +204,10 @@ def test_settings_rebuild_the_model() -> None:
         ({"text_audio": [torch.zeros(3, 9)] * 2}, "9 channels, this tower takes 10"),
         ({"text_video": torch.zeros(1, 5, 10)}, "1 texts for 2 clips"),
         ({"skip_layers": [3]}, "block 3; this model has blocks 0 to 2"),
-        ({"first_frame_is_clean": torch.zeros(2)}, "bool tensor"),
+        (
+            {"given": Given.first_frame(torch.zeros(2, 1, 9))},
+            r"marked for \[2, 9\] clips and frames; expected \[2, ",
+        ),
         ({"video": None, "audio": None}, "at least one"),
     ],
 )
@@ -274,7 +282,7 @@ def test_a_pass_never_waits_for_the_device(padded: bool) -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        out = model(**batch, first_frame_is_clean=True)
+        out = model(**batch, given=Given.first_frame(batch["video"]))
         (out.video[0].sum() + out.audio[0].sum()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

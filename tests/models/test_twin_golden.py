@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.twin_goldens import golden_twin, mean_squares, read_golden, stored, tower_settings
-from ovi_lab.models import TwinDiT, TwinOutput
+from ovi_lab.models import Given, TwinDiT, TwinOutput
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, RMSNorm
 
 ATOL = 2e-5
@@ -20,11 +20,11 @@ Golden = tuple[TwinDiT, dict[str, Tensor], dict[str, str]]
 
 JOINT = {
     "joint": {},
-    "joint_ffclean": {"first_frame_is_clean": True},
+    "joint_ffclean": {"first_frame": True},
     "joint_slg1": {"skip_layers": [1]},
-    "joint_negvtext_slg2_ffclean": {"first_frame_is_clean": True, "skip_layers": [2], "negative": True},
+    "joint_negvtext_slg2_ffclean": {"first_frame": True, "skip_layers": [2], "negative": True},
     "video_only": {"modalities": ["video"]},
-    "video_only_ffclean": {"modalities": ["video"], "first_frame_is_clean": True},
+    "video_only_ffclean": {"modalities": ["video"], "first_frame": True},
     "audio_only": {"modalities": ["audio"]},
 }
 
@@ -51,21 +51,24 @@ def run_case(model: TwinDiT, tensors: dict[str, Tensor], case: str, as_list: boo
         arguments[modality] = [latents] if as_list else latents[None]
         arguments[f"t_{modality}"] = t
         arguments[f"text_{modality}"] = [texts[modality]]
+    if options.pop("first_frame", False):
+        options["given"] = Given.first_frame(arguments["video"])
     with torch.no_grad():
         return model(**arguments, **options)
 
 
-def run_batch(model: TwinDiT, tensors: dict[str, Tensor], first_frame_is_clean: bool) -> TwinOutput:
+def run_batch(model: TwinDiT, tensors: dict[str, Tensor], first_frame: bool) -> TwinOutput:
     b2 = stored(tensors, "inputs_b2/")
+    videos = [tensors["inputs/video"], b2["video1"]]
     with torch.no_grad():
         return model(
-            [tensors["inputs/video"], b2["video1"]],
+            videos,
             [tensors["inputs/audio"], b2["audio1"]],
             t_video=b2["t"],
             t_audio=b2["t"],
             text_video=[b2["vtext0"], b2["vtext1"]],
             text_audio=[b2["atext0"], b2["atext1"]],
-            first_frame_is_clean=first_frame_is_clean,
+            given=Given.first_frame(videos) if first_frame else None,
         )
 
 
@@ -173,7 +176,7 @@ def test_bf16_stays_within_its_rounding(golden: Golden, golden_bf16: TwinDiT, ca
 
 
 def test_bf16_padded_batch(golden: Golden, golden_bf16: TwinDiT) -> None:
-    out = run_batch(golden_bf16, golden[1], first_frame_is_clean=True)
+    out = run_batch(golden_bf16, golden[1], first_frame=True)
     for name, got in of_batch(out).items():
         assert relative_l2(got, golden[1][f"out/b2_ffclean.{name}"]) < 3e-2
 

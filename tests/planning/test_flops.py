@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
 from ovi_lab.planning.clip_shape import ClipShape
@@ -41,7 +41,8 @@ def measured(
         given[f"text_{modality}"] = torch.randn(clips, 4, 20, requires_grad=text)
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
-            out = model(**given, first_frame_is_clean=first_frame)
+            held = Given.first_frame(given["video"]) if first_frame else None
+            out = model(**given, given=held)
             loss = sum(x.square().mean() for x in (out.video, out.audio) if x is not None)
         with FlopCounterMode(display=False) as backward:
             loss.backward()

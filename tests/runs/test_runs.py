@@ -201,8 +201,8 @@ def test_samples_reach_tensorboard(composed, tmp_path):
 @pytest.mark.slow
 def test_paper_weights_timesteps_and_clean_first_frames_train(trained, tmp_path):
     run = trained(
-        ["loss=paper", "timesteps=logit_normal", "timesteps.shared=false", "task.first_frame_clean=0.5", "freeze=ffn",
-         "rope=learned", "fusion=every_2"],
+        ["loss=paper", "timesteps=logit_normal", "timesteps.shared=false", "roles.joint=0.5",
+         "roles.first_frame=0.5", "freeze=ffn", "rope=learned", "fusion=every_2"],
         tmp_path / "run",
     )  # fmt: skip
     row = logged(run)[0]

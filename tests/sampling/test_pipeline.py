@@ -166,8 +166,9 @@ def test_the_first_frame_is_the_image(pipeline: OviPipeline, image: Path) -> Non
     plan = pipeline.plan(request)
     # the image's shape: nearest to the area of 64 x 64 with whole 32s, then aspect
     assert plan.size == (32, 96)
-    given = pipeline.first_frame(plan)
-    assert given.shape == (1, 48, 1, 2, 6)
+    held, clean = pipeline.given(plan)
+    assert held.mask("video").tolist() == [[True, *[False] * 6]]
+    given = clean["video"][:, :, :1]
     video, audio = pipeline.latents(plan)
     assert torch.equal(video[:, :, :1], given)
     assert float(video[:, :, 1:].std()) > 0.5
@@ -183,7 +184,7 @@ def test_the_first_frame_is_the_image(pipeline: OviPipeline, image: Path) -> Non
 def test_an_image_may_be_given_another_shape(pipeline: OviPipeline, image: Path) -> None:
     plan = pipeline.plan(Request("i", "it moves", image=image, shape=(64, 64)))
     assert plan.size == (64, 64)
-    assert pipeline.first_frame(plan).shape[-2:] == (4, 4)
+    assert pipeline.given(plan)[1]["video"].shape[-2:] == (4, 4)
 
 
 def test_options_change_no_clip_beyond_rounding(pipeline: OviPipeline, clip: Clip) -> None:

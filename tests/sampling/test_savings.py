@@ -15,6 +15,7 @@ from sampling_reference import SAVINGS, LoopedTables, ReferenceTwin, turned
 from torch import Tensor
 
 from helpers.twin_goldens import (
+    begun_with,
     golden_twin,
     hold_the_golden,
     read_golden,
@@ -24,7 +25,7 @@ from helpers.twin_goldens import (
 )
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SampledLatents, SamplerSettings, Texts, noise_batch, sample
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.embeddings import merged_text_batch
 from ovi_lab.models.rope import RopeTables, apply_rotation
 
@@ -55,7 +56,7 @@ class Clips:
             {modality: noise[modality]} if modality else noise,
             Texts(self.text, self.negative, self.negative[:1]),
             replace(GUIDED, **{k: v for k, v in savings.items() if k in PASSES}),
-            first_frame=self.frame if first_frame else None,
+            **(begun_with(self.frame, noise["video"]) if first_frame else {}),
         )
 
 
@@ -99,14 +100,14 @@ def test_passes_of_clips_of_several_shapes(clips: Clips) -> None:
     video = [torch.randn(4, f, 4, 4, generator=g) for f in (3, 2)]
     audio = [torch.randn(n, 3, generator=g) for n in (5, 9)]
     times = {"t_video": torch.tensor([10.0, 500.0]), "t_audio": torch.tensor([900.0, 20.0])}
-    clean = torch.tensor([True, False])
+    given = Given.first_frame(video, [True, False])
     texts = [*clips.text, *clips.negative]
 
     def predicted(n: int) -> Any:
         copies = 2 // n
-        given = {k: torch.cat([v] * copies) for k, v in {**times, "first_frame_is_clean": clean}.items()}
-        given |= {"text_video": texts, "text_audio": texts}
-        return clips.model(video * copies, audio * copies, **given, passes=n)
+        arguments = {k: torch.cat([v] * copies) for k, v in times.items()}
+        arguments |= {"text_video": texts, "text_audio": texts, "given": given.repeated(copies)}
+        return clips.model(video * copies, audio * copies, **arguments, passes=n)
 
     with torch.no_grad():
         together, apart = predicted(2), predicted(1)

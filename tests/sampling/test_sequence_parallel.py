@@ -13,7 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from helpers.forks import ranks, wait_for_all
-from helpers.twin_goldens import golden_twin, hold_the_golden, read_golden, sampled_golden, tiny_twin
+from helpers.twin_goldens import (
+    begun_with,
+    golden_twin,
+    hold_the_golden,
+    read_golden,
+    sampled_golden,
+    tiny_twin,
+)
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group, sequence_parallel
@@ -67,16 +74,16 @@ def made(group: SequenceGroup, case: dict[str, Any], steps: int = 3) -> dict[str
     g = torch.Generator().manual_seed(0)
     text, negative = ([torch.randn(n, 10, generator=g) for n in lengths] for lengths in ((6, 2), (1, 5)))
     noise = {m: noise_batch([1, 2], shape, m) for m, shape in shapes.items()}
-    frame = None
+    begin = {}
     if settings.pop("first_frame", False):
-        frame = torch.randn(2, 4, 1, *shapes["video"][2:], generator=g)
+        begin = begun_with(torch.randn(2, 4, 1, *shapes["video"][2:], generator=g), noise["video"])
     with sequence_parallel(model, group):
         out = sample(
             model,
             noise,
             Texts(text, negative, negative),
             SamplerSettings(steps=steps, video_guidance=4.0, audio_guidance=3.0, **settings),
-            first_frame=frame,
+            **begin,
         )
     return {m: x for m in ("video", "audio") if (x := getattr(out, m)) is not None}
 

@@ -100,7 +100,6 @@ DATA = _open(
 
 TASK = _open(
     text_dropout=Share,
-    first_frame_clean=Share,
     timestep_bins=AtLeastOne,
     seed=Seed,
     world=Text,
@@ -193,6 +192,18 @@ TRAIN = _open(
         too_long=Text,
     ),
     task=TASK,
+    roles=_open(
+        joint=Share,
+        independent=Share,
+        video_given=Share,
+        audio_given=Share,
+        first_frame=Share,
+        beginning=Share,
+        span=Share,
+        video_alone=Share,
+        audio_alone=Share,
+        leading=Positive,
+    ),
     timesteps=_open(distribution=Text, mean=Number, std=Positive, shift=Positive, shared=YesNo),
     loss=_closed(video=NotNegative | None, audio=NotNegative | None),
     optim=_closed(

@@ -20,6 +20,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.flow.settings import SamplerSettings
 from ovi_lab.models import TextContext, TwinDiT
 from ovi_lab.models.config import Modality
+from ovi_lab.models.given import Given
 
 TextBatch = Tensor | Sequence[Tensor]
 """One text a clip: a list of [n, E], or [B, n, E]; or one text for all clips: a list of one."""
@@ -92,20 +93,24 @@ class GuidedVelocity:
         """The texts as a pass reads them; without the cache each block computes its own keys and values."""
         return self.model.prepare_text(texts, modality, key_values=False)
 
-    def __call__(self, latents: Velocities, time: Tensor, first_frame_is_clean: bool) -> Velocities:
-        """Float32 velocities in the shapes of `latents` at the scalar `time` (0 to 1000)."""
+    def __call__(self, latents: Velocities, time: Tensor, given: Given | None = None) -> Velocities:
+        """Float32 velocities in the shapes of `latents` at the scalar `time` (0 to 1000).
+
+        A modality of which all is given has none.
+        """
         if not self.guided:
-            return self._predict(latents, self.positive, time, first_frame_is_clean)
+            return self._predict(latents, self.positive, time, given)
         if self.batched:
             passes = 2
             if not self.model.shares_opening:
                 latents, passes = {m: torch.cat([x, x]) for m, x in latents.items()}, 1
-            both = self._predict(latents, self.positive, time, first_frame_is_clean, passes=passes)
+                given = None if given is None else given.repeated(2)
+            both = self._predict(latents, self.positive, time, given, passes=passes)
             high, low = ({m: v.chunk(2)[i] for m, v in both.items()} for i in (0, 1))
         else:
             skip = self.settings.skip_layers
-            high = self._predict(latents, self.positive, time, first_frame_is_clean)
-            low = self._predict(latents, self.negative, time, first_frame_is_clean, skip)
+            high = self._predict(latents, self.positive, time, given)
+            low = self._predict(latents, self.negative, time, given, skip)
         return {
             m: low[m] + self.settings.guidance(m) * (high[m] - low[m]) if m in self.guided else high[m]
             for m in high
@@ -116,7 +121,7 @@ class GuidedVelocity:
         latents: Velocities,
         texts: dict[Modality, list[Tensor] | TextContext],
         time: Tensor,
-        first_frame_is_clean: bool,
+        given: Given | None,
         skip_layers: Collection[int] = (),
         passes: int = 1,
     ) -> Velocities:
@@ -128,11 +133,11 @@ class GuidedVelocity:
             t_audio=time,
             text_video=read.get("video"),
             text_audio=read.get("audio"),
-            first_frame_is_clean=first_frame_is_clean,
+            given=given,
             skip_layers=skip_layers,
             passes=passes,
         )
-        return {m: getattr(out, m).float() for m in latents}
+        return {m: v.float() for m in latents if (v := getattr(out, m)) is not None}
 
 
 def _one_each(texts: TextBatch, batch_size: int, what: str) -> list[Tensor]:

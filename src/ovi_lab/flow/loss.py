@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ovi_lab.errors import UserError
+from ovi_lab.models.given import Mask
+from ovi_lab.models.rope import from_host
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,26 @@ class FlowLoss:
     """Mean squared error by clip and over the batch; every clip counts alike, however long it is."""
 
     per_clip: Tensor
-    """float32 [B]: the mean over each clip's scored elements, differentiable."""
+    """float32 [B]: the mean over each clip's scored elements, differentiable; 0 for a clip without any."""
+    counted: Mask | None = None
+    """bool [B]: clips that have something to score; None where all have."""
 
     @property
     def mean(self) -> Tensor:
-        """The scalar that is trained: the mean of `per_clip`."""
+        """The scalar that is trained: the mean of `per_clip`, to which a clip with nothing to score adds 0."""
         return self.per_clip.mean()
+
+    @property
+    def share(self) -> float:
+        """The share of clips that have something to score."""
+        return 1.0 if self.counted is None else float(self.counted.mean())
 
 
 def flow_matching_loss(
     predicted: Tensor | Sequence[Tensor],
     target: Tensor | Sequence[Tensor],
     mask: Tensor | Sequence[Tensor] | None = None,
-    skip_first_frame: bool | Tensor = False,
+    scored: Mask | None = None,
 ) -> FlowLoss:
     """Squared error of the velocity, averaged over each clip's scored elements.
 
@@ -39,25 +49,25 @@ def flow_matching_loss(
         predicted, target: Tensor [B, ...] or lists of clips whose shapes may differ.
         mask: True where an element is scored; broadcastable to `target` (to each clip of a list), so
             [B, L, 1] for padded audio. None scores all; a clip with nothing to score has the loss 0.
-        skip_first_frame: video only; the first latent frame was given and is not scored. For all clips (bool)
-            or for each (bool Tensor [B]).
+        scored: bool [B, N], True at the latent frames (of [C, F, H, W]) or tokens (of [L, C]) that are not
+            given; None scores all. See `Given.scored`.
 
-    Raises UserError where shapes differ and where a clip would have nothing to score by its shape.
+    Raises UserError where shapes differ.
     """
+    counted = None if scored is None or scored.any(axis=1).all() else scored.any(axis=1)
     if isinstance(predicted, Tensor) and isinstance(target, Tensor):
         whole = mask if mask is None or isinstance(mask, Tensor) else torch.stack(list(mask))
-        return FlowLoss(_per_clip(predicted, target, whole, skip_first_frame))
+        return FlowLoss(_per_clip(predicted, target, whole, scored), counted)
     masks: Sequence[Tensor | None] = [None] * len(predicted) if mask is None else list(mask)
     losses = []
     for index, (p, t, m) in enumerate(zip(predicted, target, masks, strict=True)):
-        skip = skip_first_frame
-        if isinstance(skip, Tensor):
-            skip = skip[index : index + 1]
-        losses.append(_per_clip(p[None], t[None], None if m is None else m[None], skip))
-    return FlowLoss(torch.cat(losses))
+        length = t.shape[1] if t.dim() == 4 else t.shape[0]
+        own = None if scored is None else scored[index : index + 1, :length]
+        losses.append(_per_clip(p[None], t[None], None if m is None else m[None], own))
+    return FlowLoss(torch.cat(losses), counted)
 
 
-def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, skip: bool | Tensor) -> Tensor:
+def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, scored_BN: Mask | None) -> Tensor:
     """[B] of a batch of one shape."""
     if predicted.shape != target.shape:
         raise UserError(
@@ -66,20 +76,16 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, skip: bool
         )
     if mask is not None:
         mask = mask.to(torch.bool).expand(target.shape)
-    if isinstance(skip, Tensor) or skip:
-        if target.dim() != 5 or target.shape[2] < 2:
-            raise UserError(
-                f"latents of shape {list(target.shape)} have no frame beside the given first one; "
-                "score clips of at least two latent frames, or train without given first frames"
-            )
-        if isinstance(skip, Tensor):
-            later_F = torch.arange(target.shape[2], device=target.device) > 0
-            scored_BF = later_F | ~skip.to(target.device)[:, None]
-            scored = scored_BF[:, None, :, None, None].expand(target.shape)
-            mask = scored if mask is None else mask & scored
+    if scored_BN is not None and not scored_BN.all():
+        axis = 2 if target.dim() == 5 else 1
+        if (span := _one_span(scored_BN)) is not None:
+            # What is scored is one piece of every clip: the rest is cut off, which costs no mask.
+            predicted, target = predicted.narrow(axis, *span), target.narrow(axis, *span)
+            mask = None if mask is None else mask.narrow(axis, *span)
         else:
-            predicted, target = predicted[:, :, 1:], target[:, :, 1:]
-            mask = None if mask is None else mask[:, :, 1:]
+            shape = [len(target), *(n if i == axis else 1 for i, n in enumerate(target.shape) if i)]
+            scored = from_host(scored_BN, target.device).reshape(shape).expand(target.shape)
+            mask = scored if mask is None else mask & scored
     difference = predicted.float() - target.float()
     if mask is None:
         return difference.square().flatten(1).mean(dim=1)
@@ -87,3 +93,11 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, skip: bool
     # neither the loss nor its gradient sees it.
     difference = torch.where(mask, difference, torch.zeros_like(difference))
     return difference.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp_min(1)
+
+
+def _one_span(scored_BN: Mask) -> tuple[int, int] | None:
+    """Begin and length of the one stretch that is scored in every clip alike; None where there is no such."""
+    at = np.flatnonzero(scored_BN[0])
+    if not len(at) or not (scored_BN == scored_BN[0]).all() or at[-1] - at[0] + 1 != len(at):
+        return None
+    return int(at[0]), len(at)

@@ -206,10 +206,12 @@ class CrossAttention(_Projections):
         other_rope_BM1P2: Tensor | None = None,
         other_mask: KeyMask | None = None,
         text_bias: Tensor | None = None,
+        other_present_B111: Tensor | None = None,
     ) -> Tensor:
         """[B, L, D]; `other_BMD` is the other tower's stream, None where the block reads the text alone.
 
-        `text_bias` [B, 1, 1, N] is added to the products with the text's keys.
+        `text_bias` [B, 1, 1, N] is added to the products with the text's keys; what is read of the other stream is
+        multiplied by `other_present_B111`, 0 at clips that have none.
         """
         q_BLHK = self.heads(self.norm_q(self.q(x_BLD)))
         out_BLHK = self.attend(q_BLHK, *text, text_bias)
@@ -218,5 +220,8 @@ class CrossAttention(_Projections):
             k_BMHK = apply_rotation(self.heads(self.norm_k_fusion(self.k_fusion(z_BMD))), other_rope_BM1P2)
             v_BMHK = self.heads(self.v_fusion(z_BMD))
             turned_BLHK = apply_rotation(q_BLHK, rope_BL1P2)
-            out_BLHK = out_BLHK + self.attend_other(turned_BLHK, k_BMHK, v_BMHK, other_mask)
+            read_BLHK = self.attend_other(turned_BLHK, k_BMHK, v_BMHK, other_mask)
+            if other_present_B111 is not None:
+                read_BLHK = read_BLHK * other_present_B111
+            out_BLHK = out_BLHK + read_BLHK
         return self.o(out_BLHK.flatten(2))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Grid = tuple[int, int, int]
@@ -24,7 +25,9 @@ Grid = tuple[int, int, int]
 _Item = TypeVar("_Item", bound=Hashable)
 
 
-def from_host(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def from_host(
+    values: Sequence[Any] | NDArray[Any], device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
     """A small tensor of host numbers on `device`; on CUDA copied without waiting for it."""
     host = torch.tensor(values, dtype=dtype, device="cpu")
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)

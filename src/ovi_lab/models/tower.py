@@ -1,7 +1,7 @@
 """A tower of the twin model: its blocks, what surrounds them, and what the blocks read.
 
 Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D width, H heads, K head dim,
-T distinct timesteps of a clip (1, or 2 when its first frame is clean), S spans that its tokens are divided into, each
+T distinct timesteps of a clip (1, or 2 where a part of it is given), S spans that its tokens are divided into, each
 with one timestep (1; F, its frames; or 2 of unequal length).
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +30,13 @@ from ovi_lab.models.embeddings import (
     text_batch,
     video_patches,
 )
+from ovi_lab.models.given import Mask
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, Modulation, multiply_add, per_token
 from ovi_lab.models.recomputation import Linear
-from ovi_lab.models.rope import Grid, KeptTables, from_host
+from ovi_lab.models.rope import Grid, from_host
 
 Call = Callable[..., Any]
 """Calls `block.compute(...)`: (block, ...) to its result."""
-
-FirstFrameClean = bool | Tensor
-"""Whether the first latent frame is given: of all clips, or of each (bool [B])."""
 
 LONG_TEXT = 64
 """Tokens of a text from which on sampling merges the keys of its padding, and shares what both passes of guidance have
@@ -92,6 +91,8 @@ class Conditions:
     """Real tokens; None without padding."""
     text: TextContext
     """Texts of the clips; before `repeated` is called, of all passes."""
+    present: Tensor | None = None
+    """[B, 1, 1, 1] of the stream's type, 0 at clips that lack this modality, 1 at others; None where none lacks it."""
 
     def repeated(self, passes: int) -> Conditions:
         """What the same clips read in several passes at once; their texts are those of all passes already."""
@@ -99,7 +100,7 @@ class Conditions:
         def repeat(x: Tensor | None) -> Any:
             return x if x is None or x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
 
-        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope")}
+        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope", "present")}
         return replace(self, **parts, mask=None if self.mask is None else self.mask.repeated(passes))
 
     def alone(self, index: int) -> Conditions:
@@ -139,7 +140,7 @@ class TowerBlock(nn.Module):
         """x + CA(norm3(x)): to the text and, where this block reads it, to the other tower's stream."""
         if not self.cross_attn.reads_other or other is None:
             return x_BLD + self.cross_attn(self.norm3(x_BLD), text, text_bias=c.text.bias)
-        both = (c.rope, other_BMD, other.rope, other.mask, c.text.bias)
+        both = (c.rope, other_BMD, other.rope, other.mask, c.text.bias, other.present)
         return x_BLD + self.cross_attn(self.norm3(x_BLD), text, *both)
 
     def feed_forward(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
@@ -297,31 +298,17 @@ def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
     return torch.arange(longest, device=like.device) < from_host(lengths, like.device)[:, None]
 
 
-def clean_mask(tokens: Tokens, first_frame_is_clean: FirstFrameClean, masks: KeptTables) -> Tensor | None:
-    """[1 or B, L, 1], True at the tokens of given first frames; None where no frame is given.
+def token_mask(mask_BN: Mask, grids: Sequence[Grid], length: int, device: torch.device) -> Tensor:
+    """[1 or B, L, 1] of a mask over token frames: the same for all tokens of a frame.
 
-    `masks` keeps those that shapes alone decide.
+    Of clips that are all alike, one row serves all.
     """
-    if isinstance(first_frame_is_clean, Tensor):
-        return _clean_tokens(tokens, first_frame_is_clean)
-    if not first_frame_is_clean:
-        return None
-    return masks.get(
-        (tokens.grids, tokens.x.shape, tokens.x.device), lambda: _clean_tokens(tokens, first_frame_is_clean)
-    )
+    mask_BL = np.zeros((len(grids), length), dtype=bool)
+    for row_L, mask_N, (f, h, w) in zip(mask_BL, mask_BN, grids, strict=True):
+        row_L[: f * h * w] = mask_N[:f].repeat(h * w)
+    return from_host(one_row(mask_BL), device)[..., None]
 
 
-def _clean_tokens(tokens: Tokens, first_frame_is_clean: FirstFrameClean) -> Tensor:
-    """[1 or B, L, 1], True at the tokens of first frames, of all clips or of those marked."""
-    x_BLD = tokens.x
-    planes = [h * w for _, h, w in tokens.grids]
-    count_B1 = from_host(planes if len(set(planes)) > 1 else planes[:1], x_BLD.device)[:, None]
-    clean_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) < count_B1
-    if isinstance(first_frame_is_clean, Tensor):
-        if first_frame_is_clean.shape != (x_BLD.shape[0],) or first_frame_is_clean.dtype != torch.bool:
-            raise UserError(
-                f"first_frame_is_clean is {first_frame_is_clean.dtype} {list(first_frame_is_clean.shape)}; "
-                f"expected True, False or a bool tensor of [{x_BLD.shape[0]}]"
-            )
-        clean_BL = clean_BL & first_frame_is_clean.to(x_BLD.device)[:, None]
-    return clean_BL[..., None]
+def one_row(mask_BN: Mask) -> Mask:
+    """The first row alone where all are equal, which then serves all clips."""
+    return mask_BN[:1] if bool((mask_BN == mask_BN[:1]).all()) else mask_BN

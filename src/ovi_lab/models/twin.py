@@ -32,19 +32,18 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.float8 import convert_linear
+from ovi_lab.models.given import Given
 from ovi_lab.models.initialisation import initialise_parameters
-from ovi_lab.models.norms import per_token
 from ovi_lab.models.recomputation import Recomputation
-from ovi_lab.models.rope import KeptTables, RopeTables
+from ovi_lab.models.rope import RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
+from ovi_lab.models.token_times import TokenTimes
 from ovi_lab.models.tower import (
     LONG_TEXT,
     Conditions,
-    FirstFrameClean,
     TextContext,
     Tokens,
     Tower,
-    clean_mask,
 )
 from ovi_lab.models.twin_block import TwinBlock
 
@@ -52,7 +51,7 @@ from ovi_lab.models.twin_block import TwinBlock
 @dataclass(frozen=True)
 class TwinOutput:
     """What each tower predicts (rectified flow: the velocity), in the form its latents came in; None where
-    that modality was absent."""
+    that modality was absent, or wholly given."""
 
     video: Tensor | list[Tensor] | None
     audio: Tensor | list[Tensor] | None
@@ -204,7 +203,7 @@ class TwinDiT(nn.Module):
         """Drop the rotation tables and masks kept of earlier passes; the next pass computes its own."""
         head_dim = next(iter(self.tower_configs.values())).head_dim
         self._rope_tables = RopeTables(head_dim, self.rope_config.theta)
-        self._clean_masks = KeptTables(capacity=1)
+        self._times = TokenTimes()
 
     # ------------------------------------------------------------------------------------------- forward
     def prepare_text(
@@ -232,7 +231,7 @@ class TwinDiT(nn.Module):
         t_audio: Tensor | None = None,
         text_video: Latents | TextContext | None = None,
         text_audio: Latents | TextContext | None = None,
-        first_frame_is_clean: FirstFrameClean = False,
+        given: Given | None = None,
         skip_layers: Collection[int] = (),
         passes: int = 1,
     ) -> TwinOutput:
@@ -243,8 +242,9 @@ class TwinDiT(nn.Module):
             audio: Tensor [B, L, C], or a list of [L, C]. One modality absent, the other's tower runs alone.
             t_video, t_audio: Tensor [B] (or a scalar for all), 0 (data) to 1000 (noise).
             text_video, text_audio: list of [n, E], Tensor [B, n, E], or what `prepare_text` gave.
-            first_frame_is_clean: the first latent frame is given, not noised: its tokens get t = 0. For all
-                clips (bool) or for each (bool Tensor [B]).
+            given: which latent frames and audio tokens hold the clean latent, so that their tokens get t = 0, and
+                which clips lack a modality; None: all is generated. Without gradients, a modality of which all is
+                given gets no prediction.
             skip_layers: blocks left out in both towers (skip-layer guidance).
             passes: predictions of each clip, each under a text of its own: texts hold passes x B, those of the
                 first pass first, and so do the predictions. What no text has reached, the embeddings and the
@@ -261,27 +261,25 @@ class TwinDiT(nn.Module):
             sizes = ", ".join(f"{t.x.shape[0]} {m} clips" for m, t in tokens.items())
             raise UserError(f"the batch has {sizes}; expected as many of both")
         tables = self._rope(tokens)
-        given: dict[Modality, tuple[Any, Any]] = {
-            "video": (t_video, text_video),
-            "audio": (t_audio, text_audio),
-        }
+        read: dict[Modality, tuple[Any, Any]]
+        read = {"video": (t_video, text_video), "audio": (t_audio, text_audio)}
+        given = given or Given()
         conditions: dict[Modality, Conditions] = {}
         for modality in tokens:
-            t, text = given[modality]
-            clean = first_frame_is_clean if modality == "video" else False
             conditions[modality] = self._conditions(
-                modality, tokens[modality], t, text, clean, tables[modality], passes
+                modality, tokens[modality], *read[modality], given, tables[modality], passes
             )
         streams = {m: t.x for m, t in tokens.items()}
+        unread = self._unread(tokens, given)
         if self.sharding is None:
-            streams = self._run_blocks(streams, conditions, skip, passes)
+            streams = self._run_blocks(streams, conditions, skip, passes, unread)
         else:
             own, own_conditions = self.sharding.split(streams, conditions)
-            streams = self.sharding.join(self._run_blocks(own, own_conditions, skip, passes))
+            streams = self.sharding.join(self._run_blocks(own, own_conditions, skip, passes, unread))
         if passes > 1:
             conditions = {m: c.repeated(passes) for m, c in conditions.items()}
             tokens = {m: dataclasses.replace(t, grids=t.grids * passes) for m, t in tokens.items()}
-        out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens}
+        out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens if m != unread}
         return TwinOutput(out.get("video"), out.get("audio"))
 
     def _run_blocks(
@@ -290,29 +288,46 @@ class TwinDiT(nn.Module):
         conditions: dict[Modality, Conditions],
         skip: frozenset[int],
         passes: int,
+        unread: Modality | None,
     ) -> dict[Modality, Tensor]:
         remaining = [i for i in range(self.num_layers) if i not in skip]
         if self.compiled is not None:
             # What comes in is a view and what blocks hand on is none: the first block would be compiled apart.
             streams = {m: x.clone() for m, x in streams.items()}
-        opened, twin = -1, len(streams) == 2
-        blocks: Any = self.twin_blocks if twin else list(self.tower(next(iter(streams))).each_block())
+        opened = -1
+        # A model of two towers runs its pairs of blocks for one modality too: they are the units that are sharded.
+        order: tuple[Modality, ...] = MODALITIES if self.twin_blocks else tuple(self.tower_configs)
+        blocks = self.sharding_units()
         if passes > 1 and remaining:
             opened = remaining[0]
-            new = blocks[opened].open(*streams.values(), *(conditions[m] for m in streams))
-            streams = dict(zip(streams, new if twin else (new,), strict=True))
-            streams = {m: x.repeat(passes, 1, 1) for m, x in streams.items()}
+            block = cast(Any, blocks[opened])
+            new = block.open(*map(streams.get, order), *map(conditions.get, order))
+            streams = dict(zip(order, new if self.twin_blocks else (new,), strict=True))
+            streams = {m: x.repeat(passes, 1, 1) for m, x in streams.items() if x is not None}
             conditions = {m: c.repeated(passes) for m, c in conditions.items()}
-        if twin:
-            v_BLD, a_BLD = streams["video"], streams["audio"]
-            for i in remaining:
-                args = (v_BLD, a_BLD, conditions["video"], conditions["audio"], i == opened)
-                v_BLD, a_BLD = self._run_block(i, blocks[i], *args)
-            return {"video": v_BLD, "audio": a_BLD}
-        ((modality, x_BLD),) = streams.items()
         for i in remaining:
-            x_BLD = self._run_block(i, blocks[i], x_BLD, conditions[modality], i, i == opened)
-        return {modality: x_BLD}
+            args: list[Any] = [*map(streams.get, order), *map(conditions.get, order)]
+            if not self.twin_blocks:
+                streams = {order[0]: self._run_block(i, blocks[i], *args, i, i == opened)}
+                continue
+            last = unread if i == remaining[-1] else None
+            new = self._run_block(i, blocks[i], *args, i == opened, last)
+            streams = {m: x for m, x in zip(order, new, strict=True) if x is not None}
+        return streams
+
+    def _unread(self, tokens: Mapping[Modality, Tokens], given: Given) -> Modality | None:
+        """The modality of which all is given, whose prediction nobody wants; None in training and where there is none.
+
+        In training another process may have a batch that is not given wholly, and all run the same modules.
+        """
+        if len(tokens) < 2 or torch.is_grad_enabled() or self.gathers_blocks:
+            return None
+        return next((m for m, t in tokens.items() if given.all_given(m, self._frames(m, t))), None)
+
+    def _frames(self, modality: Modality, tokens: Tokens) -> list[int]:
+        """Latent frames, or audio tokens, of each clip."""
+        patch = (self.tower(modality).config.patch_size or (1,))[0]
+        return [patch * f for f, _, _ in tokens.grids]
 
     def _run_block(self, index: int, block: nn.Module, *args: Any) -> Any:
         if self.compiled is None:
@@ -326,7 +341,7 @@ class TwinDiT(nn.Module):
         tokens: Tokens,
         t: Tensor | None,
         text: Latents | TextContext | None,
-        first_frame_is_clean: FirstFrameClean,
+        given: Given,
         rope_BL1P2: Tensor,
         passes: int = 1,
     ) -> Conditions:
@@ -340,15 +355,7 @@ class TwinDiT(nn.Module):
         if t.dim() > 1 or t.numel() not in (1, B):
             raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
         t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
-        clean_BL1 = clean_mask(tokens, first_frame_is_clean, self._clean_masks)
-        if clean_BL1 is not None:
-            t_BT = torch.cat([torch.zeros_like(t_BT), t_BT], dim=1)
-        e, e0 = tower.embed_time(t_BT)
-        if clean_BL1 is not None and self.sharding is None and len(set(tokens.grids)) == 1:
-            # Spans of equal length, the frames: vectors stay one a frame, where a mask makes one a token.
-            _, h, w = tokens.grids[0]
-            clean_BF1, clean_BL1 = clean_BL1[:, :: h * w], None
-            e, e0 = per_token(e, clean_BF1), per_token(e0, clean_BF1[..., None])
+        e, e0, clean_BL1 = self._times.embed(tower, tokens, t_BT, given, by_frame=self.sharding is None)
         # Kernels of a GPU that take the bias of merged padding are slower than what merging saves.
         context = tower.embed_text(text, tower.merges_padding and tokens.x.device.type == "cpu")
         if context.batch_size != B * passes:
@@ -359,7 +366,8 @@ class TwinDiT(nn.Module):
         mask = None
         if tokens.mask is not None:
             mask = KeyMask(tokens.mask, tuple(f * h * w for f, h, w in tokens.grids))
-        return Conditions(e, e0, clean_BL1, rope_BL1P2, mask, context)
+        present = self._times.present(modality, tokens, given)
+        return Conditions(e, e0, clean_BL1, rope_BL1P2, mask, context, present)
 
     def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
         tables: dict[Modality, Tensor] = {}

@@ -5,9 +5,15 @@ Shapes: B batch, L tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from ovi_lab.models.config import Modality
 from ovi_lab.models.tower import Call, Conditions, TowerBlock
+
+Streams = tuple[Tensor | None, Tensor | None]
+"""Of video and of audio; None for the one that a batch lacks."""
 
 
 class TwinBlock(nn.Module):
@@ -24,33 +30,71 @@ class TwinBlock(nn.Module):
 
     def forward(
         self,
-        v_BLD: Tensor,
-        a_BLD: Tensor,
-        cv: Conditions,
-        ca: Conditions,
+        v_BLD: Tensor | None,
+        a_BLD: Tensor | None,
+        cv: Conditions | None,
+        ca: Conditions | None,
         opened: bool = False,
+        unread: Modality | None = None,
         call: Call | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The video stream and the audio stream after the block; `opened`: they come after self-attention.
+    ) -> Streams:
+        """The video stream and the audio stream after the block; None for one that the batch lacks.
+
+        `opened`: they come after self-attention. `unread`: nothing reads this stream after the block, which leaves it
+        as it is after self-attention.
 
         `call` computes them in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
         """
-        args = (v_BLD, a_BLD, cv.alone(self.index), ca.alone(self.index), opened)
+        own = (None if c is None else c.alone(self.index) for c in (cv, ca))
+        args = (v_BLD, a_BLD, *own, opened, unread)
         return self.compute(*args) if call is None else call(self, *args)
 
     def compute(
-        self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions, opened: bool
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        v_BLD: Tensor | None,
+        a_BLD: Tensor | None,
+        cv: Conditions | None,
+        ca: Conditions | None,
+        opened: bool,
+        unread: Modality | None,
+    ) -> Streams:
         """`forward` less its hooks."""
-        mv, ma = self.video.modulation(cv.e0), self.audio.modulation(ca.e0)
+        mv = None if cv is None else self.video.modulation(cv.e0)
+        ma = None if ca is None else self.audio.modulation(ca.e0)
         if not opened:
-            v_BLD = self.video.attend_self(v_BLD, mv, cv)
-            a_BLD = self.audio.attend_self(a_BLD, ma, ca)
+            v_BLD = _attend_self(self.video, v_BLD, mv, cv)
+            a_BLD = _attend_self(self.audio, a_BLD, ma, ca)
         # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
-        v_new_BLD = self.video.attend_across(v_BLD, self.video.text_key_value(cv), cv, a_BLD, ca)
-        a_new_BLD = self.audio.attend_across(a_BLD, self.audio.text_key_value(ca), ca, v_BLD, cv)
-        return self.video.feed_forward(v_new_BLD, mv, cv), self.audio.feed_forward(a_new_BLD, ma, ca)
+        v_new_BLD = v_BLD if unread == "video" else _finish(self.video, v_BLD, mv, cv, a_BLD, ca)
+        a_new_BLD = a_BLD if unread == "audio" else _finish(self.audio, a_BLD, ma, ca, v_BLD, cv)
+        return v_new_BLD, a_new_BLD
 
-    def open(self, v_BLD: Tensor, a_BLD: Tensor, cv: Conditions, ca: Conditions) -> tuple[Tensor, Tensor]:
+    def open(
+        self, v_BLD: Tensor | None, a_BLD: Tensor | None, cv: Conditions | None, ca: Conditions | None
+    ) -> Streams:
         """Both streams after this block's self-attention; see `TowerBlock.open`."""
-        return self.video.open(v_BLD, cv), self.audio.open(a_BLD, ca)
+        return (
+            None if v_BLD is None or cv is None else self.video.open(v_BLD, cv),
+            None if a_BLD is None or ca is None else self.audio.open(a_BLD, ca),
+        )
+
+
+def _attend_self(
+    block: TowerBlock, x_BLD: Tensor | None, m: Sequence[Tensor] | None, c: Conditions | None
+) -> Tensor | None:
+    return None if x_BLD is None or m is None or c is None else block.attend_self(x_BLD, m, c)
+
+
+def _finish(
+    block: TowerBlock,
+    x_BLD: Tensor | None,
+    m: Sequence[Tensor] | None,
+    c: Conditions | None,
+    other_BMD: Tensor | None,
+    other: Conditions | None,
+) -> Tensor | None:
+    """A stream after self-attention to the end of its block."""
+    if x_BLD is None or m is None or c is None:
+        return None
+    x_BLD = block.attend_across(x_BLD, block.text_key_value(c), c, other_BMD, other)
+    return block.feed_forward(x_BLD, m, c)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ovi_lab.flow import flow_matching_loss, interpolate
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
+from ovi_lab.models.given import frames_of
 from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.flops import checkpointing
 from ovi_lab.planning.live_memory import TrainingMemory, as_trained
@@ -158,12 +159,13 @@ def _step(model: TwinDiT, work: Pass, live: TrainingMemory) -> int:
         latents = torch.empty(shape, device=META)
         given[modality], targets[modality] = interpolate(latents, torch.randn_like(latents), sigma)
         given[f"t_{modality}"], given[f"text_{modality}"] = 1000.0 * sigma, text
-    clean = work.first_frame_clean and "video" in shapes
+    begins = work.first_frame_clean and "video" in shapes
+    clean = Given.first_frame(given["video"]) if begins else Given()
     # still there in the backward pass, where checkpointing runs blocks again
     with as_trained(work.device, work.autocast) as kernels:
-        out = model(**given, first_frame_is_clean=clean)
+        out = model(**given, given=clean)
         losses = [
-            flow_matching_loss(getattr(out, m), target, skip_first_frame=clean and m == "video").mean
+            flow_matching_loss(getattr(out, m), target, scored=clean.scored(m, frames_of(target, m))).mean
             for m, target in targets.items()
         ]
         loss = torch.stack(losses).sum()

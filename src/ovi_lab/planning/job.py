@@ -87,7 +87,9 @@ class TrainingJob:
         self.modalities: Sequence[Modality] = getattr(self._task, "modalities", ())
         if not self.modalities:
             raise UserError(f"task {task['_target_']} trains no towers; plan is for those that do")
-        self.first_frame_clean = float(task.get("first_frame_clean") or 0) > 0 and "video" in self.modalities
+        roles = task.get("roles") or {}
+        partly = any(float(roles.get(role) or 0) > 0 for role in ("first_frame", "beginning", "span"))
+        self.first_frame_clean = partly and "video" in self.modalities
         self.precision = str(config.trainer.precision)
         self.steps = int(config.trainer.max_steps)
         self.averaged = bool(config.ema.decay)

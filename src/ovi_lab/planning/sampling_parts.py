@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.codecs import mmaudio, wan22
 from ovi_lab.flow import SamplerSettings, Texts, sample
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.config import Modality
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.sampling.quantise import linear_names, stored_bytes
@@ -110,13 +110,14 @@ def towers_work(
         texts = [
             torch.empty(min(tokens, config.text_len), config.text_dim, device=META) for _ in range(TEXTS)
         ]
-        frame = torch.empty(*video[:2], 1, *video[3:], device=META) if first_frame else None
         noise: dict[Modality, Tensor] = {
             "video": torch.empty(video, device=META),
             "audio": torch.empty(1, preset.audio_latents, towers["audio"].in_dim, device=META),
         }
         positive, *negative = ([text] for text in texts)
-        return sample(model, noise, Texts(positive, *negative), settings, first_frame=frame)
+        given, clean = Given.first_frame(noise["video"]), {"video": torch.empty(video, device=META)}
+        begin: dict[str, Any] = {"given": given, "clean": clean} if first_frame else {}
+        return sample(model, noise, Texts(positive, *negative), settings, **begin)
 
     return _peak(loop, model)
 

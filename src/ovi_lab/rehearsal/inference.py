@@ -16,7 +16,7 @@ from ovi_lab.common.building import build
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.flow.solvers import SOLVERS
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.planning.job import RELEASED_CLIP
 from ovi_lab.rehearsal.stopped import stopped_or
 from ovi_lab.rehearsal.values import NoValues
@@ -148,9 +148,9 @@ def _sampled(model: TwinDiT, first_frame: bool = False, **settings: Any) -> str:
         [torch.empty(9, width, device=GPU)],
         [torch.empty(12, width, device=GPU)],
     )
-    given = noise["video"][:, :, :1] if first_frame else None
+    given = Given.first_frame(noise["video"]) if first_frame else None
     chosen = SamplerSettings(**{"steps": STEPS, "video_guidance": 4.0, "audio_guidance": 3.0, **settings})
-    made = sample(model, noise, texts, chosen, first_frame=given)  # type: ignore[arg-type]
+    made = sample(model, noise, texts, chosen, given=given, clean=noise)  # type: ignore[arg-type]
     return f"{_shape(made.video)}, {_shape(made.audio)}"
 
 

@@ -18,6 +18,7 @@ from torch.optim import optimizer
 
 from ovi_lab.common.building import build
 from ovi_lab.common.progress import SilentReporter
+from ovi_lab.flow import Roles
 from ovi_lab.planning.cluster import Cluster
 from ovi_lab.planning.job import TrainingJob
 from ovi_lab.rehearsal.clips import RehearsalData
@@ -91,14 +92,16 @@ class _Phases(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.found.placed = self.watch.live.now
-        self.found.clean_share = float(getattr(pl_module, "first_frame_clean", 0.0))
+        roles = getattr(pl_module, "roles", Roles())
+        self.found.clean_share = roles.first_frame
         self.watch.record.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if self.step is None:
             if self.found.clean_share:
                 # no clip's first frame is given but in the last step, where all are: the most that a pass takes
-                pl_module.first_frame_clean = float(trainer.global_step == trainer.max_steps - 1)
+                last = trainer.global_step == trainer.max_steps - 1
+                pl_module.roles = Roles(joint=0.0, first_frame=1.0) if last else Roles()
             self.step = Step((trainer.global_step + 1) % self.every == 0, Record())
             self._begin()
 

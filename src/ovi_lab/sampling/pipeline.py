@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
 from ovi_lab.errors import UserError
-from ovi_lab.flow import SamplerSettings, Texts, noise_batch, sample
-from ovi_lab.models import TwinDiT
+from ovi_lab.flow import SamplerSettings, Texts, first_frame_given, noise_batch, sample
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
 from ovi_lab.sampling.bundle import DTYPES, Bundle, Formats, Parts
@@ -127,7 +127,8 @@ def generate_latents(
     settings: SamplerSettings,
     *,
     noise: str = "named",
-    first_frame: Tensor | None = None,
+    given: Given | None = None,
+    clean: Mapping[Modality, Tensor] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Latents of one batch: video [B,C,F,h,w] and audio [B,L,C], None for a modality that has no shape.
@@ -139,7 +140,7 @@ def generate_latents(
         shapes: of one clip's latents, for the modalities that are wanted.
         settings: solver and guidance.
         noise: see `noise_for`.
-        first_frame: see `sample`.
+        given, clean: see `sample`.
         on_step: called with steps done and steps in all.
     """
     device = texts.positive[0].device
@@ -147,7 +148,7 @@ def generate_latents(
     begin: dict[Modality, Tensor] = {
         m: noise_batch(seeds, shapes[m], m, convention=noise).to(device) for m in MODALITIES if m in shapes
     }
-    made = sample(towers, begin, texts, settings, first_frame=first_frame, on_step=on_step)
+    made = sample(towers, begin, texts, settings, given=given, clean=clean, on_step=on_step)
     return made.video, made.audio
 
 
@@ -275,7 +276,7 @@ class OviPipeline:
         """Video [1,C,F,h,w] and audio [1,L,C] of one plan, on the device."""
         settings, request = self.settings, plan.request
         texts = self.embed([plan.prompt, *request.negatives(settings)])
-        first_frame = self.first_frame(plan) if request.image is not None else None
+        given, clean = self.given(plan)
         towers = self.parts.towers
         with self.placement.working(towers), sequence_parallel(towers, group) if group else nullcontext():
             return generate_latents(
@@ -285,7 +286,8 @@ class OviPipeline:
                 plan.shapes,
                 settings,
                 noise=self.parts.formats.noise,
-                first_frame=first_frame,
+                given=given,
+                clean=clean,
                 on_step=on_step,
             )
 
@@ -301,13 +303,14 @@ class OviPipeline:
             self._vectors = {**known, **{t: v.to(self.options.device) for t, v in found.items()}}
         return [self._vectors[text] for text in texts]
 
-    def first_frame(self, plan: Plan) -> Tensor:
-        """The image's latent [1,C,1,h,w]."""
+    def given(self, plan: Plan) -> tuple[Given, dict[Modality, Tensor]]:
+        """What of a plan's clip is given, and its clean latents."""
         if plan.request.image is None:
-            raise TypeError("the plan has no image")
+            return Given(), {}
         picture_HWC = scaled(read_image(plan.request.image), plan.size)
         with self.placement.working(self.parts.video):
-            return self.parts.video.encode(picture_HWC[None, None])
+            frame = self.parts.video.encode(picture_HWC[None, None])
+        return first_frame_given(frame, frame.new_zeros(1, *plan.shapes["video"]))
 
     def decode(self, video: Tensor | None, audio: Tensor | None) -> tuple[Tensor, Tensor]:
         """Latents of one clip -> uint8 [T,H,W,3] and float32 [S], on the CPU, of equal length.

@@ -15,14 +15,17 @@ from ovi_lab.common.settings import TRAIN
 from ovi_lab.common.values import check_settings
 from ovi_lab.data.loading import REPEATED
 from ovi_lab.errors import UserError
-from ovi_lab.flow import TimestepSampler, flow_matching_loss, interpolate
+from ovi_lab.flow import Roles, TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
+from ovi_lab.models.config import MODALITIES
+from ovi_lab.models.given import Mask, frames_of
+from ovi_lab.models.rope import from_host
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
 from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.initial_values import ParameterValues, Values
 from ovi_lab.strategies.process_groups import started
-from ovi_lab.tasks.losses_by_timestep import LossByTimestep
+from ovi_lab.tasks.losses_by_timestep import LossByTimestep, add_by_role
 from ovi_lab.tasks.task import Task, log_directly, log_interval, steps_now
 
 Latents = Tensor | list[Tensor]
@@ -52,7 +55,7 @@ class FlowMatchingTask(Task):
         init_from: `all`, or `video` and `audio`: checkpoints to begin from.
         adapter: settings of low-rank adapters, which alone are trained then (see `adapters`).
         text_dropout: share of clips whose caption is left out.
-        first_frame_clean: share of batches whose first video frame is clean and not scored.
+        roles: what of each clip is given or left out in training; None: nothing.
         timestep_bins: losses are logged in so many bins of sigma.
         seed: of every draw.
     """
@@ -71,12 +74,12 @@ class FlowMatchingTask(Task):
         init_from: Mapping[str, Any] | None = None,
         adapter: Mapping[str, Any] | None = None,
         text_dropout: float = 0.0,
-        first_frame_clean: float = 0.0,
+        roles: Roles | None = None,
         timestep_bins: int = 10,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_settings("task", {"text_dropout": text_dropout, "first_frame_clean": first_frame_clean})
+        check_settings("task", {"text_dropout": text_dropout})
         checked(field_type(TRAIN, "loss"), loss_weights, "loss")
         weights = {modality: weight for modality, weight in loss_weights.items() if weight is not None}
         self._make_model, self._make_text = model, text_encoder
@@ -86,7 +89,7 @@ class FlowMatchingTask(Task):
         self.freeze_rule = FreezeRule(**(freeze or {}))
         self.adapter = adapter or None
         self.init_from = {k: v for k, v in (init_from or {}).items() if v is not None}
-        self.text_dropout, self.first_frame_clean = text_dropout, first_frame_clean
+        self.text_dropout, self.roles = text_dropout, roles or Roles()
         self.seed = seed
         self.train_bins, self.val_bins = LossByTimestep(timestep_bins), LossByTimestep(timestep_bins)
         self.model: TwinDiT | None = None
@@ -187,41 +190,51 @@ class FlowMatchingTask(Task):
             batch: latents `video` [B,C,F,H,W] and `audio` [B,L,C] (or lists), captions.
             sigmas: [B] for each modality.
             purpose: coordinates of the draws made here.
-            train: drop text and clean first frames by their shares.
+            train: drop text and give parts of clips by their shares.
         """
         assert self.model is not None
         device = self.device
-        dropped, clean = None, False
+        dropped = None
         if train and self.text_dropout:
             draws = torch.rand(len(batch["id"]), generator=generator_for(*purpose, "text dropout"))
             dropped = draws < self.text_dropout
-        if train and self.first_frame_clean and "video" in self.modalities:
-            draw = torch.rand((), generator=generator_for(*purpose, "first frame"))
-            clean = bool(draw < self.first_frame_clean)
+        modalities = [m for m in MODALITIES if m in self.modalities and m in batch]
+        lengths = {m: frames_of(batch[m], m) for m in modalities}
+        roles = self.roles if train else Roles()
+        drawn = roles.draw(lengths, lambda: generator_for(*purpose, "roles"))
+        if (own := drawn.are("independent")).any():
+            sigmas = self._independent(sigmas, own, purpose)
         text = self.encode_text(batch, dropped)
         noisy: dict[str, Latents] = {}
         targets: dict[str, Latents] = {}
         arguments: dict[str, Any] = {}
-        for modality in self.modalities:
+        for modality in modalities:
             latents = batch[modality]
             noise = noise_like(latents, generator_for(*purpose, "noise", modality, device=device))
-            noisy[modality], targets[modality] = interpolate(latents, noise, sigmas[modality])
-            if modality == "video" and clean:
-                noisy[modality] = _with_first_frame(noisy[modality], latents)
+            point, targets[modality] = interpolate(latents, noise, sigmas[modality])
+            noisy[modality] = drawn.given.hold(modality, point, latents)
             arguments[f"t_{modality}"] = 1000.0 * sigmas[modality]
             arguments[f"text_{modality}"] = text
-        output = self.model(**noisy, **arguments, first_frame_is_clean=clean)
+        output = self.model(**noisy, **arguments, given=drawn.given)
         total: Tensor = torch.zeros((), device=device)
         by_modality: dict[str, Tensor] = {}
-        for modality in self.modalities:
-            result = flow_matching_loss(
-                getattr(output, modality), targets[modality], skip_first_frame=clean and modality == "video"
-            )
+        for modality in modalities:
+            scored = drawn.given.scored(modality, lengths[modality])
+            result = flow_matching_loss(getattr(output, modality), targets[modality], scored=scored)
             by_modality[modality] = result.mean
             total = total + self.loss_weights.get(modality, 0.0) * result.mean
             if not batch.get(REPEATED):
-                (self.train_bins if train else self.val_bins).add(modality, result.per_clip, sigmas[modality])
+                bins = self.train_bins if train else self.val_bins
+                add_by_role(bins, modality, result, sigmas[modality], drawn, roles.names)
         return total, by_modality
+
+    def _independent(
+        self, sigmas: Mapping[str, Tensor], clips: Mask, purpose: Sequence[int | str]
+    ) -> dict[str, Tensor]:
+        """The sigmas with a draw of its own for the sound of these clips."""
+        generator = generator_for(*purpose, "independent timesteps", device=self.device)
+        own, _ = self.timesteps.sample(len(clips), generator)
+        return {**sigmas, "audio": torch.where(from_host(clips, self.device), own, sigmas["audio"])}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; its draws depend on the number of the batch in the run."""
@@ -303,14 +316,6 @@ class FlowMatchingTask(Task):
         names = ("val/loss", *(f"val/loss_{m}" for m in self.modalities))
         self.log_dict({name: (loss / clips).float() for name, loss in zip(names, losses, strict=True)})
         self.log_dict({f"val/{name}": value for name, value in self.val_bins.collect().items()})
-
-
-def _with_first_frame(noisy: Latents, clean: Latents) -> Latents:
-    """Replace the first latent frame by the clean one; [B,C,F,H,W] or a list of [C,F,H,W]."""
-    if isinstance(noisy, Tensor):
-        assert isinstance(clean, Tensor)
-        return torch.cat([clean[:, :, :1], noisy[:, :, 1:]], dim=2)
-    return [torch.cat([c[:, :1], n[:, 1:]], dim=1) for n, c in zip(noisy, clean, strict=True)]
 
 
 class FusionTraining(FlowMatchingTask):

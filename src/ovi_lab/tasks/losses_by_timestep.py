@@ -1,12 +1,16 @@
-"""Losses binned by timestep: an average over timesteps hides where a model is good."""
+"""Losses binned by timestep, and by role: an average over either hides where a model is good."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from ovi_lab.flow import DrawnRoles, FlowLoss
+from ovi_lab.models.given import Mask
+from ovi_lab.models.rope import from_host
 from ovi_lab.strategies.process_groups import started
 
 
@@ -66,16 +70,54 @@ class LossByTimestep:
     def collect(self) -> dict[str, float]:
         """Mean loss by `<modality>_t<from>-<to>` (in thousandths of sigma) of bins with clips; resets the sums.
 
-        Over all processes; collective.
+        Of a modality in a role also its mean over all bins, by `<role>/loss_<modality>`. Over all processes;
+        collective.
         """
         self.end_step()
         report = {}
         for modality, sums in self._sums.items():
             if started():
                 distributed.all_reduce(sums)
-            for index, (total, count) in enumerate(sums.T.tolist()):
+            pairs = sums.T.tolist()
+            role, _, own = modality.rpartition("/")
+            if role and (clips := sum(count for _, count in pairs)):
+                report[f"{role}/loss_{own}"] = sum(total for total, _ in pairs) / clips
+            for index, (total, count) in enumerate(pairs):
                 if count:
                     low, high = (round(1000 * edge / self.bins) for edge in (index, index + 1))
                     report[f"{modality}_t{low:03d}-{high:03d}"] = total / count
         self._sums = {}
         return report
+
+
+def add_by_role(
+    bins: LossByTimestep,
+    modality: str,
+    loss: FlowLoss,
+    sigma_B: Tensor,
+    drawn: DrawnRoles,
+    names: Iterable[str],
+) -> None:
+    """Add a batch's losses of clips that have one, together and, where there are several roles, role by role.
+
+    Args:
+        bins: to add to.
+        modality: of the losses.
+        loss: by clip.
+        sigma_B: of the clips.
+        drawn: their roles.
+        names: roles that the run draws.
+    """
+    several = len(tuple(names)) > 1
+
+    def add(name: str, clips: Mask) -> None:
+        if clips.all():
+            bins.add(name, loss.per_clip, sigma_B)
+        elif clips.any():
+            index = from_host(np.flatnonzero(clips), sigma_B.device)
+            bins.add(name, loss.per_clip[index], sigma_B[index])
+
+    counted = np.ones(len(drawn.names), dtype=bool) if loss.counted is None else loss.counted
+    add(modality, counted)
+    for role in dict.fromkeys(drawn.names) if several else ():
+        add(f"{role}/{modality}", counted & drawn.are(role))

@@ -122,7 +122,7 @@ def test_ids_of_json_may_be_whole_numbers(tmp_path: Path) -> None:
         ("t.jsonl", '\n{"id": "a", "id": "b"}\n', "line 2: names the key id twice"),
         ("t.jsonl", '{"id": "a", "ID": "b"}\n', "line 1: names the key id twice"),
         ("t.jsonl", '{"id": NaN}\n', "line 1: holds NaN"),
-        ("t.jsonl", "[" * 5000 + "\n", "line 1: is nested deeper"),
+        ("t.jsonl", "[" * 5000 + "]" * 5000 + "\n", "line 1: is nested deeper"),
         ("t.jsonl", '{"caption": "a\\u0000b"}\n', "line 1: its caption holds a NUL"),
         ("t.jsonl", '{"caption": "\\ud83d"}\n', "line 1: its caption holds half of a surrogate pair"),
         ("t.jsonl", json.dumps({"id": "a" * (MAX_FIELD + 1)}), "line 1: its id is longer than"),

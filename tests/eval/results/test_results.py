@@ -214,7 +214,7 @@ def test_broken_json_and_numbers_beyond_all_bounds_are_refused(tmp_path, written
         ('{"id": "x"', "line 41: is no JSON"),
         ('{"id": "x", "ball/onset_f1": 1' + "0" * 400 + "}", "line 41.ball/onset_f1 is too large a number"),
         ('{"id": "x", "ball/onset_f1": ' + "1" * 5000 + "}", "line 41: is no JSON"),
-        ('{"id": "x", "reasons": ' + '{"a":' * 5000 + "}" * 5001, "line 41: is nested deeper"),
+        ('{"id": "x", "reasons": ' + '{"a":' * 5000 + "1" + "}" * 5001, "line 41: is nested deeper"),
         ("7", "line 41 must be an object"),
     ],
 )

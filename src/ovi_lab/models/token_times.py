@@ -1,0 +1,85 @@
+"""The timestep of every token: a clip's own, and 0 where the clean latent is given.
+
+Shapes: B clips, T distinct timesteps of a clip, L tokens, F token frames, S spans with one timestep each, D width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovi_lab.errors import UserError
+from ovi_lab.models.config import Modality
+from ovi_lab.models.given import Given, Mask, check_mask
+from ovi_lab.models.norms import per_token
+from ovi_lab.models.rope import KeptTables, from_host
+from ovi_lab.models.tower import Tokens, Tower, one_row, token_mask
+
+
+class TokenTimes:
+    """Time embeddings of a pass over some clips, and the masks that they need; masks are kept for the next pass."""
+
+    def __init__(self) -> None:
+        self._masks = KeptTables(capacity=8)
+
+    def embed(
+        self, tower: Tower, tokens: Tokens, t_BT: Tensor, given: Given, by_frame: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """e [B, S, D], its projection e0 [B, S, 6, D], and the mask [1 or B, L, 1] of tokens of the first of two.
+
+        Args:
+            tower: of the tokens.
+            tokens: whose times are asked.
+            t_BT: the clips' timesteps, T = 1.
+            given: what stands at t = 0 instead.
+            by_frame: whether clips of one shape may have one vector a frame, where a mask makes one a token.
+        """
+        device = tokens.x.device
+        clean_BF = clean_frames(tower, tokens, given)
+        if clean_BF is None:
+            return *tower.embed_time(t_BT), None
+        if clean_BF.shape[1] == 1:  # whole clips: still one timestep each
+            return *tower.embed_time(torch.where(self._kept(clean_BF, device), 0.0, t_BT)), None
+        e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
+        if by_frame and len(set(tokens.grids)) == 1:
+            clean_BF1 = self._kept(one_row(clean_BF), device)[..., None]
+            return per_token(e, clean_BF1), per_token(e0, clean_BF1[..., None]), None
+        length = tokens.x.shape[1]
+        key = (tokens.grids, length, clean_BF.tobytes(), device)
+        return e, e0, self._masks.get(key, lambda: token_mask(clean_BF, tokens.grids, length, device))
+
+    def present(self, modality: Modality, tokens: Tokens, given: Given) -> Tensor | None:
+        """[B, 1, 1, 1], 0 at clips that lack the modality and 1 at others; None where no clip lacks it."""
+        lacking_B = given.lacking(modality)
+        if lacking_B is None or not lacking_B.any():
+            return None
+        if len(lacking_B) != len(tokens.grids):
+            raise UserError(
+                f"which clips lack {modality} is marked for {len(lacking_B)} clips; expected {len(tokens.grids)}"
+            )
+        return self._kept(~lacking_B, tokens.x.device).to(tokens.x.dtype)[:, None, None, None]
+
+    def _kept(self, mask: Mask, device: torch.device) -> Tensor:
+        key = (mask.shape, mask.tobytes(), device)
+        return self._masks.get(key, lambda: from_host(mask, device))
+
+
+def clean_frames(tower: Tower, tokens: Tokens, given: Given) -> Mask | None:
+    """What is given by token frame: bool [B, F]; [B, 1] where each clip is given wholly or not at all; None if nothing.
+
+    Raises UserError where the mask is of another shape or a patch of several frames is given in part.
+    """
+    modality = tower.config.modality
+    mask_BN = given.mask(modality)
+    if mask_BN is None or not mask_BN.any():
+        return None
+    patch = (tower.config.patch_size or (1,))[0]
+    lengths = [patch * f for f, _, _ in tokens.grids]
+    check_mask(mask_BN, modality, lengths)
+    patches_BFP = mask_BN.reshape(len(mask_BN), -1, patch)
+    clean_BF: Mask = patches_BFP.all(axis=-1)
+    if not np.array_equal(clean_BF, patches_BFP.any(axis=-1)):
+        raise UserError(f"a part of a patch of {patch} latent frames is given; give all of it or none")
+    whole_B = given.whole(modality, lengths)
+    return whole_B[:, None] if np.array_equal(whole_B, clean_BF.any(axis=1)) else clean_BF
