@@ -45,8 +45,9 @@ class TwinBlock(nn.Module):
 
         `call` computes them in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
         """
-        own = (None if c is None else c.alone(self.index) for c in (cv, ca))
-        args = (v_BLD, a_BLD, *own, opened, unread)
+        own_v = None if cv is None else cv.alone(self.index)
+        own_a = None if ca is None else ca.alone(self.index)
+        args = (v_BLD, a_BLD, own_v, own_a, opened, unread)
         return self.compute(*args) if call is None else call(self, *args)
 
     def compute(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ovi_lab.flow import flow_matching_loss, interpolate
 from ovi_lab.models import Given, TwinDiT
+from ovi_lab.models.config import Modality
 from ovi_lab.models.given import frames_of
 from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.flops import checkpointing
@@ -154,7 +155,7 @@ def _step(model: TwinDiT, work: Pass, live: TrainingMemory) -> int:
         for _ in range(work.clips)
     ]
     given: dict[str, Any] = {}
-    targets = {}
+    targets: dict[Modality, Tensor] = {}
     for modality, shape in shapes.items():
         latents = torch.empty(shape, device=META)
         given[modality], targets[modality] = interpolate(latents, torch.randn_like(latents), sigma)
