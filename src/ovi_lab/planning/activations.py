@@ -143,7 +143,7 @@ def _step(model: TwinDiT, work: Pass, live: TrainingMemory) -> int:
     """Forward, loss and backward of a batch, as `FlowMatchingTask` has them; most that was alive before backward."""
     towers = model.tower_configs
     sigma = torch.empty(work.clips, device=META)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[Modality, tuple[int, ...]] = {}
     if "video" in towers and work.clip.video is not None:
         shapes["video"] = (work.clips, towers["video"].in_dim, *work.clip.video)
     if "audio" in towers and work.clip.audio is not None:
