@@ -87,7 +87,7 @@ class TrainingJob:
         self.modalities: Sequence[Modality] = getattr(self._task, "modalities", ())
         if not self.modalities:
             raise UserError(f"task {task['_target_']} trains no towers; plan is for those that do")
-        roles = self._plain("roles") if config.get("roles") is not None else {}
+        roles = self._plain("roles")
         partly = any(float(roles.get(role) or 0) > 0 for role in ("first_frame", "beginning", "span"))
         self.first_frame_clean = partly and "video" in self.modalities
         self.precision = str(config.trainer.precision)
