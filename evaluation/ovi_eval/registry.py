@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from ovi_eval.ball.agreement import Agreement
 from ovi_eval.ball.event_sync import EventSync
 from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
+from ovi_eval.ball.real_events import RealEvents
 from ovi_eval.ball.sync import BallSync
 from ovi_eval.common.needs import lacking
 from ovi_eval.common.shown import did_you_mean
@@ -45,12 +46,12 @@ _OWN: tuple[type[ItemMetric], ...] = (
     *AV_ALIGN.values(),
     *plugins.BUILT_IN,
     # the ball world
-    *(EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync),
+    *(EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync, RealEvents),
 )
 METRICS: dict[str, type[ItemMetric]] = {metric.name: metric for metric in _OWN}
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "ball": tuple(name for name in METRICS if name.startswith("ball/")),
+    "ball": tuple(name for name, metric in METRICS.items() if name.startswith("ball/") and metric.by_default),
     "fvd": ("fvd_stylegan_v",),
     "fad": ("fad_vggish",),
     "fd_vgg": ("fad_vggish",),

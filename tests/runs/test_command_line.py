@@ -80,6 +80,10 @@ def sweep(arguments):
         (["optim.factory=null"], ["optim.factory is null: expected settings such as optim.factory."]),
         (["checkpoint=null"], ["checkpoint is null: expected settings"]),
         (["ema=3"], ["ema is 3: expected settings such as ema.decay=…"]),
+        (
+            ["evaluation=ball", "evaluation.tasks=[image]"],
+            ["evaluation.tasks is ['image']: expected a list of joint"],
+        ),
         (["seed=1,2"], ["seed=1,2 is several values: add --multirun"]),
         (["seed=1,x", "-m"], ["seed is 'x': expected a whole number"]),
         (["model=tiny,tinny", "-m"], ["unknown model 'tinny', did you mean tiny?"]),

@@ -1,5 +1,6 @@
 """overwrite=true: what a run wrote goes, and nothing else."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def a_run(folder: Path) -> set[Path]:
     (folder / "clips").mkdir()
     for name in ids:
         (folder / "clips" / f"{name}.mp4").write_text("")
+    shutil.copytree(folder / "clips", folder / "tasks" / "video_given" / "clips")
+    for name in ("clips.safetensors", "results.json"):
+        shutil.copy(folder / name, folder / "tasks" / "video_given")
     return {path for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
 
 
@@ -56,8 +60,8 @@ def test_a_users_own_files_stay(tmp_path):
     run = tmp_path / "run"
     a_run(run)
     mine = {
-        "notes.txt", "clips/mine.mp4", "samples/mine.png", "checkpoints/step_000003/why.md",
-        "checkpoints/best/model.safetensors", "paper/config.yaml",
+        "notes.txt", "clips/mine.mp4", "tasks/video_given/clips/mine.mp4", "tasks/mine/notes.txt",
+        "samples/mine.png", "checkpoints/step_000003/why.md", "checkpoints/best/model.safetensors", "paper/config.yaml",
         "tensorboard/mine.log", "arm/seed_0/done.json",
     }  # fmt: skip
     for name in mine:

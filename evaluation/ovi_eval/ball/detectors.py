@@ -120,18 +120,23 @@ def pitch(bands_NLK: Tensor) -> Tensor:
 
 
 def matched(first: Sequence[float], second: Sequence[float], within: float) -> int:
-    """Pairs one to one, closest first, no further apart than `within` seconds."""
+    """How many pairs `matched_pairs` finds."""
+    return len(matched_pairs(first, second, within))
+
+
+def matched_pairs(first: Sequence[float], second: Sequence[float], within: float) -> list[tuple[int, int]]:
+    """Places of pairs one to one, closest first, no further apart than `within` seconds."""
     pairs = sorted(
         (abs(a - b), i, j) for i, a in enumerate(first) for j, b in enumerate(second) if abs(a - b) <= within
     )
     left, right = set(range(len(first))), set(range(len(second)))
-    count = 0
+    found = []
     for _, i, j in pairs:
         if i in left and j in right:
             left.remove(i)
             right.remove(j)
-            count += 1
-    return count
+            found.append((i, j))
+    return found
 
 
 def nearest_offsets(first: Sequence[float], second: Sequence[float], cap: float) -> list[float]:

@@ -13,6 +13,8 @@ from ovi_eval.errors import UserError
 from ovi_eval.results.files import LEADERBOARD_SCHEMA, SCHEMA, RunResults, load_json
 from ovi_eval.results.reading import read
 
+TASKS = "tasks"
+"""Folder of a run that holds a folder with results for each further task that the run was evaluated on."""
 MOST_RUNS = 2000
 """Runs that one leaderboard or comparison may have."""
 _SKIPPED = {"checkpoints", "clips", "samples", "__pycache__"}
@@ -41,9 +43,10 @@ def find_runs(paths: Sequence[str | Path]) -> FoundRuns:
     by name.
 
     A run folder (one with a config.yaml, or named seed_*) without results, or whose results cannot be read,
-    is listed in `missing`; a results file that was named itself must be sound. A folder that holds no run
-    folder gives the results files in it, whatever their names. Links that lead outside of the path that was named are
-    not followed and are listed in `missing`. Raises UserError for a path that does not exist and for more than
+    is listed in `missing`; a results file that was named itself must be sound. Of a run with results only the folder
+    `tasks` is walked, for the results of further tasks. A folder that holds no run folder gives the results files
+    in it, whatever their names. Links that lead outside of the path that was named are not followed and are listed
+    in `missing`. Raises UserError for a path that does not exist and for more than
     MOST_RUNS runs.
     """
     found = FoundRuns([], [], [])
@@ -102,6 +105,8 @@ class _Walk:
             try:
                 if load_json(results).get("schema") != LEADERBOARD_SCHEMA:
                     self.found.runs.append(read(results))
+                    if (folder / TASKS).is_dir():
+                        self.folder(folder / TASKS)
                     return True
             except UserError as error:
                 return self._miss(folder, str(error).removeprefix(f"{results}: "))

@@ -8,6 +8,7 @@ _SHARE, _NOT_NEGATIVE = (0.0, 1.0), (0.0, math.inf)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("ball/agreement_full", "ball/agreement_vague"), _SHARE),
     **dict.fromkeys(("ball/onset_f1", "ball/onset_iou"), _SHARE),
+    **dict.fromkeys(("ball/real_landings_f1", "ball/real_hits_f1"), _SHARE),
     **dict.fromkeys(
         ("ball/onset_offset_ms", "ball/sync_d", "ball/sync_d0", "ball/sync_shift_ms"), _NOT_NEGATIVE
     ),

@@ -64,6 +64,8 @@ TITLES = {
     "ball/sync_d": "Sync distance, ball judge",
     "ball/sync_d0": "Sync distance without a shift, ball judge",
     "ball/sync_shift_ms": "Shift that fits best, ball judge",
+    "ball/real_landings_f1": "Landings when the real clip has them, F1",
+    "ball/real_hits_f1": "Hits when the real clip has them, F1",
     "validation_video": "Validation loss, video",
     "validation_audio": "Validation loss, audio",
 }

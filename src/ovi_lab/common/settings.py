@@ -221,7 +221,10 @@ TRAIN = _open(
     freeze=_closed(frozen=Texts, trained=Texts),
     evaluation=_closed(
         enabled=YesNo,
+        tasks=list[Literal["joint", "sound_first", "video_given", "audio_given", "beginning"]],
         num_clips=AtLeastOne,
+        num_given=AtLeastOne,
+        beginning=BelowOne,
         num_mp4=Count,
         batch_size=AtLeastOne,
         size=AtLeastOne,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +17,11 @@ from torch import Tensor
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.results.files import RunResults
-from ovi_lab.common.progress import Reporter, SilentReporter
+from ovi_lab.common.progress import Reporter
 from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
+from ovi_lab.runs.evaluation_tasks import SOUND_FIRST, EvaluationTask, evaluation_tasks, sound_given
 from ovi_lab.runs.identity import config_hash, lineage
 from ovi_lab.sampling.bundle import scaled_shapes
 from ovi_lab.sampling.pipeline import embed_captions, generate_latents
@@ -62,49 +63,81 @@ def evaluate_run(
     losses: Mapping[str, float],
     reporter: Reporter,
 ) -> None:
-    """Sample the evaluation captions, decode, score, and write it all into the run's folder."""
+    """Sample the evaluation captions, decode, score, and write it all into the run's folder.
+
+    The first of the evaluation tasks is written into the folder itself, each other one into `tasks/NAME` below it.
+    """
     settings = config.evaluation
-    real = data.eval_clips(settings.num_clips)
-    shapes = scaled_shapes(data.latent_shapes, settings.length)
+    evaluations = evaluation_tasks(settings, data.eval_clips(settings.num_clips), data.codec)
+    made = _sampled(
+        task, ema, evaluations, scaled_shapes(data.latent_shapes, settings.length), settings, reporter
+    )
+    reference = _reference_set(data, settings.num_clips)
+    for number, (each, latents) in enumerate(zip(evaluations, made, strict=True)):
+        reporter.at("scoring", 2 * number, 2 * len(made))
+        real, folder = each.real, run_dir / each.folder
+        frames, waves = decode(data, *latents)
+        meta = [{"prompt_of": m.get("index", i)} for i, m in enumerate(real.meta)]
+        clips = ClipSet(list(real.ids), list(real.captions), frames, real.fps, waves, real.sample_rate, meta)
+        clips.save(folder / "clips.safetensors")
+        _write_mp4s(clips, folder / "clips", settings.num_mp4, settings.size)
+        reporter.at("scoring", 2 * number + 1, 2 * len(made))
+        score(
+            clips,
+            reference,
+            each,
+            name=str(config.arm_name),
+            seed=int(config.seed),
+            kind="measured",
+            config_hash=config_hash(plain),
+            lineage=lineage(plain),
+            losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
+        ).write(folder / "results.json")
+    reporter.at("scoring", 2 * len(made), 2 * len(made))
+
+
+def _sampled(
+    task: Any,
+    ema: Any,
+    evaluations: Sequence[EvaluationTask],
+    shapes: Mapping[str, Sequence[int]],
+    settings: Any,
+    reporter: Reporter,
+) -> list[tuple[Tensor, Tensor]]:
+    """Video [N,C,F,h,w] and audio [N,L,C] latents of each evaluation's clips, on the CPU."""
     sampler = SamplerSettings(**settings.sampler)
     task.eval()
     task.model.set_audio_rope_factor(settings.rope_factor)
-    done = 0
+    done, total = 0, sum(len(each.real) for each in evaluations)
 
-    def report(steps: int, total: int) -> None:
-        at_once = min(settings.batch_size, len(real) - done)
-        reporter.at("sampling", done * total + steps * at_once, len(real) * total)
+    def report(steps: int, of: int) -> None:
+        reporter.at("sampling", done * of + steps * len(captions), total * of)
 
-    made: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor]] = []
     with ema.applied(task) if ema is not None else nullcontext():
-        for start in range(0, len(real), settings.batch_size):
-            done, captions = start, list(real.captions[start : start + settings.batch_size])
-            texts = embed_captions(task.text_encoder, captions, sampler)
-            seeds = [seed_for(settings.seed, "evaluation clip", start + i) for i in range(len(captions))]
-            video, audio = generate_latents(task.model, texts, seeds, shapes, sampler, on_step=report)
-            if video is None or audio is None:
-                raise UserError("evaluation needs video and audio, and this model samples one of them")
-            made.append((video.cpu(), audio.cpu()))
+        for each in evaluations:
+            made: list[tuple[Tensor, Tensor]] = []
+            for start in range(0, len(each.real), settings.batch_size):
+                captions = list(each.real.captions[start : start + settings.batch_size])
+                texts = embed_captions(task.text_encoder, captions, sampler)
+                seeds = [seed_for(settings.seed, "evaluation clip", start + i) for i in range(len(captions))]
+                given, clean = each.given_of(slice(start, start + len(captions)))
+                if each.name == SOUND_FIRST:
+                    sound = {"audio": shapes["audio"]}
+                    _, alone = generate_latents(task.model, texts, seeds, sound, sampler)
+                    assert alone is not None
+                    given, clean = sound_given(alone)
+                video, audio = generate_latents(
+                    task.model, texts, seeds, shapes, sampler, given=given, clean=clean, on_step=report
+                )
+                if video is None or audio is None:
+                    raise UserError("evaluation needs video and audio, and this model samples one of them")
+                made.append((video.cpu(), audio.cpu()))
+                done += len(captions)
+            video, audio = (torch.cat(parts) for parts in zip(*made, strict=True))
+            found.append((video, audio))
     task.model.set_audio_rope_factor(None)
-    reporter.at("scoring", 0, 2)
-    video, audio = (torch.cat(parts) for parts in zip(*made, strict=True))
-    frames, waves = decode(data, video, audio)
-    meta = [{"prompt_of": m.get("index", i)} for i, m in enumerate(real.meta)]
-    clips = ClipSet(list(real.ids), list(real.captions), frames, real.fps, waves, real.sample_rate, meta)
-    clips.save(run_dir / "clips.safetensors")
-    _write_mp4s(clips, run_dir / "clips", settings.num_mp4, settings.size)
-    reporter.at("scoring", 1, 2)
-    score(
-        clips,
-        _reference_set(data, settings.num_clips),
-        name=str(config.arm_name),
-        seed=int(config.seed),
-        kind="measured",
-        config_hash=config_hash(plain),
-        lineage=lineage(plain),
-        losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
-    ).write(run_dir / "results.json")
-    reporter.at("scoring", 2, 2)
+    return found
 
 
 def _reference_set(data: Any, first: int) -> ClipSet:
@@ -122,8 +155,19 @@ def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
         )  # fmt: skip
 
 
-def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
-    """Score one set of clips with the world's metrics; `facts` as `results_of.run_results` takes them."""
+def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any) -> RunResults:
+    """Score the clips of one task with the world's metrics.
+
+    Where a part of the clips is given, those that need a set of other real clips are left out. Where that is the whole
+    picture or sound, the events are also held against those of the real clips.
+
+    Args:
+        clips: those that were sampled, or that stand beside them in the study.
+        reference: other real clips.
+        task: what was sampled.
+        facts: as `results_of.run_results` takes them.
+    """
+    from ovi_eval.ball.parts import sync_in_parts
     from ovi_eval.clips.items import memory_items
     from ovi_eval.registry import find
     from ovi_eval.scoring.results_of import run_results
@@ -131,8 +175,13 @@ def score(clips: ClipSet, reference: ClipSet, **facts: Any) -> RunResults:
 
     items = memory_items(clips)
     options = ScoringOptions(resamples=False, alone=True)
-    scored = score_items(items, memory_items(reference), find(["ball"]), options)
-    return run_results(items, scored, provenance=provenance(), **facts)
+    if task.from_captions:
+        scored = score_items(items, memory_items(reference), find(["ball"]), options)
+    else:
+        names = ("ball/event_sync", "ball/agreement", *(() if task.parts else ("ball/real_events",)))
+        metrics = [*find(names), *([sync_in_parts(task.parts)] if task.parts else [])]
+        scored = score_items(items, memory_items(task.real), metrics, options)
+    return run_results(items, scored, provenance=provenance(), benchmark=task.benchmark, **facts)
 
 
 def evaluate_references(config: DictConfig, folder: Path) -> None:
@@ -147,7 +196,8 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     from ovi_eval.ball.references import make_references
 
     settings = config.evaluation
-    stamp = json.dumps({"num_clips": settings.num_clips, "data": str(config.data)}, sort_keys=True)
+    asked = {key: str(settings[key]) for key in ("tasks", "num_given", "beginning")}
+    stamp = json.dumps({"num_clips": settings.num_clips, "data": str(config.data), **asked}, sort_keys=True)
     marker = folder / "made_from.json"
     if marker.is_file() and marker.read_text() == stamp:
         return
@@ -158,13 +208,13 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     frames, waves = decode(data, *data.codec.encode(real.frames_NTHWC, real.waves_NS))
     decoded = ClipSet(real.ids, real.captions, frames, real.fps, waves, real.sample_rate, real.meta)
     reference = _reference_set(data, settings.num_clips)
-    reporter = SilentReporter()
-    made = make_references(decoded, seed=0)
-    for number, (name, clips) in enumerate(made.items()):
-        reporter.at("scoring", number, len(made))
-        try:
-            score(clips, reference, name=name, kind="reference").write(folder / name / "results.json")
-        except UserError as error:
-            raise UserError(f"reference {name} cannot be scored: {error}") from error
-        _write_mp4s(clips, folder / name / "clips", settings.num_mp4, settings.size)
+    evaluations = evaluation_tasks(settings, real, data.codec)
+    for name, clips in make_references(decoded, seed=0).items():
+        for task in evaluations:
+            own, place = clips[: len(task.real)], folder / name / task.folder
+            try:
+                score(own, reference, task, name=name, kind="reference").write(place / "results.json")
+            except UserError as error:
+                raise UserError(f"reference {name} cannot be scored: {error}") from error
+            _write_mp4s(own, place / "clips", settings.num_mp4, settings.size)
     marker.write_text(stamp)

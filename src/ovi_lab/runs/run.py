@@ -289,6 +289,10 @@ def _train(
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"
         )
+    if config.evaluation.enabled:
+        from ovi_lab.runs.evaluation_tasks import check_tasks
+
+        check_tasks(config.evaluation, data.latent_shapes["video"][1])
     trainer, ema, preemption = make_trainer(config, plain, run_dir, text, data, task, resumed, reporter)
     trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     with preemption.at_once(trainer.is_global_zero):

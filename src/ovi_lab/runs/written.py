@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ovi_eval.clips.clipset import HEADER
 from ovi_eval.common.plain_data import parse_json
+from ovi_eval.results.find_runs import TASKS
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.errors import UserError
 
@@ -24,10 +25,13 @@ _OF_A_RUN = (
     "restarts.json",
     "clips.safetensors", "ball_judges.safetensors", "last",
 )  # fmt: skip
+_OF_A_TASK = ("results.json", "per_clip.jsonl", "clips.safetensors")
 WRITTEN: tuple[str, ...] = (
     *_OF_A_RUN,
     *(f".{name}{end}" for name in _OF_A_RUN for end in (".tmp", ".*.tmp")),
     ".last.*",
+    *(f"{TASKS}/*/{name}" for name in _OF_A_TASK),
+    *(f"{TASKS}/*/.{name}{end}" for name in _OF_A_TASK for end in (".tmp", ".*.tmp")),
     "tensorboard/events.out.tfevents.*",
     "tensorboard/hparams.yaml",
     "samples/step_*/*.mp4",
@@ -44,7 +48,8 @@ WRITTEN: tuple[str, ...] = (
         for name in _OF_A_CHECKPOINT
     ),
 )
-"""Patterns of a run's files, relative to its folder; `clips/<id>.mp4` besides, for the ids of `clips.safetensors`."""
+"""Patterns of a run's files, relative to its folder. Besides, in it and in each of `tasks/`: `clips/<id>.mp4` for the
+ids of `clips.safetensors`."""
 
 
 def remove_run(run_dir: Path) -> None:
@@ -86,7 +91,14 @@ def _is_run(run_dir: Path) -> bool:
 
 
 def _written(run_dir: Path) -> Collection[Path]:
-    clips = (f"clips/{glob.escape(name)}.mp4" for name in _clip_ids(run_dir / "clips.safetensors"))
+    below = [run_dir, *sorted(path for path in (run_dir / TASKS).glob("*") if not path.is_symlink())]
+    clips = (
+        f"{glob.escape(folder.relative_to(run_dir).as_posix())}/clips/{glob.escape(name)}.mp4".removeprefix(
+            "./"
+        )
+        for folder in below
+        for name in _clip_ids(folder / "clips.safetensors")
+    )
     found = (path for pattern in (*WRITTEN, *clips) for path in _matching(run_dir, pattern.split("/")))
     return dict.fromkeys(found)
 

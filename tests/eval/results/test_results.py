@@ -11,6 +11,7 @@ import pytest
 
 from helpers.eval_study import run, write_study
 from ovi_eval.errors import UserError
+from ovi_eval.ranking.leaderboard import build_leaderboard
 from ovi_eval.results.files import CLIP_FIELDS, LEADERBOARD_SCHEMA, ClipScores, MetricValue, RunResults
 from ovi_eval.results.find_runs import find_runs
 from ovi_eval.results.reading import read
@@ -246,6 +247,21 @@ def test_runs_are_found_below_a_study_and_what_is_unfinished_is_named(tmp_path):
     reasons = {missing.folder.name: missing.reason for missing in found.missing}
     assert reasons["seed_1"] == "not finished: it has no results.json yet"
     assert "is no JSON" in reasons["seed_10"]
+
+
+def test_the_results_of_a_runs_tasks_are_found_and_claims_may_name_them(tmp_path):
+    folder = tmp_path / "none" / "seed_0"
+    run("none", 0).write(folder)
+    run("none", 0, benchmark="video_given").write(folder / "tasks" / "video_given")
+    run("bidirectional_scaled", 0, benchmark="video_given").write(tmp_path / "scaled" / "seed_0")
+    run("other", 0).write(folder / "elsewhere")  # below a run nothing else is looked into
+    (folder / "tasks" / "outside").symlink_to(tmp_path / "scaled")
+    found = find_runs([tmp_path / "none"])
+    assert [(each.name, each.benchmark) for each in found.runs] == [("none", ""), ("none", "video_given")]
+    assert [missing.folder.name for missing in found.missing] == ["outside"]
+    claim = {"metric": "ball/onset_f1 on video_given", "arm": "bidirectional_scaled", "versus": "none"}
+    (finding,) = build_leaderboard([tmp_path], claims=[claim]).findings
+    assert finding.outcome == "supported"
 
 
 def test_a_path_that_is_not_there_and_a_file_that_is_no_run(tmp_path):

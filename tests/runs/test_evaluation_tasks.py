@@ -1,0 +1,167 @@
+"""Evaluation tasks: what is given of the real clips, what is scored of what comes out, what is refused."""
+
+import json
+import multiprocessing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.forks import Fork, run_module
+from ovi_eval.clips.clipset import ClipSet
+from ovi_lab.common.building import build
+from ovi_lab.errors import UserError
+from ovi_lab.flow import SamplerSettings
+from ovi_lab.runs.evaluation_tasks import TASKS, evaluation_tasks
+from ovi_lab.sampling.pipeline import embed_captions, generate_latents
+from ovi_lab.sweeps import local_pool
+
+SCORED = ("experiment=fusion", "evaluation=ball")
+# steps so large that what is given makes a difference after two of them
+LEARNED = (*SCORED, "ema.decay=0", "optim.factory.lr=0.2", "optim.factory.adamw_lr=0.05")
+ALL = f"evaluation.tasks=[{','.join(TASKS)}]"
+
+
+@pytest.fixture
+def clips_of(composed):
+    """The data module, the tasks and the real clips of a small run."""
+    config = composed([*SCORED, ALL, "evaluation.num_given=3", "evaluation.beginning=0.3"])
+    data = build(config.data, "data")
+    data.prepare_data()
+    data.setup("fit")
+    real = data.eval_clips(6)
+    return data, {task.name: task for task in evaluation_tasks(config.evaluation, real, data.codec)}, real
+
+
+def test_each_task_gives_the_codecs_latents_of_the_real_clips(clips_of):
+    data, tasks, real = clips_of
+    video, audio = data.codec.encode(real.frames_NTHWC[:3], real.waves_NS[:3])
+    first = {"video_given": (16, 0), "audio_given": (0, 81), "beginning": (5, 25)}  # 0.3 of 16; 5/16 of 81
+    for name, counts in first.items():
+        task = tasks[name]
+        assert torch.equal(task.clean["video"], video)
+        assert torch.equal(task.clean["audio"], audio)
+        for mask, count, of in zip((task.given.video, task.given.audio), counts, (16, 81), strict=True):
+            expected = np.tile(np.arange(of) < count, (3, 1))
+            assert mask is None if not count else np.array_equal(mask, expected)
+        given, clean = task.given_of(slice(1, 3))
+        assert torch.equal(clean["audio"], audio[1:3])
+        assert all(mask is None or len(mask) == 2 for mask in (given.video, given.audio))
+        assert (task.benchmark, task.folder) == (name, f"tasks/{name}")
+    assert [tasks[name].given for name in ("joint", "sound_first")] == [None, None]
+    assert [len(task.real) for task in tasks.values()] == [6, 6, 3, 3, 3]
+    ((begin, end),) = tasks["beginning"].parts[0].spans
+    assert (begin, end) == pytest.approx((2.025 * 5 / 16, 2.025))
+
+
+def clips(run):
+    return ClipSet.load(run / "clips.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_on_each_task_and_what_is_given_stays(made_run, clips_of):
+    data, _, real = clips_of
+    plain, run = made_run(*LEARNED), made_run(*LEARNED, ALL, "evaluation.num_given=3")
+    metrics = {}
+    for name in TASKS:
+        results = json.loads(
+            ((run / "tasks" / name if name != "joint" else run) / "results.json").read_text()
+        )
+        assert (results["benchmark"], results["n_clips"]) == (name, 6 if name in TASKS[:2] else 3)
+        metrics[name] = results["metrics"]
+    alone = json.loads((plain / "results.json").read_text())
+    # the joint task is that of a run with no other
+    assert (alone["benchmark"], alone["metrics"]) == ("", metrics["joint"])
+    assert (run / "clips.safetensors").read_bytes() == (plain / "clips.safetensors").read_bytes()
+
+    given = {name: clips(run / "tasks" / name) for name in TASKS[1:]}
+    frames, waves = data.codec.decode(*data.codec.encode(real.frames_NTHWC[:3], real.waves_NS[:3]))
+    waves = (waves * 32767).round() / 32767  # as clips are stored
+    assert torch.equal(given["video_given"].frames_NTHWC, frames)
+    assert torch.equal(given["audio_given"].waves_NS, waves)
+    assert torch.equal(given["beginning"].frames_NTHWC[:, :16], frames[:, :16])
+    joint = clips(run)
+    for name in ("audio_given", "beginning", "sound_first"):
+        for other in (frames, joint.frames_NTHWC[:3]):
+            assert not torch.equal(given[name].frames_NTHWC[:3, 16:], other[:, 16:])
+    for name in ("video_given", "beginning", "sound_first"):
+        for other in (waves, joint.waves_NS[:3]):
+            assert not torch.equal(given[name].waves_NS[:3, 8100:], other[:, 8100:])
+
+    # the codec keeps the events of the real clips
+    assert metrics["video_given"]["ball/real_landings_f1"]["value"] == 1
+    assert metrics["audio_given"]["ball/real_hits_f1"]["value"] > 0.9
+    assert "ball/onset_f1_continued" in metrics["beginning"]
+    assert "ball/frechet_video" in metrics["sound_first"]
+
+
+@pytest.mark.slow
+def test_sound_first_is_the_sound_alone_and_the_picture_to_it(made_run, composed):
+    from ovi_lab.common.seeding import seed_for
+    from ovi_lab.sampling.opening import run_bundle
+
+    run = made_run(*LEARNED, ALL, "evaluation.num_given=3")
+    bundle = run_bundle(run / "last")
+    towers, text = bundle.load_towers(torch.float32), bundle.text.load()
+    made = clips(run / "tasks" / "sound_first")
+    config = composed([*SCORED, ALL])
+    sampler = SamplerSettings(**config.evaluation.sampler)
+    texts = embed_captions(text, made.captions, sampler)
+    seeds = [seed_for(0, "evaluation clip", i) for i in range(6)]
+    shape = {"audio": bundle.formats.shapes["audio"]}
+    _, audio = generate_latents(towers, texts, seeds, shape, sampler)
+    _, codec = bundle.codecs(torch.float32, "cpu")
+    heard = (codec.decode(audio, made.waves_NS.shape[1]) * 32767).round() / 32767
+    assert (heard - made.waves_NS).abs().max() < 1e-3 < (heard - clips(run).waves_NS).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["evaluation.tasks=[joint,joint]"],
+            r"evaluation\.tasks is \['joint', 'joint'\]; expected .* each once",
+        ),
+        (["evaluation.tasks=[]"], r"evaluation\.tasks is \[\]; expected some of joint"),
+        (
+            [ALL, "evaluation.length=2"],
+            "tasks has video_given and evaluation.length is 2, .* evaluation.length=1",
+        ),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused_before_training(settings, words, trained, tmp_path):
+    with pytest.raises(UserError, match=words):
+        trained([*SCORED, *settings], tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def sweep(arguments):
+    """A sweep whose workers are forks too: they need not import what is imported."""
+    local_pool.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    run_module("ovi_lab.train", arguments)
+
+
+@pytest.mark.slow
+def test_the_study_runs_to_its_leaderboard_with_a_column_for_each_task(data_root, tmp_path):
+    small = ["debug=fast", "trainer.max_steps=2", "evaluation.num_clips=6", "evaluation.num_given=4"]
+    small += [
+        "evaluation.num_mp4=1",
+        "sampler.steps=2",
+        "samples.every_n_steps=0",
+        "logger.tensorboard=false",
+    ]
+    own = ["experiment=one_training_three_tasks", "arm=shared,mixed", "seed=0", f"data.root={data_root}"]
+    process = Fork(sweep, [*own, *small], cwd=tmp_path)
+    assert process.wait() == 0, process.output
+    board = json.loads((tmp_path / "runs" / "one_training_three_tasks" / "results.json").read_text())
+    assert [arm["name"] for arm in board["arms"]] == ["shared", "mixed"]
+    names = {column["id"] for column in board["columns"]}
+    assert {
+        f"ball/onset_f1 on {task}" for task in ("joint", "video_given", "audio_given", "beginning")
+    } <= names
+    assert {"ball/real_hits_f1 on video_given", "ball/onset_f1_continued", "ball/sync_c"} <= names
+    for row in (*board["arms"], *board["references"]):
+        assert "ball/onset_f1 on audio_given" in row["metrics"]
+    assert not any(finding["outcome"] == "unknown" for finding in board["findings"])
+    assert board["problems"] == []
