@@ -8,10 +8,15 @@ from ovi_lab.rehearsal import library
 library.load(library.built())
 
 import threading
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError
+from torch._subclasses.fake_tensor import (
+    DynamicOutputShapeException,
+    FakeTensorDeviceMismatchError,
+    in_kernel_invocation_manager,
+)
 
 from ovi_lab.rehearsal import stand_in
 from ovi_lab.rehearsal.record import Record
@@ -29,6 +34,18 @@ def refused(function: object, error: type[Exception]) -> bool:
     except error:
         return True
     return False
+
+
+class Read(torch.autograd.Function):
+    """A node of autograd that is made without computing anything on the GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> None:
+        return None
 
 
 with watch.everywhere():
@@ -94,6 +111,26 @@ with watch.everywhere():
     thread.start()
     thread.join()
     assert made[0].device == gpu
+
+    # while one thread computes shapes, another sees devices as they are; so does its autograd, which remembers them
+    computes, over = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with watch._lock, in_kernel_invocation_manager(watch.fake):
+            computes.set()
+            over.wait(60)
+
+    weight = torch.ones(3, device=gpu, requires_grad=True)
+    thread = threading.Thread(target=compute, daemon=True)
+    thread.start()
+    assert computes.wait(60)
+    device, read = weight.device, Read.apply(weight)
+    over.set()
+    thread.join()
+    assert device == gpu
+    (2 * weight).sum().backward()
+    assert weight.grad is not None
+    del read
 
     generator = torch.Generator("cuda").manual_seed(1)
     assert torch.randn(3, device=gpu, generator=generator).device == gpu

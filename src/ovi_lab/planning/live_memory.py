@@ -50,7 +50,10 @@ class LiveStorages:
         self.peak = max(self.peak, self.now + extra)
 
     def _freed(self, key: int) -> None:
-        self.now -= self._held.pop(key)
+        size = self._held.pop(
+            key
+        )  # before `now` is read: another thread, or another storage's end, may change it
+        self.now -= size
 
 
 class LiveMemory(TorchDispatchMode):

@@ -52,9 +52,27 @@ _MANY = 2**22
 
 
 class _Shapes(FakeTensorMode):
-    """PyTorch's mode, which would compute constants on the GPU that it is given."""
+    """PyTorch's mode, made for several threads.
 
-    avoid_device_init = True
+    While one computes shapes, a tensor's device is "meta" to it. PyTorch keeps that for the mode as a whole, so that it
+    is "meta" to the others as well: to autograd, which remembers a stream of the device for each of its nodes, and to
+    whatever counts tensors of the GPU.
+    """
+
+    avoid_device_init = True  # constants would be computed on the GPU that it is given
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        super().__init__(allow_non_fake_inputs=True)
+
+    @property
+    def in_kernel_invocation(self) -> bool:  # type: ignore[override]
+        """Whether this thread computes shapes."""
+        return getattr(self._of_thread, "computes", False)
+
+    @in_kernel_invocation.setter
+    def in_kernel_invocation(self, value: bool) -> None:
+        self._of_thread.computes = value
 
 
 class Watch(TorchDispatchMode):
@@ -68,7 +86,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.record = record
         self.live = LiveStorages()
-        self.fake = _Shapes(allow_non_fake_inputs=True)
+        self.fake = _Shapes()
         self._pinned: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.RLock()
 
