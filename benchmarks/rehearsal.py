@@ -44,6 +44,7 @@ CASES = (
     Case("stage1", "stage 1, ZeRO 2", "64x80GB", ["experiment=ovi_11b_stage1"]),
     Case("stage2", "stage 2, ZeRO 2", "64x80GB", ["experiment=ovi_11b_stage2"]),
     Case("stage1_fsdp2", "stage 1, FSDP2", "64x80GB", ["experiment=ovi_11b_stage1", "strategy=fsdp2"]),
+    Case("stage3_ddp", "stage 3, DDP, with memory for it", "64x80GB", [STAGE3, "strategy=ddp"]),
     Case("stage3_zero1", "stage 3, ZeRO 1", "64x80GB", [STAGE3, "strategy=zero1"]),
     Case("stage3_zero2", "stage 3, ZeRO 2", "64x80GB", [STAGE3, "strategy=zero2"]),
     Case("stage3", "stage 3, ZeRO 3", "64x80GB", [STAGE3]),
@@ -111,6 +112,8 @@ def page(results: Mapping[str, Mapping[str, Any]], version: str) -> str:
             (
                 "Memory at the largest moment once there is an optimiser's state, by storages alive. Kernels and bytes "
                 "are those of a micro-batch; what a step does once is shared over those run.",
+                "Every row has the full width and as many blocks as it says; 30 are the whole model. The plan is judged "
+                "at that depth: buckets, gathered parameters and what surrounds the blocks weigh most where few are.",
             ),
             columns,
             rows,

@@ -70,7 +70,7 @@ def test_a_few_blocks_tell_what_all_take(
     assert few == measure(model, work)
 
 
-def parts(strategy: Sharding, gpus: int, **counts: Any) -> Memory:
+def parts(strategy: Sharding, gpus: int, accumulate: int = 1, **counts: Any) -> Memory:
     held = Counts(
         **{
             "total": 1000,
@@ -84,7 +84,7 @@ def parts(strategy: Sharding, gpus: int, **counts: Any) -> Memory:
     )
     work = PassMemory(forward=5000, activations=6000, with_gradients=6500, outside=1000)
     types = Types.of("bf16-mixed", strategy)
-    return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus)
+    return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus, accumulate=accumulate)
 
 
 def test_what_each_stage_shards() -> None:
@@ -107,6 +107,8 @@ def test_what_each_stage_shards() -> None:
     assert off.elsewhere["optimiser state, host memory"] == 12 * 150
     assert off.elsewhere["weights, host memory"] == 500
     assert "gradients" not in off.backward
+    # accumulated in one tensor, handed to the optimiser in another
+    assert off.elsewhere["gradients, host memory"] == 2 * 4 * 150
     # stage 2 sums on the device before it hands the optimiser its gradients
     assert parts(Sharding("zero", 2, "cpu", bucket=0), 4).backward["gradients"] == 4 * 150
     sharded = parts(Sharding("fsdp2", 3), 4).backward
@@ -125,6 +127,20 @@ def test_what_each_stage_shards() -> None:
     assert sharded["communication buffers"] == (2 + 4) * 30
     whole = parts(Sharding("ddp"), 4).backward
     assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
+
+
+def test_what_gradients_are_reduced_through() -> None:
+    # stage 1 fills two buckets in float32, stage 2 two in the network's type for each backward pass, stage 3 one
+    stages = [parts(Sharding("zero", stage, bucket=100), 4, accumulate=2) for stage in (1, 2, 3)]
+    assert [m.backward["communication buffers"] for m in stages] == [2 * 400, 2 * 200, 400]
+    assert [m.step.get("communication buffers") for m in stages] == [2 * 400, None, 400]
+    # stage 1 sums whole gradients, and steps a share of them
+    assert [m.backward["gradients"] for m in stages] == [4 * 600, 4 * 150, 4 * 150]
+    assert [m.step["gradients"] for m in stages] == [4 * 150, 4 * 150, (4 + 4) * 150]
+    # DDP's buckets hold gradients of one pass; those before it have theirs outside
+    once, twice = (parts(Sharding("ddp"), 4, accumulate=n) for n in (1, 2))
+    assert (once.backward["gradients"], twice.backward["gradients"]) == (4 * 600, 2 * 4 * 600)
+    assert once.step == twice.step
 
 
 def test_gradients_replace_activations_on_one_process() -> None:

@@ -103,7 +103,9 @@ def memory_of(
     off = sharding.optimiser_at != "device"
     if off:
         elsewhere[f"optimiser state, {where[sharding.optimiser_at]}"] = state
-        elsewhere["gradients, host memory"] = FP32 * share
+        # ZeRO 3 has a tensor to accumulate them in, and another for the optimiser
+        copies = 2 if sharding.name == "zero" and sharding.stage == 3 else 1
+        elsewhere["gradients, host memory"] = copies * FP32 * share
         elsewhere["EMA, host memory"] = average
     else:
         held |= {"optimiser state": state, "EMA": average}
@@ -112,8 +114,11 @@ def memory_of(
     buffers = _buffers(counts, sharding, types, gpus, on_cpu)
     gradients = _gradients(counts, sharding, types, n, off)
     at_backward, activations = gradients, work.activations
-    if sharding.stage < 2 and accumulate == 1 and not (sharding.stage == 0 and gpus > 1):
-        # Lightning frees the last step's gradients between forward and backward; DDP's buckets stay
+    if sharding.stage == 0 and gpus > 1:
+        # DDP's buckets stay; passes that are not reduced have their gradients outside of them
+        at_backward *= 2 if accumulate > 1 else 1
+    elif sharding.stage < 2 and accumulate == 1:
+        # Lightning frees the last step's gradients between forward and backward
         coming = (work.with_gradients - work.activations, work.activations)
         at_backward, activations = max((gradients, work.forward), coming, key=sum)
     backward = {
@@ -123,13 +128,15 @@ def memory_of(
         "gathered parameters": gathered,
         "communication buffers": buffers,
     }
-    # stage 2 accumulates in a flat tensor of the optimiser's type, which it steps as it is
-    copied = types.master and not off and not (sharding.stage == 2 and types.gradients != types.network)
+    # stages 1 and 2 hand over a flat tensor of the optimiser's type, which it steps as it is; stage 1 frees the rest
+    is_flat = sharding.name == "zero" and sharding.stage < 3 and types.gradients != types.network
+    copied = types.master and not off and not is_flat
     step = {
         **held,
-        "gradients": gradients + (FP32 * share if copied else 0),
+        "gradients": FP32 * share if is_flat and not off else gradients + (FP32 * share if copied else 0),
         "optimiser at work": 0 if off else stepping,
-        "communication buffers": buffers if sharding.name == "zero" else 0,
+        # stage 2 allocates its buckets for each backward pass
+        "communication buffers": buffers if sharding.name == "zero" and sharding.stage != 2 else 0,
     }
     return Memory(_some(backward), _some(step), _some(elsewhere))
 
@@ -172,5 +179,8 @@ def _buffers(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu
     if sharding.name != "zero":
         return 0  # DDP's buckets are the gradients (gradient_as_bucket_view)
     bucket = min(sharding.bucket, CPU_BUCKET) if on_cpu else sharding.bucket
-    # two, so that one is filled while the other is reduced (overlap_comm)
-    return types.gradients.itemsize * bucket * (1 if on_cpu else 2)
+    if sharding.stage == 3:
+        return types.gradients.itemsize * bucket
+    # two, so that one is filled while the other is reduced (overlap_comm); stage 2 sums what it has reduced
+    filled = types.gradients if sharding.stage == 1 else types.network
+    return filled.itemsize * bucket * (1 if on_cpu else 2)

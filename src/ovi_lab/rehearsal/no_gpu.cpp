@@ -11,6 +11,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/GeneratorImpl.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 
 #include <atomic>
 #include <vector>
@@ -117,6 +118,12 @@ struct CUDAHooks final : at::CUDAHooksInterface {
   }
 };
 
+// DDP times its first passes.
+struct NoGpuTimer final : c10d::Timer {
+  explicit NoGpuTimer(Device) {}
+  std::optional<int64_t> measureDifference(Event, Event) override { return std::nullopt; }
+};
+
 int64_t attention_kernel(const at::Tensor& query, const at::Tensor&, const at::Tensor&,
                          const std::optional<at::Tensor>& mask, double, bool, std::optional<double>, bool) {
   auto& context = at::globalContext();
@@ -137,6 +144,9 @@ namespace at {
 using ::CUDAHooks;
 REGISTER_CUDA_HOOKS(CUDAHooks)
 }  // namespace at
+namespace c10d {
+C10_REGISTER_TYPED_CLASS(TimerRegistry, c10::kCUDA, NoGpuTimer);
+}
 namespace at::native {
 static RegisterCUDADispatch<struct _fused_sdp_choice_stub_DECLARE_DISPATCH_type> attention_kernel_of_no_gpu(
     _fused_sdp_choice_stub, &attention_kernel);

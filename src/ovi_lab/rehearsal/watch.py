@@ -66,7 +66,7 @@ class _Shapes(FakeTensorMode):
         super().__init__(allow_non_fake_inputs=True)
 
     @property
-    def in_kernel_invocation(self) -> bool:  # type: ignore[override]
+    def in_kernel_invocation(self) -> bool:
         """Whether this thread computes shapes."""
         return getattr(self._of_thread, "computes", False)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import distributed
+from torch.nn.parallel import distributed as parallel
 
 from ovi_lab.planning.cluster import PER_NODE
 
@@ -39,6 +41,12 @@ def rank_zero_of(gpus: int) -> Iterator[None]:
     def group(*arguments: Any, backend: Any = None, **named: Any) -> Any:
         return new_group(*arguments, **named)
 
+    make = parallel.DistributedDataParallel.__init__
+
+    def made(self: parallel.DistributedDataParallel, *arguments: Any, **named: Any) -> None:
+        make(self, *arguments, **named)
+        distributed._register_comm_hook(self.reducer, None, _averaged)
+
     def all_gather_object(found: list[Any], own: Any, group: Any = None) -> None:
         found[:] = [own] * len(found)
 
@@ -46,21 +54,34 @@ def rank_zero_of(gpus: int) -> Iterator[None]:
         if found is not None:
             found[:] = [own] * len(found)
 
-    replaced = {
-        "is_nccl_available": lambda: True,
-        "new_group": group,
-        "all_gather_object": all_gather_object,
-        "gather_object": gather_object,
-        "broadcast_object_list": lambda *_, **__: None,
+    replaced: dict[tuple[Any, str], Callable[..., Any]] = {
+        (distributed, "is_nccl_available"): lambda: True,
+        (distributed, "new_group"): group,
+        (distributed, "all_gather_object"): all_gather_object,
+        (distributed, "gather_object"): gather_object,
+        (distributed, "broadcast_object_list"): lambda *_, **__: None,
+        # DDP compares its parameters with those of the others, from which nothing comes, and gets no result of its own
+        # all-reduce
+        (parallel, "_verify_param_shape_across_processes"): lambda *_, **__: None,
+        (parallel.DistributedDataParallel, "__init__"): made,
     }
-    before = {name: getattr(distributed, name) for name in replaced}
-    for name, function in replaced.items():
-        setattr(distributed, name, function)
+    before = {place: getattr(*place) for place in replaced}
+    for place, function in replaced.items():
+        setattr(*place, function)
     try:
         yield
     finally:
-        for name, function in before.items():
-            setattr(distributed, name, function)
+        for place, function in before.items():
+            setattr(*place, function)
         distributed.destroy_process_group()
         for name in settings:
             os.environ.pop(name, None)
+
+
+def _averaged(_: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """What DDP does with a bucket of gradients that is full."""
+    gradients = bucket.buffer().div_(distributed.get_world_size())
+    distributed.all_reduce(gradients)
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(gradients)
+    return done
