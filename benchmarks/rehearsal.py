@@ -112,8 +112,8 @@ def page(results: Mapping[str, Mapping[str, Any]], version: str) -> str:
             (
                 "Memory at the largest moment once there is an optimiser's state, by storages alive. Kernels and bytes "
                 "are those of a micro-batch; what a step does once is shared over those run.",
-                "Every row has the full width and as many blocks as it says; 30 are the whole model. The plan is judged "
-                "at that depth: buckets, gathered parameters and what surrounds the blocks weigh most where few are.",
+                "Every row has the full width and as many blocks as it says; 30 are the whole model. The plan is "
+                "judged at that depth: buckets, gathered parameters and what surrounds the blocks weigh most at few.",
             ),
             columns,
             rows,
