@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from helpers.twin_goldens import read_golden
@@ -47,6 +49,23 @@ def test_unipc_in_bf16(golden: dict[str, Tensor], steps: int) -> None:
         x = solver.step(velocity(x, t), t, x)
     assert x.dtype == torch.bfloat16
     torch.testing.assert_close(x, golden[f"unipc_{steps}/final_bf16"], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("steps", "shift"), [(1, 5.0), (2, 3.0), (3, 1.0), (17, 5.0), (40, 2e3)])
+def test_unipc_has_the_digits_of_diffusers(steps: int, shift: float, dtype: torch.dtype) -> None:
+    theirs = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, num_train_timesteps=1000
+    )
+    theirs.set_timesteps(sigmas=np.linspace(0.9990000128746033, 0, steps + 1)[:-1])
+    theirs.set_begin_index(0)  # two times may round to the same whole number
+    solver = build_solver("unipc", steps, shift)
+    assert torch.equal(solver.sigmas, theirs.sigmas)
+    assert torch.equal(solver.timesteps, theirs.timesteps)
+    x = y = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
+    for t in solver.timesteps:
+        x, y = solver.step(velocity(x, t), t, x), theirs.step(velocity(y, t), t, y, return_dict=False)[0]
+        assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

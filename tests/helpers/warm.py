@@ -21,7 +21,6 @@ _OTHERS = (
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "deepspeed.runtime.zero.muon.original_muon",
     "diffusers.schedulers.scheduling_flow_match_euler_discrete",
-    "diffusers.schedulers.scheduling_unipc_multistep",
     "lightning.pytorch",
     "pytest",
     "torch.utils.tensorboard",

@@ -1,4 +1,6 @@
-"""Integrators of the learned velocity from noise to data: diffusers' schedulers behind one small interface.
+"""Integrators of the learned velocity from noise to data behind one small interface.
+
+UniPC is this project's own (`unipc.py`); the others are diffusers' schedulers.
 
 The schedules are those of the released sampling code: sigmas fall from about 1 to 0 and are shifted towards
 noise; UniPC and DPM++ tell the model whole numbers as times, Euler the exact ones.
@@ -6,7 +8,7 @@ noise; UniPC and DPM++ tell the model whole numbers as times, Euler the exact on
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,19 +16,29 @@ from torch import Tensor
 
 from ovi_lab.common.fields import checked
 from ovi_lab.common.values import check_settings
+from ovi_lab.flow.unipc import UniPC
 
 SOLVERS = ("unipc", "dpm++", "euler")
 
 _TRAIN_STEPS = 1000
-_UNIPC_LARGEST_SIGMA = 0.9990000128746033
-"""1 - 1/1000 in float32: where the released UniPC schedule begins before it is shifted."""
 
 
-class Solver:
+class Solver(Protocol):
     """One integration of one modality, from its first step to its last; make a new one for each sample.
 
-    `sigmas` is float32 [steps + 1], the last one 0; `timesteps` [steps] is the model's input.
+    `sigmas` is float32 [steps + 1] on the host, the last one 0; `timesteps` [steps] is the model's input.
     """
+
+    name: str
+    sigmas: Tensor
+    timesteps: Tensor
+
+    def step(self, velocity: Tensor, timestep: Tensor, x: Tensor) -> Tensor:
+        """The latents after the step that begins at `timestep`; once for each of `timesteps`, in order."""
+
+
+class ScheduledSolver:
+    """A scheduler of diffusers as a `Solver`."""
 
     def __init__(self, name: str, scheduler: Any) -> None:
         self.name = name
@@ -34,13 +46,10 @@ class Solver:
         # Counting from 0 spares the search for the first step, which would wait for the device.
         scheduler.set_begin_index(0)
         self.sigmas: Tensor = scheduler.sigmas
-        if name == "unipc":
-            # it works with them on the device, and would send several there in every step and wait for that
-            scheduler.sigmas = self.sigmas.to(scheduler.timesteps.device)
         self.timesteps: Tensor = scheduler.timesteps
 
     def step(self, velocity: Tensor, timestep: Tensor, x: Tensor) -> Tensor:
-        """The latents after the step that begins at `timestep`; once for each of `timesteps`, in order."""
+        """See `Solver`."""
         return self._scheduler.step(velocity, timestep, x, return_dict=False)[0]
 
 
@@ -57,20 +66,9 @@ def build_solver(
     """
     checked(Literal[SOLVERS], name, "sampler.solver")
     check_settings("sampler", {"steps": steps, "shift": shift})
-    return Solver(name, {"unipc": _unipc, "dpm++": _dpm, "euler": _euler}[name](steps, shift, device))
-
-
-def _unipc(steps: int, shift: float, device: torch.device | str | None) -> Any:
-    from diffusers import UniPCMultistepScheduler
-
-    scheduler: Any = UniPCMultistepScheduler(
-        num_train_timesteps=_TRAIN_STEPS,
-        prediction_type="flow_prediction",
-        use_flow_sigmas=True,
-        flow_shift=shift,
-    )
-    scheduler.set_timesteps(sigmas=np.linspace(_UNIPC_LARGEST_SIGMA, 0, steps + 1)[:-1], device=device)
-    return scheduler
+    if name == "unipc":
+        return UniPC(steps, shift, device)
+    return ScheduledSolver(name, {"dpm++": _dpm, "euler": _euler}[name](steps, shift, device))
 
 
 def _dpm(steps: int, shift: float, device: torch.device | str | None) -> Any:
