@@ -44,6 +44,22 @@ def test_a_step_waits_for_the_gpu_once(found: dict[str, Any]) -> None:
     assert wait[1] == 1
     assert found["steps"][1]["record"]["blocking_copies"] == {}
     assert found["gradient_types"] == ["float32"]
+
+
+@pytest.mark.slow
+def test_a_step_that_logs_copies_its_numbers_together(found: dict[str, Any]) -> None:
+    """The host waits for them once; the throughput's time and sums are two waits more."""
+    record = found["steps"][2]["record"]
+    files = [place.partition(" at ")[2].partition(":")[0] for place in record["waits"]]
+    twice = "callbacks/throughput.py"
+    assert sorted(files) == sorted(["callbacks/guard.py", "tasks/step_log.py", twice, twice])
+    assert set(record["waits"].values()) == {1}
+    assert list(record["blocking_copies"].values()) == [1]
+
+
+@pytest.mark.slow
+def test_gradients_are_float32_and_none_is_missing(found: dict[str, Any]) -> None:
+    assert found["gradient_types"] == ["float32"]
     assert found["without_gradient"] == []
 
 
@@ -96,6 +112,7 @@ def test_waits_beyond_those_allowed_are_found() -> None:
         ),
         (("gpus=8xH100", "device=tpu"), "device=tpu is unknown"),
         (("experiment=ovi_11b_stage3", "device=cuda"), "torch finds none here"),
+        (("gpus=8xH100", "device=cuda"), "gpus=8xH100 does not go with device=cuda"),
         (("--gpus=8xH100",), "--gpus=8xH100 is no flag of ovi-rehearse"),
     ],
 )

@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ovi_lab.checkpoints.folder import checkpoints_of, step_of
 from ovi_lab.common.values import check_settings
+from ovi_lab.tasks.step_log import write_step
 
 
 class RunCheckpoint(Checkpoint):
@@ -49,6 +50,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_at, self._clock = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        write_step(trainer)
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved_at:
             self.save_soon(trainer)
@@ -91,6 +93,7 @@ class RunCheckpoint(Checkpoint):
         connector = trainer._logger_connector
         if trainer.training and connector._first_loop_iter is not None:
             # this step's row must be on the disk first: a kill after the checkpoint would never make it again
+            write_step(trainer)
             connector.update_train_step_metrics()
         trainer.save_checkpoint(path)
         self._saved_at, self._clock = step, time.monotonic()

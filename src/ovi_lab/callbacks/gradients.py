@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
 from ovi_lab.strategies.base import Strategy, strategy_of
+from ovi_lab.tasks.step_log import log_with_step
 from ovi_lab.tasks.task import log_interval, steps_now
 
 
@@ -89,7 +90,7 @@ class GradientNorms(Callback):
             return
         norms = gradient_norms(strategy_of(trainer), pl_module.device)
         norms["total"] = total_norm(norms)
-        pl_module.log_dict({f"grad_norm/{part}": norm for part, norm in norms.items()})
+        log_with_step(trainer, {f"grad_norm/{part}": norm for part, norm in norms.items()})
 
 
 def total_norm(norms: dict[str, Tensor]) -> Tensor:

@@ -23,6 +23,7 @@ from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.base import Strategy, strategy_of
 from ovi_lab.strategies.process_groups import everyone, started
+from ovi_lab.tasks.step_log import log_with_step
 from ovi_lab.tasks.task import Task, steps_now
 
 log = logging.getLogger("ovi_lab.guard")
@@ -220,8 +221,8 @@ class Guard(Callback):
                 f"this version of DeepSpeed took step {self.skipped_at - 1}, which was to be left out: use "
                 f"guard.on_bad_step=stop, or deepspeed>=0.19; {self._last_good()}"
             )
-        if self.on_bad_step == "skip" and trainer._logger_connector.should_update_logs:
-            pl_module.log("guard/skipped", float(self.skipped))
+        if self.on_bad_step == "skip" and steps_now(trainer) and trainer._logger_connector.should_update_logs:
+            log_with_step(trainer, {"guard/skipped": float(self.skipped)})
 
     # ---- exact resume
 

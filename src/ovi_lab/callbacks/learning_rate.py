@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ovi_lab.tasks.task import log_directly, steps_now
+from ovi_lab.tasks.step_log import log_directly
+from ovi_lab.tasks.task import steps_now
 
 
 class LearningRate(Callback):

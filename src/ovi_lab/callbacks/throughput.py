@@ -18,7 +18,8 @@ from ovi_lab.planning.clip_shape import ClipShape, clips_of
 from ovi_lab.planning.cluster import gpu_of_device
 from ovi_lab.planning.flops import count_flops
 from ovi_lab.strategies.base import strategy_of
-from ovi_lab.tasks.task import log_directly, log_interval
+from ovi_lab.tasks.step_log import log_directly
+from ovi_lab.tasks.task import log_interval
 
 _FETCH = "train_dataloader_next"
 """End of the profiler's name for the time in which Lightning waits for a batch."""

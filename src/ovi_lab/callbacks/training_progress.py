@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ovi_lab.common.progress import Reporter
+from ovi_lab.tasks.step_log import read_step
 from ovi_lab.tasks.task import Task
 
 
@@ -25,9 +26,9 @@ class TrainingProgress(Callback):
             self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        read_step(trainer)  # in one copy with all else that this step logs
         loss = trainer.logged_metrics.get("train/loss")
         if loss is not None and loss is not self._loss:
-            # read once for each time it is logged: reading waits for the device
             self._loss, self._note = loss, f"loss {float(loss):.3f}"
         self.reporter.at("training", trainer.global_step, trainer.max_steps, self._note)
 

@@ -21,7 +21,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.strategies.ema import EMA
 from ovi_lab.strategies.process_groups import alone_on_first, everyone, from_first
-from ovi_lab.tasks.task import log_directly, logged_step
+from ovi_lab.tasks.step_log import log_directly, logged_step
 
 log = logging.getLogger("ovi_lab.val_metrics")
 

@@ -10,10 +10,11 @@ OF_A_STEP = {"callbacks/guard.py": 1}
 """By file: the guard looks at every step before the optimiser does."""
 OF_A_LOGGED_STEP = {
     **OF_A_STEP,
-    "callbacks/training_progress.py": 1,  # the loss in the line on the terminal
+    "tasks/step_log.py": 1,  # all numbers of the step together
     "callbacks/throughput.py": 2,  # the time of a step is that of the GPU; sums over the processes
-    "callbacks/csv_log.py": 64,  # numbers become text once the GPU has been waited for
 }
+COPIED_IN_A_LOGGED_STEP = {"callbacks/throughput.py": 1}
+"""What is summed over the processes."""
 
 
 def unexpected(waits: Mapping[str, int], allowed: Mapping[str, int]) -> dict[str, int]:
@@ -47,9 +48,10 @@ def of_training(training: Mapping[str, Any]) -> list[str]:
         record = step["record"]
         waits = unexpected(record["waits"], allowed)
         found += [f"{kind} waits for the GPU: {count} x {place}" for place, count in waits.items()]
+        copied = COPIED_IN_A_LOGGED_STEP if step["logs"] else {}
+        copies = unexpected(record["blocking_copies"], copied)
+        found += [f"{kind} has a blocking copy: {count} x {place}" for place, count in copies.items()]
         if not step["logs"]:
-            copies = [(p, n) for p, n in record["blocking_copies"].items() if "deepspeed/" not in p]
-            found += [f"{kind} has a blocking copy: {count} x {place}" for place, count in copies]
             found += [f"{kind} multiplies in float32: {place}" for place in drifting(record["wide_products"])]
     missing = training["without_gradient"]
     if missing:
@@ -61,7 +63,6 @@ OF_A_SAMPLED_STEP = {
     **OF_A_LOGGED_STEP,
     "callbacks/joint_sampling.py": 8,  # the latents of two clips
     "sampling/pipeline.py": 4,  # frames and waves
-    "flow/solvers.py": 4,
 }
 
 
@@ -73,11 +74,11 @@ def of_samples(samples: Mapping[str, Any]) -> list[str]:
     return [f"a step that samples waits for the GPU: {count} x {place}" for place, count in waits.items()]
 
 
-IN_SAMPLING = {"flow/solvers.py": 2 * 2}
-"""UniPC solves two equations for each modality and step from the second on, and looks whether that could be done."""
+IN_SAMPLING: dict[str, int] = {}
+"""None: what a solver computes of its schedule, it computes on the host."""
 
-COPIED_IN_SAMPLING = {"flow/solvers.py": 4, "models/embeddings.py": 6, "text/umt5.py": 2}
-"""Times and sigmas of a solver for each modality, which keys of the texts are padding, tokens and their mask."""
+COPIED_IN_SAMPLING = {"flow/unipc.py": 2, "flow/solvers.py": 4, "models/embeddings.py": 6, "text/umt5.py": 2}
+"""For each modality times, of DPM++ and Euler sigmas; which keys of the texts are padding; tokens and their mask."""
 
 
 def of_inference(inference: Mapping[str, Any]) -> list[str]:

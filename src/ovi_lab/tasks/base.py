@@ -26,7 +26,8 @@ from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.initial_values import ParameterValues, Values
 from ovi_lab.strategies.process_groups import started
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep, add_by_role
-from ovi_lab.tasks.task import Task, log_directly, log_interval, steps_now
+from ovi_lab.tasks.step_log import log_directly, log_with_step
+from ovi_lab.tasks.task import Task, log_interval, steps_now
 
 Latents = Tensor | list[Tensor]
 
@@ -259,14 +260,14 @@ class FlowMatchingTask(Task):
             return
         self.train_bins.end_step()
         if self.trainer._logger_connector.should_update_logs:
-            # Lightning logs no other step, and `log_dict` costs milliseconds
+            # no other step is logged
             means = {n: v[0] if len(v) == 1 else torch.stack(v).mean() for n, v in self._step_losses.items()}
             if started():
                 stacked = torch.stack(list(means.values()))
                 distributed.all_reduce(stacked)
                 stacked /= distributed.get_world_size()
                 means = dict(zip(means, stacked.unbind(), strict=True))
-            self.log_dict(means, batch_size=1)
+            log_with_step(self.trainer, means)
         if (self.trainer.global_step + 1) % (5 * log_interval(self.trainer)) == 0:
             report = self.train_bins.collect()
             log_directly(self.trainer, {f"train/{name}": value for name, value in report.items()})
@@ -312,10 +313,10 @@ class FlowMatchingTask(Task):
         """Means over the clips of all processes."""
         if started():
             distributed.all_reduce(self._val_sums)
-        *losses, clips = self._val_sums.unbind()
+        *losses, clips = self._val_sums.cpu().unbind()  # one copy, from which Lightning logs
         names = ("val/loss", *(f"val/loss_{m}" for m in self.modalities))
         self.log_dict({name: (loss / clips).float() for name, loss in zip(names, losses, strict=True)})
-        self.log_dict({f"val/{name}": value for name, value in self.val_bins.collect().items()})
+        self.log_dict({f"val/{name}": torch.tensor(x) for name, x in self.val_bins.collect().items()})
 
 
 class FusionTraining(FlowMatchingTask):

@@ -14,7 +14,8 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
-from ovi_lab.tasks.task import Task
+from ovi_lab.tasks.step_log import log_with_step
+from ovi_lab.tasks.task import Task, steps_now
 
 PARTS = ("video", "audio", "sync")
 
@@ -125,12 +126,14 @@ class JudgeTraining(Task):
     def training_step(self, clips: ClipSet, batch_idx: int) -> Tensor:
         """The sum of the three losses; no judge's parameters are in another's."""
         total: Tensor = torch.zeros(())
+        found: dict[str, Any] = {}
         for name in PARTS:
             draws = generator_for(self.seed, "judges blur", name, self.global_step)
             loss, scores = self.judges.parts()[name].loss(clips, draws)  # type: ignore[operator]
             total = total + loss
-            self.log_dict({f"train/{name}_{k}": v for k, v in scores.items()}, batch_size=len(clips))
-        self.log("train/loss", total, batch_size=len(clips))
+            found |= {f"train/{name}_{k}": v for k, v in scores.items()}
+        if steps_now(self.trainer) and self.trainer._logger_connector.should_update_logs:
+            log_with_step(self.trainer, {**found, "train/loss": total})
         return total
 
     def validation_step(self, clips: ClipSet, batch_idx: int) -> None:

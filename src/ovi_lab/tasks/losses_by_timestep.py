@@ -75,10 +75,11 @@ class LossByTimestep:
         """
         self.end_step()
         report = {}
-        for modality, sums in self._sums.items():
-            if started():
+        if started():
+            for sums in self._sums.values():
                 distributed.all_reduce(sums)
-            pairs = sums.T.tolist()
+        read = torch.stack(list(self._sums.values())).mT.tolist() if self._sums else []
+        for modality, pairs in zip(self._sums, read, strict=True):
             role, _, own = modality.rpartition("/")
             if role and (clips := sum(count for _, count in pairs)):
                 report[f"{role}/loss_{own}"] = sum(total for total, _ in pairs) / clips

@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ovi_lab.tasks.step_log import write_step
+
 Observer = Callable[[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """Called with a training batch, its sigmas [B] and its loss, both by modality."""
 
@@ -26,6 +28,10 @@ class Task(LightningModule):
         """Called with every training batch."""
         self.gradient_norm: Tensor | None = None
         """Of the step under way, where the guard has computed it from whole gradients."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write what was logged with the step, behind all callbacks."""
+        write_step(self.trainer)
 
     def configure_gradient_clipping(
         self,
@@ -56,15 +62,3 @@ def log_interval(trainer: Trainer) -> int:
 def steps_now(trainer: Trainer) -> bool:
     """Whether the optimiser takes a step; DeepSpeed counts micro-batches itself and is asked to step after each."""
     return not trainer.fit_loop._should_accumulate()
-
-
-def log_directly(trainer: Trainer, metrics: Mapping[str, Any], step: int | None = None) -> None:
-    """Log numbers of this step (or of `step`, as `logged_step` gave it then) to the loggers: Lightning takes half a
-    millisecond for each, and logs it repeatedly."""
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(metrics), step=logged_step(trainer) if step is None else step)
-
-
-def logged_step(trainer: Trainer) -> int:
-    """The number under which loggers get what is logged now."""
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
