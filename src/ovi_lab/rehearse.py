@@ -70,8 +70,16 @@ def rehearse(arguments: Sequence[str], console: Console) -> int:
             f"device={own['device']} is unknown: cuda measures on a GPU, without it nothing needs one"
         )
     measures = "device" in own
-    parts = _measured_parts() if measures else _parts(own)
-    found = {part: run_part(part, own.get("gpus", ""), rest) for part in parts}
+    parts = _measured_parts(own) if measures else _parts(own)
+    found: dict[str, Any] = {}
+    for part in parts:
+        try:
+            found[part] = run_part(part, own.get("gpus", ""), rest)
+        except RuntimeError as error:
+            if not measures:
+                raise
+            # its traceback is on the terminal; a GPU may be lent for minutes, and the other parts are worth having
+            found[part] = {"failed": str(error)}
     blocks, findings = _drawn(found, measures)
     print_page(console, blocks)
     if "markdown" in own:
@@ -93,10 +101,13 @@ def _parts(own: dict[str, str]) -> list[str]:
     return parts
 
 
-def _measured_parts() -> list[str]:
+def _measured_parts(own: dict[str, str]) -> list[str]:
     from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
     from ovi_lab.rehearsal.gpu import check_gpu
 
+    for word in ("gpus", "parts"):
+        if word in own:
+            raise UserError(f"{word}={own[word]} does not go with device=cuda, which measures all on one GPU")
     check_gpu()
     return [f"measured {part}" for part in (*ACTIVATION_CHECKPOINTING, "inference")]
 
@@ -107,7 +118,7 @@ def _drawn(found: dict[str, Any], measures: bool) -> tuple[list[Block], int]:
     from ovi_lab.rehearsal.report import PARTS, UNSEEN, measured_blocks
 
     if measures:
-        return measured_blocks(found), 0
+        return measured_blocks(found)
     blocks: list[Block] = []
     findings = 0
     for part, facts in found.items():

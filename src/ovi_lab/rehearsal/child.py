@@ -55,12 +55,14 @@ def _rehearsed(part: str, gpus: str, overrides: list[str]) -> dict[str, Any]:
 
 def _measured(part: str, overrides: list[str]) -> dict[str, Any]:
     """`measured inference`, or `measured CHOICE` of activation checkpointing."""
+    from ovi_lab.rehearsal.gpu import MeasuredGpu
     from ovi_lab.rehearsal.measure import measure_inference, measure_training
 
     _quiet()
+    gpu = MeasuredGpu()
     what = part.partition(" ")[2]
     config = _composed(overrides)
-    return measure_inference(config) if what == "inference" else measure_training(config, what)
+    return measure_inference(config, gpu) if what == "inference" else measure_training(config, what, gpu)
 
 
 def _composed(overrides: list[str]) -> Any:

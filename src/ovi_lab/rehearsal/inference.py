@@ -1,8 +1,9 @@
-"""Sampling, codecs and text encoder at full size on the GPU that is not there, a section each."""
+"""Sampling, codecs and text encoder at full size, a section each: on the GPU that is not there, or on one that is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,12 @@ from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.flow.solvers import SOLVERS
 from ovi_lab.models import Given, TwinDiT
+from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.job import RELEASED_CLIP
 from ovi_lab.rehearsal.stopped import stopped_or
 from ovi_lab.rehearsal.values import NoValues
 from ovi_lab.rehearsal.watch import Watch
-from ovi_lab.strategies.initial_values import place_whole
+from ovi_lab.strategies.initial_values import Values, place_whole
 from ovi_lab.text import umt5
 
 GPU = torch.device("cuda", 0)
@@ -35,6 +37,33 @@ Section = tuple[str, Callable[[], str]]
 """What is run, and what calls it and describes its result."""
 
 
+def _untouched(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where sections run, and on what; by default on tensors without data."""
+
+    device: torch.device = GPU
+    values: Values = field(default_factory=NoValues)
+    """Of the towers' parameters."""
+    drawn: Callable[[Tensor], Tensor] = _untouched
+    """Puts values into a tensor of the device: inputs, the codecs' weights and the text encoder's."""
+    clip: ClipShape = RELEASED_CLIP
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor there."""
+        return self.drawn(torch.empty(shape, device=self.device, dtype=dtype))
+
+    def network(self, network: Any, dtype: torch.dtype | None = None) -> Any:
+        """A network of the meta device, there."""
+        network.to_empty(device=self.device)
+        for tensor in (*network.parameters(), *network.buffers()):
+            self.drawn(tensor)
+        return nn.Module.to(network, dtype=dtype).eval().requires_grad_(False)
+
+
 def rehearse_inference(config: DictConfig, watch: Watch) -> dict[str, Any]:
     """What each part of sampling does, by its name.
 
@@ -44,7 +73,7 @@ def rehearse_inference(config: DictConfig, watch: Watch) -> dict[str, Any]:
     """
     found = {}
     with watch.everywhere(), torch.no_grad():
-        for name, run in sections(config):
+        for name, run in sections(config, Bench()):
             watch.record.clear()
             watch.live.peak = before = watch.live.now
             result = stopped_or(partial(_described, run))
@@ -61,93 +90,85 @@ def _described(run: Callable[[], str]) -> dict[str, Any]:
     return {"out": run()}
 
 
-def sections(config: DictConfig) -> Iterator[Section]:
-    """Each part's networks are freed before those of the next are made."""
-    yield from _solvers(config)
-    yield from _picture()
-    yield from _sound()
-    yield from _text()
+def sections(config: DictConfig, bench: Bench) -> Iterator[Section]:
+    """Each part's networks are freed before those of the next are made, if the caller has let its section go."""
+    yield from solvers(config, bench)
+    yield from _picture(bench)
+    yield from _sound(bench)
+    yield from _text(bench)
 
 
-def _solvers(config: DictConfig) -> Iterator[Section]:
-    model = _towers(config)
+def solvers(config: DictConfig, bench: Bench) -> Iterator[Section]:
+    """Sampling of both towers."""
+    sampled = partial(_sampled, _towers(config, bench), bench)
     for solver in SOLVERS:
-        yield f"solver {solver}, guided", partial(_sampled, model, solver=solver)
-    yield "passes one after the other, a block skipped", lambda: _sampled(model, skip_layers=(1,))
-    yield "first frame given", lambda: _sampled(model, first_frame=True)
-    yield "texts not kept", lambda: _sampled(model, cache_text=False)
+        yield f"solver {solver}, guided", partial(sampled, solver=solver)
+    yield "passes one after the other, a block skipped", partial(sampled, skip_layers=(1,))
+    yield "first frame given", partial(sampled, first_frame=True)
+    yield "texts not kept", partial(sampled, cache_text=False)
 
 
 def released_codec() -> LatentCodec:
-    """The released models' codecs, there."""
-    return LatentCodec(_video_codec(), _audio_codec(), 24.0)
+    """The released models' codecs, on the GPU that is not there."""
+    return LatentCodec(_video_codec(Bench()), _audio_codec(Bench()), 24.0)
 
 
-def _video_codec() -> wan22.Wan22VAE:
+def _video_codec(bench: Bench) -> wan22.Wan22VAE:
     sizes = wan22.Wan22Config()
-    return wan22.Wan22VAE(_on_gpu(wan22.build(sizes), torch.bfloat16), sizes)
+    return wan22.Wan22VAE(bench.network(wan22.build(sizes), torch.bfloat16), sizes)
 
 
-def _audio_codec() -> mmaudio.MMAudioCodec:
+def _audio_codec(bench: Bench) -> mmaudio.MMAudioCodec:
     sizes = mmaudio.MMAudioConfig()
-    vae, vocoder = _on_gpu(mmaudio.build_vae(sizes)), _on_gpu(mmaudio.build_vocoder(sizes))
+    vae, vocoder = bench.network(mmaudio.build_vae(sizes)), bench.network(mmaudio.build_vocoder(sizes))
     return mmaudio.MMAudioCodec(vae, vocoder, sizes)
 
 
-def _picture() -> Iterator[Section]:
-    vae = _video_codec()
-    _, rows, columns = RELEASED_CLIP.video or (0, 0, 0)
+def _picture(bench: Bench) -> Iterator[Section]:
+    vae = _video_codec(bench)
+    _, rows, columns = bench.clip.video or (0, 0, 0)
     latents = (1, vae.channels, LATENT_FRAMES, rows, columns)
     frames = (1, 1 + 4 * (LATENT_FRAMES - 1), 16 * rows, 16 * columns, 3)
-    yield "Wan2.2 VAE, decode", lambda: _shape(vae.decode(torch.empty(latents, device=GPU)))
-    pixels = torch.empty(frames, device=GPU, dtype=torch.uint8)
+    yield "Wan2.2 VAE, decode", lambda: _shape(vae.decode(bench.empty(*latents)))
+    pixels = bench.empty(*frames, dtype=torch.uint8)
     yield "Wan2.2 VAE, encode", lambda: _shape(vae.encode(pixels))
 
 
-def _sound() -> Iterator[Section]:
-    codec = _audio_codec()
-    latents = (1, RELEASED_CLIP.audio or 1, codec.channels)
-    yield "MMAudio and BigVGAN, decode", lambda: _shape(codec.decode(torch.empty(latents, device=GPU)))
-    yield "MMAudio, encode", lambda: _shape(codec.encode(torch.empty(1, SAMPLES, device=GPU)))
+def _sound(bench: Bench) -> Iterator[Section]:
+    codec = _audio_codec(bench)
+    latents = (1, bench.clip.audio or 1, codec.channels)
+    yield "MMAudio and BigVGAN, decode", lambda: _shape(codec.decode(bench.empty(*latents)))
+    yield "MMAudio, encode", lambda: _shape(codec.encode(bench.empty(1, SAMPLES)))
 
 
-def _text() -> Iterator[Section]:
-    encoder = _on_gpu(umt5.build(umt5.UMT5Config()), torch.bfloat16)
+def _text(bench: Bench) -> Iterator[Section]:
+    encoder = bench.network(umt5.build(umt5.UMT5Config()), torch.bfloat16)
     ids = torch.zeros(2, 77, dtype=torch.long)
     mask = torch.ones_like(ids)
     yield "umT5-XXL", lambda: _shape(umt5.encode(encoder, ids, mask)[0])
 
 
-def _towers(config: DictConfig) -> TwinDiT:
+def _towers(config: DictConfig, bench: Bench) -> TwinDiT:
     """Both towers in bf16."""
     with torch.device("meta"):
         model: TwinDiT = build(config.model, "model")()
     if len(model.tower_configs) < 2:
         raise UserError("the sampling of a model of one tower is not rehearsed: give an experiment of both")
-    place_whole(model, NoValues(), GPU, torch.bfloat16)
+    place_whole(model, bench.values, bench.device, torch.bfloat16)
     return model.requires_grad_(False)
 
 
-def _on_gpu(network: Any, dtype: torch.dtype | None = None) -> Any:
-    """A network of the meta device, there."""
-    network.to_empty(device=GPU)
-    return nn.Module.to(network, dtype=dtype).eval().requires_grad_(False)
-
-
-def _sampled(model: TwinDiT, first_frame: bool = False, **settings: Any) -> str:
+def _sampled(model: TwinDiT, bench: Bench, first_frame: bool = False, **settings: Any) -> str:
     """Two clips."""
     towers = model.tower_configs
     clips, width = 2, towers["video"].text_dim
-    video, audio = RELEASED_CLIP.video or (), RELEASED_CLIP.audio or 1
+    video, audio = bench.clip.video or (), bench.clip.audio or 1
     noise = {
-        "video": torch.empty(clips, towers["video"].in_dim, *video, device=GPU),
-        "audio": torch.empty(clips, audio, towers["audio"].in_dim, device=GPU),
+        "video": bench.empty(clips, towers["video"].in_dim, *video),
+        "audio": bench.empty(clips, audio, towers["audio"].in_dim),
     }
-    texts = Texts(
-        [torch.empty(50, width, device=GPU), torch.empty(60, width, device=GPU)],
-        [torch.empty(9, width, device=GPU)],
-        [torch.empty(12, width, device=GPU)],
-    )
+    most = min(config.text_len for config in towers.values())
+    texts = Texts(*([bench.empty(min(n, most), width) for n in one] for one in ((50, 60), (9,), (12,))))
     given = Given.first_frame(noise["video"]) if first_frame else None
     chosen = SamplerSettings(**{"steps": STEPS, "video_guidance": 4.0, "audio_guidance": 3.0, **settings})
     made = sample(model, noise, texts, chosen, given=given, clean=noise)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovi_lab.common.sizes import gib
@@ -137,41 +137,53 @@ def samples_blocks(found: Found) -> tuple[list[Block], int]:
     )
 
 
-def measured_blocks(found: Found) -> list[Block]:
-    """The blocks of what was measured on a GPU, by part."""
-    training = [facts for part, facts in found.items() if part != "measured inference"]
-    first = training[0]
-    facts = [
-        f"{first['gpu']}, {gib(first['gpu_bytes'])}, PyTorch {first['torch']}",
-        f"{first['micro']} clips of {first['clip']}, one process, optimiser step included",
+def measured_blocks(found: Found) -> tuple[list[Block], int]:
+    """The blocks of what was measured on a GPU, by part, and how much of it failed."""
+    parts = {name.removeprefix("measured "): facts for name, facts in found.items()}
+    inference = parts.pop("inference", {})
+    sections = inference.get("sections", {})
+    failed = [f"{name}: {facts['failed']}" for name, facts in parts.items() if "failed" in facts]
+    failed += [
+        f"{n}: {s['failed']}" for n, s in {"inference": inference, **sections}.items() if "failed" in s
     ]
+    runs = [facts for facts in parts.values() if "failed" not in facts]
     rows, waits = [], []
-    for run in training:
+    for run in runs:
         mfu = "" if run["mfu"] is None else f"{run['mfu']:.1%}"
         memory = [gib(run[key]) for key in ("peak_bytes", "reserved_bytes", "planned_bytes")]
-        ratio = _ratio(run["planned_bytes"], run["peak_bytes"])
+        blocks = ", ".join([str(run["blocks"]), *(f"not {n}" for n in run["too_many"])])
         speed = (f"{1e3 * run['seconds']:,.0f}", f"{run['tokens_per_s']:,.0f}", mfu)
-        rows.append((run["checkpointing"], str(run["blocks"]), *speed, *memory, ratio))
+        rows.append(
+            (run["checkpointing"], blocks, *speed, *memory, _ratio(run["planned_bytes"], run["peak_bytes"]))
+        )
         waits += [(place, run["checkpointing"], str(count)) for place, count in run["waits"].items()]
     columns = (
         "activation checkpointing", "blocks", "step ms", "tokens/s", "MFU", "allocated", "reserved", "ovi-plan",
         "plan / allocated",
     )  # fmt: skip
-    blocks = [Block("Training", facts, columns, rows)]
-    inference = found.get("measured inference")
-    if inference is not None:
-        rows = []
-        for name, section in inference["sections"].items():
+    drawn = [Block("Failed", failed)] if failed else []
+    drawn.append(Block("Training", _what_was_trained(runs), columns, rows))
+    rows = []
+    for name, section in sections.items():
+        if "failed" not in section:
             seconds = f"{1e3 * section['seconds']:,.1f}"
             rows.append((name, seconds, gib(section["peak"]), str(sum(section["waits"].values()))))
             waits += [(place, name, str(count)) for place, count in section["waits"].items()]
-        blocks.append(
-            Block(
-                "Sampling, codecs, text encoder", (), ("part", "ms", "memory besides weights", "waits"), rows
-            )
-        )
-    blocks.append(Block("Where the host waits for the GPU", (), ("place", "when", "times"), waits))
-    return blocks
+    columns = ("part", "ms", "memory besides weights", "waits")
+    drawn.append(Block("Sampling, codecs, text encoder", (), columns, rows))
+    drawn.append(Block("Where the host waits for the GPU", (), ("place", "when", "times"), waits))
+    return drawn, len(failed)
+
+
+def _what_was_trained(runs: Sequence[Found]) -> list[str]:
+    if not runs:
+        return []
+    first = runs[0]
+    return [
+        f"{first['gpu']}, {gib(first['gpu_bytes'])}, PyTorch {first['torch']}",
+        f"{first['micro']} clips of {first['clip']}, one process, optimiser step included; waits are those of a step "
+        "that logs",
+    ]
 
 
 PARTS = {"training": training_blocks, "inference": inference_blocks, "samples": samples_blocks}
