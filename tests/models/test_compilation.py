@@ -14,8 +14,6 @@ from helpers.twin_goldens import mean_squares, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import Given
 from ovi_lab.models.recomputation import ACTIVATION_CHECKPOINTING
-from ovi_lab.models.sequence_parallel import enable_sequence_parallel
-from ovi_lab.models.token_sharding import SequenceGroup
 
 ATTENTION, PRODUCT = "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm"
 
@@ -97,5 +95,3 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         tiny_twin(compile="all")
     with pytest.raises(UserError, match=r"compile_backend is 'inducter'.*inductor"):
         tiny_twin(compile="blocks", compile_backend="inducter")
-    with pytest.raises(UserError, match="does not go with sequence_parallel=2"):
-        enable_sequence_parallel(tiny_twin(compile="blocks"), SequenceGroup(0, 2, 0, 1, None))

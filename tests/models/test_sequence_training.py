@@ -34,6 +34,12 @@ CASES: dict[str, dict[str, Any]] = {
 for choice, every in (("full", 1), ("attention", 2), ("matmul", 1)):
     recomputed = {"activation_checkpointing": choice, "checkpoint_every": every}
     CASES[f"{choice}, every {every}"] = {"padded": True, "model": recomputed}
+    compiled = {"compile": "blocks", "compile_backend": "aot_eager", **recomputed}
+    CASES[f"compiled, {choice}"] = {
+        "padded": choice != "matmul",
+        "clean": choice == "matmul",
+        "model": compiled,
+    }
 
 
 def batch_of(case: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +102,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
 def test_the_mean_of_two_processes_gradients_is_that_of_one(
     together: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:
-    want = gradients(model_of(CASES[name]), CASES[name])
+    case = CASES[name]
+    plain = {key: value for key, value in case.get("model", {}).items() if not key.startswith("compile")}
+    want = gradients(model_of(case | {"model": plain}), case)
     first, second = (results[name] for results in together)
     assert first.keys() == second.keys() == want.keys()
     assert want

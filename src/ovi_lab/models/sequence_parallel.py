@@ -67,11 +67,6 @@ def enable_sequence_parallel(model: TwinDiT, group: SequenceGroup) -> Callable[[
         raise UserError(
             f"sequence_parallel is already on, over {model.sharding.group.size} processes; end it before another"
         )
-    if model.compiled is not None:
-        raise UserError(
-            f"model.compile=blocks does not go with sequence_parallel={group.size}: processes exchange heads in the "
-            "middle of a block; use model.compile=none"
-        )
     for modality, config in model.tower_configs.items():
         if config.num_heads % group.size:
             raise UserError(
