@@ -10,7 +10,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -29,6 +29,7 @@ from ovi_lab.strategies.initial_values import Values, owned_parameters, place_wh
 from ovi_lab.strategies.kept_tower import check_kept
 from ovi_lab.strategies.sharded_checkpoints import ShardedCheckpoints
 from ovi_lab.strategies.shares import Shares
+from ovi_lab.strategies.whole_blocks import gathered_by_block
 from ovi_lab.strategies.zero_shares import PartitionedZeroShares, ReplicatedZeroShares, ZeroShares
 
 
@@ -114,6 +115,8 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         self._offloads_optimizer = offload_optimizer is not None
         self._steps_in_host_memory = offload_optimizer == "cpu" and not on_cpu
         self._engine: Any = None
+        self._compiled: TwinDiT | None = None
+        """The model, where its blocks are compiled and their parameters partitioned."""
 
     # ---- processes
 
@@ -138,7 +141,8 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     ) -> tuple[Any, Any]:
         import deepspeed
 
-        with _one_kind_of_optimizer():
+        around = nullcontext() if self._compiled is None else gathered_by_block(self._compiled)
+        with _one_kind_of_optimizer(), around:
             engine, zero, _, _ = deepspeed.initialize(
                 args=argparse.Namespace(device_rank=self.local_rank),
                 config=self.config,
@@ -194,11 +198,7 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     @torch.no_grad()
     def place(self, model: TwinDiT, values: Values) -> None:
         """Parameters with values: whole on the device (stages 1 and 2), or partitioned as soon as they are made."""
-        if self.stage == 3 and model.compiled is not None:
-            raise UserError(
-                "model.compile=blocks does not go with strategy=zero3: DeepSpeed gathers the parameters of every layer "
-                "in the middle of a block; use strategy=fsdp2, or model.compile=none"
-            )
+        self._compiled = model if self.stage == 3 and model.compiled is not None else None
         if self.keep_gathered is not None:
             check_kept(model, self.keep_gathered)
         if self.stage < 3:
