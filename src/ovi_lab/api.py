@@ -108,6 +108,11 @@ class Model:
         return not self._bundle.own_codec and "video" in self._bundle.formats.shapes
 
     @property
+    def takes_media(self) -> bool:
+        """Whether it makes picture and sound, so that one can be given as a file and the other made."""
+        return len(self._bundle.formats.shapes) == 2
+
+    @property
     def config(self) -> dict[str, Any]:
         """Plain values: `model` as `TwinDiT(**config["model"])` takes them, the `clips`' formats and the `sampler`."""
         formats = self._bundle.formats
@@ -125,6 +130,12 @@ class Model:
         *,
         seed: int = 0,
         image: str | Path | None = None,
+        video: str | Path | None = None,
+        audio: str | Path | None = None,
+        start: str | Path | None = None,
+        clip: str | Path | None = None,
+        redo: str | None = None,
+        keep_given: bool = True,
         size: str | tuple[int, int] | None = None,
         aspect: str | None = None,
         on_step: Callable[[int, int], None] | None = None,
@@ -136,6 +147,12 @@ class Model:
             prompt: what is seen and heard; for the released models with `<S>speech<E>` and `Audio: …`.
             seed: of the noise, from 0.
             image: file of the first frame, for models that take one.
+            video: file whose picture is the clip's; its sound is made.
+            audio: file whose sound is the clip's; its picture is made, from `image` where that is given too.
+            start: file of a clip with which this one begins.
+            clip: file of a clip of which `redo` is made anew, and all else is kept.
+            redo: `audio:1.5-3.0`, `video:…` or `both:…`, in seconds of `clip`.
+            keep_given: what is given comes back from its file; False: through the codec.
             size: height and width, or `HEIGHTxWIDTH`, scaled to the model's area.
             aspect: `WIDTH:HEIGHT` instead of `size`.
             on_step: called with the steps that are done and the number of steps.
@@ -150,6 +167,7 @@ class Model:
         from ovi_lab.flow import SamplerSettings
         from ovi_lab.sampling.batch import record_of
         from ovi_lab.sampling.command import check_settings
+        from ovi_lab.sampling.given_files import parse_redo
         from ovi_lab.sampling.requests import Request, check_request, prompt_name
         from ovi_lab.sampling.sizes import shape_of
 
@@ -164,14 +182,21 @@ class Model:
         chosen = SamplerSettings(**{**self._sampler, **sampler})
         check_settings(chosen, self._bundle)
         shape = shape_of(size, aspect)
+        files = {"image": image, "video": video, "audio": audio, "start": start, "clip": clip}
         request = Request(
-            prompt_name(prompt), prompt.strip(), seed, None if image is None else Path(image), shape
+            prompt_name(prompt),
+            prompt.strip(),
+            seed,
+            shape=shape,
+            redo=None if redo is None else parse_redo(str(redo)),
+            keep_given=keep_given,
+            **{name: Path(file) for name, file in files.items() if file is not None},
         )
         pipeline = self._pipeline
         plan = pipeline.plan(check_request(request))
         pipeline.settings = chosen
-        clip = pipeline.make(plan, on_step)
-        return _sample(clip, record_of(plan, self._bundle.formats, chosen, pipeline.options, self._digests()))
+        made = pipeline.make(plan, on_step)
+        return _sample(made, record_of(plan, self._bundle.formats, chosen, pipeline.options, self._digests()))
 
 
 def _sample(clip: Clip, record: Mapping[str, Any]) -> Sample:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips.clock import Clock, part_of
-from ovi_eval.clips.completeness import check_complete
+from ovi_eval.clips.completeness import StreamTimes, check_complete
 from ovi_eval.errors import UserError
 
 
@@ -46,13 +46,15 @@ class Audio:
 
 
 @contextmanager
-def _decoding(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Clock, Any, str]]:
-    """The frames of one file's sound on its clock, the stream, and the name of the container's format."""
-    check_complete(source, "audio", name)
+def _decoding(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Clock, Any, str, StreamTimes]]:
+    """The frames of one file's sound on its clock, the stream, the name of the container's format, and the packets'
+    times.
+    """
+    times = check_complete(source, "audio", name)
     with bounds.opened(source, name) as (container, shown):
         stream = bounds.sound_stream(container, shown)
         with closing(frame for frame in container.decode(stream) if frame.samples) as frames:
-            yield Clock(frames, float(stream.time_base or 0), shown), stream, container.format.name
+            yield Clock(frames, float(stream.time_base or 0), shown), stream, container.format.name, times
 
 
 class _Resampler:
@@ -83,8 +85,9 @@ class SoundStream:
 
     float32 at `sample_rate` (None: the file's own): one channel [S], or all [C, S] with `mono=False`, those of the
     first packet where they change. Gaps are silence, see `clock`. `start` is the first sample's time in seconds on
-    the container's clock, which the file's picture shares, known from the beginning; `filled` is how many seconds of
-    silence stand for lost packets so far. Nothing but what `read` has not yet taken is kept.
+    the container's clock, which the file's picture shares, known from the beginning, and so is `ends`, when the last
+    packet does; `filled` is how many seconds of silence stand for lost packets so far. Nothing but what `read` has not
+    yet taken is kept.
 
     Raises UserError naming the file: on entering, where it is unreadable, holds no sound, is cut off or out of bounds;
     while reading, where it cannot be decoded further or its clock leaves the bounds.
@@ -105,7 +108,8 @@ class SoundStream:
 
     def __enter__(self) -> SoundStream:
         with ExitStack() as stack:
-            self._clock, _, _ = stack.enter_context(_decoding(self._source, self._name))
+            self._clock, _, _, times = stack.enter_context(_decoding(self._source, self._name))
+            self.ends = times.end or 0.0
             self._parts = stack.enter_context(closing(self._decoded()))
             first = next(self._parts, None)
             if first is None:
@@ -234,7 +238,7 @@ def decode_pcm16(source: str | Path | bytes, sample_rate: int, *, name: str | No
     command line do not do. Gaps are silence, see `clock`. Raises UserError as `decode_audio`.
     """
     parts: list[np.ndarray] = []
-    with _decoding(source, name) as (clock, stream, format_name):
+    with _decoding(source, name) as (clock, stream, format_name, _):
         resample = _Resampler("s16", sample_rate, "mono")
         ends = None
         if format_name.startswith("mov") and stream.duration and stream.time_base is not None:

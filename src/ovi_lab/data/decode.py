@@ -20,15 +20,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ovi_eval.clips.clip import fit_length, missing_at_end
-from ovi_eval.clips.picture import PictureStream, decode_video
-from ovi_eval.clips.sound import SoundStream, decode_audio
-from ovi_eval.clips.writing import resample
+from ovi_eval.clips.sound import decode_audio
 from ovi_eval.common.plain_data import parse_json
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import parse_caption, unusable
 from ovi_lab.codecs import LatentCodec
-from ovi_lab.data.cutting import LATE, cut_picture
+from ovi_lab.data.cutting import LATE
 from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError, ResamplingRefusedError, bad_sample
+from ovi_lab.data.media_files import DecodedSound, read_picture, read_sound, sound_at
 from ovi_lab.data.npy import load_npy, npy_bytes
 from ovi_lab.errors import UserError
 
@@ -41,7 +40,6 @@ FRAMES, WAVE = "frames.npy", "wave.npy"
 BOTH = ("video", "audio")
 _FORMS = {"video": (4, "[C,F,h,w]"), "audio": (2, "[L,C]"), "text": (2, "[n,E]")}
 _RATES = {"fps": (0.1, 1000.0), "sample_rate": (1000.0, 768_000.0)}
-_BEYOND = 1.0  # seconds of sound that are kept past a clip's end until it is resampled
 _MOST_CROPPED = 20  # how many times larger than what is kept a scaled frame may be
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -251,29 +249,24 @@ def _decode(
 
     Raises UserError where it cannot be decoded.
     """
-    video = _first(members, VIDEO_EXTENSIONS)
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
-    given_fps = fps if wanted is None else wanted.fps
-    if given_fps is None:
-        stored = decode_video(video, name="its video")
-        constant = stored.constant()
-        frames_THWC, fps, start = constant.frames_THWC, constant.fps, float(constant.times_T[0])
-        source_fps = stored.fps
-    else:
-        fps = given_fps
-        with PictureStream(video, name="its video", transform=fit) as picture:
-            frames_THWC = next(cut_picture(picture, fps, None if wanted is None else wanted.num_frames))
-            start, source_fps = picture.start, picture.fps
+    picture = read_picture(
+        _first(members, VIDEO_EXTENSIONS),
+        "its video",
+        fps if wanted is None else wanted.fps,
+        None if wanted is None else wanted.num_frames,
+        fit,
+    )
+    frames_THWC, fps = picture.frames_THWC, picture.fps
     seconds = len(frames_THWC) / fps
-    with SoundStream(_first(members, HEARD_EXTENSIONS), name="its sound") as stream:
-        rate = stream.sample_rate
-        stream.begin_at(start)
-        # Samples beyond the resampler's reach change nothing.
-        wave_S = stream.read(round((seconds + _BEYOND) * rate))
-    missing_at_end(start + len(wave_S) / rate, start, seconds, "its sound")
+    sound = read_sound(_first(members, HEARD_EXTENSIONS), "its sound", seconds, picture.start)
+    wave_S, rate = sound.wave_S, sound.sample_rate
+    missing_at_end(picture.start + len(wave_S) / rate, picture.start, seconds, "its sound")
     if wanted is None:  # else the resampler reads past the end
         wave_S = fit_length(wave_S, round(seconds * rate))
-    return MediaClip(about["caption"], frames_THWC, fps, wave_S, rate, rate, dict(about["meta"]), source_fps)
+    return MediaClip(
+        about["caption"], frames_THWC, fps, wave_S, rate, rate, dict(about["meta"]), picture.source_fps
+    )
 
 
 def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> MediaClip:
@@ -285,9 +278,7 @@ def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> Me
         frames_THWC = torch.stack([fit_frame(frame, wanted.height, wanted.width) for frame in frames_THWC])
     if clip.sample_rate != wanted.sample_rate:
         refuse_other_rate(clip.sample_rate, wanted.sample_rate, on_resample)
-        wave_S = wave_S[: round((wanted.seconds + _BEYOND) * clip.sample_rate)]
-        wave_S = resample(wave_S, clip.sample_rate, wanted.sample_rate)
-    wave_S = fit_length(wave_S, wanted.num_samples)
+    wave_S = sound_at(DecodedSound(wave_S, clip.sample_rate), wanted.sample_rate, wanted.num_samples)
     return replace(
         clip, frames_THWC=frames_THWC, fps=wanted.fps, wave_S=wave_S, sample_rate=wanted.sample_rate
     )

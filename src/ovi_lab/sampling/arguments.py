@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ovi_lab.flow import SamplerSettings
 
 TEXTS = (
-    "checkpoint", "prompt", "prompts", "weights", "image", "out", "aspect", "sampler.negative_video",
-    "sampler.negative_audio", "text.weights", "text.tokenizer",
+    "checkpoint", "prompt", "prompts", "weights", "image", "video", "audio", "start", "clip", "redo", "out", "aspect",
+    "sampler.negative_video", "sampler.negative_audio", "text.weights", "text.tokenizer",
 )  # fmt: skip
 """Keys whose values are taken as they are typed."""
 

@@ -35,7 +35,7 @@ ALONE = SequenceGroup(0, 1, 0, 1, None)
 DECIDES = (
     "prompt", "read_as", "negative_video", "negative_audio", "seed", "size", "image_sha256", "frames",
     "audio_latents", "sampler", "model", "dtype", "weights_8bit", "weights", "ema",
-    "rope_factor",
+    "rope_factor", "given_sha256", "given_seconds", "keep_given",
 )  # fmt: skip
 """What of a record makes another clip where it differs."""
 NOT_OF_SAMPLER = ("negative_video", "negative_audio", "batch_passes", "cache_text")
@@ -64,7 +64,16 @@ def plan_rows(
     Raises:
         UserError: there is no tokenizer; with `strict`, an image, size or text that cannot be used.
     """
-    plans, bad = _planned(requests, lambda request: plan_request(request, bundle.formats), strict)
+    known: dict[Request, Plan] = {}
+
+    def planned(request: Request) -> Plan:
+        # files are read and hashed once for all seeds of a request
+        alike = replace(request, seed=0)
+        if alike not in known:
+            known[alike] = plan_request(alike, bundle.formats)
+        return replace(known[alike], request=request)
+
+    plans, bad = _planned(requests, planned, strict)
     if plans and long_prompts != "cut_end":
         fit = bundle.text.length_check(long_prompts)
         plans, too_long = _planned(plans, lambda plan: _fitted(plan, settings, fit), strict)
@@ -118,6 +127,7 @@ def record_of(
         "size": list(plan.size),
         "image": request.image.name if request.image is not None else None,
         "image_sha256": plan.image_sha256,
+        **_given_record(plan),
         "frames": plan.frames,
         "fps": formats.fps,
         "audio_latents": plan.shapes["audio"][0] if "audio" in plan.shapes else 0,
@@ -129,6 +139,20 @@ def record_of(
         "weights": dict(weights),
         **formats.facts,
         "made_by": f"ovi-lab {version('ovi-lab')}",
+    }
+
+
+def _given_record(plan: Plan) -> dict[str, Any]:
+    """What files give of a clip, by modality: seconds, files' names and their SHA-256; nothing where none is given."""
+    if plan.given is None:
+        return {}
+    parts, redo = plan.given.parts, plan.request.redo
+    return {
+        "given": {m: part.file.name for m, part in parts.items()},
+        "given_sha256": {m: part.sha256 for m, part in parts.items()},
+        "given_seconds": {m: [list(span) for span in part.seconds] for m, part in parts.items()},
+        "keep_given": plan.request.keep_given,
+        **({"redo": str(redo)} if redo is not None else {}),
     }
 
 

@@ -21,7 +21,7 @@ from ovi_lab.codecs.mmaudio import MMAudioCodec
 from ovi_lab.codecs.wan22 import Wan22VAE
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
-from ovi_lab.models.config import MODALITIES
+from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.text import LearnedText, UMT5Text
 from ovi_lab.text.learned import word_count
 from ovi_lab.text.lengths import CutTexts
@@ -58,6 +58,8 @@ class Formats:
     """See `noise_for`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else of the model changes a clip, for its record."""
+    length: float = 1.0
+    """How many times as long as the clips trained on."""
 
     @property
     def frames(self) -> int:
@@ -65,8 +67,25 @@ class Formats:
         if "video" not in self.shapes:
             samples = self.shapes["audio"][0] * self.token_samples
             return max(1, round(samples * self.fps / self.sample_rate))
-        alone = int(self.first_frame_alone)
-        return alone + (self.shapes["video"][1] - alone) * self.strides[0]
+        return self.frames_before(self.shapes["video"][1])
+
+    @property
+    def samples(self) -> int:
+        """Of a clip's sound, which lasts as long as its picture."""
+        return round(self.frames * self.sample_rate / self.fps)
+
+    def frames_before(self, latent_frame: int) -> int:
+        """Frames of the picture before a latent frame, by its number from 0."""
+        alone = min(int(self.first_frame_alone), latent_frame)
+        return alone + (latent_frame - alone) * self.strides[0]
+
+    def edges(self, modality: Modality) -> list[float]:
+        """Seconds at which each latent frame or token of a clip begins, and at last the clip's end."""
+        seconds = self.frames / self.fps
+        if modality == "video":
+            return [self.frames_before(n) / self.fps for n in range(self.shapes["video"][1] + 1)]
+        starts = [n * self.token_samples / self.sample_rate for n in range(self.shapes["audio"][0])]
+        return [*(min(start, seconds) for start in starts), seconds]
 
     def check_size(self) -> None:
         """Raises UserError for latents that decode to more than any clip is."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
 from ovi_lab.sampling.arguments import requested_shape, sampler_settings
 from ovi_lab.sampling.batch import Batch, Outcome, plan_rows
 from ovi_lab.sampling.bundle import Bundle
+from ovi_lab.sampling.given_files import GIVEN, parse_redo
 from ovi_lab.sampling.offload import Placement
 from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan
@@ -68,6 +71,7 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
         if not plans:
             return batch.outcome
         check_fits(check_memory, bundle, plans, settings, options)
+        _say_what_is_given(plans)
         # on stderr: what is printed is the list of clips
         first = group.rank == group.index == 0
         reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
@@ -81,6 +85,13 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
                 on_step=partial(reporter.at, "sampling"),
             )
     return batch.outcome
+
+
+def _say_what_is_given(plans: list[Plan]) -> None:
+    """On stderr, once for all seeds of a request: which parts of a clip are given, and how its files were fitted."""
+    for request_id, given in {plan.request.id: plan.given for plan in plans}.items():
+        for line in () if given is None else given.lines():
+            print(f"{request_id}: {line}", file=sys.stderr, flush=True)
 
 
 def check_fits(
@@ -112,7 +123,7 @@ def _file_side(config: DictConfig) -> int:
 
 
 def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[BadRow]]:
-    """The requests of `prompt` (with `image`) or of the file `prompts`, each with its variants; and bad rows.
+    """The requests of `prompt` (with its files) or of the file `prompts`, each with its variants; and bad rows.
 
     Raises:
         UserError: both or neither are given, or what is given is no request.
@@ -128,21 +139,29 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
                 f"{bundle.name} makes clips of one size and without a given image: leave out aspect"
             )
     shape = None if bundle.own_codec else requested_shape(config)
+    files = {name: config[name] for name in ("image", *GIVEN)}
     if many:
-        if config.image is not None:
+        for name in [name for name in (*files, "redo") if config[name] is not None]:
+            column = name if name == "redo" else f"{name}_path"
             raise UserError(
-                "image= goes with prompt=: with prompts=FILE, name images in its column image_path"
+                f"{name}= goes with prompt=: with prompts=FILE, give it for each row in the column {column}"
             )
         requests, bad = read_requests(config.prompts, check_seed(config.seed), shape)
         if config.strict and bad:
             raise UserError(bad[0].reason)
+        requests = [replace(request, keep_given=config.keep_given) for request in requests]
         return variants(requests, config.variants), bad
     prompt = str(config.prompt)
-    image = Path(config.image) if config.image is not None else None
-    request = check_request(
-        Request(prompt_name(prompt), prompt.strip(), check_seed(config.seed), image, shape)
+    request = Request(
+        prompt_name(prompt),
+        prompt.strip(),
+        check_seed(config.seed),
+        shape=shape,
+        redo=None if config.redo is None else parse_redo(str(config.redo)),
+        keep_given=config.keep_given,
+        **{name: Path(str(file)) for name, file in files.items() if file is not None},
     )
-    return variants([request], config.variants), []
+    return variants([check_request(request)], config.variants), []
 
 
 def check_settings(settings: SamplerSettings, bundle: Bundle) -> None:

@@ -77,6 +77,7 @@ def open_bundle(
         if near and not Path(checkpoint).exists():
             raise UserError(f"no checkpoint at {checkpoint}, and no released model has that name; {near}")
         bundle = run_bundle(checkpoint, weights, ema, text_files, length)
+    bundle = replace(bundle, formats=replace(bundle.formats, length=length))
     bundle.formats.check_size()
     if rope_factor is None:
         return bundle

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
 from ovi_lab.sampling.bundle import DTYPES, Bundle, Formats, Parts
+from ovi_lab.sampling.given_media import GivenMedia, encoded, put_back, read_given
+from ovi_lab.sampling.given_plan import GivenParts, plan_given
 from ovi_lab.sampling.images import read_image, scaled
 from ovi_lab.sampling.offload import Placement, enough_memory
 from ovi_lab.sampling.quantise import quantise
@@ -70,6 +72,8 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]]
     """Of its latents: video [C,F,h,w] and audio [L,C], those that the model has."""
     image_sha256: str | None
+    given: GivenParts | None = None
+    """What files give of it, its image apart."""
 
     @property
     def name(self) -> str:
@@ -91,12 +95,14 @@ class Clip:
 
 
 def plan_request(request: Request, formats: Formats) -> Plan:
-    """Sizes, latents' shapes and the prompt's form of one request.
+    """Sizes, latents' shapes, what is given and the prompt's form of one request.
 
     Raises:
-        UserError: its image cannot be read or is of extreme shape, or the model takes no image or other size.
+        UserError: its image cannot be read or is of extreme shape, or the model takes no image or other size; its media
+            cannot be used, see `plan_given`.
     """
     shapes, digest = dict(formats.shapes), None
+    given = plan_given(request, formats)
     _, rows, columns = formats.strides
     if formats.area is None or "video" not in shapes:
         for name, value in (("image", request.image), ("size or aspect", request.shape)):
@@ -108,15 +114,16 @@ def plan_request(request: Request, formats: Formats) -> Plan:
     else:
         area = formats.area[0] * formats.area[1]
         size = snapped(request.shape or formats.area, area)
+        seen = None if given is None else given.size
         if request.image is not None:
             picture = read_image(request.image)
-            digest = file_sha256(Path(request.image))
-            if request.shape is None:
-                size = size_for_image((picture.height, picture.width), area)
+            digest, seen = file_sha256(Path(request.image)), (picture.height, picture.width)
+        if request.shape is None and seen is not None:
+            size = size_for_image(seen, area)
         C, F, *_ = shapes["video"]
         shapes["video"] = (C, F, size[0] // rows, size[1] // columns)
     prompt = request.prompt if formats.audio_tag is None else with_sound_as(request.prompt, formats.audio_tag)
-    return Plan(request, prompt, size, formats.frames, shapes, digest)
+    return Plan(request, prompt, size, formats.frames, shapes, digest, given)
 
 
 def generate_latents(
@@ -211,6 +218,7 @@ class OviPipeline:
         if self.options.vae_tiling and parts.formats.area is not None:
             parts.video.model.enable_tiling()
         self._vectors: dict[str, Tensor] = {}
+        self._given: tuple[tuple[GivenParts, Size], GivenMedia, dict[Modality, Tensor]] | None = None
 
     @classmethod
     def load(
@@ -261,8 +269,14 @@ class OviPipeline:
     ) -> Clip:
         """One clip. With a group of processes that share it, all call this; see `generate`."""
         video, audio = self.latents(plan, on_step, group)
-        frames_THWC, wave_S = self.decode(video, audio)
-        formats = self.parts.formats
+        formats, given = self.parts.formats, plan.given
+        back = given.parts if given is not None and plan.request.keep_given else {}
+        decoded = {
+            m: None if m in back and back[m].whole else x for m, x in (("video", video), ("audio", audio))
+        }
+        frames_THWC, wave_S = self.decode(decoded["video"], decoded["audio"])
+        if given is not None and back:
+            frames_THWC, wave_S = put_back(self._media(plan), given, formats, frames_THWC, wave_S)
         latents = (None if x is None else x[0].cpu() for x in (video, audio))
         return Clip(plan, frames_THWC, formats.fps, wave_S, formats.sample_rate, *latents)
 
@@ -305,12 +319,30 @@ class OviPipeline:
 
     def given(self, plan: Plan) -> tuple[Given, dict[Modality, Tensor]]:
         """What of a plan's clip is given, and its clean latents."""
-        if plan.request.image is None:
-            return Given(), {}
-        picture_HWC = scaled(read_image(plan.request.image), plan.size)
-        with self.placement.working(self.parts.video):
-            frame = self.parts.video.encode(picture_HWC[None, None])
-        return first_frame_given(frame, frame.new_zeros(1, *plan.shapes["video"]))
+        parts, given = self.parts, Given()
+        clean: dict[Modality, Tensor] = {}
+        if plan.given is not None:
+            given = plan.given.masks
+            if self._given is None or self._given[0] != (plan.given, plan.size):
+                media = read_given(plan.given, parts.formats, plan.size)
+                # a codec of the run's own is no network, and stays on the CPU
+                working: Any = nullcontext if parts.formats.area is None else self.placement.working
+                latents = encoded(media, plan.shapes, parts.video, parts.sound, working)
+                self._given = (plan.given, plan.size), media, latents
+            clean = dict(self._given[2])
+        if plan.request.image is not None:
+            picture_HWC = scaled(read_image(plan.request.image), plan.size)
+            with self.placement.working(parts.video):
+                frame = parts.video.encode(picture_HWC[None, None])
+            first, image = first_frame_given(frame, frame.new_zeros(1, *plan.shapes["video"]))
+            given, clean = replace(given, video=first.video), clean | image
+        return given, clean
+
+    def _media(self, plan: Plan) -> GivenMedia:
+        """The media of a plan's files, which are kept until those of another plan are read."""
+        self.given(plan)
+        assert self._given is not None
+        return self._given[1]
 
     def decode(self, video: Tensor | None, audio: Tensor | None) -> tuple[Tensor, Tensor]:
         """Latents of one clip -> uint8 [T,H,W,3] and float32 [S], on the CPU, of equal length.

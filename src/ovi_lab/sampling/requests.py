@@ -1,8 +1,9 @@
 """The clips that are requested: one a row of a CSV, TSV or JSONL file, checked before anything is loaded.
 
-Columns: `text_prompt` (or `prompt`), and where wanted `image_path` (or `image`; relative to the file's folder),
-`id`, `seed`, `size` or `aspect`, `negative_video`, `negative_audio`. Other columns are left alone. The files of
-prompts that came with the released code are read as they are.
+Columns: `text_prompt` (or `prompt`), and where wanted `image_path` (or `image`), `video_path`, `audio_path`,
+`start_path`, `clip_path` (all relative to the file's folder), `redo`, `id`, `seed`, `size` or `aspect`,
+`negative_video`, `negative_audio`. Other columns are left alone. The files of prompts that came with the released
+code are read as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ovi_eval.common.tables import TableRow, read_table
 from ovi_eval.common.unicode_text import unusable
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
+from ovi_lab.sampling.given_files import GIVEN, Redo, check_given, parse_redo
 from ovi_lab.sampling.sizes import Size, shape_of
 from ovi_lab.text.prompts import check_tags
 
@@ -46,6 +48,22 @@ class Request:
     negative_video: str | None = None
     """None: the sampler's."""
     negative_audio: str | None = None
+    video: Path | None = None
+    """A file whose picture is the clip's."""
+    audio: Path | None = None
+    """A file whose sound is the clip's."""
+    start: Path | None = None
+    """A clip with which this one begins."""
+    clip: Path | None = None
+    """A clip of which `redo` is made anew, and all else is kept."""
+    redo: Redo | None = None
+    keep_given: bool = True
+    """What is given comes back from its file, instead of through the codec."""
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """Media that are given, by the names of `GIVEN`."""
+        return {name: getattr(self, name) for name in GIVEN}
 
     @property
     def name(self) -> str:
@@ -68,13 +86,20 @@ class BadRow:
 
 
 def check_request(request: Request) -> Request:
-    """The request itself. Raises UserError for broken tags, a seed out of range, an image that is not there."""
+    """The request itself.
+
+    Raises UserError for broken tags, a seed out of range, files that are not there or do not go together.
+    """
     if why := unusable(request.prompt):
         raise UserError(f"the prompt {why}: write it in UTF-8")
     check_tags(request.prompt)
     check_seed(request.seed)
     if request.image is not None and not _is_file(request.image):
         raise UserError(f"no image at {shown(request.image)}")
+    check_given(request.files, request.image, request.redo)
+    for name, file in request.files.items():
+        if file is not None and not _is_file(file):
+            raise UserError(f"no file at {shown(file)}, where {GIVEN[name]} should be")
     return request
 
 
@@ -100,7 +125,7 @@ def read_requests(
     Args:
         path: .csv, .tsv or .jsonl, see `ovi_eval.common.tables`.
         seed: of rows that name none.
-        shape: of rows that name none and have no image.
+        shape: of rows that name none and have no image or given picture.
 
     Raises:
         UserError: the file is missing, too large, no text, has no prompts, no column of prompts or quotes that are
@@ -139,14 +164,19 @@ def _request(row: TableRow, id: str, folder: Path, seed: int, shape: Size | None
         raise UserError("it has no text_prompt")
     image = row.text(IMAGE_COLUMNS)
     own = shape_of(row.text(("size",)) or None, row.text(("aspect",)) or None)
+    named = {name: row.text((f"{name}_path",)) for name in GIVEN}
+    files = {name: _file(folder, value) for name, value in named.items() if value}
+    redo = row.text(("redo",))
     return Request(
         id=id,
         prompt=prompt,
         seed=_seed(row.values.get("seed"), seed),
-        image=_image(folder, image) if image else None,
-        shape=own or (None if image else shape),
+        image=_file(folder, image) if image else None,
+        shape=own or (None if image or set(files) - {"audio"} else shape),
         negative_video=row.text(("negative_video",)) or None,
         negative_audio=row.text(("negative_audio",)) or None,
+        redo=parse_redo(redo) if redo else None,
+        **files,
     )
 
 
@@ -161,7 +191,7 @@ def _seed(value: object, seed: int) -> int:
     return check_seed(value)
 
 
-def _image(folder: Path, name: str) -> Path:
+def _file(folder: Path, name: str) -> Path:
     """The file that a table names: with / for \\, and in the form of Unicode in which it is there."""
     plain = name.replace("\\", "/")
     forms = [name, plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
