@@ -15,7 +15,10 @@ import ovi_eval
 import ovi_lab
 import ovi_lab.train
 from ovi_eval.clips.container import opened
+from ovi_eval.clips.writing import write_mp4
 from ovi_lab import api
+from ovi_lab.data.decode import MediaFormat, read_media
+from ovi_lab.data.worlds.bouncing_ball import BouncingBall
 from ovi_lab.errors import UserError
 from ovi_lab.sampling.clip_files import read_record
 
@@ -119,6 +122,54 @@ def test_a_clip_of_a_run(ball: api.Model, tmp_path: Path) -> None:
     assert (record["prompt"], record["seed"], record["sampler"]["steps"]) == (PROMPT, 3, 2)
 
 
+@pytest.mark.slow
+def test_a_run_takes_given_media(ball: api.Model, tmp_path: Path) -> None:
+    """With the codecs of the ball world, whose latent frames hold two frames each and tokens 25 ms."""
+    world = BouncingBall().render(range(1), 7)
+    frames, wave, fps, rate = world.frames_NTHWC[0], world.waves_NS[0], world.fps, world.sample_rate
+    assert len(frames) == ball.config["clips"]["frames"]
+    end = len(frames) / fps
+    whole = write_mp4(tmp_path / "whole.mp4", frames, fps, wave, rate, enlarge_to=0)
+    short = write_mp4(
+        tmp_path / "short.mp4", frames[:9], fps, wave[: round(9 / fps * rate)], rate, enlarge_to=0
+    )
+    members = {"mp4": whole.read_bytes(), "json": b'{"caption": "x"}'}
+    read = read_media(members, MediaFormat(len(frames), *frames.shape[1:3], fps, rate))
+    fade, token = round(0.02 * rate), rate // 40
+    until = int(8 / fps * 40 + 1e-6)  # tokens of the beginning
+    for fields, given_seconds, seen, heard in (
+        ({"video": whole}, {"video": [[0.0, end]]}, slice(None), None),
+        ({"audio": whole}, {"audio": [[0.0, end]]}, None, slice(None)),
+        (
+            {"start": short},
+            {"video": [[0.0, 8 / fps]], "audio": [[0.0, until / 40]]},
+            slice(8),
+            slice(until * token - 2 * fade),
+        ),
+        (
+            {"clip": whole, "redo": "audio:0.5-1"},
+            {"video": [[0.0, end]], "audio": [[0.0, 0.5], [1.0, end]]},
+            slice(None),
+            slice(rate + fade, None),
+        ),
+    ):
+        made = ball.sample(PROMPT, seed=3, steps=1, **fields)
+        assert made.record["given_seconds"] == {
+            m: [[round(a, 4), round(b, 4)] for a, b in spans] for m, spans in given_seconds.items()
+        }
+        assert made.frames.shape == frames.shape
+        assert made.wave.shape == wave.shape
+        if seen is not None:
+            assert torch.equal(made.frames[seen], read.frames_THWC[seen])
+        if heard is not None:
+            torch.testing.assert_close(made.wave[heard], read.wave_S[heard], atol=1e-3, rtol=0)
+        if "video" not in made.record["given_sha256"]:
+            assert not torch.equal(made.frames, read.frames_THWC)
+        record, complete = read_record(made.save(tmp_path / "made.mp4"))
+        assert complete
+        assert record == made.record
+
+
 def test_a_clip_in_a_notebook_is_a_player_that_holds_it(ball: api.Model, tmp_path: Path) -> None:
     shown = ball.sample("a <b>ball</b>", steps=1)._repr_html_()
     content = base64.b64decode(re.search(r'src="data:video/mp4;base64,([^"]+)"', shown)[1])
@@ -167,6 +218,8 @@ def test_negative_prompts_image_and_shape_of_a_released_model(ovi: api.Model, tm
         ({"negative_video": ["a"]}, "negative_video"),
         ({"skip_layers": [99]}, "block 99"),
         ({"image": "none.png"}, "no image at none.png"),
+        ({"video": "none.mp4"}, "no file at none.mp4, where the given video should be"),
+        ({"redo": "audio:2-1"}, "redo=audio:2-1 ends before it begins"),
         ({"size": "wide"}, "wide"),
         ({"size": (64, 64), "aspect": "1:1"}, "give one"),
     ],

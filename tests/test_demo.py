@@ -14,7 +14,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from helpers import media_makers
 from helpers.browser import Sight, missing, opened
+from helpers.made_clips import write_wav
 from ovi_lab import api, demo
 
 if importlib.util.find_spec("gradio") is None:
@@ -93,6 +95,36 @@ def test_two_seeds_side_by_side(address: str, browser, asked: set[str]) -> None:
 
 
 @pytest.mark.slow
+def test_a_given_video_and_a_given_sound(address: str, browser, tmp_path: Path) -> None:
+    """The sound to a video, the picture to a sound, and both given at once, which is a message."""
+    video = media_makers.clip(tmp_path / "silent.mp4", seconds=5.2, audio=None)
+    sound = write_wav(tmp_path / "voice.wav", [2000, -2000] * 42_000)
+    with opened(browser, address) as sight:
+        ready(sight)
+        sight.page.locator("#media").get_by_text("Given video or sound", exact=True).click()
+        sight.page.locator("#video input[type=file]").set_input_files(video)
+        sight.page.wait_for_selector("#video video")
+        sight.page.locator("#sample").click()
+        sight.page.wait_for_selector("#clip0 video", timeout=90_000)
+        sight.page.get_by_text("What made it").click()
+        sight.until("#record", """e.innerText.includes('"silent.mp4"')""")
+        assert "given_sha256" in sight.page.locator("#record").inner_text()
+
+        sight.page.locator("#audio input[type=file]").set_input_files(sound)
+        sight.page.wait_for_selector("#audio audio, #audio #waveform", state="attached")
+        sight.page.locator("#sample").click()
+        message = sight.page.wait_for_selector(".toast-body", timeout=20_000)
+        assert "video and audio are both given whole, and nothing is left to make" in message.inner_text()
+
+        sight.page.locator("#video").get_by_label("Clear").click()
+        sight.page.wait_for_selector("#video input[type=file]", state="attached")
+        sight.page.locator("#sample").click()
+        sight.until("#record", """e.innerText.includes('"voice.wav"')""", 90)
+        assert sight.said == []
+        assert [url for url in sight.asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+@pytest.mark.slow
 def test_a_mistake_is_a_message_and_a_phone_has_all_of_the_page(address: str, browser) -> None:
     with opened(browser, address, width=390, height=844) as sight:
         ready(sight)
@@ -130,10 +162,13 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_nothing(small_ovi: Pa
 @pytest.mark.slow
 def test_a_run_with_its_own_codec_has_no_field_for_an_image(tmp_path: Path) -> None:
     settings = api.read_yaml(api.config_dir() / "sampler" / "unipc.yaml")
-    ball = SimpleNamespace(name="ball", example="a red ball", takes_image=False, config={"sampler": settings})
+    ball = SimpleNamespace(
+        name="ball", example="a red ball", takes_image=False, takes_media=True, config={"sampler": settings}
+    )
     page = demo.build_page(ball, tmp_path)
     shown = {block.label: block.visible for block in page.blocks.values() if getattr(block, "label", None)}
     assert shown["First frame and shape"] is False
+    assert shown["Given video or sound"] is True
     assert shown["Settings"] is True
 
 

@@ -47,7 +47,7 @@ footer { display: none !important; }
 def build_page(model: Model, folder: Path) -> Any:
     """The page (`gradio.Blocks`) of a loaded model; clips are written into `folder`.
 
-    Fields that the model does not take are left out: an image, another shape of the picture.
+    Fields that the model does not take are left out: an image, another shape of the picture, a given video or sound.
     """
     gradio = _gradio(folder)
     own = model.config["sampler"]
@@ -71,6 +71,18 @@ def build_page(model: Model, folder: Path) -> Any:
                         label="First frame", type="filepath", sources=["upload", "clipboard"], height=200
                     )
                     aspect = gradio.Dropdown(_SHAPES, value="", label="Shape of the picture")
+                with gradio.Accordion(
+                    "Given video or sound", open=False, visible=model.takes_media, elem_id="media"
+                ):
+                    video = gradio.Video(
+                        label="Video whose sound is made", sources=["upload"], height=200, elem_id="video"
+                    )
+                    audio = gradio.Audio(
+                        label="Sound whose picture is made",
+                        type="filepath",
+                        sources=["upload"],
+                        elem_id="audio",
+                    )
                 with gradio.Accordion("Settings", open=False, elem_id="settings"):
                     steps = gradio.Slider(1, 100, value=own["steps"], step=1, label="Steps", elem_id="steps")
                     with gradio.Row():
@@ -108,7 +120,20 @@ def build_page(model: Model, folder: Path) -> Any:
         def sample(*given: Any, progress: Any = gradio.Progress()) -> Iterator[list[Any]]:  # noqa: B008 (gradio's way)
             yield from _sampled(model, folder, given, progress)
 
-        fields = [prompt, image, aspect, seed, count, steps, solver, shift, *guidance, *negative]
+        fields = [
+            prompt,
+            image,
+            video,
+            audio,
+            aspect,
+            seed,
+            count,
+            steps,
+            solver,
+            shift,
+            *guidance,
+            *negative,
+        ]
         gradio.on(
             [button.click, prompt.submit],
             sample,
@@ -139,7 +164,8 @@ def _sampled(
     """The page's values after each clip; a user's mistake is shown as a message of the page."""
     import gradio
 
-    prompt, image, aspect, seed, count, *settings = given
+    prompt, image, video, audio, aspect, seed, count, *settings = given
+    files = {"image": image, "video": video, "audio": audio}
     sampler = dict(zip(_SAMPLER, settings, strict=True))
     videos: list[Any] = [gradio.skip()] * SEEDS
     records = []
@@ -150,7 +176,7 @@ def _sampled(
 
         try:
             clip = model.sample(
-                prompt, seed=(seed or 0) + place, image=image, aspect=aspect or None, on_step=step, **sampler
+                prompt, seed=(seed or 0) + place, aspect=aspect or None, on_step=step, **files, **sampler
             )
             with tempfile.NamedTemporaryFile(
                 dir=folder, prefix=f"seed{clip.record['seed']}_", suffix=".mp4", delete=False

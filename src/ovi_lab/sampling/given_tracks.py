@@ -50,9 +50,7 @@ def check_tracks(file: Path, name: str, needed: Sequence[Modality]) -> list[Moda
         there: dict[Modality, bool] = {"video": not all(cover), "audio": bool(container.streams.audio)}
     for modality in needed:
         if not there[modality]:
-            raise UserError(
-                f"{name} has no {WORDS[modality]}: give a file that has one"
-            )
+            raise UserError(f"{name} has no {WORDS[modality]}: give a file that has one")
     return [modality for modality, has in there.items() if has]
 
 
