@@ -104,6 +104,7 @@ def test_a_given_video_and_a_given_sound(address: str, browser, tmp_path: Path) 
         sight.page.locator("#media").get_by_text("Given video or sound", exact=True).click()
         sight.page.locator("#video input[type=file]").set_input_files(video)
         sight.page.wait_for_selector("#video video")
+        assert not sight.page.locator("#video button[aria-label^=Trim]").is_visible()
         sight.page.locator("#sample").click()
         sight.page.wait_for_selector("#clip0 video", timeout=90_000)
         sight.page.get_by_text("What made it").click()
@@ -120,7 +121,7 @@ def test_a_given_video_and_a_given_sound(address: str, browser, tmp_path: Path) 
         sight.page.wait_for_selector("#video input[type=file]", state="attached")
         sight.page.locator("#sample").click()
         sight.until("#record", """e.innerText.includes('"voice.wav"')""", 90)
-        assert sight.said == []
+        assert set(sight.said) <= {"Method not implemented."}  # which gradio 6 says at every upload
         assert [url for url in sight.asked if not url.startswith((address, "data:", "blob:"))] == []
 
 

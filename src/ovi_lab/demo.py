@@ -36,6 +36,8 @@ _CSS = (
 .gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto; }
 #status { min-height: 72px; }
 footer { display: none !important; }
+/* to trim a video, the browser would load a program from another machine */
+#video button[aria-label^="Trim"], #video button[aria-label^="Reset"] { display: none; }
 /* gradio 6 heads a message by its kind, whatever title it is given */
 .toast-title.error { font-size: 0; }
 .toast-title .toast-count { font-size: var(--text-lg); margin-left: .4em; }
@@ -78,11 +80,9 @@ def build_page(model: Model, folder: Path) -> Any:
                         label="Video whose sound is made", sources=["upload"], height=200, elem_id="video"
                     )
                     audio = gradio.Audio(
-                        label="Sound whose picture is made",
-                        type="filepath",
-                        sources=["upload"],
-                        elem_id="audio",
-                    )
+                        label="Sound whose picture is made", type="filepath", sources=["upload"], elem_id="audio",
+                        editable=False, buttons=[],
+                    )  # fmt: skip
                 with gradio.Accordion("Settings", open=False, elem_id="settings"):
                     steps = gradio.Slider(1, 100, value=own["steps"], step=1, label="Steps", elem_id="steps")
                     with gradio.Row():
