@@ -183,6 +183,7 @@ class Model:
         check_settings(chosen, self._bundle)
         shape = shape_of(size, aspect)
         files = {"image": image, "video": video, "audio": audio, "start": start, "clip": clip}
+        paths: dict[str, Any] = {name: Path(file) for name, file in files.items() if file is not None}
         request = Request(
             prompt_name(prompt),
             prompt.strip(),
@@ -190,7 +191,7 @@ class Model:
             shape=shape,
             redo=None if redo is None else parse_redo(str(redo)),
             keep_given=keep_given,
-            **{name: Path(file) for name, file in files.items() if file is not None},
+            **paths,
         )
         pipeline = self._pipeline
         plan = pipeline.plan(check_request(request))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from helpers import media_makers
-from helpers.made_clips import write_wav
+from helpers.made_clips import clicks, flashes, write_clip, write_wav
 from ovi_eval.clips.clip import read_clip
 from ovi_eval.clips.writing import write_mp4
 from ovi_lab.checkpoints.presets import released_model
@@ -23,9 +23,10 @@ from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.batch import record_of
 from ovi_lab.sampling.bundle import Formats, lengthened, released_formats
-from ovi_lab.sampling.clip_files import read_record, write_clip
+from ovi_lab.sampling.clip_files import read_record
+from ovi_lab.sampling.clip_files import write_clip as write_made
 from ovi_lab.sampling.given_files import parse_redo
-from ovi_lab.sampling.given_media import CROSS_FADE, GivenMedia, put_back
+from ovi_lab.sampling.given_media import CROSS_FADE, GivenMedia, put_back, read_given
 from ovi_lab.sampling.given_plan import plan_given
 from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import OviPipeline, plan_request
@@ -141,7 +142,7 @@ def test_what_is_given_stays_and_the_rest_is_made(
 
     # in the mp4, as far as H.264 keeps it, with sound and picture of the right length
     record = record_of(plan, pipeline.parts.formats, SETTINGS, pipeline.options, {})
-    path = write_clip(tmp_path / "c.mp4", clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, record)
+    path = write_made(tmp_path / "c.mp4", clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, record)
     found = read_clip(path)
     assert found.frames_THWC.shape == clip.frames_THWC.shape
     assert found.wave_S.shape == clip.wave_S.shape
@@ -293,6 +294,25 @@ def test_what_is_done_to_a_file_is_told(formats: Formats, files: dict[str, Path]
     assert faint.lines() == [
         "sound of late.wav is given from 0.00 to 1.04 s (0.29 s of silence where it has no sound)"
     ]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"clip": "late", "redo": "audio:0.9-1"}, {"audio": "late"}, {"start": "late"}]
+)
+def test_the_clip_begins_with_the_files_first_frame(
+    formats: Formats, tmp_path: Path, fields: dict[str, str]
+) -> None:
+    """Also where its sound alone is given: picture and sound stay together."""
+    length = 0.9 if "start" in fields else 2.0
+    late = write_clip(
+        tmp_path / "a.mp4", length, (0.6,), picture_start=0.25, sound_start=0.1, sound_seconds=length + 0.2
+    )
+    given = plan_given(request_of({"late": late}, fields), formats)
+    media = read_given(given, formats, (48, 64))
+    assert clicks(media.wave_S, RATE) == pytest.approx([0.35], abs=0.01)
+    if media.frames_THWC is not None:
+        assert flashes(media.frames_THWC, FPS) == pytest.approx([0.375])  # the first frame at or after 0.35 s
+        assert media.frames_THWC.shape[1:3] == (48, 64)
 
 
 def test_tables_of_prompts_name_given_files(files: dict[str, Path], tmp_path: Path) -> None:

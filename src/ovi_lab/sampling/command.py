@@ -139,7 +139,7 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
                 f"{bundle.name} makes clips of one size and without a given image: leave out aspect"
             )
     shape = None if bundle.own_codec else requested_shape(config)
-    files = {name: config[name] for name in ("image", *GIVEN)}
+    files: dict[str, Any] = {name: config[name] for name in ("image", *GIVEN)}
     if many:
         for name in [name for name in (*files, "redo") if config[name] is not None]:
             column = name if name == "redo" else f"{name}_path"
@@ -152,6 +152,7 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
         requests = [replace(request, keep_given=config.keep_given) for request in requests]
         return variants(requests, config.variants), bad
     prompt = str(config.prompt)
+    paths: dict[str, Any] = {name: Path(str(file)) for name, file in files.items() if file is not None}
     request = Request(
         prompt_name(prompt),
         prompt.strip(),
@@ -159,7 +160,7 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
         shape=shape,
         redo=None if config.redo is None else parse_redo(str(config.redo)),
         keep_given=config.keep_given,
-        **{name: Path(str(file)) for name, file in files.items() if file is not None},
+        **paths,
     )
     return variants([check_request(request)], config.variants), []
 

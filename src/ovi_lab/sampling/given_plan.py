@@ -119,15 +119,15 @@ def plan_given(request: Request, formats: Formats) -> GivenParts | None:
     spans: dict[Modality, Spans] = {}
     if mode == "clip" and request.redo is not None:
         spans = _all_but(request.redo, made, formats)
-    elif mode in ("video", "audio"):
-        if mode not in made:
-            raise UserError(f"{formats.name} makes no {WORDS[mode]}: leave out {mode}")
-        modality: Modality = "video" if mode == "video" else "audio"
-        spans = {modality: ((0, len(formats.edges(modality)) - 1),)}
-        if made == [modality]:
+    elif mode != "start":
+        whole: Modality = "video" if mode == "video" else "audio"
+        if whole not in made:
+            raise UserError(f"{formats.name} makes no {WORDS[whole]}: leave out {mode}")
+        if made == [whole]:
             raise UserError(
-                f"{formats.name} makes no more than the {WORDS[mode]}, and all of it is given: leave out {mode}"
+                f"{formats.name} makes no more than the {WORDS[whole]}, and all of it is given: leave out {mode}"
             )
+        spans = {whole: ((0, len(formats.edges(whole)) - 1),)}
     needed = [m for m in made if mode == "start" or spans.get(m)]
     has_picture = "video" in check_tracks(file, name, needed)
     tracks: dict[Modality, GivenTrack] = {}

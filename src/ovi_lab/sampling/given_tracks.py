@@ -111,7 +111,7 @@ def check_length(track: GivenTrack, name: str, seconds: float, formats: Formats)
 
 def _shorter(track: GivenTrack, formats: Formats) -> str:
     """How the clip can be made as short as a file."""
-    edges = formats.edges(next(iter(formats.shapes)))
+    edges = formats.edges("video" if "video" in formats.shapes else "audio")
     fitting = sum(edge <= track.lasts for edge in edges[1:])
     trained = round((len(edges) - 1) / formats.length)
     return f", or make the clip shorter with length={fitting / trained:.3g}" if fitting else ""

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ovi_eval.clips.captions import nfc
 from ovi_eval.common.shown import shown
@@ -165,7 +166,7 @@ def _request(row: TableRow, id: str, folder: Path, seed: int, shape: Size | None
     image = row.text(IMAGE_COLUMNS)
     own = shape_of(row.text(("size",)) or None, row.text(("aspect",)) or None)
     named = {name: row.text((f"{name}_path",)) for name in GIVEN}
-    files = {name: _file(folder, value) for name, value in named.items() if value}
+    files: dict[str, Any] = {name: _file(folder, value) for name, value in named.items() if value}
     redo = row.text(("redo",))
     return Request(
         id=id,
