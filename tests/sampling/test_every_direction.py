@@ -281,8 +281,8 @@ def test_a_model_of_one_modality_takes_what_it_makes(formats: Formats, files: di
 def test_what_is_done_to_a_file_is_told(formats: Formats, files: dict[str, Path]) -> None:
     given = plan_given(request_of(files, {"clip": "long", "redo": "audio:0.3-0.6"}), formats)
     assert given.lines() == [
-        "picture of long.mp4 is given from 0.00 to 1.04 s (30 to 24 frames/s; its 2.00 s cut after 1.04 s)",
-        "sound of long.mp4 is given from 0.00 to 0.29 s and 0.61 to 1.04 s (44100 to 16000 Hz; its 2.00 s cut after "
+        "picture of long.mp4 is given from 0.00 to 1.04 s (30 to 24 frames/s; cut from 2.00 to 1.04 s)",
+        "sound of long.mp4 is given from 0.00 to 0.29 s and 0.61 to 1.04 s (44100 to 16000 Hz; cut from 2.00 to "
         "1.04 s)",
     ]
     faint = plan_given(

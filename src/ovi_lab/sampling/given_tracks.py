@@ -125,7 +125,7 @@ def remarks(track: GivenTrack, seconds: float, formats: Formats) -> tuple[str, .
     if track.size is None and track.rate != formats.sample_rate:
         said.append(f"{track.rate:g} to {formats.sample_rate} Hz")
     if track.lasts > seconds + TOLD_FROM:
-        said.append(f"its {track.lasts:.2f} s cut after {seconds:.2f} s")
+        said.append(f"cut from {track.lasts:.2f} to {seconds:.2f} s")
     if track.size is None:
         silent = max(0.0, track.starts - track.begins) + max(0.0, seconds - track.lasts)
         if silent >= TOLD_FROM:
