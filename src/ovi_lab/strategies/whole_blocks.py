@@ -60,9 +60,10 @@ def _with_gradients(block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] 
 
 def _opened(block: Any, *streams_and_conditions: Any) -> Any:
     """The block's `open`, called as its forward pass is, around which the hooks run."""
-    alone = [0] if len(streams_and_conditions) == 2 else []  # of one tower: the number of a block
-    return block(*streams_and_conditions, *alone, call=_open)
+    count = len(streams_and_conditions)
+    alone = [0] if count == 2 else []  # of one tower: the number of a block
 
+    def opened(own: Any, *args: Any) -> Any:
+        return type(own).open(own, *args[:count])
 
-def _open(block: Any, *args: Any) -> Any:
-    return type(block).open(block, *args[:-1])
+    return block(*streams_and_conditions, *alone, call=opened)
