@@ -17,7 +17,8 @@ import ovi_lab.train
 from ovi_eval.clips.container import opened
 from ovi_eval.clips.writing import write_mp4
 from ovi_lab import api
-from ovi_lab.data.decode import MediaFormat, read_media
+from ovi_lab.data.decode import read_media
+from ovi_lab.data.media_format import MediaFormat
 from ovi_lab.data.worlds.bouncing_ball import BouncingBall
 from ovi_lab.errors import UserError
 from ovi_lab.sampling.clip_files import read_record

@@ -207,6 +207,14 @@ def test_what_others_judge_and_what_is_missing_yet_passes():
     check_values(OmegaConf.create(good), "train", may_lack=True)
 
 
+def test_a_value_that_stands_in_place_of_another_makes_it_none():
+    sources = [{"shards": "a.tar", "weight": 1.0}]
+    config = check_values(OmegaConf.create({"data": {"shards": "???", "sources": sources}}), "train")
+    assert OmegaConf.to_container(config) == {"data": {"shards": None, "sources": sources}}
+    with pytest.raises(UserError, match=r"data.sources.*wieght"):
+        check_values(OmegaConf.create({"data": {"sources": [{"shards": "a", "wieght": 1}]}}), "train")
+
+
 def test_numbers_are_text_where_text_is_meant():
     content = {"name": 2026, "arm_name": "${name}", "init_from": {"all": 3}, "trainer": {"devices": 2, "precision": 16},
                "data": {"root": 2026, "shards": [1, "b"], "train": 7, "batch_size": 4}, "resume": None}  # fmt: skip

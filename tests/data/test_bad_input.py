@@ -13,9 +13,10 @@ import torch
 from helpers.latent_shards import write_latents, write_shard
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.dataset import ClipDataset
-from ovi_lab.data.decode import MediaFormat, array_members, latent_members
+from ovi_lab.data.decode import array_members, latent_members
 from ovi_lab.data.index import index_path, scan_shard
 from ovi_lab.data.loading import ClipLoader
+from ovi_lab.data.media_format import MediaFormat
 from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
 

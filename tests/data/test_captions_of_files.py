@@ -12,7 +12,8 @@ from ovi_eval.clips.writing import write_mp4
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.index import BadSampleError
-from ovi_lab.data.pack import PackOptions, pack_folder
+from ovi_lab.data.pack import pack_folder
+from ovi_lab.data.pack_options import PackOptions
 from ovi_lab.errors import UserError
 
 

@@ -15,7 +15,8 @@ from ovi_eval.clips.writing import write_mp4
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.index import read_index
 from ovi_lab.data.module import OviDataModule
-from ovi_lab.data.pack import PackOptions, PackReport, pack_folder
+from ovi_lab.data.pack import pack_folder
+from ovi_lab.data.pack_options import PackOptions, PackReport
 from ovi_lab.errors import UserError
 
 

@@ -20,7 +20,8 @@ from ovi_lab.data.cutting import CutSound, seen_at
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.decode import MediaClip, array_members, read_media
 from ovi_lab.data.index import BadSampleError
-from ovi_lab.data.pack import PackOptions, PackReport, pack_folder
+from ovi_lab.data.pack import pack_folder
+from ovi_lab.data.pack_options import PackOptions, PackReport
 from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
 

@@ -18,7 +18,8 @@ from helpers.made_clips import clicks, flashes, write_clip, write_wav
 from ovi_eval.clips.clip import read_clip
 from ovi_eval.clips.writing import write_mp4
 from ovi_lab.checkpoints.presets import released_model
-from ovi_lab.data.decode import MediaClip, MediaFormat, json_bytes, read_media
+from ovi_lab.data.decode import MediaClip, json_bytes, read_media
+from ovi_lab.data.media_format import MediaFormat
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.sampling.batch import record_of

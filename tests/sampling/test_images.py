@@ -274,5 +274,5 @@ def test_images_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.M
     assert "at least 16 pixels" in refusal("dot.png")
     Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
     assert "pixels are read" in refusal("bomb.png")
-    monkeypatch.setattr("ovi_lab.sampling.images.MAX_BYTES", 10)
+    monkeypatch.setattr("ovi_lab.data.images.MAX_BYTES", 10)
     assert "at most 10 are read" in refusal("whole.png")

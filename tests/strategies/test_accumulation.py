@@ -17,18 +17,21 @@ BY_8 = ("data.num_train=1", "data.batch_size=1")
 """Eight epochs a step."""
 KEEP_ALL = ("checkpoint.every_n_steps=1", "checkpoint.keep_last=-1")
 ALONE = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-RESUMED = (("auto", 1), ("auto", 2), ("auto", 3), ("zero2", 2), ("zero3", 3))
+RESUMED = (("auto", 1), ("auto", 2), ("auto", 3), ("zero2", 2), ("zero3", 3), ("any", 2))
 """The epoch ends within the third step: before, right before and after it."""
+SETTINGS = {name: (f"strategy={name}",) for name in ("auto", *ALONE)} | {
+    "any": ("strategy=auto", "roles=any")
+}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, data_root) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    runs = {f"by2_{name}": [*BY_2, *KEEP_ALL, f"strategy={name}"] for name in ("auto", *ALONE)}
+    runs = {f"by2_{name}": [*BY_2, *KEEP_ALL, *settings] for name, settings in SETTINGS.items()}
     runs |= {f"by8_{name}": [*BY_8, f"strategy={name}"] for name in ("auto", "zero2")}
     for name, step in RESUMED:
         runs[f"by2_{name}_from_{step}"] = [
-            *BY_2, f"strategy={name}", f"resume={folder}/by2_{name}/checkpoints/step_{step:06d}",
+            *BY_2, *SETTINGS[name], f"resume={folder}/by2_{name}/checkpoints/step_{step:06d}",
         ]  # fmt: skip
     # in the first batch of the second epoch, which the third step takes with the last one of the first
     runs["by2_killed"] = [*BY_2, *KEEP_ALL, "strategy=zero2", "@kill:6"]

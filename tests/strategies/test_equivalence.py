@@ -36,7 +36,7 @@ HALFWAY = "checkpoints/step_000002"
 def runs(tmp_path_factory, data_root) -> Path:
     """All runs: one process, then two, then one and two from their checkpoints."""
     folder = tmp_path_factory.mktemp("runs")
-    start({"one": IN_LOOP}, folder, data_root, 1)
+    start({"one": IN_LOOP, "one_roles": ROLES}, folder, data_root, 1)
     sequence = "strategy.sequence_parallel=2"
     of_zero3 = f"init_from.all={folder}/zero3/{HALFWAY}"
     two = {name: [f"strategy={name}", *(ALONE if name in EXACT else ())] for name in STRATEGIES} | {
@@ -64,6 +64,7 @@ def runs(tmp_path_factory, data_root) -> Path:
         "muon": ["strategy=zero3", "optim=muon", "~optim.factory.lr", "~optim.factory.eps"],
     }
     two = {name: [*IN_LOOP, *overrides] for name, overrides in two.items()}
+    two |= {f"{name}_roles": [f"strategy={name}", *ROLES] for name in ("ddp", "zero3", "fsdp2")}
     start(two, folder, data_root, 2, watched=Gathering, together=True)
     told = {path.name.partition(".")[0] for path in folder.glob("*.told")}
     assert told == REFUSED, [path.read_text() for path in folder.glob("*.told")]
@@ -84,6 +85,8 @@ COMPILED = (
     "model.compile=blocks", "model.compile_backend=aot_eager", "samples.every_n_steps=0", "val_metrics.every_n_steps=0",
 )  # fmt: skip
 """Without samples, for whose shapes blocks would be compiled anew."""
+ROLES = ("roles=any", "roles.joint=0.2", "roles.video_alone=0.1", "roles.audio_alone=0.1")
+"""Every role, also those without which a tower of some process would have no gradient."""
 REFUSED = {"disagree", "full", "other_model", "muon"}
 WITHIN = ("fsdp2", "zero3")
 """On four processes that shard in pairs."""
@@ -104,6 +107,12 @@ def test_losses_norms_and_weights_are_those_of_one_process(runs, name):
     assert list(column(runs / name, "val/loss").values())[-1] == pytest.approx(
         list(column(runs / "one", "val/loss").values())[-1], abs=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["ddp_roles", "zero3_roles", "fsdp2_roles"])
+def test_roles_are_those_of_one_process(runs, name):
+    logged = ("train/loss", "train/loss_video", "train/loss_audio", "grad_norm/total")
+    assert_trained_alike(runs / name, runs / "one_roles", 0, logged)
 
 
 def test_losses_are_the_recorded_ones(runs, goldens):

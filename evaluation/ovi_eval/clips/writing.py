@@ -42,7 +42,7 @@ def write_mp4(
     path: str | Path,
     frames_THWC: Tensor,
     fps: float,
-    wave_S: Tensor,
+    wave_S: Tensor | None,
     sample_rate: int,
     enlarge_to: int = 256,
     metadata: Mapping[str, str] | None = None,
@@ -50,7 +50,7 @@ def write_mp4(
     """Writes H.264 (yuv420p) and AAC that browsers play: exactly T frames, the sound as long as the picture.
 
     `frames_THWC` uint8 [T, H, W, 3], enlarged by the whole factor that brings the longer side nearest below
-    `enlarge_to` (never made smaller); `wave_S` in [-1, 1], resampled where AAC has no such rate.
+    `enlarge_to` (never made smaller); `wave_S` in [-1, 1], resampled where AAC has no such rate; None: no sound.
     Written atomically. Raises UserError where there is nothing to write or the file cannot be written.
     """
     path = Path(path)
@@ -59,7 +59,7 @@ def write_mp4(
             f"{path}: a clip needs frames [T, H, W, 3] of uint8 with T >= 1, "
             f"got {list(frames_THWC.shape)} of {frames_THWC.dtype}"
         )
-    if not bool(torch.isfinite(wave_S).all()):
+    if wave_S is not None and not bool(torch.isfinite(wave_S).all()):
         raise UserError(f"{path}: the sound is not finite; this clip cannot be written")
     factor = max(1, enlarge_to // max(frames_THWC.shape[1:3]))
     pictures = frames_THWC.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
@@ -68,9 +68,10 @@ def write_mp4(
     columns = [*range(pictures.shape[2])] + [pictures.shape[2] - 1] * (pictures.shape[2] % 2)
     pictures = pictures[:, rows][:, :, columns].contiguous()
     rate = _aac_rate(sample_rate)
-    wave_S = resample(wave_S.detach().float().clamp(-1, 1).cpu(), sample_rate, rate)
     frame_rate = Fraction(fps).limit_denominator(100_000)
-    wave_S = fit_length(wave_S, round(len(pictures) / frame_rate * rate)).clamp(-1, 1)
+    if wave_S is not None:
+        wave_S = resample(wave_S.detach().float().clamp(-1, 1).cpu(), sample_rate, rate)
+        wave_S = fit_length(wave_S, round(len(pictures) / frame_rate * rate)).clamp(-1, 1)
     with written_whole(path) as temporary:
         encode_mp4(
             str(temporary),

@@ -5,6 +5,7 @@ Where nothing is stated, the part that takes the setting judges it (models, Ligh
 
 from __future__ import annotations
 
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
@@ -66,12 +67,16 @@ TOWER = _open(
     patch_hidden_dim=Count | None,
 )
 
+SOURCE = _closed(shards=Text | Texts, weight=Annotated[float, number(gt=0, le=1)] | None)
+
 DATA = _open(
     world=Text | None,
     root=Text,
-    shards=Text | Texts,
-    train=Text | Texts,
+    shards=Text | Texts | None,
+    train=Text | Texts | None,
     val=Text | Texts | None,
+    sources=GenericAlias(list, (SOURCE,)) | None,
+    require=Literal["all", "any"] | None,
     codec=Text | None,
     num_train=AtLeastOne,
     num_eval=Count,
@@ -285,6 +290,9 @@ SAMPLE = _open(
 
 TABLES = {"train": TRAIN, "sample": SAMPLE}
 """The settings of a configuration by its name."""
+
+ALTERNATIVES = {"data.sources": ("data.shards", "data.train")}
+"""Values that stand in place of others, which then need not be given."""
 
 EXAMPLES = {
     "data.train": "data.train='clips/train-{000..007}.tar' (ovi-data pack makes them)",

@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from ovi_eval.common.shown import shown
 from ovi_lab.common.fields import as_typed, checked, field_type, fields_of
-from ovi_lab.common.settings import EXAMPLES, TABLES, TRAIN
+from ovi_lab.common.settings import ALTERNATIVES, EXAMPLES, TABLES, TRAIN
 from ovi_lab.errors import UserError
 
 
@@ -29,12 +29,26 @@ def check_values(config: DictConfig, name: str, may_lack: bool = False) -> DictC
         UserError: the first value that does not resolve, is missing or is not of its type; a group that is no mapping
             or has a key that it does not take.
     """
+    _fill_alternatives(config)
     given = _resolved(config, may_lack)
     texts = dict(_texts(given, checked(TABLES[name], given, "")))
     with read_write(config):
         for path, text in texts.items():
             OmegaConf.update(config, path, text)
     return config
+
+
+def _fill_alternatives(config: DictConfig) -> None:
+    """Set mandatory values to null where another key is given in their place."""
+    for path, others in ALTERNATIVES.items():
+        if OmegaConf.select(config, path) is None:
+            continue
+        for other in others:
+            group, _, key = other.rpartition(".")
+            node = OmegaConf.select(config, group)
+            if key in node.keys() and OmegaConf.is_missing(node, key):  # noqa: SIM118
+                with read_write(config):
+                    OmegaConf.update(config, other, None)
 
 
 def check_settings(group: str, given: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.buckets import Buckets, picks
 from ovi_lab.data.columns import Array, empty
 from ovi_lab.data.shapes import chunks
+from ovi_lab.data.weighted_draw import WeightedDraw
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
@@ -78,6 +79,7 @@ class EpochSampler(Sampler[list[Any]]):
         seed, rank, world_size: of this order; ranks that share a batch give the same rank.
         group: batches on each rank that one optimiser step accumulates.
         limit: the number of batches of each epoch that a rank uses, or their share.
+        draw: which samples each epoch takes; None: each of them once.
 
     Raises:
         UserError: no bucket fills one batch on each rank; the message has the number that would.
@@ -91,7 +93,9 @@ class EpochSampler(Sampler[list[Any]]):
         world_size: int = 1,
         group: int = 1,
         limit: float = 1.0,
+        draw: WeightedDraw | None = None,
     ) -> None:
+        self.draw, self.size = draw, buckets.size if draw is None else draw.size
         self.buckets, self.seed, self.group = buckets, seed, group
         self.rank, self.world_size = rank, world_size
         self.place = Place(0, 0)
@@ -124,13 +128,13 @@ class EpochSampler(Sampler[list[Any]]):
                 f"{of_one_shape}: {remedy}, or more clips"
             )
         seen = {d.bucket for d in plan} | {bucket for d in plan for bucket, _, _ in d.borrowed}
-        unseen = buckets.size - int(count_B[sorted(seen)].sum())
+        unseen = self.size - int(count_B[sorted(seen)].sum())
         if unseen and buckets.cut is None:
             log.warning(
                 "%d of %d clips are never trained on: too few are of their shape to fill a batch%s; "
                 "a smaller batch would take them in",
                 unseen,
-                buckets.size,
+                self.size,
                 ranks,
             )
         self._stride = world_size // self.together
@@ -140,8 +144,13 @@ class EpochSampler(Sampler[list[Any]]):
 
     def _first_epoch(self) -> tuple[Array, list[_BucketSteps]]:
         """The clips of each bucket, after small ones have joined others, and its steps."""
-        count_B = self._joined(self._counts(self.buckets.of_epoch(0)))[1]
+        bucket_N, numbers_N = self._drawn(0)
+        count_B = self._joined(self._counts(bucket_N, numbers_N))[1]
         return count_B, self._plan(count_B)
+
+    def _drawn(self, epoch: int) -> tuple[Array, Array | None]:
+        """The bucket of each sample, and the numbers [N] of those that an epoch takes; None for all of them."""
+        return self.buckets.of_epoch(epoch), None if self.draw is None else self.draw.numbers(epoch)
 
     def __len__(self) -> int:
         return self._length
@@ -171,16 +180,20 @@ class EpochSampler(Sampler[list[Any]]):
             at = Place(at.epoch, at.batch + self._stride)
 
     def _steps(self, epoch: int) -> _EpochSteps:
-        bucket_N = self.buckets.of_epoch(epoch)
-        into_B, count_B = self._joined(self._counts(bucket_N))
+        bucket_N, numbers_N = self._drawn(epoch)
+        into_B, count_B = self._joined(self._counts(bucket_N, numbers_N))
         plan = self._plan(count_B)
         batch_B, offset_B = self.buckets.batch_B, count_B.cumsum() - count_B
         extra = sum(int(batch_B[step.bucket]) for step in plan if step.rest) * self.together
         order_N = self._shuffled(epoch)
+        if numbers_N is not None:
+            for part in chunks(self.size):
+                order_N[part] = numbers_N[order_N[part]]
+            del numbers_N
         # Positions in the shuffle, bucket after bucket, each bucket in the shuffle's order; then the filled-up steps.
-        position_N = empty(self.buckets.size + extra, order_N.dtype)
+        position_N = empty(self.size + extra, order_N.dtype)
         filled_B = offset_B.copy()
-        for part in chunks(self.buckets.size):
+        for part in chunks(self.size):
             bucket = into_B[bucket_N[order_N[part]]]
             sorted_N = np.argsort(bucket, kind="stable")
             bucket = bucket[sorted_N]
@@ -191,7 +204,7 @@ class EpochSampler(Sampler[list[Any]]):
         del bucket_N
         if not plan:
             raise UserError(f"epoch {epoch} fills no batch: data.tokens_per_batch or the batch is too large")
-        end = self.buckets.size
+        end = self.size
         for bucket, whole, rest, borrowed in plan:
             if rest:
                 clips, begin = int(batch_B[bucket]) * self.together, int(offset_B[bucket])
@@ -220,7 +233,7 @@ class EpochSampler(Sampler[list[Any]]):
             empty(steps, np.min_scalar_type(int(self.buckets.batch_B.max()))),
             empty(steps, kind),
         )
-        end, at = self.buckets.size, 0
+        end, at = self.size, 0
         for bucket, whole, rest, _ in plan:
             size, begin = int(self.buckets.batch_B[bucket]), int(offset_B[bucket])
             clips = size * self.together
@@ -233,16 +246,16 @@ class EpochSampler(Sampler[list[Any]]):
         return size_S, start_S
 
     def _shuffled(self, epoch: int) -> Array:
-        """All sample numbers in the seeded order of an epoch."""
-        kind = (
-            torch.int32 if self.buckets.size < 2**30 else torch.int64
-        )  # the same numbers in half of the memory
+        """The numbers below `size` in the seeded order of an epoch."""
+        kind = torch.int32 if self.size < 2**30 else torch.int64  # the same numbers in half of the memory
         generator = generator_for("order", self.seed, epoch)
-        return torch.randperm(self.buckets.size, generator=generator, dtype=kind).numpy()
+        return torch.randperm(self.size, generator=generator, dtype=kind).numpy()
 
-    def _counts(self, bucket_N: Array) -> Array:
-        """Samples of each bucket [B]."""
-        pieces = (bucket_N[part] for part in chunks(len(bucket_N)))
+    def _counts(self, bucket_N: Array, numbers_N: Array | None) -> Array:
+        """Samples of each bucket [B], of those with these numbers where they are given."""
+        pieces = (
+            bucket_N[part] if numbers_N is None else bucket_N[numbers_N[part]] for part in chunks(self.size)
+        )
         return sum(np.bincount(piece, minlength=len(self.buckets.batch_B)) for piece in pieces)  # type: ignore
 
     def _joined(self, count_B: Array) -> tuple[Array, Array]:

@@ -23,6 +23,7 @@ from ovi_lab.common.seeding import generator_for
 from ovi_lab.common.values import check_settings
 from ovi_lab.data.columns import Array, empty
 from ovi_lab.data.index import Shapes
+from ovi_lab.data.kinds import BOTH
 from ovi_lab.data.shapes import ClipShapes, chunks
 from ovi_lab.errors import UserError
 
@@ -66,7 +67,7 @@ class AudioTokens:
 
     def takes(self, shapes: Shapes, modalities: Sequence[str]) -> bool:
         """Whether a clip with latents of these shapes is used at all."""
-        if "audio" not in modalities:
+        if "audio" not in modalities or "audio" not in shapes:
             return True
         length = shapes["audio"][0]
         return length >= self.min and (self.max is None or length <= self.max or "video" not in modalities)
@@ -146,7 +147,8 @@ class Buckets:
         pictures, self._picture_F, self._unknown_length = self.shapes.pictures()
         self._unknown_F = np.array([form is None for form in self.shapes.forms] or [True], bool)
         most = max((int(self._stored(part).max()) for part in chunks(self.size)), default=0)
-        if tokens_per_batch is not None and set(pictures) <= {()} and not most:
+        picture_tokens = np.array([_picture_tokens(shape, patch_size) for shape in pictures] or [0])
+        if tokens_per_batch is not None and not picture_tokens.any() and not most:
             raise UserError(
                 "data.tokens_per_batch counts tokens of stored latents, and these shards hold media: "
                 "encode them with `ovi-data latents`, or set data.batch_size"
@@ -155,7 +157,6 @@ class Buckets:
         self._most = most
         self.edges_E = _edges(audio_edges, longest)
         count = len(self.edges_E)
-        picture_tokens = np.array([_picture_tokens(shape, patch_size) for shape in pictures] or [0])
         self._count = len(picture_tokens) * count
         stored_B, taken_B, audio_B = (np.zeros(self._count + 1, np.int64) for _ in range(3))
         for part in chunks(self.size):
@@ -226,11 +227,16 @@ class Buckets:
 
     def in_order(self) -> list[list[Any]]:
         """Batches of all samples by number, as for validation: small enough for the largest bucket, and cut as in
-        the first epoch.
+        the first epoch; samples with the same modalities together.
         """
         size = int(self.batch_B[np.unique(self.of_epoch(0))].min())
-        everything = picks(np.arange(self.size), self.cuts(0))
-        return [everything[start : start + size] for start in range(0, self.size, size)]
+        cuts = self.cuts(0)
+        lacks_N = sum(2**i * self.shapes.lacking(m)[self.shapes.form_N] for i, m in enumerate(BOTH))
+        batches = []
+        for lacking in np.unique(lacks_N):
+            alike = picks(np.flatnonzero(lacks_N == lacking), cuts)
+            batches += [alike[start : start + size] for start in range(0, len(alike), size)]
+        return batches
 
 
 def picks(numbers: Array, cuts: tuple[Array, Array] | None) -> list[Any]:

@@ -18,7 +18,7 @@ from ovi_eval.common.boundary import LineParser, command, say_purposes
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
 from ovi_lab.common.following import shard_pattern, typed
-from ovi_lab.data.cli_output import print_next, print_table, skipped_rows
+from ovi_lab.data.cli_output import pack_rows, print_next, print_table, skipped_rows
 from ovi_lab.data.worlds import world_names
 from ovi_lab.errors import UserError
 
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(run=_make)
 
     pack = commands.add_parser(
-        "pack", help="pack a folder of video files with captions into shards", parents=[writing]
+        "pack",
+        help="pack a folder of video, sound or image files with captions into shards",
+        parents=[writing],
     )
     pack.examples = (
         ("ovi-data pack clips shards/mine", "every video under clips, its caption in a .txt beside it"),
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             "ovi-data pack clips shards/mine --size 704x1280 --fps 24 --sample-rate 16000",
             "as the released model has them",
         ),
+        ("ovi-data pack sounds shards/sounds --modalities audio --seconds 2", "sound alone"),
     )
     option = pack.add_argument
     option("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
@@ -106,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "arrays: lossless; mp4: H.264, AAC; original: the file as it is; auto: arrays up to 128x128, else mp4 (auto)"
     option("--store", choices=("auto", "arrays", "mp4", "original"), default="auto", help=text)
     option("--crop-bars", action="store_true", help="cut black bars off first")
+    text = "of the clips: video,audio; audio of sound files and videos; video without sound, images too (video,audio)"
+    option("--modalities", type=_modalities, default="video,audio", help=text)
     pack.set_defaults(run=_pack)
 
     inspect = commands.add_parser("inspect", help="show what shards hold, and what is wrong with them")
@@ -184,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "captions of more tokens than umT5 reads: left out, or cut (refuse)"
     option("--long-captions", choices=cuts, default="refuse", help=text)
     option("--audio-only", action="store_true", help="sound alone; pictures are not needed")
+    option(
+        "--require", choices=("all", "any"), default="all", help="any: clips may lack picture or sound (all)"
+    )
     option("--dtype", choices=("fp32", "bf16"), default="fp32", help="type of stored latents (fp32)")
     option("--batch-size", type=int, default=8, help="clips of one size encoded at once (8)")
     text = "this process's part, such as 0/8; under torchrun its rank's"
@@ -213,47 +221,23 @@ def _make(arguments: argparse.Namespace) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> None:
-    from ovi_lab.data.pack import PackOptions, pack_folder
+    from ovi_lab.data.pack import pack_folder
+    from ovi_lab.data.pack_options import PackOptions
 
     arguments.height, arguments.width = arguments.size
     known = {name: value for name, value in vars(arguments).items() if name in PackOptions.__annotations__}
     options = PackOptions(**known)
     report = pack_folder(arguments.folder, arguments.shards, options, arguments.captions, arguments.overwrite)
-    rows = [
-        ("files", f"{report.files}, {len(report.skipped)} skipped"),
-        ("clips", str(report.clips)),
-        ("shards", ", ".join(map(str, report.shards))),
-        ("replaced", ", ".join(map(str, report.replaced))),
-    ]
-    if options.store == "original":
-        rows.append(("stored", "files as they are; --size, --fps and --sample-rate change nothing"))
-    else:
-        for rate, count in sorted(report.resampled.items()):
-            rows.append(("resampled", f"{_files(count)} from {rate} Hz to {options.sample_rate} Hz"))
-        for fps, count in sorted(report.retimed.items()):
-            row = f"{_files(count)} from {fps:g} to {options.fps:g} frames/s, by their frames' times"
-            rows.append(("retimed", row))
-    for name, what, by_file in (
-        ("tails", "after the last whole clip left out", report.tails),
-        ("padded", "of silence where sound has not begun or has ended", report.padded),
-        ("lost", "of lost sound made silence", report.lost_sound),
-    ):
-        if by_file:
-            rows.append((name, f"{sum(by_file.values()):.2f} s {what}, in {_files(len(by_file))}"))
-            longest = sorted(by_file.items(), key=lambda item: -item[1])
-            rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
-    rows += [("ignored", line) for line in report.ignored]
-    print_table("packed", [*rows, *skipped_rows(report.skipped, len(report.skipped))])
+    print_table("packed", pack_rows(report, options))
     shards = shard_pattern(report.shards)
-    if options.store != "original" and (options.fps, options.sample_rate) == (24, 16000):  # Ovi's rates
+    if len(options.modalities) < 2:
+        latents = typed(Path("latents") / arguments.shards.name)
+        print_next(f"ovi-data latents {shards} --require any --codec codec.safetensors --out {latents}")
+    elif options.store != "original" and (options.fps, options.sample_rate) == (24, 16000):  # Ovi's rates
         latents = typed(Path("latents") / arguments.shards.name)
         print_next(f"ovi-data latents {shards} --weights DIR --text --out {latents}")
     else:
         print_next(f"ovi-train experiment=real_clips data.train={shards}")
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'s' * (count != 1)}"
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -352,6 +336,7 @@ def _latents(arguments: argparse.Namespace) -> None:
         arguments.on_error,
         arguments.on_resample,
         overwrite=arguments.overwrite,
+        require=arguments.require,
     )
     rows = [
         ("clips", f"{report.clips}, {len(report.bad)} skipped"),
@@ -383,6 +368,10 @@ def _part(text: str) -> tuple[int, int]:
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N - 1, such as 0/8")
     return int(index), int(count)
+
+
+def _modalities(text: str) -> tuple[str, ...]:
+    return tuple(sorted(filter(None, text.split(",")), reverse=True))
 
 
 def _size(text: str) -> tuple[int, int]:

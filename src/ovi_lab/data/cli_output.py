@@ -9,6 +9,7 @@ from ovi_eval.common.shown import shown
 
 if TYPE_CHECKING:
     from ovi_lab.data.index import BadSample
+    from ovi_lab.data.pack_options import PackOptions, PackReport
 
 
 def print_next(command: str) -> None:
@@ -36,3 +37,36 @@ def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
         if value:
             table.add_row(name, shown(value, None, to="rich"))
     Console().print(table)
+
+
+def pack_rows(report: PackReport, options: PackOptions) -> list[tuple[str, str]]:
+    """What packing has made of a folder."""
+    rows = [
+        ("files", f"{report.files}, {len(report.skipped)} skipped"),
+        ("clips", str(report.clips)),
+        ("shards", ", ".join(map(str, report.shards))),
+        ("replaced", ", ".join(map(str, report.replaced))),
+    ]
+    if options.store == "original":
+        rows.append(("stored", "files as they are; --size, --fps and --sample-rate change nothing"))
+    else:
+        for rate, count in sorted(report.resampled.items()):
+            rows.append(("resampled", f"{_files(count)} from {rate} Hz to {options.sample_rate} Hz"))
+        for fps, count in sorted(report.retimed.items()):
+            row = f"{_files(count)} from {fps:g} to {options.fps:g} frames/s, by their frames' times"
+            rows.append(("retimed", row))
+    for name, what, by_file in (
+        ("tails", "after the last whole clip left out", report.tails),
+        ("padded", "of silence where sound has not begun or has ended", report.padded),
+        ("lost", "of lost sound made silence", report.lost_sound),
+    ):
+        if by_file:
+            rows.append((name, f"{sum(by_file.values()):.2f} s {what}, in {_files(len(by_file))}"))
+            longest = sorted(by_file.items(), key=lambda item: -item[1])
+            rows += [("", f"{seconds:.2f} s: {shown(file)}") for file, seconds in longest[:10]]
+    rows += [("ignored", line) for line in report.ignored]
+    return [*rows, *skipped_rows(report.skipped, len(report.skipped))]
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"

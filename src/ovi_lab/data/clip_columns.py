@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from ovi_eval.common.collector import no_collector
 from ovi_eval.common.shown import shown
 from ovi_lab.data.buckets import AudioTokens
 from ovi_lab.data.columns import ColumnWriter
-from ovi_lab.data.decode import kind_of, missing_part
 from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
@@ -25,6 +24,7 @@ from ovi_lab.data.index import (
     index_path,
     read_index,
 )
+from ovi_lab.data.kinds import Require, kind_of, missing_part, modalities_of
 from ovi_lab.data.made_of import MadeOf, is_whole
 from ovi_lab.data.shapes import Forms
 from ovi_lab.data.shard_files import Shard, shard_facts
@@ -32,6 +32,7 @@ from ovi_lab.data.stores import RemoteShard
 from ovi_lab.errors import UserError
 
 FORMAT = "ovi_lab.clips/1"
+_UNKNOWN = {"video": (0, 0, 0, 0), "audio": (0, 0)}
 KINDS = {
     "key_ends": "<u8",  # one a clip: where its key ends in `keys`
     "keys": "|u1",
@@ -52,10 +53,18 @@ class Reading:
     modalities: tuple[str, ...]
     stored_text: bool | None
     audio_tokens: AudioTokens | None
+    require: Require = "all"
 
     def parts(self, text: bool) -> tuple[str, ...]:
-        """The latents that a sample must have."""
+        """The latents that are read."""
         return (*self.modalities, *(("text",) if text else ()))
+
+    def missing(self, there: Collection[str], text: bool) -> str | None:
+        """The first part that latents must have and lack; None where they are whole."""
+        lacking = [m for m in self.modalities if m not in there]
+        if lacking and (self.require == "all" or len(lacking) == len(self.modalities)):
+            return lacking[0]
+        return "text" if text and "text" not in there else None
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,7 @@ class Collector:
             names = tuple(entry.members)
             kind = self._kind(names)
             form: tuple[int, int] | BadSampleError | None = (
-                kind if isinstance(kind, BadSampleError) else self._form(kind, entry.shapes, text)
+                kind if isinstance(kind, BadSampleError) else self._form(kind, names, entry.shapes, text)
             )
             if form is None:
                 self.left_out += 1
@@ -192,13 +201,18 @@ class Collector:
         """The kind of samples with these members, or what is wrong with them."""
         if names not in self._kind_of:
             try:
-                self._kind_of[names] = kind_of(names, self.reading.modalities)
+                self._kind_of[names] = kind_of(names, self.reading.modalities, self.reading.require)
             except BadSampleError as error:
                 self._kind_of[names] = error
         return self._kind_of[names]
 
-    def _form(self, kind: str, shapes: Shapes | None, text: bool) -> tuple[int, int] | BadSampleError | None:
+    def _form(
+        self, kind: str, names: tuple[str, ...], shapes: Shapes | None, text: bool
+    ) -> tuple[int, int] | BadSampleError | None:
         """The form of a sample's latents and the length of its sound; None where the sample is left out."""
+        if kind == "media" and self.reading.require == "any":
+            # their sizes are not known, but which modalities they have
+            return self.forms.add({m: _UNKNOWN[m] for m in modalities_of(names, self.reading.modalities)})
         if kind != "latents" or shapes is None:
             return self.forms.add(None)
         key = (text, *shapes.items())
@@ -207,11 +221,11 @@ class Collector:
         return self._form_of[key]
 
     def _new_form(self, shapes: Shapes, text: bool) -> tuple[int, int] | BadSampleError | None:
-        modalities, tokens = self.reading.modalities, self.reading.audio_tokens
-        for part in self.reading.parts(text):
-            if part not in shapes:
-                return BadSampleError(missing_part(part, shapes))
-        if tokens is not None and not tokens.takes(shapes, modalities):
+        tokens = self.reading.audio_tokens
+        if (missing := self.reading.missing(shapes, text)) is not None:
+            return BadSampleError(missing_part(missing, shapes))
+        modalities = [m for m in self.reading.modalities if m in shapes]
+        if tokens is not None and not tokens.takes(shapes, self.reading.modalities):
             return None
         wanted = {part: shapes[part] for part in modalities}
         # Where one is invalid, reading the sample reports it.

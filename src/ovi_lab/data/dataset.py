@@ -16,21 +16,12 @@ import torch
 from torch.utils.data import Dataset
 
 from ovi_eval.clips.writing import resample
-from ovi_lab.codecs import LatentCodec
+from ovi_lab.codecs import LatentCodec, VideoCodec
+from ovi_lab.common.values import check_settings
 from ovi_lab.data.buckets import AudioTokens, Pick
 from ovi_lab.data.clip_columns import Reading
 from ovi_lab.data.clip_list import clips_of
-from ovi_lab.data.decode import (
-    BOTH,
-    MediaClip,
-    MediaFormat,
-    OnResample,
-    kind_of,
-    read_about,
-    read_latents,
-    read_media,
-    refuse_other_rate,
-)
+from ovi_lab.data.decode import MediaClip, OnResample, read_about, read_latents, read_media, refuse_other_rate
 from ovi_lab.data.index import (
     BadSample,
     BadSampleError,
@@ -38,6 +29,8 @@ from ovi_lab.data.index import (
     bad_sample,
     encoded_by,
 )
+from ovi_lab.data.kinds import BOTH, Require, kind_of, modalities_of
+from ovi_lab.data.media_format import MediaFormat
 from ovi_lab.data.shapes import ClipShapes, chunks
 from ovi_lab.data.shards import ShardReader, expand_shards
 from ovi_lab.errors import UserError
@@ -65,6 +58,8 @@ class ClipDataset(Dataset[Sample]):
         on_resample: whether sound of another rate is resampled or refused.
         modalities: of "video" and "audio", those that a sample must have; others are not read.
         stored_text: whether samples must have text embeddings; None: where the first latents have them.
+        require: whether a sample must have all `modalities`, or "any": then a sample is what it has of them, and media
+            have what their members' names say.
         audio_tokens: which latents of sound are too short, and beside a picture too long, to be taken; a `Pick` says
             how sound is cut.
 
@@ -83,14 +78,16 @@ class ClipDataset(Dataset[Sample]):
         modalities: Sequence[str] = BOTH,
         stored_text: bool | None = None,
         audio_tokens: AudioTokens | None = None,
+        require: Require = "all",
     ) -> None:
+        check_settings("data", {"require": require})
         if not modalities or set(modalities) - set(BOTH):
             raise UserError(f"data.modalities is {list(modalities)}; expected video, audio or both")
         self.paths = expand_shards(shards)
         self.codec, self.media_format = codec, media_format
         self.on_error, self.on_resample = on_error, on_resample
-        self.modalities = tuple(m for m in BOTH if m in modalities)
-        reading = Reading(self.modalities, stored_text, audio_tokens)
+        self.modalities, self.require = tuple(m for m in BOTH if m in modalities), require
+        reading = Reading(self.modalities, stored_text, audio_tokens, require)
         self.entries = clips_of(self.paths, reading)
         found = self.entries
         self.known_bad, self.kinds, self.left_out, self.made_of = (
@@ -160,7 +157,8 @@ class ClipDataset(Dataset[Sample]):
         raise UserError(f"none of {len(self.entries)} clips can be used; {skipped[0]}")
 
     def _in_place_of(self, number: int) -> Iterator[int]:
-        """The sample's number, then those after it of the same shape (or of one not known), then the rest."""
+        """The sample's number, then those after it of the same shape (or of one not known), then the rest with the same
+        modalities."""
         yield number
         count = len(self.entries)
         after = [
@@ -168,16 +166,21 @@ class ClipDataset(Dataset[Sample]):
         ]
         for wanted in (True, False):
             for part in (*after, *chunks(number)):
-                alike_N = self.entries.shapes.alike(number, part)
-                yield from (part.start + np.flatnonzero(alike_N == wanted)).tolist()
+                alike_N = self.entries.shapes.alike(number, part) == wanted
+                alike_N &= self.entries.shapes.of_kind(number, part)
+                yield from (part.start + np.flatnonzero(alike_N)).tolist()
 
     def read(self, number: int) -> Sample:
         """The sample of that number itself. Raises BadSampleError where it is bad, UserError where its shard is."""
         entry = self.entries[number]
         members = self._reader.read(entry)
-        if kind_of(members, self.modalities) == "latents":
+        if kind_of(members, self.modalities, self.require) == "latents":
             about = read_about(members)
-            latents = read_latents(members, self.parts, about)
+            known = entry.shapes or self.parts
+            parts = (
+                self.parts if self.require == "all" else [p for p in self.parts if p == "text" or p in known]
+            )
+            latents = read_latents(members, parts, about)
             self._compare(entry, latents, encoded_by(about))
             return {"id": entry.key, **latents}
         clip = self._media(members)
@@ -185,17 +188,17 @@ class ClipDataset(Dataset[Sample]):
             raise UserError(NO_CODEC.format(entry.shard))
         sample: Sample = {"id": entry.key, "caption": clip.caption, "meta": clip.meta}
         with bad_sample():
-            if "video" in self.modalities:
-                sample["video"] = self.codec.video.encode(clip.frames_THWC[None])[0]
-            if "audio" in self.modalities:
+            if clip.has_video:
+                sample["video"] = encode_pictures(self.codec.video, clip.frames_THWC[None])[0]
+            if clip.has_audio:
                 sample["audio"] = self.codec.audio.encode(clip.wave_S[None])[0]
-        if not all(bool(torch.isfinite(sample[m]).all()) for m in self.modalities):
+        if not all(bool(torch.isfinite(sample[m]).all()) for m in self.modalities if m in sample):
             raise BadSampleError("its latents hold NaN or infinity")
         return {**sample, RATES: (clip.source_rate, clip.sample_rate)}
 
     def _compare(self, entry: SampleEntry, sample: Sample, origin: Mapping[str, str]) -> None:
         """Raises BadSampleError where a sample of latents is another than the index of its shard says."""
-        for part in self.parts:
+        for part in (p for p in self.parts if p in sample):
             known = self.made_of.encoders.get(part, ("nothing", ""))[0]
             if origin.get(part, known) != known:
                 raise BadSampleError(
@@ -210,14 +213,15 @@ class ClipDataset(Dataset[Sample]):
     def media(self, number: int) -> MediaClip:
         """The decoded clip of that number. Raises BadSampleError where it is bad or holds latents alone."""
         members = self._reader.read(self.entries[number])
-        if kind_of(members, self.modalities) != "media":
+        if kind_of(members, self.modalities, self.require) != "media":
             raise BadSampleError("it holds latents, no media")
         return self._media(members)
 
     def _media(self, members: Mapping[str, bytes]) -> MediaClip:
         """The clip in the data set's media format, its sound at the codec's rate."""
         fps = None if self.codec is None else self.codec.fps
-        clip = read_media(members, self.media_format, self.on_resample, self.modalities, fps)
+        wanted = self.modalities if self.require == "all" else modalities_of(members, self.modalities)
+        clip = read_media(members, self.media_format, self.on_resample, wanted, fps)
         if self.codec is None:
             return clip
         return at_rates(clip, self.codec.fps, self.codec.sample_rate, self.on_resample)
@@ -229,16 +233,24 @@ def at_rates(clip: MediaClip, fps: float, sample_rate: int, on_resample: OnResam
     Raises:
         UserError: its frames have another rate than the codec's, or its sound has and may not be resampled.
     """
-    if clip.fps and other_rate(clip.fps, fps):
+    if clip.fps and other_rate(clip.fps, fps) and not clip.is_still:
         raise UserError(
             f"clips have {clip.fps:g} frames/s, this codec was fitted at {fps:g}; "
             "set data.fps (with num_frames, height, width and sample_rate), or fit a codec on these clips"
         )
-    if clip.sample_rate != sample_rate:
+    if clip.has_audio and clip.sample_rate != sample_rate:
         refuse_other_rate(clip.sample_rate, sample_rate, on_resample)
         clip.wave_S = resample(clip.wave_S, clip.sample_rate, sample_rate)
         clip.sample_rate = sample_rate
     return clip
+
+
+def encode_pictures(codec: VideoCodec, frames_NTHWC: torch.Tensor) -> torch.Tensor:
+    """Frames [N,T,H,W,3] to latents [N,C,F,h,w]; a still is one latent frame, also of a codec that makes one of
+    several frames."""
+    if frames_NTHWC.shape[1] == 1 and not codec.first_frame_alone:
+        frames_NTHWC = frames_NTHWC.expand(-1, codec.strides[0], -1, -1, -1).contiguous()
+    return codec.encode(frames_NTHWC)
 
 
 def other_rate(fps: float, wanted: float) -> bool:

@@ -9,7 +9,7 @@ tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,17 +27,20 @@ from ovi_eval.common.unicode_text import parse_caption, unusable
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.data.cutting import LATE
 from ovi_lab.data.index import LATENT_PARTS, LATENTS, BadSampleError, ResamplingRefusedError, bad_sample
+from ovi_lab.data.kinds import (
+    BOTH,
+    FRAMES,
+    HEARD_EXTENSIONS,
+    SEEN_EXTENSIONS,
+    WAVE,
+    missing_part,
+)
 from ovi_lab.data.media_files import DecodedSound, read_picture, read_sound, sound_at
+from ovi_lab.data.media_format import MediaFormat
 from ovi_lab.data.npy import load_npy, npy_bytes
 from ovi_lab.errors import UserError
 
 INT16_SCALE = 32767.0
-VIDEO_EXTENSIONS = ("mp4", "mov", "mkv", "webm", "m4v", "avi")
-SOUND_EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "m4a")
-HEARD_EXTENSIONS = SOUND_EXTENSIONS + VIDEO_EXTENSIONS
-"""Files that have sound."""
-FRAMES, WAVE = "frames.npy", "wave.npy"
-BOTH = ("video", "audio")
 _FORMS = {"video": (4, "[C,F,h,w]"), "audio": (2, "[L,C]"), "text": (2, "[n,E]")}
 _RATES = {"fps": (0.1, 1000.0), "sample_rate": (1000.0, 768_000.0)}
 _MOST_CROPPED = 20  # how many times larger than what is kept a scaled frame may be
@@ -46,31 +49,12 @@ _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 OnResample = Literal["resample", "raise"]
 
 
-@dataclass(frozen=True)
-class MediaFormat:
-    """The format that every clip is converted to: size in pixels, length in frames, rates in 1/s and Hz."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-    sample_rate: int
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of the sound, which lasts as long as the frames."""
-        return round(self.num_frames * self.sample_rate / self.fps)
-
-    @property
-    def seconds(self) -> float:
-        return self.num_frames / self.fps
-
-
 @dataclass
 class MediaClip:
     """A decoded clip; `source_rate` is the rate its sound had, `meta` what its shard says of it.
 
-    Where the sound alone was read, there are no frames, and `fps` is 0. `source_fps`: of a file that was decoded, its
+    Where the sound alone was read, there are no frames, and `fps` is 0; where the picture alone was, `wave_S` is empty
+    and its rates are 0. `source_fps`: of a file that was decoded, its
     frames a second in the mean.
     """
 
@@ -83,30 +67,20 @@ class MediaClip:
     meta: dict[str, Any]
     source_fps: float | None = None
 
+    @property
+    def has_video(self) -> bool:
+        """Whether the picture was read."""
+        return len(self.frames_THWC) > 0
 
-def kind_of(members: Collection[str], modalities: Sequence[str] = BOTH) -> Literal["latents", "media"]:
-    """The kind of a sample with these members. Raises BadSampleError naming the member that is missing.
+    @property
+    def has_audio(self) -> bool:
+        """Whether the sound was read."""
+        return len(self.wave_S) > 0
 
-    With the modality "audio" alone, media need no picture.
-    """
-    picture = "video" in modalities
-    files, arrays = (VIDEO_EXTENSIONS, (FRAMES, WAVE)) if picture else (HEARD_EXTENSIONS, (WAVE,))
-    if LATENTS in members:
-        kind: Literal["latents", "media"] = "latents"
-    elif any(array in members for array in arrays):
-        kind = "media"
-        for needed in (*arrays, "json"):
-            if needed not in members:
-                raise BadSampleError(f"its .{needed} is missing")
-    elif any(extension in members for extension in files):
-        kind = "media"
-    else:
-        raise BadSampleError(
-            f"it has no .{files[0]}, .{arrays[0]} or .{LATENTS}, only .{shown(', .'.join(sorted(members)))}"
-        )
-    if "json" not in members and "txt" not in members:
-        raise BadSampleError("its .json (or .txt) with the caption is missing")
-    return kind
+    @property
+    def is_still(self) -> bool:
+        """Whether it is one frame without sound, whose rate says nothing."""
+        return len(self.frames_THWC) == 1 and not self.has_audio
 
 
 def read_about(members: Mapping[str, bytes]) -> dict[str, Any]:
@@ -185,22 +159,27 @@ def read_latents(
     return sample
 
 
-def missing_part(part: str, there: Collection[str]) -> str:
-    """Why latents without a required part cannot be used."""
-    what = "text embedding" if part == "text" else f"{part} latents"
-    return f"it has no {what}, only {' and '.join(sorted(there)) or 'nothing'}"
-
-
 # Media
 
 
 def array_members(
-    caption: str, meta: Mapping[str, Any], frames_THWC: Tensor, fps: float, wave_S: Tensor, sample_rate: int
+    caption: str,
+    meta: Mapping[str, Any],
+    frames_THWC: Tensor | None,
+    fps: float,
+    wave_S: Tensor | None,
+    sample_rate: int,
 ) -> dict[str, bytes]:
-    """The members of one lossless sample: uint8 frames and the wave as int16."""
-    wave = (wave_S.clamp(-1, 1) * INT16_SCALE).round().to(torch.int16)
-    about = {"caption": caption, "fps": fps, "sample_rate": sample_rate, "meta": dict(meta)}
-    return {"json": json_bytes(about), FRAMES: npy_bytes(frames_THWC.numpy()), WAVE: npy_bytes(wave.numpy())}
+    """The members of one lossless sample: uint8 frames and the wave as int16, those that are given."""
+    about: dict[str, Any] = {"caption": caption}
+    members: dict[str, bytes] = {}
+    if frames_THWC is not None:
+        about["fps"] = fps
+        members[FRAMES] = npy_bytes(frames_THWC.numpy())
+    if wave_S is not None:
+        about["sample_rate"] = sample_rate
+        members[WAVE] = npy_bytes((wave_S.clamp(-1, 1) * INT16_SCALE).round().to(torch.int16).numpy())
+    return {"json": json_bytes({**about, "meta": dict(meta)}), **members}
 
 
 def read_media(
@@ -213,17 +192,20 @@ def read_media(
     """A sample's clip, converted to the format `wanted`; as it is stored where that is None.
 
     Video files are read by their own timestamps: at the format's rate, else at `fps`, else at a constant rate at which
-    no frame is lost. With the modality "audio" alone, only the sound is read, at its own length and rate.
+    no frame is lost. With the modality "audio" alone, only the sound is read, at its own length and rate; with "video"
+    alone only the picture, of which a single frame is a still of any length.
 
     Raises:
-        BadSampleError: it cannot be decoded, is too short or silent of any track.
+        BadSampleError: it cannot be decoded, is too short or lacks the track of a modality.
         UserError: its sound has another rate than the format and `on_resample` is "raise".
     """
     about = read_about(members)
     if "video" not in modalities:
         return _read_sound(members, about)
+    heard = "audio" in modalities
     with bad_sample():
-        clip = _read_arrays(members, about) if FRAMES in members else _decode(members, about, wanted, fps)
+        arrays = FRAMES in members
+        clip = _read_arrays(members, about, heard) if arrays else _decode(members, about, wanted, fps, heard)
         return clip if wanted is None else conform(clip, wanted, on_resample)
 
 
@@ -243,15 +225,20 @@ def _first(members: Mapping[str, bytes], extensions: Sequence[str]) -> bytes:
 
 
 def _decode(
-    members: Mapping[str, bytes], about: Mapping[str, Any], wanted: MediaFormat | None, fps: float | None
+    members: Mapping[str, bytes],
+    about: Mapping[str, Any],
+    wanted: MediaFormat | None,
+    fps: float | None,
+    heard: bool,
 ) -> MediaClip:
-    """A video file (and its sound, or that of a sound file beside it), decoded no further than the format needs.
+    """A video file (and where it is `heard` its sound, or that of a sound file beside it), decoded no further than the
+    format needs.
 
     Raises UserError where it cannot be decoded.
     """
     fit = None if wanted is None else lambda frame_HWC: fit_frame(frame_HWC, wanted.height, wanted.width)
     picture = read_picture(
-        _first(members, VIDEO_EXTENSIONS),
+        _first(members, SEEN_EXTENSIONS),
         "its video",
         fps if wanted is None else wanted.fps,
         None if wanted is None else wanted.num_frames,
@@ -259,6 +246,10 @@ def _decode(
     )
     frames_THWC, fps = picture.frames_THWC, picture.fps
     seconds = len(frames_THWC) / fps
+    if not heard:
+        return MediaClip(
+            about["caption"], frames_THWC, fps, torch.zeros(0), 0, 0, dict(about["meta"]), picture.source_fps
+        )
     sound = read_sound(_first(members, HEARD_EXTENSIONS), "its sound", seconds, picture.start)
     wave_S, rate = sound.wave_S, sound.sample_rate
     missing_at_end(picture.start + len(wave_S) / rate, picture.start, seconds, "its sound")
@@ -272,10 +263,13 @@ def _decode(
 def conform(clip: MediaClip, wanted: MediaFormat, on_resample: OnResample) -> MediaClip:
     """Convert a decoded clip of evenly spaced frames to the format `wanted`. Raises as `read_media`."""
     frames_THWC, wave_S = clip.frames_THWC, clip.wave_S
-    if abs(clip.fps - wanted.fps) > 1e-6 * wanted.fps or len(frames_THWC) != wanted.num_frames:
+    other_length = abs(clip.fps - wanted.fps) > 1e-6 * wanted.fps or len(frames_THWC) != wanted.num_frames
+    if other_length and not clip.is_still:
         frames_THWC = retime(frames_THWC, clip.fps, wanted)
     if tuple(frames_THWC.shape[1:3]) != (wanted.height, wanted.width):
         frames_THWC = torch.stack([fit_frame(frame, wanted.height, wanted.width) for frame in frames_THWC])
+    if not clip.has_audio:
+        return replace(clip, frames_THWC=frames_THWC, fps=wanted.fps)
     if clip.sample_rate != wanted.sample_rate:
         refuse_other_rate(clip.sample_rate, wanted.sample_rate, on_resample)
     wave_S = sound_at(DecodedSound(wave_S, clip.sample_rate), wanted.sample_rate, wanted.num_samples)
@@ -339,16 +333,16 @@ def fit_frame(frame_HWC: Tensor, height: int, width: int) -> Tensor:
     return cut.permute(1, 2, 0).to(torch.uint8).contiguous()
 
 
-def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any]) -> MediaClip:
+def _read_arrays(members: Mapping[str, bytes], about: Mapping[str, Any], heard: bool) -> MediaClip:
     frames = load_npy(members[FRAMES], FRAMES)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise BadSampleError(
             f"its .{FRAMES} holds {frames.dtype} {list(frames.shape)}, expected uint8 [T,H,W,3]"
         )
-    wave_S, rate = _read_wave(members, about)
+    wave_S, rate = _read_wave(members, about) if heard else (torch.zeros(0), 0)
     fps = _rate(about, "fps")
     samples = round(len(frames) / fps * rate)
-    if len(wave_S) != samples:
+    if heard and len(wave_S) != samples:
         missing_at_end(len(wave_S) / rate, 0.0, len(frames) / fps, "its sound")
         wave_S = fit_length(wave_S, samples)
     return MediaClip(about["caption"], torch.from_numpy(frames), fps, wave_S, rate, rate, dict(about["meta"]))

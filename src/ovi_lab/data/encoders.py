@@ -19,7 +19,7 @@ from ovi_lab.checkpoints.digests import Digests
 from ovi_lab.checkpoints.published_codecs import load_codecs, sizes_in
 from ovi_lab.checkpoints.weights_layout import find_parts
 from ovi_lab.codecs import AudioCodec, LatentCodec, VideoCodec
-from ovi_lab.data.decode import BOTH
+from ovi_lab.data.kinds import BOTH
 
 if TYPE_CHECKING:
     from ovi_lab.text import UMT5Text

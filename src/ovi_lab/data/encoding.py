@@ -18,8 +18,8 @@ import torch
 
 from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
-from ovi_lab.data.dataset import OnError, at_rates, of_one_shape, other_rate
-from ovi_lab.data.decode import MediaClip, OnResample, kind_of, latent_members, read_media
+from ovi_lab.data.dataset import OnError, at_rates, encode_pictures, of_one_shape, other_rate
+from ovi_lab.data.decode import MediaClip, OnResample, latent_members, read_media
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.index import (
     LATENT_PARTS,
@@ -32,6 +32,7 @@ from ovi_lab.data.index import (
     stored_index,
     write_index,
 )
+from ovi_lab.data.kinds import Require, kind_of, modalities_in
 from ovi_lab.data.media_sources import MediaSource
 from ovi_lab.data.shard_files import LocalFile
 from ovi_lab.data.shards import ShardWriter, numbered_shards, remove_shard
@@ -64,6 +65,7 @@ def encode_sources(
     on_resample: OnResample = "resample",
     quiet: bool = False,
     overwrite: bool = False,
+    require: Require = "all",
 ) -> EncodeReport:
     """Encode every source into the shard of its number, `<prefix>-000.tar`, …; shards of the same input stay.
 
@@ -76,6 +78,8 @@ def encode_sources(
         batch_size: clips of one size encoded at once.
         part: (i, n): the sources i, i + n, … are this process's.
         on_error: "skip" clips that cannot be encoded, counted and named, or "raise" at the first.
+        require: whether clips must have all modalities that the encoders take, or "any": then latents are of those that
+            a clip has.
         overwrite: shards there that were made otherwise are made again, and those past the last are removed.
 
     Raises:
@@ -84,7 +88,7 @@ def encode_sources(
     """
     width = max(3, len(str(len(sources) - 1)))
     paths = [prefix.with_name(f"{prefix.name}-{number:0{width}d}.tar") for number in range(len(sources))]
-    encoding = _Encoding(encoders, dtype, batch_size, on_error, on_resample)
+    encoding = _Encoding(encoders, dtype, batch_size, on_error, on_resample, require)
     report = encoding.report
     mine = list(zip(paths, sources, strict=True))[part[0] :: part[1]]
     surplus = [path for path in numbered_shards(prefix) if path not in paths]
@@ -131,6 +135,7 @@ _DIFFERS = {
     "by": "set of encoders",
     "settings": "setting of the encoders",
     "dtype": "--dtype",
+    "require": "--require",
     "format": "version of this program",
 }
 
@@ -151,7 +156,7 @@ def _difference(path: Path, made: dict[str, Any]) -> str:
             write_index(path, made)
         return ""
     before = index.made or {}
-    differs = [what for key, what in _DIFFERS.items() if key in before and before[key] != made[key]]
+    differs = [what for key, what in _DIFFERS.items() if before and before.get(key) != made.get(key)]
     return f"another {' and '.join(differs)}" if differs else "it does not say of which"
 
 
@@ -165,7 +170,9 @@ class _Encoding:
         batch_size: int,
         on_error: OnError,
         on_resample: OnResample,
+        require: Require,
     ) -> None:
+        self.require: Require = require
         self.encoders, self.dtype, self.batch_size = encoders, dtype, batch_size
         self.on_error, self.on_resample = on_error, on_resample
         self.report = EncodeReport()
@@ -178,6 +185,7 @@ class _Encoding:
             "settings": dict(self.encoders.settings),
             "dtype": str(self.dtype).removeprefix("torch."),
             "from": {"name": source.name, "sha256": source.sha256},
+            **({} if self.require == "all" else {"require": self.require}),
         }
 
     def make_shard(self, path: Path, source: MediaSource) -> None:
@@ -232,10 +240,13 @@ class _Encoding:
             try:
                 if isinstance(members, BadSampleError):
                     raise members
-                if kind_of(members, self.encoders.modalities) == "latents":
+                if kind_of(members, self.encoders.modalities, self.require) == "latents":
                     raise UserError(f"{source.name} holds latents already; encode shards of media")
-                clip = read_media(members, None, self.on_resample, self.encoders.modalities, fps)
-                if clip.fps and other_rate(clip.fps, fps):
+                modalities = self.encoders.modalities
+                if self.require == "any":
+                    modalities = modalities_in(members, modalities)
+                clip = read_media(members, None, self.on_resample, modalities, fps)
+                if clip.fps and other_rate(clip.fps, fps) and not clip.is_still:
                     raise BadSampleError(f"it has {clip.fps:g} frames/s, the encoder takes {fps:g}")
                 if clip.source_fps and other_rate(clip.source_fps, fps):
                     rates = f"from {clip.source_fps:.4g} to {fps:.4g} frames/s"
@@ -262,9 +273,11 @@ def encode_run(
     with bad_sample():
         if encoders.text is not None:  # first, as it costs least to refuse
             parts["text"] = encoders.text([clip.caption for clip in clips])
-        if encoders.video is not None:
-            parts["video"] = encoders.video.encode(torch.stack([clip.frames_THWC for clip in clips]))
-        parts["audio"] = encoders.audio.encode(torch.stack([clip.wave_S for clip in clips]))
+        if encoders.video is not None and clips[0].has_video:
+            frames_NTHWC = torch.stack([clip.frames_THWC for clip in clips])
+            parts["video"] = encode_pictures(encoders.video, frames_NTHWC)
+        if clips[0].has_audio:
+            parts["audio"] = encoders.audio.encode(torch.stack([clip.wave_S for clip in clips]))
     encoded = []
     for n, (key, clip) in enumerate(run):
         tensors = {part: tensors[n].to("cpu", dtype) for part, tensors in parts.items()}

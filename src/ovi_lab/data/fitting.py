@@ -6,12 +6,16 @@ Shape suffixes: N clips.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from ovi_eval.common.files import file_sha256
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.data.dataset import ClipDataset, media_runs
+from ovi_lab.data.index import digest_of
 from ovi_lab.data.prepare import media_batches
 from ovi_lab.data.shard_files import local_copy
 from ovi_lab.errors import UserError
@@ -40,6 +44,17 @@ def fit_codec(dataset: ClipDataset, limit: int) -> LatentCodec:
     codec = default_codec(first[0][1].fps, first[0][1].sample_rate)
     codec.fitted_on = learned_from(dataset, limit)
     return codec.fit(media_batches(dataset, limit))
+
+
+def fitted_codec(dataset: ClipDataset, limit: int, root: Path) -> Path:
+    """The file of the codec fitted on the first `limit` clips: kept under `root` by what it was fitted on."""
+    digest = digest_of(learned_from(dataset, limit))
+    path = root / f"codec-{digest[:10]}.safetensors"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{path.name}.lock"):
+        if not path.is_file():
+            fit_codec(dataset, limit).save(path)
+    return path
 
 
 def quality(codec: LatentCodec, dataset: ClipDataset, clips: int = 32) -> list[tuple[str, str]]:

@@ -18,18 +18,9 @@ from ovi_eval.common.files import file_sha256, written_whole
 from ovi_eval.common.shown import shown
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.progress import progress
-from ovi_lab.data.decode import (
-    BOTH,
-    FRAMES,
-    LATENTS,
-    VIDEO_EXTENSIONS,
-    MediaClip,
-    decoded_clips,
-    kind_of,
-    read_latents,
-    read_media,
-)
+from ovi_lab.data.decode import LATENTS, MediaClip, decoded_clips, read_latents, read_media
 from ovi_lab.data.index import LATENT_PARTS, BadSample, BadSampleError, read_index, scan_shard
+from ovi_lab.data.kinds import BOTH, kind_of, modalities_of
 from ovi_lab.data.shard_files import Shard, local_copy
 from ovi_lab.data.shards import ShardReader
 from ovi_lab.errors import UserError
@@ -75,15 +66,14 @@ def inspect_shards(
     for entry in progress(iter(entries), "reading", len(entries), not quiet):
         try:
             members = reader.read(entry)
-            pictures = any(name in members for name in (LATENTS, FRAMES, *VIDEO_EXTENSIONS))
-            modalities = BOTH if pictures else ("audio",)
+            modalities = modalities_of(members) if LATENTS not in members else BOTH
             clip: MediaClip | None
-            if kind_of(members, modalities) == "latents":
+            if kind_of(members, modalities or BOTH) == "latents":
                 clip = _latents(members, found, codec if len(found.first) < keep else None)
             else:
                 clip = read_media(members, modalities=modalities)
                 _count_media(clip, found)
-                clip = clip if pictures else None
+                clip = clip if modalities == BOTH else None
         except BadSampleError as error:
             found.bad.append(BadSample(entry.shard.name, entry.key, str(error)))
             continue
@@ -96,9 +86,10 @@ def inspect_shards(
 
 def _count_media(clip: MediaClip, found: Inspection) -> None:
     T, H, W, _ = clip.frames_THWC.shape
-    picture = f"{T} frames of {H}x{W} at {clip.fps:.4g}/s, " if T else ""
-    found.kinds["media" if T else "sound"] += 1
-    found.shapes[f"{picture}sound at {clip.sample_rate} Hz"] += 1
+    picture = f"{T} frames of {H}x{W} at {clip.fps:.4g}/s" if T else ""
+    sound = f"sound at {clip.sample_rate} Hz" if clip.has_audio else ""
+    found.kinds["media" if T and sound else "silent" if T else "sound"] += 1
+    found.shapes[", ".join(filter(None, (picture, sound)))] += 1
     found.seconds.append(T / clip.fps if T else len(clip.wave_S) / clip.sample_rate)
     found.captions[clip.caption] += 1
 

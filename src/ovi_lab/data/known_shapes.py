@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.data.dataset import ClipDataset
-from ovi_lab.data.decode import MediaFormat
+from ovi_lab.data.media_format import MediaFormat
 from ovi_lab.data.worlds import World
 
 KnownShapes = Mapping[str, tuple[int | None, ...]]

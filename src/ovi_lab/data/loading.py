@@ -25,12 +25,18 @@ from ovi_lab.data.buckets import Buckets, Pick
 from ovi_lab.data.dataset import NO_CODEC, RATES, SKIPPED, ClipDataset, Sample
 from ovi_lab.data.index import LATENT_PARTS, BadSample
 from ovi_lab.data.prefetch import Prefetcher
+from ovi_lab.data.weighted_draw import WeightedDraw
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
 
 ERROR = "_error"
 NAMED = 1000  # bad samples known from the indexes that are named one by one
+KIND = "kind"
+"""Of a batch of a data set whose clips may lack modalities: what its clips are, of `KINDS`."""
+KINDS = ("both", "sound", "silent_video", "still")
+ABSENT = "absent"
+"""Of such a batch: the modalities that are read and its clips lack."""
 REPEATED = "repeated"
 """Marks a batch that another rank has too, so that all have as many."""
 BAD_BEFORE_STOPPING = 20  # fewer bad samples than this stop nothing, whatever their share
@@ -61,6 +67,7 @@ class ClipLoader(DataLoader[Sample]):
         max_bad_share: of the clips met, this many may be bad.
         group: batches that an optimiser step accumulates: only between groups can a run be resumed.
         limit: of the batches of an epoch, see `EpochSampler`; not shuffled, of those of all ranks together.
+        draw: which clips an epoch takes, see `EpochSampler`.
     """
 
     def __init__(
@@ -79,13 +86,14 @@ class ClipLoader(DataLoader[Sample]):
         max_bad_share: float = 1.0,
         group: int = 1,
         limit: float = 1.0,
+        draw: WeightedDraw | None = None,
     ) -> None:
         if buckets is None:
             buckets = Buckets(dataset.shapes, batch_size)
         if "media" in dataset.kinds and dataset.codec is None:
             raise UserError(NO_CODEC.format(dataset.paths[0]))
         self.clips, self.name = dataset, name
-        self.order = EpochSampler(buckets, seed, rank, world_size, group, limit) if shuffle else None
+        self.order = EpochSampler(buckets, seed, rank, world_size, group, limit, draw) if shuffle else None
         self.prefetch, self.device, self.max_bad_share = prefetch, device, max_bad_share
         self.bad: dict[tuple[str, str], BadSample] = {}
         self.waited_s = 0.0
@@ -124,6 +132,9 @@ class ClipLoader(DataLoader[Sample]):
                 found = len(self.bad) + self._unnamed - self._known_bad
                 self._refuse_too_many(found, self._met + found)
                 self._state_rates(batch.pop(RATES))
+                if self.clips.require == "any":
+                    batch[KIND] = _kind(batch)
+                    batch[ABSENT] = [m for m in self.clips.modalities if m not in batch]
                 # Batches read ahead do not count: the state is that of the batches given out.
                 given_out += 1
                 if order is not None:
@@ -178,6 +189,15 @@ class ClipLoader(DataLoader[Sample]):
             f"{self.max_bad_share:g} that data.max_bad_share allows ({'; '.join(reasons[:3])}; the first is "
             f"{next(iter(self.bad.values())).key}): see `ovi-data inspect`"
         )
+
+
+def _kind(batch: Mapping[str, Any]) -> str:
+    """What the clips of a batch are; all are the same, as kinds share no bucket."""
+    if "video" not in batch:
+        return "sound"
+    if "audio" in batch:
+        return "both"
+    return "still" if batch["video"][0].shape[1] == 1 else "silent_video"
 
 
 def _in_turn(batches: list[Any], limit: float, rank: int, world_size: int) -> tuple[list[Any], int]:

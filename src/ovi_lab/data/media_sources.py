@@ -11,8 +11,8 @@ from ovi_eval.common.files import file_sha256
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.data.captions import Captions
-from ovi_lab.data.decode import HEARD_EXTENSIONS
 from ovi_lab.data.index import BadSampleError, digest_of, read_index
+from ovi_lab.data.kinds import HEARD_EXTENSIONS
 from ovi_lab.data.shard_files import Shard, local_copy
 from ovi_lab.data.shards import ShardReader, expand_shards
 from ovi_lab.data.stores import is_remote

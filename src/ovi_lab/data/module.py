@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 
 from ovi_eval.clips.clipset import ClipSet
@@ -21,14 +20,19 @@ from ovi_lab.codecs import LatentCodec
 from ovi_lab.common.values import check_settings
 from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import Buckets, cuts_of
-from ovi_lab.data.dataset import ClipDataset, OnError, media_runs
-from ovi_lab.data.decode import BOTH, MediaFormat, OnResample, decoded_clips
+from ovi_lab.data.dataset import ClipDataset, OnError
+from ovi_lab.data.decode import OnResample
 from ovi_lab.data.encoders import published_codec
-from ovi_lab.data.fitting import fit_codec, learned_from
+from ovi_lab.data.evaluation_clips import clips_to_evaluate
+from ovi_lab.data.fitting import fitted_codec
 from ovi_lab.data.index import digest_of
+from ovi_lab.data.kinds import BOTH, Require
 from ovi_lab.data.known_shapes import KnownShapes, known_shapes
 from ovi_lab.data.loading import ClipLoader
+from ovi_lab.data.media_format import parsed_format
 from ovi_lab.data.prepare import CLIPS_TO_FIT, WorldSettings, prepare_world, shards_of
+from ovi_lab.data.sources import parsed_sources, source_counts
+from ovi_lab.data.weighted_draw import WeightedDraw
 from ovi_lab.data.worlds import World, get_world
 from ovi_lab.errors import UserError
 from ovi_lab.strategies.base import strategy_of
@@ -49,6 +53,9 @@ class OviDataModule(LightningDataModule):
         world: name of a world, or None for shards.
         root: folder of generated data and fitted codecs.
         shards, val: shard patterns (`clips/train-{000..003}.tar`) or lists of them. train: another name of `shards`.
+        sources: instead of `shards` several such, each {shards, weight} (see `WeightedDraw`).
+        require: whether a clip must have "all" modalities, or "any" of them: then batches are of clips with the same
+            ones. None: all of `shards`, any of `sources`.
         codec: path of a saved codec, or of the folder of released weights; None: the world's own, or one fitted on the
             training media.
         batch_size: clips a batch and rank, where there is no `tokens_per_batch`.
@@ -56,7 +63,7 @@ class OviDataModule(LightningDataModule):
         patch_size: the video tower's, by which tokens are counted.
         audio_edges: longest sound of each bucket, in tokens; None: eight an octave.
         audio_tokens: {min, max, crop} of stored sound (see `AudioTokens`).
-        modalities: what a sample must have and batches bring: "video", "audio" or both.
+        modalities: what is read of a sample and batches bring: "video", "audio" or both.
         stored_text: whether batches bring text embeddings; None: where the first shard's latents have them.
         num_workers: processes that read ahead. prefetch: batches made ready (and moved to a GPU) ahead of use.
         seed: of the order.
@@ -100,6 +107,8 @@ class OviDataModule(LightningDataModule):
         stored_text: bool | None = None,
         prefetch: int = 0,
         max_bad_share: float = 0.05,
+        sources: Sequence[Mapping[str, Any]] | None = None,
+        require: Require | None = None,
     ) -> None:
         super().__init__()
         numbers = {"num_workers": num_workers, "prefetch": prefetch, "max_bad_share": max_bad_share}
@@ -107,15 +116,23 @@ class OviDataModule(LightningDataModule):
         if train is not None and shards is not None:
             raise UserError("data.train and data.shards are two names for the shards to train on: set one")
         train = shards if train is None else train
+        if sources is not None and train is not None:
+            raise UserError(
+                "data.sources and data.shards (or data.train) name the shards to train on: set one"
+            )
+        self._sources = [] if sources is None else parsed_sources(sources)
+        if self._sources:
+            train = [pattern for source in self._sources for pattern in source.patterns]
         if (world is None) == (train is None):
             raise UserError(
-                "name either a world (data.world=bouncing_ball) or shards to train on (data.shards=…)"
+                "name either a world (data.world=bouncing_ball) or shards to train on (data.shards=… or data.sources=…)"
             )
         self.root, self.codec_path = Path(root).expanduser(), codec
         self.num_workers, self.prefetch, self.seed = num_workers, prefetch, seed
         self.on_error, self.on_resample, self.quiet = on_error, on_resample, quiet
         self.max_bad_share = max_bad_share
         self.modalities, self.stored_text = tuple(modalities), stored_text
+        self.require: Require = require or ("any" if self._sources else "all")
         self.audio_tokens = cuts_of(audio_tokens, modalities)
         self._batches: dict[str, Any] = {
             "batch_size": batch_size,
@@ -137,7 +154,7 @@ class OviDataModule(LightningDataModule):
             "fps": fps,
             "sample_rate": sample_rate,
         }
-        self._media_format = _parsed_format(parts)
+        self._media_format = parsed_format(parts)
         self._codec: LatentCodec | None = None
         self._datasets: dict[str, ClipDataset] = {}
         self._latents: dict[str, ClipDataset] = {}
@@ -214,8 +231,12 @@ class OviDataModule(LightningDataModule):
 
         Those of the first good training clip; its sound as long as `audio_tokens.max` allows.
         """
-        sample = self.train_dataset[0]
-        shapes = {name: tuple(sample[name].shape) for name in self.train_dataset.modalities}
+        dataset = self.train_dataset
+        wanted = [*dataset.shapes.with_all(dataset.modalities)[:1].tolist()]
+        if not wanted:  # no clip has both
+            wanted = [n for m in dataset.modalities for n in dataset.shapes.with_all([m])[:1].tolist()]
+        samples = [dataset[number] for number in wanted]
+        shapes = {m: tuple(sample[m].shape) for sample in samples for m in dataset.modalities if m in sample}
         if self.audio_tokens is not None and self.audio_tokens.max is not None and "audio" in shapes:
             length, channels = shapes["audio"]
             shapes["audio"] = (min(length, self.audio_tokens.max), channels)
@@ -233,7 +254,9 @@ class OviDataModule(LightningDataModule):
 
     def order(self, world_size: int = 1, group: int = 1) -> EpochSampler:
         """The order of the training batches on the first of `world_size` ranks; see `EpochSampler`."""
-        return EpochSampler(self._train_buckets, self.seed, 0, world_size, group, self.limit_batches)
+        return EpochSampler(
+            self._train_buckets, self.seed, 0, world_size, group, self.limit_batches, self._draw
+        )
 
     def fingerprint(self) -> str:
         """A short hash of what decides the batches: shards (names, sizes, samples), seed and settings.
@@ -248,10 +271,13 @@ class OviDataModule(LightningDataModule):
             "audio_tokens": None if self.audio_tokens is None else vars(self.audio_tokens),
             "media": None if self._media_format is None else vars(self._media_format),
         }
+        if self._draw is not None:
+            content["sources"] = [self._draw.counts, self._draw.taken]
         return digest_of(content)[:16]
 
     def eval_clips(self, count: int | None = None) -> ClipSet:
-        """The first `count` (None: all) real clips to evaluate on: their own media, or latents decoded.
+        """The first `count` (None: all) real clips with picture and sound to evaluate on: their own media, or latents
+        decoded.
 
         Raises:
             UserError: there are none, or their shapes differ.
@@ -260,27 +286,7 @@ class OviDataModule(LightningDataModule):
         if self.settings is not None:
             folder = prepare_world(self.settings, self.root, self.quiet)
             dataset = ClipDataset(shards_of(folder, "eval", "media"), on_error=self.on_error)
-        if dataset.kinds == {"latents"}:
-            samples = [dataset[n] for n in range(min(count or len(dataset), len(dataset)))]
-            ids = [sample["id"] for sample in samples]
-            clips = decoded_clips(samples, self.codec)
-        else:
-            runs = list(media_runs(dataset, len(dataset), count))
-            if len(runs) != 1:
-                raise UserError(
-                    "the clips to evaluate on differ in size or length; set data.num_frames, height and width"
-                )
-            ids = [dataset.entries[number].key for number, _ in runs[0]]
-            clips = [clip for _, clip in runs[0]]
-        return ClipSet(
-            ids=ids,
-            captions=[clip.caption for clip in clips],
-            frames_NTHWC=torch.stack([clip.frames_THWC for clip in clips]),
-            fps=clips[0].fps,
-            waves_NS=torch.stack([clip.wave_S for clip in clips]),
-            sample_rate=clips[0].sample_rate,
-            meta=[clip.meta for clip in clips],
-        )
+        return clips_to_evaluate(dataset, lambda: self.codec, count)
 
     def train_dataloader(self) -> ClipLoader:
         rank, world_size = strategy_of(self.trainer).data_place
@@ -321,6 +327,7 @@ class OviDataModule(LightningDataModule):
             max_bad_share=self.max_bad_share,
             group=1 if trainer is None else int(trainer.accumulate_grad_batches),
             limit=self.limit_batches if shuffle else self.limit_val_batches,
+            draw=self._draw if shuffle else None,
         )
         self._loaders.append(loader)
         return loader
@@ -328,6 +335,13 @@ class OviDataModule(LightningDataModule):
     @cached_property
     def _train_buckets(self) -> Buckets:
         return self._buckets(self.train_dataset)
+
+    @cached_property
+    def _draw(self) -> WeightedDraw | None:
+        """What an epoch takes of several sources with weights."""
+        counts = source_counts(self._sources, self.train_dataset)
+        weights = [source.weight for source in self._sources if source.weight is not None]
+        return WeightedDraw(counts, weights, self.seed) if weights else None
 
     def _buckets(self, dataset: ClipDataset) -> Buckets:
         tokens = self.audio_tokens
@@ -351,7 +365,7 @@ class OviDataModule(LightningDataModule):
             self._latents[split] = opened
         return self._latents[split]
 
-    def _clips(self, shards: Shards | list[Path]) -> ClipDataset:
+    def _clips(self, shards: Shards | list[Path], require: Require | None = None) -> ClipDataset:
         return ClipDataset(
             shards,
             None,
@@ -361,6 +375,7 @@ class OviDataModule(LightningDataModule):
             self.modalities,
             self.stored_text,
             self.audio_tokens,
+            require or self.require,
         )
 
     def codec_file(self) -> Path | None:
@@ -376,22 +391,4 @@ class OviDataModule(LightningDataModule):
 
     def _fitted_codec_path(self) -> Path:
         """The codec fitted on these shards in this format: kept under `root` by what it was fitted on."""
-        dataset = self._raw("train")
-        digest = digest_of(learned_from(dataset, CLIPS_TO_FIT))
-        path = self.root / f"codec-{digest[:10]}.safetensors"
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / f".{path.name}.lock"):
-            if not path.is_file():
-                fit_codec(dataset, CLIPS_TO_FIT).save(path)
-        return path
-
-
-def _parsed_format(parts: dict[str, Any]) -> MediaFormat | None:
-    """The media format, all of it or none."""
-    given = [name for name, value in parts.items() if value is not None]
-    if not given:
-        return None
-    if len(given) < len(parts):
-        missing = [f"data.{name}" for name in parts if name not in given]
-        raise UserError(f"data.{given[0]} is set, so {', '.join(missing)} must be too")
-    return MediaFormat(**parts)
+        return fitted_codec(self._clips(self._shards["train"], require="all"), CLIPS_TO_FIT, self.root)

@@ -1,7 +1,8 @@
 """A folder of real clips with captions -> WebDataset shards of one size, rate and length.
 
 Every file is decoded, its picture scaled and cropped, its frames taken at the given rate, its sound mixed to
-one channel and resampled; long files are cut into clips. Files that cannot be used are counted and named.
+one channel and resampled; long files are cut into clips. Of either modality alone the other is not looked for, and a
+picture may be a still. Files that cannot be used are counted and named.
 
 Shape suffixes: T frames, H rows, W columns, S samples.
 """
@@ -11,12 +12,10 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,96 +28,21 @@ from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.files import folder_beside
 from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
-from ovi_lab.common.fields import Positive, checked
 from ovi_lab.common.progress import progress
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.cutting import CutSound, cut_picture
 from ovi_lab.data.dataset import other_rate
-from ovi_lab.data.decode import (
-    VIDEO_EXTENSIONS,
-    MediaClip,
-    OnResample,
-    array_members,
-    fit_frame,
-    json_bytes,
-    refuse_other_rate,
-)
+from ovi_lab.data.decode import MediaClip, array_members, fit_frame, json_bytes, refuse_other_rate
 from ovi_lab.data.index import BadSample, BadSampleError, bad_sample, index_path
+from ovi_lab.data.kinds import IMAGE_EXTENSIONS, SILENT
+from ovi_lab.data.pack_options import PackOptions, PackReport, count_seconds
+from ovi_lab.data.pack_parts import sounds_of, still_of
 from ovi_lab.data.shards import MAX_MEMBER, Members, numbered_shards, remove_shard, write_shards
 from ovi_lab.errors import UserError
 
 log = logging.getLogger("ovi_lab.data")
 
-Store = Literal["auto", "arrays", "mp4", "original"]
-ARRAYS_UP_TO = 128 * 128  # pixels; larger clips are stored as H.264 by default
-REPORTED_FROM = 0.05  # seconds of silence or of a tail that are reported
 BAR_LEVEL = 24  # of 255: darker rows and columns at the edges, in every frame, are bars
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """The common format of packed clips, and what is done with unusable files.
-
-    Args:
-        height, width: pixels. fps: frames a second. sample_rate: Hz.
-        seconds: clips of that length, as many as a file holds; None: each file is one clip of its own length.
-        store: "arrays" lossless, "mp4" H.264 and AAC, "original" the file's own bytes, "auto" arrays for
-            small frames.
-        crop_bars: black bars are cut off first.
-        on_error: "skip" files that cannot be used, counted and named, or "raise" at the first.
-    """
-
-    height: int = 64
-    width: int = 64
-    fps: float = 16.0
-    sample_rate: int = 8000
-    seconds: float | None = None
-    clips_per_shard: int = 256
-    store: Store = "auto"
-    crop_bars: bool = False
-    on_error: Literal["skip", "raise"] = "skip"
-    on_resample: OnResample = "resample"
-
-    def __post_init__(self) -> None:
-        for name in ("height", "width", "fps", "sample_rate", "clips_per_shard"):
-            checked(Positive, getattr(self, name), name)
-        if self.seconds is not None and round(self.seconds * self.fps) < 1:
-            raise UserError(f"{self.seconds} s at {self.fps} frames/s is no frame; clips need at least one")
-        if self.store == "original" and (self.seconds is not None or self.crop_bars):
-            raise UserError("--store original keeps files as they are: leave out --seconds and --crop-bars")
-        frames = 1 if self.seconds is None else round(self.seconds * self.fps)
-        if frames * self.height * self.width * 3 > MAX_MEMBER:
-            raise UserError(
-                f"{frames} frames of {self.height}x{self.width} are more than the {MAX_MEMBER / 2**30:.1f} GiB of one "
-                "clip; ask for smaller or shorter clips"
-            )
-
-    @property
-    def arrays(self) -> bool:
-        small = self.height * self.width <= ARRAYS_UP_TO
-        return self.store == "arrays" or (self.store == "auto" and small)
-
-
-@dataclass
-class PackReport:
-    """The result of packing a folder.
-
-    `tails`, `padded` and `lost_sound`: by file, seconds left out after the last whole clip, of silence where its sound
-    has not begun or has ended, and of silence in place of lost packets. `retimed` and `resampled`: files by the rates
-    they had. `replaced`: shards that existed. `ignored`: what else the folder and the captions hold, in words.
-    """
-
-    files: int = 0
-    clips: int = 0
-    shards: list[Path] = field(default_factory=list)
-    skipped: list[BadSample] = field(default_factory=list)
-    resampled: Counter[int] = field(default_factory=Counter)
-    retimed: Counter[float] = field(default_factory=Counter)
-    tails: dict[str, float] = field(default_factory=dict)
-    padded: dict[str, float] = field(default_factory=dict)
-    lost_sound: dict[str, float] = field(default_factory=dict)
-    replaced: list[Path] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
 
 
 def pack_folder(
@@ -129,22 +53,23 @@ def pack_folder(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> PackReport:
-    """Pack every video file under `folder` into `<prefix>-000.tar`, …: all of them or, where it fails, none.
+    """Pack every file of the kinds that `options` takes under `folder` into `<prefix>-000.tar`, …: all of them or,
+    where it fails, none.
 
     Raises:
-        UserError: no folder, no video in it, no usable one, shards of that name already there, or, with
+        UserError: no folder, no such file in it, no usable one, shards of that name already there, or, with
             on_error="raise", the first file that cannot be used.
     """
     if not folder.is_dir():
         name = shown(folder)
         state = f"{name} is a file and no folder" if folder.is_file() else f"the folder {name} does not exist"
-        raise UserError(f"{state}; name a folder of .{', .'.join(VIDEO_EXTENSIONS)} files")
+        raise UserError(f"{state}; name a folder of .{', .'.join(options.extensions)} files")
     if next((place for place in prefix.parents if place.exists()), prefix.parent).is_file():
         raise UserError(f"shards cannot be written to {shown(prefix)}: {shown(prefix.parent)} is a file")
-    found = files_of(folder, [f".{extension}" for extension in VIDEO_EXTENSIONS])
+    found = files_of(folder, [f".{extension}" for extension in options.extensions])
     files = list(found.files)
     if not files and not found.unusable:
-        raise UserError(f"no .{', .'.join(VIDEO_EXTENSIONS)} file is in {shown(folder)}")
+        raise UserError(f"no .{', .'.join(options.extensions)} file is in {shown(folder)}")
     if prefix.is_dir() or str(prefix).endswith("/"):
         prefix = prefix / "clips"
     there = numbered_shards(prefix)
@@ -203,7 +128,7 @@ class _Packing:
                 caption = self.captions.of(file)
                 if not caption:
                     raise BadSampleError("it has no caption")
-                clips = self._original(file, name) if original else self._clips(file, name)
+                clips = self._clips_of(file, name)
                 for number, clip in enumerate(clips):
                     if isinstance(clip, BadSampleError):
                         if options.on_error == "raise":
@@ -228,19 +153,30 @@ class _Packing:
                 more = f"{len(left_out)} clips are left out, the first: " if len(left_out) > 1 else ""
                 self.skip(name, f"{more}{left_out[0]}")
 
+    def _clips_of(self, file: Path, name: str) -> Iterator[MediaClip | BadSampleError]:
+        """The clips of a file, one by one."""
+        if not self.options.has("video"):
+            return sounds_of(file, name, self.options, self.report)
+        if self.options.store == "original":
+            return self._original(file, name)
+        if file.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS:
+            return still_of(file, self.options)
+        return self._clips(file, name)
+
     def _original(self, file: Path, name: str) -> Iterator[MediaClip | BadSampleError]:
         """Decodes a file once to find its faults; the frames are discarded."""
         if file.stat().st_size > MAX_MEMBER:
             raise BadSampleError(f"it has {file.stat().st_size} bytes; originals have at most {MAX_MEMBER}")
         with _opened(file, lambda frame_HWC: frame_HWC[:1, :1].clone()) as (picture, sound):
+            assert sound is not None
             for _, frame in picture:
                 frames_THWC = frame[None]
             samples = sum(block_S.shape[-1] for block_S in sound)
             ends = sound.start + samples / sound.sample_rate
             seconds = picture.end - picture.start
             missing = missing_at_end(ends, picture.start, seconds, "its sound")
-            _count(self.report.padded, name, max(0.0, sound.start - picture.start) + missing)
-            _count(self.report.lost_sound, name, sound.filled)
+            count_seconds(self.report.padded, name, max(0.0, sound.start - picture.start) + missing)
+            count_seconds(self.report.lost_sound, name, sound.filled)
             rate = sound.sample_rate
             meta = {"source_fps": picture.fps, "source_rate": rate}
             yield MediaClip("", frames_THWC, picture.fps, torch.zeros(0), rate, rate, meta)
@@ -252,50 +188,62 @@ class _Packing:
         """
         options, report = self.options, self.report
         box = _without_bars(file) if options.crop_bars else (slice(None), slice(None))
-        with _opened(file, lambda frame: fit_frame(frame[box], options.height, options.width)) as streams:
-            picture, sound = streams
-            source_rate = sound.sample_rate
-            if source_rate != options.sample_rate:
-                refuse_other_rate(source_rate, options.sample_rate, options.on_resample)
-                report.resampled[source_rate] += 1
+
+        def fit(frame_HWC: Tensor) -> Tensor:
+            return fit_frame(frame_HWC[box], options.height, options.width)
+
+        with _opened(file, fit, options.has("audio")) as (picture, sound):
+            if sound is not None and sound.sample_rate != options.sample_rate:
+                refuse_other_rate(sound.sample_rate, options.sample_rate, options.on_resample)
+                report.resampled[sound.sample_rate] += 1
             _check_unfolding(file, picture, options)
-            cut_sound = CutSound(sound, options.sample_rate, picture.start)
+            cut_sound = None if sound is None else CutSound(sound, options.sample_rate, picture.start)
             per_clip = None if options.seconds is None else round(options.seconds * options.fps)
             number = 0
             for frames_THWC in cut_picture(picture, options.fps, per_clip):
                 seconds = len(frames_THWC) / options.fps
-                start_s = number * seconds
-                samples = round(seconds * options.sample_rate)
-                wave_S, before, after = cut_sound.window(round(start_s * options.sample_rate), samples)
-                missing = after / options.sample_rate
+                meta: dict[str, Any] = {"start_s": number * seconds, "source_fps": picture.fps}
+                wave_S, rate, source_rate = torch.zeros(0), 0, 0
                 number += 1
-                if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
-                    missing += before / options.sample_rate
-                    at = f"the clip at {start_s:.2f} s is left out: " if per_clip is not None else ""
-                    yield BadSampleError(f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s")
-                    continue
-                _count(report.padded, name, (before + after) / options.sample_rate)
-                meta = {
-                    "start_s": start_s,
-                    "source_fps": picture.fps,
-                    "source_rate": source_rate,
-                    "source_size": list(picture.size),
-                }
-                yield MediaClip("", frames_THWC, options.fps, wave_S, options.sample_rate, source_rate, meta)
+                if sound is not None and cut_sound is not None:
+                    rate, source_rate = options.sample_rate, sound.sample_rate
+                    samples = round(seconds * rate)
+                    wave_S, before, after = cut_sound.window(round(meta["start_s"] * rate), samples)
+                    missing = after / rate
+                    if before + after == samples or missing > max(MISSING_SECONDS, MISSING_SHARE * seconds):
+                        missing += before / rate
+                        at = (
+                            f"the clip at {meta['start_s']:.2f} s is left out: "
+                            if per_clip is not None
+                            else ""
+                        )
+                        yield BadSampleError(
+                            f"{at}its sound is missing for {missing:.2f} s of {seconds:.2f} s"
+                        )
+                        continue
+                    count_seconds(report.padded, name, (before + after) / rate)
+                    meta["source_rate"] = source_rate
+                meta["source_size"] = list(picture.size)
+                yield MediaClip("", frames_THWC, options.fps, wave_S, rate, source_rate, meta)
             if other_rate(picture.fps, options.fps):
                 report.retimed[round(picture.fps, 2)] += 1
             if per_clip is not None:
-                _count(report.tails, name, picture.end - picture.start - number * per_clip / options.fps)
-            _count(report.lost_sound, name, sound.filled)
+                count_seconds(
+                    report.tails, name, picture.end - picture.start - number * per_clip / options.fps
+                )
+            if sound is not None:
+                count_seconds(report.lost_sound, name, sound.filled)
 
 
 @contextmanager
-def _opened(file: Path, transform: Callable[[Tensor], Tensor]) -> Iterator[tuple[PictureStream, SoundStream]]:
-    """A file's picture and sound; what cannot be decoded is a BadSampleError."""
+def _opened(
+    file: Path, transform: Callable[[Tensor], Tensor], heard: bool = True
+) -> Iterator[tuple[PictureStream, SoundStream | None]]:
+    """A file's picture and, where it is `heard`, its sound; what cannot be decoded is a BadSampleError."""
     with (
         bad_sample(),
         PictureStream(file, name="its picture", transform=transform) as picture,
-        SoundStream(file, name="its sound") as sound,
+        SoundStream(file, name="its sound") if heard else nullcontext() as sound,
     ):
         yield picture, sound
 
@@ -309,11 +257,6 @@ def _check_unfolding(file: Path, picture: PictureStream, options: PackOptions) -
             f"it has {size / 1000:.0f} kB and its {picture.spans / 3600:.1f} hours would unfold to "
             f"{unfolded / 1e9:.0f} GB of frames"
         )
-
-
-def _count(seconds_by_file: dict[str, float], name: str, seconds: float) -> None:
-    if seconds >= REPORTED_FROM:
-        seconds_by_file[name] = seconds_by_file.get(name, 0.0) + seconds
 
 
 def _without_bars(file: Path) -> tuple[slice, slice]:
@@ -334,12 +277,16 @@ def _without_bars(file: Path) -> tuple[slice, slice]:
 
 
 def _members(caption: str, meta: dict[str, Any], clip: MediaClip, options: PackOptions) -> Members:
-    if options.arrays:
-        return array_members(caption, meta, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate)
+    if options.arrays or not clip.has_video:
+        frames = clip.frames_THWC if clip.has_video else None
+        wave = clip.wave_S if clip.has_audio else None
+        return array_members(caption, meta, frames, clip.fps, wave, clip.sample_rate)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_mp4(path, clip.frames_THWC, clip.fps, clip.wave_S, clip.sample_rate, enlarge_to=0)
-        return {"json": json_bytes({"caption": caption, "meta": meta}), "mp4": path.read_bytes()}
+        wave = clip.wave_S if clip.has_audio else None
+        write_mp4(path, clip.frames_THWC, clip.fps, wave, clip.sample_rate, enlarge_to=0)
+        member = "mp4" if clip.has_audio else SILENT
+        return {"json": json_bytes({"caption": caption, "meta": meta}), member: path.read_bytes()}
 
 
 def sample_key(name: str, number: int | None, taken: set[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ovi_lab.data.columns import Array
 from ovi_lab.data.index import Shapes
+from ovi_lab.data.kinds import BOTH
 
 CHUNK = 2**17
 """Samples handled at once: what is computed of all of them takes little memory beside the result."""
@@ -64,9 +65,41 @@ class ClipShapes:
         same_N = (form_N == self.form_N[number]) & (length_N == self.length_N[number])
         return same_N | unknown_F[form_N]
 
+    def lacking(self, modality: str) -> Array:
+        """Which forms have no latents of a modality [F]; one that is not known has those that any other has."""
+        known = [form for form in self.forms if form is not None]
+        nowhere = bool(known) and not any(modality in form for form in known)
+        return np.array(
+            [nowhere if form is None else modality not in form for form in self.forms] or [False], bool
+        )
+
+    def of_kind(self, number: int, others: slice) -> Array:
+        """Whether others have the modalities that a sample has [bool]."""
+        same_N = np.ones(len(self.form_N[others]), bool)
+        for modality in BOTH:
+            lacking_F = self.lacking(modality)
+            same_N &= lacking_F[self.form_N[others]] == lacking_F[self.form_N[number]]
+        return same_N
+
+    @property
+    def kinds(self) -> set[tuple[str, ...]]:
+        """The modalities of samples, each combination that there is."""
+        lacking = [self.lacking(modality) for modality in BOTH]
+        return {
+            tuple(m for m, lacks_F in zip(BOTH, lacking, strict=True) if not lacks_F[form])
+            for form in range(len(self.forms))
+        }
+
+    def with_all(self, modalities: Sequence[str]) -> Array:
+        """The numbers of the samples that have all of these modalities."""
+        has_F = ~np.any([self.lacking(m) for m in modalities], axis=0)
+        parts = [part.start + np.flatnonzero(has_F[self.form_N[part]]) for part in chunks(len(self))]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
     def pictures(self) -> tuple[list[tuple[int, ...]], Array, int]:
         """The different pictures' shapes in the order in which they appear, the number among them of each form [F],
-        and the tokens of sound of a sample that is not known: shapes not known count as the commonest.
+        and the tokens of sound of a sample that is not known: shapes not known count as the commonest. A picture
+        without sound is another one than the same with sound.
         """
         first: dict[int, int] = {}
         for part in chunks(len(self)):
@@ -75,28 +108,36 @@ class ClipShapes:
                 first.setdefault(form, part.start + place)
         order = sorted(first, key=first.__getitem__)
         known = [form for form in order if self.forms[form] is not None]
-        common: tuple[tuple[int, ...], int] = (
-            self._commonest() if len(known) < len(order) and known else ((), 0)
+        common: tuple[_Picture, int] = (
+            self._commonest() if len(known) < len(order) and known else (((), False), 0)
         )
-        number: dict[tuple[int, ...], int] = {}
+        number: dict[_Picture, int] = {}
         picture_F = np.zeros(max(len(self.forms), 1), np.int64)
         for form in order:
             shapes = self.forms[form]
-            video = common[0] if shapes is None else shapes.get("video", ())
-            picture_F[form] = number.setdefault(video, len(number))
-        return list(number), picture_F, common[1]
+            picture = common[0] if shapes is None else _picture(shapes)
+            picture_F[form] = number.setdefault(picture, len(number))
+        return [video for video, _ in number], picture_F, common[1]
 
-    def _commonest(self) -> tuple[tuple[int, ...], int]:
+    def _commonest(self) -> tuple[_Picture, int]:
         """The picture and length of sound that most samples have; the first of them where several do."""
-        count: Counter[tuple[tuple[int, ...], int]] = Counter()
+        count: Counter[tuple[_Picture, int]] = Counter()
         for part in chunks(len(self)):
             both_N = self.form_N[part].astype(np.uint64) << np.uint64(32) | self.length_N[part]
             found, at, often = np.unique(both_N, return_index=True, return_counts=True)
             for one in np.argsort(at).tolist():
                 form = self.forms[int(found[one]) >> 32]
                 if form is not None:
-                    count[form.get("video", ()), int(found[one]) & 0xFFFFFFFF] += int(often[one])
+                    count[_picture(form), int(found[one]) & 0xFFFFFFFF] += int(often[one])
         return count.most_common(1)[0][0]
+
+
+_Picture = tuple[tuple[int, ...], bool]
+"""The shape of a picture, () where there is none, and whether sound goes with it."""
+
+
+def _picture(form: Shapes) -> _Picture:
+    return form.get("video", ()), "audio" in form
 
 
 class Forms:

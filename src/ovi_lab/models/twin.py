@@ -260,10 +260,10 @@ class TwinDiT(nn.Module):
         if len({t.x.shape[0] for t in tokens.values()}) > 1:
             sizes = ", ".join(f"{t.x.shape[0]} {m} clips" for m, t in tokens.items())
             raise UserError(f"the batch has {sizes}; expected as many of both")
-        tables = self._rope(tokens)
+        given = given or Given()
+        tables = self._rope(tokens, given)
         read: dict[Modality, tuple[Any, Any]]
         read = {"video": (t_video, text_video), "audio": (t_audio, text_audio)}
-        given = given or Given()
         conditions: dict[Modality, Conditions] = {}
         for modality in tokens:
             conditions[modality] = self._conditions(
@@ -369,7 +369,7 @@ class TwinDiT(nn.Module):
         present = self._times.present(modality, tokens, given)
         return Conditions(e, e0, clean_BL1, rope_BL1P2, mask, context, present)
 
-    def _rope(self, tokens: Mapping[Modality, Tokens]) -> dict[Modality, Tensor]:
+    def _rope(self, tokens: Mapping[Modality, Tokens], given: Given) -> dict[Modality, Tensor]:
         tables: dict[Modality, Tensor] = {}
         device = next(iter(tokens.values())).x.device
         if "video" in tokens:
@@ -382,7 +382,11 @@ class TwinDiT(nn.Module):
             elif (learned := tokens["audio"].rope_scale) is not None:
                 factors = learned
             elif self.rope_config.mode == "clip_ratio" and "video" in tokens:
-                factors = [f / n for (f, _, _), n in zip(tokens["video"].grids, lengths, strict=True)]
+                seen = [True] * len(lengths) if given.no_video is None else ~given.no_video
+                factors = [
+                    f / n if present else self.rope_config.factor
+                    for present, (f, _, _), n in zip(seen, tokens["video"].grids, lengths, strict=True)
+                ]
             else:
                 factors = [self.rope_config.factor] * len(lengths)
             tables["audio"] = self._rope_tables.audio(lengths, factors, device)

@@ -60,8 +60,9 @@ def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that must be the same, each under its full name."""
     distribution = _DISTRIBUTION if config.get("global_batch_size") is not None else ()
     flat = _flat(config, {*_VOLATILE, *distribution})
-    # runs from before this key are plain
-    return {k: v for k, v in flat.items() if not (k.endswith("model.linear") and v == "plain")}
+    # runs from before these keys are plain, and their data are one list of shards
+    before = {("model.linear", "plain"), ("data.sources", None), ("data.require", None)}
+    return {k: v for k, v in flat.items() if not any(k.endswith(key) and v == plain for key, plain in before)}
 
 
 def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = "") -> dict[str, Any]:

@@ -68,6 +68,42 @@ def _refuse_model(config: DictConfig, data: Any) -> None:
             check_clip(shapes[modality], model.tower_configs[modality])
 
 
+_NEEDS = {
+    "first_frame": ("video",),
+    **dict.fromkeys(("video_given", "audio_given", "video_alone", "audio_alone"), ("video", "audio")),
+}
+"""The modalities that a clip must have for a role."""
+
+
+def refuse_clips_without_use(task: Any, data: Any) -> None:
+    """Raises UserError for clips of which the task trains nothing, and for roles that no training clip can have.
+
+    Args:
+        task: what is trained.
+        data: the data module, set up.
+    """
+    from ovi_lab.flow import Roles
+
+    if not hasattr(data, "train_dataset") or not getattr(task, "modalities", ()):
+        return
+    kinds = data.train_dataset.shapes.kinds
+    trained = tuple(task.modalities)
+    for kind in kinds:
+        if not set(kind) & set(trained):
+            raise UserError(
+                f"this task trains {' and '.join(trained)}, and some training clips have {' and '.join(kind)} alone: "
+                f"set data.modalities=[{','.join(trained)}], so that they are left out"
+            )
+    roles: Any = getattr(task, "roles", Roles())
+    for role in roles.names:
+        needed = set(_NEEDS.get(role, ()))
+        if needed <= set(trained) and not any(needed <= set(kind) for kind in kinds):
+            raise UserError(
+                f"roles.{role} is {roles.shares[role]:g}, and no training clip has {' and '.join(_NEEDS[role])}: add "
+                f"such clips, or set roles.{role}=0"
+            )
+
+
 def _refuse_memory(config: DictConfig, model: Any) -> None:
     """Raises UserError where this machine's memory does not hold the model in training."""
     from ovi_lab.optim.freezing import FreezeRule

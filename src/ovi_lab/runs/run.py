@@ -24,7 +24,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.runs.checkpointing import choose_checkpointing
 from ovi_lab.runs.identity import LENGTHENED, check_same_run, config_hash, length, run_config
 from ovi_lab.runs.processes import LostProcessError, died, is_first_process
-from ovi_lab.runs.refusals import refuse_what_cannot_run
+from ovi_lab.runs.refusals import refuse_clips_without_use, refuse_what_cannot_run
 from ovi_lab.runs.restarts import counted
 from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.runs.written import remove_run
@@ -285,6 +285,7 @@ def _train(
         text = OmegaConf.to_yaml(OmegaConf.create({**plain, **extra}))
     reporter.at("data", 1, 1)
     task = build(config.task, "task")
+    refuse_clips_without_use(task, data)
     if config.evaluation.enabled and tuple(task.modalities) != ("video", "audio"):
         raise UserError(
             "evaluation scores video with its sound, and this task trains less: use evaluation=none"

@@ -13,9 +13,9 @@ from ovi_lab.common.fields import checked, field_type
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.common.settings import TRAIN
 from ovi_lab.common.values import check_settings
-from ovi_lab.data.loading import REPEATED
+from ovi_lab.data.loading import ABSENT, KIND, REPEATED
 from ovi_lab.errors import UserError
-from ovi_lab.flow import Roles, TimestepSampler, flow_matching_loss, interpolate
+from ovi_lab.flow import FlowLoss, Roles, TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES
 from ovi_lab.models.given import Mask, frames_of
@@ -25,8 +25,11 @@ from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.strategies.base import strategy_of
 from ovi_lab.strategies.initial_values import ParameterValues, Values
 from ovi_lab.strategies.process_groups import started
-from ovi_lab.tasks.losses_by_timestep import LossByTimestep, add_by_role
+from ovi_lab.tasks.absent import absence, nothing_of
+from ovi_lab.tasks.clip_shares import ClipShares
+from ovi_lab.tasks.losses_by_timestep import LossByTimestep, add_by_role, names_by_role
 from ovi_lab.tasks.step_log import log_directly, log_with_step
+from ovi_lab.tasks.step_losses import StepLosses
 from ovi_lab.tasks.task import Task, log_interval, steps_now
 
 Latents = Tensor | list[Tensor]
@@ -96,9 +99,12 @@ class FlowMatchingTask(Task):
         self.model: TwinDiT | None = None
         self.text_encoder: nn.Module | None = None
         self._within_step = (-1, 0)
-        self._step_losses: dict[str, list[Tensor]] = {}
+        self._step_losses = StepLosses()
+        self.shares = ClipShares()
         self._val_sums = torch.empty(0)
-        """Of losses times clips, and of clips."""
+        """Of losses times clips: of the whole loss, then of each modality's."""
+        self._val_clips: list[int] = []
+        """The clips that each of these is of."""
 
     # ---- building
 
@@ -153,7 +159,9 @@ class FlowMatchingTask(Task):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """The rates of this run's schedule; a checkpoint brings those of the length that it was trained for."""
+        """The rates of this run's schedule, as a checkpoint brings those of the length that it was trained for; and the
+        losses that are reported, of which every process must have the same."""
+        self.train_bins.expect(names_by_role(self.roles.names, self.modalities), self.device)
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
                 for group, rate, factor in zip(
@@ -184,8 +192,8 @@ class FlowMatchingTask(Task):
         sigmas: Mapping[str, Tensor],
         purpose: Sequence[int | str],
         train: bool,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of a batch, and each modality's; binned by timestep on the way.
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, FlowLoss]]:
+        """The weighted loss of a batch, each modality's mean, and that by clip; binned by timestep on the way.
 
         Args:
             batch: latents `video` [B,C,F,H,W] and `audio` [B,L,C] (or lists), captions.
@@ -216,18 +224,23 @@ class FlowMatchingTask(Task):
             noisy[modality] = drawn.given.hold(modality, point, latents)
             arguments[f"t_{modality}"] = 1000.0 * sigmas[modality]
             arguments[f"text_{modality}"] = text
-        output = self.model(**noisy, **arguments, given=drawn.given)
+        absent = [m for m in batch.get(ABSENT, ()) if m in self.modalities]
+        more, given = absence(self.model, absent, drawn.given, len(batch["id"]), device)
+        output = self.model(**noisy, **arguments, **more, given=given)
         total: Tensor = torch.zeros((), device=device)
+        for modality in absent:
+            total = total + nothing_of(getattr(output, modality))
         by_modality: dict[str, Tensor] = {}
+        by_clip: dict[str, FlowLoss] = {}
         for modality in modalities:
             scored = drawn.given.scored(modality, lengths[modality])
             result = flow_matching_loss(getattr(output, modality), targets[modality], scored=scored)
-            by_modality[modality] = result.mean
-            total = total + self.loss_weights.get(modality, 0.0) * result.mean
+            by_modality[modality], by_clip[modality] = result.mean, result
+            total = total + self.loss_weights.get(modality, 0.0) * by_modality[modality]
             if not batch.get(REPEATED):
                 bins = self.train_bins if train else self.val_bins
                 add_by_role(bins, modality, result, sigmas[modality], drawn, roles.names)
-        return total, by_modality
+        return total, by_modality, by_clip
 
     def _independent(
         self, sigmas: Mapping[str, Tensor], clips: Mask, purpose: Sequence[int | str]
@@ -244,40 +257,43 @@ class FlowMatchingTask(Task):
             len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
         )
         sigmas = {"video": sigma_video, "audio": sigma_audio}
-        loss, by_modality = self.losses(batch, sigmas, purpose, train=True)
+        loss, by_modality, by_clip = self.losses(batch, sigmas, purpose, train=True)
         for observe in self.observers:
             observe(batch, sigmas, by_modality)
-        self._log_losses({"train/loss": loss, **{f"train/loss_{m}": v for m, v in by_modality.items()}})
+        if self._within_step[1] == 0:
+            self._step_losses.begin()
+        if KIND in batch:
+            self.shares.add(batch[KIND], len(batch["id"]))
+        self._step_losses.add("train/loss", loss)
+        for modality, mean in by_modality.items():
+            if self.roles.gives:
+                self._step_losses.add_clips(f"train/loss_{modality}", by_clip[modality])
+            else:
+                self._step_losses.add(f"train/loss_{modality}", mean)
+        self._log_losses()
         return loss
 
-    def _log_losses(self, losses: Mapping[str, Tensor]) -> None:
-        """Log the step's losses: means over its batches and over all processes."""
-        if self._within_step[1] == 0:
-            self._step_losses = {}
-        for name, value in losses.items():
-            self._step_losses.setdefault(name, []).append(value.detach())
+    def _log_losses(self) -> None:
+        """Log the step's losses over its micro-batches and over all processes."""
         if not steps_now(self.trainer):
             return
         self.train_bins.end_step()
+        self.shares.end_step()
         if self.trainer._logger_connector.should_update_logs:
             # no other step is logged
-            means = {n: v[0] if len(v) == 1 else torch.stack(v).mean() for n, v in self._step_losses.items()}
-            if started():
-                stacked = torch.stack(list(means.values()))
-                distributed.all_reduce(stacked)
-                stacked /= distributed.get_world_size()
-                means = dict(zip(means, stacked.unbind(), strict=True))
-            log_with_step(self.trainer, means)
+            log_with_step(self.trainer, self._step_losses.reduced())
         if (self.trainer.global_step + 1) % (5 * log_interval(self.trainer)) == 0:
-            report = self.train_bins.collect()
+            report = {**self.train_bins.collect(), **self.shares.collect()}
             log_directly(self.trainer, {f"train/{name}": value for name, value in report.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store losses by timestep since their last report, so that a resumed run's report is complete."""
         checkpoint["loss_by_timestep"] = self.train_bins.state()
+        checkpoint["clip_shares"] = self.shares.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_bins.restore(checkpoint.get("loss_by_timestep") or {}, self.device)
+        self.shares.restore(checkpoint.get("clip_shares") or {})
 
     def _batch_number(self) -> int:
         """Number of this batch among those of all processes: a step's draws do not depend on how it is distributed."""
@@ -289,7 +305,9 @@ class FlowMatchingTask(Task):
 
     def on_validation_epoch_start(self) -> None:
         self.val_bins.expect(self.modalities, self.device)
-        self._val_sums = torch.zeros(2 + len(self.modalities), dtype=torch.float64, device=self.device)
+        count = 1 + len(self.modalities)
+        self._val_sums = torch.zeros(count, dtype=torch.float64, device=self.device)
+        self._val_clips = [0] * count
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Losses with fixed noise and evenly spaced timesteps, so that those of two models are comparable.
@@ -304,18 +322,24 @@ class FlowMatchingTask(Task):
         purpose = (self.seed, "validation", 0, batch_idx * places + rank)
         order = torch.randperm(size, generator=generator_for(*purpose, "timesteps"))
         sigma = ((order + 0.5) / size).to(self.device)
-        loss, by_modality = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)
+        loss, by_modality, _ = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)
         if not batch.get(REPEATED):
-            losses = torch.stack([loss, *(by_modality[m] for m in self.modalities), torch.ones_like(loss)])
+            nothing = torch.zeros_like(loss)
+            losses = torch.stack([loss, *(by_modality.get(m, nothing) for m in self.modalities)])
             self._val_sums += size * losses
+            counted = [True, *(m in by_modality for m in self.modalities)]
+            self._val_clips = [
+                clips + size * own for clips, own in zip(self._val_clips, counted, strict=True)
+            ]
 
     def on_validation_epoch_end(self) -> None:
         """Means over the clips of all processes."""
+        both = torch.stack([self._val_sums, self._val_sums.new_tensor(self._val_clips)])
         if started():
-            distributed.all_reduce(self._val_sums)
-        *losses, clips = self._val_sums.cpu().unbind()  # one copy, from which Lightning logs
+            distributed.all_reduce(both)
         names = ("val/loss", *(f"val/loss_{m}" for m in self.modalities))
-        self.log_dict({name: (loss / clips).float() for name, loss in zip(names, losses, strict=True)})
+        sums = zip(names, *both.cpu(), strict=True)  # one copy, from which Lightning logs
+        self.log_dict({name: (loss / clips).float() for name, loss, clips in sums if clips})
         self.log_dict({f"val/{name}": torch.tensor(x) for name, x in self.val_bins.collect().items()})
 
 

@@ -26,10 +26,11 @@ class LossByTimestep:
         self._sums: dict[str, Tensor] = {}
         self._of_step: dict[str, Tensor] = {}
 
-    def expect(self, modalities: Iterable[str], device: torch.device) -> None:
-        """Make room for these, so that all processes report the same ones, also where one adds nothing."""
-        for modality in modalities:
-            self._sums.setdefault(modality, torch.zeros(2, self.bins, device=device))
+    def expect(self, names: Iterable[str], device: torch.device) -> None:
+        """Make room for these, also after each report: all processes must report the same ones, though one may add
+        nothing to some of them."""
+        for name in names:
+            self._sums.setdefault(name, torch.zeros(2, self.bins, device=device))
 
     @torch.no_grad()
     def add(self, modality: str, loss_B: Tensor, sigma_B: Tensor) -> None:
@@ -52,13 +53,17 @@ class LossByTimestep:
 
     def state(self) -> dict[str, list[list[float]]]:
         """The sums of whole steps over all processes, in plain values; collective."""
-        found = {}
-        for modality, sums in self._sums.items():
-            total = sums.clone()
-            if started():
-                distributed.all_reduce(total)
-            found[modality] = total.tolist()
-        return found
+        return self._over_all()
+
+    def _over_all(self) -> dict[str, list[list[float]]]:
+        """The sums over all processes by name, in one reduction and one copy from the device."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)  # in the order of insertion processes may differ
+        stacked = torch.stack([self._sums[name] for name in names])
+        if started():
+            distributed.all_reduce(stacked)
+        return dict(zip(names, stacked.tolist(), strict=True))
 
     def restore(self, state: Mapping[str, list[list[float]]], device: torch.device) -> None:
         """Restore a `state`; one process then holds the sums of all."""
@@ -75,20 +80,26 @@ class LossByTimestep:
         """
         self.end_step()
         report = {}
-        if started():
-            for sums in self._sums.values():
-                distributed.all_reduce(sums)
-        read = torch.stack(list(self._sums.values())).mT.tolist() if self._sums else []
-        for modality, pairs in zip(self._sums, read, strict=True):
+        found = self._over_all()
+        for modality in self._sums:
+            totals, counts = found[modality]
             role, _, own = modality.rpartition("/")
-            if role and (clips := sum(count for _, count in pairs)):
-                report[f"{role}/loss_{own}"] = sum(total for total, _ in pairs) / clips
-            for index, (total, count) in enumerate(pairs):
+            if role and (clips := sum(counts)):
+                report[f"{role}/loss_{own}"] = sum(totals) / clips
+            for index, (total, count) in enumerate(zip(totals, counts, strict=True)):
                 if count:
                     low, high = (round(1000 * edge / self.bins) for edge in (index, index + 1))
                     report[f"{modality}_t{low:03d}-{high:03d}"] = total / count
-        self._sums = {}
+        self._sums = {name: torch.zeros_like(sums) for name, sums in self._sums.items()}
         return report
+
+
+def names_by_role(roles: Iterable[str], modalities: Iterable[str]) -> list[str]:
+    """All under which `add_by_role` may add losses of a run that draws these roles."""
+    drawn, own = list(roles), list(modalities)
+    # a clip for which a role would give nothing, or all, is a joint one
+    several = dict.fromkeys([*drawn, "joint"]) if len(drawn) > 1 else ()
+    return [*own, *(f"{role}/{modality}" for role in several for modality in own)]
 
 
 def add_by_role(
