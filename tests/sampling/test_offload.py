@@ -5,12 +5,13 @@ bit-identical with every offload; on the meta device, where a forward pass fails
 every weight is brought in time and none stays. Only a GPU can show the copy that runs beside the work.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ovi_lab.errors import UserError
-from ovi_lab.models import TwinDiT
+from ovi_lab.models import Given, TwinDiT
 from ovi_lab.sampling.offload import OFFLOADS, BlockStream, Placement, networks
 
 TOWER = {
@@ -61,6 +62,19 @@ def test_results_are_bit_identical(offload: str) -> None:
     assert torch.equal(out.video, alone.video)
     assert torch.equal(out.audio, alone.audio)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("direction", ["bidirectional", "video_to_audio"])
+@torch.no_grad()
+def test_a_given_modality_s_work_is_kept_with_blocks_brought_one_by_one(direction: str) -> None:
+    model, given = make_model(fusion={"direction": direction}), Given(video=np.ones((1, 2), bool))
+    with Placement("meta", "blocks").working(model):
+        batch = inputs("meta")
+        latents, texts = ({m: batch[f"{of}{m}"] for m in ("video", "audio")} for of in ("", "text_"))
+        kept = model.prepare_given(latents, texts, given)
+        assert kept.keys() == {"video"}
+        assert model(**{**batch, **kept}, given=given).audio.device.type == "meta"
+    assert devices(model) == {"cpu"}
 
 
 @pytest.mark.parametrize("offload", ["parts", "blocks"])

@@ -5,6 +5,9 @@ audio; skip-layer guidance leaves blocks out of the negative pass. Where the two
 they run as one batch of twice the size; where texts are long (`LONG_TEXT`), what no text has reached is computed once
 for both.
 
+Where a part of one modality is given, `given_guidance` g moves the other away from what it would be without it:
+guided + (g - 1) (positive - positive of its tower alone), the same rule with the given modality as the condition.
+
 Shapes: B batch, N text tokens, E text width; latents are [B, C, F, H, W] and [B, L, C].
 """
 
@@ -21,6 +24,8 @@ from ovi_lab.flow.settings import SamplerSettings
 from ovi_lab.models import TextContext, TwinDiT
 from ovi_lab.models.config import Modality
 from ovi_lab.models.given import Given
+from ovi_lab.models.given_context import GivenContext
+from ovi_lab.models.rope import from_host
 
 TextBatch = Tensor | Sequence[Tensor]
 """One text a clip: a list of [n, E], or [B, n, E]; or one text for all clips: a list of one."""
@@ -52,7 +57,8 @@ class GuidedVelocity:
         batch_size: clips.
         texts: positive and negative ones. A modality that needs no negative text but shares the negative pass with
             one that does reads its positive text there.
-        settings: guidance, and whether passes share a batch and texts are cached.
+        settings: guidance, and whether passes share a batch and what is the same in each is kept.
+        given: what is given of the clips; latents that are given wholly are the same in every call.
     """
 
     def __init__(
@@ -62,12 +68,15 @@ class GuidedVelocity:
         batch_size: int,
         texts: Texts,
         settings: SamplerSettings,
+        given: Given | None = None,
     ) -> None:
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.given = model, settings, given or Given()
+        self.batch_size = batch_size
         self.guided = [m for m in modalities if settings.guidance(m) != 1.0]
         self.batched = bool(self.guided) and settings.batch_passes and not settings.skip_layers
         self.positive: dict[Modality, list[Tensor] | TextContext] = {}
         self.negative: dict[Modality, list[Tensor] | TextContext] = {}
+        self._unchanging: dict[str, dict[Modality, GivenContext]] = {}
         positives = _one_each(texts.positive, batch_size, "text")
         for modality in modalities:
             negative = texts.negative(modality)
@@ -93,42 +102,79 @@ class GuidedVelocity:
         """The texts as a pass reads them; without the cache each block computes its own keys and values."""
         return self.model.prepare_text(texts, modality, key_values=False)
 
-    def __call__(self, latents: Velocities, time: Tensor, given: Given | None = None) -> Velocities:
+    def __call__(self, latents: Velocities, time: Tensor) -> Velocities:
         """Float32 velocities in the shapes of `latents` at the scalar `time` (0 to 1000).
 
         A modality of which all is given has none.
         """
+        given = self.given
         if not self.guided:
-            return self._predict(latents, self.positive, time, given)
+            high = self._predict("positive", latents, self.positive, time, given)
+            return self._following(high, high, latents, time)
         if self.batched:
-            passes = 2
+            passes, twice = 2, latents
             if not self.model.shares_opening:
-                latents, passes = {m: torch.cat([x, x]) for m, x in latents.items()}, 1
-                given = None if given is None else given.repeated(2)
-            both = self._predict(latents, self.positive, time, given, passes=passes)
+                twice, passes = {m: torch.cat([x, x]) for m, x in latents.items()}, 1
+                given = given.repeated(2)
+            both = self._predict("both", twice, self.positive, time, given, passes=passes)
             high, low = ({m: v.chunk(2)[i] for m, v in both.items()} for i in (0, 1))
         else:
             skip = self.settings.skip_layers
-            high = self._predict(latents, self.positive, time, given)
-            low = self._predict(latents, self.negative, time, given, skip)
-        return {
+            high = self._predict("positive", latents, self.positive, time, given)
+            low = self._predict("negative", latents, self.negative, time, given, skip)
+        guided = {
             m: low[m] + self.settings.guidance(m) * (high[m] - low[m]) if m in self.guided else high[m]
             for m in high
         }
+        return self._following(guided, high, latents, time)
+
+    def _following(
+        self, guided: Velocities, high: Velocities, latents: Velocities, time: Tensor
+    ) -> Velocities:
+        """`guided` with its guidance by what is given of the other modality; `high` is the positive pass.
+
+        guided + (g - 1) (high - alone), where `alone` is what the tower predicts of the positive text without the
+        other modality.
+        """
+        g = self.settings.given_guidance
+        if g == 1.0 or len(latents) < 2:
+            return guided
+        for modality in high:
+            other: Modality = "audio" if modality == "video" else "video"
+            mask_BN = self.given.mask(other)
+            if mask_BN is None or not mask_BN.any() or not self.model.fusion_config.reads_other(modality):
+                continue
+            text = self.positive[modality]
+            own = text.of_clips(self.batch_size) if isinstance(text, TextContext) else text[: self.batch_size]
+            alone = self._predict(
+                modality, {modality: latents[modality]}, {modality: own}, time, self.given.only(modality)
+            )
+            step = (g - 1.0) * (high[modality] - alone[modality])
+            clips_B = mask_BN.any(axis=1)
+            if not clips_B.all():
+                follows_B = from_host(clips_B, step.device)
+                step = torch.where(follows_B.view(-1, *[1] * (step.dim() - 1)), step, 0.0)
+            guided = guided | {modality: guided[modality] + step}
+        return guided
 
     def _predict(
         self,
+        name: str,
         latents: Velocities,
         texts: dict[Modality, list[Tensor] | TextContext],
         time: Tensor,
-        given: Given | None,
+        given: Given,
         skip_layers: Collection[int] = (),
         passes: int = 1,
     ) -> Velocities:
+        """The model's prediction in the pass `name`."""
         read = {m: self._read(t, m) for m, t in texts.items()}
+        if self.settings.cache_given and name not in self._unchanging:
+            self._unchanging[name] = self.model.prepare_given(latents, read, given, skip_layers, passes)
+        inputs = {**latents, **self._unchanging.get(name, {})}
         out = self.model(
-            latents.get("video"),
-            latents.get("audio"),
+            inputs.get("video"),
+            inputs.get("audio"),
             t_video=time,
             t_audio=time,
             text_video=read.get("video"),

@@ -68,14 +68,14 @@ def sample(
     was_training = model.training
     model.eval()
     try:
-        velocity = GuidedVelocity(model, list(latents), first.shape[0], texts, settings)
+        velocity = GuidedVelocity(model, list(latents), first.shape[0], texts, settings, given)
         solvers = {
             m: build_solver(settings.solver, settings.steps, settings.shift, first.device) for m in latents
         }
         times = next(iter(solvers.values())).timesteps
         for done, time in enumerate(times, start=1):
             latents = _held(latents, given, kept)
-            velocities = velocity(latents, time, given)
+            velocities = velocity(latents, time)
             latents |= {m: solvers[m].step(v, time, latents[m]) for m, v in velocities.items()}
             if on_step is not None:
                 on_step(done, len(times))

@@ -23,6 +23,9 @@ class SamplerSettings:
     video_guidance: float = 1.0
     """1 is the model's own prediction, without a negative pass."""
     audio_guidance: float = 1.0
+    given_guidance: float = 1.0
+    """How strongly what is generated follows what is given of the other modality: 1 is the model's own prediction,
+    without a pass of that modality alone."""
     negative_video: str = ""
     negative_audio: str = ""
     skip_layers: Sequence[int] = field(default_factory=tuple)
@@ -32,10 +35,12 @@ class SamplerSettings:
     cache_text: bool = True
     """Embed texts, and compute every block's keys and values of them, once a clip instead of in every pass (2 x
     blocks x text_len x dim numbers a text and tower are kept)."""
+    cache_given: bool = True
+    """Compute once a clip what is the same at every step of a modality that is given wholly (see `GivenContext`)."""
 
     def __post_init__(self) -> None:
-        guidance = {"video_guidance": self.video_guidance, "audio_guidance": self.audio_guidance}
-        check_settings("sampler", guidance)
+        names = ("video_guidance", "audio_guidance", "given_guidance")
+        check_settings("sampler", {name: getattr(self, name) for name in names})
 
     def guidance(self, modality: Modality) -> float:
         """The strength of one modality's guidance."""

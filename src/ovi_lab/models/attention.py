@@ -197,28 +197,34 @@ class CrossAttention(_Projections):
         """Keys and values of an embedded text; they do not depend on the timestep and may be kept."""
         return self.heads(self.norm_k(self.k(text_BND))), self.heads(self.v(text_BND))
 
+    def other_key_value(self, other_BMD: Tensor, rope_BM1P2: Tensor) -> KeyValue:
+        """Keys, turned by their positions, and values of the other tower's stream."""
+        z_BMD = self.pre_attn_norm_fusion(other_BMD)
+        k_BMHK = apply_rotation(self.heads(self.norm_k_fusion(self.k_fusion(z_BMD))), rope_BM1P2)
+        return k_BMHK, self.heads(self.v_fusion(z_BMD))
+
     def forward(
         self,
         x_BLD: Tensor,
         text: KeyValue,
         rope_BL1P2: Tensor | None = None,
-        other_BMD: Tensor | None = None,
+        other: Tensor | KeyValue | None = None,
         other_rope_BM1P2: Tensor | None = None,
         other_mask: KeyMask | None = None,
         text_bias: Tensor | None = None,
         other_present_B111: Tensor | None = None,
     ) -> Tensor:
-        """[B, L, D]; `other_BMD` is the other tower's stream, None where the block reads the text alone.
+        """[B, L, D]; `other` is the other tower's stream [B, M, D], or what `other_key_value` gave of it; None where
+        the block reads the text alone.
 
         `text_bias` [B, 1, 1, N] is added to the products with the text's keys; what is read of the other stream is
         multiplied by `other_present_B111`, 0 at clips that have none.
         """
         q_BLHK = self.heads(self.norm_q(self.q(x_BLD)))
         out_BLHK = self.attend(q_BLHK, *text, text_bias)
-        if other_BMD is not None and rope_BL1P2 is not None and other_rope_BM1P2 is not None:
-            z_BMD = self.pre_attn_norm_fusion(other_BMD)
-            k_BMHK = apply_rotation(self.heads(self.norm_k_fusion(self.k_fusion(z_BMD))), other_rope_BM1P2)
-            v_BMHK = self.heads(self.v_fusion(z_BMD))
+        if other is not None and rope_BL1P2 is not None and other_rope_BM1P2 is not None:
+            read = self.other_key_value(other, other_rope_BM1P2) if isinstance(other, Tensor) else other
+            k_BMHK, v_BMHK = read
             turned_BLHK = apply_rotation(q_BLHK, rope_BL1P2)
             read_BLHK = self.attend_other(turned_BLHK, k_BMHK, v_BMHK, other_mask)
             if other_present_B111 is not None:

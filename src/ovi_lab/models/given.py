@@ -61,6 +61,10 @@ class Given:
         mask_BF[:, 0] = True if clips is None else clips
         return cls(video=mask_BF)
 
+    def only(self, modality: Modality) -> Given:
+        """What is given of one modality, for its tower alone."""
+        return Given(video=self.video) if modality == "video" else Given(audio=self.audio)
+
     def mask(self, modality: Modality) -> Mask | None:
         """[B, N] of a modality; None where nothing of it is given."""
         return self.video if modality == "video" else self.audio

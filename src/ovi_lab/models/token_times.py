@@ -75,7 +75,7 @@ def clean_frames(tower: Tower, tokens: Tokens, given: Given) -> Mask | None:
     if mask_BN is None or not mask_BN.any():
         return None
     patch = (tower.config.patch_size or (1,))[0]
-    lengths = [patch * f for f, _, _ in tokens.grids]
+    lengths = tower.frames(tokens)
     check_mask(mask_BN, modality, lengths)
     patches_BFP = mask_BN.reshape(len(mask_BN), -1, patch)
     clean_BF: Mask = patches_BFP.all(axis=-1)

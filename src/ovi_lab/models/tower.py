@@ -58,6 +58,12 @@ class TextContext:
         """Clips the text is for."""
         return self.embedded.shape[0]
 
+    def of_clips(self, count: int) -> TextContext:
+        """The texts of the first `count` clips."""
+        per_block = self.per_block and tuple((k[:count], v[:count]) for k, v in self.per_block)
+        bias = None if self.bias is None else self.bias[:count]
+        return replace(self, embedded=self.embedded[:count], per_block=per_block, bias=bias)
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -93,6 +99,9 @@ class Conditions:
     """Texts of the clips; before `repeated` is called, of all passes."""
     present: Tensor | None = None
     """[B, 1, 1, 1] of the stream's type, 0 at clips that lack this modality, 1 at others; None where none lacks it."""
+    read: tuple[KeyValue | None, ...] | None = None
+    """What the other tower reads of this stream, by block, where that is the same at every step (see `GivenContext`);
+    None where it is computed of the stream."""
 
     def repeated(self, passes: int) -> Conditions:
         """What the same clips read in several passes at once; their texts are those of all passes already."""
@@ -104,10 +113,15 @@ class Conditions:
         return replace(self, **parts, mask=None if self.mask is None else self.mask.repeated(passes))
 
     def alone(self, index: int) -> Conditions:
-        """What block `index` reads of this: of prepared texts, its own keys and values."""
-        if self.text.per_block is None:
+        """What block `index` reads of this: of what is prepared for each block, its own keys and values."""
+        if self.text.per_block is None and self.read is None:
             return self
-        return replace(self, text=replace(self.text, per_block=self.text.per_block[index : index + 1]))
+        text, read = self.text, None
+        if text.per_block is not None:
+            text = replace(text, per_block=text.per_block[index : index + 1])
+        if self.read is not None and self.read[index] is not None:
+            read = self.read[index : index + 1]
+        return replace(self, text=text, read=read)
 
 
 class TowerBlock(nn.Module):
@@ -140,7 +154,8 @@ class TowerBlock(nn.Module):
         """x + CA(norm3(x)): to the text and, where this block reads it, to the other tower's stream."""
         if not self.cross_attn.reads_other or other is None:
             return x_BLD + self.cross_attn(self.norm3(x_BLD), text, text_bias=c.text.bias)
-        both = (c.rope, other_BMD, other.rope, other.mask, c.text.bias, other.present)
+        read = other.read[0] if other.read is not None else other_BMD
+        both = (c.rope, read, other.rope, other.mask, c.text.bias, other.present)
         return x_BLD + self.cross_attn(self.norm3(x_BLD), text, *both)
 
     def feed_forward(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
@@ -239,6 +254,11 @@ class Tower(nn.Module):
         mask = None if real_BL is None else real_BL[:, None, None]
         scale = None if self.rope_scale is None else self.rope_scale.to(torch.float64)
         return Tokens(x_BLD, tuple(grids), mask, as_list, scale)
+
+    def frames(self, tokens: Tokens) -> list[int]:
+        """Latent frames, or audio tokens, of each clip."""
+        patch = (self.config.patch_size or (1,))[0]
+        return [patch * f for f, _, _ in tokens.grids]
 
     def embed_time(self, t_BT: Tensor) -> tuple[Tensor, Tensor]:
         """e [B, T, D] and its projection e0 [B, T, 6, D] of each clip's distinct timesteps, 0 to 1000."""

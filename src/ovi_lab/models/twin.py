@@ -32,20 +32,16 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.float8 import convert_linear
-from ovi_lab.models.given import Given
+from ovi_lab.models.given import Given, frames_of
+from ovi_lab.models.given_context import GivenContext, given_context, wholly_given
 from ovi_lab.models.initialisation import initialise_parameters
+from ovi_lab.models.positions import rotations
 from ovi_lab.models.recomputation import Recomputation
 from ovi_lab.models.rope import RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
 from ovi_lab.models.token_times import TokenTimes
-from ovi_lab.models.tower import (
-    LONG_TEXT,
-    Conditions,
-    TextContext,
-    Tokens,
-    Tower,
-)
-from ovi_lab.models.twin_block import TwinBlock
+from ovi_lab.models.tower import LONG_TEXT, Conditions, TextContext, Tokens, Tower
+from ovi_lab.models.twin_block import TwinBlock, remaining_blocks
 
 
 @dataclass(frozen=True)
@@ -222,10 +218,33 @@ class TwinDiT(nn.Module):
             return text
         return self.tower(modality).prepare_text(text, key_values and not self.gathers_blocks)
 
+    def prepare_given(
+        self,
+        latents: Mapping[Modality, Latents],
+        texts: Mapping[Modality, Latents | TextContext],
+        given: Given,
+        skip_layers: Collection[int] = (),
+        passes: int = 1,
+    ) -> dict[Modality, GivenContext]:
+        """What is the same at every step of a modality that is given wholly (see `GivenContext`).
+
+        `forward` takes it in place of those latents, with the same arguments but for the other latents and the times.
+        Empty where no modality is given wholly, with gradients, and where blocks are gathered or tokens sharded.
+        """
+        modality = wholly_given({m: frames_of(x, m) for m, x in latents.items()}, given)
+        if modality is None or self.gathers_blocks or self.sharding is not None:
+            return {}
+        tokens = {m: self.tower(m)(x) for m, x in latents.items()}
+        own, rope = tokens[modality], self._rope(tokens, given)[modality]
+        zero = torch.zeros((), device=own.x.device)
+        conditions = self._conditions(modality, own, zero, texts[modality], given, rope, passes)
+        remaining = self._remaining(skip_layers)
+        return {modality: given_context(self.twin_blocks, remaining, modality, own, conditions, passes)}
+
     def forward(
         self,
-        video: Latents | None = None,
-        audio: Latents | None = None,
+        video: Latents | GivenContext | None = None,
+        audio: Latents | GivenContext | None = None,
         *,
         t_video: Tensor | None = None,
         t_audio: Tensor | None = None,
@@ -239,7 +258,8 @@ class TwinDiT(nn.Module):
 
         Args:
             video: Tensor [B, C, F, H, W], or a list of [C, F, H, W] whose shapes may differ.
-            audio: Tensor [B, L, C], or a list of [L, C]. One modality absent, the other's tower runs alone.
+            audio: Tensor [B, L, C], or a list of [L, C]. One modality absent, the other's tower runs alone. Either may
+                be what `prepare_given` gave.
             t_video, t_audio: Tensor [B] (or a scalar for all), 0 (data) to 1000 (noise).
             text_video, text_audio: list of [n, E], Tensor [B, n, E], or what `prepare_text` gave.
             given: which latent frames and audio tokens hold the clean latent, so that their tokens get t = 0, and
@@ -252,9 +272,14 @@ class TwinDiT(nn.Module):
 
         Raises UserError for shapes that do not fit and for a modality without its time or text.
         """
-        skip = self._skipped(skip_layers)
-        latents: dict[Modality, Latents | None] = {"video": video, "audio": audio}
-        tokens: dict[Modality, Tokens] = {m: self.tower(m)(x) for m, x in latents.items() if x is not None}
+        remaining = self._remaining(skip_layers)
+        latents: dict[Modality, Latents | GivenContext | None] = {"video": video, "audio": audio}
+        held = next((x for x in latents.values() if isinstance(x, GivenContext)), None)
+        tokens: dict[Modality, Tokens] = {
+            m: x.tokens if isinstance(x, GivenContext) else self.tower(m)(x)
+            for m, x in latents.items()
+            if x is not None
+        }
         if not tokens:
             raise UserError("neither video nor audio latents were given; give at least one")
         if len({t.x.shape[0] for t in tokens.values()}) > 1:
@@ -264,20 +289,18 @@ class TwinDiT(nn.Module):
         tables = self._rope(tokens, given)
         read: dict[Modality, tuple[Any, Any]]
         read = {"video": (t_video, text_video), "audio": (t_audio, text_audio)}
-        conditions: dict[Modality, Conditions] = {}
-        for modality in tokens:
-            conditions[modality] = self._conditions(
-                modality, tokens[modality], *read[modality], given, tables[modality], passes
-            )
-        streams = {m: t.x for m, t in tokens.items()}
-        unread = self._unread(tokens, given)
+        conditions = {} if held is None else {held.modality: held.conditions}
+        streams = {m: t.x for m, t in tokens.items() if m not in conditions}
+        for m in streams:
+            conditions[m] = self._conditions(m, tokens[m], *read[m], given, tables[m], passes)
+        unread = self._unread(tokens, given) if held is None else held.modality
         if self.sharding is None:
-            streams = self._run_blocks(streams, conditions, skip, passes, unread)
+            streams = self._run_blocks(streams, conditions, remaining, passes, unread, held)
         else:
-            own, own_conditions = self.sharding.split(streams, conditions)
-            streams = self.sharding.join(self._run_blocks(own, own_conditions, skip, passes, unread))
+            shares, own_conditions = self.sharding.split(streams, conditions)
+            streams = self.sharding.join(self._run_blocks(shares, own_conditions, remaining, passes, unread))
         if passes > 1:
-            conditions = {m: c.repeated(passes) for m, c in conditions.items()}
+            conditions = {m: c.repeated(passes) for m, c in conditions.items() if m != unread}
             tokens = {m: dataclasses.replace(t, grids=t.grids * passes) for m, t in tokens.items()}
         out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens if m != unread}
         return TwinOutput(out.get("video"), out.get("audio"))
@@ -286,11 +309,11 @@ class TwinDiT(nn.Module):
         self,
         streams: dict[Modality, Tensor],
         conditions: dict[Modality, Conditions],
-        skip: frozenset[int],
+        remaining: list[int],
         passes: int,
         unread: Modality | None,
+        held: GivenContext | None = None,
     ) -> dict[Modality, Tensor]:
-        remaining = [i for i in range(self.num_layers) if i not in skip]
         if self.compiled is not None:
             # What comes in is a view and what blocks hand on is none: the first block would be compiled apart.
             streams = {m: x.clone() for m, x in streams.items()}
@@ -304,30 +327,29 @@ class TwinDiT(nn.Module):
             new = block.open(*map(streams.get, order), *map(conditions.get, order))
             streams = dict(zip(order, new if self.twin_blocks else (new,), strict=True))
             streams = {m: x.repeat(passes, 1, 1) for m, x in streams.items() if x is not None}
-            conditions = {m: c.repeated(passes) for m, c in conditions.items()}
+            kept = {} if held is None else {held.modality: held.conditions}  # of all passes already
+            conditions = {m: c.repeated(passes) for m, c in conditions.items()} | kept
         for i in remaining:
+            open_now: tuple[Modality, ...] = tuple(streams) if i == opened else ()
+            if held is not None and held.stream is not None and i == held.first:
+                streams[held.modality] = held.stream
+                open_now += (held.modality,)
             args: list[Any] = [*map(streams.get, order), *map(conditions.get, order)]
             if not self.twin_blocks:
                 streams = {order[0]: self._run_block(i, blocks[i], *args, i, i == opened)}
                 continue
             last = unread if i == remaining[-1] else None
-            new = self._run_block(i, blocks[i], *args, i == opened, last)
+            new = self._run_block(i, blocks[i], *args, open_now, last)
             streams = {m: x for m, x in zip(order, new, strict=True) if x is not None}
         return streams
 
     def _unread(self, tokens: Mapping[Modality, Tokens], given: Given) -> Modality | None:
-        """The modality of which all is given, whose prediction nobody wants; None in training and where there is none.
+        """See `wholly_given`; None where blocks are gathered, which all processes do alike."""
+        frames = {m: self.tower(m).frames(t) for m, t in tokens.items()}
+        return None if self.gathers_blocks else wholly_given(frames, given)
 
-        In training another process may have a batch that is not given wholly, and all run the same modules.
-        """
-        if len(tokens) < 2 or torch.is_grad_enabled() or self.gathers_blocks:
-            return None
-        return next((m for m, t in tokens.items() if given.all_given(m, self._frames(m, t))), None)
-
-    def _frames(self, modality: Modality, tokens: Tokens) -> list[int]:
-        """Latent frames, or audio tokens, of each clip."""
-        patch = (self.tower(modality).config.patch_size or (1,))[0]
-        return [patch * f for f, _, _ in tokens.grids]
+    def _remaining(self, skip_layers: Collection[int]) -> list[int]:
+        return remaining_blocks(self.num_layers, skip_layers, self.first_block_skippable)
 
     def _run_block(self, index: int, block: nn.Module, *args: Any) -> Any:
         if self.compiled is None:
@@ -370,33 +392,4 @@ class TwinDiT(nn.Module):
         return Conditions(e, e0, clean_BL1, rope_BL1P2, mask, context, present)
 
     def _rope(self, tokens: Mapping[Modality, Tokens], given: Given) -> dict[Modality, Tensor]:
-        tables: dict[Modality, Tensor] = {}
-        device = next(iter(tokens.values())).x.device
-        if "video" in tokens:
-            tables["video"] = self._rope_tables.video(tokens["video"].grids, device)
-        if "audio" in tokens:
-            lengths = [n for n, _, _ in tokens["audio"].grids]
-            factors: list[float] | Tensor
-            if self._rope_factor_override is not None:
-                factors = [self._rope_factor_override] * len(lengths)
-            elif (learned := tokens["audio"].rope_scale) is not None:
-                factors = learned
-            elif self.rope_config.mode == "clip_ratio" and "video" in tokens:
-                seen = [True] * len(lengths) if given.no_video is None else ~given.no_video
-                factors = [
-                    f / n if present else self.rope_config.factor
-                    for present, (f, _, _), n in zip(seen, tokens["video"].grids, lengths, strict=True)
-                ]
-            else:
-                factors = [self.rope_config.factor] * len(lengths)
-            tables["audio"] = self._rope_tables.audio(lengths, factors, device)
-        return tables
-
-    def _skipped(self, skip_layers: Collection[int]) -> frozenset[int]:
-        for index in skip_layers:
-            if not 0 <= index < self.num_layers:
-                raise UserError(
-                    f"skip_layers names block {index}; this model has blocks 0 to {self.num_layers - 1}"
-                )
-        skip = frozenset(skip_layers)
-        return skip if self.first_block_skippable else skip - {0}
+        return rotations(self._rope_tables, tokens, self.rope_config, given, self._rope_factor_override)

@@ -5,15 +5,16 @@ Shapes: B batch, L tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
+from ovi_lab.errors import UserError
 from ovi_lab.models.config import Modality
 from ovi_lab.models.tower import Call, Conditions, TowerBlock
 
 Streams = tuple[Tensor | None, Tensor | None]
-"""Of video and of audio; None for the one that a batch lacks."""
+"""Of video and of audio; None for one that a batch lacks, or whose work on this block is kept."""
 
 
 class TwinBlock(nn.Module):
@@ -34,13 +35,13 @@ class TwinBlock(nn.Module):
         a_BLD: Tensor | None,
         cv: Conditions | None,
         ca: Conditions | None,
-        opened: bool = False,
+        opened: tuple[Modality, ...] = (),
         unread: Modality | None = None,
         call: Call | None = None,
     ) -> Streams:
-        """The video stream and the audio stream after the block; None for one that the batch lacks.
+        """The video stream and the audio stream after the block; None for one that does not come in.
 
-        `opened`: they come after self-attention. `unread`: nothing reads this stream after the block, which leaves it
+        `opened`: these come after self-attention. `unread`: nothing reads this stream after the block, which leaves it
         as it is after self-attention.
 
         `call` computes them in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
@@ -56,14 +57,15 @@ class TwinBlock(nn.Module):
         a_BLD: Tensor | None,
         cv: Conditions | None,
         ca: Conditions | None,
-        opened: bool,
+        opened: tuple[Modality, ...],
         unread: Modality | None,
     ) -> Streams:
         """`forward` less its hooks."""
-        mv = None if cv is None else self.video.modulation(cv.e0)
-        ma = None if ca is None else self.audio.modulation(ca.e0)
-        if not opened:
+        mv = None if cv is None or v_BLD is None else self.video.modulation(cv.e0)
+        ma = None if ca is None or a_BLD is None else self.audio.modulation(ca.e0)
+        if "video" not in opened:
             v_BLD = _attend_self(self.video, v_BLD, mv, cv)
+        if "audio" not in opened:
             a_BLD = _attend_self(self.audio, a_BLD, ma, ca)
         # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
         v_new_BLD = v_BLD if unread == "video" else _finish(self.video, v_BLD, mv, cv, a_BLD, ca)
@@ -78,6 +80,17 @@ class TwinBlock(nn.Module):
             None if v_BLD is None or cv is None else self.video.open(v_BLD, cv),
             None if a_BLD is None or ca is None else self.audio.open(a_BLD, ca),
         )
+
+
+def remaining_blocks(count: int, skip_layers: Collection[int], first_skippable: bool = True) -> list[int]:
+    """Which of `count` blocks run where some are left out; UserError for one that is not there.
+
+    Without `first_skippable` block 0 runs in any case.
+    """
+    for index in skip_layers:
+        if not 0 <= index < count:
+            raise UserError(f"skip_layers names block {index}; this model has blocks 0 to {count - 1}")
+    return [i for i in range(count) if i not in skip_layers or (i == 0 and not first_skippable)]
 
 
 def _attend_self(

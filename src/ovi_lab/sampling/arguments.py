@@ -68,4 +68,5 @@ def sampler_settings(config: DictConfig) -> SamplerSettings:
     from ovi_lab.flow import SamplerSettings
 
     chosen: Any = OmegaConf.to_container(config.sampler, resolve=True)
-    return SamplerSettings(**chosen, batch_passes=config.batch_passes, cache_text=config.cache_text)
+    passes = {name: config[name] for name in ("batch_passes", "cache_text", "cache_given")}
+    return SamplerSettings(**chosen, **passes)
