@@ -8,6 +8,7 @@ from ovi_lab.flow.path import MODEL_TIME, TimestepSampler, interpolate, shift_si
 from ovi_lab.flow.roles import DrawnRoles, Roles
 from ovi_lab.flow.settings import SamplerSettings
 from ovi_lab.flow.solvers import SOLVERS, Solver, build_solver
+from ovi_lab.flow.windows import Windows, sample_windows
 
 __all__ = [
     "MODEL_TIME",
@@ -20,6 +21,7 @@ __all__ = [
     "Solver",
     "Texts",
     "TimestepSampler",
+    "Windows",
     "build_solver",
     "first_frame_given",
     "flow_matching_loss",
@@ -27,5 +29,6 @@ __all__ = [
     "noise_batch",
     "noise_for",
     "sample",
+    "sample_windows",
     "shift_sigma",
 ]

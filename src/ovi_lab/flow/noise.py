@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ def noise_for(
     *,
     convention: str = "named",
     device: torch.device | str = "cpu",
+    window: int = 0,
 ) -> Tensor:
     """Standard normal noise, float32 of `shape`, of one clip.
 
@@ -30,10 +32,14 @@ def noise_for(
         convention: `named` draws each modality from a generator of its own; `reference` seeds the generators
             of both modalities alike, as the released sampling code does: its seeds give its noise.
         device: where the noise is drawn; other devices draw other numbers.
+        window: of a long clip (see `sample_windows`). The first one's noise is that of a clip of its length; each
+            further one has a generator of its own, in either convention.
     """
     if convention not in CONVENTIONS:
         raise UserError(f"noise convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
-    if convention == "reference":
+    if window:
+        generator = generator_for(seed, "sampling noise", modality, "window", window, device=device)
+    elif convention == "reference":
         generator = torch.Generator(device).manual_seed(seed)
     else:
         generator = generator_for(seed, "sampling noise", modality, device=device)
@@ -47,6 +53,8 @@ def noise_batch(
     *,
     convention: str = "named",
     device: torch.device | str = "cpu",
+    window: int = 0,
 ) -> Tensor:
     """The noise of one clip a seed, [B, *shape]; see `noise_for`."""
-    return torch.stack([noise_for(s, shape, modality, convention=convention, device=device) for s in seeds])
+    how: dict[str, Any] = {"convention": convention, "device": device, "window": window}
+    return torch.stack([noise_for(s, shape, modality, **how) for s in seeds])
