@@ -61,8 +61,11 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(size: str, device: str, dtype: torch.dtype) -> ReferenceTwin:
-    """The model of one size with random weights, made where it runs: nothing of it passes through the host."""
+def build(size: str, device: str, dtype: torch.dtype, **settings: Any) -> ReferenceTwin:
+    """The model of one size with random weights, made where it runs: nothing of it passes through the host.
+
+    `settings`: others than the towers'.
+    """
     spec = SIZES[size]
     if "config" in spec:
         config = OmegaConf.load(config_dir() / "model" / f"{spec['config']}.yaml")
@@ -70,7 +73,7 @@ def build(size: str, device: str, dtype: torch.dtype) -> ReferenceTwin:
     else:
         towers = list(spec["towers"])
     with torch.device("meta"):
-        model = ReferenceTwin(*towers).to(dtype)
+        model = ReferenceTwin(*towers, **settings).to(dtype)
     model = model.to_empty(device=device).eval()
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():

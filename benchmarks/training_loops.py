@@ -74,6 +74,7 @@ class Plain:
         with torch.device(device):
             task.configure_model()
         task.to(device)
+        self.task = task
         self.model, self.text, self.timesteps, self.weights = (
             task.model, task.text_encoder, task.timesteps, task.loss_weights
         )  # fmt: skip
@@ -91,7 +92,19 @@ class Plain:
     def step(self) -> float:
         """One step; its loss."""
         batch = next(self.batches)
-        purpose = (self.seed, "training", 0, self.steps)
+        loss = self.loss(batch, (self.seed, "training", 0, self.steps))
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
+        return float(loss.detach())
+
+    def loss(self, batch: Mapping[str, Any], purpose: Sequence[int | str]) -> torch.Tensor:
+        """Of a batch, differentiable."""
         draws = generator_for(*purpose, "timesteps", device=self.device)
         sigmas = dict(zip(("video", "audio"), self.timesteps.sample(len(batch["id"]), draws), strict=True))
         text = batch["text"] if "text" in batch else self.text(batch["caption"])
@@ -106,16 +119,7 @@ class Plain:
             losses = [
                 self.weights[m] * flow_matching_loss(getattr(output, m), targets[m]).mean for m in sigmas
             ]
-        loss = losses[0] + losses[1]
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
-        self.optimizer.step()
-        self.schedule.step()
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
-        return float(loss.detach())
+        return losses[0] + losses[1]
 
 
 class Turns:
