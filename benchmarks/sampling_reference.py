@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ovi_lab.models import Given, TwinDiT, attention
-from ovi_lab.models.rope import Grid, apply_rotation, axis_angles, axis_dims
+from ovi_lab.models.rope import Grid, apply_rotation, axis_angles, axis_dims, from_host
 from ovi_lab.models.token_times import TokenTimes
 from ovi_lab.models.tower import Conditions, Tokens, token_mask
 
@@ -60,8 +60,8 @@ class ReferenceTwin(TwinDiT):
         tower = self.tower(modality)
         t_BL = t.to(tokens.x.device).reshape(-1, 1).expand(tokens.x.shape[:2])
         if (frames := given.mask(modality)) is not None:
-            clean = token_mask(frames, tokens.grids, tokens.x.shape[1], tokens.x.device)
-            t_BL = torch.where(clean[..., 0], torch.zeros_like(t_BL), t_BL)
+            clean = from_host(token_mask(frames, tokens.grids, tokens.x.shape[1]), tokens.x.device)
+            t_BL = torch.where(clean, torch.zeros_like(t_BL), t_BL)
         shared = tower.embed_time
         tower.embed_time = lambda _: shared(t_BL)
         try:

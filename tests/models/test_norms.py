@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from helpers.run_folders import same
 from helpers.twin_goldens import mean_squares, tiny_batch, tiny_twin
 from ovi_lab.models import Given
+from ovi_lab.models.clean_tokens import CleanTokens, modulate, places
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, RMSNorm, layer_norm, multiply_add
 
 
@@ -66,6 +68,39 @@ def test_the_gated_sum_has_the_gradients_of_its_formula(S: int) -> None:
     with torch.no_grad():
         without = multiply_add(*inputs)
     assert torch.equal(multiply_add(*inputs), without)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_clean_tokens_have_vectors_of_their_own(vectors: bool) -> None:
+    """Values and gradients of the formula with a vector for each token; repeated, and a share of the tokens."""
+    mask = np.array([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 1, 1]], bool)
+    clean = CleanTokens.of(mask, places(mask, torch.device("cpu")))
+    inputs = [drawn(*((4, 1, 8) if vectors else (3, 5, 8)), seed=1), drawn(3, 5, 8), drawn(4, 1, 8, seed=2)]
+    inputs = [x.detach().double().requires_grad_() for x in inputs]
+
+    def each(x: Tensor) -> Tensor:
+        return torch.where(torch.from_numpy(mask)[..., None], x[-1:], x[:-1]) if len(x) == 4 else x
+
+    def formula(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+        return each(base) + x * each(factor)
+
+    torch.testing.assert_close(modulate(*inputs, clean), formula(*inputs))
+    with torch.no_grad():
+        assert torch.equal(modulate(*inputs, clean), modulate(*inputs, clean))
+    weights = drawn(3, 5, 8, seed=3)
+    found, expected = (
+        torch.autograd.grad((f * weights).sum(), inputs) for f in (modulate(*inputs, clean), formula(*inputs))
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+    for other, want in (
+        (clean.repeated(2), np.concatenate([mask, mask])),
+        (clean.share(3, 3), np.pad(mask[:, 3:], ((0, 0), (0, 1)))),
+    ):
+        assert np.array_equal(other.mask, want)
+        again = CleanTokens.of(want, places(want, torch.device("cpu")))
+        assert torch.equal(other.at, again.at)
+        assert torch.equal(other.clips, again.clips)
 
 
 @pytest.mark.parametrize("rope", [{}, {"mode": "learned"}])

@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.twin_goldens import TINY_AUDIO, TINY_VIDEO, mean_squares, tiny_batch, tiny_twin
 from ovi_lab.errors import UserError
 from ovi_lab.models import Given, TwinDiT
-from ovi_lab.models.norms import per_token
+from ovi_lab.models.norms import per_frame
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +92,10 @@ def test_time_is_projected_once_per_distinct_timestep(model: TwinDiT, clean: boo
     assert shapes == [torch.Size([3, 2 if clean else 1, 6 * 64])]
 
 
-def test_tokens_pick_their_timestep() -> None:
+def test_frames_pick_their_timestep() -> None:
     vectors = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
-    clean = torch.tensor([[True, False, False], [True, True, False]])[..., None]
-    assert per_token(vectors, clean)[..., 0].tolist() == [[1, 2, 2], [3, 3, 4]]
-    assert per_token(vectors[:, :1], None).shape == (2, 1, 1)
+    clean = torch.tensor([[True, False, True]])[..., None]
+    assert per_frame(vectors, clean)[..., 0].tolist() == [[1, 2, 1], [3, 4, 3]]
 
 
 def test_long_texts_have_the_gradients_of_their_padding_read_token_by_token() -> None:

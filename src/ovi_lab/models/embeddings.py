@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ovi_lab.errors import UserError
+from ovi_lab.models.clean_tokens import CleanTokens
 from ovi_lab.models.config import TowerConfig
-from ovi_lab.models.norms import AdaptiveLayerNorm, per_token
+from ovi_lab.models.norms import AdaptiveLayerNorm
 from ovi_lab.models.rope import Grid
 
 Latents = Tensor | Sequence[Tensor]
@@ -225,10 +226,10 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, cells * config.out_channels)
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim))
 
-    def forward(self, x_BLD: Tensor, e_BSD: Tensor, clean_BL1: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, e_BSD: Tensor, clean: CleanTokens | None) -> Tensor:
         """[B, L, cells * C]."""
         shift, scale = (e_BSD[:, :, None] + self.modulation).unbind(dim=2)
-        return self.head(self.norm(x_BLD, per_token(shift, clean_BL1), per_token(scale, clean_BL1)))
+        return self.head(self.norm(x_BLD, shift, scale, clean))
 
 
 def join_patches(out_BLP: Tensor, grid: Grid, patch: Sequence[int]) -> Tensor:

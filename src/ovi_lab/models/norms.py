@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovi_lab.models.clean_tokens import CleanTokens, modulate
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich, arXiv 1910.07467)."""
@@ -64,12 +66,14 @@ class AdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, x_BLD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """[B, L, D]; `shift` and `scale` are [1 or B, S, D], or [B, L, D]."""
+    def forward(
+        self, x_BLD: Tensor, shift: Tensor, scale: Tensor, clean: CleanTokens | None = None
+    ) -> Tensor:
+        """[B, L, D]; `shift` and `scale` are [1 or B, S, D], or [B, L, D]; with `clean` [B + 1, 1, D]."""
         if shift.shape[:2] == (1, 1) and scale.dtype == x_BLD.dtype:
             # One timestep for all: weight and bias of the normalisation, which is then one kernel each way.
             return layer_norm(x_BLD, 1 + scale[0, 0], shift[0, 0], self.eps)
-        return multiply_add(shift, layer_norm(x_BLD, None, None, self.eps), 1 + scale)
+        return multiply_add(shift, layer_norm(x_BLD, None, None, self.eps), 1 + scale, clean)
 
 
 class Modulation(nn.Module):
@@ -84,13 +88,18 @@ class Modulation(nn.Module):
         return (e0_BS6D + self.modulation).unbind(dim=2)
 
 
-def per_token(vectors: Tensor, clean: Tensor | None) -> Tensor:
-    """Vectors [B, S, D] as they are, or of two [B, 2, D] the first for each token marked in `clean` [B, L, 1]."""
-    return vectors if clean is None else torch.where(clean, vectors[:, :1], vectors[:, 1:])
+def per_frame(vectors: Tensor, clean: Tensor) -> Tensor:
+    """Of two vectors [B, 2, D] the first for each frame marked in `clean` [1, F, 1], else the second: [B, F, D]."""
+    return torch.where(clean, vectors[:, :1], vectors[:, 1:])
 
 
-def multiply_add(base: Tensor, x_BLD: Tensor, factor: Tensor) -> Tensor:
-    """base + x * factor, where `base` and `factor` have one vector a token, a span [B, S, D], or a clip [B, 1, D]."""
+def multiply_add(base: Tensor, x_BLD: Tensor, factor: Tensor, clean: CleanTokens | None = None) -> Tensor:
+    """base + x * factor, where `base` and `factor` have one vector a token, a span [B, S, D], or a clip [B, 1, D].
+
+    With `clean` see `modulate`.
+    """
+    if clean is not None:
+        return modulate(base, x_BLD, factor, clean)
     L, S = x_BLD.shape[1], factor.shape[1]
     if S in (1, L):
         return _multiply_add(base, x_BLD, factor)

@@ -58,7 +58,8 @@ class TokenSharding:
         for modality, c in conditions.items():
             if not isinstance(c.rope, Tensor):
                 raise TypeError(f"tokens are sharded with a rotary table, not with {type(c.rope).__name__}")
-            clean = None if c.clean is None else self._own(c.clean)
+            share = -(-streams[modality].shape[1] // self.group.size)
+            clean = None if c.clean is None else c.clean.share(self.group.rank * share, share)
             own[modality] = dataclasses.replace(c, clean=clean, rope=self._own(c.rope))
         return {m: self._own(x) for m, x in streams.items()}, own
 

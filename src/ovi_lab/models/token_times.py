@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ovi_lab.errors import UserError
+from ovi_lab.models.clean_tokens import CleanTokens, places
 from ovi_lab.models.config import Modality
 from ovi_lab.models.given import Given, Mask, check_mask
-from ovi_lab.models.norms import per_token
+from ovi_lab.models.norms import per_frame
 from ovi_lab.models.rope import KeptTables, from_host
-from ovi_lab.models.tower import Tokens, Tower, one_row, token_mask
+from ovi_lab.models.tower import Tokens, Tower, token_mask
 
 
 class TokenTimes:
@@ -25,15 +26,15 @@ class TokenTimes:
 
     def embed(
         self, tower: Tower, tokens: Tokens, t_BT: Tensor, given: Given, by_frame: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """e [B, S, D], its projection e0 [B, S, 6, D], and the mask [1 or B, L, 1] of tokens of the first of two.
+    ) -> tuple[Tensor, Tensor, CleanTokens | None]:
+        """e, its projection e0, and the clean tokens, as `Conditions` has them.
 
         Args:
             tower: of the tokens.
             tokens: whose times are asked.
             t_BT: the clips' timesteps, T = 1.
             given: what stands at t = 0 instead.
-            by_frame: whether clips of one shape may have one vector a frame, where a mask makes one a token.
+            by_frame: whether clips of one shape, of which the same frames are clean, may have one vector a frame.
         """
         device = tokens.x.device
         clean_BF = clean_frames(tower, tokens, given)
@@ -41,13 +42,16 @@ class TokenTimes:
             return *tower.embed_time(t_BT), None
         if clean_BF.shape[1] == 1:  # whole clips: still one timestep each
             return *tower.embed_time(torch.where(self._kept(clean_BF, device), 0.0, t_BT)), None
-        e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
-        if by_frame and len(set(tokens.grids)) == 1:
-            clean_BF1 = self._kept(one_row(clean_BF), device)[..., None]
-            return per_token(e, clean_BF1), per_token(e0, clean_BF1[..., None]), None
         length = tokens.x.shape[1]
-        key = (tokens.grids, length, clean_BF.tobytes(), device)
-        return e, e0, self._masks.get(key, lambda: token_mask(clean_BF, tokens.grids, length, device))
+        alike = len(set(tokens.grids)) == 1 and bool((clean_BF == clean_BF[:1]).all())
+        if by_frame and alike and clean_BF.shape[1] < length:
+            e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
+            clean_1F1 = self._kept(clean_BF[:1], device)[..., None]
+            return per_frame(e, clean_1F1), per_frame(e0, clean_1F1[..., None]), None
+        e, e0 = tower.embed_time(torch.cat([t_BT, torch.zeros_like(t_BT[:1])]))
+        mask_BL = token_mask(clean_BF, tokens.grids, length)
+        key = ("places", mask_BL.shape, mask_BL.tobytes(), device)
+        return e, e0, CleanTokens.of(mask_BL, self._masks.get(key, lambda: places(mask_BL, device)))
 
     def present(self, modality: Modality, tokens: Tokens, given: Given) -> Tensor | None:
         """[B, 1, 1, 1], 0 at clips that lack the modality and 1 at others; None where no clip lacks it."""
@@ -61,7 +65,7 @@ class TokenTimes:
         return self._kept(~lacking_B, tokens.x.device).to(tokens.x.dtype)[:, None, None, None]
 
     def _kept(self, mask: Mask, device: torch.device) -> Tensor:
-        key = (mask.shape, mask.tobytes(), device)
+        key = ("mask", mask.shape, mask.tobytes(), device)
         return self._masks.get(key, lambda: from_host(mask, device))
 
 

@@ -1,8 +1,8 @@
 """A tower of the twin model: its blocks, what surrounds them, and what the blocks read.
 
 Shapes: B batch, L own tokens, M tokens of the other tower, N text tokens, D width, H heads, K head dim,
-T distinct timesteps of a clip (1, or 2 where a part of it is given), S spans that its tokens are divided into, each
-with one timestep (1; F, its frames; or 2 of unequal length).
+T distinct timesteps of a clip (1, or 2 where a part of it is given), S spans of equal length that its tokens are
+divided into, each with one timestep (1, or F, its frames).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.attention import AttentionFunction, CrossAttention, KeyMask, KeyValue, SelfAttention
+from ovi_lab.models.clean_tokens import CleanTokens
 from ovi_lab.models.config import TowerConfig
 from ovi_lab.models.embeddings import (
     AudioPatchEmbedding,
@@ -31,7 +32,7 @@ from ovi_lab.models.embeddings import (
     video_patches,
 )
 from ovi_lab.models.given import Mask
-from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, Modulation, multiply_add, per_token
+from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, Modulation, multiply_add
 from ovi_lab.models.recomputation import Linear
 from ovi_lab.models.rope import Grid, from_host
 
@@ -86,11 +87,11 @@ class Conditions:
     """What every block of one tower reads besides the stream; the same for all blocks of a pass."""
 
     e: Tensor
-    """[B, S, D], the embedding of each clip's timesteps, one a span."""
+    """[B, S, D], the embedding of each clip's timesteps, one a span; with `clean` [B + 1, 1, D], the last of t = 0."""
     e0: Tensor
-    """[B, S, 6, D], its projection."""
-    clean: Tensor | None
-    """[1 or B, L, 1], True at tokens of the first of two timesteps; None where spans are of equal length."""
+    """[B, S, 6, D], or [B + 1, 1, 6, D], its projection."""
+    clean: CleanTokens | None
+    """Tokens at t = 0 within clips that are not; None where spans of equal length have one timestep each."""
     rope: Tensor
     """[1 or B, L, 1, K / 2, 2], cosines and sines."""
     mask: KeyMask | None
@@ -109,7 +110,10 @@ class Conditions:
         def repeat(x: Tensor | None) -> Any:
             return x if x is None or x.shape[0] == 1 else x.repeat(passes, *[1] * (x.dim() - 1))
 
-        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "clean", "rope", "present")}
+        parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "rope", "present")}
+        if self.clean is not None:
+            parts["clean"] = self.clean.repeated(passes)
+            parts |= {n: torch.cat([repeat(x[:-1]), x[-1:]]) for n, x in (("e", self.e), ("e0", self.e0))}
         return replace(self, **parts, mask=None if self.mask is None else self.mask.repeated(passes))
 
     def alone(self, index: int) -> Conditions:
@@ -145,8 +149,8 @@ class TowerBlock(nn.Module):
 
     def attend_self(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
         """x + SA(LN(x) (1 + m1) + m0) m2."""
-        shift, scale, gate = (per_token(vector, c.clean) for vector in m[:3])
-        return multiply_add(x_BLD, self.self_attn(self.norm1(x_BLD, shift, scale), c.rope, c.mask), gate)
+        read_BLD = self.self_attn(self.norm1(x_BLD, m[0], m[1], c.clean), c.rope, c.mask)
+        return multiply_add(x_BLD, read_BLD, m[2], c.clean)
 
     def attend_across(
         self, x_BLD: Tensor, text: KeyValue, c: Conditions, other_BMD: Tensor | None, other: Conditions | None
@@ -160,8 +164,7 @@ class TowerBlock(nn.Module):
 
     def feed_forward(self, x_BLD: Tensor, m: Sequence[Tensor], c: Conditions) -> Tensor:
         """x + FFN(LN(x) (1 + m4) + m3) m5."""
-        shift, scale, gate = (per_token(vector, c.clean) for vector in m[3:])
-        return multiply_add(x_BLD, self.ffn(self.norm2(x_BLD, shift, scale)), gate)
+        return multiply_add(x_BLD, self.ffn(self.norm2(x_BLD, m[3], m[4], c.clean)), m[5], c.clean)
 
     def text_key_value(self, c: Conditions) -> KeyValue:
         """Keys and values of the text for this block, `c` being its own: the prepared ones, else computed."""
@@ -318,17 +321,9 @@ def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
     return torch.arange(longest, device=like.device) < from_host(lengths, like.device)[:, None]
 
 
-def token_mask(mask_BN: Mask, grids: Sequence[Grid], length: int, device: torch.device) -> Tensor:
-    """[1 or B, L, 1] of a mask over token frames: the same for all tokens of a frame.
-
-    Of clips that are all alike, one row serves all.
-    """
+def token_mask(mask_BN: Mask, grids: Sequence[Grid], length: int) -> Mask:
+    """[B, L] of a mask over token frames: the same for all tokens of a frame."""
     mask_BL = np.zeros((len(grids), length), dtype=bool)
     for row_L, mask_N, (f, h, w) in zip(mask_BL, mask_BN, grids, strict=True):
         row_L[: f * h * w] = mask_N[:f].repeat(h * w)
-    return from_host(one_row(mask_BL), device)[..., None]
-
-
-def one_row(mask_BN: Mask) -> Mask:
-    """The first row alone where all are equal, which then serves all clips."""
-    return mask_BN[:1] if bool((mask_BN == mask_BN[:1]).all()) else mask_BN
+    return mask_BL

@@ -377,7 +377,7 @@ class TwinDiT(nn.Module):
         if t.dim() > 1 or t.numel() not in (1, B):
             raise UserError(f"t_{modality} has shape {list(t.shape)}; expected [{B}], one time a clip")
         t_BT = t.to(tokens.x.device).reshape(-1, 1).expand(B, 1)
-        e, e0, clean_BL1 = self._times.embed(tower, tokens, t_BT, given, by_frame=self.sharding is None)
+        e, e0, clean = self._times.embed(tower, tokens, t_BT, given, by_frame=self.sharding is None)
         # Kernels of a GPU that take the bias of merged padding are slower than what merging saves.
         context = tower.embed_text(text, tower.merges_padding and tokens.x.device.type == "cpu")
         if context.batch_size != B * passes:
@@ -389,7 +389,7 @@ class TwinDiT(nn.Module):
         if tokens.mask is not None:
             mask = KeyMask(tokens.mask, tuple(f * h * w for f, h, w in tokens.grids))
         present = self._times.present(modality, tokens, given)
-        return Conditions(e, e0, clean_BL1, rope_BL1P2, mask, context, present)
+        return Conditions(e, e0, clean, rope_BL1P2, mask, context, present)
 
     def _rope(self, tokens: Mapping[Modality, Tokens], given: Given) -> dict[Modality, Tensor]:
         return rotations(self._rope_tables, tokens, self.rope_config, given, self._rope_factor_override)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from ovi_lab.flow import DrawnRoles, FlowLoss
-from ovi_lab.models.given import Mask
 from ovi_lab.models.rope import from_host
 from ovi_lab.strategies.process_groups import started
 
@@ -44,6 +44,20 @@ class LossByTimestep:
         finite_B = loss_B.isfinite()
         sums[0].index_add_(0, where, loss_B.where(finite_B, 0.0))
         sums[1].index_add_(0, where, finite_B.float())
+
+    @torch.no_grad()
+    def add_groups(
+        self, names: Sequence[str], members: NDArray[np.bool_], loss_B: Tensor, sigma_B: Tensor
+    ) -> None:
+        """As `add` for each name with the clips that are its members, bool [names, B]."""
+        loss_B = loss_B.detach().float()
+        finite_B = loss_B.isfinite()
+        where_B = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
+        in_bin_BT = torch.nn.functional.one_hot(where_B, self.bins).float()
+        values_2B = torch.stack([loss_B.where(finite_B, 0.0), finite_B.float()])
+        members_K1B = from_host(members, loss_B.device).float()[:, None]
+        for name, sums in zip(names, (members_K1B * values_2B) @ in_bin_BT, strict=True):
+            self._of_step[name] = self._of_step[name] + sums if name in self._of_step else sums
 
     def end_step(self) -> None:
         """Count the step under way, which until then is no part of the state."""
@@ -120,16 +134,13 @@ def add_by_role(
         drawn: their roles.
         names: roles that the run draws.
     """
-    several = len(tuple(names)) > 1
-
-    def add(name: str, clips: Mask) -> None:
-        if clips.all():
-            bins.add(name, loss.per_clip, sigma_B)
-        elif clips.any():
-            index = from_host(np.flatnonzero(clips), sigma_B.device)
-            bins.add(name, loss.per_clip[index], sigma_B[index])
-
     counted = np.ones(len(drawn.names), dtype=bool) if loss.counted is None else loss.counted
-    add(modality, counted)
-    for role in dict.fromkeys(drawn.names) if several else ():
-        add(f"{role}/{modality}", counted & drawn.are(role))
+    groups = {modality: counted}
+    if len(tuple(names)) > 1:
+        groups |= {f"{role}/{modality}": counted & drawn.are(role) for role in dict.fromkeys(drawn.names)}
+    if len(groups) == 1 and counted.all():
+        bins.add(modality, loss.per_clip, sigma_B)
+        return
+    with_clips = {name: clips for name, clips in groups.items() if clips.any()}
+    if with_clips:
+        bins.add_groups(list(with_clips), np.stack(list(with_clips.values())), loss.per_clip, sigma_B)
