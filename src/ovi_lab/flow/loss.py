@@ -83,16 +83,29 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, scored_BN:
             predicted, target = predicted.narrow(axis, *span), target.narrow(axis, *span)
             mask = None if mask is None else mask.narrow(axis, *span)
         else:
-            shape = [len(target), *(n if i == axis else 1 for i, n in enumerate(target.shape) if i)]
-            scored = from_host(scored_BN, target.device).reshape(shape).expand(target.shape)
-            mask = scored if mask is None else mask & scored
+            scored = from_host(scored_BN, target.device)
+            if mask is None:
+                return _per_clip_of_frames(predicted, target, scored, scored_BN, axis)
+            mask = mask & scored.reshape([n if i in (0, axis) else 1 for i, n in enumerate(target.shape)])
     difference = predicted.float() - target.float()
     if mask is None:
         return difference.square().flatten(1).mean(dim=1)
     # where, not a product, and before the square: padding may hold anything, even what is not a number, and
     # neither the loss nor its gradient sees it.
-    difference = torch.where(mask, difference, torch.zeros_like(difference))
+    difference = torch.where(mask, difference, 0.0)
     return difference.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp_min(1)
+
+
+def _per_clip_of_frames(
+    predicted: Tensor, target: Tensor, scored: Tensor, scored_BN: Mask, axis: int
+) -> Tensor:
+    """[B], with whole frames or tokens, finite as they are, left out: a mask over sums, not over every element."""
+    # Channels first: a sum over the outer dimension is the quicker one.
+    sums_BN = (predicted.float() - target.float()).square().sum(dim=3 - axis)
+    sums_BN = sums_BN.flatten(2).sum(dim=2) if sums_BN.dim() > 2 else sums_BN
+    each = target[0].numel() // scored_BN.shape[1]
+    counts_B = from_host(scored_BN.sum(axis=1).clip(1) * each, target.device)
+    return torch.where(scored, sums_BN, 0.0).sum(dim=1) / counts_B
 
 
 def _one_span(scored_BN: Mask) -> tuple[int, int] | None:

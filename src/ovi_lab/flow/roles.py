@@ -108,6 +108,8 @@ class Roles:
         masks = {m: np.zeros((clips, max(own)), dtype=bool) for m, own in lengths.items()}
         lacking = {m: np.zeros(clips, dtype=bool) for m in MODALITIES}
         for clip, (role, draws) in enumerate(zip(names, draws_B4[:, 1:], strict=True)):
+            if role in ("joint", "independent"):
+                continue
             own = {m: mask[clip, : lengths[m][clip]] for m, mask in masks.items()}
             if role.endswith("_alone"):
                 if len(own) == 2:
@@ -116,8 +118,7 @@ class Roles:
                     names[clip] = "joint"
                 continue
             self._give(role, own, draws)
-            nothing = role != "independent" and not any(mask.any() for mask in own.values())
-            if nothing or all(mask.all() for mask in own.values()):
+            if not any(mask.any() for mask in own.values()) or all(mask.all() for mask in own.values()):
                 names[clip] = "joint"
                 for mask in own.values():
                     mask[:] = False

@@ -9,6 +9,7 @@ Shapes: B clips, L tokens, D width, N clean tokens, V = B + 1: a vector for each
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ class CleanTokens:
     def of(cls, mask_BL: NDArray[np.bool_], places_2N: Tensor) -> CleanTokens:
         """Those of a mask, given its `places`."""
         return cls(mask_BL, *places_2N.unbind(0))
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """float32 [V, N]: -1 at each token's clip, and 1 in the last row. Its product with values of the tokens turns
+        the sums of all of a clip's into those of the rest, and has the clean ones' sum last."""
+        clips_B1 = torch.arange(len(self.mask), device=self.clips.device)[:, None]
+        own_BN = (clips_B1 == self.clips).float()
+        return torch.cat([-own_BN, own_BN.new_ones(1, len(self.clips))])
 
     def repeated(self, passes: int) -> CleanTokens:
         """The tokens of the same clips in several passes at once."""
@@ -66,7 +75,7 @@ def modulate(base: Tensor, x_BLD: Tensor, factor_V1D: Tensor, clean: CleanTokens
     vectors = len(base) == len(factor_V1D)
     # As `multiply_add`: the compiler makes gradients of the formula by itself.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Modulate.apply(base, x_BLD, factor_V1D, clean.at, clean.clips, vectors)
+        return _Modulate.apply(base, x_BLD, factor_V1D, clean.at, clean.owners, vectors)
     return _modulate(base, x_BLD, factor_V1D, clean.at, vectors)[0]
 
 
@@ -99,25 +108,31 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, base: Tensor, x_BLD: Tensor, factor_V1D: Tensor, at: Tensor, clips: Tensor, vectors: bool
+        ctx: Any,
+        base: Tensor,
+        x_BLD: Tensor,
+        factor_V1D: Tensor,
+        at: Tensor,
+        owners_VN: Tensor,
+        vectors: bool,
     ) -> Tensor:
         out_BLD, x_ND = _modulate(base, x_BLD, factor_V1D, at, vectors)
-        ctx.save_for_backward(x_BLD, x_ND, factor_V1D, at, clips)
+        ctx.save_for_backward(x_BLD, x_ND, factor_V1D, at, owners_VN)
         ctx.vectors = vectors
         return out_BLD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), needed = gradients, ctx.needs_input_grad
-        x_BLD, x_ND, factor_V1D, at, clips = ctx.saved_tensors
+        x_BLD, x_ND, factor_V1D, at, owners_VN = ctx.saved_tensors
         own_B1D, last_1D = factor_V1D.split([len(factor_V1D) - 1, 1])
         rows_ND = _rows(gradient, at)
 
         def of_vectors(values_BLD: Tensor, values_ND: Tensor) -> Tensor:
             # In float32: what is left of a sum less its clean tokens may be small beside both.
-            sums_BD = values_BLD.sum(dim=1, dtype=torch.float32)
-            sums_BD.index_add_(0, clips, values_ND.float(), alpha=-1)
-            return torch.cat([sums_BD, values_ND.sum(dim=0, keepdim=True, dtype=torch.float32)])[:, None]
+            sums_VD = values_ND.new_zeros(owners_VN.shape[0], values_ND.shape[1], dtype=torch.float32)
+            torch.sum(values_BLD, dim=1, dtype=torch.float32, out=sums_VD[:-1])
+            return sums_VD.addmm_(owners_VN, values_ND.float())[:, None]
 
         of_base, of_x, of_factor = None, None, None
         if needed[0]:
