@@ -144,7 +144,7 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
         for name in [name for name in (*files, "redo") if config[name] is not None]:
             column = name if name == "redo" else f"{name}_path"
             raise UserError(
-                f"{name}= goes with prompt=: with prompts=FILE, give it for each row in the column {column}"
+                f"{name}= goes with prompt=: with prompts=FILE, name it for each row in its column {column}"
             )
         requests, bad = read_requests(config.prompts, check_seed(config.seed), shape)
         if config.strict and bad:
