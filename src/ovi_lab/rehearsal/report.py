@@ -169,8 +169,8 @@ def measured_blocks(found: Found) -> tuple[list[Block], int]:
             seconds = f"{1e3 * section['seconds']:,.1f}"
             rows.append((name, seconds, gib(section["peak"]), str(sum(section["waits"].values()))))
             waits += [(place, name, str(count)) for place, count in section["waits"].items()]
-    columns = ("part", "ms", "memory besides weights", "waits")
-    drawn.append(Block("Sampling, codecs, text encoder", (), columns, rows))
+    of_parts = ("part", "ms", "memory besides weights", "waits")
+    drawn.append(Block("Sampling, codecs, text encoder", (), of_parts, rows))
     drawn.append(Block("Where the host waits for the GPU", (), ("place", "when", "times"), waits))
     return drawn, len(failed)
 

@@ -40,10 +40,11 @@ def gathered_by_block(model: TwinDiT) -> Iterator[None]:
     finally:
         del model.children
     model.gathers_blocks = True
-    for block in pairs or alone:
-        block.open = partial(_opened, block)
-        if any(p.requires_grad for p in block.parameters()):
-            block.register_forward_pre_hook(_with_gradients, prepend=True)
+    unit: Any
+    for unit in pairs or alone:
+        unit.open = partial(_opened, unit)
+        if any(p.requires_grad for p in unit.parameters()):
+            unit.register_forward_pre_hook(_with_gradients, prepend=True)
 
 
 def _with_gradients(block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
