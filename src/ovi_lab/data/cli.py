@@ -18,6 +18,7 @@ from ovi_eval.common.boundary import LineParser, command, say_purposes
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
 from ovi_lab.common.following import shard_pattern, typed
+from ovi_lab.data.build.cli import add_commands
 from ovi_lab.data.cli_output import pack_rows, print_next, print_table, skipped_rows
 from ovi_lab.data.worlds import world_names
 from ovi_lab.errors import UserError
@@ -112,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "of the clips: video,audio; audio of sound files and videos; video without sound, images too (video,audio)"
     option("--modalities", type=_modalities, default="video,audio", help=text)
     pack.set_defaults(run=_pack)
+
+    add_commands(commands)
 
     inspect = commands.add_parser("inspect", help="show what shards hold, and what is wrong with them")
     inspect.examples = (

@@ -1,0 +1,193 @@
+"""From finished sources to shards: decisions over all clips, then shards, sums and manifest, all of them or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovi_eval.common.files import file_sha256, folder_beside
+from ovi_lab.data.build.decide import Decision, decide, drop_duplicates, split_of
+from ovi_lab.data.build.items import Item, Source
+from ovi_lab.data.build.recipe import Recipe
+from ovi_lab.data.captions import Captions
+from ovi_lab.data.decode import json_bytes
+from ovi_lab.data.index import BadSampleError, index_path, read_index
+from ovi_lab.data.shards import Members, ShardReader, ShardWriter, numbered_shards, remove_shard
+
+FORMAT = "ovi_lab.build/1"
+MANIFEST, CLIPS, SUMS = "manifest.json", "clips.jsonl", "SHA256SUMS"
+SPLITS = ("train", "val")
+
+
+@dataclass
+class Row:
+    """A clip with what was decided of it."""
+
+    clip: dict[str, Any]
+    source: Source
+    decision: Decision
+    split: str
+    caption: str = ""
+    shard: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """A line of `clips.jsonl`."""
+        own = {"key": self.clip["key"], "source": self.source.name, "start_s": self.clip["start_s"]}
+        decision = {k: v for k, v in vars(self.decision).items() if v}
+        return {
+            **own, "split": self.split, "kept": self.decision.kept, "shard": self.shard, **decision,
+            "caption": self.caption, "scores": self.clip["scores"], "facts": self.clip["facts"],
+        }  # fmt: skip
+
+
+@dataclass
+class Built:
+    """What a build has made."""
+
+    sources: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Sources that cannot be used, or not to their end, with the reason."""
+    clips: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    """By split."""
+    seconds: float = 0.0
+    """Of the clips kept."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """By the first score outside of its bounds."""
+    shards: list[Path] = field(default_factory=list)
+
+
+def rows_of(
+    finished: Sequence[tuple[Source, Item]], recipe: Recipe, captions: Captions
+) -> tuple[list[Row], Built]:
+    """Every clip with its decision, in the order of the sources, and the counts."""
+    built = Built(sources=len(finished))
+    rows: list[Row] = []
+    for source, item in finished:
+        if item.failed:
+            built.failed[source.name] = item.failed
+        split = split_of(source.name, recipe.val_share)
+        caption = _caption(source, captions)
+        for clip in item.clips:
+            decision = decide(clip["scores"], recipe.keep)
+            if not caption and recipe.without_caption == "drop":
+                decision.dropped_by.append("caption")
+            rows.append(Row(clip, source, decision, split, caption))
+    drop_duplicates(((row.clip["key"], row.clip["scores"], row.decision) for row in rows), recipe)
+    built.clips = len(rows)
+    for row in rows:
+        if row.decision.kept:
+            built.kept[row.split] += 1
+            built.seconds += float(row.clip["scores"]["seconds"])
+        else:
+            built.dropped[row.decision.dropped_by[0]] += 1
+    return rows, built
+
+
+def _caption(source: Source, captions: Captions) -> str:
+    try:
+        return captions.of(source.file) or ""
+    except BadSampleError:
+        return ""
+
+
+def write_all(
+    out: Path, work: Path, rows: Sequence[Row], built: Built, recipe: Recipe, about: Mapping[str, Any]
+) -> None:
+    """Write shards, `clips.jsonl`, `manifest.json` and `SHA256SUMS` in place of those of an earlier build.
+
+    The bytes depend on the clips and the recipe alone.
+    """
+    with folder_beside(out / "shards") as beside:
+        shards: list[Path] = []
+        counts: dict[str, int] = {}
+        for split in SPLITS:
+            kept = [row for row in rows if row.decision.kept and row.split == split]
+            for shard, count in _shards(beside / split, kept, work, recipe.shard_bytes):
+                shards.append(shard)
+                counts[shard.name] = count
+        lines = [json.dumps(row.plain(), ensure_ascii=False, sort_keys=True) for row in rows]
+        (beside / CLIPS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        manifest = {
+            "format": FORMAT,
+            "recipe": recipe.plain(),
+            **about,
+            "sources": {"files": built.sources, "failed": built.failed},
+            "clips": {"all": built.clips, "kept": dict(built.kept), "seconds": round(built.seconds, 3)},
+            "dropped": dict(sorted(built.dropped.items())),
+            "shards": [
+                {"name": s.name, "clips": counts[s.name], "bytes": s.stat().st_size, "sha256": file_sha256(s)}
+                for s in shards
+            ],
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
+        (beside / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        names = sorted([s.name for s in shards] + [index_path(s).name for s in shards] + [CLIPS, MANIFEST])
+        sums = "".join(f"{file_sha256(beside / name)}  {name}\n" for name in names)
+        (beside / SUMS).write_text(sums)
+        (out / SUMS).unlink(missing_ok=True)  # sums and manifest are of whole builds alone
+        (out / MANIFEST).unlink(missing_ok=True)
+        for split in SPLITS:
+            for stale in numbered_shards(out / split):
+                remove_shard(stale)
+        for name in [*names, SUMS]:
+            (beside / name).replace(out / name)
+    built.shards = [out / shard.name for shard in shards]
+
+
+def _shards(prefix: Path, rows: Sequence[Row], work: Path, most: int) -> Iterator[tuple[Path, int]]:
+    """Shards `<prefix>-00000.tar`, … of at most about `most` bytes, and the number of clips in each."""
+    media = _Media(work)
+    place, number = 0, 0
+    while place < len(rows):
+        path = prefix.with_name(f"{prefix.name}-{number:05d}.tar")
+        size = count = 0
+        with ShardWriter(path) as shard:
+            while place < len(rows) and (not count or size < most):
+                row = rows[place]
+                members = {**media.of(row), "json": _about(row)}
+                shard.write(row.clip["key"], members)
+                size += sum(len(data) for data in members.values() if isinstance(data, bytes))
+                row.shard = path.name
+                place, count = place + 1, count + 1
+        yield path, count
+        number += 1
+    media.close()
+
+
+def _about(row: Row) -> bytes:
+    scores = {name: value for name, value in row.clip["scores"].items() if not isinstance(value, str)}
+    meta = {"file": row.source.name, "start_s": row.clip["start_s"], "scores": scores}
+    if row.decision.marks:
+        meta["marks"] = row.decision.marks
+    return json_bytes({"caption": row.caption, "meta": meta})
+
+
+class _Media:
+    """Stored media of clips, source by source."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.reader = ShardReader()
+        self.source: str | None = None
+        self.entries: dict[str, Any] = {}
+
+    def of(self, row: Row) -> Members:
+        """The members of a clip without its description."""
+        if row.source.name != self.source:
+            index = read_index(self.work / f"{row.source.digest}.tar")
+            self.source, self.entries = row.source.name, {entry.key: entry for entry in index.entries}
+        return self.reader.read(self.entries[row.clip["key"]])
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+def digest_of_sources(sources: Sequence[Source]) -> str:
+    """sha256 over the names of the sources."""
+    return hashlib.sha256("\n".join(source.name for source in sources).encode()).hexdigest()

@@ -1,0 +1,194 @@
+"""`ovi-data build`: a folder of videos or sounds becomes shards, with every score kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ovi_eval.common.folders import FolderFiles, files_of
+from ovi_eval.common.shown import shown
+from ovi_lab.common.progress import progress
+from ovi_lab.data.build.assemble import Built, rows_of, write_all
+from ovi_lab.data.build.engine import Work, run_here
+from ovi_lab.data.build.items import Item, Source, is_current, read_item, remove_item
+from ovi_lab.data.build.recipe import Recipe
+from ovi_lab.data.build.step import Step
+from ovi_lab.data.captions import Captions
+from ovi_lab.data.decode import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
+from ovi_lab.data.pack import sample_key
+from ovi_lab.errors import UserError
+
+WORK = ".build"
+"""Folder within the shards' of what a stopped build continues from."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a build runs; none of it changes a byte of what is built.
+
+    Args:
+        workers: processes.
+        rescore: take the scores that are there, whatever recipe they are from, and decide anew: an error where one is
+            missing.
+        skip_missing: leave out steps whose weights or packages are missing, and say so in the manifest.
+        quiet: no progress.
+    """
+
+    workers: int = 1
+    rescore: bool = False
+    skip_missing: bool = False
+    quiet: bool = False
+
+
+def build(
+    folder: Path, out: Path, recipe: Recipe, options: BuildOptions, captions: Path | None = None
+) -> tuple[Built, list[str]]:
+    """Build shards of a folder; the same call continues a stopped one. Returns counts, and steps not applied.
+
+    Raises:
+        UserError: no folder or no file in it, a step that cannot run, or another build in the same folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder {shown(folder)} does not exist; name a folder of videos")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{shown(out)} is a file; name a folder for the shards")
+    recipe, skipped = _applicable(recipe, options.skip_missing)
+    listed = _listed(folder, recipe)
+    sources = _sources(folder, listed)
+    work = out / WORK
+    with _alone(work):
+        _clean(out, work)
+        texts = Captions(folder, captions)
+        _work_through(sources, work, recipe, options)
+        finished = [(source, _finished(work, source)) for source in sources]
+        _forget_others(work, sources)
+        rows, built = rows_of(finished, recipe, texts)
+        for lost in listed.unusable:
+            built.failed[lost.path] = lost.reason
+        steps = recipe.make_steps()
+        about = {
+            "steps": {step.name: {"version": step.version, "weights": step.digests()} for step in steps},
+            "not_applied": skipped,
+        }
+        write_all(out, work, rows, built, recipe, about)
+    return built, skipped
+
+
+def _applicable(recipe: Recipe, skip_missing: bool) -> tuple[Recipe, list[str]]:
+    """The recipe less the steps that cannot run here, and these; UserError for the first unless they are skipped."""
+    lacking = {step.name: missing for step in recipe.make_steps() if (missing := step.missing())}
+    if lacking and not skip_missing:
+        name, missing = next(iter(lacking.items()))
+        raise UserError(f"step {name} of recipe {recipe.name} cannot run: {missing}; or leave such steps out with "
+                        "--skip-missing")  # fmt: skip
+    if not lacking:
+        return recipe, []
+    steps = {name: settings for name, settings in recipe.steps.items() if name not in lacking}
+    known = {spec.name for name in steps for spec in _scores_of(recipe, name)}
+    gone = {spec.name for name in lacking for spec in _scores_of(recipe, name)} - known
+    keep = {
+        name: bound
+        for name, bound in recipe.keep.items()
+        if name not in gone and not gone & bound.when.keys()
+    }
+    duplicates = {name: share for name, share in recipe.duplicates.items() if name not in gone}
+    plain = vars(recipe) | {"steps": steps, "keep": keep, "duplicates": duplicates}
+    return Recipe(**plain), sorted(lacking)
+
+
+def _scores_of(recipe: Recipe, name: str) -> Sequence[Any]:
+    found: dict[str, Step] = {step.name: step for step in recipe.make_steps()}
+    return found[name].scores
+
+
+def _listed(folder: Path, recipe: Recipe) -> FolderFiles:
+    kinds = HEARD_EXTENSIONS if recipe.clips.frames is None else VIDEO_EXTENSIONS
+    found = files_of(folder, [f".{kind}" for kind in kinds])
+    if not found.files:
+        raise UserError(f"no .{', .'.join(kinds)} file is in {shown(folder)}")
+    return found
+
+
+def _sources(folder: Path, listed: FolderFiles) -> list[Source]:
+    """The files in the order of their names, each with the beginning of its clips' keys."""
+    keys: set[str] = set()
+    names = [file.relative_to(folder).as_posix() for file in listed.files]
+    return [
+        Source(file, name, sample_key(name, None, keys))
+        for file, name in zip(listed.files, names, strict=True)
+    ]
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Holds the folder for this build; UserError where another has it, or it cannot be written."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / "lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another build is writing to {shown(work.parent)}; wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{shown(work)} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clean(out: Path, work: Path) -> None:
+    """Remove what a build that was killed has left half-written."""
+    for half in work.glob(".*.tmp"):
+        half.unlink(missing_ok=True)
+    for half in out.glob(".shards.*.tmp"):
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _work_through(sources: Sequence[Source], work: Path, recipe: Recipe, options: BuildOptions) -> None:
+    unfinished = []
+    for source in sources:
+        item = read_item(work, source)
+        if item is None or not is_current(item, recipe):
+            if options.rescore and (item is None or item.scored_by != recipe.scored_by()):
+                why = "has no scores yet" if item is None else "was scored by other steps or for other clips"
+                raise UserError(f"{shown(source.name)} {why}; build without --rescore")
+            unfinished.append(source)
+    if not unfinished:
+        return
+    done = run_here(unfinished, Work(work, recipe), options.workers)
+    for _ in progress(done, "building", len(unfinished), not options.quiet):
+        pass
+
+
+def _finished(work: Path, source: Source) -> Item:
+    item = read_item(work, source)
+    if item is None:
+        return Item(source.name, [0, 0], "", "it changed or vanished while it was read", [])
+    return item
+
+
+def _forget_others(work: Path, sources: Sequence[Source]) -> None:
+    """Remove what is known of files that are no longer there."""
+    known = {source.digest for source in sources}
+    for path in work.glob("*.json"):
+        digest = path.name.split(".")[0]
+        if digest not in known:
+            remove_item(work, digest)
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a build. Raises UserError where there is none."""
+    path = out / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{shown(out)} holds no manifest.json: it is not of a finished `ovi-data build`")
+    plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return plain

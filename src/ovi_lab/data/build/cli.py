@@ -1,0 +1,73 @@
+"""The commands of `ovi-data` around a build."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ovi_eval.common.boundary import LineParser
+from ovi_eval.common.shown import shown
+from ovi_lab.common.following import typed
+from ovi_lab.data.cli_output import print_next, print_table
+from ovi_lab.errors import UserError
+
+
+def add_commands(commands: Any) -> None:
+    """Add `build` to the commands of `ovi-data`."""
+    parser: LineParser = commands.add_parser(
+        "build", help="turn a folder of videos or sounds into training shards"
+    )
+    parser.examples = (
+        (
+            "ovi-data build videos shards --recipe paper",
+            "scenes cut into clips, judged, and packed; again to go on",
+        ),
+        ("ovi-data build videos shards --recipe mine.yaml --workers 8", "your own steps and bounds"),
+        (
+            "ovi-data build videos shards --recipe mine.yaml --rescore",
+            "other bounds on the scores that are there",
+        ),
+    )
+    option = parser.add_argument
+    option("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
+    option("shards", type=Path, metavar="SHARDS", help="folder for shards, manifest and scores")
+    option("--recipe", default="paper", help="paper, paper_audio, or a YAML file (paper)")
+    option(
+        "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each file"
+    )
+    option("--workers", type=int, default=1, help="processes (1)")
+    option("--rescore", action="store_true", help="decide anew on the scores that are there; measure nothing")
+    option(
+        "--skip-missing", action="store_true", help="leave out steps whose packages or weights are missing"
+    )
+    parser.set_defaults(run=_build)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from ovi_lab.data.build.build import BuildOptions, build
+    from ovi_lab.data.build.recipe import load_recipe
+
+    if arguments.workers < 1:
+        raise UserError(f"--workers is {arguments.workers}; at least 1")
+    recipe = load_recipe(arguments.recipe)
+    options = BuildOptions(arguments.workers, arguments.rescore, arguments.skip_missing)
+    built, skipped = build(arguments.folder, arguments.shards, recipe, options, arguments.captions)
+    kept = sum(built.kept.values())
+    rows = [
+        ("files", f"{built.sources}, {len(built.failed)} not usable to their end"),
+        ("clips", f"{built.clips}, {kept} kept, {built.seconds / 60:.1f} min"),
+        ("splits", ", ".join(f"{count} {split}" for split, count in sorted(built.kept.items()))),
+        ("dropped", ", ".join(f"{count} by {name}" for name, count in built.dropped.most_common())),
+        ("not applied", ", ".join(skipped)),
+        ("shards", f"{len(built.shards)} in {arguments.shards}"),
+    ]
+    failed = list(built.failed.items())
+    rows += [("not usable", f"{shown(name)}: {shown(reason, 400)}") for name, reason in failed[:20]]
+    rows += [("", f"and {len(failed) - 20} more, in manifest.json")] if len(failed) > 20 else []
+    print_table("built", rows)
+    if kept:
+        pattern = typed(arguments.shards / "train-*.tar")
+        print_next(
+            f"ovi-data latents {pattern} --weights DIR --text --out {typed(arguments.shards / 'latents')}"
+        )

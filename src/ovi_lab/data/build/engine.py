@@ -1,0 +1,86 @@
+"""Who works through the sources: this process, several on this machine, or a cluster by Ray Data.
+
+An engine takes sources and gives their items as they are finished, in any order. What is written of a source does not
+depend on the engine, nor on the number of its workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ovi_lab.data.build.items import Item, Source, make_item
+from ovi_lab.data.build.recipe import Recipe
+from ovi_lab.data.build.step import Step
+from ovi_lab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker needs to know."""
+
+    folder: Path
+    recipe: Recipe
+
+
+class Worker:
+    """One worker: its steps are set up once."""
+
+    def __init__(self, work: Work) -> None:
+        torch.set_num_threads(1)  # sums over several threads are added up in another order
+        self.work = work
+        self.steps: list[Step] = work.recipe.make_steps()
+        for step in self.steps:
+            step.setup()
+
+    def __call__(self, source: Source) -> Item:
+        return make_item(source, self.work.folder, self.work.recipe, self.steps)
+
+
+def run_here(sources: Sequence[Source], work: Work, workers: int) -> Iterator[Item]:
+    """Items by processes of this machine; by this process where one is enough.
+
+    Raises UserError where a worker dies, as one that is out of memory does; what is finished stays.
+    """
+    if workers == 1 or len(sources) <= 1:
+        threads = torch.get_num_threads()
+        try:
+            yield from map(Worker(work), sources)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would share this process's threads
+    workers = min(workers, len(sources))
+    with ProcessPoolExecutor(workers, context, _start, (work,)) as pool:
+        futures: list[Future[Item]] = [pool.submit(_make, source) for source in sources]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker of the build died (out of memory, or killed); what is finished is kept: the same command "
+                "goes on, with fewer --workers where memory is short"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+_worker: Worker | None = None
+
+
+def _start(work: Work) -> None:
+    global _worker
+    _worker = Worker(work)
+
+
+def _make(source: Source) -> Item:
+    if _worker is None:
+        raise RuntimeError("the worker has not been started")
+    return _worker(source)

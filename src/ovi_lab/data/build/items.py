@@ -1,0 +1,213 @@
+"""What is known of each source file, one small file for each: what a stopped build continues from.
+
+WORK/
+  <digest>.json   the source's facts and the scores of all its clips; or why it cannot be used
+  <digest>.tar    the media of the clips that the recipe's bounds keep
+
+A source is finished when its .json is there, which is written last. Scores are of a form of clips, of steps and their
+versions (`Recipe.scored_by`), and of the file as it was (size and time of change).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+import wave
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovi_eval.clips.writing import write_mp4
+from ovi_eval.common.files import write_whole
+from ovi_eval.common.plain_data import read_json
+from ovi_lab.data.build.clip import Candidate, Scores
+from ovi_lab.data.build.decide import Decision, decide
+from ovi_lab.data.build.reading import clips_of
+from ovi_lab.data.build.recipe import Recipe
+from ovi_lab.data.build.step import Step
+from ovi_lab.data.index import BadSampleError
+from ovi_lab.data.shards import Members, ShardWriter
+from ovi_lab.errors import UserError
+
+FORMAT = "ovi_lab.build_item/1"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to build from."""
+
+    file: Path
+    name: str
+    """Relative to the folder, with forward slashes."""
+    base: str
+    """Of its clips' keys."""
+
+    @property
+    def digest(self) -> str:
+        """Of its name: names its files in the work folder."""
+        return hashlib.sha256(self.name.encode()).hexdigest()[:20]
+
+    def stamp(self) -> list[int]:
+        """Size in bytes and time of change in nanoseconds. Raises BadSampleError where it is gone."""
+        try:
+            facts = self.file.stat()
+        except OSError as error:
+            raise BadSampleError(f"it cannot be read ({error.strerror})") from error
+        return [facts.st_size, facts.st_mtime_ns]
+
+
+@dataclass
+class Item:
+    """A finished source."""
+
+    source: str
+    stamp: list[int]
+    scored_by: str
+    failed: str | None
+    """Why it cannot be used, or could not be decoded to its end."""
+    clips: list[dict[str, Any]]
+    """`key`, `start_s`, `facts`, `scores` of each clip; `stored`: how its media are stored, None where they are not."""
+
+    @property
+    def rows(self) -> list[tuple[str, Scores]]:
+        """Key and scores of each clip."""
+        return [(clip["key"], clip["scores"]) for clip in self.clips]
+
+
+def read_item(work: Path, source: Source) -> Item | None:
+    """What is known of a source; None where it is not finished, has changed, or the file is damaged."""
+    path = work / f"{source.digest}.json"
+    if not path.is_file():
+        return None
+    try:
+        plain: Any = read_json(path)
+        item = Item(*(plain[key] for key in ("source", "stamp", "scored_by", "failed", "clips")))
+        if plain["format"] != FORMAT or item.source != source.name or item.stamp != source.stamp():
+            return None
+        return (
+            item if all({"key", "scores", "stored", "facts"} <= clip.keys() for clip in item.clips) else None
+        )
+    except (UserError, BadSampleError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def stored_as(decision: Decision) -> dict[str, float] | None:
+    """How the media of a clip are to be stored; None where they are not."""
+    return dict(decision.mend) if decision.kept else None
+
+
+def is_current(item: Item, recipe: Recipe) -> bool:
+    """Whether an item has the recipe's scores and the media of all clips that its bounds keep."""
+    if item.scored_by != recipe.scored_by():
+        return False
+    for clip in item.clips:
+        wanted = stored_as(decide(clip["scores"], recipe.keep))
+        if wanted is not None and clip["stored"] != wanted:
+            return False
+    return True
+
+
+def make_item(source: Source, work: Path, recipe: Recipe, steps: Sequence[Step]) -> Item:
+    """Cut a source into clips, score them, store those within bounds, and write what is known of it.
+
+    Scores that an earlier build gave by the same steps are taken as they are. A file that cannot be used is an item
+    too, with the reason.
+    """
+    before = read_item(work, source)
+    known = {}
+    if before is not None and before.scored_by == recipe.scored_by():
+        known = {clip["key"]: clip["scores"] for clip in before.clips}
+    item = Item(source.name, [0, 0], recipe.scored_by(), None, [])
+    tar = work / f"{source.digest}.tar"
+    (work / f"{source.digest}.json").unlink(missing_ok=True)
+    with ShardWriter(tar) as media:
+        try:
+            item.stamp = source.stamp()
+            for clip in clips_of(source.file, source.name, source.base, recipe.clips):
+                scores = known.get(clip.key) or {**clip.facts["scores"], **_scored(clip, steps)}
+                decision = decide(scores, recipe.keep)
+                stored = stored_as(decision)
+                facts = {name: value for name, value in clip.facts.items() if name != "scores"}
+                row = {
+                    "key": clip.key,
+                    "start_s": clip.start_s,
+                    "facts": facts,
+                    "scores": scores,
+                    "stored": stored,
+                }
+                item.clips.append(row)
+                if stored is not None:
+                    media.write(clip.key, _members(clip, stored))
+        except BadSampleError as error:
+            item.failed = str(error)
+    plain = {"format": FORMAT, **vars(item)}
+    write_whole(work / f"{source.digest}.json", json.dumps(plain, ensure_ascii=False, allow_nan=False))
+    return item
+
+
+def _scored(clip: Candidate, steps: Sequence[Step]) -> Scores:
+    found: Scores = {}
+    for step in steps:
+        (own,) = step.process([clip])
+        found |= {name: _plain(value) for name, value in own.items()}
+    return found
+
+
+def _plain(value: float | str | None) -> float | str | None:
+    """A score as JSON has it: seven digits, so that the same score is the same text everywhere."""
+    if isinstance(value, bool | int | float):
+        return None if value != value or abs(value) == float("inf") else float(f"{value:.7g}")
+    return value
+
+
+def _members(clip: Candidate, mended: Mapping[str, float]) -> Members:
+    wave_S = torch.zeros(0) if clip.wave_S is None else moved(clip.wave_S, mended, clip)
+    if clip.frames_THWC is None:
+        return {"wav": _wav(wave_S, clip.sample_rate)}
+    if clip.wave_S is None:
+        wave_S = torch.zeros(round(clip.seconds * clip.sample_rate))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_mp4(path, clip.frames_THWC, clip.fps, wave_S, clip.sample_rate, enlarge_to=0)
+        return {"mp4": path.read_bytes()}
+
+
+def moved(wave_S: Tensor, mended: Mapping[str, float], clip: Candidate) -> Tensor:
+    """The sound moved by the offset found (frames at 25 fps, positive: it is late), silence in place of what is not
+    there."""
+    offset = mended.get("sync_offset", 0.0)
+    samples = round(offset / 25 * clip.sample_rate)
+    if not samples:
+        return wave_S
+    out_S = torch.zeros_like(wave_S)
+    if samples > 0:
+        out_S[: len(wave_S) - samples] = wave_S[samples:]
+    else:
+        out_S[-samples:] = wave_S[:samples]
+    return out_S
+
+
+def _wav(wave_S: Tensor, rate: int) -> bytes:
+    """A WAV file of 16 bits."""
+    data = (wave_S.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes()
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(data)
+    return buffer.getvalue()
+
+
+def remove_item(work: Path, digest: str) -> None:
+    """What is known of a source that is no longer among the files."""
+    for suffix in (".json", ".tar", ".index.json"):
+        with suppress(OSError):
+            (work / f"{digest}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,237 @@
+"""A source file as clips: surveyed once for scenes and black bars, then decoded once for all steps.
+
+One clip is held at a time, so memory does not grow with the length of a file. Times are the frames' own.
+
+Shapes: T frames, H rows, W columns, S samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovi_eval.clips.container import opened
+from ovi_eval.clips.picture import PictureStream
+from ovi_eval.clips.sound import SoundStream
+from ovi_eval.common.needs import imported
+from ovi_eval.faces.scenes import SCENEDETECT, SHORTEST, THRESHOLD
+from ovi_lab.data.build.clip import Candidate, shrunk
+from ovi_lab.data.build.recipe import ClipForm
+from ovi_lab.data.cutting import COARSEST_TICK, LATE, CutSound, seen_at
+from ovi_lab.data.decode import fit_frame
+from ovi_lab.data.index import BadSampleError, bad_sample
+from ovi_lab.data.pack import BAR_LEVEL
+
+LIT = 0.02
+"""Share of a row or column that is lighter than a bar's where picture begins: single light pixels are noise."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first pass over a file finds.
+
+    `scenes`: begin and end of each in seconds after the first frame. `box`: rows and columns within the black bars.
+    `late`: how far a frame's time may lie after the moment at which it is seen.
+    """
+
+    scenes: list[tuple[float, float]]
+    box: tuple[slice, slice]
+    late: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def has_parts(file: Path) -> tuple[bool, bool]:
+    """Whether a file has a picture and a sound. Raises BadSampleError where it cannot be read."""
+    with bad_sample(), opened(file, "the file") as (container, _):
+        pictures = [s for s in container.streams.video if not _is_cover(s)]
+        return bool(pictures), bool(container.streams.audio)
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a picture stream is the cover of a sound file."""
+    return bool(int(stream.disposition) & 0x400)
+
+
+def survey(file: Path) -> Survey:
+    """Scenes by PySceneDetect's ContentDetector with its defaults, and black bars."""
+    package = imported(SCENEDETECT, "finding cuts")
+    detector = package.ContentDetector(threshold=THRESHOLD, min_scene_len=SHORTEST)
+    lightest_HW = torch.zeros((), dtype=torch.uint8)
+    cuts: list[int] = []
+    with bad_sample(), PictureStream(file, name="its picture", transform=_seen) as picture:
+        rate = 25.0  # of the detector's clock alone: cuts are counted in frames
+        for number, (_, (small_HWC, light_HW)) in enumerate(picture):
+            lightest_HW = torch.maximum(light_HW, lightest_HW)
+            bgr = np.ascontiguousarray(small_HWC[..., ::-1])
+            found = detector.process_frame(package.FrameTimecode(number, rate), bgr)
+            cuts += [int(cut.frame_num) for cut in found]
+        found = detector.post_process(package.FrameTimecode(number, rate))
+        cuts += [int(cut.frame_num) for cut in found]
+        times = (picture.times_T - picture.start).tolist()
+        length = picture.end - picture.start
+        tick, fps, size = picture.tick, picture.fps, picture.size
+    edges = [0.0, *(times[cut] for cut in sorted(set(cuts)) if 0 < cut < len(times)), length]
+    scenes = [(begin, end) for begin, end in itertools.pairwise(edges) if end > begin]
+    steps = np.diff(times) if len(times) > 1 else np.zeros(0)
+    uneven = bool(len(steps)) and float(np.ptp(steps)) > 0.5 / max(fps, 1.0)
+    late = max(LATE, 1.5 * tick) if tick <= COARSEST_TICK else LATE
+    facts = {"source_fps": fps, "source_size": list(size), "variable_rate": uneven, "scenes": len(scenes)}
+    return Survey(scenes, _within_bars(lightest_HW), late, facts)
+
+
+def _seen(frame_HWC: Tensor) -> Any:
+    return shrunk(frame_HWC.numpy()), frame_HWC.amax(-1)
+
+
+def _within_bars(lightest_HW: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of what is ever lighter than a bar; all where nothing is."""
+    lit_HW = (lightest_HW > BAR_LEVEL).float()
+    rows, columns = ((lit_HW.mean(axis) > LIT).nonzero().flatten().tolist() for axis in (1, 0))
+    if not rows or not columns:
+        return slice(None), slice(None)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def shape_for(height: int, width: int, form: ClipForm) -> tuple[int, int]:
+    """Height and width of about `form.pixels` in the aspect of a picture, both multiples of `form.multiple`."""
+    scale = math.sqrt(form.pixels / (height * width)) / form.multiple
+    return max(1, round(height * scale)) * form.multiple, max(1, round(width * scale)) * form.multiple
+
+
+def windows(scenes: list[tuple[float, float]], form: ClipForm) -> list[tuple[int, float]]:
+    """The first frame, at the clips' rate, of each clip, and the length of the scene that it lies in; in order."""
+    frames = form.frames or 1
+    found = []
+    for begin, end in scenes:
+        first, count = math.ceil(begin * form.fps - 1e-6), 0
+        while (first + frames) / form.fps <= end + 0.5 / form.fps and count != form.clips_per_scene:
+            found.append((first, end - begin))
+            first, count = first + frames, count + 1
+    return found
+
+
+def clips_of(file: Path, name: str, base: str, form: ClipForm) -> Iterator[Candidate]:
+    """The clips of a file in order.
+
+    Args:
+        file: to read.
+        name: of the source, in facts.
+        base: of the clips' keys, `<base>-000`, ….
+        form: of the clips.
+
+    Raises BadSampleError where it holds none, or cannot be decoded further.
+    """
+    picture, sound = has_parts(file)
+    if form.frames is None:
+        if not sound:
+            raise BadSampleError("it has no sound")
+        yield from _sounds(file, name, base, form)
+    elif not picture:
+        raise BadSampleError("it has no picture")
+    else:
+        yield from _films(file, name, base, form, sound)
+
+
+def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) -> Iterator[Candidate]:
+    found = survey(file)
+    starts = windows(found.scenes, form)
+    frames = form.frames or 1
+    if not starts:
+        longest = max(end - begin for begin, end in found.scenes)
+        raise BadSampleError(
+            f"its longest scene lasts {longest:.2f} s; a clip needs {frames / form.fps:.2f} s"
+        )
+    box = found.box if form.crop_bars else (slice(None), slice(None))
+    height, width = (
+        len(range(*part.indices(n))) for part, n in zip(box, found.facts["source_size"], strict=True)
+    )
+    size = shape_for(height, width, form)
+    facts = {**found.facts, "size": list(size)}
+    scores = {"pixels": height * width, "source_fps": found.facts["source_fps"]}
+    with ExitStack() as stack:
+        stack.enter_context(bad_sample())
+        transform = lambda frame: fit_frame(frame[box], *size)  # noqa: E731
+        picture = stack.enter_context(PictureStream(file, name="its picture", transform=transform))
+        sounds = []
+        if has_sound:
+            for rate in (form.sample_rate, None):
+                stream = stack.enter_context(SoundStream(file, name="its sound"))
+                sounds.append(CutSound(stream, rate or stream.sample_rate, picture.start))
+            native_rate = stream.sample_rate
+        held: list[Tensor] = []
+        number = 0
+        for place, (known, frame) in enumerate(seen_at(picture, form.fps, found.late)):
+            if number == len(starts):
+                break
+            first, scene_seconds = starts[number]
+            if place < first:
+                continue
+            held.append(frame)
+            if known == math.inf and len(held) < frames - 1:
+                break  # its frames end before its stated length
+            if len(held) < frames:
+                continue
+            clip = Candidate(
+                f"{base}-{number:03d}",
+                name,
+                first / form.fps,
+                torch.stack(held),
+                form.fps,
+                None,
+                form.sample_rate,
+            )
+            own = {**scores, "scene_seconds": scene_seconds, "seconds": clip.seconds, "silent_padding": None}
+            if has_sound:
+                own["silent_padding"] = _add_sound(clip, sounds, native_rate, first / form.fps)
+            clip.facts = {**facts, "scores": own}
+            yield clip
+            held, number = [], number + 1
+
+
+def _add_sound(clip: Candidate, sounds: list[CutSound], native_rate: int, start_s: float) -> float:
+    """Give a clip its sound. Returns the seconds of silence in place of what is missing at its ends."""
+    (wave_S, before, after), (native_S, *_) = (
+        sound.window(round(start_s * rate), round(clip.seconds * rate))
+        for sound, rate in zip(sounds, (clip.sample_rate, native_rate), strict=True)
+    )
+    if before + after >= len(wave_S):
+        return clip.seconds  # no sound at all: a silent film here
+    clip.wave_S, clip.native_S, clip.native_rate = wave_S, native_S, native_rate
+    return (before + after) / clip.sample_rate
+
+
+def _sounds(file: Path, name: str, base: str, form: ClipForm) -> Iterator[Candidate]:
+    """Clips of sound alone: as long as may be, the last one what is left."""
+    with ExitStack() as stack:
+        stack.enter_context(bad_sample())
+        sounds = []
+        for rate in (form.sample_rate, None):
+            stream = stack.enter_context(SoundStream(file, name="its sound"))
+            sounds.append(CutSound(stream, rate or stream.sample_rate, stream.start))
+        native_rate, number = stream.sample_rate, 0
+        longest = round(form.max_seconds * form.sample_rate)
+        while form.clips_per_scene is None or number < form.clips_per_scene:
+            start_s = number * form.max_seconds
+            wave_S, _, after = sounds[0].window(round(start_s * form.sample_rate), longest)
+            wave_S = wave_S[: longest - after]
+            seconds = len(wave_S) / form.sample_rate
+            if seconds < form.min_seconds - 0.5 / form.sample_rate:
+                break
+            native_S, *_ = sounds[1].window(round(start_s * native_rate), round(seconds * native_rate))
+            clip = Candidate(f"{base}-{number:03d}", name, start_s, None, form.fps, wave_S, form.sample_rate)
+            clip.native_S, clip.native_rate = native_S, native_rate
+            scores = {"pixels": None, "source_fps": None, "scene_seconds": None, "seconds": seconds}
+            clip.facts = {"source_rate": native_rate, "scores": {**scores, "silent_padding": 0.0}}
+            yield clip
+            number += 1
+    if not number:
+        raise BadSampleError(f"its sound lasts {seconds:.2f} s; a clip needs {form.min_seconds:.2f} s")
