@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from filelock import FileLock
 
+from helpers.forks import Fork
 from helpers.small_videos import RECIPE, moving, write
 from ovi_lab.data.build import items
 from ovi_lab.data.build.build import WORK, BuildOptions, build
@@ -46,41 +44,38 @@ def once(videos: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     return digests(out)
 
 
+def build_once(videos: Path, out: Path) -> None:
+    """A build as a process of its own."""
+    build(videos, out, read_recipe("planted", RECIPE), QUIET)
+
+
 @pytest.mark.slow
-def test_two_workers_and_ten_kills_give_the_bytes_of_one(
-    videos: Path, once: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "planted.yaml").write_text(yaml.safe_dump(RECIPE))
-    out = tmp_path / "out"
-    line = [
-        sys.executable,
-        "-m",
-        "ovi_lab.data.cli",
-        "build",
-        str(videos),
-        str(out),
-        "--recipe",
-        "planted.yaml",
-    ]
-    for kill in range(11):
-        workers = str(1 + kill % 2)
-        process = subprocess.Popen(
-            [*line, "--workers", workers], cwd=tmp_path, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        before = len(list((out / WORK).glob("*.json"))) if out.exists() else 0
-        while kill < 10 and process.poll() is None and not (out / "manifest.json").exists():
-            if kill % 3 == 0 or len(list((out / WORK).glob("*.json"))) > before:
-                time.sleep(0.3 * (kill % 3))
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.02)
-        printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "4, 0 not usable" in printed
+def test_ten_kills_change_no_byte(videos: Path, once: dict[str, str], tmp_path: Path) -> None:
+    """Before the first source is finished, within each of them, and while shards are written."""
+    out, draw = tmp_path / "out", random.Random(0)
+    for _ in range(10):
+        fork = Fork(build_once, videos, out)
+        begun, wait = time.monotonic(), draw.uniform(0.0, 0.5)
+        while fork.code is None and time.monotonic() - begun < wait:
+            time.sleep(0.01)
+        fork.signal(signal.SIGKILL)
+        fork.process.join(60)
+    last = Fork(build_once, videos, out)
+    assert last.wait() == 0, last.output
     assert digests(out) == once
+    assert not list(out.glob(".shards*"))
+    assert not list((out / WORK).glob(".*.tmp"))
 
 
+@pytest.mark.slow
+def test_two_workers_give_the_bytes_of_one(
+    videos: Path, recipe: Recipe, once: dict[str, str], tmp_path: Path
+) -> None:
+    build(videos, tmp_path / "out", recipe, BuildOptions(workers=2, quiet=True))
+    assert digests(tmp_path / "out") == once
+
+
+@pytest.mark.slow
 def test_nothing_is_measured_twice(videos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: Any) -> None:
     measured: list[str] = []
     real = items._scored
@@ -111,6 +106,7 @@ def test_nothing_is_measured_twice(videos: Path, recipe: Recipe, tmp_path: Path,
         build(out.parent / "w", out, other, BuildOptions(rescore=True, quiet=True))
 
 
+@pytest.mark.slow
 def test_sources_are_split_whole_and_clips_without_caption_are_dropped(videos: Path, tmp_path: Path) -> None:
     halved = read_recipe("planted", {**RECIPE, "val_share": 0.5, "without_caption": "drop", "shard_bytes": 1})
     (videos / "v9.mp4").write_bytes((videos / "v0.mp4").read_bytes())
