@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
+from ovi_eval.common.unicode_text import read_text
 from ovi_lab.data.build.step import ScoreSpec, Step
 from ovi_lab.data.build.steps import STEPS
 from ovi_lab.errors import UserError
@@ -150,12 +151,8 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(
             f"recipe {shown(name)} is neither {' nor '.join(built_in)} nor a YAML file that is there"
         )
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(
-            f"recipe {shown(name)}: it has {path.stat().st_size} bytes; at most {MAX_BYTES} are read"
-        )
     try:
-        plain = parse_yaml(path.read_bytes(), shown(path.name))
+        plain = parse_yaml(read_text(path, max_bytes=MAX_BYTES), shown(path.name))
     except UserError as error:
         raise UserError(f"recipe {error}") from error
     if not isinstance(plain, dict):
