@@ -19,7 +19,7 @@ from ovi_lab.data.build.assemble import Built, rows_of, write_all
 from ovi_lab.data.build.engine import Work, run_here
 from ovi_lab.data.build.items import Item, Source, is_current, read_item, remove_item
 from ovi_lab.data.build.recipe import Recipe
-from ovi_lab.data.build.step import Step
+from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.decode import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
 from ovi_lab.data.pack import sample_key
@@ -104,7 +104,7 @@ def _applicable(recipe: Recipe, skip_missing: bool) -> tuple[Recipe, list[str]]:
 
 
 def _scores_of(recipe: Recipe, name: str) -> Sequence[Any]:
-    found: dict[str, Step] = {step.name: step for step in recipe.make_steps()}
+    found: dict[str, BuildStep] = {step.name: step for step in recipe.make_steps()}
     return found[name].scores
 
 

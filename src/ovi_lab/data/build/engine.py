@@ -17,7 +17,7 @@ import torch
 
 from ovi_lab.data.build.items import Item, Source, make_item
 from ovi_lab.data.build.recipe import Recipe
-from ovi_lab.data.build.step import Step
+from ovi_lab.data.build.step import BuildStep
 from ovi_lab.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Worker:
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(1)  # sums over several threads are added up in another order
         self.work = work
-        self.steps: list[Step] = work.recipe.make_steps()
+        self.steps: list[BuildStep] = work.recipe.make_steps()
         for step in self.steps:
             step.setup()
 

@@ -31,7 +31,7 @@ from ovi_lab.data.build.clip import Candidate, Scores
 from ovi_lab.data.build.decide import Decision, decide
 from ovi_lab.data.build.reading import clips_of
 from ovi_lab.data.build.recipe import Recipe
-from ovi_lab.data.build.step import Step
+from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.index import BadSampleError
 from ovi_lab.data.shards import Members, ShardWriter
 from ovi_lab.errors import UserError
@@ -114,7 +114,7 @@ def is_current(item: Item, recipe: Recipe) -> bool:
     return True
 
 
-def make_item(source: Source, work: Path, recipe: Recipe, steps: Sequence[Step]) -> Item:
+def make_item(source: Source, work: Path, recipe: Recipe, steps: Sequence[BuildStep]) -> Item:
     """Cut a source into clips, score them, store those within bounds, and write what is known of it.
 
     Scores that an earlier build gave by the same steps are taken as they are. A file that cannot be used is an item
@@ -152,7 +152,7 @@ def make_item(source: Source, work: Path, recipe: Recipe, steps: Sequence[Step])
     return item
 
 
-def _scored(clip: Candidate, steps: Sequence[Step]) -> Scores:
+def _scored(clip: Candidate, steps: Sequence[BuildStep]) -> Scores:
     found: Scores = {}
     for step in steps:
         (own,) = step.process([clip])

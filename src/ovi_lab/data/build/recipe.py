@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
-from ovi_lab.data.build.step import ScoreSpec, Step
+from ovi_lab.data.build.step import BuildStep, ScoreSpec
 from ovi_lab.data.build.steps import STEPS
 from ovi_lab.errors import UserError
 
@@ -116,7 +116,7 @@ class Recipe:
     without_caption: Literal["drop", "empty"]
     shard_bytes: int
 
-    def make_steps(self) -> list[Step]:
+    def make_steps(self) -> list[BuildStep]:
         """The steps in order, not set up. Raises UserError for settings that a step does not take."""
         made = []
         for name, settings in self.steps.items():

@@ -36,7 +36,7 @@ def lacking(package: Package) -> str | None:
     return f"the package {package.module} is not installed: {package.install}"
 
 
-class Step(ABC):
+class BuildStep(ABC):
     """One step. Made from its settings in the recipe; `setup` loads what it needs, once in each worker.
 
     The version belongs to the scores: one that changes any number gets another, and its scores are computed anew.

@@ -17,7 +17,7 @@ from ovi_eval.faces.detection import (
 from ovi_eval.faces.frame_store import Pictures
 from ovi_eval.metrics.lip_sync import SyncNetTracks, SyncNetTracksUltraFace
 from ovi_lab.data.build.clip import Candidate, Scores
-from ovi_lab.data.build.step import ScoreSpec, Step
+from ovi_lab.data.build.step import BuildStep, ScoreSpec
 from ovi_lab.data.build.steps.networks import as_item, missing_of
 from ovi_lab.errors import UserError
 
@@ -28,7 +28,7 @@ DETECTORS: dict[str, type[Detector]] = {
 }
 
 
-class Faces(Step):
+class Faces(BuildStep):
     """Faces in frames that are evenly spaced over a clip, by a detector of `ovi_eval` (its weights in
     OVI_EVAL_WEIGHTS).
 
@@ -81,7 +81,7 @@ class Faces(Step):
         }
 
 
-class LipSyncStep(Step):
+class LipSyncStep(BuildStep):
     """SyncNet's confidence and offset of the face track with the highest confidence, as `ovi_eval`'s `sync` has them.
 
     A clip without a face track, or whose sound is silence, has none of the scores but `face_tracks`, which is 0.

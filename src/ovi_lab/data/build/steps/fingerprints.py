@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ovi_lab.data.build.clip import Candidate, Scores
-from ovi_lab.data.build.step import ScoreSpec, Step
+from ovi_lab.data.build.step import BuildStep, ScoreSpec
 
 FRAMES = 8
 """Frames of a clip that are looked at, evenly spaced."""
@@ -23,7 +23,7 @@ BANDS = 17
 SPANS = 33
 
 
-class Fingerprints(Step):
+class Fingerprints(BuildStep):
     """`picture_print`: of 8 frames, 64 bits each: whether each of the 8 by 8 lowest cosine coefficients of the frame at
     32 by 32 pixels lies above their median (perceptual hash by DCT). `sound_print`: 512 bits: whether the energy of
     17 bands in 33 spans of time grows from band to band and from span to span (Haitsma and Kalker, ISMIR 2002).

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovi_lab.data.build.clip import Candidate, Scores
-from ovi_lab.data.build.step import ScoreSpec, Step
+from ovi_lab.data.build.step import BuildStep, ScoreSpec
 from ovi_lab.errors import UserError
 
 FLOOR_DB = -120.0
@@ -24,7 +24,7 @@ RUN = 3
 BAND_DB = 60.0
 
 
-class Loudness(Step):
+class Loudness(BuildStep):
     """Level, loudness, clipping, silence and bandwidth of a clip's sound.
 
     `mean_volume` is the level of the root mean square in dB of full scale, as FFmpeg's volumedetect has it, and what

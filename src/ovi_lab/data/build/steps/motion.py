@@ -13,7 +13,7 @@ import numpy as np
 from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Package, imported
 from ovi_lab.data.build.clip import Candidate, Scores
-from ovi_lab.data.build.step import ScoreSpec, Step, lacking
+from ovi_lab.data.build.step import BuildStep, ScoreSpec, lacking
 from ovi_lab.errors import UserError
 
 CV2 = Package("cv2", install_hint("build"), "to measure motion")
@@ -21,7 +21,7 @@ STILL = 0.5
 """Of 255: frames that differ by less on average show the same picture."""
 
 
-class Motion(Step):
+class Motion(BuildStep):
     """Mean length of the flow from frame to frame, by Farnebäck's method as OpenCV has it (2003).
 
     Flow is measured on frames whose longer side is 256 pixels, from every `every`-th frame to the next, and given as

@@ -20,7 +20,7 @@ from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import Need, Package, imported
 from ovi_eval.common.weights import find_weights
 from ovi_lab.data.build.clip import Candidate, Scores
-from ovi_lab.data.build.step import ScoreSpec, Step, lacking
+from ovi_lab.data.build.step import BuildStep, ScoreSpec, lacking
 from ovi_lab.data.build.steps.networks import digests_of, missing_of
 from ovi_lab.errors import UserError
 
@@ -38,7 +38,7 @@ def wave_16k(clip: Candidate) -> NDArray[np.float32]:
     return wave
 
 
-class Speech(Step):
+class Speech(BuildStep):
     """`speech_share`: the share of windows of 32 ms whose probability of speech is `threshold` or more, by Silero VAD
     (github.com/snakers4/silero-vad, MIT), whose package carries its network. No code of the package is run.
     """
@@ -103,7 +103,7 @@ class Speech(Step):
         return np.array(found, np.float32)
 
 
-class SpeechQuality(Step):
+class SpeechQuality(BuildStep):
     """DNSMOS P.835 (speech, background, overall) and P.808 of the sound, 1 to 5, as `ovi_eval` computes them."""
 
     name = "speech_quality"
