@@ -21,7 +21,7 @@ from ovi_lab.data.build.items import Item, Source, is_current, read_item, remove
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.captions import Captions
-from ovi_lab.data.decode import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
+from ovi_lab.data.kinds import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
 from ovi_lab.data.pack import sample_key
 from ovi_lab.errors import UserError
 
