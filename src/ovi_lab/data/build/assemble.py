@@ -12,7 +12,7 @@ from typing import Any
 
 from ovi_eval.common.files import file_sha256, folder_beside
 from ovi_lab.data.build.decide import Decision, decide, drop_duplicates, split_of
-from ovi_lab.data.build.items import Item, Source
+from ovi_lab.data.build.items import FinishedSource, SourceFile
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.decode import json_bytes
@@ -25,11 +25,11 @@ SPLITS = ("train", "val")
 
 
 @dataclass
-class Row:
+class ClipRow:
     """A clip with what was decided of it."""
 
     clip: dict[str, Any]
-    source: Source
+    source: SourceFile
     decision: Decision
     split: str
     caption: str = ""
@@ -63,11 +63,11 @@ class Built:
 
 
 def rows_of(
-    finished: Sequence[tuple[Source, Item]], recipe: Recipe, captions: Captions
-) -> tuple[list[Row], Built]:
+    finished: Sequence[tuple[SourceFile, FinishedSource]], recipe: Recipe, captions: Captions
+) -> tuple[list[ClipRow], Built]:
     """Every clip with its decision, in the order of the sources, and the counts."""
     built = Built(sources=len(finished))
-    rows: list[Row] = []
+    rows: list[ClipRow] = []
     for source, item in finished:
         if item.failed:
             built.failed[source.name] = item.failed
@@ -77,7 +77,7 @@ def rows_of(
             decision = decide(clip["scores"], recipe.keep)
             if not caption and recipe.without_caption == "drop":
                 decision.dropped_by.append("caption")
-            rows.append(Row(clip, source, decision, split, caption))
+            rows.append(ClipRow(clip, source, decision, split, caption))
     drop_duplicates(((row.clip["key"], row.clip["scores"], row.decision) for row in rows), recipe)
     built.clips = len(rows)
     for row in rows:
@@ -89,7 +89,7 @@ def rows_of(
     return rows, built
 
 
-def _caption(source: Source, captions: Captions) -> str:
+def _caption(source: SourceFile, captions: Captions) -> str:
     try:
         return captions.of(source.file) or ""
     except BadSampleError:
@@ -97,7 +97,7 @@ def _caption(source: Source, captions: Captions) -> str:
 
 
 def write_all(
-    out: Path, work: Path, rows: Sequence[Row], built: Built, recipe: Recipe, about: Mapping[str, Any]
+    out: Path, work: Path, rows: Sequence[ClipRow], built: Built, recipe: Recipe, about: Mapping[str, Any]
 ) -> None:
     """Write shards, `clips.jsonl`, `manifest.json` and `SHA256SUMS` in place of those of an earlier build.
 
@@ -140,7 +140,7 @@ def write_all(
     built.shards = [out / shard.name for shard in shards]
 
 
-def _shards(prefix: Path, rows: Sequence[Row], work: Path, most: int) -> Iterator[tuple[Path, int]]:
+def _shards(prefix: Path, rows: Sequence[ClipRow], work: Path, most: int) -> Iterator[tuple[Path, int]]:
     """Shards `<prefix>-00000.tar`, … of at most about `most` bytes, and the number of clips in each."""
     media = _Media(work)
     place, number = 0, 0
@@ -160,7 +160,7 @@ def _shards(prefix: Path, rows: Sequence[Row], work: Path, most: int) -> Iterato
     media.close()
 
 
-def _about(row: Row) -> bytes:
+def _about(row: ClipRow) -> bytes:
     scores = {name: value for name, value in row.clip["scores"].items() if not isinstance(value, str)}
     meta = {"file": row.source.name, "start_s": row.clip["start_s"], "scores": scores}
     if row.decision.marks:
@@ -177,7 +177,7 @@ class _Media:
         self.source: str | None = None
         self.entries: dict[str, Any] = {}
 
-    def of(self, row: Row) -> Members:
+    def of(self, row: ClipRow) -> Members:
         """The members of a clip without its description."""
         if row.source.name != self.source:
             index = read_index(self.work / f"{row.source.digest}.tar")
@@ -188,6 +188,6 @@ class _Media:
         self.reader.close()
 
 
-def digest_of_sources(sources: Sequence[Source]) -> str:
+def digest_of_sources(sources: Sequence[SourceFile]) -> str:
     """sha256 over the names of the sources."""
     return hashlib.sha256("\n".join(source.name for source in sources).encode()).hexdigest()

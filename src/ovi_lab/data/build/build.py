@@ -17,7 +17,7 @@ from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
 from ovi_lab.data.build.assemble import Built, rows_of, write_all
 from ovi_lab.data.build.engine import Work, run_here
-from ovi_lab.data.build.items import Item, Source, is_current, read_item, remove_item
+from ovi_lab.data.build.items import FinishedSource, SourceFile, is_current, read_item, remove_item
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.captions import Captions
@@ -116,12 +116,12 @@ def _listed(folder: Path, recipe: Recipe) -> FolderFiles:
     return found
 
 
-def _sources(folder: Path, listed: FolderFiles) -> list[Source]:
+def _sources(folder: Path, listed: FolderFiles) -> list[SourceFile]:
     """The files in the order of their names, each with the beginning of its clips' keys."""
     keys: set[str] = set()
     names = [file.relative_to(folder).as_posix() for file in listed.files]
     return [
-        Source(file, name, sample_key(name, None, keys))
+        SourceFile(file, name, sample_key(name, None, keys))
         for file, name in zip(listed.files, names, strict=True)
     ]
 
@@ -153,7 +153,7 @@ def _clean(out: Path, work: Path) -> None:
         shutil.rmtree(half, ignore_errors=True)
 
 
-def _work_through(sources: Sequence[Source], work: Path, recipe: Recipe, options: BuildOptions) -> None:
+def _work_through(sources: Sequence[SourceFile], work: Path, recipe: Recipe, options: BuildOptions) -> None:
     unfinished = []
     for source in sources:
         item = read_item(work, source)
@@ -169,14 +169,14 @@ def _work_through(sources: Sequence[Source], work: Path, recipe: Recipe, options
         pass
 
 
-def _finished(work: Path, source: Source) -> Item:
+def _finished(work: Path, source: SourceFile) -> FinishedSource:
     item = read_item(work, source)
     if item is None:
-        return Item(source.name, [0, 0], "", "it changed or vanished while it was read", [])
+        return FinishedSource(source.name, [0, 0], "", "it changed or vanished while it was read", [])
     return item
 
 
-def _forget_others(work: Path, sources: Sequence[Source]) -> None:
+def _forget_others(work: Path, sources: Sequence[SourceFile]) -> None:
     """Remove what is known of files that are no longer there."""
     known = {source.digest for source in sources}
     for path in work.glob("*.json"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ovi_lab.data.build.items import Item, Source, make_item
+from ovi_lab.data.build.items import FinishedSource, SourceFile, make_item
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.errors import UserError
@@ -39,11 +39,11 @@ class Worker:
         for step in self.steps:
             step.setup()
 
-    def __call__(self, source: Source) -> Item:
+    def __call__(self, source: SourceFile) -> FinishedSource:
         return make_item(source, self.work.folder, self.work.recipe, self.steps)
 
 
-def run_here(sources: Sequence[Source], work: Work, workers: int) -> Iterator[Item]:
+def run_here(sources: Sequence[SourceFile], work: Work, workers: int) -> Iterator[FinishedSource]:
     """Items by processes of this machine; by this process where one is enough.
 
     Raises UserError where a worker dies, as one that is out of memory does; what is finished stays.
@@ -58,7 +58,7 @@ def run_here(sources: Sequence[Source], work: Work, workers: int) -> Iterator[It
     context = multiprocessing.get_context("spawn")  # a fork would share this process's threads
     workers = min(workers, len(sources))
     with ProcessPoolExecutor(workers, context, _start, (work,)) as pool:
-        futures: list[Future[Item]] = [pool.submit(_make, source) for source in sources]
+        futures: list[Future[FinishedSource]] = [pool.submit(_make, source) for source in sources]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -80,7 +80,7 @@ def _start(work: Work) -> None:
     _worker = Worker(work)
 
 
-def _make(source: Source) -> Item:
+def _make(source: SourceFile) -> FinishedSource:
     if _worker is None:
         raise RuntimeError("the worker has not been started")
     return _worker(source)

@@ -40,7 +40,7 @@ FORMAT = "ovi_lab.build_item/1"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One file to build from."""
 
     file: Path
@@ -64,7 +64,7 @@ class Source:
 
 
 @dataclass
-class Item:
+class FinishedSource:
     """A finished source."""
 
     source: str
@@ -81,14 +81,14 @@ class Item:
         return [(clip["key"], clip["scores"]) for clip in self.clips]
 
 
-def read_item(work: Path, source: Source) -> Item | None:
+def read_item(work: Path, source: SourceFile) -> FinishedSource | None:
     """What is known of a source; None where it is not finished, has changed, or the file is damaged."""
     path = work / f"{source.digest}.json"
     if not path.is_file():
         return None
     try:
         plain: Any = read_json(path)
-        item = Item(*(plain[key] for key in ("source", "stamp", "scored_by", "failed", "clips")))
+        item = FinishedSource(*(plain[key] for key in ("source", "stamp", "scored_by", "failed", "clips")))
         if plain["format"] != FORMAT or item.source != source.name or item.stamp != source.stamp():
             return None
         return (
@@ -103,7 +103,7 @@ def stored_as(decision: Decision) -> dict[str, float] | None:
     return dict(decision.mend) if decision.kept else None
 
 
-def is_current(item: Item, recipe: Recipe) -> bool:
+def is_current(item: FinishedSource, recipe: Recipe) -> bool:
     """Whether an item has the recipe's scores and the media of all clips that its bounds keep."""
     if item.scored_by != recipe.scored_by():
         return False
@@ -114,7 +114,7 @@ def is_current(item: Item, recipe: Recipe) -> bool:
     return True
 
 
-def make_item(source: Source, work: Path, recipe: Recipe, steps: Sequence[BuildStep]) -> Item:
+def make_item(source: SourceFile, work: Path, recipe: Recipe, steps: Sequence[BuildStep]) -> FinishedSource:
     """Cut a source into clips, score them, store those within bounds, and write what is known of it.
 
     Scores that an earlier build gave by the same steps are taken as they are. A file that cannot be used is an item
@@ -124,7 +124,7 @@ def make_item(source: Source, work: Path, recipe: Recipe, steps: Sequence[BuildS
     known = {}
     if before is not None and before.scored_by == recipe.scored_by():
         known = {clip["key"]: clip["scores"] for clip in before.clips}
-    item = Item(source.name, [0, 0], recipe.scored_by(), None, [])
+    item = FinishedSource(source.name, [0, 0], recipe.scored_by(), None, [])
     tar = work / f"{source.digest}.tar"
     (work / f"{source.digest}.json").unlink(missing_ok=True)
     with ShardWriter(tar) as media:
