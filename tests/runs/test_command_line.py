@@ -84,6 +84,10 @@ def sweep(arguments):
             ["evaluation=ball", "evaluation.tasks=[image]"],
             ["evaluation.tasks is ['image']: expected a list of joint"],
         ),
+        (
+            ["evaluation=ball", "evaluation.long=0.5"],
+            ["evaluation.long is 0.5: expected a number of at least 1"],
+        ),
         (["seed=1,2"], ["seed=1,2 is several values: add --multirun"]),
         (["seed=1,x", "-m"], ["seed is 'x': expected a whole number"]),
         (["model=tiny,tinny", "-m"], ["unknown model 'tinny', did you mean tiny?"]),

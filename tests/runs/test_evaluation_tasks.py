@@ -7,31 +7,40 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from helpers.forks import Fork, run_module
 from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.common.building import build
+from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
-from ovi_lab.runs.evaluation_tasks import TASKS, evaluation_tasks
+from ovi_lab.runs.evaluation_tasks import GIVEN, LONG, TASKS, evaluation_tasks
 from ovi_lab.sampling.pipeline import embed_captions, generate_latents
 from ovi_lab.sweeps import local_pool
 
 SCORED = ("experiment=fusion", "evaluation=ball")
 # steps so large that what is given makes a difference after two of them
 LEARNED = (*SCORED, "ema.decay=0", "optim.factory.lr=0.2", "optim.factory.adamw_lr=0.05")
-ALL = f"evaluation.tasks=[{','.join(TASKS)}]"
+ALL = (
+    f"evaluation.tasks=[{','.join(TASKS)}]",
+    "evaluation.num_given=3",
+    "evaluation.num_long=2",
+    "evaluation.long=2.5",
+)
+CLIPS = dict.fromkeys(TASKS, 6) | dict.fromkeys(GIVEN, 3) | dict.fromkeys(LONG, 2)
 
 
 @pytest.fixture
 def clips_of(composed):
     """The data module, the tasks and the real clips of a small run."""
-    config = composed([*SCORED, ALL, "evaluation.num_given=3", "evaluation.beginning=0.3"])
+    config = composed([*SCORED, *ALL, "evaluation.beginning=0.3"])
     data = build(config.data, "data")
     data.prepare_data()
     data.setup("fit")
     real = data.eval_clips(6)
-    return data, {task.name: task for task in evaluation_tasks(config.evaluation, real, data.codec)}, real
+    tasks = evaluation_tasks(config.evaluation, real, data.latent_shapes, data.codec)
+    return data, {task.name: task for task in tasks}, real
 
 
 def test_each_task_gives_the_codecs_latents_of_the_real_clips(clips_of):
@@ -49,10 +58,28 @@ def test_each_task_gives_the_codecs_latents_of_the_real_clips(clips_of):
         assert torch.equal(clean["audio"], audio[1:3])
         assert all(mask is None or len(mask) == 2 for mask in (given.video, given.audio))
         assert (task.benchmark, task.folder) == (name, f"tasks/{name}")
-    assert [tasks[name].given for name in ("joint", "sound_first")] == [None, None]
-    assert [len(task.real) for task in tasks.values()] == [6, 6, 3, 3, 3]
+    assert all(tasks[name].given is None for name in TASKS if name not in GIVEN)
+    assert {name: len(task.real) for name, task in tasks.items()} == CLIPS
     ((begin, end),) = tasks["beginning"].parts[0].spans
     assert (begin, end) == pytest.approx((2.025 * 5 / 16, 2.025))
+
+
+def test_long_clips_are_scored_where_windows_add_to_them_and_at_the_seams(clips_of):
+    _, tasks, _ = clips_of
+    windows, one_piece = tasks["windows"], tasks["one_piece"]
+    # 40 latent frames; windows of 16 share 4, so that each adds 12 of 0.1266 s
+    assert windows.windows.starts == {"video": (0, 12, 24), "audio": (0, 61, 122)}
+    assert (windows.shapes["video"][1], one_piece.shapes["video"][1], one_piece.shapes["audio"][0]) == (
+        16,
+        40,
+        202,
+    )
+    assert windows.parts == one_piece.parts
+    spans = {part.name: part.spans for part in windows.parts}
+    frame = 2.025 / 16
+    assert spans["window_2"] == [pytest.approx((16 * frame, 28 * frame))]
+    assert spans["window_3"] == [pytest.approx((28 * frame, 40 * frame))]
+    assert spans["seams"] == [pytest.approx((at * frame - 0.25, at * frame + 0.25)) for at in (16, 28)]
 
 
 def clips(run):
@@ -62,13 +89,13 @@ def clips(run):
 @pytest.mark.slow
 def test_a_run_is_scored_on_each_task_and_what_is_given_stays(made_run, clips_of):
     data, _, real = clips_of
-    plain, run = made_run(*LEARNED), made_run(*LEARNED, ALL, "evaluation.num_given=3")
+    plain, run = made_run(*LEARNED), made_run(*LEARNED, *ALL)
     metrics = {}
     for name in TASKS:
         results = json.loads(
             ((run / "tasks" / name if name != "joint" else run) / "results.json").read_text()
         )
-        assert (results["benchmark"], results["n_clips"]) == (name, 6 if name in TASKS[:2] else 3)
+        assert (results["benchmark"], results["n_clips"]) == (name, CLIPS[name])
         metrics[name] = results["metrics"]
     alone = json.loads((plain / "results.json").read_text())
     # the joint task is that of a run with no other
@@ -89,10 +116,19 @@ def test_a_run_is_scored_on_each_task_and_what_is_given_stays(made_run, clips_of
         for other in (waves, joint.waves_NS[:3]):
             assert not torch.equal(given[name].waves_NS[:3, 8100:], other[:, 8100:])
 
+    # the first window is the clip of ordinary length
+    first = given["windows"].frames_NTHWC[:, :32].int() - joint.frames_NTHWC[:2].int()
+    assert first.abs().max() <= 1
+    assert given["windows"].frames_NTHWC.shape == given["one_piece"].frames_NTHWC.shape == (2, 80, 16, 16, 3)
+    assert given["windows"].waves_NS.shape == given["one_piece"].waves_NS.shape
+
     # the codec keeps the events of the real clips
     assert metrics["video_given"]["ball/real_landings_f1"]["value"] == 1
     assert metrics["audio_given"]["ball/real_hits_f1"]["value"] > 0.9
     assert "ball/onset_f1_continued" in metrics["beginning"]
+    assert {"ball/onset_f1_window_2", "ball/onset_f1_seams"} <= metrics["windows"].keys() & metrics[
+        "one_piece"
+    ].keys()
     assert "ball/frechet_video" in metrics["sound_first"]
 
 
@@ -101,11 +137,11 @@ def test_sound_first_is_the_sound_alone_and_the_picture_to_it(made_run, composed
     from ovi_lab.common.seeding import seed_for
     from ovi_lab.sampling.opening import run_bundle
 
-    run = made_run(*LEARNED, ALL, "evaluation.num_given=3")
+    run = made_run(*LEARNED, *ALL)
     bundle = run_bundle(run / "last")
     towers, text = bundle.load_towers(torch.float32), bundle.text.load()
     made = clips(run / "tasks" / "sound_first")
-    config = composed([*SCORED, ALL])
+    config = composed([*SCORED, *ALL])
     sampler = SamplerSettings(**config.evaluation.sampler)
     texts = embed_captions(text, made.captions, sampler)
     seeds = [seed_for(0, "evaluation clip", i) for i in range(6)]
@@ -125,8 +161,8 @@ def test_sound_first_is_the_sound_alone_and_the_picture_to_it(made_run, composed
         ),
         (["evaluation.tasks=[]"], r"evaluation\.tasks is \[\]; expected some of joint"),
         (
-            [ALL, "evaluation.length=2"],
-            "tasks has video_given and evaluation.length is 2, .* evaluation.length=1",
+            [*ALL, "evaluation.length=2"],
+            r"has video_given, whose clips .* evaluation\.length is 2: use evaluation\.length=1",
         ),
     ],
 )
@@ -144,24 +180,24 @@ def sweep(arguments):
 
 @pytest.mark.slow
 def test_the_study_runs_to_its_leaderboard_with_a_column_for_each_task(data_root, tmp_path):
-    small = ["debug=fast", "trainer.max_steps=2", "evaluation.num_clips=6", "evaluation.num_given=4"]
-    small += [
-        "evaluation.num_mp4=1",
-        "sampler.steps=2",
-        "samples.every_n_steps=0",
-        "logger.tensorboard=false",
-    ]
-    own = ["experiment=one_training_three_tasks", "arm=shared,mixed", "seed=0", f"data.root={data_root}"]
+    small = ["debug=fast", "trainer.max_steps=2", "sampler.steps=2", "samples.every_n_steps=0"]
+    small += [f"evaluation.num_{name}" for name in ("clips=6", "given=4", "long=2", "mp4=1")]
+    small += ["logger.tensorboard=false", f"data.root={data_root}"]
+    own = ["experiment=one_training_three_tasks", "arm=shared,mixed", "seed=0"]
     process = Fork(sweep, [*own, *small], cwd=tmp_path)
     assert process.wait() == 0, process.output
     board = json.loads((tmp_path / "runs" / "one_training_three_tasks" / "results.json").read_text())
     assert [arm["name"] for arm in board["arms"]] == ["shared", "mixed"]
     names = {column["id"] for column in board["columns"]}
-    assert {
-        f"ball/onset_f1 on {task}" for task in ("joint", "video_given", "audio_given", "beginning")
-    } <= names
-    assert {"ball/real_hits_f1 on video_given", "ball/onset_f1_continued", "ball/sync_c"} <= names
+    assert {f"ball/onset_f1 on {task}" for task in TASKS} <= names
+    named = {"ball/real_hits_f1 on video_given", "ball/onset_f1_continued", "ball/onset_f1_seams on windows"}
+    assert named <= names
     for row in (*board["arms"], *board["references"]):
         assert "ball/onset_f1 on audio_given" in row["metrics"]
-    assert not any(finding["outcome"] == "unknown" for finding in board["findings"])
+    assert "ball/onset_f1 on windows" not in board["references"][0]["metrics"]  # no real clip is that long
+    claimed = {c["metric"] for claim in board["study"]["claims"] for c in claim["comparisons"]}
+    study = OmegaConf.load(config_dir() / "experiment" / "one_training_three_tasks.yaml")
+    drawn = set(study.hydra.callbacks.leaderboard.drawn)
+    assert drawn
+    assert claimed | drawn <= names
     assert board["problems"] == []

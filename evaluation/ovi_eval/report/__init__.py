@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +16,11 @@ if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
 
 
-def write_all(board: Leaderboard, out_dir: Path, progress: bool = False) -> None:
+def write_all(board: Leaderboard, out_dir: Path, progress: bool = False, drawn: Sequence[str] = ()) -> None:
     """Writes results.json, leaderboard.md, figure.png and leaderboard.html to `out_dir`: all of them, or none.
 
-    `progress` shows a bar on the terminal while the clips are drawn. Raises UserError where they cannot be written, or
+    `progress` shows a bar on the terminal while the clips are drawn. `drawn` holds the ids of the figure's columns, in
+    their order; where none of them is there, all columns are drawn. Raises UserError where they cannot be written, or
     `out_dir` holds the results of something else.
     """
     from rich.progress import Progress
@@ -35,7 +38,9 @@ def write_all(board: Leaderboard, out_dir: Path, progress: bool = False) -> None
         results = json.dumps(board.to_dict(), indent=1, allow_nan=False) + "\n"
         beside(out_dir / "results.json").write_text(results, encoding="utf-8")
         beside(out_dir / "leaderboard.md").write_text(markdown(board), encoding="utf-8")
-        beside(out_dir / "figure.png").write_bytes(figure_png(board))
+        by_id = {column.id: column for column in board.columns}
+        columns = [by_id[name] for name in drawn if name in by_id] or board.columns
+        beside(out_dir / "figure.png").write_bytes(figure_png(replace(board, columns=columns)))
         with Progress(disable=not progress, transient=True) as bar:
             task = bar.add_task("leaderboard.html", total=None)
             html = page(board, lambda done, total: bar.update(task, completed=done, total=total))

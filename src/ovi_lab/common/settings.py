@@ -227,10 +227,15 @@ TRAIN = _open(
     freeze=_closed(frozen=Texts, trained=Texts),
     evaluation=_closed(
         enabled=YesNo,
-        tasks=list[Literal["joint", "sound_first", "video_given", "audio_given", "beginning"]],
+        tasks=list[
+            Literal["joint", "sound_first", "video_given", "audio_given", "beginning", "windows", "one_piece"]
+        ],
         num_clips=AtLeastOne,
         num_given=AtLeastOne,
         beginning=BelowOne,
+        num_long=AtLeastOne,
+        long=Annotated[float, number(ge=1)],
+        overlap=BelowOne,
         num_mp4=Count,
         batch_size=AtLeastOne,
         size=AtLeastOne,

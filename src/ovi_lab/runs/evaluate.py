@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,10 @@ from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.results.files import RunResults
 from ovi_lab.common.progress import Reporter
-from ovi_lab.common.seeding import seed_for
 from ovi_lab.errors import UserError
-from ovi_lab.flow import SamplerSettings
-from ovi_lab.runs.evaluation_tasks import SOUND_FIRST, EvaluationTask, evaluation_tasks, sound_given
+from ovi_lab.runs.evaluation_sampling import sampled
+from ovi_lab.runs.evaluation_tasks import FROM_CAPTIONS, GIVEN, LONG, EvaluationTask, evaluation_tasks
 from ovi_lab.runs.identity import config_hash, lineage
-from ovi_lab.sampling.bundle import scaled_shapes
-from ovi_lab.sampling.pipeline import embed_captions, generate_latents
 
 _PACKAGES = ("ovi-lab", "lightning", "diffusers")
 
@@ -68,10 +64,8 @@ def evaluate_run(
     The first of the evaluation tasks is written into the folder itself, each other one into `tasks/NAME` below it.
     """
     settings = config.evaluation
-    evaluations = evaluation_tasks(settings, data.eval_clips(settings.num_clips), data.codec)
-    made = _sampled(
-        task, ema, evaluations, scaled_shapes(data.latent_shapes, settings.length), settings, reporter
-    )
+    evaluations = _evaluations(data, settings)
+    made = sampled(task, ema, evaluations, settings, reporter)
     reference = _reference_set(data, settings.num_clips)
     for number, (each, latents) in enumerate(zip(evaluations, made, strict=True)):
         reporter.at("scoring", 2 * number, 2 * len(made))
@@ -96,48 +90,8 @@ def evaluate_run(
     reporter.at("scoring", 2 * len(made), 2 * len(made))
 
 
-def _sampled(
-    task: Any,
-    ema: Any,
-    evaluations: Sequence[EvaluationTask],
-    shapes: Mapping[str, Sequence[int]],
-    settings: Any,
-    reporter: Reporter,
-) -> list[tuple[Tensor, Tensor]]:
-    """Video [N,C,F,h,w] and audio [N,L,C] latents of each evaluation's clips, on the CPU."""
-    sampler = SamplerSettings(**settings.sampler)
-    task.eval()
-    task.model.set_audio_rope_factor(settings.rope_factor)
-    done, total = 0, sum(len(each.real) for each in evaluations)
-
-    def report(steps: int, of: int) -> None:
-        reporter.at("sampling", done * of + steps * len(captions), total * of)
-
-    found: list[tuple[Tensor, Tensor]] = []
-    with ema.applied(task) if ema is not None else nullcontext():
-        for each in evaluations:
-            made: list[tuple[Tensor, Tensor]] = []
-            for start in range(0, len(each.real), settings.batch_size):
-                captions = list(each.real.captions[start : start + settings.batch_size])
-                texts = embed_captions(task.text_encoder, captions, sampler)
-                seeds = [seed_for(settings.seed, "evaluation clip", start + i) for i in range(len(captions))]
-                given, clean = each.given_of(slice(start, start + len(captions)))
-                if each.name == SOUND_FIRST:
-                    sound = {"audio": shapes["audio"]}
-                    _, alone = generate_latents(task.model, texts, seeds, sound, sampler)
-                    assert alone is not None
-                    given, clean = sound_given(alone)
-                video, audio = generate_latents(
-                    task.model, texts, seeds, shapes, sampler, given=given, clean=clean, on_step=report
-                )
-                if video is None or audio is None:
-                    raise UserError("evaluation needs video and audio, and this model samples one of them")
-                made.append((video.cpu(), audio.cpu()))
-                done += len(captions)
-            video, audio = (torch.cat(parts) for parts in zip(*made, strict=True))
-            found.append((video, audio))
-    task.model.set_audio_rope_factor(None)
-    return found
+def _evaluations(data: Any, settings: Any) -> list[EvaluationTask]:
+    return evaluation_tasks(settings, data.eval_clips(settings.num_clips), data.latent_shapes, data.codec)
 
 
 def _reference_set(data: Any, first: int) -> ClipSet:
@@ -158,8 +112,8 @@ def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
 def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any) -> RunResults:
     """Score the clips of one task with the world's metrics.
 
-    Where a part of the clips is given, those that need a set of other real clips are left out. Where that is the whole
-    picture or sound, the events are also held against those of the real clips.
+    Where a part of the clips is given, or they are longer than real ones, those that need a set of other real clips are
+    left out. Where the whole picture or sound is given, the events are also held against those of the real clips.
 
     Args:
         clips: those that were sampled, or that stand beside them in the study.
@@ -175,11 +129,12 @@ def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any
 
     items = memory_items(clips)
     options = ScoringOptions(resamples=False, alone=True)
-    if task.from_captions:
+    if task.name in FROM_CAPTIONS:
         scored = score_items(items, memory_items(reference), find(["ball"]), options)
     else:
-        names = ("ball/event_sync", "ball/agreement", *(() if task.parts else ("ball/real_events",)))
-        metrics = [*find(names), *([sync_in_parts(task.parts)] if task.parts else [])]
+        compared = ["ball/real_events"] if task.name in GIVEN and not task.parts else []
+        metrics = find(["ball/event_sync", "ball/agreement", *compared])
+        metrics += [sync_in_parts(task.parts)] if task.parts else []
         scored = score_items(items, memory_items(task.real), metrics, options)
     return run_results(items, scored, provenance=provenance(), benchmark=task.benchmark, **facts)
 
@@ -208,7 +163,8 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     frames, waves = decode(data, *data.codec.encode(real.frames_NTHWC, real.waves_NS))
     decoded = ClipSet(real.ids, real.captions, frames, real.fps, waves, real.sample_rate, real.meta)
     reference = _reference_set(data, settings.num_clips)
-    evaluations = evaluation_tasks(settings, real, data.codec)
+    # there are no real clips longer than those trained on
+    evaluations = [task for task in _evaluations(data, settings) if task.name not in LONG]
     for name, clips in make_references(decoded, seed=0).items():
         for task in evaluations:
             own, place = clips[: len(task.real)], folder / name / task.folder

@@ -58,11 +58,19 @@ class StudyCallback(Callback):
     Args:
         title, message: at the top of the page.
         claims: the claims that the numbers are tested against; see `ovi_eval.ranking.claims.parse_claims`.
+        drawn: ids of the figure's columns, such as `ball/onset_f1 on joint`; none: all.
     """
 
-    def __init__(self, title: str = "Leaderboard", message: str = "", claims: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        title: str = "Leaderboard",
+        message: str = "",
+        claims: Sequence[Any] = (),
+        drawn: Sequence[str] = (),
+    ) -> None:
         plain: Any = OmegaConf.to_container(claims, resolve=True) if OmegaConf.is_config(claims) else claims
         self.title, self.message, self.claims = title, message, list(plain)
+        self.drawn = [str(name) for name in drawn]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's signal that all jobs were launched and have ended."""
@@ -109,7 +117,7 @@ def finish() -> None:
                 claims=study.claims,
                 expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
             )
-            write_all(board, folder, progress=True)
+            write_all(board, folder, progress=True, drawn=study.drawn)
             show(board)
             print(f"\n{folder / 'leaderboard.html'}")
         if failed:

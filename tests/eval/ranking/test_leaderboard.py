@@ -121,6 +121,10 @@ def test_no_run_two_of_a_name_and_an_unknown_first_are_refused(study, tmp_path):
         write_all(build_leaderboard([study]), folder)
 
 
+def width_of(png):
+    return int.from_bytes(png.read_bytes()[16:20], "big")
+
+
 @pytest.mark.slow
 def test_it_is_written_whole_and_rebuilt_from_disk_as_it_was(study, tmp_path):
     study = shutil.copytree(study, tmp_path / "study")
@@ -129,6 +133,10 @@ def test_it_is_written_whole_and_rebuilt_from_disk_as_it_was(study, tmp_path):
     first = json.loads((study / "results.json").read_text())
     assert first["schema"] == "ovi_eval.leaderboard/1"
     assert not [p for p in study.iterdir() if p.name.startswith(".")]
+    whole = width_of(study / "figure.png")
+    write_all(build_leaderboard([study]), study, drawn=["ball/onset_f1", "m/none"])
+    assert 2 * width_of(study / "figure.png") < whole
+    assert json.loads((study / "results.json").read_text())["columns"] == first["columns"]
     again = json.loads(json.dumps(build_leaderboard([study]).to_dict()))
     first.pop("created"), again.pop("created")
     assert again == first
