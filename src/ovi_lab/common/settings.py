@@ -227,9 +227,7 @@ TRAIN = _open(
     freeze=_closed(frozen=Texts, trained=Texts),
     evaluation=_closed(
         enabled=YesNo,
-        tasks=list[
-            Literal["joint", "sound_first", "video_given", "audio_given", "beginning", "windows", "one_piece"]
-        ],
+        tasks=list[Literal["joint", "video_given", "audio_given", "beginning", "windows", "one_piece"]],
         num_clips=AtLeastOne,
         num_given=AtLeastOne,
         beginning=BelowOne,

@@ -19,7 +19,7 @@ from ovi_eval.results.files import RunResults
 from ovi_lab.common.progress import Reporter
 from ovi_lab.errors import UserError
 from ovi_lab.runs.evaluation_sampling import sampled
-from ovi_lab.runs.evaluation_tasks import FROM_CAPTIONS, GIVEN, LONG, EvaluationTask, evaluation_tasks
+from ovi_lab.runs.evaluation_tasks import GIVEN, JOINT, LONG, EvaluationTask, evaluation_tasks
 from ovi_lab.runs.identity import config_hash, lineage
 
 _PACKAGES = ("ovi-lab", "lightning", "diffusers")
@@ -129,7 +129,7 @@ def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any
 
     items = memory_items(clips)
     options = ScoringOptions(resamples=False, alone=True)
-    if task.name in FROM_CAPTIONS:
+    if task.name == JOINT:
         scored = score_items(items, memory_items(reference), find(["ball"]), options)
     else:
         compared = ["ball/real_events"] if task.name in GIVEN and not task.parts else []

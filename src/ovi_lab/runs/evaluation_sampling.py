@@ -18,7 +18,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, Texts, noise_batch
 from ovi_lab.flow.windows import sample_windows
 from ovi_lab.models.config import MODALITIES, Modality
-from ovi_lab.runs.evaluation_tasks import SOUND_FIRST, EvaluationTask, sound_given
+from ovi_lab.runs.evaluation_tasks import EvaluationTask
 from ovi_lab.sampling.pipeline import embed_captions, generate_latents
 
 OnStep = Callable[[int, int], None]
@@ -86,10 +86,6 @@ def _latents(
         joined = sample_windows(model, noise, [texts], sampler, each.windows, on_step=on_step)
         return joined.video, joined.audio
     given, clean = each.given_of(rows)
-    if each.name == SOUND_FIRST:
-        _, alone = generate_latents(model, texts, seeds, {"audio": each.shapes["audio"]}, sampler)
-        assert alone is not None
-        given, clean = sound_given(alone)
     return generate_latents(
         model, texts, seeds, each.shapes, sampler, given=given, clean=clean, on_step=on_step
     )

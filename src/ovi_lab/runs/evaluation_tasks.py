@@ -23,14 +23,14 @@ from ovi_lab.models.config import Modality
 from ovi_lab.models.given import Given, Mask
 from ovi_lab.sampling.bundle import scaled_shapes
 
-JOINT, SOUND_FIRST = FROM_CAPTIONS = ("joint", "sound_first")
-"""Picture and sound at once, or the sound alone and then the picture to it; from captions, in the trained length."""
+JOINT = "joint"
+"""Picture and sound from captions, in the trained length."""
 GIVEN = ("video_given", "audio_given", "beginning")
 """A part of a real clip is given."""
 WINDOWS, ONE_PIECE = LONG = ("windows", "one_piece")
 """Clips longer than trained on, from captions: window by window, each beginning with the end of the one before, or in
 one piece."""
-TASKS = (*FROM_CAPTIONS, *GIVEN, *LONG)
+TASKS = (JOINT, *GIVEN, *LONG)
 AROUND_SEAM = 0.25
 """Seconds before and after the place where two windows meet, of the events that count as at a seam."""
 
@@ -74,7 +74,7 @@ def check_tasks(settings: Any, latent_frames: int) -> None:
     names = list(settings.tasks)
     if not names or len(set(names)) < len(names):
         raise UserError(f"evaluation.tasks is {names}; expected some of {', '.join(TASKS)}, each once")
-    others = [name for name in names if name not in FROM_CAPTIONS]
+    others = [name for name in names if name != JOINT]
     if others and settings.length != 1:
         raise UserError(
             f"evaluation.tasks has {others[0]}, whose clips have a length of their own, and evaluation.length is "
@@ -112,12 +112,6 @@ def evaluation_tasks(
         benchmark, folder = "" if names == [JOINT] else name, f"{FOLDER}/{name}" if number else ""
         made.append(EvaluationTask(name, clips, benchmark, folder, shapes, **more))
     return made
-
-
-def sound_given(audio_NLC: Tensor) -> tuple[Given, Mapping[Modality, Tensor]]:
-    """`given` and `clean` of clips whose sound is there."""
-    clips, tokens, _ = audio_NLC.shape
-    return Given(audio=_first(clips, tokens, tokens)), {"audio": audio_NLC}
 
 
 def _given(name: str, real: ClipSet, codec: Any, beginning: float) -> dict[str, Any]:
