@@ -1,5 +1,5 @@
-# Commands: `make ablation`, `make stages`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
-# Options: ARGS="trainer.max_steps=100 name=short" for the ablation, ARGS="seed=0,1,2" for the stages,
+# Commands: `make ablation`, `make stages`, `make three-tasks`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
+# Options: ARGS="trainer.max_steps=100 name=short" for the ablation and three-tasks, ARGS="seed=0,1,2" for the stages,
 # PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise; PYTHONS="3.12 3.13" for
 # `make test-pythons`, the core tests under each Python that is there.
 VENV ?= .venv
@@ -9,7 +9,7 @@ PYTEST ?=
 WORKERS ?= 2
 PYTHONS ?=
 
-.PHONY: ablation stages test types suite test-fast test-pythons site install clean
+.PHONY: ablation stages three-tasks test types suite test-fast test-pythons site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -34,6 +34,9 @@ ablation: install
 
 stages: install
 	$(BIN)/python -m ovi_lab.stages $(ARGS)
+
+three-tasks: install
+	$(BIN)/python -m ovi_lab.train experiment=one_training_three_tasks $(ARGS)
 
 test: install
 	$(BIN)/ruff check .

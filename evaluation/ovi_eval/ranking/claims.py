@@ -3,8 +3,8 @@
 A claim is one or more comparisons of two arms on a metric, and two wordings. It is stated as supported only
 where every comparison is: the arm is better than the other with an interval of the difference beyond the
 margin and a p value (adjusted by Holm over all comparisons of the study) below alpha; or, for "within", the
-whole interval of the difference lies inside the margin. Otherwise the page says that the data do not show
-it.
+whole interval of the difference lies inside the margin; or, for "no_worse", no part of it is worse than by the
+margin. Otherwise the page says that the data do not show it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,29 @@ from ovi_eval.results.files import Direction
 from ovi_eval.stats.differences import Difference, holm
 
 Outcome = Literal["supported", "not_supported", "unknown"]
+RELATIONS = ("better", "within", "no_worse")
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class ClaimedComparison:
-    """`arm` against `versus` on a metric; relation "better" (by more than the margin) or "within" (the margin)."""
+    """`arm` against `versus` on a metric; relation "better" (by more than the margin), "within" (the margin) or
+    "no_worse" (than by the margin).
+
+    `versus_metric`: the metric of `versus`, where it is another, as of another task; "" for the same. The two are of
+    one direction, and paired over the clips that they have in common.
+    """
 
     metric: str
     arm: str
     versus: str
     relation: str = "better"
     margin: float = 0.0
+    versus_metric: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, without what is as usual."""
+        return {key: value for key, value in asdict(self).items() if key != "versus_metric" or value}
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,14 @@ class Finding:
     evidence: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
-_SHARED = ("metric", "relation", "margin")
+_SHARED = ("metric", "relation", "margin", "versus_metric")
 
 
 def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
     """Claims from plain data (YAML, JSON), each with its wordings `supported` and `unsupported`.
 
-    One comparison: {metric, arm, versus, relation?, margin?}. Several: {comparisons: [...]}, each such an
-    object or a pair [arm, versus] that takes metric, relation and margin from beside the list. `name` is
+    One comparison: {metric, arm, versus, relation?, margin?, versus_metric?}. Several: {comparisons: [...]}, each such
+    an object or a pair [arm, versus] that takes the other fields from beside the list. `name` is
     for messages; without wordings the claim is worded by its comparisons. Raises UserError that names the
     entry and the field.
     """
@@ -98,19 +109,20 @@ def parse_claims(entries: Sequence[Any], source: str = "claims") -> list[Claim]:
 def _comparison(entry: Any, shared: Mapping[str, Any], where: str) -> ClaimedComparison:
     if isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 2:
         entry = {"arm": entry[0], "versus": entry[1]}
-    valid = ("metric", "arm", "versus", "relation", "margin")
+    valid = ("metric", "arm", "versus", "relation", "margin", "versus_metric")
     if not isinstance(entry, Mapping) or set(entry) - set(valid):
         raise UserError(f"{where}: a comparison is [arm, versus] or has {', '.join(valid)}; found {entry!r}")
     entry = {**shared, **entry}
     relation, margin = entry.get("relation", "better"), entry.get("margin", 0.0)
-    if relation not in ("better", "within"):
-        raise UserError(f"{where}: relation is {relation!r}, expected better or within")
+    if relation not in RELATIONS:
+        raise UserError(f"{where}: relation is {relation!r}, expected {', '.join(RELATIONS)}")
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
         raise UserError(f"{where}: margin is {margin!r}, expected a number of 0 or more")
-    if relation == "within" and margin == 0:
-        raise UserError(f"{where}: a comparison within a margin needs a margin above 0")
+    if relation != "better" and margin == 0:
+        raise UserError(f"{where}: the relation {relation} needs a margin above 0")
     metric, arm, versus = (_text(entry, key, where) for key in ("metric", "arm", "versus"))
-    return ClaimedComparison(metric, arm, versus, relation, float(margin))
+    other = _text(entry, "versus_metric", where) if entry.get("versus_metric") else ""
+    return ClaimedComparison(metric, arm, versus, relation, float(margin), "" if other == metric else other)
 
 
 def _plain_wording(comparisons: Sequence[ClaimedComparison]) -> dict[str, str]:
@@ -118,10 +130,15 @@ def _plain_wording(comparisons: Sequence[ClaimedComparison]) -> dict[str, str]:
     holds, fails = [], []
     for number, c in enumerate(comparisons, 1):
         a, b, p = (f"{{{name}{'' if number == 1 else number}}}" for name in "abp")
-        relation = "better than" if c.relation == "better" else f"within {format_number(c.margin)} of"
-        holds.append(f"{c.metric} of {c.arm} is {relation} that of {c.versus}: {a} and {b} ({p}).")
+        by = format_number(c.margin)
+        relation = {"within": f"within {by} of", "no_worse": f"no worse by {by} than"}.get(
+            c.relation, "better than"
+        )
+        other = c.versus_metric or "that"
+        holds.append(f"{c.metric} of {c.arm} is {relation} {other} of {c.versus}: {a} and {b} ({p}).")
         values = f"{a} for {c.arm}, {b} for {c.versus} ({p})"
-        fails.append(f"{c.metric} is {values}: the data do not show {c.arm} {relation} {c.versus}.")
+        against = f", with {c.versus_metric}" if c.versus_metric else ""
+        fails.append(f"{c.metric} is {values}: the data do not show {c.arm} {relation} {c.versus}{against}.")
     return {"supported": " ".join(holds), "unsupported": " ".join(fails)}
 
 
@@ -134,7 +151,7 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 
 def claims_as_data(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """The plain data that `parse_claims` reads back."""
-    return [asdict(claim) for claim in claims]
+    return [{**asdict(c), "comparisons": [each.as_data() for each in c.comparisons]} for c in claims]
 
 
 def decide(claims: Sequence[Claim], measure: Callable[[ClaimedComparison], Measured | str]) -> list[Finding]:
@@ -145,7 +162,7 @@ def decide(claims: Sequence[Claim], measure: Callable[[ClaimedComparison], Measu
         [answer for answer in given if isinstance(answer, Measured) and not unknown]
         for given, unknown in zip(answers, reasons, strict=True)
     ]
-    # One family: every test that some claim of this study rests on ("within" rests on its interval alone).
+    # One family: every test that some claim of this study rests on (the others rest on their intervals alone).
     tested = [one for of_claim in judged for one in of_claim if one.comparison.relation == "better"]
     for one, p in zip(tested, holm([one.difference.test.p for one in tested]), strict=True):
         one.p_adjusted = p
@@ -181,6 +198,8 @@ class Measured:
         if self.comparison.relation == "within":
             return -margin <= interval.low and interval.high <= margin
         gain = interval.low if self.direction == "higher" else -interval.high
+        if self.comparison.relation == "no_worse":
+            return gain >= -margin
         return self.p_adjusted is not None and self.p_adjusted < ALPHA and gain > margin
 
     def evidence(self) -> dict[str, Any]:
@@ -188,7 +207,7 @@ class Measured:
         difference = self.difference
         interval = difference.interval
         return {
-            **asdict(self.comparison),
+            **self.comparison.as_data(),
             "a": self.a,
             "b": self.b,
             "difference": difference.value,

@@ -196,31 +196,46 @@ def _measure(
         if name not in rows:
             return f"Nothing can be said yet of {arms}: {name} has no finished run."
     both = [rows[comparison.arm], rows[comparison.versus]]
+    if comparison.versus_metric:
+        sides = [_column(metric, both[:1], columns, both[0].name)]
+        sides.append(_column(comparison.versus_metric, both[1:], columns, both[1].name))
+    else:
+        sides = [_column(metric, both, columns, arms)] * 2
+    column, other = sides
+    if isinstance(column, str) or isinstance(other, str):
+        return column if isinstance(column, str) else str(other)
+    if column.direction != other.direction:
+        raise UserError(f"claim on {column.id} and {other.id}: one is best high and the other low")
+    if column.direction == "closer_to_reference" and comparison.relation != "within":
+        raise UserError(
+            f"claim on {column.id}: it is best near its reference, so neither arm is better; use within"
+        )
+    d = difference(both[0], both[1], column, None if other is column else other)
+    if d is None:
+        names = " and ".join(row.name for row in both)
+        return f"Nothing can be said of {column.id}: {names} have no clips in common."
+    cells = [row.cells[own.id] for row, own in zip(both, (column, other), strict=True)]
+    partial = [row.name for row, cell in zip(both, cells, strict=True) if cell.partial]
+    if partial and d.n_clips is None:  # with clips in common the two are held against each other on those
+        return (
+            f"Nothing can be said of {column.id}: {' and '.join(partial)} rests on too few of the clips to be "
+            "held against the other."
+        )
+    a, b = (cell.value for cell in cells)
+    return Measured(comparison, a, b, d, column.direction)
+
+
+def _column(metric: str, rows: Sequence[Row], columns: Sequence[Column], what: str) -> Column | str:
+    """The one column of a metric in which all these rows have a value, or why there is none; `what` names the rows."""
     named = [c for c in columns if metric in (c.id, c.key)]
     if not named:
         return f"Nothing can be said of {metric}: no run has it."
     named = [c for c in named if c.comparable]
     if not named:
         return f"Nothing can be said of {metric}: its values are not comparable, as of a part of the clips."
-    shared = [c for c in named if all(c.id in row.cells for row in both)]
+    shared = [c for c in named if all(c.id in row.cells for row in rows)]
     if len(shared) != 1:
         versions = ", ".join(c.id for c in named)
         count = "more than one version" if shared else "no version"
-        return f"Nothing can be said of {metric} for {arms}: they have {count} of it in common ({versions})."
-    column = shared[0]
-    if column.direction == "closer_to_reference" and comparison.relation == "better":
-        raise UserError(
-            f"claim on {column.id}: it is best near its reference, so neither arm is better; use within"
-        )
-    d = difference(both[0], both[1], column)
-    if d is None:
-        names = " and ".join(row.name for row in both)
-        return f"Nothing can be said of {column.id}: {names} have no clips in common."
-    partial = [row.name for row in both if row.cells[column.id].partial]
-    if partial and d.n_clips is None:  # with clips in common the two are held against each other on those
-        return (
-            f"Nothing can be said of {column.id}: {' and '.join(partial)} rests on too few of the clips to be "
-            "held against the other."
-        )
-    a, b = (row.cells[column.id].value for row in both)
-    return Measured(comparison, a, b, d, column.direction)
+        return f"Nothing can be said of {metric} for {what}: they have {count} of it in common ({versions})."
+    return shared[0]

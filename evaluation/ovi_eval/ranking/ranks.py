@@ -15,24 +15,30 @@ from ovi_eval.stats import intervals
 from ovi_eval.stats.differences import Difference, compare_clips, compare_intervals, compare_seeds, holm
 
 
-def difference(a: Row, b: Row, column: Column) -> Difference | None:
+def difference(a: Row, b: Row, column: Column, of_b: Column | None = None) -> Difference | None:
     """Paired difference a - b in a column: over clips where both have values per clip, else over seeds; of two
-    single runs by the intervals that they state.
+    single runs by the intervals that they state. `of_b`: the column of b, where that is another.
     """
-    clips_a, clips_b = clip_values(a, column), clip_values(b, column)
+    other = of_b or column
+    clips_a, clips_b = clip_values(a, column), clip_values(b, other)
     if clips_a is not None and clips_b is not None:
+        purpose = (a.name, b.name, column.id, *([of_b.id] if of_b else []))
         found = compare_clips(
             clips_a,
             clips_b,
-            lambda name: intervals.generator(intervals.SEED, a.name, b.name, column.id, name),
-            copies_of(a, b, column),
+            lambda name: intervals.generator(intervals.SEED, *purpose, name),
+            copies_of(a, b, column, other),
         )
         if found is not None:
             return found
-    values_a, values_b = values_of(a, column), values_of(b, column)
+    values_a, values_b = values_of(a, column), values_of(b, other)
     if not values_a or not values_b:
         return None
-    single = [stated_interval(run.metrics[column.key]) for row in (a, b) for run in _single(row, column)]
+    single = [
+        stated_interval(run.metrics[own.key])
+        for row, own in ((a, column), (b, other))
+        for run in _single(row, own)
+    ]
     if len(single) == 2 and single[0] is not None and single[1] is not None:
         (value_a,), (value_b,) = values_a.values(), values_b.values()
         found = compare_intervals(value_a, single[0], value_b, single[1])
@@ -41,11 +47,15 @@ def difference(a: Row, b: Row, column: Column) -> Difference | None:
     return compare_seeds(values_a, values_b)
 
 
-def copies_of(a: Row, b: Row, column: Column) -> dict[str, Hashable] | None:
+def copies_of(a: Row, b: Row, column: Column, of_b: Column | None = None) -> dict[str, Hashable] | None:
     """By clip id what a column's paired values are measurements of, equal where clips are copies on both sides; None
     where there are no copies.
     """
-    return copies.units_over_runs([*runs_with_value(a, column), *runs_with_value(b, column)], column.key)
+    if of_b is not None and of_b.key != column.key:
+        return None
+    return copies.units_over_runs(
+        [*runs_with_value(a, column), *runs_with_value(b, of_b or column)], column.key
+    )
 
 
 def _single(row: Row, column: Column) -> list[RunResults]:

@@ -1,12 +1,14 @@
 """Claims of a study: supported only where the numbers show them, and refused where they are badly written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from helpers.eval_study import CLAIMS
+from helpers.eval_study import CLAIMS, run
 from helpers.runs_in_memory import board_of, plain
 from ovi_eval.errors import UserError
-from ovi_eval.ranking.claims import parse_claims
+from ovi_eval.ranking.claims import claims_as_data, parse_claims
 from ovi_eval.ranking.leaderboard import build_leaderboard, findings_on
 
 WITHIN = {
@@ -61,6 +63,14 @@ def test_one_comparison_that_fails_fails_the_claim(finding):
         (CLAIMS[1], 0.7, "not_supported"),
         (WITHIN, 0.06, "supported"),
         (WITHIN, 0.002, "not_supported"),
+        ({**WITHIN, "relation": "no_worse"}, 0.06, "supported"),
+        ({**WITHIN, "relation": "no_worse"}, 0.002, "not_supported"),
+        ({**CLAIMS[1], "relation": "no_worse"}, 0.001, "supported"),  # far better is no worse
+        (
+            {**CLAIMS[1], "relation": "no_worse", "arm": "none", "versus": "bidirectional_scaled"},
+            0.6,
+            "not_supported",
+        ),
     ],
 )
 def test_the_whole_interval_must_clear_a_margin_or_lie_within_it(finding, claim, margin, outcome):
@@ -112,6 +122,8 @@ PLAIN = {"metric": "m", "arm": "a", "versus": "b", "supported": "s", "unsupporte
         ({**PLAIN, "relation": "above"}, "relation is 'above'"),
         ({**PLAIN, "margin": -1}, "margin is -1"),
         ({**PLAIN, "relation": "within"}, "needs a margin above 0"),
+        ({**PLAIN, "relation": "no_worse"}, "no_worse needs a margin above 0"),
+        ({**PLAIN, "versus_metric": 3}, "field versus_metric must be text"),
         ({**PLAIN, "than": "c"}, r"a comparison is \[arm, versus\] or has"),
         ({"comparisons": [], "supported": "s", "unsupported": "u"}, "or a list of comparisons"),
         ("fusion helps", "expected fields"),
@@ -131,6 +143,31 @@ def test_pairs_share_a_metric_and_a_claim_without_wording_is_worded(finding):
     assert "ball/agreement_vague of bidirectional_unscaled is better than that of none: 0.9" in found.text
     turned = {"metric": "ball/agreement_vague", "arm": "none", "versus": "bidirectional_scaled"}
     assert "the data do not show none better than bidirectional_scaled" in finding(turned).text
+
+
+def test_a_claim_may_hold_two_tasks_of_one_arm_against_each_other_clip_by_clip():
+    easy = [replace(run("bidirectional_scaled", s), name="a", benchmark="easy") for s in (0, 1)]
+    hard = [replace(run("none", s), name="a", benchmark="hard") for s in (0, 1)]
+    claim = {
+        "metric": "ball/onset_f1 on easy",
+        "versus_metric": "ball/onset_f1 on hard",
+        "arm": "a",
+        "versus": "a",
+    }
+    lost = {**claim, "versus_metric": "ball/onset_f1 on nothing"}
+    opposed = {**claim, "versus_metric": "ball/onset_offset_ms on hard"}
+    board = board_of(*easy, *hard, claims=[claim, lost])
+    (found, unknown) = board.findings
+    assert (found.outcome, unknown.outcome) == ("supported", "unknown")
+    cells = board.arms[0].cells
+    expected = cells["ball/onset_f1 on easy"].value - cells["ball/onset_f1 on hard"].value
+    (evidence,) = found.evidence
+    assert evidence["difference"] == pytest.approx(expected)
+    assert (evidence["n"], evidence["versus_metric"]) == (40, "ball/onset_f1 on hard")
+    assert "is better than ball/onset_f1 on hard of a" in found.text
+    assert parse_claims(claims_as_data(board.claims)) == list(board.claims)
+    with pytest.raises(UserError, match="one is best high and the other low"):
+        board_of(*easy, *hard, claims=[opposed])
 
 
 def test_a_wording_with_an_unknown_field_is_refused_and_reaches_no_attribute(finding):
