@@ -102,7 +102,8 @@ def evaluation_tasks(
     names = list(settings.tasks)
     made = []
     for number, name in enumerate(names):
-        clips, shapes, more = real, scaled_shapes(latent_shapes, settings.length), {}
+        clips, more = real, {}
+        shapes: Mapping[str, Sequence[int]] = scaled_shapes(latent_shapes, settings.length)
         if name in GIVEN:
             clips = real[: settings.num_given]
             more = _given(name, clips, codec, settings.beginning)
