@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +112,17 @@ def test_a_run_logs_the_losses_of_its_roles(trained, tmp_path: Path) -> None:
     shares = {step: (whole[step] - audio[step]) / value for step, value in video.items()}
     assert set(np.round(4 * np.array(list(shares.values())), 3)) <= {1.0, 2.0, 3.0, 4.0}
     assert min(shares.values()) < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_one_tower_is_trained_with_the_roles_that_it_can_have(
+    trained: Any, modality: str, tmp_path: Path
+) -> None:
+    roles = ("roles=any", "roles.joint=0.3", "roles.audio_given=0.1", "roles.beginning=0.25")
+    settings = ("trainer.max_steps=5", "samples.every_n_steps=0", "data.batch_size=8")
+    run = trained([f"experiment={modality}_pretraining", *settings, *roles], tmp_path / "run")
+    names = {name for row in logged(run) for name in row}
+    assert {f"train/{role}/loss_{modality}" for role in ("joint", "beginning", "span")} <= names
+    assert not {f"train/{role}/loss_{modality}" for role in ("video_given", "audio_given")} & names
+    assert "val/loss" in names

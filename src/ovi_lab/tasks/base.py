@@ -334,12 +334,13 @@ class FlowMatchingTask(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Means over the clips of all processes."""
-        both = torch.stack([self._val_sums, self._val_sums.new_tensor(self._val_clips)])
+        clips = from_host(self._val_clips, self._val_sums.device, self._val_sums.dtype)
+        both = torch.stack([self._val_sums, clips])
         if started():
             distributed.all_reduce(both)
         names = ("val/loss", *(f"val/loss_{m}" for m in self.modalities))
         sums = zip(names, *both.cpu(), strict=True)  # one copy, from which Lightning logs
-        self.log_dict({name: (loss / clips).float() for name, loss, clips in sums if clips})
+        self.log_dict({name: (loss / count).float() for name, loss, count in sums if count})
         self.log_dict({f"val/{name}": torch.tensor(x) for name, x in self.val_bins.collect().items()})
 
 

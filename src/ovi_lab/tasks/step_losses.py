@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from ovi_lab.flow import FlowLoss
+from ovi_lab.models.rope import from_host
 from ovi_lab.strategies.process_groups import started
 
 
@@ -45,7 +46,7 @@ class StepLosses:
         if not self._sums:
             return means
         sums = torch.stack([torch.stack(values).sum() for values in self._sums.values()])
-        clips = torch.tensor(list(self._clips.values()), dtype=sums.dtype).to(sums.device, non_blocking=True)
+        clips = from_host(list(self._clips.values()), sums.device, sums.dtype)
         both = torch.stack([sums, clips])
         if started():
             distributed.all_reduce(both)
