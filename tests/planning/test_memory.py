@@ -70,7 +70,9 @@ def test_a_few_blocks_tell_what_all_take(
     assert few == measure(model, work)
 
 
-def parts(strategy: Sharding, gpus: int, accumulate: int = 1, **counts: Any) -> Memory:
+def parts(
+    strategy: Sharding, gpus: int, accumulate: int = 1, block: int = 0, arriving: int = 0, **counts: Any
+) -> Memory:
     held = Counts(
         **{
             "total": 1000,
@@ -82,7 +84,7 @@ def parts(strategy: Sharding, gpus: int, accumulate: int = 1, **counts: Any) -> 
             **counts,
         }
     )
-    work = PassMemory(forward=5000, activations=6000, with_gradients=6500, outside=1000)
+    work = PassMemory(5000, 6000, with_gradients=6500, outside=1000, block=block, arriving=arriving)
     types = Types.of("bf16-mixed", strategy)
     return memory_of(held, work, (8 * 600, 4 * 600), strategy, types, gpus, accumulate=accumulate)
 
@@ -125,6 +127,10 @@ def test_what_each_stage_shards() -> None:
         assert kept.backward[held] == plain.backward[held] + 2 * 300
     # gradients of one pair of blocks, and in float32 those of the pair before
     assert sharded["communication buffers"] == (2 + 4) * 30
+    # which are reduced when that pair's activations are gone
+    kept = parts(Sharding("fsdp2", 3), 4, block=100).backward
+    assert kept["communication buffers"] == 2 * 30 + (4 * 30 - 100)
+    assert parts(Sharding("fsdp2", 3), 4, block=200).backward["communication buffers"] == 2 * 30
     whole = parts(Sharding("ddp"), 4).backward
     assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
 
@@ -134,6 +140,12 @@ def test_what_gradients_are_reduced_through() -> None:
     stages = [parts(Sharding("zero", stage, bucket=100), 4, accumulate=2) for stage in (1, 2, 3)]
     assert [m.backward["communication buffers"] for m in stages] == [2 * 400, 2 * 200, 400]
     assert [m.step.get("communication buffers") for m in stages] == [2 * 400, None, 400]
+    # where a full bucket is reduced, it is copied: stage 2 in both types
+    late = [parts(Sharding("zero", stage, bucket=100), 4, 2, arriving=5900) for stage in (1, 2, 3)]
+    assert [m.backward["activations"] for m in late] == [5900] * 3
+    assert [m.backward["communication buffers"] for m in late] == [3 * 400, 2 * 200 + 600, 2 * 400]
+    early = parts(Sharding("zero", 3, bucket=100), 4, 2, arriving=5000).backward
+    assert (early["activations"], early["communication buffers"]) == (6000, 400)
     # stage 1 sums whole gradients, and steps a share of them
     assert [m.backward["gradients"] for m in stages] == [4 * 600, 4 * 150, 4 * 150]
     assert [m.step["gradients"] for m in stages] == [4 * 150, 4 * 150, (4 + 4) * 150]

@@ -78,6 +78,20 @@ def test_the_plan_is_within_ten_percent(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("run", "layers"),
+    [(["experiment=ovi_11b_stage1"], 3), (["experiment=ovi_11b_stage3", "strategy=ddp"], 1)],
+    ids=["ZeRO 2", "DDP with accumulation"],
+)
+def test_the_plan_of_other_strategies(built: Path, run: list[str], layers: int) -> None:
+    blocks = [f"model.{tower}.num_layers={layers}" for tower in ("video", "audio")]
+    other = rehearse("training", "64x80GB", [*run, *blocks])
+    assert of_training(other) == []
+    plan = other["plan"]
+    assert max(plan["backward"], plan["step"]) == pytest.approx(other["most"], rel=0.1)
+
+
+@pytest.mark.slow
 def test_sampling_codecs_and_text_encoder(built: Path) -> None:
     blocks = [f"model.{tower}.num_layers=2" for tower in ("video", "audio")]
     inference = rehearse("inference", "1x80GB", ["experiment=ovi_11b_stage3", *blocks])
@@ -99,6 +113,7 @@ def test_waits_beyond_those_allowed_are_found() -> None:
         "tolist at callbacks/guard.py:140": 1,
         "item at flow/loss.py:9 (torch/x.py:1)": 3,
     }
+    assert unexpected({"tolist at callbacks/guard.py:1 (deepspeed/x.py:2)": 5}, {}) == {}
     assert of_training({"failed": "cuda:0 and cpu"}) == ["it stopped: cuda:0 and cpu"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ class PassMemory:
     """Peak of the whole pass where gradients stay, and there were none before."""
     outside: int
     """`activations` of the model without its blocks."""
+    block: int = 0
+    """What the last block adds to `activations`, freed once it has been differentiated."""
+    arriving: int = 0
+    """Most that is alive when a parameter's gradient has been made, without it."""
 
 
 @dataclass(frozen=True)
@@ -65,33 +70,44 @@ class Pass:
 
 def measure(model: TwinDiT, work: Pass) -> PassMemory:
     """The memory of one micro-batch; `model` is on the meta device, in the type it trains in, and frozen as it is."""
-    forward, activations, _ = _over_blocks(model, lambda: _peaks(model, work, keep=False))
-    _, _, late = _over_blocks(model, lambda: _peaks(model, work, keep=True))
-    _, outside, _ = _of_blocks(model, 0, lambda: _peaks(model, work, keep=False))
-    return PassMemory(forward, activations, max(activations, late), outside)
+
+    @cache
+    def of_blocks(count: int, keep: bool = False) -> _Peaks:
+        """The peaks of the model's first `count` blocks."""
+        full_count, model.num_layers = model.num_layers, count
+        try:
+            return _peaks(model, work, keep)
+        finally:
+            model.num_layers = full_count
+
+    forward, activations, _, arriving = _over_blocks(model, of_blocks)
+    _, _, late, _ = _over_blocks(model, lambda count: of_blocks(count, keep=True))
+    last = _enough(model)[-1]
+    block = of_blocks(last)[1] - of_blocks(last - 1)[1]
+    return PassMemory(forward, activations, max(activations, late), of_blocks(0)[1], block, arriving)
 
 
 _Peaks = tuple[int, ...]
 
 
-def _over_blocks(model: TwinDiT, run: Callable[[], _Peaks]) -> _Peaks:
+def _over_blocks(model: TwinDiT, of_blocks: Callable[[int], _Peaks]) -> _Peaks:
     """The peaks of the whole model, extrapolated from as few blocks as they need."""
+    few, *rest = _enough(model)
+    if not rest:
+        return of_blocks(few)
+    (more,) = rest
+    times = (model.num_layers - few) // (more - few)
+    return tuple(a + (b - a) * times for a, b in zip(of_blocks(few), of_blocks(more), strict=True))
+
+
+def _enough(model: TwinDiT) -> tuple[int, ...]:
+    """Numbers of blocks from which the peaks of all follow: two of them, a period apart, or all blocks."""
     count = model.num_layers
     period = _period([_kind(model, index) for index in range(count)])
     if period is None or count < 4 * period:
-        return run()
+        return (count,)
     few = count % period + 2 * period
-    less, more = _of_blocks(model, few, run), _of_blocks(model, few + period, run)
-    return tuple(a + (b - a) * ((count - few) // period) for a, b in zip(less, more, strict=True))
-
-
-def _of_blocks(model: TwinDiT, count: int, run: Callable[[], _Peaks]) -> _Peaks:
-    """The peaks of the model's first `count` blocks."""
-    full_count, model.num_layers = model.num_layers, count
-    try:
-        return run()
-    finally:
-        model.num_layers = full_count
+    return few, few + period
 
 
 def _kind(model: TwinDiT, index: int) -> Any:
@@ -110,21 +126,24 @@ def _period(kinds: Sequence[Any]) -> int | None:
 
 
 def _peaks(model: TwinDiT, work: Pass, keep: bool) -> _Peaks:
-    """Peak bytes of the forward pass, of the whole pass, and since the gradients of the second block began.
+    """Peak bytes: of the forward pass, of the whole pass, since the second block's gradients began, as any were made.
 
     With `keep` gradients stay. In the backward pass what is alive is largest at its beginning, when no gradient is
     there yet, or at its end, with those of all blocks but the first.
     """
     model.forget_tables()  # so that each pass makes and counts its own
     before: list[int] = []
+    arriving = 0
     first = [block for m in model.tower_configs for block in list(model.tower(m).each_block())[:2]]
     early = {id(p) for block in first for p in block.parameters()}
 
     with TrainingMemory(META, model) as live:
 
         def arrived(parameter: Tensor) -> None:
+            nonlocal arriving
             if not keep:
                 parameter.grad = None
+                arriving = max(arriving, live.now)
             elif not before and id(parameter) in early:
                 before.append(live.peak)
                 live.peak = live.now
@@ -136,7 +155,7 @@ def _peaks(model: TwinDiT, work: Pass, keep: bool) -> _Peaks:
             for hook in hooks:
                 hook.remove()
             model.zero_grad(set_to_none=True)
-    return forward, max([live.peak, *before]), live.peak
+    return forward, max([live.peak, *before]), live.peak, arriving
 
 
 def _step(model: TwinDiT, work: Pass, live: TrainingMemory) -> int:

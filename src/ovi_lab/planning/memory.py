@@ -111,7 +111,8 @@ def memory_of(
         held |= {"optimiser state": state, "EMA": average}
     if counts.encoder_bytes:
         held["text encoder"] = counts.encoder_bytes // (n if sharding.stage == 3 else 1)
-    buffers = _buffers(counts, sharding, types, gpus, on_cpu)
+    buffers = _buffers(counts, work, sharding, types, on_cpu)
+    reducing = _reducing(counts, sharding, types, on_cpu)
     gradients = _gradients(counts, sharding, types, n, off)
     at_backward, activations = gradients, work.activations
     if sharding.stage == 0 and gpus > 1:
@@ -121,12 +122,13 @@ def memory_of(
         # Lightning frees the last step's gradients between forward and backward
         coming = (work.with_gradients - work.activations, work.activations)
         at_backward, activations = max((gradients, work.forward), coming, key=sum)
+    at_reduction = work.arriving + reducing > activations
     backward = {
         **held,
         "gradients": at_backward,
-        "activations": max(activations, encoder_work),
+        "activations": max(work.arriving if at_reduction else activations, encoder_work),
         "gathered parameters": gathered,
-        "communication buffers": buffers,
+        "communication buffers": buffers + (reducing if at_reduction else 0),
     }
     # stages 1 and 2 hand over a flat tensor of the optimiser's type, which it steps as it is; stage 1 frees the rest
     is_flat = sharding.name == "zero" and sharding.stage < 3 and types.gradients != types.network
@@ -171,16 +173,31 @@ def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off:
     return types.gradients.itemsize * -(-counts.trained // gpus)
 
 
-def _buffers(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu: bool) -> int:
+def _buffers(counts: Counts, work: PassMemory, sharding: Sharding, types: Types, on_cpu: bool) -> int:
     """Bytes through which gradients are reduced."""
     if sharding.name == "fsdp2":
-        # gradients of a unit, and in float32 those of the unit before, which are reduced meanwhile
-        return (types.network.itemsize + FP32) * counts.unit_trained
+        # gradients of a unit; and in float32 those of the unit before, which are reduced while its activations are gone
+        reduced = max(0, FP32 * counts.unit_trained - work.block)
+        return types.network.itemsize * counts.unit_trained + reduced
     if sharding.name != "zero":
         return 0  # DDP's buckets are the gradients (gradient_as_bucket_view)
-    bucket = min(sharding.bucket, CPU_BUCKET) if on_cpu else sharding.bucket
+    bucket = _bucket(sharding, on_cpu)
     if sharding.stage == 3:
         return types.gradients.itemsize * bucket
     # two, so that one is filled while the other is reduced (overlap_comm); stage 2 sums what it has reduced
     filled = types.gradients if sharding.stage == 1 else types.network
     return filled.itemsize * bucket * (1 if on_cpu else 2)
+
+
+def _reducing(counts: Counts, sharding: Sharding, types: Types, on_cpu: bool) -> int:
+    """Bytes that ZeRO takes besides while it reduces a full bucket: a copy; in stage 2 another in the sum's type."""
+    if sharding.name != "zero":
+        return 0
+    copied = types.gradients.itemsize
+    if sharding.stage == 2 and types.gradients != types.network:
+        copied += types.network.itemsize
+    return copied * min(_bucket(sharding, on_cpu), counts.trained)
+
+
+def _bucket(sharding: Sharding, on_cpu: bool) -> int:
+    return min(sharding.bucket, CPU_BUCKET) if on_cpu else sharding.bucket

@@ -107,7 +107,8 @@ class TrainingPlanner:
         inside = work.activations - work.outside
         saved = inside - inside // parts
         forward, activations = work.forward - saved, work.activations - saved
-        return PassMemory(forward, activations, work.with_gradients - saved, work.outside)
+        late, block = work.with_gradients - saved, work.block // parts
+        return PassMemory(forward, activations, late, work.outside, block, max(0, work.arriving - saved))
 
     def _stepped(self, master: bool, dtype: torch.dtype, flat: bool) -> tuple[int, int]:
         """Bytes that the optimiser keeps and takes for a moment, of all parameters."""
