@@ -56,7 +56,10 @@ CASES = (
         [STAGE3, "strategy=fsdp2", "model.activation_checkpointing=matmul"],
     ),
     Case(
-        "stage3_10s", "stage 3 at 10 s, ZeRO 3, 4 GPUs a clip", "64x80GB", ["experiment=ovi_11b_stage3_10s"]
+        "stage3_10s",
+        "stage 3 at 10 s, ZeRO 3, 4 GPUs a clip",
+        "64x80GB",
+        ["experiment=ovi_11b_stage3_10s", "video=61x60x60", "audio=314"],
     ),
     Case("lora", "LoRA, one GPU", "1x80GB", ["experiment=ovi_lora"]),
     Case("partial", "fusion alone, one GPU", "1x80GB", ["experiment=ovi_partial"]),

@@ -11,7 +11,6 @@ with 0 where the run fits, 1 where it does not, 2 for bad input.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,8 +23,6 @@ from ovi_lab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
-
-    from ovi_lab.planning.clip_shape import ClipShape
 
 HELP = Help(
     "ovi-plan",
@@ -66,6 +63,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 def plan(arguments: Sequence[str], console: Console) -> int:
     """Print the plan; 0 where it fits, else 1. Raises UserError for bad input."""
     from ovi_lab.common.command_line import check_flags
+    from ovi_lab.planning.clip_shape import ClipShape
     from ovi_lab.planning.cluster import Cluster
     from ovi_lab.planning.interruptions import STORAGE
     from ovi_lab.planning.job import TrainingJob
@@ -83,7 +81,7 @@ def plan(arguments: Sequence[str], console: Console) -> int:
         raise UserError(f"efficiency={efficiency:g} is a share of the GPU's peak; expected 1 at most")
     price = _number("price", own["price"]) if "price" in own else None
     storage = _number("storage", own.get("storage", str(STORAGE)))
-    planner = TrainingPlanner(TrainingJob(_composed(rest), _clip(own)))
+    planner = TrainingPlanner(TrainingJob(_composed(rest), ClipShape.typed(own)))
     return print_plan(console, planner, cluster, efficiency, price, storage)
 
 
@@ -103,24 +101,6 @@ def _number(name: str, text: str) -> float:
     if not 0 < value < float("inf"):
         raise UserError(f"{name}={text} is not understood: expected a number above 0")
     return value
-
-
-def _clip(own: dict[str, str]) -> ClipShape | None:
-    """The clip that `video=` and `audio=` describe; None where neither is given."""
-    from ovi_lab.planning.clip_shape import ClipShape
-
-    video = _sizes(own, "video", 3, "latent frames, rows, columns, as 31x44x46")
-    audio = _sizes(own, "audio", 1, "a number of latents, as 157")
-    return ClipShape(video, audio[0] if audio else None) if video or audio else None
-
-
-def _sizes(own: dict[str, str], key: str, count: int, expected: str) -> tuple[int, ...] | None:
-    """The numbers above 0 with x between them that an argument gives, if it is given."""
-    if key not in own:
-        return None
-    if not re.fullmatch("x".join([r"0*[1-9]\d*"] * count), own[key]):
-        raise UserError(f"{key}={own[key]} is not understood: {expected}")
-    return tuple(map(int, own[key].split("x")))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ HELP = Help(
     own=(
         ("gpus=", "number and memory or kind, such as 64x80GB or 8xH100 (required)"),
         ("parts=", "training (the default), inference (sampling, codecs, text encoder), samples (in training)"),
+        ("video=", "latent frames, rows and columns of a clip in training, as 31x44x46"),
+        ("audio=", "audio latents of a clip in training, as 157"),
         ("device=", "cuda: measure on this machine's GPU instead, in about ten minutes"),
         ("markdown=", "a file for the report, as Markdown"),
         ("json=", "a file for all that was counted"),
@@ -60,11 +62,14 @@ def rehearse(arguments: Sequence[str], console: Console) -> int:
     """Print the report; 0 where nothing unexpected was found, else 1. Raises UserError for bad input."""
     from ovi_eval.common.files import write_whole
     from ovi_lab.common.command_line import check_flags
+    from ovi_lab.planning.clip_shape import ClipShape
     from ovi_lab.rehearsal.page import markdown, print_page
     from ovi_lab.rehearsal.run import rehearse as run_part
 
     check_flags(arguments, "ovi-rehearse")
     own, rest = own_words(arguments, HELP)
+    ClipShape.typed(own)  # so that a mistake is said before a process is started
+    rest += [f"{key}={own[key]}" for key in ("video", "audio") if key in own]
     if own.get("device") not in (None, "cuda"):
         raise UserError(
             f"device={own['device']} is unknown: cuda measures on a GPU, without it nothing needs one"

@@ -128,6 +128,7 @@ def test_waits_beyond_those_allowed_are_found() -> None:
         (("gpus=8xH100", "device=tpu"), "device=tpu is unknown"),
         (("experiment=ovi_11b_stage3", "device=cuda"), "torch finds none here"),
         (("gpus=8xH100", "device=cuda"), "gpus=8xH100 does not go with device=cuda"),
+        (("experiment=ovi_11b_stage3", "gpus=8xH100", "video=61x60"), "video=61x60 is not understood"),
         (("--gpus=8xH100",), "--gpus=8xH100 is no flag of ovi-rehearse"),
     ],
 )

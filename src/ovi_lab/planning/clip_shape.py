@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,16 @@ class ClipShape:
         planes = None if video is None else tuple(map(int, video[1:]))
         return cls(planes, None if audio is None else int(audio[0]))
 
+    @classmethod
+    def typed(cls, words: Mapping[str, str]) -> ClipShape | None:
+        """The clip that `video=31x44x46` and `audio=157` describe; None where neither is given.
+
+        Raises UserError for other words.
+        """
+        video = _sizes(words, "video", 3, "latent frames, rows, columns, as 31x44x46")
+        audio = _sizes(words, "audio", 1, "a number of latents, as 157")
+        return cls(video, audio[0] if audio else None) if video or audio else None
+
     def tokens(self, towers: Mapping[Modality, TowerConfig]) -> dict[Modality, int]:
         """Tokens of each tower that this clip runs through."""
         found: dict[Modality, int] = {}
@@ -47,6 +58,15 @@ class ClipShape:
         video = None if self.video is None else "video " + "x".join(map(str, self.video))
         audio = None if self.audio is None else f"audio {self.audio}"
         return ", ".join(filter(None, (video, audio)))
+
+
+def _sizes(words: Mapping[str, str], key: str, count: int, expected: str) -> tuple[int, ...] | None:
+    """The numbers above 0 with x between them that a word gives, if it is given."""
+    if key not in words:
+        return None
+    if not re.fullmatch("x".join([r"0*[1-9]\d*"] * count), words[key]):
+        raise UserError(f"{key}={words[key]} is not understood: {expected}")
+    return tuple(map(int, words[key].split("x")))
 
 
 def clips_of(batch: Mapping[str, Any]) -> list[ClipShape]:

@@ -15,6 +15,9 @@ from ovi_eval.common.boundary import command
 from ovi_eval.common.files import write_whole
 from ovi_lab.rehearsal import library
 
+_CLIP = ("video=", "audio=")
+"""Words that give the shape of a clip of training, among the overrides."""
+
 
 @command("error")
 def main() -> int:
@@ -62,7 +65,9 @@ def _measured(part: str, overrides: list[str]) -> dict[str, Any]:
     gpu = MeasuredGpu()
     what = part.partition(" ")[2]
     config = _composed(overrides)
-    return measure_inference(config, gpu) if what == "inference" else measure_training(config, what, gpu)
+    if what == "inference":
+        return measure_inference(config, gpu)
+    return measure_training(config, what, gpu, _clip(overrides))
 
 
 def _composed(overrides: list[str]) -> Any:
@@ -70,7 +75,15 @@ def _composed(overrides: list[str]) -> Any:
     from ovi_lab.common.paths import config_dir
     from ovi_lab.runs.arguments import hydra_arguments
 
-    return composed(hydra_arguments(overrides), config_dir(), "train")
+    rest = [word for word in overrides if not word.startswith(_CLIP)]
+    return composed(hydra_arguments(rest), config_dir(), "train")
+
+
+def _clip(overrides: list[str]) -> Any:
+    """The shape of clips that was typed, or None."""
+    from ovi_lab.planning.clip_shape import ClipShape
+
+    return ClipShape.typed(dict(word.split("=", 1) for word in overrides if word.startswith(_CLIP)))
 
 
 def _quiet() -> None:
@@ -87,8 +100,8 @@ def _training(overrides: list[str], cluster: Any, watch: Any) -> dict[str, Any]:
     from ovi_lab.rehearsal.training import rehearse_training
 
     _quiet()
-    config = _composed(overrides)
-    job = TrainingJob(config)
+    config, clip = _composed(overrides), _clip(overrides)
+    job = TrainingJob(config, clip)
     planner = TrainingPlanner(job)
     predicted = planner.memory(planner.requested(cluster.count))
     plan = {

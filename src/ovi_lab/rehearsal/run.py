@@ -21,7 +21,7 @@ def rehearse(part: str, gpus: str, overrides: Sequence[str]) -> dict[str, Any]:
     Args:
         part: training or inference; on a GPU `measured inference`, or `measured` and a choice of checkpointing.
         gpus: the cluster, as typed.
-        overrides: of the run's configuration.
+        overrides: of the run's configuration; `video=` and `audio=` give the shape of its clips.
 
     Raises:
         UserError: the library cannot be built.
