@@ -128,8 +128,8 @@ def test_what_each_stage_shards() -> None:
     # gradients of one pair of blocks, and in float32 those of the pair before
     assert sharded["communication buffers"] == (2 + 4) * 30
     # which are reduced when that pair's activations are gone
-    kept = parts(Sharding("fsdp2", 3), 4, block=100).backward
-    assert kept["communication buffers"] == 2 * 30 + (4 * 30 - 100)
+    freed = parts(Sharding("fsdp2", 3), 4, block=100).backward
+    assert freed["communication buffers"] == 2 * 30 + (4 * 30 - 100)
     assert parts(Sharding("fsdp2", 3), 4, block=200).backward["communication buffers"] == 2 * 30
     whole = parts(Sharding("ddp"), 4).backward
     assert (whole["weights"], whole["gradients"], whole["optimiser state"]) == (4000, 2400, 4800)
