@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from training_loops import BALL, SIZES, compose_train
 from ovi_lab.flow import flow_matching_loss
 from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.config import Modality
+from ovi_lab.planning.clip_shape import ClipShape
+from ovi_lab.planning.flops import count_flops
+from ovi_lab.planning.job import RELEASED_CLIP
 from ovi_lab.tasks.absent import absence, nothing_of
 
 HERE = Path(__file__).resolve().parent
@@ -111,6 +115,21 @@ def rows_of(size: str, rounds: int) -> list[str]:
     return rows
 
 
+def counted() -> list[str]:
+    """Rows of what a clip of the released model takes."""
+    config = compose_train(["model=ovi_11b"])
+    with torch.device("meta"):
+        model = instantiate(config.model)()
+    placeholder = {"video": (1, 2, 2), "audio": 1}
+    rows = []
+    for has, kind in KINDS.items():
+        alone = ClipShape(**{has: getattr(RELEASED_CLIP, has)})
+        beside = replace(alone, **{OTHER[has]: placeholder[OTHER[has]]})
+        own, small, padded = (count_flops(model, clip).model for clip in (alone, beside, RELEASED_CLIP))
+        rows.append(f"| {kind} | {small / own:.2f} | {padded / own:.2f} |")
+    return rows
+
+
 def page(sizes: Sequence[str], rounds: int) -> str:
     """The page of this machine."""
     cases = [row for size in track(sizes, "measuring", transient=True) for row in rows_of(size, rounds)]
@@ -128,10 +147,15 @@ gradient is 0, as training does it. Padded: it runs on latents of full size, mas
 |---|---|--:|--:|--:|
 {chr(10).join(cases)}
 
-So batches are of one kind, with a placeholder for what they lack. What it costs beside is the reading of the other \
-tower's weights and the writing of its gradients, which does not grow with a clip's length: of clips of the released \
-model's length, 10,540 tokens of picture and 157 of sound, padding would cost far more than here where the picture is \
-what lacks.
+By count of operations (`planning.flops`), at the released model's size and clip ({RELEASED_CLIP}), against the tower \
+alone:
+
+| clips | placeholder / alone | padded / alone |
+|---|--:|--:|
+{chr(10).join(counted())}
+
+So batches are of one kind, with a placeholder for what they lack. Of short clips it costs the reading of the other \
+tower's weights and the writing of its gradients, of long ones little but the text that the other tower embeds.
 """
 
 
