@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -126,7 +126,7 @@ class Model:
 
     def sample(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         *,
         seed: int = 0,
         image: str | Path | None = None,
@@ -136,6 +136,8 @@ class Model:
         clip: str | Path | None = None,
         redo: str | None = None,
         keep_given: bool = True,
+        seconds: float | None = None,
+        overlap: float | None = None,
         size: str | tuple[int, int] | None = None,
         aspect: str | None = None,
         on_step: Callable[[int, int], None] | None = None,
@@ -144,7 +146,8 @@ class Model:
         """One clip. The same prompt, seed and settings give the same clip, here and with `ovi-sample`.
 
         Args:
-            prompt: what is seen and heard; for the released models with `<S>speech<E>` and `Audio: …`.
+            prompt: what is seen and heard; for the released models with `<S>speech<E>` and `Audio: …`. Of a long clip
+                one for each window, the last one for all further ones.
             seed: of the noise, from 0.
             image: file of the first frame, for models that take one.
             video: file whose picture is the clip's; its sound is made.
@@ -153,6 +156,8 @@ class Model:
             clip: file of a clip of which `redo` is made anew, and all else is kept.
             redo: `audio:1.5-3.0`, `video:…` or `both:…`, in seconds of `clip`.
             keep_given: what is given comes back from its file; False: through the codec.
+            seconds: of a clip longer than the model's, made window by window.
+            overlap: seconds that two windows share; a quarter of a window by default.
             size: height and width, or `HEIGHTxWIDTH`, scaled to the model's area.
             aspect: `WIDTH:HEIGHT` instead of `size`.
             on_step: called with the steps that are done and the number of steps.
@@ -168,13 +173,15 @@ class Model:
         from ovi_lab.sampling.batch import record_of
         from ovi_lab.sampling.command import check_settings
         from ovi_lab.sampling.given_files import parse_redo
-        from ovi_lab.sampling.requests import Request, check_request, prompt_name
+        from ovi_lab.sampling.requests import BETWEEN_WINDOWS, Request, check_request, prompt_name
         from ovi_lab.sampling.sizes import shape_of
 
         for name, value in sampler.items():
             if name not in self._sampler:
                 raise UserError(f"unknown setting {name!r} of sample{nearest(name, list(self._sampler))}")
             checked(field_type(TABLES["sample"], f"sampler.{name}"), value, name)
+        if isinstance(prompt, list | tuple) and all(isinstance(text, str) for text in prompt):
+            prompt = BETWEEN_WINDOWS.join(prompt)
         if not isinstance(prompt, str):
             raise UserError(f"prompt is {prompt!r}: expected a text")
         if isinstance(size, tuple | list):
@@ -191,6 +198,8 @@ class Model:
             shape=shape,
             redo=None if redo is None else parse_redo(str(redo)),
             keep_given=keep_given,
+            seconds=seconds,
+            overlap=overlap,
             **paths,
         )
         pipeline = self._pipeline

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from helpers import media_makers
 from ovi_lab.checkpoints.presets import released_model
 from ovi_lab.codecs.block_pca import BlockPCA
 from ovi_lab.errors import UserError
+from ovi_lab.flow import SamplerSettings
+from ovi_lab.sampling.batch import record_of
 from ovi_lab.sampling.bundle import Formats, released_formats
 from ovi_lab.sampling.long_clips import seam_jumps, seams_of, shared_again, windows_of
 from ovi_lab.sampling.opening import open_bundle
+from ovi_lab.sampling.pipeline import OviPipeline, plan_request
+from ovi_lab.sampling.requests import Request, check_request, read_requests
 from ovi_lab.sampling.seams import picture_jumps, sound_jumps
 
 OVI = released_formats(released_model("ovi_720x720_5s"))
 BALL = Formats(
     "ball", {"video": (24, 16, 2, 2), "audio": (81, 20)}, 32 / 2.025, 8000, (2, 8, 8), False, 200
 )  # as a run's own codec has them
-SOUND = dataclasses.replace(BALL, shapes={"audio": (81, 20)})
+SOUND = replace(BALL, shapes={"audio": (81, 20)})
 
 
 @pytest.mark.parametrize("formats", [OVI, BALL, SOUND])
@@ -123,3 +129,95 @@ def test_a_picture_that_stands_still() -> None:
     assert picture_jumps(still, 8.0, [5])[0].ratio == 1.0
     still[5:] = 9
     assert picture_jumps(still, 8.0, [5])[0].ratio == math.inf
+
+
+# ---- through the pipeline
+
+LENGTH = 7 / 31
+"""Of the released clips': windows of 25 frames in 7 latent frames, 35 tokens."""
+
+
+@pytest.fixture(scope="module")
+def pipeline(small_ovi: Path) -> OviPipeline:
+    settings = SamplerSettings(steps=1, video_guidance=1.0, audio_guidance=1.0)
+    return OviPipeline.load(open_bundle(small_ovi, length=LENGTH), settings)
+
+
+@pytest.mark.slow
+def test_a_long_clip_of_the_small_ovi(pipeline: OviPipeline) -> None:
+    """Its first window is the ordinary clip; further ones have their own prompts; all is decoded in one piece."""
+    steps: list[tuple[int, int]] = []
+    request = Request("a", "it rains ||| it snows", seed=3, seconds=2.6, overlap=0.2)
+    plan = pipeline.plan(request)
+    assert plan.windows is not None
+    assert plan.windows.starts == {"video": (0, 5, 9), "audio": (0, 26, 47)}
+    assert plan.texts == ["it rains", "it snows", "it snows"]
+    assert plan.frames == 61
+    clip = pipeline.make(plan, lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert clip.frames_THWC.shape == (61, 64, 64, 3)
+    assert len(clip.wave_S) == round(61 / 24 * 16000)
+    ordinary = pipeline.make(pipeline.plan(replace(request, prompt="it rains", seconds=None, overlap=None)))
+    assert torch.equal(clip.video_latents[:, :7], ordinary.video_latents)
+    assert torch.equal(clip.audio_latents[:35], ordinary.audio_latents)
+    other = pipeline.make(pipeline.plan(replace(request, prompt="it rains")))
+    assert torch.equal(other.video_latents[:, :7], clip.video_latents[:, :7])
+    assert not torch.allclose(other.video_latents[:, 7:], clip.video_latents[:, 7:], atol=1e-3)
+    jumps = seam_jumps(plan.windows, pipeline.parts.formats, clip.frames_THWC, clip.wave_S)
+    assert [round(j.seconds * 24) for j in jumps["video"]] == [25, 45]
+    record = record_of(plan, pipeline.parts.formats, pipeline.settings, pipeline.options, {})
+    assert record["windows"] == {"video": [0, 5, 9], "audio": [0, 26, 47]}
+    assert record["read_as"] == "it rains|||it snows|||it snows"
+
+
+@pytest.mark.slow
+def test_a_long_clip_goes_on_from_a_file(pipeline: OviPipeline, tmp_path: Path) -> None:
+    """Longer than a window: what is given costs no steps and stays."""
+    times = np.arange(int(1.5 * 16000)) / 16000
+    file = media_makers.clip(
+        tmp_path / "start.mp4", seconds=1.5, wave_CS=(0.3 * np.sin(1400 * times))[None].astype(np.float32),
+        fps=24, rate=16000, picture=lambda t: np.full((64, 64, 3), 90 + 40 * t, np.uint8),
+    )  # fmt: skip
+    plan = pipeline.plan(Request("a", "it rains", seed=3, start=file, seconds=2.6, keep_given=False))
+    steps: list[tuple[int, int]] = []
+    clip = pipeline.make(plan, lambda done, total: steps.append((done, total)))
+    assert plan.given is not None
+    assert steps[-1] == (len(steps), len(steps))
+    assert len(steps) < plan.windows.count
+    given, clean = pipeline.given(plan)
+    assert torch.equal(clip.video_latents[:, given.video[0]], clean["video"][0][:, given.video[0]])
+    assert torch.equal(clip.audio_latents[given.audio[0]], clean["audio"][0][given.audio[0]])
+    assert clip.frames_THWC.shape[0] == plan.frames
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": "a ||| b"}, r"the prompt has \|\|\|, which stands between a long clip's windows: give seconds"),
+        ({"overlap": 1.0}, "overlap is of a long clip's windows: give seconds too"),
+        ({"prompt": "a ||| ", "seconds": 9.0}, r"a window has no prompt: write one on each side of \|\|\|"),
+        ({"prompt": "a ||| <S>b", "seconds": 9.0}, "<S>"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_long_request(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_request(Request(**{"id": "a", "prompt": "a", **fields}))
+
+
+def test_more_prompts_than_windows_and_clips_beyond_any(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="the prompt has texts of 3 windows, and the clip has 2: leave some out"
+    ):
+        plan_request(Request("a", "a ||| b ||| c", seconds=8.0), OVI)
+    with pytest.raises(UserError, match="more than any clip that is made here"):
+        plan_request(Request("a", "a", seconds=3600), OVI)
+    with pytest.raises(UserError, match="seconds is '9': expected a number of seconds"):
+        plan_request(Request("a", "a", seconds="9"), OVI)  # type: ignore[arg-type]
+    table = tmp_path / "prompts.csv"
+    table.write_text("text_prompt,seconds,overlap\na ||| b,15,1.5\nc,,\nd,long,\n")
+    requests, bad = read_requests(table)
+    assert [(r.seconds, r.overlap, r.texts) for r in requests] == [
+        (15.0, 1.5, ("a", "b")),
+        (None, None, ("c",)),
+    ]
+    assert "its seconds is 'long', expected a number" in bad[0].reason

@@ -10,7 +10,9 @@ Shapes: B batch, F latent frames and L audio tokens of a window, O of them share
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +117,7 @@ def sample_windows(
     given: Given | None = None,
     clean: Mapping[Modality, Tensor] | None = None,
     again: Again | None = None,
+    working: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_step: Callable[[int, int], None] | None = None,
 ) -> SampledLatents:
     """The latents of a long clip, of the length of all windows together.
@@ -128,6 +131,7 @@ def sample_windows(
         clean: latents of the whole clip's shape, of each modality of which something is given.
         again: makes the latents of what two windows share anew, for codecs whose first latent frame is another than
             those within a clip; None gives the latents as they are. Sound is always given as it is.
+        working: entered while a window is sampled, and left before `again` is called.
         on_step: called with the number of steps done and of all windows' steps. A window of which all is given, or
             shared, takes none.
 
@@ -161,7 +165,8 @@ def sample_windows(
             latents = known
         else:
             text = texts[window] if len(texts) > 1 else texts[0]
-            made = sample(model, begin, text, settings, given=mask, clean=known, on_step=step)
+            with working():
+                made = sample(model, begin, text, settings, given=mask, clean=known, on_step=step)
             latents = {m: x for m in parts if (x := getattr(made, m)) is not None}
         for m, own in parts.items():
             shared = windows.overlap(m, window)

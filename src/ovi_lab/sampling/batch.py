@@ -27,7 +27,7 @@ from ovi_lab.models.sequence_parallel import SequenceGroup
 from ovi_lab.sampling.bundle import Bundle, Formats
 from ovi_lab.sampling.clip_files import read_record, write_clip, write_sheet
 from ovi_lab.sampling.pipeline import Options, OviPipeline, Plan, plan_request
-from ovi_lab.sampling.requests import BadRow, Request
+from ovi_lab.sampling.requests import BETWEEN_WINDOWS, BadRow, Request
 from ovi_lab.text.lengths import CutTexts
 from ovi_lab.text.prompts import check_tags
 
@@ -35,10 +35,10 @@ ALONE = SequenceGroup(0, 1, 0, 1, None)
 DECIDES = (
     "prompt", "read_as", "negative_video", "negative_audio", "seed", "size", "image_sha256", "frames",
     "audio_latents", "sampler", "model", "dtype", "weights_8bit", "weights", "ema",
-    "rope_factor", "given_sha256", "given_seconds", "keep_given",
+    "rope_factor", "given_sha256", "given_seconds", "keep_given", "windows",
 )  # fmt: skip
 """What of a record makes another clip where it differs."""
-NOT_OF_SAMPLER = ("negative_video", "negative_audio", "batch_passes", "cache_text")
+NOT_OF_SAMPLER = ("negative_video", "negative_audio", "batch_passes", "cache_text", "cache_given")
 """Settings that a record holds elsewhere, or that change no clip."""
 
 Item = TypeVar("Item", Request, Plan)
@@ -97,16 +97,17 @@ def _planned(
 
 
 def _fitted(plan: Plan, settings: SamplerSettings, fit: CutTexts) -> Plan:
-    prompt = fit(plan.prompt)
-    if prompt != plan.prompt:
-        try:
-            check_tags(prompt)
-        except UserError as error:
-            raise UserError(f"without its middle {error}; shorten the prompt") from error
+    texts = [fit(text) for text in plan.texts]
+    for before, text in zip(plan.texts, texts, strict=True):
+        if text != before:
+            try:
+                check_tags(text)
+            except UserError as error:
+                raise UserError(f"without its middle {error}; shorten the prompt") from error
     if fit.choice == "refuse":
         for text in plan.request.negatives(settings):
             fit(text)
-    return replace(plan, prompt=prompt)
+    return replace(plan, prompt=BETWEEN_WINDOWS.join(texts))
 
 
 def record_of(
@@ -117,6 +118,8 @@ def record_of(
     negative_video, negative_audio = request.negatives(settings)
     sampler = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_OF_SAMPLER}
     sampler["skip_layers"] = list(sampler["skip_layers"])
+    if settings.given_guidance == 1.0:
+        del sampler["given_guidance"]  # the clips that were made before there was such a setting are the same
     return {
         "id": request.name,
         "prompt": request.prompt,
@@ -128,6 +131,7 @@ def record_of(
         "image": request.image.name if request.image is not None else None,
         "image_sha256": plan.image_sha256,
         **_given_record(plan),
+        **({} if plan.windows is None else {"windows": {m: list(s) for m, s in plan.windows.starts.items()}}),
         "frames": plan.frames,
         "fps": formats.fps,
         "audio_latents": plan.shapes["audio"][0] if "audio" in plan.shapes else 0,
@@ -264,12 +268,13 @@ class Batch:
         """
         index = self.group.index
         log = self.out / ("clips.jsonl" if index == 0 else f"clips.rank{index}.jsonl")
+        windows = [1 if plan.windows is None else plan.windows.count for plan in plans]
         steps = self.settings.steps
         for number, plan in enumerate(plans):
             path, begun = self.path(plan), time.monotonic()
 
             def step(done: int, _: int, number: int = number, name: str = plan.name) -> None:
-                on_step(number * steps + done, len(plans) * steps, name)
+                on_step(sum(windows[:number]) * steps + done, sum(windows) * steps, name)
 
             try:
                 step(0, steps)

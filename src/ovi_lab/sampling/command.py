@@ -41,6 +41,8 @@ from ovi_lab.sampling.requests import (
 LARGE = 2**30
 SIDE = 256
 """Pixels of the files' longer side, of runs with a codec of their own."""
+OF_A_ROW = ("redo", "seconds", "overlap")
+"""Keys of one clip that are columns of the same name in a file of prompts."""
 MemoryCheck = Callable[[ReleasedModel, list[Plan], SamplerSettings, Options], None]
 
 
@@ -141,8 +143,8 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
     shape = None if bundle.own_codec else requested_shape(config)
     files: dict[str, Any] = {name: config[name] for name in ("image", *GIVEN)}
     if many:
-        for name in [name for name in (*files, "redo") if config[name] is not None]:
-            column = name if name == "redo" else f"{name}_path"
+        for name in [name for name in (*files, *OF_A_ROW) if config[name] is not None]:
+            column = name if name in OF_A_ROW else f"{name}_path"
             raise UserError(
                 f"{name}= goes with prompt=: with prompts=FILE, name it for each row in its column {column}"
             )
@@ -160,6 +162,8 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
         shape=shape,
         redo=None if config.redo is None else parse_redo(str(config.redo)),
         keep_given=config.keep_given,
+        seconds=config.seconds,
+        overlap=config.overlap,
         **paths,
     )
     return variants([check_request(request)], config.variants), []

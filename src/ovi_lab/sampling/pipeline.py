@@ -7,8 +7,9 @@ and sound. Shape suffixes: T frames, H rows, W columns, C channels, F latent fra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ovi_eval.common.files import file_sha256
 from ovi_lab.errors import UserError
-from ovi_lab.flow import SamplerSettings, Texts, first_frame_given, noise_batch, sample
+from ovi_lab.flow import SamplerSettings, Texts, Windows, first_frame_given, noise_batch, sample
 from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_parallel
@@ -25,9 +26,16 @@ from ovi_lab.sampling.bundle import DTYPES, Bundle, Formats, Parts
 from ovi_lab.sampling.given_media import GivenMedia, encoded, put_back, read_given
 from ovi_lab.sampling.given_plan import GivenParts, plan_given
 from ovi_lab.sampling.images import read_image, scaled
+from ovi_lab.sampling.long_clips import (
+    sample_long,
+    shared_again,
+    texts_of_windows,
+    whole_formats,
+    windows_of,
+)
 from ovi_lab.sampling.offload import Placement, enough_memory
 from ovi_lab.sampling.quantise import quantise
-from ovi_lab.sampling.requests import Request
+from ovi_lab.sampling.requests import BETWEEN_WINDOWS, Request
 from ovi_lab.sampling.sizes import Size, size_for_image, snapped
 from ovi_lab.text.lengths import check_choice
 from ovi_lab.text.prompts import with_sound_as
@@ -74,6 +82,13 @@ class Plan:
     image_sha256: str | None
     given: GivenParts | None = None
     """What files give of it, its image apart."""
+    windows: Windows | None = None
+    """Of a clip that is longer than the model's, whose prompts have `BETWEEN_WINDOWS` between them; else None."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompt of each window, or the one of all, as the model reads them."""
+        return [self.prompt] if self.windows is None else self.prompt.split(BETWEEN_WINDOWS)
 
     @property
     def name(self) -> str:
@@ -101,6 +116,10 @@ def plan_request(request: Request, formats: Formats) -> Plan:
         UserError: its image cannot be read or is of extreme shape, or the model takes no image or other size; its media
             cannot be used, see `plan_given`.
     """
+    windows = None
+    if request.seconds is not None:
+        windows = windows_of(formats, request.seconds, request.overlap)
+        formats = whole_formats(formats, windows)
     shapes, digest = dict(formats.shapes), None
     given = plan_given(request, formats)
     _, rows, columns = formats.strides
@@ -122,8 +141,11 @@ def plan_request(request: Request, formats: Formats) -> Plan:
             size = size_for_image(seen, area)
         C, F, *_ = shapes["video"]
         shapes["video"] = (C, F, size[0] // rows, size[1] // columns)
-    prompt = request.prompt if formats.audio_tag is None else with_sound_as(request.prompt, formats.audio_tag)
-    return Plan(request, prompt, size, formats.frames, shapes, digest, given)
+    texts = texts_of_windows(request.texts, windows)
+    if formats.audio_tag is not None:
+        texts = tuple(with_sound_as(text, formats.audio_tag) for text in texts)
+    prompt = BETWEEN_WINDOWS.join(texts)
+    return Plan(request, prompt, size, formats.frames, shapes, digest, given, windows)
 
 
 def generate_latents(
@@ -269,7 +291,7 @@ class OviPipeline:
     ) -> Clip:
         """One clip. With a group of processes that share it, all call this; see `generate`."""
         video, audio = self.latents(plan, on_step, group)
-        formats, given = self.parts.formats, plan.given
+        formats, given = whole_formats(self.parts.formats, plan.windows), plan.given
         back = given.parts if given is not None and plan.request.keep_given else {}
         decoded = {
             m: None if m in back and back[m].whole else x for m, x in (("video", video), ("audio", audio))
@@ -289,21 +311,33 @@ class OviPipeline:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Video [1,C,F,h,w] and audio [1,L,C] of one plan, on the device."""
         settings, request = self.settings, plan.request
-        texts = self.embed([plan.prompt, *request.negatives(settings)])
+        *prompts, negative_video, negative_audio = self.embed([*plan.texts, *request.negatives(settings)])
+        texts = [Texts([prompt], [negative_video], [negative_audio]) for prompt in prompts]
         given, clean = self.given(plan)
+        how: dict[str, Any] = {"noise": self.parts.formats.noise, "given": given, "clean": clean}
+        towers, together = self.parts.towers, partial(self._together, group)
+        if plan.windows is not None:
+            again = shared_again(self.parts.video, self._codec_works)
+            return sample_long(
+                towers, texts, request.seed, plan.shapes, plan.windows, settings,
+                again=again, working=together, on_step=on_step, **how,
+            )  # fmt: skip
+        with together():
+            return generate_latents(
+                towers, texts[0], [request.seed], plan.shapes, settings, on_step=on_step, **how
+            )
+
+    @contextmanager
+    def _together(self, group: SequenceGroup | None) -> Iterator[None]:
+        """The towers are on the device, and work with those of the group's other processes."""
         towers = self.parts.towers
         with self.placement.working(towers), sequence_parallel(towers, group) if group else nullcontext():
-            return generate_latents(
-                towers,
-                Texts(*([vectors] for vectors in texts)),
-                [request.seed],
-                plan.shapes,
-                settings,
-                noise=self.parts.formats.noise,
-                given=given,
-                clean=clean,
-                on_step=on_step,
-            )
+            yield
+
+    @property
+    def _codec_works(self) -> Callable[[Any], AbstractContextManager[Any]]:
+        """Entered while a codec works; one of the run's own is no network, and stays on the CPU."""
+        return nullcontext if self.parts.formats.area is None else self.placement.working
 
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
         """Vectors [n, D] of each text, on the device; those of the last texts are kept."""
@@ -324,10 +358,8 @@ class OviPipeline:
         if plan.given is not None:
             given = plan.given.masks
             if self._given is None or self._given[0] != (plan.given, plan.size):
-                media = read_given(plan.given, parts.formats, plan.size)
-                # a codec of the run's own is no network, and stays on the CPU
-                working: Any = nullcontext if parts.formats.area is None else self.placement.working
-                latents = encoded(media, plan.shapes, parts.video, parts.sound, working)
+                media = read_given(plan.given, whole_formats(parts.formats, plan.windows), plan.size)
+                latents = encoded(media, plan.shapes, parts.video, parts.sound, self._codec_works)
                 self._given = (plan.given, plan.size), media, latents
             clean = dict(self._given[2])
         if plan.request.image is not None:

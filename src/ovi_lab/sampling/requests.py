@@ -2,8 +2,8 @@
 
 Columns: `text_prompt` (or `prompt`), and where wanted `image_path` (or `image`), `video_path`, `audio_path`,
 `start_path`, `clip_path` (all relative to the file's folder), `redo`, `id`, `seed`, `size` or `aspect`,
-`negative_video`, `negative_audio`. Other columns are left alone. The files of prompts that came with the released
-code are read as they are.
+`negative_video`, `negative_audio`, `seconds`, `overlap`. Other columns are left alone. The files of prompts that came
+with the released code are read as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from ovi_lab.text.prompts import check_tags
 
 PROMPT_COLUMNS = ("text_prompt", "prompt")
 IMAGE_COLUMNS = ("image_path", "image")
+BETWEEN_WINDOWS = "|||"
+"""Stands between the prompts of a long clip's windows."""
 MAX_BYTES = 64 * 2**20
 MAX_SEED = 2**63 - 1
 MAX_ID = 120
@@ -60,6 +62,17 @@ class Request:
     redo: Redo | None = None
     keep_given: bool = True
     """What is given comes back from its file, instead of through the codec."""
+    seconds: float | None = None
+    """Of a clip that is longer than the model's, made window by window; None: the model's."""
+    overlap: float | None = None
+    """Seconds that two windows share; None: a quarter of a window."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts of its windows, the last one for all further ones; a clip of one window has one."""
+        if self.seconds is None:
+            return (self.prompt,)
+        return tuple(text.strip() for text in self.prompt.split(BETWEEN_WINDOWS))
 
     @property
     def files(self) -> dict[str, Path | None]:
@@ -93,7 +106,7 @@ def check_request(request: Request) -> Request:
     """
     if why := unusable(request.prompt):
         raise UserError(f"the prompt {why}: write it in UTF-8")
-    check_tags(request.prompt)
+    check_windows(request)
     check_seed(request.seed)
     if request.image is not None and not _is_file(request.image):
         raise UserError(f"no image at {shown(request.image)}")
@@ -102,6 +115,20 @@ def check_request(request: Request) -> Request:
         if file is not None and not _is_file(file):
             raise UserError(f"no file at {shown(file)}, where {GIVEN[name]} should be")
     return request
+
+
+def check_windows(request: Request) -> None:
+    """Raises UserError for broken tags, and for what is of a long clip's windows where the clip is not long."""
+    if request.seconds is None and BETWEEN_WINDOWS in request.prompt:
+        raise UserError(
+            f"the prompt has {BETWEEN_WINDOWS}, which stands between a long clip's windows: give seconds"
+        )
+    if request.seconds is None and request.overlap is not None:
+        raise UserError("overlap is of a long clip's windows: give seconds too")
+    for text in request.texts:
+        if len(request.texts) > 1 and not text:
+            raise UserError(f"a window has no prompt: write one on each side of {BETWEEN_WINDOWS}")
+        check_tags(text)
 
 
 def check_seed(seed: object) -> int:
@@ -177,6 +204,8 @@ def _request(row: TableRow, id: str, folder: Path, seed: int, shape: Size | None
         negative_video=row.text(("negative_video",)) or None,
         negative_audio=row.text(("negative_audio",)) or None,
         redo=parse_redo(redo) if redo else None,
+        seconds=_number(row.values, "seconds"),
+        overlap=_number(row.values, "overlap"),
         **files,
     )
 
@@ -190,6 +219,17 @@ def _seed(value: object, seed: int) -> int:
             raise UserError(f"its seed is {shown(repr(value), 40)}, expected a whole number")
         value = int(value)
     return check_seed(value)
+
+
+def _number(values: Mapping[str, Any], column: str) -> float | None:
+    """A row's number; None where it has none."""
+    value = values.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float("no number" if isinstance(value, bool) else value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"its {column} is {shown(repr(value), 40)}, expected a number") from error
 
 
 def _file(folder: Path, name: str) -> Path:
