@@ -59,7 +59,7 @@ class TaskLoop(Plain):
         """See `FlowMatchingTask.losses`."""
         drawn = self.timesteps.sample(len(batch["id"]), generator_for(*purpose, "timesteps"))
         sigmas = dict(zip(("video", "audio"), drawn, strict=True))
-        loss, _ = self.task.losses(batch, sigmas, purpose, train=True)
+        loss = self.task.losses(batch, sigmas, purpose, train=True)[0]
         self.task.train_bins.end_step()
         return loss
 
