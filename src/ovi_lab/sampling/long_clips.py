@@ -63,11 +63,10 @@ def windows_of(formats: Formats, seconds: float, overlap: float | None = None) -
         return Windows.over(max(total, length), lengths, _inside(round(shared * rate), length))
     stride, alone = formats.strides[0], int(formats.first_frame_alone)
     lengths["video"] = length = formats.shapes["video"][1]
-    total, own = (
-        alone + (s * formats.fps - alone) / stride for s in (seconds, shared)
-    )  # latent frames of a clip of so many seconds
+    # latent frames of a clip of so many seconds
+    frames, own = (alone + (s * formats.fps - alone) / stride for s in (seconds, shared))
     per_frame = stride / formats.fps * rate
-    return Windows.over(max(round(total), length), lengths, _inside(round(own), length), per_frame)
+    return Windows.over(max(round(frames), length), lengths, _inside(round(own), length), per_frame)
 
 
 def whole_formats(formats: Formats, windows: Windows | None) -> Formats:
