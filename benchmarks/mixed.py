@@ -48,7 +48,7 @@ class Pass:
         generator = torch.Generator().manual_seed(0)
         self.latents: dict[str, torch.Tensor] = {}
         for modality, config in model.tower_configs.items():
-            shape = (BALL.audio or 0, config.in_dim)
+            shape: tuple[int, ...] = (BALL.audio or 0, config.in_dim)
             if modality == "video":
                 shape = (config.in_dim, *(BALL.video or ()))
             self.latents[modality] = torch.randn(clips, *shape, generator=generator)
@@ -120,7 +120,7 @@ def counted() -> list[str]:
     config = compose_train(["model=ovi_11b"])
     with torch.device("meta"):
         model = instantiate(config.model)()
-    placeholder = {"video": (1, 2, 2), "audio": 1}
+    placeholder: dict[str, Any] = {"video": (1, 2, 2), "audio": 1}
     rows = []
     for has, kind in KINDS.items():
         alone = ClipShape(**{has: getattr(RELEASED_CLIP, has)})
