@@ -2,6 +2,7 @@
 
     python benchmarks/every_direction.py                          both tables on this machine's CPU, one thread
     python benchmarks/every_direction.py --sizes tiny --rounds 2  one size, without touching every_direction.md
+    python benchmarks/every_direction.py --seams runs/any/last    where windows of a run's long clips meet (ball world)
 
 All cases of a table take turns in one process, step by step or clip by clip, so that what else the machine does falls
 on all of them; a ratio is of the same turn, and the table has medians.
@@ -31,6 +32,11 @@ from ovi_lab.common.seeding import generator_for
 from ovi_lab.flow import SampledLatents, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import Given
 from ovi_lab.models.config import Modality
+from ovi_lab.sampling.long_clips import seam_jumps
+from ovi_lab.sampling.opening import open_bundle
+from ovi_lab.sampling.pipeline import OviPipeline
+from ovi_lab.sampling.requests import Request
+from ovi_lab.sampling.seams import Jump, picture_jumps, sound_jumps
 from sampling import HERE, NEGATIVE, PROMPT, SIZES, build, write_section  # beside this file
 
 ROLES = (
@@ -242,6 +248,52 @@ with and without it were equal to the bit.
 """
 
 
+def seams(run: str, clips: int) -> str:
+    """The section of long clips of a run of the ball world, beside clips that know nothing of each other."""
+    pipeline = OviPipeline.load(open_bundle(run), SamplerSettings())
+    formats, prompt = pipeline.parts.formats, "a red ball bounces three times low drum"
+    once = formats.frames / formats.fps
+    apart: dict[str, list[Jump]] = {"video": [], "audio": []}
+    for seed in range(clips):
+        made = [
+            pipeline.make(pipeline.plan(Request("a", prompt, seed=1000 * (1 + seed) + k))) for k in range(4)
+        ]
+        at = range(1, len(made))
+        frames_THWC = torch.cat([clip.frames_THWC for clip in made])
+        wave_S = torch.cat([clip.wave_S for clip in made])
+        each = len(made[0].frames_THWC), len(made[0].wave_S)
+        apart["video"] += picture_jumps(frames_THWC, formats.fps, [k * each[0] for k in at])
+        apart["audio"] += sound_jumps(wave_S, formats.sample_rate, [k * each[1] for k in at])
+    rows = [_seam_row("four clips one after the other", apart)]
+    for overlap in (once / 4, once / 2):
+        found: dict[str, list[Jump]] = {"video": [], "audio": []}
+        for seed in range(clips):
+            plan = pipeline.plan(Request("a", prompt, seed=seed, seconds=4 * once, overlap=overlap))
+            clip, windows = pipeline.make(plan), plan.windows
+            assert windows is not None
+            for name, jumps in seam_jumps(windows, formats, clip.frames_THWC, clip.wave_S).items():
+                found[name] += jumps
+        rows.append(_seam_row(f"`seconds={4 * once:g} overlap={overlap:.2f}`", found))
+    return f"""## Seams
+
+`python benchmarks/every_direction.py --seams RUN`: {formats.name}, {clips} clips of {4 * once:.1f} s, four times \
+the trained length. A jump is the mean difference to the frame before, or the change of the spectrum over 20 ms, over \
+the median of these elsewhere in the clip: the median over seams and, in brackets, the ninth tenth.
+
+| | seams | picture | sound |
+|---|--:|--:|--:|
+{chr(10).join(rows)}
+"""
+
+
+def _seam_row(title: str, found: Mapping[str, Sequence[Jump]]) -> str:
+    cells = []
+    for name in ("video", "audio"):
+        ratios = sorted(jump.ratio for jump in found[name])
+        cells.append(f"{statistics.median(ratios):.2f} ({ratios[int(0.9 * len(ratios))]:.2f})")
+    return f"| {title} | {len(found['video'])} | {' | '.join(cells)} |"
+
+
 INTRODUCTION = """# Every direction: training with parts given, sampling beside them
 
 What it costs to train one model for every direction instead of for both modalities from text, and what sampling saves
@@ -259,18 +311,28 @@ def main() -> None:
     parser.add_argument("--sampled", choices=[s for s in SIZES if s != "ovi_11b"], default="mid")
     parser.add_argument("--steps", type=int, default=10, help="of a clip")
     parser.add_argument("--clips", type=int, default=3, help="of each case")
+    parser.add_argument("--seams", metavar="RUN", help="measure long clips of this run instead")
     parser.add_argument("--out", type=Path, help="default: every_direction.md, if nothing is left out")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.seams:
+        text = seams(args.seams, 2 * args.clips)
+        print(text)
+        write(args.out or HERE / "every_direction.md", text)
+        return
     text = section(args.sizes, args.rounds, args.sampled, args.steps, args.clips, os.getloadavg()[0])
     print(text)
     out = args.out or (
         HERE / "every_direction.md" if args.sizes == list(TRAINED) and args.sampled == "mid" else None
     )
     if out is not None:
-        if not out.is_file():
-            out.write_text(INTRODUCTION)
-        write_section(out, text)
+        write(out, text)
+
+
+def write(out: Path, text: str) -> None:
+    if not out.is_file():
+        out.write_text(INTRODUCTION)
+    write_section(out, text)
 
 
 if __name__ == "__main__":
