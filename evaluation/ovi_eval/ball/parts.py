@@ -30,9 +30,11 @@ class Part:
 
     @property
     def title(self) -> str:
-        """In words, with the times."""
-        times = ", ".join(f"{begin:.2f} to {end:.2f}" for begin, end in self.spans)
-        return f"Onset F1 within 75 ms, {self.name.replace('_', ' ')} ({times} s)"
+        """In words; of a single span with its times."""
+        times = "".join(f" ({begin:.2f} to {end:.2f} s)" for begin, end in self.spans) * (
+            len(self.spans) == 1
+        )
+        return f"Onset F1 within 75 ms, {self.name.replace('_', ' ')}{times}"
 
 
 def sync_in_parts(parts: Sequence[Part]) -> type[ItemMean]:
