@@ -12,7 +12,8 @@ import webdataset
 from helpers.latent_shards import write_shard
 from ovi_lab.data import shards
 from ovi_lab.data.index import BadSampleError, index_path, read_index, scan_shard, split_name
-from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, joined_shards, write_shards
+from ovi_lab.data.shard_names import joined_shards
+from ovi_lab.data.shards import ShardReader, ShardWriter, expand_shards, write_shards
 from ovi_lab.errors import UserError
 
 

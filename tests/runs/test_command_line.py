@@ -370,3 +370,34 @@ def test_global_batch_size_is_reached_whatever_the_number_of_processes(composed)
     trainer.strategy.data_place = (0, 7)
     with pytest.raises(UserError, match=r"which 7 processes with data\.batch_size=45 do not divide"):
         _accumulate(config, trainer, None)
+
+
+@pytest.mark.slow
+def test_a_mistyped_line_is_refused_before_pytorch_is_imported():
+    code = (
+        "import sys; sys.argv[1:] = ['experiment=fusio']\n"
+        "from ovi_lab.train import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "False"], done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path):
+    """Lightning ends its process without a word; the command keeps its own line and exit code."""
+    run = command(
+        "ovi_lab.train", "experiment=fusion", "evaluation=none", "samples.every_n_steps=0", "data.num_train=16",
+        "data.num_eval=8", "trainer.max_steps=100000", "logger.tensorboard=false", f"run_dir={tmp_path}/run",
+        f"data.root={tmp_path}", cwd=tmp_path,
+    )  # fmt: skip
+    log = tmp_path / "run" / "metrics.csv"
+    deadline = time.monotonic() + 200
+    while (
+        not (log.is_file() and log.stat().st_size > 200) and time.monotonic() < deadline and run.code is None
+    ):
+        time.sleep(0.05)
+    run.signal(signal.SIGINT)
+    assert run.wait() == 2, run.output
+    assert "interrupted; resume=last resumes from the last checkpoint" in run.output

@@ -96,8 +96,9 @@ def run(options: argparse.Namespace) -> None:
             # on stderr: what is printed ends with the file's name
             folder = shlex.quote(str(Path(options.out).parent))
             measured = sum(metric.value is not None for metric in results.metrics.values())
+            clips = f"{results.n_clips} clip{'s' * (results.n_clips != 1)}"
             print(
-                f"{measured} of {len(results.metrics)} metrics have a value; {results.n_clips} clips in all\n"
+                f"{measured} of {len(results.metrics)} metrics have a value; {clips} in all\n"
                 f"next: ovi-eval leaderboard {folder}",
                 file=sys.stderr,
             )

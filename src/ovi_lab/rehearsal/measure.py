@@ -178,12 +178,12 @@ def measured(parts: Iterator[Section], gpu: MeasuredGpu) -> dict[str, dict[str, 
             part = next(parts, None)
             if part is None:
                 return found
-            name, run = part
-            found[name] = _measured(run, gpu)
+            name = part[0]
+            found[name] = _measured(part[1], gpu)
         except torch.OutOfMemoryError as error:
             found[name] = {"failed": str(error).splitlines()[0]}
         # the next part's networks are made when this one's are gone
-        part = run = None
+        part = None
         gc.collect()
         gpu.release()
 

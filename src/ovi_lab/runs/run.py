@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.files import write_whole
@@ -29,6 +30,7 @@ from ovi_lab.runs.restarts import counted
 from ovi_lab.runs.trainer import make_trainer
 from ovi_lab.runs.written import remove_run
 from ovi_lab.strategies.process_groups import started
+from ovi_lab.tasks.task import Task
 
 log = logging.getLogger("ovi_lab.runs")
 
@@ -295,7 +297,7 @@ def _train(
 
         check_tasks(config.evaluation, data.latent_shapes["video"][1])
     trainer, ema, preemption = make_trainer(config, plain, run_dir, text, data, task, resumed, reporter)
-    trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+    _fit(trainer, task, data, resumed)
     with preemption.at_once(trainer.is_global_zero):
         losses = _validate(trainer, task, data) if data is None or data.has_eval else {}
     outcome: dict[str, Any] = {
@@ -333,6 +335,18 @@ def _gathered_model(run_dir: Path, config: DictConfig) -> Any:
     bundle = run_bundle(run_dir / "last", text_files=config.get("text"))
     model = bundle.load_towers(torch.float32)
     return SimpleNamespace(model=model, text_encoder=bundle.text.load(), eval=model.eval)
+
+
+def _fit(trainer: Trainer, task: Task, data: Any, resumed: Path | None) -> None:
+    """Trainer.fit; Ctrl-C stays a KeyboardInterrupt, of which Lightning makes an exit without a word."""
+    try:
+        trainer.fit(
+            task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True
+        )
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _validate(trainer: Any, task: Any, data: Any) -> dict[str, float]:

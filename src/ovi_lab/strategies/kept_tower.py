@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import Modality
-from ovi_lab.models.twin_block import TwinBlock
+from ovi_lab.models.twin_block import Streams, TwinBlock
 
 
 def check_kept(model: TwinDiT, tower: Modality) -> None:
@@ -64,11 +64,11 @@ class KeptTowerPair(nn.Module):
         outer: Any = self
         outer.set_reshard_after_backward(last, recurse=False)
 
-    def forward(self, *streams_and_conditions: Any, **how: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, *streams_and_conditions: Any, **how: Any) -> Streams:
         """As the pair's."""
-        new: tuple[Tensor, Tensor] = self.pair(*streams_and_conditions, **how)
+        new: Streams = self.pair(*streams_and_conditions, **how)
         return new
 
-    def open(self, *streams_and_conditions: Any) -> tuple[Tensor, Tensor]:
+    def open(self, *streams_and_conditions: Any) -> Streams:
         """As the pair's."""
         return self.pair.open(*streams_and_conditions)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.files import write_whole
+from ovi_lab.common.following import sampling, typed
 from ovi_lab.errors import UserError
+
+if TYPE_CHECKING:
+    from ovi_eval.ranking.leaderboard import Leaderboard
 
 JOBS_FILE = "jobs.json"
 
@@ -87,8 +92,26 @@ def _score_references(folder: Path, jobs: Sequence[SweepJob]) -> None:
 
     for job in jobs:
         if job.status != "failed" and (job.run_dir / "results.json").is_file():
+            print(
+                "scoring the reference rows: real clips, and real clips distorted on purpose", file=sys.stderr
+            )
             evaluate_references(OmegaConf.create(dict(job.config)), folder / "references")
             return
+
+
+def _ending(board: Leaderboard, folder: Path, jobs: Sequence[SweepJob]) -> list[str]:
+    """The last lines of a study: its page, its first number by arm, and the command that samples its first model."""
+    page = typed(folder / "leaderboard.html")
+    metric = next((column.id for column in board.columns), "")
+    numbers = [f"{row.cells[metric].value:.3g} {row.name}" for row in board.arms if metric in row.cells]
+    lines = [f"{page}: {metric} {', '.join(numbers)}" if numbers else page]
+    for job in jobs:
+        last = job.run_dir / "last"
+        if last.exists():
+            prompt = next((str(p) for p in job.config["samples"]["prompts"] if str(p).strip()), "…")
+            latents = not (last / "codec.safetensors").is_file()
+            return [*lines, f"next: {sampling(typed(last), prompt, latents)}"]
+    return lines
 
 
 def finish() -> None:
@@ -117,9 +140,10 @@ def finish() -> None:
                 claims=study.claims,
                 expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
             )
+            print("drawing the leaderboard", file=sys.stderr)
             write_all(board, folder, progress=True, drawn=study.drawn)
             show(board)
-            print(f"\n{folder / 'leaderboard.html'}")
+            print("", *_ending(board, folder, jobs), sep="\n", flush=True)
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(jobs)} runs failed; the same command runs them again. "
