@@ -84,10 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     pack.examples = (
         ("ovi-data pack clips shards/mine", "every video under clips, its caption in a .txt beside it"),
         (
-            "ovi-data pack clips shards/mine --captions captions.csv --seconds 2",
-            "captions of a table, files cut up",
-        ),
-        (
             "ovi-data pack clips shards/mine --size 704x1280 --fps 24 --sample-rate 16000",
             "as the released model has them",
         ),

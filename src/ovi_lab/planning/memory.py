@@ -122,7 +122,7 @@ def memory_of(
         # Lightning frees the last step's gradients between forward and backward
         coming = (work.with_gradients - work.activations, work.activations)
         at_backward, activations = max((gradients, work.forward), coming, key=sum)
-    at_reduction = work.arriving + reducing > activations
+    at_reduction = reducing > 0 and work.arriving + reducing > activations
     backward = {
         **held,
         "gradients": at_backward,
