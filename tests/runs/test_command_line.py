@@ -384,14 +384,20 @@ def test_a_mistyped_line_is_refused_before_pytorch_is_imported():
     assert done.stdout.split() == ["2", "False"], done.stderr
 
 
+def interruptible(arguments):
+    """A run that Ctrl-C reaches, which a shell's background job would ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_module("ovi_lab.train", arguments)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_it_goes_on(tmp_path):
     """Lightning ends its process without a word; the command keeps its own line and exit code."""
-    run = command(
-        "ovi_lab.train", "experiment=fusion", "evaluation=none", "samples.every_n_steps=0", "data.num_train=16",
-        "data.num_eval=8", "trainer.max_steps=100000", "logger.tensorboard=false", f"run_dir={tmp_path}/run",
-        f"data.root={tmp_path}", cwd=tmp_path,
-    )  # fmt: skip
+    arguments = [
+        "experiment=fusion", "evaluation=none", "samples.every_n_steps=0", "data.num_train=16", "data.num_eval=8",
+        "trainer.max_steps=100000", "logger.tensorboard=false", f"run_dir={tmp_path}/run", f"data.root={tmp_path}",
+    ]  # fmt: skip
+    run = Fork(interruptible, arguments, cwd=tmp_path)
     log = tmp_path / "run" / "metrics.csv"
     deadline = time.monotonic() + 200
     while (

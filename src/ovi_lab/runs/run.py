@@ -344,7 +344,7 @@ def _fit(trainer: Trainer, task: Task, data: Any, resumed: Path | None) -> None:
             task, datamodule=data, ckpt_path=None if resumed is None else str(resumed), weights_only=True
         )
     except SystemExit as error:
-        if trainer.interrupted:
+        if isinstance(error.__context__, KeyboardInterrupt):  # preemption ends runs by codes of its own
             raise KeyboardInterrupt from error
         raise
 
