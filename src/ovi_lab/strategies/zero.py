@@ -79,6 +79,8 @@ class ZeroStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         on_cpu = accelerator == "cpu"
         if on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
+        elif os.environ.get("DS_ACCELERATOR") == "cpu":  # left by a run on CPUs that started this process
+            del os.environ["DS_ACCELERATOR"]
         _import_deepspeed()
         zero: dict[str, Any] = {
             "stage": stage,
