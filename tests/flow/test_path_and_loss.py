@@ -128,7 +128,7 @@ def test_a_given_first_frame_is_not_scored() -> None:
     assert masked.per_clip.tolist() == [1.0, 1.0]
     nothing = flow_matching_loss(predicted[:, :, :1], target[:, :, :1], scored=later[:, :1])
     assert nothing.per_clip.tolist() == [0.0, 0.0]
-    assert nothing.share == 0
+    assert nothing.counted.tolist() == [False, False]
 
 
 def test_shapes_that_differ_are_refused() -> None:

@@ -268,6 +268,11 @@ def _without_bars(file: Path) -> tuple[slice, slice]:
     ):
         for _, light_HW in picture:
             lightest_HW = torch.maximum(light_HW, lightest_HW)
+    return within_bars(lightest_HW)
+
+
+def within_bars(lightest_HW: Tensor) -> tuple[slice, slice]:
+    """Rows and columns within black bars, of the lightest value [H, W] of each pixel over all frames."""
     lit_HW = (lightest_HW > BAR_LEVEL).float()
     # A few bright pixels in a bar are noise of the encoder; a row of the picture has many.
     rows, columns = ((lit_HW.mean(axis) > 0.02).nonzero().flatten().tolist() for axis in (1, 0))

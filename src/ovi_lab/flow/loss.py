@@ -31,11 +31,6 @@ class FlowLoss:
         """The scalar that is trained: the mean of `per_clip`, to which a clip with nothing to score adds 0."""
         return self.per_clip.mean()
 
-    @property
-    def share(self) -> float:
-        """The share of clips that have something to score."""
-        return 1.0 if self.counted is None else float(self.counted.mean())
-
 
 def flow_matching_loss(
     predicted: Tensor | Sequence[Tensor],

@@ -116,7 +116,7 @@ def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any
     left out. Where the whole picture or sound is given, the events are also held against those of the real clips.
 
     Args:
-        clips: those that were sampled, or that stand beside them in the study.
+        clips: the sampled ones, or those of a reference row.
         reference: other real clips.
         task: what was sampled.
         facts: as `results_of.run_results` takes them.

@@ -22,7 +22,7 @@ from ovi_lab.sampling.sizes import Size, check_shape
 
 WORDS: dict[Modality, str] = {"video": "picture", "audio": "sound"}
 TOLD_FROM = 0.05
-"""Seconds of silence, or of what is not used, that are told."""
+"""Seconds of added silence, or of a file's unused end, from which on a note is printed."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -186,8 +185,3 @@ class _Media:
 
     def close(self) -> None:
         self.reader.close()
-
-
-def digest_of_sources(sources: Sequence[SourceFile]) -> str:
-    """sha256 over the names of the sources."""
-    return hashlib.sha256("\n".join(source.name for source in sources).encode()).hexdigest()

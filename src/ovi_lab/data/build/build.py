@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -183,12 +182,3 @@ def _forget_others(work: Path, sources: Sequence[SourceFile]) -> None:
         digest = path.name.split(".")[0]
         if digest not in known:
             remove_item(work, digest)
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a build. Raises UserError where there is none."""
-    path = out / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"{shown(out)} holds no manifest.json: it is not of a finished `ovi-data build`")
-    plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return plain

@@ -29,10 +29,7 @@ from ovi_lab.data.build.recipe import ClipForm
 from ovi_lab.data.cutting import COARSEST_TICK, LATE, CutSound, seen_at
 from ovi_lab.data.decode import fit_frame
 from ovi_lab.data.index import BadSampleError, bad_sample
-from ovi_lab.data.pack import BAR_LEVEL
-
-LIT = 0.02
-"""Share of a row or column that is lighter than a bar's where picture begins: single light pixels are noise."""
+from ovi_lab.data.pack import within_bars
 
 
 @dataclass(frozen=True)
@@ -85,20 +82,11 @@ def survey(file: Path) -> Survey:
     uneven = bool(len(steps)) and float(np.ptp(steps)) > 0.5 / max(fps, 1.0)
     late = max(LATE, 1.5 * tick) if tick <= COARSEST_TICK else LATE
     facts = {"source_fps": fps, "source_size": list(size), "variable_rate": uneven, "scenes": len(scenes)}
-    return Survey(scenes, _within_bars(lightest_HW), late, facts)
+    return Survey(scenes, within_bars(lightest_HW), late, facts)
 
 
 def _seen(frame_HWC: Tensor) -> Any:
     return shrunk(frame_HWC.numpy()), frame_HWC.amax(-1)
-
-
-def _within_bars(lightest_HW: Tensor) -> tuple[slice, slice]:
-    """Rows and columns of what is ever lighter than a bar; all where nothing is."""
-    lit_HW = (lightest_HW > BAR_LEVEL).float()
-    rows, columns = ((lit_HW.mean(axis) > LIT).nonzero().flatten().tolist() for axis in (1, 0))
-    if not rows or not columns:
-        return slice(None), slice(None)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def shape_for(height: int, width: int, form: ClipForm) -> tuple[int, int]:
