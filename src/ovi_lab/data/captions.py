@@ -36,7 +36,7 @@ class Captions:
         self._texts: dict[str, Path] = {}
         try:
             if table is not None:
-                self._by_name = read_texts(table, CAPTION_COLUMNS, "captions", _id_in_table, self._unused)
+                self._by_name = read_texts(table, CAPTION_COLUMNS, "captions", name_in_table, self._unused)
                 if not self._by_name:
                     raise UserError(f"{shown(table)}: holds no captions")
             else:
@@ -56,7 +56,7 @@ class Captions:
                 raise BadSampleError(
                     f"its caption {str(error).removeprefix(f'{shown(self.folder)}/')}"
                 ) from error
-        for name in (_name(relative), clip_id(relative)):
+        for name in names_of(relative):
             if name in self._by_name:
                 self._unused.pop(name, None)
                 return self._by_name[name]
@@ -75,10 +75,16 @@ class Captions:
         return self._texts.values() if self.table is None else (self.table,)
 
 
+def names_of(relative: PurePath) -> tuple[str, str]:
+    """What a table may call a file: with its extension, which comes first, or without."""
+    return _name(relative), clip_id(relative)
+
+
+def name_in_table(name: str) -> str:
+    """The name of a file in a table, as `names_of` gives it."""
+    return _name(PurePosixPath(name.replace("\\", "/")))
+
+
 def _name(path: PurePath) -> str:
     """A relative path as it is compared: extensions in any case are the same."""
     return nfc((path.parent / (path.stem + path.suffix.lower())).as_posix())
-
-
-def _id_in_table(name: str) -> str:
-    return _name(PurePosixPath(name.replace("\\", "/")))

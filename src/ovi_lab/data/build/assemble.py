@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.common.files import file_sha256, folder_beside
+from ovi_lab.data.build.clip_captions import CaptionFound, CaptionsOfClips
 from ovi_lab.data.build.decide import Decision, decide, drop_duplicates, split_of
 from ovi_lab.data.build.items import FinishedSource, SourceFile
 from ovi_lab.data.build.recipe import Recipe
-from ovi_lab.data.captions import Captions
 from ovi_lab.data.decode import json_bytes
-from ovi_lab.data.index import BadSampleError, index_path, read_index
-from ovi_lab.data.shards import Members, ShardReader, ShardWriter, numbered_shards, remove_shard
+from ovi_lab.data.index import index_path, read_index
+from ovi_lab.data.shards import ShardReader, ShardWriter, numbered_shards, remove_shard
 
 FORMAT = "ovi_lab.build/1"
 MANIFEST, CLIPS, SUMS = "manifest.json", "clips.jsonl", "SHA256SUMS"
@@ -31,7 +31,7 @@ class ClipRow:
     source: SourceFile
     decision: Decision
     split: str
-    caption: str = ""
+    caption: CaptionFound
     shard: str | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class ClipRow:
         decision = {k: v for k, v in vars(self.decision).items() if v}
         return {
             **own, "split": self.split, "kept": self.decision.kept, "shard": self.shard, **decision,
-            "caption": self.caption, "scores": self.clip["scores"], "facts": self.clip["facts"],
+            **self.caption.plain(), "scores": self.clip["scores"], "facts": self.clip["facts"],
         }  # fmt: skip
 
 
@@ -58,11 +58,13 @@ class Built:
     """Of the clips kept."""
     dropped: Counter[str] = field(default_factory=Counter)
     """By the first score outside of its bounds."""
+    captions: Counter[str] = field(default_factory=Counter)
+    """Of the clips kept, by where their captions come from."""
     shards: list[Path] = field(default_factory=list)
 
 
 def rows_of(
-    finished: Sequence[tuple[SourceFile, FinishedSource]], recipe: Recipe, captions: Captions
+    finished: Sequence[tuple[SourceFile, FinishedSource]], recipe: Recipe, captions: CaptionsOfClips
 ) -> tuple[list[ClipRow], Built]:
     """Every clip with its decision, in the order of the sources, and the counts."""
     built = Built(sources=len(finished))
@@ -71,10 +73,11 @@ def rows_of(
         if item.failed:
             built.failed[source.name] = item.failed
         split = split_of(source.name, recipe.val_share)
-        caption = _caption(source, captions)
         for clip in item.clips:
+            clip = {**clip, "scores": source.scores(clip["scores"])}
             decision = decide(clip["scores"], recipe.keep)
-            if not caption and recipe.without_caption == "drop":
+            caption = captions.of(source, clip)
+            if not caption.text and recipe.without_caption == "drop":
                 decision.dropped_by.append("caption")
             rows.append(ClipRow(clip, source, decision, split, caption))
     drop_duplicates(((row.clip["key"], row.clip["scores"], row.decision) for row in rows), recipe)
@@ -83,16 +86,10 @@ def rows_of(
         if row.decision.kept:
             built.kept[row.split] += 1
             built.seconds += float(row.clip["scores"]["seconds"])
+            built.captions[row.caption.by or "none"] += 1
         else:
             built.dropped[row.decision.dropped_by[0]] += 1
     return rows, built
-
-
-def _caption(source: SourceFile, captions: Captions) -> str:
-    try:
-        return captions.of(source.file) or ""
-    except BadSampleError:
-        return ""
 
 
 def write_all(
@@ -118,6 +115,7 @@ def write_all(
             **about,
             "sources": {"files": built.sources, "failed": built.failed},
             "clips": {"all": built.clips, "kept": dict(built.kept), "seconds": round(built.seconds, 3)},
+            "captions": dict(sorted(built.captions.items())),
             "dropped": dict(sorted(built.dropped.items())),
             "shards": [
                 {"name": s.name, "clips": counts[s.name], "bytes": s.stat().st_size, "sha256": file_sha256(s)}
@@ -141,7 +139,7 @@ def write_all(
 
 def _shards(prefix: Path, rows: Sequence[ClipRow], work: Path, most: int) -> Iterator[tuple[Path, int]]:
     """Shards `<prefix>-00000.tar`, … of at most about `most` bytes, and the number of clips in each."""
-    media = _Media(work)
+    media = StoredMedia(work)
     place, number = 0, 0
     while place < len(rows):
         path = prefix.with_name(f"{prefix.name}-{number:05d}.tar")
@@ -149,9 +147,9 @@ def _shards(prefix: Path, rows: Sequence[ClipRow], work: Path, most: int) -> Ite
         with ShardWriter(path) as shard:
             while place < len(rows) and (not count or size < most):
                 row = rows[place]
-                members = {**media.of(row), "json": _about(row)}
+                members = {**media.of(row.source, row.clip["key"]), "json": _about(row)}
                 shard.write(row.clip["key"], members)
-                size += sum(len(data) for data in members.values() if isinstance(data, bytes))
+                size += sum(len(data) for data in members.values())
                 row.shard = path.name
                 place, count = place + 1, count + 1
         yield path, count
@@ -164,10 +162,10 @@ def _about(row: ClipRow) -> bytes:
     meta = {"file": row.source.name, "start_s": row.clip["start_s"], "scores": scores}
     if row.decision.marks:
         meta["marks"] = row.decision.marks
-    return json_bytes({"caption": row.caption, "meta": meta})
+    return json_bytes({"caption": row.caption.text, "meta": meta})
 
 
-class _Media:
+class StoredMedia:
     """Stored media of clips, source by source."""
 
     def __init__(self, work: Path) -> None:
@@ -176,12 +174,12 @@ class _Media:
         self.source: str | None = None
         self.entries: dict[str, Any] = {}
 
-    def of(self, row: ClipRow) -> Members:
-        """The members of a clip without its description."""
-        if row.source.name != self.source:
-            index = read_index(self.work / f"{row.source.digest}.tar")
-            self.source, self.entries = row.source.name, {entry.key: entry for entry in index.entries}
-        return self.reader.read(self.entries[row.clip["key"]])
+    def of(self, source: SourceFile, key: str) -> dict[str, bytes]:
+        """The members of a clip without its description. Raises KeyError for one that is not stored."""
+        if source.name != self.source:
+            index = read_index(self.work / f"{source.digest}.tar")
+            self.source, self.entries = source.name, {entry.key: entry for entry in index.entries}
+        return self.reader.read(self.entries[key])
 
     def close(self) -> None:
         self.reader.close()

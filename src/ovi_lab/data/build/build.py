@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,21 +12,29 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ovi_eval.common.files import write_whole
 from ovi_eval.common.folders import FolderFiles, files_of
 from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
 from ovi_lab.data.build.assemble import Built, rows_of, write_all
+from ovi_lab.data.build.clip_captions import CaptionBook, FileCaptions
 from ovi_lab.data.build.engine import Work, run_here
-from ovi_lab.data.build.items import FinishedSource, SourceFile, is_current, read_item, remove_item
+from ovi_lab.data.build.given import GivenScores
+from ovi_lab.data.build.items import (
+    PLACE,
+    WORK,
+    FinishedSource,
+    SourceFile,
+    is_current,
+    read_item,
+    remove_item,
+)
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.kinds import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
 from ovi_lab.data.pack import sample_key
 from ovi_lab.errors import UserError
-
-WORK = ".build"
-"""Folder within the shards' of what a stopped build continues from."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,18 @@ class BuildOptions:
 
 
 def build(
-    folder: Path, out: Path, recipe: Recipe, options: BuildOptions, captions: Path | None = None
+    folder: Path,
+    out: Path,
+    recipe: Recipe,
+    options: BuildOptions,
+    captions: Path | None = None,
+    given: GivenScores | None = None,
 ) -> tuple[Built, list[str]]:
     """Build shards of a folder; the same call continues a stopped one. Returns counts, and steps not applied.
+
+    Args:
+        captions: a table of them; None: a text beside each file.
+        given: scores and captions that came with the files, the captions for files without another one.
 
     Raises:
         UserError: no folder or no file in it, a step that cannot run, or another build in the same folder.
@@ -60,11 +78,13 @@ def build(
         raise UserError(f"{shown(out)} is a file; name a folder for the shards")
     recipe, skipped = _applicable(recipe, options.skip_missing)
     listed = _listed(folder, recipe)
-    sources = _sources(folder, listed)
+    given = given or GivenScores()
+    sources = _sources(folder, listed, given)
     work = out / WORK
-    with _alone(work):
-        _clean(out, work)
-        texts = Captions(folder, captions)
+    with alone(work):
+        clean(out, work)
+        write_whole(work / PLACE, json.dumps({"folder": str(folder.absolute())}))
+        texts = FileCaptions(Captions(folder, captions), given, CaptionBook(work))
         _work_through(sources, work, recipe, options)
         finished = [(source, _finished(work, source)) for source in sources]
         _forget_others(work, sources)
@@ -91,7 +111,7 @@ def _applicable(recipe: Recipe, skip_missing: bool) -> tuple[Recipe, list[str]]:
         return recipe, []
     steps = {name: settings for name, settings in recipe.steps.items() if name not in lacking}
     known = {spec.name for name in steps for spec in _scores_of(recipe, name)}
-    gone = {spec.name for name in lacking for spec in _scores_of(recipe, name)} - known
+    gone = {spec.name for name in lacking for spec in _scores_of(recipe, name)} - known - set(recipe.given)
     keep = {
         name: bound
         for name, bound in recipe.keep.items()
@@ -115,18 +135,18 @@ def _listed(folder: Path, recipe: Recipe) -> FolderFiles:
     return found
 
 
-def _sources(folder: Path, listed: FolderFiles) -> list[SourceFile]:
+def _sources(folder: Path, listed: FolderFiles, given: GivenScores) -> list[SourceFile]:
     """The files in the order of their names, each with the beginning of its clips' keys."""
     keys: set[str] = set()
     names = [file.relative_to(folder).as_posix() for file in listed.files]
     return [
-        SourceFile(file, name, sample_key(name, None, keys))
+        SourceFile(file, name, sample_key(name, None, keys), given.scores(Path(name)))
         for file, name in zip(listed.files, names, strict=True)
     ]
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def alone(work: Path) -> Iterator[None]:
     """Holds the folder for this build; UserError where another has it, or it cannot be written."""
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -144,7 +164,7 @@ def _alone(work: Path) -> Iterator[None]:
         lock.release()
 
 
-def _clean(out: Path, work: Path) -> None:
+def clean(out: Path, work: Path) -> None:
     """Remove what a build that was killed has left half-written."""
     for half in work.glob(".*.tmp"):
         half.unlink(missing_ok=True)
@@ -156,7 +176,7 @@ def _work_through(sources: Sequence[SourceFile], work: Path, recipe: Recipe, opt
     unfinished = []
     for source in sources:
         item = read_item(work, source)
-        if item is None or not is_current(item, recipe):
+        if item is None or not is_current(item, source, recipe):
             if options.rescore and (item is None or item.scored_by != recipe.scored_by()):
                 why = "has no scores yet" if item is None else "was scored by other steps or for other clips"
                 raise UserError(f"{shown(source.name)} {why}; build without --rescore")
@@ -180,5 +200,5 @@ def _forget_others(work: Path, sources: Sequence[SourceFile]) -> None:
     known = {source.digest for source in sources}
     for path in work.glob("*.json"):
         digest = path.name.split(".")[0]
-        if digest not in known:
+        if digest not in known and path.name != PLACE:
             remove_item(work, digest)

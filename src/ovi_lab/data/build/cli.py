@@ -36,6 +36,12 @@ def add_commands(commands: Any) -> None:
     option(
         "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each file"
     )
+    option(
+        "--scores",
+        type=Path,
+        metavar="TABLE",
+        help=".jsonl, .csv or .tsv of another builder: file, and its scores and caption",
+    )
     option("--workers", type=int, default=1, help="processes (1)")
     option("--rescore", action="store_true", help="decide anew on the scores that are there; measure nothing")
     option(
@@ -46,13 +52,15 @@ def add_commands(commands: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     from ovi_lab.data.build.build import BuildOptions, build
+    from ovi_lab.data.build.given import GivenScores
     from ovi_lab.data.build.recipe import load_recipe
 
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}; at least 1")
-    recipe = load_recipe(arguments.recipe)
+    given = GivenScores() if arguments.scores is None else GivenScores.read(arguments.scores)
+    recipe = load_recipe(arguments.recipe, given.numbers)
     options = BuildOptions(arguments.workers, arguments.rescore, arguments.skip_missing)
-    built, skipped = build(arguments.folder, arguments.shards, recipe, options, arguments.captions)
+    built, skipped = build(arguments.folder, arguments.shards, recipe, options, arguments.captions, given)
     kept = sum(built.kept.values())
     rows = [
         ("files", f"{built.sources}, {len(built.failed)} not usable to their end"),
@@ -61,6 +69,11 @@ def _build(arguments: argparse.Namespace) -> None:
         ("dropped", ", ".join(f"{count} by {name}" for name, count in built.dropped.most_common())),
         ("not applied", ", ".join(skipped)),
         ("shards", f"{len(built.shards)} in {arguments.shards}"),
+        ("scores", "; ".join(given.summary())),
+        (
+            "",
+            f"measured, so not from the table: {', '.join(twice)}" if (twice := recipe.measured_too) else "",
+        ),
     ]
     failed = list(built.failed.items())
     rows += [("not usable", f"{shown(name)}: {shown(reason, 400)}") for name, reason in failed[:20]]

@@ -17,7 +17,7 @@ import tempfile
 import wave
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,14 @@ from ovi_lab.data.build.reading import clips_of
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.index import BadSampleError
-from ovi_lab.data.shards import Members, ShardWriter
+from ovi_lab.data.shards import ShardWriter
 from ovi_lab.errors import UserError
 
 FORMAT = "ovi_lab.build_item/1"
+WORK = ".build"
+"""Folder within the shards' of what a stopped build continues from."""
+PLACE = "folder.json"
+"""File in it that says where the sources are, which is no part of what is built."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,17 @@ class SourceFile:
     """Relative to the folder, with forward slashes."""
     base: str
     """Of its clips' keys."""
+    given: Mapping[str, float | str] = field(default_factory=dict, compare=False)
+    """Scores that came with the file. One that is measured too is not used."""
 
     @property
     def digest(self) -> str:
         """Of its name: names its files in the work folder."""
         return hashlib.sha256(self.name.encode()).hexdigest()[:20]
+
+    def scores(self, measured: Scores) -> Scores:
+        """All scores of a clip of it."""
+        return {**self.given, **measured}
 
     def stamp(self) -> list[int]:
         """Size in bytes and time of change in nanoseconds. Raises BadSampleError where it is gone."""
@@ -73,7 +83,8 @@ class FinishedSource:
     failed: str | None
     """Why it cannot be used, or could not be decoded to its end."""
     clips: list[dict[str, Any]]
-    """`key`, `start_s`, `facts`, `scores` of each clip; `stored`: how its media are stored, None where they are not."""
+    """`key`, `start_s`, `facts`, `scores` of each clip; `stored`: how its media are stored, None where they are not;
+    `sha256` of the stored media."""
 
     @property
     def rows(self) -> list[tuple[str, Scores]]:
@@ -92,7 +103,9 @@ def read_item(work: Path, source: SourceFile) -> FinishedSource | None:
         if plain["format"] != FORMAT or item.source != source.name or item.stamp != source.stamp():
             return None
         return (
-            item if all({"key", "scores", "stored", "facts"} <= clip.keys() for clip in item.clips) else None
+            item
+            if all({"key", "scores", "stored", "facts", "sha256"} <= clip.keys() for clip in item.clips)
+            else None
         )
     except (UserError, BadSampleError, KeyError, TypeError, AttributeError):
         return None
@@ -103,12 +116,12 @@ def stored_as(decision: Decision) -> dict[str, float] | None:
     return dict(decision.mend) if decision.kept else None
 
 
-def is_current(item: FinishedSource, recipe: Recipe) -> bool:
+def is_current(item: FinishedSource, source: SourceFile, recipe: Recipe) -> bool:
     """Whether an item has the recipe's scores and the media of all clips that its bounds keep."""
     if item.scored_by != recipe.scored_by():
         return False
     for clip in item.clips:
-        wanted = stored_as(decide(clip["scores"], recipe.keep))
+        wanted = stored_as(decide(source.scores(clip["scores"]), recipe.keep))
         if wanted is not None and clip["stored"] != wanted:
             return False
     return True
@@ -132,8 +145,8 @@ def make_item(source: SourceFile, work: Path, recipe: Recipe, steps: Sequence[Bu
             item.stamp = source.stamp()
             for clip in clips_of(source.file, source.name, source.base, recipe.clips):
                 scores = known.get(clip.key) or {**clip.facts["scores"], **_scored(clip, steps)}
-                decision = decide(scores, recipe.keep)
-                stored = stored_as(decision)
+                stored = stored_as(decide(source.scores(scores), recipe.keep))
+                members = None if stored is None else _members(clip, stored)
                 facts = {name: value for name, value in clip.facts.items() if name != "scores"}
                 row = {
                     "key": clip.key,
@@ -141,10 +154,11 @@ def make_item(source: SourceFile, work: Path, recipe: Recipe, steps: Sequence[Bu
                     "facts": facts,
                     "scores": scores,
                     "stored": stored,
+                    "sha256": None if members is None else media_sha256(members),
                 }
                 item.clips.append(row)
-                if stored is not None:
-                    media.write(clip.key, _members(clip, stored))
+                if members is not None:
+                    media.write(clip.key, members)
         except BadSampleError as error:
             item.failed = str(error)
     plain = {"format": FORMAT, **vars(item)}
@@ -167,7 +181,7 @@ def _plain(value: float | str | None) -> float | str | None:
     return value
 
 
-def _members(clip: Candidate, mended: Mapping[str, float]) -> Members:
+def _members(clip: Candidate, mended: Mapping[str, float]) -> dict[str, bytes]:
     wave_S = torch.zeros(0) if clip.wave_S is None else moved(clip.wave_S, mended, clip)
     if clip.frames_THWC is None:
         return {"wav": _wav(wave_S, clip.sample_rate)}
@@ -192,6 +206,12 @@ def moved(wave_S: Tensor, mended: Mapping[str, float], clip: Candidate) -> Tenso
     else:
         out_S[-samples:] = wave_S[:samples]
     return out_S
+
+
+def media_sha256(members: Mapping[str, bytes]) -> str:
+    """Digest of a clip's media, by which a caption knows the clip that it is of."""
+    (data,) = (data for name, data in members.items() if name != "json")
+    return hashlib.sha256(data).hexdigest()
 
 
 def _wav(wave_S: Tensor, rate: int) -> bytes:

@@ -115,6 +115,8 @@ class Recipe:
     """The share of source files whose clips are for validation."""
     without_caption: Literal["drop", "empty"]
     shard_bytes: int
+    given: tuple[str, ...] = ()
+    """Names of the numbers that come with the files."""
 
     def make_steps(self) -> list[BuildStep]:
         """The steps in order, not set up. Raises UserError for settings that a step does not take."""
@@ -130,7 +132,14 @@ class Recipe:
     def specs(self) -> dict[str, ScoreSpec]:
         """Every score of a clip by name."""
         own = [spec for name in self.steps for spec in STEPS[name].scores]
-        return {spec.name: spec for spec in (*SOURCE_SCORES, *own)}
+        given = [ScoreSpec(name, "given with the files") for name in self.given]
+        return {spec.name: spec for spec in (*given, *SOURCE_SCORES, *own)}
+
+    @property
+    def measured_too(self) -> list[str]:
+        """Scores that come with the files and are measured as well: the measured ones hold."""
+        own = {spec.name for name in self.steps for spec in STEPS[name].scores}
+        return sorted(set(self.given) & (own | {spec.name for spec in SOURCE_SCORES}))
 
     def scored_by(self) -> str:
         """Digest of what the scores depend on: the form of clips, the steps with their settings and versions."""
@@ -143,8 +152,11 @@ class Recipe:
         return asdict(self)
 
 
-def load_recipe(name: str) -> Recipe:
-    """A built-in recipe by name, or that of a YAML file. Raises UserError for anything that it should not hold."""
+def load_recipe(name: str, given: Sequence[str] = ()) -> Recipe:
+    """A built-in recipe by name, or that of a YAML file; `given`: scores that come with the files.
+
+    Raises UserError for anything that it should not hold.
+    """
     built_in = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     path = FOLDER / f"{name}.yaml" if name in built_in else Path(name).expanduser()
     if not path.is_file():
@@ -157,13 +169,13 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f"recipe {error}") from error
     if not isinstance(plain, dict):
         raise UserError(f"recipe {shown(name)}: expected a mapping with {', '.join(_KEYS)}")
-    return read_recipe(path.stem, plain)
+    return read_recipe(path.stem, plain, given)
 
 
 _KEYS = ("clips", "steps", "keep", "duplicates", "val_share", "without_caption", "shard_bytes")
 
 
-def read_recipe(name: str, plain: Mapping[str, Any]) -> Recipe:
+def read_recipe(name: str, plain: Mapping[str, Any], given: Sequence[str] = ()) -> Recipe:
     """A recipe of plain values; see `load_recipe`."""
     _known(plain, _KEYS, "recipe")
     steps = plain.get("steps") or {}
@@ -181,6 +193,7 @@ def read_recipe(name: str, plain: Mapping[str, Any]) -> Recipe:
         _number(plain.get("val_share", 0.0), "recipe: val_share", 0, 1),
         _choice(plain.get("without_caption", "drop"), ("drop", "empty"), "recipe: without_caption"),
         int(_number(plain.get("shard_bytes", 10**9), "recipe: shard_bytes", 1, 2**40)),
+        tuple(given),
     )
     recipe.make_steps()
     for score, bound in recipe.keep.items():
