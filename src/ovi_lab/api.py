@@ -335,14 +335,16 @@ def train(*overrides: str) -> Run:
     Raises:
         UserError: as the command; the run's folder keeps what was good.
     """
+    from rich.console import Console
+
     from ovi_eval.results.reading import read
-    from ovi_lab.common.progress import ConsoleReporter
+    from ovi_lab.common.progress import reporter_on
 
     with no_collector():
         from ovi_lab.runs.run import execute
 
     settings = _composed(overrides, "train", one_run=True)
-    reporter = ConsoleReporter()
+    reporter = reporter_on(Console())
     try:
         execute(settings, reporter)
     finally:

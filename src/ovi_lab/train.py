@@ -34,7 +34,9 @@ HELP = Help(
 
 def run(config: DictConfig) -> str:
     """One run in this process (a sweep's launcher calls the same code in its own)."""
-    from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
+    from rich.console import Console
+
+    from ovi_lab.common.progress import Reporter, SilentReporter, reporter_on
 
     with no_collector():
         from ovi_lab.runs.ending import ending
@@ -45,7 +47,7 @@ def run(config: DictConfig) -> str:
     first = is_first_process()
     resumed = f"interrupted; resume=last resumes from the last checkpoint of {config.run_dir}"
     with one_line("error", interrupted=resumed, interrupted_code=2):
-        reporter: Reporter = ConsoleReporter() if first else SilentReporter()
+        reporter: Reporter = reporter_on(Console()) if first else SilentReporter()
         try:
             outcome = execute(config, reporter)
         finally:

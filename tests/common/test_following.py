@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ovi_lab.common.following import sampling, shard_pattern, typed
-from ovi_lab.common.progress import ConsoleReporter
+from ovi_lab.common.progress import ConsoleReporter, LineReporter, reporter_on
 
 
 def test_paths_are_typed_from_here_and_quoted(tmp_path, monkeypatch):
@@ -50,3 +50,25 @@ def test_a_bar_that_has_ended_shows_what_it_took():
     assert "took 0:00:00" in data
     assert "left" not in data
     assert "left" in training
+
+
+def test_in_a_file_progress_is_lines_few_of_them_and_whole():
+    out = io.StringIO()
+    reporter = reporter_on(Console(file=out))
+    assert isinstance(reporter, LineReporter)
+    for done in range(401):
+        reporter.at("training", done, 400, f"loss {done}")
+    reporter.at("scoring", 1, 1)
+    assert (
+        out.getvalue()
+        == "training 0/400 0:00:00 loss 0\ntraining 400/400 0:00:00 loss 400\nscoring 1/1 0:00:00\n"
+    )
+    reporter.seconds = 0
+    reporter.at("sampling", 1, 2)
+    assert out.getvalue().endswith("sampling 1/2 0:00:00, 0:00:00 left\n")
+
+
+def test_on_a_terminal_progress_is_bars():
+    reporter = reporter_on(Console(file=io.StringIO(), force_terminal=True))
+    assert isinstance(reporter, ConsoleReporter)
+    reporter.close()

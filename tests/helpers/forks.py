@@ -9,14 +9,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import secrets
 import signal
 import socket
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +124,14 @@ def command(module: str, *arguments: str, cwd: Path | None = None, **environment
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port of this machine that nothing listens on, below those that the system gives to connections.
+
+    So it stays free until it is used: a port of the system's choice may belong to a connection by then."""
+    while True:
+        port = secrets.choice(range(20_000, 32_768))
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("", port))
+            return port
 
 
 def ranks(
@@ -140,9 +146,28 @@ def ranks(
     ]
 
 
-def wait_for_all(forks: Sequence[Fork]) -> list[str]:
-    """What each printed, once all have ended well; the test fails with that of the first that has not."""
-    codes = [fork.wait() for fork in forks]
-    for fork, code in zip(forks, codes, strict=True):
-        assert code == 0, f"exit code {code}: {fork.output[-4000:]}"
+def wait_for_all(
+    forks: Sequence[Fork], expected: Sequence[int] | None = None, seconds: float = 300
+) -> list[str]:
+    """What each printed, once all have ended with the `expected` codes (0).
+
+    The test fails with what the first printed that ended otherwise; the others, which may wait for it, are killed.
+    """
+    right = dict(zip((fork.process.sentinel for fork in forks), expected or [0] * len(forks), strict=True))
+    running, end = {fork.process.sentinel: fork for fork in forks}, time.monotonic() + seconds
+    try:
+        while running:
+            ended = connection.wait(running, timeout=max(0, end - time.monotonic()))
+            if not ended:
+                raise AssertionError(
+                    f"no end within {seconds} s: {next(iter(running.values())).output[-3000:]}"
+                )
+            for sentinel in ended:
+                fork = running.pop(sentinel)
+                code = fork.wait()
+                assert code == right[sentinel], f"exit code {code}: {fork.output[-4000:]}"
+    finally:
+        for fork in running.values():
+            fork.signal(signal.SIGKILL)
+            fork.process.join(10)
     return [fork.output for fork in forks]

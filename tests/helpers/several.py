@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from helpers.forks import Fork, free_port, ranks
+from helpers.forks import Fork, free_port, ranks, wait_for_all
 from helpers.run_folders import column, same, weights
 from ovi_lab.common.paths import config_dir
 
@@ -99,9 +99,7 @@ def _in_forks(cases: list[tuple[DictConfig, dict[str, str], int]], world: int, w
     expected = [first, *[0 if "signal" in faults else first] * (world - 1)]
     if "lose" in faults:
         expected[-1] = -signal.SIGKILL
-    codes = [fork.wait(300 + 60 * len(cases)) for fork in forks]
-    for fork, code, right in zip(forks, codes, expected, strict=True):
-        assert code == right, f"exit code {code}: {fork.output[-3000:]}"
+    wait_for_all(forks, expected, 300 + 60 * len(cases))
 
 
 def _runs(cases: list[tuple[DictConfig, dict[str, str], int]], watched: Any) -> None:
@@ -201,12 +199,14 @@ def _signal_in_batch(number: int, name: signal.Signals, run_dir: Path | None) ->
     FlowMatchingTask.losses = signalling
 
 
-def assert_trained_alike(found: Path, expected: Path, first: int, what: Sequence[str]) -> None:
+def assert_trained_alike(
+    found: Path, expected: Path, first: int, what: Sequence[str], steps: int = STEPS
+) -> None:
     """Within 1e-5 the same numbers at each step from `first`, the same weights and averages at the end."""
     for name in what:
         wanted = {step: value for step, value in column(expected, name).items() if step >= first}
         got = column(found, name)
-        assert got.keys() == wanted.keys() == set(range(first, STEPS))
+        assert got.keys() == wanted.keys() == set(range(first, steps))
         assert max(abs(got[step] - value) for step, value in wanted.items()) < 1e-5
     for ema in (False, True):
         wanted_weights, got_weights = weights(expected, ema), weights(found, ema)

@@ -42,9 +42,6 @@ def runs(tmp_path_factory, data_root) -> Path:
     two = {name: [f"strategy={name}", *(ALONE if name in EXACT else ())] for name in STRATEGIES} | {
         "ddp_sequence": ["strategy=ddp", sequence],
         "zero3_sequence": ["strategy=zero3", sequence, "model.activation_checkpointing=full"],
-        "zero2_compiled": ["strategy=zero2", *COMPILED, "model.activation_checkpointing=attention"],
-        "zero3_compiled": ["strategy=zero3", *COMPILED, "model.activation_checkpointing=attention"],
-        "fsdp2_compiled": ["strategy=fsdp2", *COMPILED, "model.activation_checkpointing=attention"],
         **{f"{n}_again": [f"strategy={n}", f"resume={folder}/{n}/{HALFWAY}", *ALONE] for n in EXACT},
         "zero2_of_fsdp2": ["strategy=zero2", f"resume={folder}/fsdp2/{HALFWAY}"],
         "zero2_of_one": ["strategy=zero2", f"resume={folder}/one/{HALFWAY}"],
@@ -81,10 +78,6 @@ def runs(tmp_path_factory, data_root) -> Path:
     return folder
 
 
-COMPILED = (
-    "model.compile=blocks", "model.compile_backend=aot_eager", "samples.every_n_steps=0", "val_metrics.every_n_steps=0",
-)  # fmt: skip
-"""Without samples, for whose shapes blocks would be compiled anew."""
 ROLES = ("roles=any", "roles.joint=0.2", "roles.video_alone=0.1", "roles.audio_alone=0.1")
 """Every role, also those without which a tower of some process would have no gradient."""
 REFUSED = {"disagree", "full", "other_model", "muon"}
@@ -92,7 +85,6 @@ WITHIN = ("fsdp2", "zero3")
 """On four processes that shard in pairs."""
 FROM_THE_START = (
     *STRATEGIES, "ddp_sequence", "zero3_sequence", "fsdp2_within", "zero3_within", "fsdp2_kept", "zero3_kept",
-    "zero2_compiled", "zero3_compiled", "fsdp2_compiled",
 )  # fmt: skip
 FROM_HALFWAY = (
     "zero2_again", "zero3_again", "zero2_of_fsdp2", "zero2_of_one", "fsdp2_of_one", "one_of_zero3", "zero1_of_zero2",
@@ -120,7 +112,7 @@ def test_losses_are_the_recorded_ones(runs, goldens):
     assert list(column(runs / "one", "train/loss").values()) == pytest.approx(recorded, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in FROM_THE_START if "compiled" not in name])
+@pytest.mark.parametrize("name", FROM_THE_START)
 def test_samples_and_metrics_during_training_are_those_of_one_process(runs, name):
     assert {p.name for p in (runs / name / f"samples/step_{STEPS:06d}").iterdir()} == {
         "0.mp4",

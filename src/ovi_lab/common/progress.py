@@ -66,7 +66,7 @@ def _clock(seconds: float | None) -> str:
 class ConsoleReporter:
     """Progress bars with the time left, for a run that owns the terminal."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console) -> None:
         self.progress = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=16),
@@ -87,6 +87,35 @@ class ConsoleReporter:
     def close(self) -> None:
         """Leave the bars as they are."""
         self.progress.stop()
+
+
+class LineReporter:
+    """Progress as lines, for output that is kept in a file: at the ends of a stage and twice a minute between."""
+
+    def __init__(self, console: Console, seconds: float = 30.0) -> None:
+        self.console, self.seconds = console, seconds
+        self._stage, self._began, self._printed = "", 0.0, 0.0
+
+    def at(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Print a line where one is due."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began = stage, now
+        elif done < total and now - self._printed < self.seconds:
+            return
+        self._printed = now
+        elapsed = now - self._began
+        left = f", {_clock(elapsed * (total - done) / done)} left" if 0 < done < total else ""
+        line = f"{stage} {done}/{total} {_clock(elapsed)}{left}"
+        self.console.print(f"{line} {note}".rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Does nothing: each line is whole."""
+
+
+def reporter_on(console: Console) -> Reporter:
+    """Bars on a terminal or in a notebook, lines elsewhere."""
+    return ConsoleReporter(console) if console.is_terminal or console.is_jupyter else LineReporter(console)
 
 
 class FileReporter:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ovi_lab.checkpoints.presets import ReleasedModel
-from ovi_lab.common.progress import ConsoleReporter, Reporter, SilentReporter
+from ovi_lab.common.progress import Reporter, SilentReporter, reporter_on
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings, build_solver
 from ovi_lab.models.sequence_parallel import SequenceGroup, sequence_group
@@ -76,7 +76,7 @@ def sample_clips(config: DictConfig, check_memory: MemoryCheck | None = None) ->
         _say_what_is_given(plans)
         # on stderr: what is printed is the list of clips
         first = group.rank == group.index == 0
-        reporter: Reporter = ConsoleReporter(Console(stderr=True)) if first else SilentReporter()
+        reporter: Reporter = reporter_on(Console(stderr=True)) if first else SilentReporter()
         with closing(reporter):
             pipeline = OviPipeline.load(bundle, settings, options, partial(reporter.at, "loading"))
             batch.make(
