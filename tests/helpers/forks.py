@@ -42,7 +42,7 @@ class Fork:
         self._printed = Path(name)
         weakref.finalize(self, self._printed.unlink, missing_ok=True)
         about = (call, arguments, str(self._printed), str(cwd or Path.cwd()), dict(os.environ) | environment)
-        _warm_process()
+        warm_process()
         self.process = _CONTEXT.Process(target=_begin, args=about, daemon=True)
         self.process.start()
 
@@ -76,7 +76,7 @@ class Fork:
         return code
 
 
-def _warm_process() -> None:
+def warm_process() -> None:
     """Starts it where it does not run. It finds what it imports first by PYTHONPATH alone (Python up to 3.13)."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), before)))

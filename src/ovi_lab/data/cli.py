@@ -1,7 +1,7 @@
 """`ovi-data`: generate a world's clips, pack real ones, inspect shards, fit a codec, encode.
 
-Exit codes: 0 done; 1 `inspect` found bad samples; 2 bad usage or input, said in one line on standard error; 130
-interrupted.
+Exit codes: 0 done; 1 `inspect` or `check` found faults, or `captions` left a clip without the caption it should have;
+2 bad usage or input, said in one line on standard error; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from ovi_eval.common.boundary import LineParser, command, say_purposes
 from ovi_eval.common.shown import shown
 from ovi_lab import __version__
 from ovi_lab.common.following import shard_pattern, typed
-from ovi_lab.data.build.cli import add_commands
+from ovi_lab.data.build.captioning.cli import add_captions
+from ovi_lab.data.build.checking.cli import add_check
+from ovi_lab.data.build.cli import add_build
+from ovi_lab.data.build.report.cli import add_report
 from ovi_lab.data.cli_output import pack_rows, print_next, print_table, skipped_rows
 from ovi_lab.data.worlds import world_names
 from ovi_lab.errors import UserError
@@ -110,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     option("--modalities", type=_modalities, default="video,audio", help=text)
     pack.set_defaults(run=_pack)
 
-    add_commands(commands)
+    add_build(commands)
+    add_captions(commands)
+    add_check(commands)
+    add_report(commands)
 
     inspect = commands.add_parser("inspect", help="show what shards hold, and what is wrong with them")
     inspect.examples = (

@@ -122,7 +122,9 @@ def write_all(
                 for s in shards
             ],
         }
-        text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
+        text = json.dumps(
+            manifest, ensure_ascii=False, indent=1
+        )  # bounds in their order, in which they decide
         (beside / MANIFEST).write_text(text + "\n", encoding="utf-8")
         names = sorted([s.name for s in shards] + [index_path(s).name for s in shards] + [CLIPS, MANIFEST])
         sums = "".join(f"{file_sha256(beside / name)}  {name}\n" for name in names)

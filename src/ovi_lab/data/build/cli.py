@@ -13,7 +13,7 @@ from ovi_lab.data.cli_output import print_next, print_table
 from ovi_lab.errors import UserError
 
 
-def add_commands(commands: Any) -> None:
+def add_build(commands: Any) -> None:
     """Add `build` to the commands of `ovi-data`."""
     parser: LineParser = commands.add_parser(
         "build", help="turn a folder of videos or sounds into training shards"

@@ -18,7 +18,7 @@ import wave
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -32,13 +32,15 @@ from ovi_lab.data.build.decide import Decision, decide
 from ovi_lab.data.build.reading import clips_of
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
-from ovi_lab.data.index import BadSampleError
+from ovi_lab.data.index import BadSampleError, unsafe_name
 from ovi_lab.data.shards import ShardWriter
 from ovi_lab.errors import UserError
 
 FORMAT = "ovi_lab.build_item/1"
 WORK = ".build"
 """Folder within the shards' of what a stopped build continues from."""
+MAX_ITEM = 2**28
+"""Bytes of what is known of a source; a clip takes about a thousand."""
 PLACE = "folder.json"
 """File in it that says where the sources are, which is no part of what is built."""
 
@@ -94,20 +96,31 @@ class FinishedSource:
 
 def read_item(work: Path, source: SourceFile) -> FinishedSource | None:
     """What is known of a source; None where it is not finished, has changed, or the file is damaged."""
-    path = work / f"{source.digest}.json"
+    item = _read(work / f"{source.digest}.json")
+    try:
+        return item if item and item.source == source.name and item.stamp == source.stamp() else None
+    except BadSampleError:
+        return None
+
+
+def all_items(work: Path) -> list[FinishedSource]:
+    """Every finished source of a work folder in the order of a build, whether its file is still there or not."""
+    found = [_read(path) for path in work.glob("*.json") if path.name != PLACE and "." not in path.stem]
+    return sorted((item for item in found if item), key=lambda item: PurePosixPath(item.source).parts)
+
+
+def _read(path: Path) -> FinishedSource | None:
     if not path.is_file():
         return None
     try:
-        plain: Any = read_json(path)
+        plain: Any = read_json(path, max_bytes=MAX_ITEM)
         item = FinishedSource(*(plain[key] for key in ("source", "stamp", "scored_by", "failed", "clips")))
-        if plain["format"] != FORMAT or item.source != source.name or item.stamp != source.stamp():
-            return None
-        return (
-            item
-            if all({"key", "scores", "stored", "facts", "sha256"} <= clip.keys() for clip in item.clips)
-            else None
+        needed = {"key", "scores", "stored", "facts", "sha256"}
+        whole = plain["format"] == FORMAT and all(
+            needed <= clip.keys() and not unsafe_name(clip["key"]) for clip in item.clips
         )
-    except (UserError, BadSampleError, KeyError, TypeError, AttributeError):
+        return item if whole else None
+    except (UserError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -184,7 +197,7 @@ def _plain(value: float | str | None) -> float | str | None:
 def _members(clip: Candidate, mended: Mapping[str, float]) -> dict[str, bytes]:
     wave_S = torch.zeros(0) if clip.wave_S is None else moved(clip.wave_S, mended, clip)
     if clip.frames_THWC is None:
-        return {"wav": _wav(wave_S, clip.sample_rate)}
+        return {"wav": wav_bytes(wave_S, clip.sample_rate)}
     if clip.wave_S is None:
         wave_S = torch.zeros(round(clip.seconds * clip.sample_rate))
     with tempfile.TemporaryDirectory() as folder:
@@ -214,7 +227,7 @@ def media_sha256(members: Mapping[str, bytes]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _wav(wave_S: Tensor, rate: int) -> bytes:
+def wav_bytes(wave_S: Tensor, rate: int) -> bytes:
     """A WAV file of 16 bits."""
     data = (wave_S.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes()
     buffer = io.BytesIO()

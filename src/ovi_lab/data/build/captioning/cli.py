@@ -1,0 +1,159 @@
+"""`ovi-data captions`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovi_eval.common.boundary import LineParser
+from ovi_eval.common.shown import shown
+from ovi_lab.common.following import typed
+from ovi_lab.data.cli_output import print_next, print_table
+from ovi_lab.errors import UserError
+from ovi_lab.text.caption_form import SOUND_TAGS
+
+if TYPE_CHECKING:
+    from ovi_lab.data.build.captioning.assembled import Assembly
+
+KEY_VARIABLE, MODEL_VARIABLE = "OVI_CAPTIONS_KEY", "OVI_CAPTIONS_MODEL"
+
+
+def add_captions(commands: Any) -> None:
+    """Add `captions` to the commands of `ovi-data`."""
+    parser: LineParser = commands.add_parser(
+        "captions", help="caption the clips of a build, and write its shards again"
+    )
+    parser.examples = (
+        (
+            "ovi-data captions shards --ask http://127.0.0.1:8000/v1",
+            "by a model behind any OpenAI-compatible endpoint",
+        ),
+        (
+            "ovi-data captions shards --export todo",
+            "frames, sounds and a list of the clips that want a caption",
+        ),
+        ("ovi-data captions shards --join todo/clips.jsonl", "the captions of a table, by the clips' keys"),
+    )
+    option = parser.add_argument
+    option("shards", type=Path, metavar="SHARDS", help="a folder that ovi-data build made")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--export", type=Path, metavar="DIR", help="write what a captioner needs")
+    actions.add_argument(
+        "--join", type=Path, metavar="TABLE", help=".jsonl, .csv or .tsv with id and caption"
+    )
+    actions.add_argument(
+        "--ask", metavar="URL", help="ask a chat endpoint; stopped, the same command goes on"
+    )
+    text = "how the sound's description is written; alone: of all captions that are there (as they are; --ask: AUDCAP)"
+    option("--sound-tag", choices=tuple(SOUND_TAGS), help=text)
+    option("--all", action="store_true", help="also clips that have a caption")
+    option("--clips", type=int, metavar="N", help="at most so many")
+    option("--model", help=f"of the endpoint (${MODEL_VARIABLE}, else the only one it has)")
+    option(
+        "--key-env",
+        default=KEY_VARIABLE,
+        metavar="NAME",
+        help=f"variable that holds its key ({KEY_VARIABLE})",
+    )
+    option("--at-once", type=int, default=8, help="questions at a time (8)")
+    option("--timeout", type=float, default=120.0, help="seconds for one answer (120)")
+    option("--tries", type=int, default=5, help="of one question (5)")
+    parser.set_defaults(run=_captions)
+
+
+def _captions(arguments: argparse.Namespace) -> int:
+    for name, least in (("clips", 1), ("at_once", 1), ("tries", 1), ("timeout", 0)):
+        value = getattr(arguments, name)
+        if value is not None and not (value >= least and 0 < value < float("inf")):
+            raise UserError(f"--{name.replace('_', '-')} is {value:g}; expected a number above 0")
+    if not (arguments.export or arguments.join or arguments.ask or arguments.sound_tag):
+        raise UserError("nothing to do: give --export DIR, --join TABLE, --ask URL or --sound-tag")
+
+    from ovi_lab.data.build.captioning.assembled import taken_up
+
+    with taken_up(arguments.shards) as assembly:
+        if arguments.export:
+            return _export(arguments, assembly)
+        if arguments.ask:
+            return _ask(arguments, assembly)
+        return _join(arguments, assembly) if arguments.join else _convert(arguments, assembly)
+
+
+def _export(arguments: argparse.Namespace, assembly: Assembly) -> int:
+    from ovi_lab.data.build.captioning.export import LISTING, export
+
+    count = export(assembly, arguments.export, arguments.all, arguments.clips)
+    listing = arguments.export / LISTING
+    print_table("to caption", [("clips", str(count)), ("list", str(listing))])
+    if count:
+        print_next(f"ovi-data captions {typed(arguments.shards)} --join {typed(listing)}")
+    return 0
+
+
+def _join(arguments: argparse.Namespace, assembly: Assembly) -> int:
+    from ovi_lab.data.build.captioning.join import join, reasons
+
+    found = join(assembly, arguments.join, arguments.sound_tag)
+    rows = [
+        ("joined", str(found.used)),
+        (
+            "",
+            f"{found.without_sound} of them without a description of the sound"
+            if found.without_sound
+            else "",
+        ),
+        ("empty", f"{found.empty} rows without a caption" if found.empty else ""),
+        ("not kept", f"{found.not_kept} rows of clips that are kept out" if found.not_kept else ""),
+        *((f"{count} refused", reason) for reason, count in reasons(found.refused).most_common(10)),
+        *(("refused", f"{shown(name)}: {reason}") for name, reason in found.refused[:10]),
+    ]
+    _written(assembly, rows)
+    return 1 if found.refused else 0
+
+
+def _ask(arguments: argparse.Namespace, assembly: Assembly) -> int:
+    from ovi_lab.data.build.captioning.ask import ask_all
+    from ovi_lab.data.build.captioning.endpoint import ChatEndpoint
+
+    model = arguments.model or os.environ.get(MODEL_VARIABLE, "")
+    key = os.environ.get(arguments.key_env, "").strip()
+    endpoint = ChatEndpoint(arguments.ask, model, key, arguments.timeout, arguments.tries)
+    wanting = assembly.wanting(arguments.all)[: arguments.clips]
+    if wanting:
+        endpoint.find_model()
+    found = ask_all(assembly, endpoint, wanting, arguments.at_once, arguments.sound_tag or "AUDCAP")
+    lost = found.nonsense.total() + found.failed.total()
+    rows = [
+        ("asked", f"{found.clips} clips, {found.answered} answered"),
+        ("", f"{found.again} of them when asked again" if found.again else ""),
+        *((f"{count} nonsense", shown(reason)) for reason, count in found.nonsense.most_common(5)),
+        *((f"{count} failed", shown(reason)) for reason, count in found.failed.most_common(5)),
+        *(("no caption", f"{shown(name)}: {shown(reason)}") for name, reason in found.examples[:5]),
+        ("", "the same command asks for them again" if lost else ""),
+    ]
+    _written(assembly, rows)
+    return 1 if lost else 0
+
+
+def _convert(arguments: argparse.Namespace, assembly: Assembly) -> int:
+    from ovi_lab.data.build.captioning.join import convert
+
+    count = convert(assembly, arguments.sound_tag)
+    _written(assembly, [("converted", f"{count} captions to {arguments.sound_tag}")])
+    return 0
+
+
+def _written(assembly: Assembly, rows: list[tuple[str, str]]) -> None:
+    """Writes the shards again and says what is in them."""
+    built = assembly.write()
+    kept = sum(built.kept.values())
+    without = built.captions["none"]
+    rows += [
+        ("kept", f"{kept} of {built.clips} clips, {built.seconds / 60:.1f} min"),
+        ("", f"{without} of them without a caption" if without else ""),
+        ("kept out", f"{built.dropped['caption']} for want of a caption" if built.dropped["caption"] else ""),
+        ("shards", f"{len(built.shards)} in {assembly.folder.path}"),
+    ]
+    print_table("captions", rows)
