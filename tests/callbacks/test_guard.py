@@ -169,6 +169,16 @@ def recorded(out: Path, strategy: str, rank: int) -> dict:
     return json.loads((out / f"{strategy}_{rank}.json").read_text())
 
 
+@pytest.mark.slow
+def test_ddp_accumulates_in_its_buckets_also_after_a_step_left_out(of_two_ranks):
+    first, *others = recorded(of_two_ranks[0], "ddp", 0)["places"]
+    assert len(first) == 8  # before any pass was reduced
+    # from the second step on in the bucket that DDP has made in the order of the gradients
+    assert others[0] != others[1]
+    assert others[1:] == [others[1]] * (watched.STEPS * watched.ACCUMULATE - 2)
+    assert len(others[1]) == 1
+
+
 @pytest.mark.parametrize("strategy", watched.STRATEGIES)
 @pytest.mark.slow
 def test_all_ranks_leave_the_same_step_out_under_every_strategy(strategy, of_two_ranks):

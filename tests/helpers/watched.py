@@ -99,12 +99,20 @@ class Towers(Task):
 
 
 class Recorder(Callback):
-    """Weights after each optimiser step, by name, whole; and the gradient norms that were logged."""
+    """Weights after each optimiser step, by name, whole; and the gradient norms that were logged.
+
+    `places` has the addresses of the storages in which gradients lie after each backward pass.
+    """
 
     def __init__(self) -> None:
         self.weights: list[list[float]] = []
         self.norms: list[dict[str, float]] = []
+        self.places: list[list[int]] = []
         self._at = 0
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        gradients = [p.grad for p in pl_module.parameters() if type(p.grad) is torch.Tensor]
+        self.places.append(sorted({g.untyped_storage().data_ptr() for g in gradients}))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step == self._at:
@@ -164,6 +172,7 @@ def train_under_all(out: Path) -> None:
             "norms": recorder.norms,
             "skipped": guard.skipped,
             "at": guard.skipped_at,
+            "places": recorder.places,
         }
         (out / f"{name}_{rank}.json").write_text(json.dumps(told))
     stopping = trainer(out, build_strategy(STRATEGIES["ddp"], machine), 2, [Guard(out)], max_steps=STEPS)

@@ -17,6 +17,7 @@ from ovi_lab.planning.clip_shape import ClipShape
 from ovi_lab.planning.memory import Counts, Memory, PassMemory, memory_of
 from ovi_lab.planning.strategy import Sharding, Types
 
+CLIP = ClipShape((3, 4, 6), 20)
 HELD = ("FFNs frozen", "products kept", "audio tower", "bf16 autocast", "8 clips")
 
 
@@ -64,10 +65,25 @@ def test_a_few_blocks_tell_what_all_take(
             activation_checkpointing=choice,
             checkpoint_every=every,
         )
-    work = Pass(ClipShape((3, 4, 6), 20), clips=2)
+    work = Pass(CLIP, clips=2)
     few = measure(model, work)
     monkeypatch.setattr(activations, "LONGEST_PERIOD", 0)
     assert few == measure(model, work)
+
+
+@pytest.mark.slow
+def test_deepspeeds_linear_layers_keep_the_inputs_of_frozen_weights() -> None:
+    tower = {"dim": 32, "num_heads": 2, "num_layers": 3, "ffn_dim": 64, "text_len": 5, "text_dim": 8}
+    with META:
+        model = TwinDiT(tower | {"in_dim": 4}, tower | {"in_dim": 3, "patch_hidden_dim": 0})
+    whole = [measure(model, Pass(CLIP, by_deepspeed=d)) for d in (False, True)]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".ffn." not in name)
+    plain, zero = (measure(model, Pass(CLIP, by_deepspeed=d)) for d in (False, True))
+    assert whole[0].activations == whole[1].activations
+    # of each block's FFN what its activation function gives; what comes before that, the function keeps itself
+    tokens = 3 * 2 * 3 + 20
+    assert zero.forward - plain.forward >= 3 * 4 * 64 * tokens
 
 
 def parts(
@@ -78,6 +94,7 @@ def parts(
             "total": 1000,
             "trained": 600,
             "small": 0,
+            "largest": 20,
             "largest_unit": 50,
             "outside": 100,
             "unit_trained": 30,
@@ -101,6 +118,9 @@ def test_what_each_stage_shards() -> None:
     assert two.backward["gradients"] == two.step["gradients"] == 4 * 150
     assert three.backward["weights"] == 500
     assert three.backward["gathered parameters"] == 2000
+    # what is gathered ahead is there twice
+    ahead = parts(Sharding("zero", 3, bucket=400), 4)
+    assert ahead.backward["gathered parameters"] == 2000 + 2 * 100
     assert three.step["gradients"] == (4 + 4) * 150
     lower = parts(Sharding("zero", 2, bucket=0, full_gradients=False), 4)
     assert (lower.backward["gradients"], lower.step["gradients"]) == (2 * 150, (2 + 4) * 150)
@@ -149,10 +169,10 @@ def test_what_gradients_are_reduced_through() -> None:
     # stage 1 sums whole gradients, and steps a share of them
     assert [m.backward["gradients"] for m in stages] == [4 * 600, 4 * 150, 4 * 150]
     assert [m.step["gradients"] for m in stages] == [4 * 150, 4 * 150, (4 + 4) * 150]
-    # DDP's buckets hold gradients of one pass; those before it have theirs outside
+    # DDP's buckets hold those of all passes
     once, twice = (parts(Sharding("ddp"), 4, accumulate=n) for n in (1, 2))
-    assert (once.backward["gradients"], twice.backward["gradients"]) == (4 * 600, 2 * 4 * 600)
-    assert once.step == twice.step
+    assert once.backward["gradients"] == 4 * 600
+    assert (once.backward, once.step) == (twice.backward, twice.step)
 
 
 def test_gradients_replace_activations_on_one_process() -> None:

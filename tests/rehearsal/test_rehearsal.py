@@ -116,7 +116,16 @@ def test_waits_beyond_those_allowed_are_found() -> None:
         "tolist at callbacks/guard.py:140": 1,
         "item at flow/loss.py:9 (torch/x.py:1)": 3,
     }
-    assert unexpected({"tolist at callbacks/guard.py:1 (deepspeed/x.py:2)": 5}, {}) == {}
+    of_libraries = {
+        "item at deepspeed/runtime/utils.py:233": 3,
+        "Stream.synchronize at strategies/zero.py:45 (deepspeed/runtime/zero/stage3.py:1414)": 2,
+        "616 bytes to the GPU at torch/nn/parallel/distributed.py:1775": 1,
+    }
+    assert unexpected(of_libraries, {}) == {}
+    asked = {
+        "Stream.synchronize at strategies/zero_shares.py:183 (deepspeed/runtime/zero/stage3.py:3104)": 426
+    }
+    assert unexpected(asked, OF_A_STEP) == asked
     assert of_training({"failed": "cuda:0 and cpu"}) == ["it stopped: cuda:0 and cpu"]
 
 

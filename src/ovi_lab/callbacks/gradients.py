@@ -73,7 +73,8 @@ def _square(values: list[Tensor], device: torch.device) -> Tensor:
     if not values:
         return torch.zeros((), device=device)
     norms = torch._foreach_norm(values, 2, dtype=torch.float32)
-    return torch.stack([n.to(device) for n in norms]).square().sum()
+    # offloaded gradients are on the host: their norms are sent together
+    return torch.stack(norms).to(device).square().sum()
 
 
 class GradientNorms(Callback):

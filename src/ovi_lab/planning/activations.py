@@ -57,6 +57,7 @@ class Pass:
         text_tokens: of each caption; None: as many as the towers take.
         text_is_trained: captions get a gradient.
         first_frame_clean: the first video frame is given.
+        by_deepspeed: linear layers are those of ZeRO 3.
     """
 
     clip: ClipShape
@@ -66,6 +67,7 @@ class Pass:
     text_tokens: int | None = None
     text_is_trained: bool = False
     first_frame_clean: bool = False
+    by_deepspeed: bool = False
 
 
 def measure(model: TwinDiT, work: Pass) -> PassMemory:
@@ -182,7 +184,7 @@ def _step(model: TwinDiT, work: Pass, live: TrainingMemory) -> int:
     begins = work.first_frame_clean and "video" in shapes
     clean = Given.first_frame(given["video"]) if begins else Given()
     # still there in the backward pass, where checkpointing runs blocks again
-    with as_trained(work.device, work.autocast) as kernels:
+    with as_trained(work.device, work.autocast, work.by_deepspeed) as kernels:
         out = model(**given, given=clean)
         losses = [
             flow_matching_loss(getattr(out, m), target, scored=clean.scored(m, frames_of(target, m))).mean

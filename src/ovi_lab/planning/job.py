@@ -159,6 +159,7 @@ class TrainingJob:
             total=total,
             trained=sum(p.numel() for p in self.trained.values()),
             small=sum(size for size in own if size <= PERSISTENT),
+            largest=max(p.numel() for unit in units for p in unit),
             largest_unit=max(sizes),
             outside=total - sum(sizes),
             unit_trained=max(sum(p.numel() for p in unit if p.requires_grad) for unit in units),

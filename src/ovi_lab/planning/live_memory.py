@@ -7,6 +7,7 @@ kernel takes for itself, and what an allocator keeps beside it, is not seen.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,14 +26,22 @@ class LiveStorages:
         self.now = 0
         """Bytes alive."""
         self.peak = 0
-        self._held: dict[int, int] = {}
+        """The most of them since `restart`."""
+        self.peak_origins: dict[str, int] = {}
+        """Bytes alive at that moment, by what made them."""
+        self._held: dict[int, tuple[int, str]] = {}
+        self._origins: Counter[str] = Counter()
 
-    def count(self, tensor: Tensor) -> None:
-        """Count the storage of a tensor, or how its size has changed."""
+    def restart(self) -> None:
+        """Forget the peak: the next one begins with what is alive now."""
+        self.peak, self.peak_origins = self.now, dict(self._origins)
+
+    def count(self, tensor: Tensor, origin: str = "") -> None:
+        """Count the storage of a tensor, or how its size has changed; `origin` is what made it, if it is new."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._held:
-            self._held[key] = 0
+            self._held[key] = (0, origin)
             weakref.finalize(storage, self._freed, key)
         self.resized(storage)
 
@@ -40,20 +49,28 @@ class LiveStorages:
         """Count the size that a storage has now, if it is one of those that count."""
         key = storage._cdata
         if key in self._held:
-            size = storage.nbytes()
-            self.now += size - self._held[key]
-            self._held[key] = size
-            self.peak = max(self.peak, self.now)
+            size, (before, origin) = storage.nbytes(), self._held[key]
+            self._held[key] = (size, origin)
+            self._add(size - before, origin)
+            self.reach(0)
 
-    def reach(self, extra: int) -> None:
+    def reach(self, extra: int, origin: str = "") -> None:
         """Count a moment in which `extra` bytes more are alive."""
-        self.peak = max(self.peak, self.now + extra)
+        if self.now + extra > self.peak:
+            self.peak, self.peak_origins = self.now + extra, dict(self._origins)
+            if extra:
+                self.peak_origins[origin] = self.peak_origins.get(origin, 0) + extra
+
+    def _add(self, size: int, origin: str) -> None:
+        self.now += size
+        self._origins[origin] += size
+        if not self._origins[origin]:
+            del self._origins[origin]
 
     def _freed(self, key: int) -> None:
-        size = self._held.pop(
-            key
-        )  # before `now` is read: another thread, or another storage's end, may change it
-        self.now -= size
+        # before `now` is read: another thread, or another storage's end, may change it
+        size, origin = self._held.pop(key)
+        self._add(-size, origin)
 
 
 class LiveMemory(TorchDispatchMode):
@@ -118,6 +135,26 @@ class _FusedRMSNorm(torch.autograd.Function):
         x, weight, _ = ctx.saved_tensors
         needed = ctx.needs_input_grad
         return tuple(torch.empty_like(t) if n else None for t, n in zip((x, weight), needed, strict=True))
+
+
+class _LinearOfZero3(torch.autograd.Function):
+    """DeepSpeed's linear layer (`deepspeed.runtime.zero.linear`): autograd keeps its input also of a frozen weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = x.matmul(weight.t())
+        return out if bias is None else out.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        rows, needed = gradient.flatten(0, -2), ctx.needs_input_grad
+        return (
+            gradient.matmul(weight) if needed[0] else None,
+            rows.t().matmul(x.flatten(0, -2)) if needed[1] else None,
+            rows.sum(0) if needed[2] else None,
+        )
 
 
 class Kernels:
@@ -189,15 +226,17 @@ class Kernels:
 
 
 @contextmanager
-def as_trained(device: str, autocast: torch.dtype | None = None) -> Iterator[Kernels]:
-    """Inside, modules on the meta device attend and multiply as they would in training.
+def as_trained(
+    device: str, autocast: torch.dtype | None = None, by_deepspeed: bool = False
+) -> Iterator[Kernels]:
+    """Inside, modules on the meta device attend and multiply as they would in training; `by_deepspeed` under ZeRO 3.
 
     The functions are replaced where modules find them. A mode, the usual way, ends with the forward pass, and
     activation checkpointing runs blocks again after that.
     """
     kernels = Kernels(device, autocast)
     replaced: dict[str, Callable[..., Any]] = {
-        "linear": kernels.lowered(F.linear),
+        "linear": kernels.lowered(_LinearOfZero3.apply if by_deepspeed else F.linear),
         "conv1d": kernels.lowered(F.conv1d),
         "scaled_dot_product_attention": kernels.attention,
     }

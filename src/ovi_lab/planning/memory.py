@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ovi_lab.common.sizes import DRIVER, MARGIN
 from ovi_lab.planning.activations import PassMemory
-from ovi_lab.planning.strategy import CPU_BUCKET, MAX_LIVE, Sharding, Types
+from ovi_lab.planning.strategy import AHEAD, CPU_BUCKET, MAX_LIVE, Sharding, Types
 
 Parts = Mapping[str, int]
 FP32 = 4
@@ -26,6 +26,8 @@ class Counts:
     trained: int
     small: int
     """Values in parameters so small that ZeRO 3 leaves them gathered."""
+    largest: int
+    """Values of the largest parameter of a block."""
     largest_unit: int
     """Values of the largest block, or pair of blocks, that FSDP2 gathers at once."""
     outside: int
@@ -90,7 +92,7 @@ def memory_of(
     """
     n = sharding.shared_by(gpus)
     share = -(-counts.trained // n)
-    weights, gathered = _weights(counts, sharding, types, n)
+    weights, gathered = _weights(counts, sharding, types, n, on_cpu)
     state, stepping = (int(x / n) for x in optimiser)
     state += FP32 * share if types.master else 0
     average = FP32 * share if averaged else 0
@@ -115,10 +117,8 @@ def memory_of(
     reducing = _reducing(counts, sharding, types, on_cpu)
     gradients = _gradients(counts, sharding, types, n, off)
     at_backward, activations = gradients, work.activations
-    if sharding.stage == 0 and gpus > 1:
-        # DDP's buckets stay; passes that are not reduced have their gradients outside of them
-        at_backward *= 2 if accumulate > 1 else 1
-    elif sharding.stage < 2 and accumulate == 1:
+    buckets_stay = sharding.stage == 0 and gpus > 1
+    if sharding.stage < 2 and accumulate == 1 and not buckets_stay:
         # Lightning frees the last step's gradients between forward and backward
         coming = (work.with_gradients - work.activations, work.activations)
         at_backward, activations = max((gradients, work.forward), coming, key=sum)
@@ -147,7 +147,7 @@ def _some(parts: Parts) -> Parts:
     return {name: size for name, size in parts.items() if size}
 
 
-def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int) -> tuple[int, int]:
+def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu: bool) -> tuple[int, int]:
     """Bytes between passes, and of what is gathered during one."""
     size, network = types.weights.itemsize, types.network.itemsize
     if sharding.stage < 3:
@@ -157,7 +157,9 @@ def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int) -> tup
     if sharding.name == "zero":
         if sharding.within:
             own += size * -(-counts.total // sharding.within)  # the second copy
-        return own + size * counts.small + kept, network * min(counts.total - counts.small, MAX_LIVE)
+        # what is gathered ahead passes the limit by a parameter, and is copied out of the buffer that it came in
+        live = min(counts.total - counts.small, MAX_LIVE + counts.largest)
+        return own + size * counts.small + kept, network * (live + _bucket(sharding, on_cpu) // AHEAD)
     if not sharding.reshard:
         return own, network * counts.total
     # the root unit stays gathered; of the others the next comes while one works

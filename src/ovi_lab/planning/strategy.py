@@ -14,6 +14,8 @@ Place = Literal["device", "cpu", "nvme"]
 
 MAX_LIVE = 1_000_000_000
 """Values that ZeRO 3 gathers at once at most (its stage3_max_live_parameters, as `ZeroStrategy` sets it)."""
+AHEAD = 4
+"""It gathers ahead a bucket divided by this at once (its stage3_prefetch_bucket_size, as `ZeroStrategy` sets it)."""
 PERSISTENT = 100_000
 """Smaller parameters stay gathered (stage3_param_persistence_threshold, DeepSpeed's default)."""
 CPU_BUCKET = 5_000_000

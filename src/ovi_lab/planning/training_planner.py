@@ -67,7 +67,8 @@ class TrainingPlanner:
     def memory(self, choice: Choice) -> Memory:
         """The memory of one GPU; UserError where the choice cannot be run at all."""
         types = Types.of(self.job.precision, choice.sharding)
-        work = self._work(choice.checkpointing, choice.micro, types.network, types.autocast)
+        by_deepspeed = choice.sharding.name == "zero" and choice.sharding.stage == 3
+        work = self._work(choice.checkpointing, choice.micro, types.network, types.autocast, by_deepspeed)
         return self._with(choice, self._share(work, choice.sharding))
 
     def _with(self, choice: Choice, work: PassMemory) -> Memory:
@@ -92,11 +93,23 @@ class TrainingPlanner:
         return self.job.batch(choice.gpus // choice.sharding.sequence_parallel, choice.micro)
 
     def _measured(
-        self, checkpointing: Checkpointing, micro: int, dtype: torch.dtype, autocast: torch.dtype | None
+        self,
+        checkpointing: Checkpointing,
+        micro: int,
+        dtype: torch.dtype,
+        autocast: torch.dtype | None,
+        by_deepspeed: bool,
     ) -> PassMemory:
         job, device = self.job, "cpu" if self.on_cpu else "cuda"
         work = Pass(
-            job.clip, micro, device, autocast, self.text_tokens, self.text_is_trained, job.first_frame_clean
+            job.clip,
+            micro,
+            device,
+            autocast,
+            self.text_tokens,
+            self.text_is_trained,
+            job.first_frame_clean,
+            by_deepspeed,
         )
         return measure(job.model(checkpointing, dtype), work)
 

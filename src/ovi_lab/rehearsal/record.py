@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 Kind = Literal["product", "pointwise", "collective"]
-_LINES = 24
+LINES = 24
 """Lines of code that a summary lists."""
 
 
@@ -72,6 +72,6 @@ class Record:
             "wide_products": dict(self.wide.most_common()),
             "lines": [
                 {"line": line, "kind": kind, "kernels": self.hits[line, kind], "bytes": size}
-                for (line, kind), size in self.lines.most_common(_LINES)
+                for (line, kind), size in self.lines.most_common(LINES)
             ],
         }

@@ -8,6 +8,7 @@ from typing import Any
 from ovi_lab.common.sizes import gib
 from ovi_lab.rehearsal.allowed import of_inference, of_samples, of_training
 from ovi_lab.rehearsal.page import Block
+from ovi_lab.rehearsal.record import LINES
 
 UNSEEN = (
     "Not seen: which kernel the libraries choose and how fast it is, NCCL and the network, races between streams, the "
@@ -32,6 +33,7 @@ def training_blocks(found: Found) -> tuple[list[Block], int]:
         Block("Found", told),
         Block("Training", facts),
         _memory(found),
+        _alive(found),
         _kernels(found, plain),
         _waits(plain, logging),
         _lines(plain["record"], found["rehearsed"]),
@@ -83,6 +85,11 @@ def _memory(found: Found) -> Block:
     ):
         rows.append((moment, gib(most), gib(planned), _ratio(planned, most)))
     return Block("Memory of a rank", (), ("moment", "rehearsed", "ovi-plan", "plan / rehearsed"), rows)
+
+
+def _alive(found: Found) -> Block:
+    rows = [(line, gib(size)) for line, size in list(found["alive"].items())[:LINES]]
+    return Block("Alive at the largest moment, by the line that made it", (), ("line", "memory"), rows)
 
 
 def _kernels(found: Found, step: Found) -> Block:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,13 @@ class Step:
     optimiser: int = 0
     after: int = 0
     """Bytes alive when the step is over."""
+    alive: dict[str, int] = field(default_factory=dict)
+    """Bytes at the largest of these moments, by the line that made them."""
+
+    @property
+    def most(self) -> int:
+        """Most bytes alive at any moment."""
+        return max(self.forward, self.backward, self.optimiser)
 
 
 @dataclass
@@ -72,12 +80,20 @@ class Trained:
     @property
     def most(self) -> int:
         """Most bytes alive at any moment once the optimiser has its state."""
-        return max(max(step.forward, step.backward, step.optimiser) for step in self.steps[1:])
+        return self.largest.most
+
+    @property
+    def largest(self) -> Step:
+        """The step with that moment."""
+        return max(self.steps[1:], key=lambda step: step.most)
 
     def plain(self) -> dict[str, Any]:
         """In plain values, as a report takes it."""
         steps = [{**vars(step), "record": step.record.summary()} for step in self.steps]
-        return {**vars(self), "steps": steps, "most": self.most}
+        for step in steps:
+            del step["alive"]
+        alive = {line: size for line, size in Counter(self.largest.alive).most_common() if size >= 2**20}
+        return {**vars(self), "steps": steps, "most": self.most, "alive": alive}
 
 
 class _Phases(Callback):
@@ -87,8 +103,14 @@ class _Phases(Callback):
         self.watch, self.found, self.every = watch, found, logs_every
         self.step: Step | None = None
 
-    def _begin(self) -> None:
-        self.watch.live.peak = self.watch.live.now
+    def _peak(self) -> int:
+        """The most bytes since the last seam; a new count begins."""
+        live, step = self.watch.live, self.step
+        peak = live.peak
+        if step is not None and peak > step.most:
+            step.alive = live.peak_origins
+        live.restart()
+        return peak
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.found.placed = self.watch.live.now
@@ -102,19 +124,17 @@ class _Phases(Callback):
                 # no clip's first frame is given but in the last step, where all are: the most that a pass takes
                 last = trainer.global_step == trainer.max_steps - 1
                 pl_module.roles = Roles(joint=0.0, first_frame=1.0) if last else Roles()
+            self.watch.live.restart()
             self.step = Step((trainer.global_step + 1) % self.every == 0, Record())
-            self._begin()
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
         if self.step is not None and not self.step.forward:
-            self.step.forward = self.watch.live.peak
-            self._begin()
+            self.step.forward = self._peak()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if self.step is None or trainer.fit_loop._should_accumulate():
             return
-        self.step.backward = self.watch.live.peak
-        self._begin()
+        self.step.backward = self._peak()
         strategy = base.strategy_of(trainer)
         held, gradients = strategy.shares().by_name, {g.name: g.values for g in strategy.gradients()}
         self.found.without_gradient = [n for n, g in gradients.items() if g is None and held[n].count]
@@ -123,8 +143,8 @@ class _Phases(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if self.step is None or trainer.fit_loop._should_accumulate():
             return
+        self.step.optimiser, self.step.after = self._peak(), self.watch.live.now
         step, self.step = self.step, None
-        step.optimiser, step.after = self.watch.live.peak, self.watch.live.now
         step.record, self.watch.record = self.watch.record, Record()
         self.found.steps.append(step)
 

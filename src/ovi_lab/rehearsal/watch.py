@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,6 +41,9 @@ _WAITING = {
     "linalg_solve_ex", "_linalg_solve_ex", "linalg_inv_ex", "linalg_cholesky_ex", "linalg_lstsq", "bincount", "histc",
 }  # fmt: skip
 """Operations that wait for the GPU: their results' shapes depend on values, or errors are looked for."""
+_OF_PARTS = (aten.slice.Tensor, aten.view.default, aten.cat.default)
+"""ZeRO 3 puts every parameter together from the parts of all ranks: without the mode's cache and its checks that takes
+half of the time."""
 _FLASH_BACKWARD = aten._scaled_dot_product_flash_attention_backward.default
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
@@ -131,6 +134,13 @@ class Watch(TorchDispatchMode):
 
     def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self._lock:  # FakeTensorMode is made for one thread at a time
+            if func in _OF_PARTS and not kwargs:
+                parts = args[0] if isinstance(args[0], list | tuple) else args[:1]
+                devices = {x.fake_device for x in parts if isinstance(x, FakeTensor)}
+                if len(devices) == 1 and all(isinstance(x, FakeTensor) for x in parts):
+                    with in_kernel_invocation_manager(self.fake):
+                        shape = func(*args)
+                    return FakeTensor(self.fake, shape, *devices)
             return self.fake.__torch_dispatch__(func, (), args, kwargs)
 
     def _run(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
@@ -143,15 +153,16 @@ class Watch(TorchDispatchMode):
         elif name in ("lift_fresh", "detach", "alias") and _KNOWN in vars(args[0]):
             vars(out)[_KNOWN] = vars(args[0])[_KNOWN]
         made = [x for x in tree_leaves(out) if isinstance(x, FakeTensor) and x.device.type == "cuda"]
+        line = "" if func.is_view else line_of_code()
         for tensor in made:
-            self.live.count(tensor)
+            self.live.count(tensor, line)
         if func is _FLASH_BACKWARD:
-            self.live.reach(4 * args[1].numel())  # the queries' gradient is summed in float32
+            self.live.reach(4 * args[1].numel(), line)  # the queries' gradient is summed in float32
         if not _is_view(func, name):
             moved = {id(x): x for x in (*tensors, *made) if x.device.type == "cuda"}.values()
             kind: Kind = "collective" if collective else "product" if name in PRODUCTS else "pointwise"
             size = sum(x.numel() * x.element_size() for x in moved)
-            self.record.kernel(name, kind, size, [x.dtype for x in tensors], line_of_code())
+            self.record.kernel(name, kind, size, [x.dtype for x in tensors], line)
         return out
 
     def _copied(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
@@ -168,9 +179,10 @@ class Watch(TorchDispatchMode):
         size = source.numel() * source.element_size()
         if where.type == "cuda":
             pinned = source.untyped_storage() in self._pinned
-            self.record.copy("to the GPU", size, soon and pinned, line_of_code())
+            line = line_of_code()
+            self.record.copy("to the GPU", size, soon and pinned, line)
             out = self._shapes(func, args, kwargs)
-            self.live.count(out)
+            self.live.count(out, line)
             vars(out).pop(_KNOWN, None)
             if name == "_to_copy" and source.numel() <= _FEW:
                 vars(out)[_KNOWN] = source.to(out.dtype, copy=True)

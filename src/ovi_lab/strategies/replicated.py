@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor, nn
 
 from ovi_lab.checkpoints.folder import Checkpoint
 from ovi_lab.checkpoints.state import OPTIMIZER_NAMES, ready_optimizer_state, training_state
@@ -72,4 +73,70 @@ class SingleProcess(ReplicatedModel, SingleDeviceStrategy):
 
 
 class ReplicatedProcesses(ReplicatedModel, DDPStrategy):
-    """Distributed data parallel: gradients of what is trained are averaged over all processes, nothing else."""
+    """Distributed data parallel: gradients of what is trained are averaged over all processes, nothing else.
+
+    Micro-batches accumulate in DDP's buckets. Lightning forgets the gradients of a step, and those of the next step's
+    first passes, which DDP does not reduce, would be new tensors beside the buckets: all gradients twice.
+    """
+
+    _views: Mapping[nn.Parameter, Tensor] = {}
+    """Of each trained parameter, its gradient's place in a bucket, once a pass has been reduced."""
+    _begins_step = False
+
+    def _keep_views(self) -> None:
+        gradients = {p: p.grad for p in self.lightning_module.parameters() if p.requires_grad}
+        self._views = {p: g for p, g in gradients.items() if g is not None and g.is_contiguous()}
+
+    def _free_views(self) -> None:
+        """Before DDP makes its buckets anew, in the order in which gradients came, so that it frees the old ones first.
+
+        The gradients are then zeros without memory, which DDP copies to the new buckets.
+        """
+        for parameter in self._views:
+            parameter.grad = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(
+                parameter.shape
+            )
+        self._views = {}
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward pass and loss. DDP makes its buckets anew in the first one after its first reduction."""
+        remakes = self._begins_step and bool(self._views) and not self.model._has_rebuilt_buckets
+        self._begins_step = False
+        if remakes:
+            self._free_views()
+        out = super().training_step(*args, **kwargs)
+        if remakes:
+            self._keep_views()
+        return out
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Begin a step whose passes accumulate with zeros in the buckets."""
+        super().pre_backward(closure_loss)
+        if self.lightning_module.trainer.accumulate_grad_batches > 1:
+            forgotten = {p: view for p, view in self._views.items() if p.grad is None}
+            if forgotten:
+                torch._foreach_zero_(list(forgotten.values()))
+            for parameter, view in forgotten.items():
+                parameter.grad = view
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Remember the buckets, once they are there."""
+        super().post_backward(closure_loss)
+        trainer = self.lightning_module.trainer
+        if (
+            not self._views
+            and trainer.accumulate_grad_batches > 1
+            and not trainer.fit_loop._should_accumulate()
+        ):
+            self._keep_views()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a step, at whose end the next one begins."""
+        out = super().optimizer_step(*args, **kwargs)
+        self._begins_step = True
+        return out
+
+    def teardown(self) -> None:
+        """Let go of the buckets."""
+        self._views = {}
+        super().teardown()

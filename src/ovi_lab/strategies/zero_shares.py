@@ -128,6 +128,10 @@ class ReplicatedZeroShares(ZeroShares):
 class PartitionedZeroShares(ZeroShares):
     """Stage 3, with its parameters on the device or offloaded.
 
+    DeepSpeed's public calls for a partition wait for the stream that reduces gradients, once a parameter, and move what
+    is offloaded to the device. Here partitions are read where they are: the backward pass has waited for that stream
+    at its end, and nothing else writes to them on it. Only what is swapped to a disk is left to those calls.
+
     Args:
         module: the LightningModule.
         engine: DeepSpeed's, set up.
@@ -136,6 +140,9 @@ class PartitionedZeroShares(ZeroShares):
     def __init__(self, module: nn.Module, engine: Any) -> None:
         super().__init__(module, engine)
         self.by_name = {name: self._share(p) for name, p in self._parameters.items()}
+        numbers = {id(p): i for group in self._zero.fp16_groups for i, p in enumerate(group)}
+        self._number = {name: numbers[id(self._parameters[name])] for name in self.trained()}
+        """Of a trained parameter within its group."""
 
     @staticmethod
     def _share(parameter: Any) -> Share:
@@ -144,10 +151,18 @@ class PartitionedZeroShares(ZeroShares):
         count = min(part, parameter.ds_numel - start)
         return Share(tuple(parameter.ds_shape), start, count, bool(parameter.requires_grad))
 
+    def _place(self, name: str) -> tuple[int, int, int]:
+        """The group of a trained parameter, where its part of the group's flat tensor begins, and the part's length
+        with its padding."""
+        group, start, length = self._zero.grad_position[self._zero.get_param_id(self._parameters[name])]
+        return group, start, length
+
+    def _is_on_disk(self, group: int) -> bool:
+        return bool(self._zero._swappable_optimizer_subgroup(group))
+
     def _stepped(self, name: str) -> Any:
         if self.by_name[name].count:
-            group, _, _ = self._zero.grad_position[self._zero.get_param_id(self._parameters[name])]
-            return self._zero.fp32_partitioned_groups_flat[group]
+            return self._zero.fp32_partitioned_groups_flat[self._place(name)[0]]
         return None
 
     def read(self, name: str, slot: str | None = None) -> Tensor:
@@ -157,6 +172,11 @@ class PartitionedZeroShares(ZeroShares):
         share = self.by_name[name]
         if not share.trained:
             return parameter.ds_tensor.detach()[: share.count]
+        group, start, _ = self._place(name)
+        if not self._is_on_disk(group):
+            stepped = self._zero.fp32_partitioned_groups_flat[group]
+            whole = stepped if slot is None else self._optimizer.state[stepped][slot]
+            return whole.detach().narrow(0, start, share.count)
         if slot is None:
             return safe_get_local_fp32_param(parameter).detach()[: share.count]
         return safe_get_local_optimizer_state(parameter, slot).detach()[: share.count]
@@ -180,7 +200,15 @@ class PartitionedZeroShares(ZeroShares):
         from deepspeed.utils import safe_get_local_grad
 
         parameter = self._parameters[name]
-        return Gradient(name, safe_get_local_grad(parameter), (parameter.ds_process_group,))
+        group, start, length = self._place(name)
+        if not self._zero.offload_optimizer:
+            values = self._zero.averaged_gradients[group][self._number[name]]
+        elif self._is_on_disk(group):
+            values = safe_get_local_grad(parameter)
+        else:
+            whole = self._zero.fp32_partitioned_groups_flat[group].grad
+            values = whole.narrow(0, start, length)
+        return Gradient(name, values, (parameter.ds_process_group,))
 
     def spoil_smallest_gradient(self) -> None:
         from deepspeed.utils import safe_get_local_grad, safe_set_local_grad
