@@ -37,6 +37,8 @@ class Case:
     title: str
     gpus: str
     overrides: Sequence[str]
+    whole: bool = False
+    """Whether it is at full depth whatever the others have."""
 
 
 STAGE3 = "experiment=ovi_11b_stage3"
@@ -47,7 +49,9 @@ CASES = (
     Case("stage3_ddp", "stage 3, DDP, with memory for it", "64x80GB", [STAGE3, "strategy=ddp"]),
     Case("stage3_zero1", "stage 3, ZeRO 1", "64x80GB", [STAGE3, "strategy=zero1"]),
     Case("stage3_zero2", "stage 3, ZeRO 2", "64x80GB", [STAGE3, "strategy=zero2"]),
+    Case("stage3_zero2_offload", "stage 3, ZeRO 2, offload", "64x80GB", [STAGE3, "strategy=zero2_offload"]),
     Case("stage3", "stage 3, ZeRO 3", "64x80GB", [STAGE3]),
+    Case("stage3_zero3_offload", "stage 3, ZeRO 3, offload", "64x80GB", [STAGE3, "strategy=zero3_offload"]),
     Case("stage3_fsdp2", "stage 3, FSDP2", "64x80GB", [STAGE3, "strategy=fsdp2"]),
     Case(
         "stage3_matmul",

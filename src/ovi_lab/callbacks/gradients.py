@@ -72,9 +72,12 @@ def _norm(values: list[Tensor], device: torch.device) -> Tensor:
 def _square(values: list[Tensor], device: torch.device) -> Tensor:
     if not values:
         return torch.zeros((), device=device)
-    norms = torch._foreach_norm(values, 2, dtype=torch.float32)
-    # offloaded gradients are on the host: their norms are sent together
-    return torch.stack(norms).to(device).square().sum()
+    norms = torch.stack(torch._foreach_norm(values, 2, dtype=torch.float32))
+    if (
+        norms.device.type == "cpu" and device.type == "cuda"
+    ):  # of offloaded gradients: sent together, not waited for
+        norms = norms.pin_memory()
+    return norms.to(device, non_blocking=True).square().sum()
 
 
 class GradientNorms(Callback):

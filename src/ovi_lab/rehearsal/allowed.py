@@ -16,15 +16,15 @@ OF_A_LOGGED_STEP = {
 COPIED_IN_A_LOGGED_STEP = {"callbacks/throughput.py": 1}
 """What is summed over the processes."""
 _LIBRARIES = ("deepspeed/", "torch/nn/parallel/")
-"""Whose waits are their own, where no line here calls them: DDP arranges its buckets anew in the second step."""
-_BACKWARD_OF_ZERO = "strategies/zero.py"
-"""The line here that calls DeepSpeed's backward pass, at whose end it waits for the reduction of gradients."""
+"""Whose waits are their own: no line here decides them. DDP arranges its buckets anew in the second step."""
+_ASKING = "strategies/zero_shares.py"
+"""But where lines here ask DeepSpeed for what a process holds, its waits are theirs."""
 
 
 def _is_librarys(place: str) -> bool:
-    """Whether a library waits in work that is all its own; not where a line here asks it for something."""
+    """Whether a library waits in work that is its own."""
     where = place.partition(" at ")[2]
-    return where.startswith(_LIBRARIES) or (where.startswith(_BACKWARD_OF_ZERO) and "(deepspeed/" in where)
+    return not where.startswith(_ASKING) and any(library in where for library in _LIBRARIES)
 
 
 def unexpected(waits: Mapping[str, int], allowed: Mapping[str, int]) -> dict[str, int]:

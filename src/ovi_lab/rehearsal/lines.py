@@ -26,7 +26,8 @@ _MACHINERY = (
 def line_of_code() -> str:
     """`folder/file.py:line` of the innermost line of ovi_lab, behind what of a package it called.
 
-    Of the backward pass, whose operations no line calls, the name of the operation that is differentiated.
+    Of the backward pass, whose operations no line calls, the name of the operation that is differentiated, and the line
+    of a package that has a backward pass of its own.
     """
     frame = sys._getframe(2)
     package = ""
@@ -43,5 +44,5 @@ def line_of_code() -> str:
         frame = frame.f_back  # type: ignore[assignment]
     node = torch._C._current_autograd_node()
     if node is not None:
-        return f"backward of {node.name().removesuffix('0').removesuffix('Backward')}"
+        return f"backward of {node.name().removesuffix('0').removesuffix('Backward')}{package}"
     return package.strip(" ()") or "the rehearsal"
