@@ -37,8 +37,6 @@ class Case:
     title: str
     gpus: str
     overrides: Sequence[str]
-    whole: bool = False
-    """Whether it is at full depth whatever the others have."""
 
 
 STAGE3 = "experiment=ovi_11b_stage3"
