@@ -27,6 +27,7 @@ from ovi_eval.metrics.fad_infinity import FadInfVGGish
 from ovi_eval.metrics.frechet import FRECHET
 from ovi_eval.metrics.kid import KidPanns
 from ovi_eval.metrics.lip_sync import SYNC
+from ovi_eval.metrics.speaker_ge2e import SpeakerSimilarityGE2E
 from ovi_eval.metrics.temporal_flickering import TemporalFlickering
 from ovi_eval.metrics.transcripts import RATES
 
@@ -38,6 +39,7 @@ _OWN: tuple[type[ItemMetric], ...] = (
     # sound
     *(FadInfVGGish, KidPanns, IsPanns, KlPanns, KlSigmoidPanns),
     *DNSMOS.values(),
+    SpeakerSimilarityGE2E,
     *RATES.values(),
     # sound and captions
     *CLAP.values(),

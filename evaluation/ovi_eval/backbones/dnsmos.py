@@ -22,6 +22,7 @@ import torch
 
 from ovi_eval.backbones import mel
 from ovi_eval.backbones.onnx_file import OnnxFile
+from ovi_eval.common.installation import install_hint
 from ovi_eval.common.weights import PublishedFile
 from ovi_eval.errors import UserError
 
@@ -37,12 +38,16 @@ P808_FILE = PublishedFile(
     name="model_v8.onnx",
     source=_RELEASE,
     sha256="9246480c58567bc6affd4200938e77eef49468c8bc7ed3776d109c07456f6e91",
+    carried="speechmos/dnsmos_models/model_v8.onnx",
+    install=install_hint("dnsmos"),
 )
 P835_FILE = PublishedFile(
     what="DNSMOS P.835",
     name="sig_bak_ovr.onnx",
     source=_RELEASE,
     sha256="269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
+    carried="speechmos/dnsmos_models/sig_bak_ovr.onnx",
+    install=install_hint("dnsmos"),
 )
 # Highest power first, in the order of the network's outputs: SIG, BAK, OVRL.
 _POLYNOMIALS = (

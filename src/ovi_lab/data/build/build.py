@@ -30,7 +30,9 @@ from ovi_lab.data.build.items import (
     remove_item,
 )
 from ovi_lab.data.build.recipe import Recipe
+from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep
+from ovi_lab.data.build.steps.networks import missing_of
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.kinds import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
 from ovi_lab.data.pack import sample_key
@@ -101,7 +103,12 @@ def build(
 
 
 def _applicable(recipe: Recipe, skip_missing: bool) -> tuple[Recipe, list[str]]:
-    """The recipe less the steps that cannot run here, and these; UserError for the first unless they are skipped."""
+    """The recipe less the steps that cannot run here, and these; UserError for the first unless they are skipped, and
+    for a scene detector that is not here."""
+    if recipe.clips.frames is not None:
+        finder = recipe.clips.scenes
+        if lack := missing_of([DETECTORS[finder][1]], f"clips.scenes {finder} of recipe {recipe.name}"):
+            raise UserError(lack)
     lacking = {step.name: missing for step in recipe.make_steps() if (missing := step.missing())}
     if lacking and not skip_missing:
         name, missing = next(iter(lacking.items()))

@@ -7,7 +7,6 @@ Shapes: T frames, H rows, W columns, S samples.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,15 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ovi_eval.clips.container import opened
 from ovi_eval.clips.picture import PictureStream
 from ovi_eval.clips.sound import SoundStream
-from ovi_eval.common.needs import imported
-from ovi_eval.faces.scenes import SCENEDETECT, SHORTEST, THRESHOLD
 from ovi_lab.data.build.clip import Candidate, shrunk
 from ovi_lab.data.build.recipe import ClipForm
+from ovi_lab.data.build.scenes import DETECTORS, scenes
 from ovi_lab.data.cutting import COARSEST_TICK, LATE, CutSound, seen_at
 from ovi_lab.data.decode import fit_frame
 from ovi_lab.data.index import BadSampleError, bad_sample
@@ -58,31 +57,28 @@ def _is_cover(stream: Any) -> bool:
     return bool(int(stream.disposition) & 0x400)
 
 
-def survey(file: Path) -> Survey:
-    """Scenes by PySceneDetect's ContentDetector with its defaults, and black bars."""
-    package = imported(SCENEDETECT, "finding cuts")
-    detector = package.ContentDetector(threshold=THRESHOLD, min_scene_len=SHORTEST)
+def survey(file: Path, detector: str = "content") -> Survey:
+    """Scenes by a detector of `ovi_lab.data.build.scenes`, and black bars."""
+    find_changes, _ = DETECTORS[detector]
     lightest_HW = torch.zeros((), dtype=torch.uint8)
-    cuts: list[int] = []
-    with bad_sample(), PictureStream(file, name="its picture", transform=_seen) as picture:
-        rate = 25.0  # of the detector's clock alone: cuts are counted in frames
-        for number, (_, (small_HWC, light_HW)) in enumerate(picture):
+
+    def small(picture: PictureStream) -> Iterator[NDArray[np.uint8]]:
+        nonlocal lightest_HW
+        for _, (small_HWC, light_HW) in picture:
             lightest_HW = torch.maximum(light_HW, lightest_HW)
-            bgr = np.ascontiguousarray(small_HWC[..., ::-1])
-            found = detector.process_frame(package.FrameTimecode(number, rate), bgr)
-            cuts += [int(cut.frame_num) for cut in found]
-        found = detector.post_process(package.FrameTimecode(number, rate))
-        cuts += [int(cut.frame_num) for cut in found]
+            yield small_HWC
+
+    with bad_sample(), PictureStream(file, name="its picture", transform=_seen) as picture:
+        changes = find_changes(small(picture))
         times = (picture.times_T - picture.start).tolist()
         length = picture.end - picture.start
         tick, fps, size = picture.tick, picture.fps, picture.size
-    edges = [0.0, *(times[cut] for cut in sorted(set(cuts)) if 0 < cut < len(times)), length]
-    scenes = [(begin, end) for begin, end in itertools.pairwise(edges) if end > begin]
+    found = scenes(times, length, changes)
     steps = np.diff(times) if len(times) > 1 else np.zeros(0)
     uneven = bool(len(steps)) and float(np.ptp(steps)) > 0.5 / max(fps, 1.0)
     late = max(LATE, 1.5 * tick) if tick <= COARSEST_TICK else LATE
-    facts = {"source_fps": fps, "source_size": list(size), "variable_rate": uneven, "scenes": len(scenes)}
-    return Survey(scenes, within_bars(lightest_HW), late, facts)
+    facts = {"source_fps": fps, "source_size": list(size), "variable_rate": uneven, "scenes": len(found)}
+    return Survey(found, within_bars(lightest_HW), late, facts)
 
 
 def _seen(frame_HWC: Tensor) -> Any:
@@ -130,7 +126,7 @@ def clips_of(file: Path, name: str, base: str, form: ClipForm) -> Iterator[Candi
 
 
 def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) -> Iterator[Candidate]:
-    found = survey(file)
+    found = survey(file, form.scenes)
     starts = windows(found.scenes, form)
     frames = form.frames or 1
     if not starts:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
+from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep, ScoreSpec
 from ovi_lab.data.build.steps import STEPS
 from ovi_lab.errors import UserError
@@ -50,6 +51,8 @@ class ClipForm:
     max_seconds: float = 12.0
     clips_per_scene: int | None = None
     """Clips of a scene at most, from its beginning; None: all that fit."""
+    scenes: str = "content"
+    """What finds scenes: `content` (PySceneDetect) or `transnetv2`."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -71,6 +74,7 @@ class ClipForm:
             raise UserError(
                 f"recipe: clips.frames is {self.frames!r}; expected a whole number from 1, or null for sound"
             )
+        _choice(self.scenes, sorted(DETECTORS), "recipe: clips.scenes")
         if self.max_seconds < self.min_seconds:
             raise UserError(
                 f"recipe: clips.max_seconds is {self.max_seconds}, less than min_seconds {self.min_seconds}"
