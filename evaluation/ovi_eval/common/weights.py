@@ -94,7 +94,10 @@ def in_package(carried: str) -> Path | None:
     The package is not imported.
     """
     module, _, within = carried.partition("/")
-    spec = importlib.util.find_spec(module) if within else None
+    try:
+        spec = importlib.util.find_spec(module) if within else None
+    except ValueError:  # a module without a place
+        spec = None
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(place) / within).is_file():
             return path

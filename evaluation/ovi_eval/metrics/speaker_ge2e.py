@@ -1,5 +1,6 @@
-"""Speaker similarity by GE2E: the cosine of the voices in a clip and in the reference clip, as Resemblyzer's encoder hears
-them; see `ovi_eval.backbones.ge2e`. The whole sound counts, also where nobody speaks.
+"""Speaker similarity by GE2E: the cosine of the voices in a clip and in the reference clip.
+
+See `ovi_eval.backbones.ge2e`. The whole sound counts, also where nobody speaks.
 """
 
 from __future__ import annotations

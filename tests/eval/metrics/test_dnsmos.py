@@ -18,7 +18,7 @@ from ovi_eval.clips.items import FileItem, Item, MemoryItem
 from ovi_eval.clips.sound import decode_pcm16
 from ovi_eval.common.installation import install_hint
 from ovi_eval.common.needs import lacking
-from ovi_eval.common.weights import WEIGHTS_FOLDER
+from ovi_eval.common.weights import WEIGHTS_FOLDER, find_weights, in_package
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.dnsmos import DNSMOS, P808Score, P835Scores
 
@@ -77,10 +77,22 @@ def test_files_and_rows_have_the_published_scores_and_silence_and_low_rates_have
 
 def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
-    wanted = r"dnsmos_p835 needs DNSMOS P\.835 weights: sig_bak_ovr\.onnx"
+    monkeypatch.setitem(sys.modules, "speechmos", None)  # as where it is not installed
+    wanted = r"dnsmos_p835 needs DNSMOS P\.835 weights: sig_bak_ovr\.onnx.*\[dnsmos\]"
     with pytest.raises(UserError, match=wanted):
         P835Scores()
     assert any(re.match(wanted, line) for line in lacking(P835Scores.needs, "dnsmos_p835"))
+
+
+def test_the_package_that_carries_the_files_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
+    for extractor in (P808Score, P835Scores):
+        if in_package(extractor.file.carried) is None:
+            pytest.skip(f"speechmos is not installed: {install_hint('dnsmos')}")
+        assert lacking(extractor.needs, extractor.name) == []
+        assert "speechmos" in str(find_weights(extractor.file, "a test"))
+        assert extractor().variant.startswith(f"weights {extractor.file.sha256[:12]}")
+    assert "speechmos" not in sys.modules  # none of its code is run
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

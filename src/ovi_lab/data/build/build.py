@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from ovi_eval.common.files import write_whole
 from ovi_eval.common.folders import FolderFiles, files_of
 from ovi_eval.common.shown import shown
+from ovi_eval.common.weights import PublishedFile, find_weights
 from ovi_lab.common.progress import progress
 from ovi_lab.data.build.assemble import Built, rows_of, write_all
 from ovi_lab.data.build.clip_captions import CaptionBook, FileCaptions
@@ -32,7 +33,7 @@ from ovi_lab.data.build.items import (
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep
-from ovi_lab.data.build.steps.networks import missing_of
+from ovi_lab.data.build.steps.networks import digests_of, missing_of
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.kinds import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
 from ovi_lab.data.pack import sample_key
@@ -95,11 +96,21 @@ def build(
             built.failed[lost.path] = lost.reason
         steps = recipe.make_steps()
         about = {
+            "scenes": _detector_of_scenes(recipe),
             "steps": {step.name: {"version": step.version, "weights": step.digests()} for step in steps},
             "not_applied": skipped,
         }
         write_all(out, work, rows, built, recipe, about)
     return built, skipped
+
+
+def _detector_of_scenes(recipe: Recipe) -> dict[str, Any] | None:
+    """The detector and its weights' sha256; None of sound alone."""
+    if recipe.clips.frames is None:
+        return None
+    _, need = DETECTORS[recipe.clips.scenes]
+    path = find_weights(need, "the scene detector") if isinstance(need, PublishedFile) else None
+    return {"detector": recipe.clips.scenes, "weights": digests_of([path]) if path else {}}
 
 
 def _applicable(recipe: Recipe, skip_missing: bool) -> tuple[Recipe, list[str]]:
