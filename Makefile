@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  echo "and then make install."; fi; \
 	if [ "$$found" != "$(BIN)/python" ]; then $$found -m venv $(VENV); fi
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps Resemblyzer # for its weights
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps Resemblyzer rapidocr-onnxruntime # for their weights
 	@touch $@
 
 ablation: install

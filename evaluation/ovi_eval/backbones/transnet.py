@@ -68,7 +68,7 @@ class _Dilated(nn.Module):
         return self.bn(torch.cat([getattr(self, f"Conv3D_{span}")(x_NCTHW) for span in SPANS], dim=1))
 
 
-class _Block(nn.Module):
+class _ShotBlock(nn.Module):
     """Two of them with a way past the second, then means over 2 by 2 pixels."""
 
     def __init__(self, inside: int, out: int) -> None:
@@ -123,7 +123,7 @@ class ShotBoundaries(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         inside = (3, *(len(SPANS) * out for out in FILTERS[:-1]))
-        self.SDDCNN = nn.ModuleList(_Block(*sizes) for sizes in zip(inside, FILTERS, strict=True))
+        self.SDDCNN = nn.ModuleList(_ShotBlock(*sizes) for sizes in zip(inside, FILTERS, strict=True))
         self.frame_sim_layer = _Similarity()
         self.color_hist_layer = _Histograms()
         self.fc1 = nn.Linear(len(SPANS) * FILTERS[-1] * 3 * 6 + 256, 1024)

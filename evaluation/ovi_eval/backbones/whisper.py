@@ -86,3 +86,29 @@ class Whisper:
                 tokens = self.network.generate(picture.to(self.device), **options)
                 texts += self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return " ".join(text.strip() for text in texts).strip()
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """The tokens of the languages that the model tells apart, by code, such as "en".
+
+        Raises UserError for a model of one language.
+        """
+        known: dict[str, int] = getattr(self.network.generation_config, "lang_to_id", None) or {}
+        if not known:
+            raise UserError(
+                "the Whisper model knows one language and cannot tell which is spoken; take a multilingual one"
+            )
+        return {token.strip("<|>"): number for token, number in known.items()}
+
+    @torch.no_grad()
+    def language(self, pictures: list[Tensor]) -> tuple[str, float]:
+        """The language that is spoken in the first window, and its probability among `languages`."""
+        known = self.languages
+        start = self.network.generation_config.decoder_start_token_id
+        found = self.network(
+            input_features=pictures[0].to(self.device),
+            decoder_input_ids=torch.tensor([[start]], device=self.device),
+        )
+        shares = found.logits[0, 0, list(known.values())].float().softmax(dim=-1)
+        best = int(shares.argmax())
+        return list(known)[best], float(shares[best])

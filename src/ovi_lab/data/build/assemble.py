@@ -11,7 +11,7 @@ from typing import Any
 
 from ovi_eval.common.files import file_sha256, folder_beside
 from ovi_lab.data.build.clip_captions import CaptionFound, CaptionsOfClips
-from ovi_lab.data.build.decide import Decision, decide, drop_duplicates, split_of
+from ovi_lab.data.build.decide import Decision, decide, drop_duplicates, keep_mix, split_of
 from ovi_lab.data.build.items import FinishedSource, SourceFile
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.decode import json_bytes
@@ -81,6 +81,9 @@ def rows_of(
                 decision.dropped_by.append("caption")
             rows.append(ClipRow(clip, source, decision, split, caption))
     drop_duplicates(((row.clip["key"], row.clip["scores"], row.decision) for row in rows), recipe)
+    for split in SPLITS if recipe.mix else ():
+        of_split = (row for row in rows if row.split == split)
+        keep_mix(((row.clip["key"], row.clip["scores"], row.decision) for row in of_split), recipe.mix)
     built.clips = len(rows)
     for row in rows:
         if row.decision.kept:

@@ -30,6 +30,7 @@ from ovi_lab.data.build.items import (
     read_item,
     remove_item,
 )
+from ovi_lab.data.build.mix import MIXES
 from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep
@@ -136,7 +137,8 @@ def _applicable(recipe: Recipe, skip_missing: bool) -> tuple[Recipe, list[str]]:
         if name not in gone and not gone & bound.when.keys()
     }
     duplicates = {name: share for name, share in recipe.duplicates.items() if name not in gone}
-    plain = vars(recipe) | {"steps": steps, "keep": keep, "duplicates": duplicates}
+    mix = {name: most for name, most in recipe.mix.items() if MIXES[name].score not in gone}
+    plain = vars(recipe) | {"steps": steps, "keep": keep, "duplicates": duplicates, "mix": mix}
     return Recipe(**plain), sorted(lacking)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ovi_lab.data.build.clip import Scores
+from ovi_lab.data.build.mix import MIXES, left_out
 from ovi_lab.data.build.recipe import Bound, Recipe
 from ovi_lab.data.build.steps.fingerprints import difference
 
@@ -21,7 +22,7 @@ class Decision:
     """What becomes of a clip."""
 
     dropped_by: list[str] = field(default_factory=list)
-    """Scores outside of their bounds; `duplicate`, `caption`."""
+    """Scores outside of their bounds; `duplicate`, `mix of faces`, `caption`."""
     marks: list[str] = field(default_factory=list)
     """Scores outside of their bounds with which it is kept."""
     mend: dict[str, float] = field(default_factory=dict)
@@ -36,10 +37,15 @@ class Decision:
 def applies(bound: Bound, scores: Scores) -> bool:
     """Whether a bound is for a clip of these scores."""
     for name, condition in bound.when.items():
-        value = scores.get(name)
-        if not isinstance(value, int | float) or not condition.holds(value):
+        value = _value_for(condition, scores.get(name))
+        if value is None or not condition.holds(value):
             return False
     return True
+
+
+def _value_for(bound: Bound, value: float | str | None) -> float | str | None:
+    """The value where it is of the kind that the bound is about, a text or a number."""
+    return value if isinstance(value, str if bound.any_of else int | float) else None
 
 
 def decide(scores: Scores, keep: Mapping[str, Bound]) -> Decision:
@@ -48,8 +54,8 @@ def decide(scores: Scores, keep: Mapping[str, Bound]) -> Decision:
     for name, bound in keep.items():
         if not applies(bound, scores):
             continue
-        value = scores.get(name)
-        if not isinstance(value, int | float):
+        value = _value_for(bound, scores.get(name))
+        if value is None:
             if bound.missing == "drop":
                 found.dropped_by.append(name)
         elif not bound.holds(value):
@@ -87,6 +93,20 @@ def drop_duplicates(clips: Iterable[tuple[str, Scores, Decision]], recipe: Recip
             for name, own in prints.items():
                 for band in bands(own):
                     seen[name][band].append((key, own))
+
+
+def keep_mix(clips: Iterable[tuple[str, Scores, Decision]], mix: Mapping[str, Mapping[str, float]]) -> None:
+    """Drop kept clips of kinds of which there are more than the mix has them; see `ovi_lab.data.build.mix`."""
+    clips = list(clips)
+    for name, most in mix.items():
+        score = MIXES[name].score
+        kept = {
+            key: float(x) for key, own, d in clips if d.kept and isinstance(x := own.get(score), int | float)
+        }
+        surplus = left_out(kept.items(), MIXES[name], most)
+        for key, _, decision in clips:
+            if key in surplus:
+                decision.dropped_by.append(f"mix of {name}")
 
 
 def bands(fingerprint: str) -> Iterable[tuple[int, str]]:

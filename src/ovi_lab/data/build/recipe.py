@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ovi_eval.common.plain_data import parse_yaml
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
+from ovi_lab.data.build.mix import MIXES
 from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep, ScoreSpec
 from ovi_lab.data.build.steps import STEPS
@@ -83,7 +84,7 @@ class ClipForm:
 
 @dataclass(frozen=True)
 class Bound:
-    """A score's bounds, both included.
+    """A score's bounds, both included, or of a text the values that are taken.
 
     `when`: other scores' bounds: where a clip is outside of one, or has no such score, this bound does not apply.
     `otherwise`: what becomes of a clip outside: `drop`; `mark` keeps it and names the score among its marks; `mend`
@@ -92,12 +93,15 @@ class Bound:
 
     min: float | None = None
     max: float | None = None
+    any_of: tuple[str, ...] = ()
     otherwise: Literal["drop", "mark", "mend"] = "drop"
     missing: Literal["drop", "keep"] = "keep"
     when: Mapping[str, Bound] = field(default_factory=dict)
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: float | str) -> bool:
         """Whether a value is within."""
+        if isinstance(value, str):
+            return value in self.any_of
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
 
@@ -119,6 +123,8 @@ class Recipe:
     """The share of source files whose clips are for validation."""
     without_caption: Literal["drop", "empty"]
     shard_bytes: int
+    mix: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By the name of a mix (see `ovi_lab.data.build.mix`): the most that a kind may have of the kept clips."""
     given: tuple[str, ...] = ()
     """Names of the numbers that come with the files."""
 
@@ -176,7 +182,7 @@ def load_recipe(name: str, given: Sequence[str] = ()) -> Recipe:
     return read_recipe(path.stem, plain, given)
 
 
-_KEYS = ("clips", "steps", "keep", "duplicates", "val_share", "without_caption", "shard_bytes")
+_KEYS = ("clips", "steps", "keep", "duplicates", "mix", "val_share", "without_caption", "shard_bytes")
 
 
 def read_recipe(name: str, plain: Mapping[str, Any], given: Sequence[str] = ()) -> Recipe:
@@ -197,15 +203,22 @@ def read_recipe(name: str, plain: Mapping[str, Any], given: Sequence[str] = ()) 
         _number(plain.get("val_share", 0.0), "recipe: val_share", 0, 1),
         _choice(plain.get("without_caption", "drop"), ("drop", "empty"), "recipe: without_caption"),
         int(_number(plain.get("shard_bytes", 10**9), "recipe: shard_bytes", 1, 2**40)),
+        _mix(plain.get("mix") or {}),
         tuple(given),
     )
     recipe.make_steps()
     for score, bound in recipe.keep.items():
         _known([score, *bound.when], recipe.specs, "recipe: keep")
+        text = recipe.specs[score].kind == "text"
+        if text != bool(bound.any_of) and score not in recipe.given:
+            wanted = "any_of, for it is a text" if text else "min or max, for it is a number"
+            raise UserError(f"recipe: keep.{score} takes {wanted}")
         if bound.otherwise == "mend" and score not in MENDABLE:
             raise UserError(
                 f"recipe: keep.{score}.otherwise is mend; only {', '.join(MENDABLE)} can be mended"
             )
+    for name in recipe.mix:
+        _known([MIXES[name].score], recipe.specs, f"recipe: mix.{name}")
     _known(recipe.duplicates, recipe.specs, "recipe: duplicates")
     for score, share in recipe.duplicates.items():
         _number(share, f"recipe: duplicates.{score}", 0, 1)
@@ -225,7 +238,26 @@ def _bound(plain: Any, where: str) -> Bound:
             _number(getattr(bound, side), f"{where}.{side}")
     _choice(bound.otherwise, ("drop", "mark", "mend"), f"{where}.otherwise")
     _choice(bound.missing, ("drop", "keep"), f"{where}.missing")
-    return Bound(bound.min, bound.max, bound.otherwise, bound.missing, when)
+    texts = bound.any_of
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}.any_of is {shown(repr(texts), 40)}; expected a list of texts")
+    return replace(bound, any_of=tuple(texts), when=when)
+
+
+def _mix(plain: Any) -> dict[str, dict[str, float]]:
+    where = "recipe: mix"
+    if not isinstance(plain, dict):
+        raise UserError(f"{where} is {shown(repr(plain), 40)}; expected a mapping of {', '.join(MIXES)}")
+    _known(plain, MIXES, where)
+    found = {}
+    for name, shares in plain.items():
+        if not isinstance(shares, dict) or not shares:
+            raise UserError(
+                f"{where}.{name} is {shown(repr(shares), 40)}; expected a mapping of kinds to shares"
+            )
+        _known(shares, MIXES[name].kinds, f"{where}.{name}")
+        found[name] = {k: float(_number(x, f"{where}.{name}.{k}", 0, 1)) for k, x in shares.items()}
+    return found
 
 
 def _fields(kind: Any, plain: Mapping[str, Any], where: str) -> Any:

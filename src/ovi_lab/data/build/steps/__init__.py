@@ -7,8 +7,11 @@ from ovi_lab.data.build.steps.faces import Faces, LipSyncStep
 from ovi_lab.data.build.steps.fingerprints import Fingerprints
 from ovi_lab.data.build.steps.loudness import Loudness
 from ovi_lab.data.build.steps.motion import Motion
-from ovi_lab.data.build.steps.speech import Speech, SpeechQuality
+from ovi_lab.data.build.steps.pictures import Aesthetics, ShownText
+from ovi_lab.data.build.steps.speech import Speech, SpeechQuality, SpokenLanguage
 
-STEPS: dict[str, type[BuildStep]] = {
-    step.name: step for step in (Motion, Faces, Loudness, Speech, SpeechQuality, LipSyncStep, Fingerprints)
-}
+_OWN: tuple[type[BuildStep], ...] = (
+    *(Motion, Aesthetics, Faces, ShownText),
+    *(Loudness, Speech, SpeechQuality, SpokenLanguage, LipSyncStep, Fingerprints),
+)
+STEPS: dict[str, type[BuildStep]] = {step.name: step for step in _OWN}

@@ -10,25 +10,13 @@ import torch
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import Item, MemoryItem
-from ovi_eval.common.needs import Need, Package
-from ovi_eval.common.weights import PublishedFile, find_weights
-from ovi_eval.errors import UserError
+from ovi_eval.common.needs import Need, lacking
 from ovi_lab.data.build.clip import Candidate
-from ovi_lab.data.build.step import lacking
 
 
 def missing_of(needs: Sequence[Need], for_what: str) -> str | None:
-    """The first of the packages and weight files that is not here; None where all are."""
-    for need in needs:
-        if isinstance(need, Package):
-            if missing := lacking(need):
-                return missing
-        elif isinstance(need, PublishedFile):
-            try:
-                find_weights(need, for_what)
-            except UserError as error:
-                return str(error)
-    return None
+    """The first of the packages, weight files and folders that is not here, with the remedy; None where all are."""
+    return next(iter(lacking(needs, for_what)), None)
 
 
 def as_item(clip: Candidate) -> Item:

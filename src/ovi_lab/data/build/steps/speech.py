@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ovi_eval.backbones import dnsmos
+from ovi_eval.backbones import dnsmos, whisper
 from ovi_eval.backbones.onnx_file import OnnxFile
 from ovi_eval.clips.clipset import SILENT
 from ovi_eval.clips.writing import resample
+from ovi_eval.common.files import file_sha256
 from ovi_eval.common.installation import install_hint
-from ovi_eval.common.needs import Need, Package, imported
+from ovi_eval.common.needs import Need, Package, find_folder, imported
+from ovi_eval.common.processes import CPU
 from ovi_eval.common.weights import find_weights
 from ovi_lab.data.build.clip import Candidate, Scores
 from ovi_lab.data.build.step import BuildStep, ScoreSpec, lacking
@@ -142,3 +144,37 @@ class SpeechQuality(BuildStep):
             "dnsmos_bak": float(bak),
             "dnsmos_ovrl": float(ovrl),
         }
+
+
+class SpokenLanguage(BuildStep):
+    """`language`: the code of the language that Whisper hears in the first 30 s ("en"); `language_probability` among
+    those that it knows. Whisper hears a language in any noise: bound it `when: {speech_share: {min: 0.1}}`.
+
+    Whisper is a multilingual one in transformers' layout: the folder whisper-base below OVI_EVAL_WEIGHTS, or the one
+    that OVI_EVAL_WHISPER names.
+    """
+
+    name = "language"
+    needs: ClassVar = frozenset({"sound"})
+    scores = (
+        ScoreSpec("language", "language that is spoken", kind="text"),
+        ScoreSpec("language_probability", "of that language", "probability"),
+    )
+
+    def missing(self) -> str | None:
+        return missing_of([whisper.published_folder()], "the step language")
+
+    def digests(self) -> dict[str, str]:
+        folder = find_folder(whisper.published_folder(), self.name)
+        return {f"{folder.name}/{whisper.WEIGHTS}": file_sha256(folder / whisper.WEIGHTS)}
+
+    def setup(self) -> None:
+        self._whisper = whisper.Whisper(find_folder(whisper.published_folder(), self.name), CPU)
+        _ = self._whisper.languages  # of one language: refused before anything is measured
+
+    def measure(self, clip: Candidate) -> Scores:
+        wave_S = wave_16k(clip)
+        if not len(wave_S) or np.abs(wave_S).max() < SILENT:
+            return {}
+        language, probability = self._whisper.language(self._whisper.prepare(wave_S))
+        return {"language": language, "language_probability": probability}
