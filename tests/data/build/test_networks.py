@@ -41,7 +41,7 @@ def test_the_paper_s_steps_on_a_real_clip(
     monkeypatch.setenv(WEIGHTS_FOLDER, str(shared_dir / "weights"))
     videos = tmp_path / "videos"
     videos.mkdir()
-    clip = shared_dir / "clips" / "ltx2" / "ltx2.mp4"
+    clip = shared_dir / "clips" / "sync" / "ovi_two_men_fixedcrop224_25fps.mp4"
     (videos / clip.name).symlink_to(clip)
     steps = {
         "motion": {"every": 40},
@@ -53,7 +53,8 @@ def test_the_paper_s_steps_on_a_real_clip(
     steps |= {"speech_quality": {}, "sync": {"detector": "ultraface"}, "fingerprints": {}}
     keep: Any = {"faces": {"min": 1, "max": 1}, "speech_share": {"min": 0.5}}
     keep |= {"dnsmos_ovrl": {"min": 2}, "sync_confidence": {"min": 1.5}}
-    recipe = read_recipe("mine", {"steps": steps, "keep": keep, "without_caption": "empty"})
+    plain = {"clips": {"pixels": 224 * 224}, "steps": steps, "keep": keep, "without_caption": "empty"}
+    recipe = read_recipe("mine", plain)
     with pytest.raises(UserError, match=r"step sync of recipe mine cannot run: .*syncnet_v2.model"):
         build(videos, tmp_path / "out", recipe, QUIET)
     assert not (tmp_path / "out").exists()
@@ -68,12 +69,12 @@ def test_the_paper_s_steps_on_a_real_clip(
     scores = row["scores"]
     assert built.kept.total() == 1, row["dropped_by"]
     assert scores["faces"] == 1
-    assert scores["face_share"] == 1
-    assert 0.2 < scores["face_size"] < 0.9
-    assert 1 < scores["dnsmos_p808"] < 5
+    assert scores["face_share"] > 0.5  # UltraFace misses the face in one of three frames
+    assert 0.4 < scores["face_size"] < 1
+    assert 3 < scores["dnsmos_p808"] < 5
     assert scores["bandwidth"] > 7000
     assert -40 < scores["mean_volume"] < -10
-    assert scores["text_share"] < 0.02
+    assert scores["text_share"] < 0.1
 
 
 def test_text_that_stays_is_told_from_text_that_passes() -> None:
