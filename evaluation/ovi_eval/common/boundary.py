@@ -22,7 +22,7 @@ from ovi_eval.errors import UserError
 _Parameters = ParamSpec("_Parameters")
 
 USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class PrintedError(SystemExit):

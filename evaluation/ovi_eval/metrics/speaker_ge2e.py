@@ -43,6 +43,6 @@ class GE2EVoice(Extractor):
 class SpeakerSimilarityGE2E(CosineOfPairs):
     """Cosine of the voices in a clip and in the reference clip of the same id, 0 to 1."""
 
-    name = "speaker_similarity_ge2e"
-    values = (ValueSpec("speaker_similarity_ge2e", "higher"),)
+    name = "speaker_ge2e"
+    values = (ValueSpec("speaker_ge2e", "higher"),)
     extractor, feature = GE2EVoice, "voice"

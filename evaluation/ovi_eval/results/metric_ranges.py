@@ -17,7 +17,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("fad_vggish", "fd_panns", "kl_panns", "kl_sigmoid_panns"), _NOT_NEGATIVE),
     **dict.fromkeys(("fvd_stylegan_v", "fvd_videogpt", "fvd_pytorch_i3d", "fvd_cd_fvd"), _NOT_NEGATIVE),
     **dict.fromkeys(("speaker_similarity", "face_similarity"), (-1.0, 1.0)),
-    "speaker_similarity_ge2e": _SHARE,
+    "speaker_ge2e": _SHARE,
     "is_panns": (1.0, math.inf),
 }
 """By key the least and the greatest value; a key that is not here has no bounds that are known."""

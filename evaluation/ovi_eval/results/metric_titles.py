@@ -52,7 +52,7 @@ TITLES = {
     "audiobox_pc": "Production complexity, Audiobox",
     "audiobox_pq": "Production quality, Audiobox",
     "speaker_similarity": "Same voice as the reference",
-    "speaker_similarity_ge2e": "Same voice as the reference, GE2E",
+    "speaker_ge2e": "Same voice as the reference, GE2E",
     "face_similarity": "Same face as the reference",
     "ball/onset_f1": "Onset F1 within 75 ms",
     "ball/onset_iou": "Onset IoU within 75 ms",

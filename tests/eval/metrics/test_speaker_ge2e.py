@@ -82,7 +82,7 @@ def test_what_cannot_be_heard_is_refused(extractor: GE2EVoice) -> None:
 def test_missing_and_other_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEIGHTS_FOLDER, str(tmp_path))
     monkeypatch.setitem(sys.modules, "resemblyzer", None)
-    (line,) = lacking(GE2EVoice.needs, "speaker_similarity_ge2e")
+    (line,) = lacking(GE2EVoice.needs, "speaker_ge2e")
     assert "resemblyzer/pretrained.pt" in line
     assert "pip install --no-deps Resemblyzer" in line
     (tmp_path / "resemblyzer").mkdir()

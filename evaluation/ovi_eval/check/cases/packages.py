@@ -18,7 +18,7 @@ JSON = "package_networks.json"
 WHY = "float32 networks; torch may differ by version"
 
 
-@CASES.case("ge2e.voices", "speaker_similarity_ge2e", "Resemblyzer 0.1.4", f"{JSON}: ge2e_voices")
+@CASES.case("ge2e.voices", "speaker_ge2e", "Resemblyzer 0.1.4", f"{JSON}: ge2e_voices")
 def voices(setting: Setting) -> Iterator[Line]:
     golden = setting.goldens.json(JSON, "ge2e_voices")
     paths = {name: setting.clip(name) for name in golden}

@@ -18,6 +18,7 @@ from ovi_eval.faces.frame_store import Pictures
 from ovi_eval.metrics.lip_sync import SyncNetTracks, SyncNetTracksUltraFace
 from ovi_lab.data.build.clip import Candidate, Scores
 from ovi_lab.data.build.step import BuildStep, ScoreSpec
+from ovi_lab.data.build.steps.ball_judge import BallSyncJudge
 from ovi_lab.data.build.steps.networks import as_item, missing_of
 from ovi_lab.errors import UserError
 
@@ -26,6 +27,9 @@ DETECTORS: dict[str, type[Detector]] = {
     "ultraface_onnx": UltraFaceOnnxDetector,
     "s3fd": S3FDDetector,
 }
+
+
+JUDGES = ("syncnet", "ball_world")
 
 
 class Faces(BuildStep):
@@ -85,7 +89,8 @@ class LipSyncStep(BuildStep):
     """SyncNet's confidence and offset of the face track with the highest confidence, as `ovi_eval`'s `sync` has them.
 
     A clip without a face track, or whose sound is silence, has none of the scores but `face_tracks`, which is 0.
-    `sync_offset` is in frames at 25 fps; positive: the sound is late.
+    `sync_offset` is in frames at 25 fps; positive: the sound is late. With `judge: ball_world` clips of the ball world
+    are judged by that world's own SyncNet instead, which the package holds.
     """
 
     name = "sync"
@@ -96,22 +101,29 @@ class LipSyncStep(BuildStep):
         ScoreSpec("sync_offset", "SyncNet's offset", "frames at 25 fps"),
     )
 
-    def __init__(self, detector: str = "s3fd") -> None:
+    def __init__(self, detector: str = "s3fd", judge: str = "syncnet") -> None:
         kinds: dict[str, type[SyncNetTracks]] = {"s3fd": SyncNetTracks, "ultraface": SyncNetTracksUltraFace}
-        if detector not in kinds:
-            raise UserError(f"step sync: detector is {detector!r}; expected one of {', '.join(kinds)}")
+        for name, value, known in (("detector", detector, kinds), ("judge", judge, JUDGES)):
+            if value not in known:
+                raise UserError(f"step sync: {name} is {value!r}; expected one of {', '.join(known)}")
         self._kind = kinds[detector]
+        self._ball_world = judge == "ball_world"
 
     def missing(self) -> str | None:
-        return missing_of(self._kind.needs, "the step sync")
+        return None if self._ball_world else missing_of(self._kind.needs, "the step sync")
 
     def digests(self) -> dict[str, str]:
-        return dict(self._kind().weights)
+        return dict(BallSyncJudge().weights if self._ball_world else self._kind().weights)
 
     def setup(self) -> None:
-        self._extractor: Any = self._kind()
+        if self._ball_world:
+            self._ball_judge = BallSyncJudge()
+        else:
+            self._extractor: Any = self._kind()
 
     def measure(self, clip: Candidate) -> Scores:
+        if self._ball_world:
+            return self._ball_judge.scores(clip)
         try:
             features = self._extractor.run(self._extractor.load(as_item(clip)))
         except NotJudgedError:
