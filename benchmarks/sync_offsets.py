@@ -59,7 +59,8 @@ def precision_and_recall(shares: dict[int, float], bound: int) -> tuple[float, f
     """Of what is kept the share that is in time, and of what is in time (planted within the bound) the share kept."""
     inside = sum(share for offset, share in shares.items() if abs(offset) <= bound)
     total = sum(shares.values())
-    return inside / total if total else float("nan"), inside / (2 * bound + 1)
+    within = sum(abs(offset) <= bound for offset in shares)
+    return inside / total if total else float("nan"), inside / within
 
 
 def page(rows: list[tuple[int, dict[str, Any]]], clips: int, seed: int) -> str:

@@ -105,7 +105,7 @@ def test_sound_that_is_late_is_found_and_moved_back(tmp_path: Path) -> None:
     }
     bound = {"min": -3, "max": 3, "when": {"face_tracks": {"min": 1}}}
     rows, kept = built(tmp_path / "videos", tmp_path / "out", plain | {"keep": {"sync_offset": bound}})
-    assert [row["scores"]["sync_offset"] for row in rows] == pytest.approx([0, 8], abs=0.7)
+    assert [row["scores"]["sync_offset"] for row in rows] == [0, 8]
     assert rows[0]["scores"]["sync_confidence"] > 0.3
     assert (list(kept), rows[1]["dropped_by"]) == (["a_in_time-000"], ["sync_offset"])
 
@@ -116,7 +116,7 @@ def test_sound_that_is_late_is_found_and_moved_back(tmp_path: Path) -> None:
     step.setup()
     for media in kept.values():
         again = Candidate("a", "a", 0.0, media.frames_THWC, media.fps, media.wave_S, media.sample_rate)
-        assert abs(step.process([again])[0]["sync_offset"]) <= 0.7
+        assert abs(step.process([again])[0]["sync_offset"]) <= 1
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert list(manifest["steps"]["sync"]["weights"]) == ["ball_judges.safetensors"]
 

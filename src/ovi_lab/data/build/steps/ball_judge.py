@@ -21,7 +21,7 @@ class BallSyncJudge:
         self.weights = dict(self._distances.weights)
 
     def scores(self, clip: Candidate) -> Scores:
-        """`sync_offset` in frames at 25 fps, in steps of 5/8; a ball counts as one face track, silence as none."""
+        """`sync_offset` in whole frames at 25 fps, as SyncNet's; a ball counts as one face track, silence as none."""
         try:
             found = self._distances.run(self._distances.load(as_item(clip)))["distances"]
         except NotJudgedError:
@@ -30,5 +30,5 @@ class BallSyncJudge:
         return {
             "face_tracks": 1.0,
             "sync_confidence": float(found.median() - smallest),
-            "sync_offset": (int(best) - MAX_SHIFT) * TOKEN_SECONDS * FPS,
+            "sync_offset": float(round((int(best) - MAX_SHIFT) * TOKEN_SECONDS * FPS)),
         }
