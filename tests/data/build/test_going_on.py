@@ -136,7 +136,7 @@ def test_slips_are_one_line(videos: Path, recipe: Recipe, tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"stepps": {}}, "stepps is unknown; expected one of clips, steps"),
-        ({"steps": ["motoin"]}, "motoin is unknown; expected one of motion, faces, loudness"),
+        ({"steps": ["motoin"]}, "motoin is unknown; expected one of motion, aesthetics, faces"),
         ({"steps": {"motion": {"evry": 2}}}, "step motion: .*evry"),
         ({"steps": {"motion": {"every": 0}}}, "every is 0; expected a whole number"),
         ({"keep": {"motino": {"min": 1}}}, "keep: motino is unknown"),
