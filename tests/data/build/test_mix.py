@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.small_videos import RECIPE
 from ovi_lab.data.build.decide import Decision, decide, keep_mix
 from ovi_lab.data.build.mix import MIXES, left_out
 from ovi_lab.data.build.recipe import Bound, read_recipe
+from ovi_lab.data.build.report.facts import ClipFacts, funnel
 from ovi_lab.errors import UserError
 
 FACES = MIXES["faces"]
@@ -68,6 +70,24 @@ def test_texts_are_bounded_by_the_values_that_are_taken() -> None:
     assert decide({"language": None, "speech_share": 0.5}, keep).kept
 
 
+def test_the_report_has_a_line_for_each_mix_and_texts_in_words() -> None:
+    plain = {**RECIPE, "steps": ["faces", "language"], "duplicates": {}, "mix": {"faces": {"none": 0.3}}}
+    plain["keep"] = {"language": {"any_of": ["en", "de"]}}
+    recipe = read_recipe("mine", plain)
+    folder: Any = SimpleNamespace(recipe=recipe)
+    place: Any = ("", 0.0, None)
+    clips = [
+        ClipFacts("a", *place, [], {"seconds": 2.0}, {"language": "en"}, 0, None),
+        ClipFacts("b", *place, ["mix of faces"], {"seconds": 3.0}, {"language": "de"}, 0, None),
+        ClipFacts("c", *place, ["language"], {"seconds": 4.0}, {"language": "fr"}, 0, None),
+    ]
+    stages = funnel(folder, clips)
+    assert [(stage.name, stage.rule, stage.left, stage.seconds) for stage in stages[1:]] == [
+        ("language", "en or de", 2, 5.0),
+        ("mix of faces", "at most 30% none", 1, 2.0),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -77,6 +97,10 @@ def test_texts_are_bounded_by_the_values_that_are_taken() -> None:
         ({"mix": {"faces": 0.5}}, "mix.faces is 0.5; expected a mapping of kinds to shares"),
         ({"mix": 3}, "mix is 3; expected a mapping of faces, speech"),
         ({"steps": ["language"], "keep": {"language": {"min": 1}}}, "keep.language takes any_of"),
+        (
+            {"keep": {"picture_print": {"min": 1}}},
+            "keep.picture_print is a fingerprint; name it under duplicates",
+        ),
         ({"keep": {"motion": {"any_of": ["a"]}}}, "keep.motion takes min or max"),
         ({"steps": ["language"], "keep": {"language": {"any_of": "en"}}}, "any_of is 'en'; expected a list"),
         ({"steps": {"aesthetics": {"head": "x"}}}, "head is 'x'; expected one of linear, mlp"),

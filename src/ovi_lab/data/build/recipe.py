@@ -209,6 +209,8 @@ def read_recipe(name: str, plain: Mapping[str, Any], given: Sequence[str] = ()) 
     recipe.make_steps()
     for score, bound in recipe.keep.items():
         _known([score, *bound.when], recipe.specs, "recipe: keep")
+        if recipe.specs[score].kind == "print":
+            raise UserError(f"recipe: keep.{score} is a fingerprint; name it under duplicates")
         text = recipe.specs[score].kind == "text"
         if text != bool(bound.any_of) and score not in recipe.given:
             wanted = "any_of, for it is a text" if text else "min or max, for it is a number"

@@ -26,7 +26,8 @@ class ScoreSpec:
     meaning: str
     """In words, for the report."""
     unit: str = ""
-    kind: Literal["number", "text"] = "number"
+    kind: Literal["number", "text", "print"] = "number"
+    """`text`: one of few, such as a language; `print`: a fingerprint, which is compared alone."""
 
 
 def lacking(package: Package) -> str | None:

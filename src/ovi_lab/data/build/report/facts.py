@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ovi_lab.data.build.clip import Scores
 from ovi_lab.data.build.decide import applies
 from ovi_lab.data.build.folder import BuiltFolder
 from ovi_lab.data.build.recipe import Bound
@@ -43,7 +44,7 @@ class ClipFacts:
 
 def facts_of(folder: BuiltFolder) -> list[ClipFacts]:
     """Every clip, in the order of clips.jsonl."""
-    prints = {spec.name for spec in folder.recipe.specs.values() if spec.kind == "text"}
+    prints = {spec.name for spec in folder.recipe.specs.values() if spec.kind == "print"}
     found = []
     for row in folder.rows():
         scores = {n: float(v) for n, v in row["scores"].items() if isinstance(v, int | float)}
@@ -91,6 +92,10 @@ def funnel(folder: BuiltFolder, clips: Sequence[ClipFacts]) -> list[Stage]:
         f"{name} differs in more than {share:.0%} of the bits" for name, share in recipe.duplicates.items()
     )
     rules += [("duplicate", f"no earlier clip is near it: {prints}")] * bool(recipe.duplicates)
+    rules += [
+        (f"mix of {name}", "at most " + ", ".join(f"{share:.0%} {kind}" for kind, share in most.items()))
+        for name, most in recipe.mix.items()
+    ]
     for name, text in rules:
         removed = [clip for clip in clips if clip.dropped_by[:1] == [name]]
         outside = [clip for clip in clips if name in clip.dropped_by]
@@ -121,6 +126,8 @@ def rule(name: str, bound: Bound, folder: BuiltFolder) -> str:
 
 
 def _range(bound: Bound) -> str:
+    if bound.any_of:
+        return " or ".join(bound.any_of)
     low, high = (None if side is None else plain_number(side) for side in (bound.min, bound.max))
     if low is not None and high is not None:
         return f"from {low} to {high}"
@@ -221,12 +228,8 @@ def marked(folder: BuiltFolder, clips: Sequence[ClipFacts]) -> Counter[str]:
     found: Counter[str] = Counter()
     for clip in clips:
         for name, bound in soft.items():
-            value = clip.scores.get(name)
-            if (
-                clip.kept
-                and value is not None
-                and applies(bound, dict(clip.scores))
-                and not bound.holds(value)
-            ):
+            scores: Scores = {**clip.scores, **clip.texts}
+            value = scores.get(name)
+            if clip.kept and value is not None and applies(bound, scores) and not bound.holds(value):
                 found[name] += 1
     return found

@@ -34,8 +34,8 @@ class Fingerprints(BuildStep):
     name = "fingerprints"
     needs: ClassVar = frozenset()
     scores = (
-        ScoreSpec("picture_print", "fingerprint of the picture", kind="text"),
-        ScoreSpec("sound_print", "fingerprint of the sound", kind="text"),
+        ScoreSpec("picture_print", "fingerprint of the picture", kind="print"),
+        ScoreSpec("sound_print", "fingerprint of the sound", kind="print"),
     )
 
     def measure(self, clip: Candidate) -> Scores:
