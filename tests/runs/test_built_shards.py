@@ -41,10 +41,8 @@ def test_clips_and_their_latents_give_the_same_losses(trained: Callable[..., Pat
     (encoded,) = latents.glob("*.tar")
     same = ["experiment=real_clips", "trainer.max_steps=3", "data.batch_size=4", f"data.codec={codec}"]
     same += ["trainer.log_every_n_steps=1", "data.num_workers=0", "data.prefetch=0"]
-    from_clips = trained(
-        [*same, f"data.train={shard}", "data.height=32", "data.width=32", "data.sample_rate=16000"],
-        tmp_path / "from_clips",
-    )
+    media = ["data.height=32", "data.width=32", "data.sample_rate=16000"]
+    from_clips = trained([*same, f"data.train={shard}", *media], tmp_path / "from_clips")
     from_latents = trained(
         [*same, "data=latents", f"data.shards={encoded}", "data.tokens_per_batch=null"],
         tmp_path / "from_latents",
