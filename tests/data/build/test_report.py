@@ -130,6 +130,11 @@ def test_a_histogram_holds_every_clip_and_its_bounds() -> None:
     same = histogram([ClipFacts("k", "s", 0.0, None, [], {"x": 3.0}, {}, 0, None)] * 4, "x", None)
     assert same is not None
     assert (same.most, len(same.bars)) == (4, 1)
+    # whole numbers: every bar stands for equally many of them
+    counted = [ClipFacts(f"k{n}", "s", 0.0, None, [], {"x": float(n)}, {}, 0, None) for n in range(100)]
+    even = histogram(counted, "x", None)
+    assert even is not None
+    assert {sum(count for *_, count in bar.parts) for bar in even.bars[1:-1]} == {3}
     # a bound far outside is still drawn, and the values of the tails are in the outermost bars
     far = histogram(clips, "x", Bound(max=50.0))
     assert far is not None

@@ -69,6 +69,7 @@ def _build(arguments: argparse.Namespace) -> None:
         ("dropped", ", ".join(f"{count} by {name}" for name, count in built.dropped.most_common())),
         ("not applied", ", ".join(skipped)),
         ("shards", f"{len(built.shards)} in {arguments.shards}"),
+        ("to look at", f"ovi-data report {typed(arguments.shards)}" if built.clips else ""),
         ("scores", "; ".join(given.summary())),
         (
             "",
@@ -79,7 +80,9 @@ def _build(arguments: argparse.Namespace) -> None:
     rows += [("not usable", f"{shown(name)}: {shown(reason, 400)}") for name, reason in failed[:20]]
     rows += [("", f"and {len(failed) - 20} more, in manifest.json")] if len(failed) > 20 else []
     print_table("built", rows)
-    if kept:
+    if built.dropped["caption"] and not kept:
+        print_next(f"ovi-data captions {typed(arguments.shards)} --ask http://127.0.0.1:8000/v1")
+    elif kept:
         pattern = typed(arguments.shards / "train-*.tar")
         print_next(
             f"ovi-data latents {pattern} --weights DIR --text --out {typed(arguments.shards / 'latents')}"

@@ -61,11 +61,14 @@ def histogram(clips: Sequence[ClipFacts], name: str, bound: Bound | None) -> His
     low, high = (float(edge) for edge in np.percentile(values, (TAIL, 100 - TAIL)))
     low, high = min([low, *sides]), max([high, *sides])
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    whole = all(value == round(value) for value in (*values.tolist(), *sides)) and high - low < BINS
-    if whole:  # a bar for each whole number
-        low, high = np.floor(low) - 0.5, np.ceil(high) + 0.5
-        bins = round(high - low)
+    if all(
+        value == round(value) for value in (*values.tolist(), *sides)
+    ):  # bars of equally many whole numbers
+        step = int((high - low) // BINS) + 1
+        low, bins = np.floor(low) - 0.5, int((np.ceil(high) - np.floor(low)) // step) + 1
+        high = low + bins * step
     else:
+        step = 0
         low = 0.0 if 0 <= low <= (high - low) * 0.25 else low - room
         high, bins = high + room, BINS
     edges = np.linspace(low, high, bins + 1)
@@ -79,7 +82,7 @@ def histogram(clips: Sequence[ClipFacts], name: str, bound: Bound | None) -> His
         return round(LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low), 1)
 
     bars = [
-        _bar(x(edges[n]), x(edges[n + 1]), counts[n], most, (edges[n], edges[n + 1]), whole)
+        _bar(x(edges[n]), x(edges[n + 1]), counts[n], most, (edges[n], edges[n + 1]), step == 1)
         for n in range(bins)
     ]
     lines = [
