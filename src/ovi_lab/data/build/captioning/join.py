@@ -47,7 +47,8 @@ def join(assembly: Assembly, table: Path, tag: str | None = None) -> Joined:
     """
     clips = {row.clip["key"]: row for row in assembly.wanting(every=True)}
     every = {clip["key"] for _, item in assembly.finished for clip in item.clips}
-    found, entries = Joined(), {}
+    found = Joined()
+    entries: dict[str, ClipCaption] = {}
     known = 0
     for line in read_table(table, (ID_COLUMNS, CAPTION_COLUMNS), "captions"):
         if line.empty:
