@@ -95,6 +95,15 @@ def rows_of(
     return rows, built
 
 
+_OF_CLIPS = ("format", "recipe", "sources", "clips", "captions", "dropped", "shards")
+"""What a manifest says of its clips, which `write_all` writes anew."""
+
+
+def about_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How the scores of a manifest came to be: all that it says besides what follows from its clips."""
+    return {name: value for name, value in manifest.items() if name not in _OF_CLIPS}
+
+
 def write_all(
     out: Path, work: Path, rows: Sequence[ClipRow], built: Built, recipe: Recipe, about: Mapping[str, Any]
 ) -> None:

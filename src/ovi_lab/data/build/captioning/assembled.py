@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi_eval.common.shown import shown
-from ovi_lab.data.build.assemble import Built, ClipRow, rows_of, write_all
+from ovi_lab.data.build.assemble import Built, ClipRow, about_of, rows_of, write_all
 from ovi_lab.data.build.build import alone, clean
 from ovi_lab.data.build.clip_captions import CaptionBook, CaptionFound, KnownCaptions
 from ovi_lab.data.build.folder import BuiltFolder
@@ -45,8 +45,7 @@ class Assembly:
         manifest = self.folder.manifest
         for name, reason in manifest["sources"]["failed"].items():
             built.failed.setdefault(name, reason)
-        about = {name: manifest[name] for name in ("steps", "not_applied")}
-        write_all(self.folder.path, self.folder.work, rows, built, self.folder.recipe, about)
+        write_all(self.folder.path, self.folder.work, rows, built, self.folder.recipe, about_of(manifest))
         return built
 
 
