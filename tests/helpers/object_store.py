@@ -1,4 +1,4 @@
-"""A small object store for tests, on this machine: S3's and plain HTTP's reading requests, and faults on demand."""
+"""A small object store for tests, on this machine: S3's requests, plain HTTP's reading ones, faults on demand."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ KEY = (
 class ObjectStore(ThreadingHTTPServer):
     """Objects of one bucket `b` by key, at `http://127.0.0.1:PORT/b/KEY`.
 
-    `faults`: what happens to the next reading requests of bytes, in turn: a status such as 503, "half" (the connection
-    ends in the middle), "slow" (nothing comes for a second), or None. `seen`: (method, key, range) of all requests.
-    `ranges`: whether parts may be asked for.
+    `faults`: what happens to the next requests that read or write bytes, in turn: a status such as 503, "half" (the
+    connection ends in the middle), "slow" (nothing comes for a second), or None. `seen`: (method, key, range) of all
+    requests. `ranges`: whether parts may be asked for.
     """
 
     daemon_threads = True
@@ -74,13 +74,32 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(True)
 
+    def do_PUT(self) -> None:
+        key = self._key()
+        self.server.seen.append((self.command, key, ""))
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        if isinstance(fault, int):
+            self._send(fault, b"", {}, True)
+            return
+        self.server.objects[key] = data
+        self._send(200, b"", {"ETag": f'"{hashlib.md5(data).hexdigest()}"'}, True)
+
+    def do_DELETE(self) -> None:
+        key = self._key()
+        self.server.seen.append((self.command, key, ""))
+        self.server.objects.pop(key, None)
+        self._send(204, b"", {}, False)
+
+    def _key(self) -> str:
+        return unquote(urlsplit(self.path).path).removeprefix("/b").removeprefix("/")
+
     def _answer(self, body: bool) -> None:
-        address = urlsplit(self.path)
-        key = unquote(address.path).removeprefix("/b").removeprefix("/")
+        key = self._key()
         asked = self.headers.get("Range", "")
         self.server.seen.append((self.command, key, asked))
         if not key:
-            self._list(parse_qs(address.query).get("prefix", [""])[0])
+            self._list(parse_qs(urlsplit(self.path).query).get("prefix", [""])[0])
             return
         fault = self.server.faults.pop(0) if body and self.server.faults else None
         if fault == "slow":

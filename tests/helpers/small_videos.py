@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,9 @@ def write(path: Path, frames: Tensor, wave: Tensor | None = None, rate: int = RA
     path.parent.mkdir(parents=True, exist_ok=True)
     wave = noise(len(frames) / fps, len(path.name), rate) if wave is None else wave
     return write_mp4(path, frames, fps, wave, rate, enlarge_to=0)
+
+
+def digests(out: Path) -> dict[str, str]:
+    """sha256 of the files that a build has made, without its work folder."""
+    files = [path for path in sorted(out.iterdir()) if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

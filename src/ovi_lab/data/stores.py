@@ -13,9 +13,11 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -51,6 +53,7 @@ _CLIENTS = {
     "urllib3",
     "fsspec",
 }
+_SAME = "with the same command"
 _NOT_AGAIN = {400, 405, 412, 416}
 
 Result = TypeVar("Result")
@@ -114,6 +117,8 @@ def filesystem(shard: RemoteShard) -> Any:
         from aiohttp import ClientTimeout
 
         options["client_kwargs"] = {"timeout": ClientTimeout(total=seconds)}
+    elif protocol == "file":
+        options["auto_mkdir"] = True  # as on a store, whose folders are parts of names
     elif protocol in ("gs", "gcs"):
         options["requests_timeout"] = seconds
     try:
@@ -133,8 +138,13 @@ def filesystem(shard: RemoteShard) -> Any:
     return found
 
 
-def retried(shard: RemoteShard, call: Callable[[], Result]) -> Result:
+def retried(
+    shard: RemoteShard, call: Callable[[], Result], done: str = "read", again_by: str = "with resume=last"
+) -> Result:
     """The result of a request of a shard, repeated where that may help.
+
+    Args:
+        done, again_by: for the message of the last failure: what is asked for, and how a user continues.
 
     Raises:
         FileNotFoundError: the store has no such object.
@@ -150,8 +160,8 @@ def retried(shard: RemoteShard, call: Callable[[], Result]) -> Result:
                 raise
             if attempt == attempts - 1:
                 raise UserError(
-                    f"{shown(shard)} cannot be read after {attempts} attempts ({reason}): "
-                    "continue with resume=last when the store answers again (OVI_DATA_RETRIES allows more)"
+                    f"{shown(shard)} cannot be {done} after {attempts} attempts ({reason}): continue {again_by} when "
+                    "the store answers again (OVI_DATA_RETRIES allows more)"
                 ) from error
         jitter = jitter or generator_for("store retry", str(shard), os.getpid())
         wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
@@ -205,11 +215,50 @@ def facts_of(shard: RemoteShard) -> tuple[int, int]:
 
     Raises as `retried`; UserError also where the store tells no size.
     """
-    info = retried(shard, lambda: filesystem(shard).info(shard.url))
+    return _facts(shard, retried(shard, lambda: filesystem(shard).info(shard.url)))
+
+
+def _facts(shard: RemoteShard, info: Mapping[str, Any]) -> tuple[int, int]:
     if not isinstance(info.get("size"), int):
         raise UserError(f"{shown(shard)}: its server tells no size; copy it to a disk or another store")
     stamp = next((f"{key}={info[key]}" for key in _STAMPS if info.get(key)), "")
     return info["size"], int(hashlib.sha256(stamp.encode()).hexdigest()[:12], 16)
+
+
+def files_below(folder: RemoteShard) -> dict[str, tuple[RemoteShard, tuple[int, int]]]:
+    """Every object below an address, by its name relative to it, with size and number as `facts_of` gives them.
+
+    Raises as `retried`; UserError also where the store lists no folders.
+    """
+    found = filesystem(folder)
+    root = found._strip_protocol(folder.url).rstrip("/")
+    try:
+        listed = retried(folder, lambda: found.find(folder.url, detail=True), "listed", _SAME)
+    except NotImplementedError as error:
+        raise UserError(f"{shown(folder)}: this store lists no folders") from error
+    below = {}
+    for path, info in listed.items():
+        name = path.removeprefix(root).lstrip("/")
+        if name:
+            shard = RemoteShard(found.unstrip_protocol(path))
+            below[name] = (shard, _facts(shard, info))
+    return below
+
+
+def fetch(shard: RemoteShard, path: Path) -> None:
+    """Copy an object into a file. Raises as `retried`; the file is then not whole."""
+    retried(shard, lambda: filesystem(shard).get_file(shard.url, str(path)), "read", _SAME)
+
+
+def put(path: Path, shard: RemoteShard) -> None:
+    """Copy a file into an object. Raises as `retried`."""
+    retried(shard, lambda: filesystem(shard).put_file(str(path), shard.url), "written", _SAME)
+
+
+def remove(shard: RemoteShard) -> None:
+    """Remove an object, where there is one. Raises as `retried`."""
+    with suppress(FileNotFoundError):
+        retried(shard, lambda: filesystem(shard).rm_file(shard.url), "removed", _SAME)
 
 
 def read_range(shard: RemoteShard, start: int, stop: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import signal
@@ -14,34 +13,13 @@ import pytest
 from filelock import FileLock
 
 from helpers.forks import Fork
-from helpers.small_videos import RECIPE, moving, write
+from helpers.small_videos import RECIPE, digests, moving, write
 from ovi_lab.data.build import items
 from ovi_lab.data.build.build import WORK, BuildOptions, build
 from ovi_lab.data.build.recipe import Recipe, read_recipe
 from ovi_lab.errors import UserError
 
 QUIET = BuildOptions(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    for seed in range(4):
-        write(folder / f"v{seed}.mp4", moving(seed))
-        (folder / f"v{seed}.txt").write_text(f"video {seed}")
-    return folder
-
-
-def digests(out: Path) -> dict[str, str]:
-    files = [path for path in sorted(out.iterdir()) if path.is_file()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-@pytest.fixture(scope="module")
-def once(videos: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("once")
-    build(videos, out, recipe, QUIET)
-    return digests(out)
 
 
 def build_once(videos: Path, out: Path) -> None:

@@ -6,14 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ovi_eval.common.files import write_whole
-from ovi_eval.common.folders import FolderFiles, files_of
+from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.weights import PublishedFile, find_weights
 from ovi_lab.common.progress import progress
@@ -32,12 +32,14 @@ from ovi_lab.data.build.items import (
 )
 from ovi_lab.data.build.mix import MIXES
 from ovi_lab.data.build.recipe import Recipe
+from ovi_lab.data.build.remote import Listed, copy_texts, listed_remotely
 from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.build.steps.networks import digests_of, missing_of
 from ovi_lab.data.captions import Captions
 from ovi_lab.data.kinds import HEARD_EXTENSIONS, VIDEO_EXTENSIONS
 from ovi_lab.data.pack import sample_key
+from ovi_lab.data.stores import RemoteShard
 from ovi_lab.errors import UserError
 
 
@@ -46,21 +48,23 @@ class BuildOptions:
     """How a build runs; none of it changes a byte of what is built.
 
     Args:
-        workers: processes.
+        workers: processes, or actors on Ray; None: one process, or an actor for each CPU of the cluster.
+        engine: `processes` of this machine, or `ray`.
         rescore: take the scores that are there, whatever recipe they are from, and decide anew: an error where one is
             missing.
         skip_missing: leave out steps whose weights or packages are missing, and say so in the manifest.
         quiet: no progress.
     """
 
-    workers: int = 1
+    workers: int | None = None
+    engine: str = "processes"
     rescore: bool = False
     skip_missing: bool = False
     quiet: bool = False
 
 
 def build(
-    folder: Path,
+    folder: Path | RemoteShard,
     out: Path,
     recipe: Recipe,
     options: BuildOptions,
@@ -70,31 +74,33 @@ def build(
     """Build shards of a folder; the same call continues a stopped one. Returns counts, and steps not applied.
 
     Args:
+        folder: of videos, or an address on a store below which they are.
         captions: a table of them; None: a text beside each file.
         given: scores and captions that came with the files, the captions for files without another one.
 
     Raises:
         UserError: no folder or no file in it, a step that cannot run, or another build in the same folder.
     """
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise UserError(f"the folder {shown(folder)} does not exist; name a folder of videos")
     if out.exists() and not out.is_dir():
         raise UserError(f"{shown(out)} is a file; name a folder for the shards")
     recipe, skipped = _applicable(recipe, options.skip_missing)
-    listed = _listed(folder, recipe)
     given = given or GivenScores()
-    sources = _sources(folder, listed, given)
+    listed = _listed(folder, recipe)
+    sources = _sources(listed.files, given)
     work = out / WORK
     with alone(work):
         clean(out, work)
-        write_whole(work / PLACE, json.dumps({"folder": str(folder.absolute())}))
-        texts = FileCaptions(Captions(folder, captions), given, CaptionBook(work))
+        beside = _texts_of(folder, listed, work)
+        place = str(folder.absolute()) if isinstance(folder, Path) else str(folder)
+        write_whole(work / PLACE, json.dumps({"folder": place}))
+        texts = FileCaptions(Captions(beside, captions), given, CaptionBook(work))
         _work_through(sources, work, recipe, options)
         finished = [(source, _finished(work, source)) for source in sources]
         _forget_others(work, sources)
         rows, built = rows_of(finished, recipe, texts)
-        for lost in listed.unusable:
-            built.failed[lost.path] = lost.reason
+        built.failed |= listed.unusable
         steps = recipe.make_steps()
         about = {
             "scenes": _detector_of_scenes(recipe),
@@ -147,21 +153,33 @@ def _scores_of(recipe: Recipe, name: str) -> Sequence[Any]:
     return found[name].scores
 
 
-def _listed(folder: Path, recipe: Recipe) -> FolderFiles:
-    kinds = HEARD_EXTENSIONS if recipe.clips.frames is None else VIDEO_EXTENSIONS
-    found = files_of(folder, [f".{kind}" for kind in kinds])
+def _listed(folder: Path | RemoteShard, recipe: Recipe) -> Listed:
+    kinds = [f".{kind}" for kind in (HEARD_EXTENSIONS if recipe.clips.frames is None else VIDEO_EXTENSIONS)]
+    if isinstance(folder, RemoteShard):
+        return listed_remotely(folder, kinds)
+    found = files_of(folder, kinds)
     if not found.files:
-        raise UserError(f"no .{', .'.join(kinds)} file is in {shown(folder)}")
-    return found
+        raise UserError(f"no {', '.join(kinds)} file is in {shown(folder)}")
+    files = [SourceFile(file, file.relative_to(folder).as_posix(), "") for file in found.files]
+    return Listed(files, {lost.path: lost.reason for lost in found.unusable})
 
 
-def _sources(folder: Path, listed: FolderFiles, given: GivenScores) -> list[SourceFile]:
-    """The files in the order of their names, each with the beginning of its clips' keys."""
+def _texts_of(folder: Path | RemoteShard, listed: Listed, work: Path) -> Path:
+    """The folder in which captions lie beside the files; those of a store are copied."""
+    if isinstance(folder, Path):
+        return folder
+    texts = work / "texts"
+    shutil.rmtree(texts, ignore_errors=True)
+    copy_texts(listed.texts, texts)
+    return texts
+
+
+def _sources(files: Sequence[SourceFile], given: GivenScores) -> list[SourceFile]:
+    """Each file with the beginning of its clips' keys and what came with it."""
     keys: set[str] = set()
-    names = [file.relative_to(folder).as_posix() for file in listed.files]
     return [
-        SourceFile(file, name, sample_key(name, None, keys), given.scores(Path(name)))
-        for file, name in zip(listed.files, names, strict=True)
+        replace(file, base=sample_key(file.name, None, keys), given=given.scores(Path(file.name)))
+        for file in files
     ]
 
 
@@ -203,7 +221,13 @@ def _work_through(sources: Sequence[SourceFile], work: Path, recipe: Recipe, opt
             unfinished.append(source)
     if not unfinished:
         return
-    done = run_here(unfinished, Work(work, recipe), options.workers)
+    done: Iterator[Any]
+    if options.engine == "ray":
+        from ovi_lab.data.build.ray_engine import run_on_ray
+
+        done = run_on_ray(unfinished, Work(work, recipe), options.workers)
+    else:
+        done = run_here(unfinished, Work(work, recipe), options.workers or 1)
     for _ in progress(done, "building", len(unfinished), not options.quiet):
         pass
 

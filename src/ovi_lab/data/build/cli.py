@@ -30,8 +30,20 @@ def add_build(commands: Any) -> None:
         ),
     )
     option = parser.add_argument
-    option("folder", type=Path, metavar="FOLDER", help="where the files are, in any depth")
-    option("shards", type=Path, metavar="SHARDS", help="folder for shards, manifest and scores")
+    option(
+        "folder",
+        metavar="FOLDER",
+        help="where the files are, in any depth; or an address (s3://bucket/videos)",
+    )
+    option(
+        "shards", metavar="SHARDS", help="folder for shards, manifest and scores; or an address, with --work"
+    )
+    option(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="where shards for an address are built, before they are copied",
+    )
     option("--recipe", default="paper", help="paper, paper_audio, or a YAML file (paper)")
     option(
         "--captions", type=Path, help=".csv, .tsv or .jsonl of file and caption; else a .txt beside each file"
@@ -42,7 +54,13 @@ def add_build(commands: Any) -> None:
         metavar="TABLE",
         help=".jsonl, .csv or .tsv of another builder: file, and its scores and caption",
     )
-    option("--workers", type=int, default=1, help="processes (1)")
+    option(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes of this machine, or a Ray cluster (RAY_ADDRESS)",
+    )
+    option("--workers", type=int, help="processes (1), or actors on Ray (one for each CPU)")
     option("--rescore", action="store_true", help="decide anew on the scores that are there; measure nothing")
     option(
         "--skip-missing", action="store_true", help="leave out steps whose packages or weights are missing"
@@ -53,23 +71,42 @@ def add_build(commands: Any) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     from ovi_lab.data.build.build import BuildOptions, build
     from ovi_lab.data.build.given import GivenScores
+    from ovi_lab.data.build.items import WORK
     from ovi_lab.data.build.recipe import load_recipe
+    from ovi_lab.data.build.remote import upload
+    from ovi_lab.data.stores import RemoteShard, is_remote
 
-    if arguments.workers < 1:
+    folder = RemoteShard(arguments.folder) if is_remote(arguments.folder) else Path(arguments.folder)
+    out, address = Path(arguments.shards), None
+    if is_remote(arguments.shards):
+        address = RemoteShard(arguments.shards)
+        if arguments.work is None:
+            raise UserError(
+                f"{shown(address)} needs --work DIR, a folder of this machine where the shards are built first"
+            )
+        out = arguments.work
+    elif arguments.work is not None:
+        raise UserError("--work is for shards that go to an address; SHARDS is a folder here")
+    if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}; at least 1")
     given = GivenScores() if arguments.scores is None else GivenScores.read(arguments.scores)
     recipe = load_recipe(arguments.recipe, given.numbers)
-    options = BuildOptions(arguments.workers, arguments.rescore, arguments.skip_missing)
-    built, skipped = build(arguments.folder, arguments.shards, recipe, options, arguments.captions, given)
+    options = BuildOptions(arguments.workers, arguments.engine, arguments.rescore, arguments.skip_missing)
+    built, skipped = build(folder, out, recipe, options, arguments.captions, given)
     kept = sum(built.kept.values())
+    copied = None if address is None else upload(out, out / WORK, address)
     rows = [
         ("files", f"{built.sources}, {len(built.failed)} not usable to their end"),
         ("clips", f"{built.clips}, {kept} kept, {built.seconds / 60:.1f} min"),
         ("splits", ", ".join(f"{count} {split}" for split, count in sorted(built.kept.items()))),
         ("dropped", ", ".join(f"{count} by {name}" for name, count in built.dropped.most_common())),
         ("not applied", ", ".join(skipped)),
-        ("shards", f"{len(built.shards)} in {arguments.shards}"),
-        ("to look at", f"ovi-data report {typed(arguments.shards)}" if built.clips else ""),
+        ("shards", f"{len(built.shards)} in {out}"),
+        ("to look at", f"ovi-data report {typed(out)}" if built.clips else ""),
+        (
+            "copied",
+            "" if copied is None else f"{copied} files to {shown(address)}, the others lay there already",
+        ),
         ("scores", "; ".join(given.summary())),
         (
             "",
@@ -81,9 +118,7 @@ def _build(arguments: argparse.Namespace) -> None:
     rows += [("", f"and {len(failed) - 20} more, in manifest.json")] if len(failed) > 20 else []
     print_table("built", rows)
     if built.dropped["caption"] and not kept:
-        print_next(f"ovi-data captions {typed(arguments.shards)} --ask http://127.0.0.1:8000/v1")
+        print_next(f"ovi-data captions {typed(out)} --ask http://127.0.0.1:8000/v1")
     elif kept:
-        pattern = typed(arguments.shards / "train-*.tar")
-        print_next(
-            f"ovi-data latents {pattern} --weights DIR --text --out {typed(arguments.shards / 'latents')}"
-        )
+        pattern = typed(out / "train-*.tar")
+        print_next(f"ovi-data latents {pattern} --weights DIR --text --out {typed(out / 'latents')}")

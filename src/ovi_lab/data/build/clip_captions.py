@@ -128,7 +128,7 @@ class FileCaptions:
     def of(self, source: SourceFile, clip: Mapping[str, Any]) -> CaptionFound:
         """The caption of a clip."""
         try:
-            own = self.captions.of(source.file) or ""
+            own = self.captions.of(self.captions.folder / source.name) or ""
         except BadSampleError:
             own = ""
         return with_book(own or self.given.caption(Path(source.name)), clip, self.book)

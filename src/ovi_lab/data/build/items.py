@@ -15,8 +15,8 @@ import io
 import json
 import tempfile
 import wave
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +34,7 @@ from ovi_lab.data.build.recipe import Recipe
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.index import BadSampleError, unsafe_name
 from ovi_lab.data.shards import ShardWriter
+from ovi_lab.data.stores import RemoteShard, fetch
 from ovi_lab.errors import UserError
 
 FORMAT = "ovi_lab.build_item/1"
@@ -56,6 +57,10 @@ class SourceFile:
     """Of its clips' keys."""
     given: Mapping[str, float | str] = field(default_factory=dict, compare=False)
     """Scores that came with the file. One that is measured too is not used."""
+    remote: str | None = None
+    """Its address on a store; `file` is then nothing on this machine."""
+    stamped: tuple[int, int] = (0, 0)
+    """Of one on a store: size in bytes, and a number that changes with the content."""
 
     @property
     def digest(self) -> str:
@@ -67,12 +72,31 @@ class SourceFile:
         return {**self.given, **measured}
 
     def stamp(self) -> list[int]:
-        """Size in bytes and time of change in nanoseconds. Raises BadSampleError where it is gone."""
+        """Size in bytes and time of change in nanoseconds, or `stamped`. Raises BadSampleError where it is gone."""
+        if self.remote is not None:
+            return list(self.stamped)
         try:
             facts = self.file.stat()
         except OSError as error:
             raise BadSampleError(f"it cannot be read ({error.strerror})") from error
         return [facts.st_size, facts.st_mtime_ns]
+
+    @contextmanager
+    def here(self) -> Iterator[Path]:
+        """The file on this machine; one of a store is copied for as long as the block lasts.
+
+        Raises BadSampleError where the store has it no longer, UserError where the store does not answer.
+        """
+        if self.remote is None:
+            yield self.file
+            return
+        with tempfile.TemporaryDirectory(prefix="ovi-source-") as folder:
+            copy = Path(folder) / f"source{PurePosixPath(self.name).suffix}"
+            try:
+                fetch(RemoteShard(self.remote), copy)
+            except FileNotFoundError as error:
+                raise BadSampleError("its store has it no longer") from error
+            yield copy
 
 
 @dataclass
@@ -153,10 +177,11 @@ def make_item(source: SourceFile, work: Path, recipe: Recipe, steps: Sequence[Bu
     item = FinishedSource(source.name, [0, 0], recipe.scored_by(), None, [])
     tar = work / f"{source.digest}.tar"
     (work / f"{source.digest}.json").unlink(missing_ok=True)
-    with ShardWriter(tar) as media:
+    with ShardWriter(tar) as media, ExitStack() as opened:
         try:
             item.stamp = source.stamp()
-            for clip in clips_of(source.file, source.name, source.base, recipe.clips):
+            here = opened.enter_context(source.here())
+            for clip in clips_of(here, source.name, source.base, recipe.clips):
                 scores = known.get(clip.key) or {**clip.facts["scores"], **_scored(clip, steps)}
                 stored = stored_as(decide(source.scores(scores), recipe.keep))
                 members = None if stored is None else _members(clip, stored)
