@@ -108,7 +108,7 @@ def test_what_a_user_types(
     assert "needs --work DIR" in capsys.readouterr().err
     assert main([*words, "--work", str(tmp_path / "here")]) == 0
     assert "4 kept" in (printed := capsys.readouterr().out)
-    assert "files to file://" in printed
+    assert "5 files to" in printed
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
     shutil.rmtree(tmp_path / "there")
 
