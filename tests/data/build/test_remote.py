@@ -116,7 +116,7 @@ def test_what_a_user_types(
 def test_a_store_without_videos_and_one_that_is_not_there(
     store: ObjectStore, recipe: Recipe, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"no \.mp4.* file is below s3://b/nothing"):
+    with pytest.raises(UserError, match=r"no .*\.mp4.* file is below s3://b/nothing"):
         build(RemoteShard("s3://b/nothing"), tmp_path, recipe, QUIET)
     with pytest.raises(UserError, match="nope:// is no store that fsspec knows"):
         build(RemoteShard("nope://b/nothing"), tmp_path, recipe, QUIET)
