@@ -12,7 +12,14 @@ import pytest
 from ovi_lab.errors import UserError
 from ovi_lab.flow.solvers import SOLVERS
 from ovi_lab.rehearsal import library
-from ovi_lab.rehearsal.allowed import OF_A_STEP, of_inference, of_training, unexpected
+from ovi_lab.rehearsal.allowed import (
+    COPIED_IN_SAMPLING,
+    OF_A_STEP,
+    of_inference,
+    of_samples,
+    of_training,
+    unexpected,
+)
 from ovi_lab.rehearsal.run import rehearse
 from ovi_lab.rehearse import main
 
@@ -106,6 +113,8 @@ def test_sampling_codecs_and_text_encoder(built: Path) -> None:
     blocks = [f"model.{tower}.num_layers=2" for tower in ("video", "audio")]
     inference = rehearse("inference", "1x80GB", ["experiment=ovi_11b_stage3", *blocks])
     assert of_inference(inference) == []
+    copied = [place for s in inference["sections"].values() for place in s["record"]["blocking_copies"]]
+    assert {place.partition(" at ")[2].partition(":")[0] for place in copied} == set(COPIED_IN_SAMPLING)
     assert {f"solver {name}, guided" for name in SOLVERS} <= inference["sections"].keys()
     assert inference["sections"]["MMAudio and BigVGAN, decode"]["out"] == "1x80384 on cuda:0"
 
@@ -134,6 +143,14 @@ def test_waits_beyond_those_allowed_are_found() -> None:
         "Stream.synchronize at strategies/zero_shares.py:183 (deepspeed/runtime/zero/stage3.py:3104)": 426
     }
     assert unexpected(asked, OF_A_STEP) == asked
+    record = {
+        "waits": {"tolist at callbacks/guard.py:141": 1, "tolist at callbacks/joint_sampling.py:120": 2},
+        "blocking_copies": {"9,216 bytes from the GPU at callbacks/joint_sampling.py:120": 5},
+    }
+    assert of_samples({"steps": [{"record": record}]}) == [
+        "a step that samples waits for the GPU: 2 x tolist at callbacks/joint_sampling.py:120",
+        "a step that samples has a blocking copy: 1 x 9,216 bytes from the GPU at callbacks/joint_sampling.py:120",
+    ]
     assert of_training({"failed": "cuda:0 and cpu"}) == ["it stopped: cuda:0 and cpu"]
 
 

@@ -69,19 +69,30 @@ def of_training(training: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-OF_A_SAMPLED_STEP = {
-    **OF_A_LOGGED_STEP,
-    "callbacks/joint_sampling.py": 8,  # the latents of two clips
-    "sampling/pipeline.py": 4,  # frames and waves
+COPIED_IN_A_SAMPLED_STEP = {
+    **COPIED_IN_A_LOGGED_STEP,
+    "text/learned.py": 6,  # words of the captions, and of none
+    "models/embeddings.py": 2,
+    "flow/unipc.py": 2,
+    "callbacks/joint_sampling.py": 4,  # the latents of two clips, of which the first process decodes all
+    "sampling/pipeline.py": 2,
+    "codecs/wan22.py": 2,  # latents in, frames out
+    "codecs/mmaudio.py": 2,
 }
+"""Of two clips; a step that samples waits nowhere else than one that logs."""
 
 
 def of_samples(samples: Mapping[str, Any]) -> list[str]:
     """What training that samples shows that it should not, a line each."""
     if "failed" in samples:
         return [f"sampling in training stopped: {samples['failed']}"]
-    waits = unexpected(samples["steps"][-1]["record"]["waits"], OF_A_SAMPLED_STEP)
-    return [f"a step that samples waits for the GPU: {count} x {place}" for place, count in waits.items()]
+    record, kind = samples["steps"][-1]["record"], "a step that samples"
+    waits = unexpected(record["waits"], OF_A_LOGGED_STEP)
+    copies = unexpected(record["blocking_copies"], COPIED_IN_A_SAMPLED_STEP)
+    return [
+        *(f"{kind} waits for the GPU: {count} x {place}" for place, count in waits.items()),
+        *(f"{kind} has a blocking copy: {count} x {place}" for place, count in copies.items()),
+    ]
 
 
 IN_SAMPLING: dict[str, int] = {}
