@@ -20,7 +20,7 @@ from ovi_eval.common.weights import WEIGHTS_FOLDER, in_package
 from ovi_eval.errors import UserError as NotJudgedError
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.clip import Candidate
-from ovi_lab.data.build.items import _wav
+from ovi_lab.data.build.items import wav_bytes
 from ovi_lab.data.build.recipe import load_recipe, read_recipe
 from ovi_lab.data.build.steps.pictures import Aesthetics, ShownText
 from ovi_lab.data.build.steps.speech import SpokenLanguage
@@ -243,7 +243,7 @@ def test_the_paper_s_clips_of_sound(recipe: str, lengths: list[float], tmp_path:
     loud = torch.linspace(0.05, 0.3, round(14.5 * 16000))
     (tmp_path / "sounds").mkdir()
     noise_S = loud * torch.randn(len(loud), generator=g).clamp(-3, 3)
-    (tmp_path / "sounds" / "a.wav").write_bytes(_wav(noise_S, 16000))
+    (tmp_path / "sounds" / "a.wav").write_bytes(wav_bytes(noise_S, 16000))
     (tmp_path / "sounds" / "a.txt").write_text("Noise.")
     built, _ = build(tmp_path / "sounds", tmp_path / "out", load_recipe(recipe), QUIET)
     rows = [json.loads(line) for line in (tmp_path / "out" / "clips.jsonl").read_text().splitlines()]
