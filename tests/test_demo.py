@@ -89,6 +89,21 @@ def test_two_seeds_side_by_side(address: str, browser, asked: set[str]) -> None:
         assert not sight.page.locator("#clip2").is_visible()
         sight.page.get_by_text("What made it").click()
         assert "rain <S>Hello.<E> Audio: rain" in sight.page.locator("#record").inner_text()
+
+        fill(sight, "count", "1")
+        sight.page.locator("#long").get_by_text("Longer than the model's clips", exact=True).click()
+        fill(sight, "seconds", "2.5")
+        sight.page.locator("#sample").click()
+        message = sight.page.wait_for_selector(".toast-body", timeout=20_000)
+        assert (
+            "seconds=2.5 is shorter than the 5.04 s of a clip of small: leave it out" in message.inner_text()
+        )
+        fill(sight, "seconds", "6")
+        fill(sight, "overlap", "4")
+        sight.page.locator("#sample").click()
+        sight.until("#clip0 video", "e.readyState >= 2 && e.duration > 5.9 && e.duration < 6.2", 90)
+        sight.until("#record", """e.innerText.includes('"overlap"')""")
+        assert not sight.page.locator("#clip1").is_visible()
         assert sight.said == []
         assert [url for url in sight.asked if not url.startswith((address, "data:", "blob:"))] == []
     assert {host for host in asked if host not in ("127.0.0.1", "localhost", "None")} == set()

@@ -83,6 +83,23 @@ def build_page(model: Model, folder: Path) -> Any:
                         label="Sound whose picture is made", type="filepath", sources=["upload"], elem_id="audio",
                         editable=False, buttons=[],
                     )  # fmt: skip
+                with gradio.Accordion("Longer than the model's clips", open=False, elem_id="long"):
+                    gradio.Markdown("Made window by window. Prompts of the windows have ||| between them.")
+                    with gradio.Row():
+                        longer = [
+                            gradio.Number(
+                                label=label,
+                                value=None,
+                                placeholder=shown,
+                                step=0.1,
+                                elem_id=name,
+                                min_width=120,
+                            )
+                            for label, shown, name in (
+                                ("Seconds", "the model's own", "seconds"),
+                                ("Shared by two windows, seconds", "a quarter of a window", "overlap"),
+                            )
+                        ]
                 with gradio.Accordion("Settings", open=False, elem_id="settings"):
                     steps = gradio.Slider(1, 100, value=own["steps"], step=1, label="Steps", elem_id="steps")
                     with gradio.Row():
@@ -128,6 +145,7 @@ def build_page(model: Model, folder: Path) -> Any:
             aspect,
             seed,
             count,
+            *longer,
             steps,
             solver,
             shift,
@@ -164,7 +182,8 @@ def _sampled(
     """The page's values after each clip; a user's mistake is shown as a message of the page."""
     import gradio
 
-    prompt, image, video, audio, aspect, seed, count, *settings = given
+    prompt, image, video, audio, aspect, seed, count, seconds, overlap, *settings = given
+    length = {"seconds": seconds, "overlap": overlap}
     files = {"image": image, "video": video, "audio": audio}
     sampler = dict(zip(_SAMPLER, settings, strict=True))
     videos: list[Any] = [gradio.skip()] * SEEDS
@@ -176,7 +195,13 @@ def _sampled(
 
         try:
             clip = model.sample(
-                prompt, seed=(seed or 0) + place, aspect=aspect or None, on_step=step, **files, **sampler
+                prompt,
+                seed=(seed or 0) + place,
+                aspect=aspect or None,
+                on_step=step,
+                **length,
+                **files,
+                **sampler,
             )
             with tempfile.NamedTemporaryFile(
                 dir=folder, prefix=f"seed{clip.record['seed']}_", suffix=".mp4", delete=False

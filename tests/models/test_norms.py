@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.run_folders import same
 from helpers.twin_goldens import mean_squares, tiny_batch, tiny_twin
 from ovi_lab.models import Given
-from ovi_lab.models.clean_tokens import CleanTokens, modulate, places
+from ovi_lab.models.clean_tokens import CleanTokens, modulate
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, RMSNorm, layer_norm, multiply_add
 
 
@@ -71,36 +71,38 @@ def test_the_gated_sum_has_the_gradients_of_its_formula(S: int) -> None:
 
 
 @pytest.mark.parametrize("vectors", [False, True])
-def test_clean_tokens_have_vectors_of_their_own(vectors: bool) -> None:
-    """Values and gradients of the formula with a vector for each token; repeated, and a share of the tokens."""
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_clean_tokens_have_vectors_of_their_own(vectors: bool, tokens: int) -> None:
+    """Values and gradients of the formula with a vector for each token, of spans of one or several tokens; repeated,
+    and a share of the tokens."""
     mask = np.array([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 1, 1]], bool)
-    clean = CleanTokens.of(mask, places(mask, torch.device("cpu")))
-    inputs = [drawn(*((4, 1, 8) if vectors else (3, 5, 8)), seed=1), drawn(3, 5, 8), drawn(4, 1, 8, seed=2)]
-    inputs = [x.detach().double().requires_grad_() for x in inputs]
+    clean = CleanTokens.of(mask, torch.device("cpu"))
 
-    def each(x: Tensor) -> Tensor:
-        return torch.where(torch.from_numpy(mask)[..., None], x[-1:], x[:-1]) if len(x) == 4 else x
+    def compared(clean: CleanTokens, mask: np.ndarray) -> None:
+        B, L = len(mask), mask.shape[1] * tokens
+        shapes = (B, 2, 8) if vectors else (B, L, 8), (B, L, 8), (B, 2, 8)
+        inputs = [drawn(*shape, seed=n).detach().double().requires_grad_() for n, shape in enumerate(shapes)]
+        own = torch.from_numpy(mask).repeat_interleave(tokens, dim=1)[..., None]
 
-    def formula(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-        return each(base) + x * each(factor)
+        def formula(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+            base, factor = (
+                torch.where(own, v[:, :1], v[:, 1:]) if two else v
+                for v, two in ((base, vectors), (factor, True))
+            )
+            return base + x * factor
 
-    torch.testing.assert_close(modulate(*inputs, clean), formula(*inputs))
-    with torch.no_grad():
-        assert torch.equal(modulate(*inputs, clean), modulate(*inputs, clean))
-    weights = drawn(3, 5, 8, seed=3)
-    found, expected = (
-        torch.autograd.grad((f * weights).sum(), inputs) for f in (modulate(*inputs, clean), formula(*inputs))
-    )
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
-    for other, want in (
-        (clean.repeated(2), np.concatenate([mask, mask])),
-        (clean.share(3, 3), np.pad(mask[:, 3:], ((0, 0), (0, 1)))),
-    ):
-        assert np.array_equal(other.mask, want)
-        again = CleanTokens.of(want, places(want, torch.device("cpu")))
-        assert torch.equal(other.at, again.at)
-        assert torch.equal(other.clips, again.clips)
+        made, weights = modulate(*inputs, clean, vectors), drawn(B, L, 8, seed=3)
+        torch.testing.assert_close(made, formula(*inputs))
+        with torch.no_grad():
+            assert torch.equal(modulate(*inputs, clean, vectors), made)
+        found, expected = (torch.autograd.grad((f * weights).sum(), inputs) for f in (made, formula(*inputs)))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+    compared(clean, mask)
+    compared(clean.repeated(2), np.concatenate([mask, mask]))
+    if tokens == 1:
+        compared(clean.share(3, 3), np.pad(mask[:, 3:], ((0, 0), (0, 1))))
 
 
 @pytest.mark.parametrize("rope", [{}, {"mode": "learned"}])

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from torch import nn
 
-from ovi_lab.checkpoints.presets import ReleasedModel, released_model
+from helpers.small_presets import CODEC, GUIDED, alive, make_preset, write_preset
+from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.codecs import mmaudio, wan22
 from ovi_lab.errors import UserError
-from ovi_lab.flow import SamplerSettings, Texts, sample
+from ovi_lab.flow import Texts, sample
 from ovi_lab.models import TwinDiT
 from ovi_lab.planning import sampling_parts, sampling_report
+from ovi_lab.planning.asked import AskedOf
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.planning.sampling_planner import MemoryOptions
 from ovi_lab.planning.sampling_report import GIB, SamplingPlanner, check_memory, parse_memory, plan_command
@@ -30,27 +31,6 @@ from ovi_lab.sampling.requests import Request
 from ovi_lab.text import umt5
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-GUIDED = SamplerSettings(video_guidance=4.0, audio_guidance=3.0)
-CODEC = {"base_dim": 16, "decoder_base_dim": 24, "channels": 12, "res_blocks": 1}
-CODEC |= {"latent_mean": [0.0] * 12, "latent_std": [1.0] * 12}
-ENCODER = {"vocabulary": 300, "dim": 48, "ffn_dim": 96, "num_heads": 4, "head_dim": 12, "num_layers": 2}
-
-
-def make_preset(dim: int = 64, layers: int = 3, frames: int = 4, audio: int = 20) -> ReleasedModel:
-    tower = {"num_heads": 2, "num_layers": layers, "ffn_dim": 4 * dim, "text_len": 32, "text_dim": 48}
-    towers = {name: {**tower, "dim": dim, "in_dim": n} for name, n in (("video", 12), ("audio", 10))}
-    return dataclasses.replace(
-        released_model("ovi_720x720_5s"),
-        name="small",
-        model={**towers, "fusion": {"direction": "bidirectional"}, "rope": {}},
-        video_latent_frames=frames,
-        audio_latents=audio,
-        area=(128, 128),
-        text_encoder=ENCODER,
-        video_codec=CODEC,
-        audio_codec={"channels": 10, "hidden": 32, "vocoder_channels": 64},
-    )
 
 
 def clip(preset: ReleasedModel, model: TwinDiT, size: tuple[int, int], **options: bool) -> None:
@@ -78,12 +58,6 @@ def allocated(work: object) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
-
-
-def alive(work: object, *modules: nn.Module) -> int:
-    with torch.no_grad(), LiveMemory("cpu", *modules) as live:
-        work()
-    return live.peak
 
 
 def test_live_memory_counts_what_is_alive_and_no_more() -> None:
@@ -175,7 +149,8 @@ def test_picture_work_is_what_decoding_takes(frames: int, size: tuple[int, int],
     assert predicted.weights == stored_bytes(model)
     latents = (1, 12, frames, size[0] // 16, size[1] // 16)
     assert 0.9 < predicted.work / alive(lambda: codec.decode(torch.zeros(latents)), model) < 1.1
-    first = sampling_parts.picture_footprint(preset, size, torch.float32, tiling=tiling, first_frame=True)
+    asked = AskedOf(image=True)
+    first = sampling_parts.picture_footprint(preset, size, torch.float32, tiling=tiling, asked=asked)
     frame = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
     encoding = alive(lambda: codec.encode(frame.clone()), model)
     assert 0.9 < first.work / max(predicted.work, encoding) < 1.1
@@ -263,16 +238,6 @@ def test_memory_is_read_as_it_is_sold(text: str, size: int) -> None:
 def test_other_memory_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="give its memory such as gpu=24GB"):
         parse_memory(text)
-
-
-def write_preset(folder: Path) -> Path:
-    preset = make_preset()
-    names = ("file", "video_latent_frames", "audio_latents", "fps", "sample_rate", "audio_tag")
-    sizes = ("text_encoder", "video_codec", "audio_codec")
-    content = {name: getattr(preset, name) for name in (*names, *sizes)}
-    content |= {"name": "small", "model": preset.model, "area": list(preset.area)}
-    (folder / "preset.yaml").write_text(yaml.safe_dump(content))
-    return folder
 
 
 @pytest.mark.slow

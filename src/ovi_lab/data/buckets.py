@@ -47,7 +47,7 @@ class AudioTokens:
 
     Args:
         min: shorter clips are left out, and cuts are no shorter.
-        max: longer clips are cut to it; beside a picture, which would not be cut, they are left out. None: any length.
+        max: longer clips are cut to it; those with a picture, which would not be cut, are left out. None: any length.
         crop: "longer" cuts only what is longer than `max`; "random" cuts every clip to a length drawn between `min`
             and `max` (or its own), which gives data of one length the variable one of pretraining.
 
@@ -69,8 +69,8 @@ class AudioTokens:
         """Whether a clip with latents of these shapes is used at all."""
         if "audio" not in modalities or "audio" not in shapes:
             return True
-        length = shapes["audio"][0]
-        return length >= self.min and (self.max is None or length <= self.max or "video" not in modalities)
+        length, seen = shapes["audio"][0], "video" in modalities and "video" in shapes
+        return length >= self.min and (self.max is None or length <= self.max or not seen)
 
     @property
     def cuts_any(self) -> bool:

@@ -31,7 +31,7 @@ from ovi_lab.data.shard_files import Shard, shard_facts
 from ovi_lab.data.stores import RemoteShard
 from ovi_lab.errors import UserError
 
-FORMAT = "ovi_lab.clips/1"
+FORMAT = "ovi_lab.clips/2"
 _UNKNOWN = {"video": (0, 0, 0, 0), "audio": (0, 0)}
 KINDS = {
     "key_ends": "<u8",  # one a clip: where its key ends in `keys`

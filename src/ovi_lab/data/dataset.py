@@ -60,7 +60,7 @@ class ClipDataset(Dataset[Sample]):
         stored_text: whether samples must have text embeddings; None: where the first latents have them.
         require: whether a sample must have all `modalities`, or "any": then a sample is what it has of them, and media
             have what their members' names say.
-        audio_tokens: which latents of sound are too short, and beside a picture too long, to be taken; a `Pick` says
+        audio_tokens: which latents of sound are too short, and with a picture too long, to be taken; a `Pick` says
             how sound is cut.
 
     Raises:
@@ -144,7 +144,8 @@ class ClipDataset(Dataset[Sample]):
             try:
                 if number not in self._found_bad:
                     sample = self.read(number)
-                    if pick.length:
+                    # a clip with a picture is never cut, but may stand in for a shorter one that is bad
+                    if pick.length and "video" not in sample:
                         sample["audio"] = _cut(sample["audio"], pick)
                     return {**sample, **({SKIPPED: skipped} if skipped else {})}
             except BadSampleError as error:

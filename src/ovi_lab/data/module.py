@@ -345,7 +345,9 @@ class OviDataModule(LightningDataModule):
 
     def _buckets(self, dataset: ClipDataset) -> Buckets:
         tokens = self.audio_tokens
-        cut = tokens if tokens is not None and tokens.cuts_any and self.modalities == ("audio",) else None
+        # clips with a picture are taken whole or not at all
+        alone = self.modalities == ("audio",) or self.require == "any"
+        cut = tokens if tokens is not None and tokens.cuts_any and alone else None
         return Buckets(dataset.shapes, **self._batches, audio_tokens=cut, seed=self.seed)
 
     def _dataset(self, split: str) -> ClipDataset:

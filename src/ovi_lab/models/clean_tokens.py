@@ -1,9 +1,10 @@
-"""Tokens that stand at t = 0 within clips that otherwise do not, and the modulation that has other vectors for them.
+"""Clips whose tokens stand at two timesteps, t = 0 and their own, and the modulation that has vectors for both.
 
-They are few. What is computed with their clip's vectors is replaced at them alone, which costs less than a choice
-between two vectors for every token of the batch.
+The vectors of each token are looked up while they are applied, one row of a small table a token, or a frame where all
+tokens of a frame are alike. That costs the same whatever is given, and no more of memory than without: of what comes
+in, the backward pass keeps nothing else.
 
-Shapes: B clips, L tokens, D width, N clean tokens, V = B + 1: a vector for each clip, and last the one of t = 0.
+Shapes: B clips, L tokens, D width, S spans of equal length that a clip's tokens are divided into, each clean or not.
 """
 
 from __future__ import annotations
@@ -25,120 +26,98 @@ class CleanTokens:
     """Which tokens of a batch are clean."""
 
     mask: NDArray[np.bool_]
-    """bool [B, L], on the host."""
-    at: Tensor
-    """int64 [N], their numbers among the B L tokens."""
-    clips: Tensor
-    """int64 [N], the clip of each."""
+    """bool [B, S], on the host."""
+    rows: Tensor
+    """int64 [B S], of each span the row among the 2 B vectors: those of t = 0 and of its own timestep, clip by clip."""
 
     @classmethod
-    def of(cls, mask_BL: NDArray[np.bool_], places_2N: Tensor) -> CleanTokens:
-        """Those of a mask, given its `places`."""
-        return cls(mask_BL, *places_2N.unbind(0))
+    def of(cls, mask_BS: NDArray[np.bool_], device: torch.device) -> CleanTokens:
+        """Those of a mask."""
+        rows_BS = 2 * np.arange(len(mask_BS))[:, None] + ~mask_BS
+        return cls(mask_BS, from_host(rows_BS.reshape(-1), device))
 
     @cached_property
     def owners(self) -> Tensor:
-        """float32 [V, N]: -1 at each token's clip, and 1 in the last row. Its product with values of the tokens turns
-        the sums of all of a clip's into those of the rest, and has the clean ones' sum last."""
-        clips_B1 = torch.arange(len(self.mask), device=self.clips.device)[:, None]
-        own_BN = (clips_B1 == self.clips).float()
-        return torch.cat([-own_BN, own_BN.new_ones(1, len(self.clips))])
+        """float32 [B, 2, S], 1 at the vector of each span: its product with values of the spans sums those of each."""
+        first_2 = torch.arange(2, device=self.rows.device)[:, None]
+        return (self.rows.view(len(self.mask), 1, -1) % 2 == first_2).float()
 
     def repeated(self, passes: int) -> CleanTokens:
         """The tokens of the same clips in several passes at once."""
-        B, L = self.mask.shape
-        at, clips = (
-            torch.cat([x + n * step for n in range(passes)])
-            for x, step in ((self.at, B * L), (self.clips, B))
-        )
-        return CleanTokens(np.concatenate([self.mask] * passes), at, clips)
+        rows = torch.cat([self.rows + 2 * n * len(self.mask) for n in range(passes)])
+        return CleanTokens(np.concatenate([self.mask] * passes), rows)
 
     def share(self, begin: int, length: int) -> CleanTokens:
-        """Those among `length` tokens of each clip from `begin` on; past a clip's last token there are none."""
+        """Those among `length` tokens of each clip from `begin` on, none past a clip's last; of spans of one token."""
         own_BS = np.zeros((len(self.mask), length), dtype=bool)
         part = self.mask[:, begin : begin + length]
         own_BS[:, : part.shape[1]] = part
-        return CleanTokens.of(own_BS, places(own_BS, self.at.device))
+        return CleanTokens.of(own_BS, self.rows.device)
 
 
-def places(mask_BL: NDArray[np.bool_], device: torch.device) -> Tensor:
-    """int64 [2, N]: the numbers of a mask's tokens among all, and their clips'."""
-    at = np.flatnonzero(mask_BL)
-    return from_host(np.stack([at, at // mask_BL.shape[1]]), device)
+def modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens, vectors: bool) -> Tensor:
+    """base + x * factor, with the first vector of each clip at clean tokens and the second at others.
 
-
-def modulate(base: Tensor, x_BLD: Tensor, factor_V1D: Tensor, clean: CleanTokens) -> Tensor:
-    """base + x * factor, with the last of the vectors at clean tokens and each clip's own at others.
-
-    `base` is a stream [B, L, D], or vectors as well, [V, 1, D].
+    `base` is a stream [B, L, D] or, with `vectors`, two vectors as well, [B, 2, D].
     """
-    vectors = len(base) == len(factor_V1D)
     # As `multiply_add`: the compiler makes gradients of the formula by itself.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Modulate.apply(base, x_BLD, factor_V1D, clean.at, clean.owners, vectors)
-    return _modulate(base, x_BLD, factor_V1D, clean.at, vectors)[0]
+        return _Modulate.apply(base, x_BLD, factor_B2D, clean.rows, clean.owners, vectors)
+    return _modulate(base, x_BLD, factor_B2D, clean.rows, vectors)
 
 
-def _modulate(
-    base: Tensor, x_BLD: Tensor, factor_V1D: Tensor, at: Tensor, vectors: bool
-) -> tuple[Tensor, Tensor]:
-    """The result [B, L, D], and the clean tokens [N, D] of `x`."""
-    own_B1D, last_1D = factor_V1D.split([len(factor_V1D) - 1, 1])
-    x_ND = _rows(x_BLD, at)
-    if vectors:
-        base, base_ND = base.split([len(base) - 1, 1])
-    else:
-        base_ND = _rows(base, at)
-    out_BLD = torch.addcmul(base, x_BLD, own_B1D)
-    return _with_rows(out_BLD, at, torch.addcmul(base_ND.flatten(0, -2), x_ND, last_1D.flatten(0, 1))), x_ND
+def _modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, rows: Tensor, vectors: bool) -> Tensor:
+    x_BSND = _spans(x_BLD, rows)
+    base = _of_spans(base, rows) if vectors else base.view(x_BSND.shape)
+    return torch.addcmul(base, x_BSND, _of_spans(factor_B2D, rows)).view(x_BLD.shape)
 
 
-def _rows(x_BLD: Tensor, at: Tensor) -> Tensor:
-    return x_BLD.flatten(0, 1).index_select(0, at)
+def _spans(x_BLD: Tensor, rows: Tensor) -> Tensor:
+    """[B, S, tokens of a span, D]."""
+    B, _, D = x_BLD.shape
+    return x_BLD.reshape(B, len(rows) // B, -1, D)
 
 
-def _with_rows(x_BLD: Tensor, at: Tensor, rows_ND: Tensor) -> Tensor:
-    """`x` with rows of its B L in their place; `x` is used up."""
-    flat = x_BLD.contiguous().flatten(0, 1)
-    return flat.index_copy_(0, at, rows_ND.to(flat.dtype)).view(x_BLD.shape)
+def _of_spans(vectors_B2D: Tensor, rows: Tensor) -> Tensor:
+    """[B, S, 1, D], the vectors of each span."""
+    B, _, D = vectors_B2D.shape
+    return vectors_B2D.reshape(2 * B, D).index_select(0, rows).view(B, -1, 1, D)
 
 
 class _Modulate(torch.autograd.Function):
-    """`_modulate`, whose gradients need the stream no more often than without clean tokens."""
+    """`_modulate`, whose backward pass looks the vectors up again rather than keeping them for every token."""
 
     @staticmethod
     def forward(
         ctx: Any,
         base: Tensor,
         x_BLD: Tensor,
-        factor_V1D: Tensor,
-        at: Tensor,
-        owners_VN: Tensor,
+        factor_B2D: Tensor,
+        rows: Tensor,
+        owners_B2S: Tensor,
         vectors: bool,
     ) -> Tensor:
-        out_BLD, x_ND = _modulate(base, x_BLD, factor_V1D, at, vectors)
-        ctx.save_for_backward(x_BLD, x_ND, factor_V1D, at, owners_VN)
+        ctx.save_for_backward(x_BLD, factor_B2D, rows, owners_B2S)
         ctx.vectors = vectors
-        return out_BLD
+        return _modulate(base, x_BLD, factor_B2D, rows, vectors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), needed = gradients, ctx.needs_input_grad
-        x_BLD, x_ND, factor_V1D, at, owners_VN = ctx.saved_tensors
-        own_B1D, last_1D = factor_V1D.split([len(factor_V1D) - 1, 1])
-        rows_ND = _rows(gradient, at)
+        (gradient_BLD,), needed = gradients, ctx.needs_input_grad
+        x_BLD, factor_B2D, rows, owners_B2S = ctx.saved_tensors
+        gradient = _spans(gradient_BLD, rows)
 
-        def of_vectors(values_BLD: Tensor, values_ND: Tensor) -> Tensor:
-            # In float32: what is left of a sum less its clean tokens may be small beside both.
-            sums_VD = values_ND.new_zeros(owners_VN.shape[0], values_ND.shape[1], dtype=torch.float32)
-            torch.sum(values_BLD, dim=1, dtype=torch.float32, out=sums_VD[:-1])
-            return sums_VD.addmm_(owners_VN, values_ND.float())[:, None]
+        def of_vectors(values_BSND: Tensor) -> Tensor:
+            """[B, 2, D]: the sums over the tokens of each vector."""
+            if values_BSND.shape[2] == 1:
+                return torch.bmm(owners_B2S.to(values_BSND.dtype), values_BSND.squeeze(2))
+            return torch.bmm(owners_B2S, values_BSND.sum(dim=2, dtype=torch.float32))
 
         of_base, of_x, of_factor = None, None, None
         if needed[0]:
-            of_base = of_vectors(gradient, rows_ND) if ctx.vectors else gradient
+            of_base = of_vectors(gradient) if ctx.vectors else gradient_BLD
         if needed[1]:
-            of_x = _with_rows(gradient * own_B1D, at, rows_ND * last_1D.flatten(0, 1))
+            of_x = (gradient * _of_spans(factor_B2D, rows)).view(x_BLD.shape)
         if needed[2]:
-            of_factor = of_vectors(gradient * x_BLD, rows_ND * x_ND)
+            of_factor = of_vectors(gradient * _spans(x_BLD, rows))
         return of_base, of_x, of_factor, None, None, None

@@ -69,11 +69,14 @@ class AdaptiveLayerNorm(nn.Module):
     def forward(
         self, x_BLD: Tensor, shift: Tensor, scale: Tensor, clean: CleanTokens | None = None
     ) -> Tensor:
-        """[B, L, D]; `shift` and `scale` are [1 or B, S, D], or [B, L, D]; with `clean` [B + 1, 1, D]."""
+        """[B, L, D]; `shift` and `scale` are [1 or B, S, D], or [B, L, D]; with `clean` [B, 2, D]."""
         if shift.shape[:2] == (1, 1) and scale.dtype == x_BLD.dtype:
             # One timestep for all: weight and bias of the normalisation, which is then one kernel each way.
             return layer_norm(x_BLD, 1 + scale[0, 0], shift[0, 0], self.eps)
-        return multiply_add(shift, layer_norm(x_BLD, None, None, self.eps), 1 + scale, clean)
+        normal_BLD = layer_norm(x_BLD, None, None, self.eps)
+        if clean is not None:
+            return modulate(shift, normal_BLD, 1 + scale, clean, vectors=True)
+        return multiply_add(shift, normal_BLD, 1 + scale)
 
 
 class Modulation(nn.Module):
@@ -96,10 +99,10 @@ def per_frame(vectors: Tensor, clean: Tensor) -> Tensor:
 def multiply_add(base: Tensor, x_BLD: Tensor, factor: Tensor, clean: CleanTokens | None = None) -> Tensor:
     """base + x * factor, where `base` and `factor` have one vector a token, a span [B, S, D], or a clip [B, 1, D].
 
-    With `clean` see `modulate`.
+    With `clean`, `base` is a stream and `factor` has two vectors a clip: see `modulate`.
     """
     if clean is not None:
-        return modulate(base, x_BLD, factor, clean)
+        return modulate(base, x_BLD, factor, clean, vectors=False)
     L, S = x_BLD.shape[1], factor.shape[1]
     if S in (1, L):
         return _multiply_add(base, x_BLD, factor)

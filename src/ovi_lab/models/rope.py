@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ Grid = tuple[int, int, int]
 """Frames, rows and columns of a clip, in tokens."""
 
 _Item = TypeVar("_Item", bound=Hashable)
+_Table = TypeVar("_Table")
 
 
 def from_host(
@@ -97,14 +98,14 @@ def apply_rotation(x_BLHK: Tensor, table_BL1P2: Tensor) -> Tensor:
     return turned_BLHP2.flatten(-2).to(x_BLHK.dtype)
 
 
-class KeptTables:
+class KeptTables(Generic[_Table]):
     """The most recent tables by what they are made of, each made once."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._tables: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._tables: OrderedDict[Hashable, _Table] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    def get(self, key: Hashable, make: Callable[[], _Table]) -> _Table:
         """The table of `key`, made where it is not kept."""
         if key not in self._tables:
             # A table made while inference_mode is on could never be used in training afterwards.
@@ -126,7 +127,7 @@ class RopeTables:
     def __init__(self, head_dim: int, theta: float, capacity: int = 32) -> None:
         self.head_dim = head_dim
         self.theta = theta
-        self._kept = KeptTables(capacity)
+        self._kept: KeptTables[Tensor] = KeptTables(capacity)
 
     def video(self, grids: Sequence[Grid], device: torch.device) -> Tensor:
         """Table float32 [1 or B, L, 1, P, 2] of clips of `grids` tokens, L the longest clip's count."""

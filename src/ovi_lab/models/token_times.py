@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovi_lab.errors import UserError
-from ovi_lab.models.clean_tokens import CleanTokens, places
+from ovi_lab.models.clean_tokens import CleanTokens
 from ovi_lab.models.config import Modality
 from ovi_lab.models.given import Given, Mask, check_mask
 from ovi_lab.models.norms import per_frame
@@ -22,7 +22,8 @@ class TokenTimes:
     """Time embeddings of a pass over some clips, and the masks that they need; masks are kept for the next pass."""
 
     def __init__(self) -> None:
-        self._masks = KeptTables(capacity=8)
+        self._masks: KeptTables[Tensor] = KeptTables(capacity=8)
+        self._clean: KeptTables[CleanTokens] = KeptTables(capacity=8)
 
     def embed(
         self, tower: Tower, tokens: Tokens, t_BT: Tensor, given: Given, by_frame: bool
@@ -34,7 +35,7 @@ class TokenTimes:
             tokens: whose times are asked.
             t_BT: the clips' timesteps, T = 1.
             given: what stands at t = 0 instead.
-            by_frame: whether clips of one shape, of which the same frames are clean, may have one vector a frame.
+            by_frame: whether clips of one shape may have one vector a frame, instead of one a token.
         """
         device = tokens.x.device
         clean_BF = clean_frames(tower, tokens, given)
@@ -43,15 +44,14 @@ class TokenTimes:
         if clean_BF.shape[1] == 1:  # whole clips: still one timestep each
             return *tower.embed_time(torch.where(self._kept(clean_BF, device), 0.0, t_BT)), None
         length = tokens.x.shape[1]
-        alike = len(set(tokens.grids)) == 1 and bool((clean_BF == clean_BF[:1]).all())
-        if by_frame and alike and clean_BF.shape[1] < length:
-            e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
+        one_shape = len(set(tokens.grids)) == 1
+        e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
+        if by_frame and one_shape and clean_BF.shape[1] < length and bool((clean_BF == clean_BF[:1]).all()):
             clean_1F1 = self._kept(clean_BF[:1], device)[..., None]
             return per_frame(e, clean_1F1), per_frame(e0, clean_1F1[..., None]), None
-        e, e0 = tower.embed_time(torch.cat([t_BT, torch.zeros_like(t_BT[:1])]))
-        mask_BL = token_mask(clean_BF, tokens.grids, length)
-        key = ("places", mask_BL.shape, mask_BL.tobytes(), device)
-        return e, e0, CleanTokens.of(mask_BL, self._masks.get(key, lambda: places(mask_BL, device)))
+        spans_BS = clean_BF if by_frame and one_shape else token_mask(clean_BF, tokens.grids, length)
+        key = (spans_BS.shape, spans_BS.tobytes(), device)
+        return e, e0, self._clean.get(key, lambda: CleanTokens.of(spans_BS, device))
 
     def present(self, modality: Modality, tokens: Tokens, given: Given) -> Tensor | None:
         """[B, 1, 1, 1], 0 at clips that lack the modality and 1 at others; None where no clip lacks it."""

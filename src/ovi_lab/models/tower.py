@@ -87,11 +87,11 @@ class Conditions:
     """What every block of one tower reads besides the stream; the same for all blocks of a pass."""
 
     e: Tensor
-    """[B, S, D], the embedding of each clip's timesteps, one a span; with `clean` [B + 1, 1, D], the last of t = 0."""
+    """[B, S, D], the embedding of each clip's timesteps, one a span; with `clean` [B, 2, D], that of t = 0 first."""
     e0: Tensor
-    """[B, S, 6, D], or [B + 1, 1, 6, D], its projection."""
+    """[B, S, 6, D], or [B, 2, 6, D], its projection."""
     clean: CleanTokens | None
-    """Tokens at t = 0 within clips that are not; None where spans of equal length have one timestep each."""
+    """Tokens at t = 0 beside those at their clip's; None where spans of equal length have one timestep each."""
     rope: Tensor
     """[1 or B, L, 1, K / 2, 2], cosines and sines."""
     mask: KeyMask | None
@@ -112,8 +112,9 @@ class Conditions:
 
         parts = {name: repeat(getattr(self, name)) for name in ("e", "e0", "rope", "present")}
         if self.clean is not None:
+            # of a batch of one clip too: each clip has rows of its own
+            parts |= {name: torch.cat([getattr(self, name)] * passes) for name in ("e", "e0")}
             parts["clean"] = self.clean.repeated(passes)
-            parts |= {n: torch.cat([repeat(x[:-1]), x[-1:]]) for n, x in (("e", self.e), ("e0", self.e0))}
         return replace(self, **parts, mask=None if self.mask is None else self.mask.repeated(passes))
 
     def alone(self, index: int) -> Conditions:

@@ -8,10 +8,13 @@ All sizes are in bytes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -19,9 +22,14 @@ from torch.overrides import TorchFunctionMode
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.codecs import mmaudio, wan22
 from ovi_lab.flow import SamplerSettings, Texts, sample
+from ovi_lab.flow.guidance import GuidedVelocity
 from ovi_lab.models import Given, TwinDiT
 from ovi_lab.models.config import Modality
+from ovi_lab.models.given import frames_of
+from ovi_lab.models.twin_block import TwinBlock
+from ovi_lab.planning.asked import AskedOf, Lengths
 from ovi_lab.planning.live_memory import LiveMemory
+from ovi_lab.sampling.long_clips import shared_again
 from ovi_lab.sampling.quantise import linear_names, stored_bytes
 from ovi_lab.text import umt5
 
@@ -41,6 +49,8 @@ class Footprint:
     """Weights that are there at a time when blocks are brought one by one (twin towers)."""
     kept: int = 0
     """The share of `work` that is kept from step to step: keys and values of the texts (twin towers)."""
+    kept_given: int = 0
+    """Likewise of a modality that is given whole: what no step changes of it."""
 
 
 def text_footprint(
@@ -87,7 +97,7 @@ def towers_work(
     settings: SamplerSettings,
     *,
     tokens: int = 512,
-    first_frame: bool = False,
+    asked: AskedOf | None = None,
 ) -> int:
     """Most that the latent loop has alive beside the towers' weights.
 
@@ -97,29 +107,84 @@ def towers_work(
         dtype: that the towers compute in.
         settings: of the loop; a few steps replace all, and no block is skipped.
         tokens: of each text.
-        first_frame: whether the first frame is given.
+        asked: what is given, and the windows of a longer clip; None: nothing, and one window.
     """
+    asked = asked or AskedOf()
     settings = replace(settings, steps=3, skip_layers=())
     model = _on_meta(preset, dtype)
     _run_few_blocks(model)
+    most = 0
+    for lead in asked.leads:
+        noise, texts, given = _inputs(preset, model, size, tokens, lead)
+        work = _peak(partial(sample, model, noise, texts, settings, given=given, clean=noise), model)
+        if settings.cache_given:
+            # and what is kept of the blocks that did not run
+            whole, few = _on_meta(preset, dtype), model
+            work += max(
+                0, _kept(whole, noise, texts, given, settings) - _kept(few, noise, texts, given, settings)
+            )
+        most = max(most, work)
+    if asked.total is None:
+        return most
+    # the noise of all windows, and their latents, which are joined at the end
+    frames, _ = asked.total
+    cells = math.prod((model.tower_configs["video"].in_dim, size[0] // 16, size[1] // 16))
+    return most + 4 * cells * (asked.windows * preset.video_latent_frames + 2 * frames)
+
+
+def given_kept(
+    preset: ReleasedModel,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    settings: SamplerSettings,
+    *,
+    asked: AskedOf,
+) -> int:
+    """What `cache_given` keeps from step to step; 0 where no modality is given whole. Arguments as of `towers_work`."""
+    model, settings = _on_meta(preset, dtype), replace(settings, skip_layers=())
+    return max(_kept(model, *_inputs(preset, model, size, 1, lead), settings) for lead in asked.leads)
+
+
+def _kept(
+    model: TwinDiT,
+    noise: dict[Modality, Tensor],
+    texts: Texts,
+    given: Given,
+    settings: SamplerSettings,
+) -> int:
+    """Bytes that a call of the velocity leaves alive, beyond those that it leaves without `cache_given`."""
+    if not any(given.all_given(m, frames_of(x, m)) for m, x in noise.items()):
+        return 0
+    left = []
+    for keep in (True, False):
+        with torch.no_grad(), _FusedAttention(), LiveMemory(META, model) as live:
+            velocity = GuidedVelocity(
+                model, list(noise), 1, texts, replace(settings, cache_given=keep), given
+            )
+            velocity(noise, torch.zeros((), device=META))
+            left.append(live.now)
+    return left[0] - left[1]
+
+
+def _inputs(
+    preset: ReleasedModel, model: TwinDiT, size: tuple[int, int], tokens: int, lead: Lengths
+) -> tuple[dict[Modality, Tensor], Texts, Given]:
+    """Noise, texts and what is given of a window."""
     towers = model.tower_configs
-    video = (1, towers["video"].in_dim, preset.video_latent_frames, size[0] // 16, size[1] // 16)
-
-    def loop() -> Any:
-        config = towers["video"]
-        texts = [
-            torch.empty(min(tokens, config.text_len), config.text_dim, device=META) for _ in range(TEXTS)
-        ]
-        noise: dict[Modality, Tensor] = {
-            "video": torch.empty(video, device=META),
-            "audio": torch.empty(1, preset.audio_latents, towers["audio"].in_dim, device=META),
-        }
-        positive, *negative = ([text] for text in texts)
-        given, clean = Given.first_frame(noise["video"]), {"video": torch.empty(video, device=META)}
-        begin: dict[str, Any] = {"given": given, "clean": clean} if first_frame else {}
-        return sample(model, noise, Texts(positive, *negative), settings, **begin)
-
-    return _peak(loop, model)
+    shape = (1, towers["video"].in_dim, preset.video_latent_frames, size[0] // 16, size[1] // 16)
+    noise: dict[Modality, Tensor] = {
+        "video": torch.empty(shape, device=META),
+        "audio": torch.empty(1, preset.audio_latents, towers["audio"].in_dim, device=META),
+    }
+    config = towers["video"]
+    positive, *negative = (
+        [torch.empty(min(tokens, config.text_len), config.text_dim, device=META)] for _ in range(TEXTS)
+    )
+    masks = [
+        np.arange(n)[None] < own if own else None
+        for n, own in zip((preset.video_latent_frames, preset.audio_latents), lead, strict=True)
+    ]
+    return noise, Texts(positive, *negative), Given(*masks)
 
 
 def _on_meta(preset: ReleasedModel, dtype: torch.dtype) -> TwinDiT:
@@ -134,33 +199,67 @@ def picture_footprint(
     dtype: torch.dtype,
     *,
     tiling: bool = False,
-    first_frame: bool = False,
+    asked: AskedOf | None = None,
 ) -> Footprint:
-    """The Wan2.2 VAE: the whole clip's decoding and, where a first frame is given, that frame's encoding."""
+    """The Wan2.2 VAE: the whole clip's decoding, the encoding of what is given of the picture, and of what two windows
+    share.
+    """
+    asked = asked or AskedOf()
     config = wan22.Wan22Config.of(preset.video_codec)
     model = nn.Module.to(wan22.build(config), dtype=dtype)
     weights = stored_bytes(model)
     codec = wan22.Wan22VAE(model, config)
-    work = 0
     if tiling:
         model.enable_tiling()
-    if first_frame:
-        picture_BTHWC = torch.empty(1, 1, *size, 3, dtype=torch.uint8, device=META)
-        work = _peak(lambda: codec.encode(picture_BTHWC), model)
-    shape = (1, config.channels, preset.video_latent_frames, size[0] // 16, size[1] // 16)
-    with torch.no_grad(), _FusedAttention(), LiveMemory(META, model) as live:
-        _RepeatedFrames(model, live)
-        codec.decode(torch.empty(shape, device=META))
-    return Footprint(weights, max(work, live.peak))
+    again = shared_again(codec)
+
+    def latents(frames: int) -> Tensor:
+        return torch.empty(1, config.channels, frames, size[0] // 16, size[1] // 16, device=META)
+
+    def encode(frames: int) -> Any:
+        return codec.encode(torch.empty(1, frames, *size, 3, dtype=torch.uint8, device=META))
+
+    works: list[Callable[[], Any]] = []
+    works += [partial(encode, 1)] if asked.image else []
+    works += [partial(encode, asked.frames)] if asked.frames else []
+    if asked.shared and again is not None:
+        works.append(lambda: again(latents(preset.video_latent_frames), asked.shared))
+    works.append(lambda: codec.decode(latents(asked.total[0] if asked.total else preset.video_latent_frames)))
+    most = 0
+    for work in works:
+        with (
+            torch.no_grad(),
+            _FusedAttention(),
+            LiveMemory(META, model) as live,
+            _RepeatedFrames(model.encoder, live),
+            _RepeatedFrames(model.decoder, live),
+        ):
+            work()
+        most = max(most, live.peak)
+    return Footprint(weights, most)
 
 
-def sound_footprint(preset: ReleasedModel) -> Footprint:
-    """MMAudio's VAE and vocoder in float32: the whole clip's decoding."""
+def sound_footprint(preset: ReleasedModel, *, asked: AskedOf | None = None) -> Footprint:
+    """MMAudio's VAE and vocoder in float32: the whole clip's decoding, and the encoding of what is given."""
+    asked = asked or AskedOf()
     config = mmaudio.MMAudioConfig.of(preset.audio_codec)
     codec = mmaudio.MMAudioCodec(mmaudio.build_vae(config), mmaudio.build_vocoder(config), config)
     parts = (codec.vae, codec.vocoder)
-    latents_BLC = torch.empty(1, preset.audio_latents, config.channels, device=META)
-    return Footprint(sum(map(stored_bytes, parts)), _peak(lambda: codec.decode(latents_BLC), *parts))
+    tokens = asked.total[1] if asked.total else preset.audio_latents
+    work = _peak(lambda: codec.decode(torch.empty(1, tokens, config.channels, device=META)), *parts)
+    if asked.samples:
+        encoding = _peak(lambda: codec.encode(torch.empty(1, asked.samples, device=META)), *parts)
+        work = max(work, encoding)
+    return Footprint(sum(map(stored_bytes, parts)), work)
+
+
+def frames_held(preset: ReleasedModel, size: tuple[int, int], asked: AskedOf) -> tuple[int, int]:
+    """Bytes of frames in host memory: those of given files, from before the clip is sampled to its end, and those of
+    the finished clip, of which a part is replaced in a copy."""
+    latents = asked.total[0] if asked.total else preset.video_latent_frames
+    a_frame = 3 * size[0] * size[1]
+    made = (1 + wan22.Wan22VAE.strides[0] * (latents - 1)) * a_frame
+    return asked.frames * a_frame + 4 * asked.samples, made * (2 if asked.frames_replaced else 1)
 
 
 def _peak(work: Callable[[], Any], *parts: nn.Module) -> int:
@@ -177,7 +276,8 @@ def _saved(layer: Any) -> int:
 def _run_few_blocks(model: TwinDiT) -> None:
     """Makes a pass run two blocks only, one of them fused where any is; texts are kept for all."""
     fused = [b for b in model.twin_blocks if b.video.cross_attn.reads_other or b.audio.cross_attn.reads_other]
-    model.twin_blocks = [*model.twin_blocks[:1], *fused[-1:]]
+    few = [*model.twin_blocks[:1], *fused[-1:]]
+    model.twin_blocks = [TwinBlock(block.video, block.audio, index) for index, block in enumerate(few)]
     model.num_layers = len(model.twin_blocks)
 
 
@@ -196,9 +296,10 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _RepeatedFrames:
-    """Stands in for a VAE's decoder once it has seen the like: one latent frame after the other, tile after tile.
+    """Stands in for a VAE's decoder, or encoder, once it has seen the like: one latent frame after the other, tile
+    after tile. A context, at whose end the network is itself again.
 
-    The decoder's memory during a call depends on how many frames went before, up to the few whose activations it
+    Its memory during a call depends on how many frames went before, up to the few whose activations it
     keeps, and is in proportion to the tile's area. What it was the first time is counted again; outputs and kept
     activations of the fitting shapes are passed on.
     """
@@ -206,21 +307,24 @@ class _RepeatedFrames:
     DISTINCT = 4
     """Calls after which all are equal."""
 
-    def __init__(self, model: Any, live: LiveMemory) -> None:
-        self.decoder, self.live = model.decoder.forward, live
+    def __init__(self, network: Any, live: LiveMemory) -> None:
+        self.network, self.forward, self.live = network, network.forward, live
         self.known: dict[int, tuple[torch.Size, int, Tensor, list[Any]]] = {}
         self.calls = 0
-        model.decoder.forward = self
 
-    def __call__(
-        self, x: Tensor, feat_cache: list[Any], feat_idx: list[int], first_chunk: bool = False
-    ) -> Tensor:
+    def __enter__(self) -> None:
+        self.network.forward = self
+
+    def __exit__(self, *_: object) -> None:
+        self.network.forward = self.forward
+
+    def __call__(self, x: Tensor, feat_cache: list[Any], feat_idx: list[int], **first: bool) -> Tensor:
         self.calls = 0 if all(kept is None for kept in feat_cache) else self.calls + 1
         known = self.known.get(min(self.calls, self.DISTINCT - 1))
         if known is None:
             before, peak = self.live.now, self.live.peak
             self.live.peak = before
-            out = self.decoder(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
+            out: Tensor = self.forward(x, feat_cache=feat_cache, feat_idx=feat_idx, **first)
             extra = self.live.peak - before
             self.live.peak = max(peak, self.live.peak)
             self.known[self.calls] = (x.shape, extra, _shell(out), [_shell(value) for value in feat_cache])

@@ -16,6 +16,7 @@ from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.common.sizes import DRIVER, MARGIN
 from ovi_lab.flow import SamplerSettings
 from ovi_lab.planning import sampling_parts as parts
+from ovi_lab.planning.asked import AskedOf
 from ovi_lab.planning.sampling_parts import Footprint
 from ovi_lab.sampling.bundle import DTYPES
 from ovi_lab.sampling.offload import OFFLOADS, Placement
@@ -34,6 +35,7 @@ _COSTS = {
     "vae_tiling": 1,
     "batch_passes": 1,
     "cache_text": 2,
+    "cache_given": 2,
     "parts": 3,
     "blocks": 6,
     "weights_8bit": 10,
@@ -43,15 +45,17 @@ _COSTS = {
 
 @dataclass(frozen=True)
 class MemoryOptions(Options):
-    """All that decides how much memory a clip takes: the options, and two of the sampler's settings."""
+    """All that decides how much memory a clip takes: the options, and three of the sampler's settings."""
 
     batch_passes: bool = True
     cache_text: bool = True
+    cache_given: bool = True
 
     @classmethod
     def of(cls, options: Options, settings: SamplerSettings) -> MemoryOptions:
         """Of a pipeline's options and its sampler's settings."""
-        return cls(**asdict(options), batch_passes=settings.batch_passes, cache_text=settings.cache_text)
+        chosen = {name: getattr(settings, name) for name in ("batch_passes", "cache_text", "cache_given")}
+        return cls(**asdict(options), **chosen)
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,13 @@ class SamplingPlanner:
         preset: the model's.
         size: height and width of the picture.
         settings: guidance, solver and skipped layers decide how passes are made.
-        first_frame: whether the clip begins with an image.
+        asked: what is given, and the windows; None: nothing, and one window.
     """
 
     def __init__(
-        self, preset: ReleasedModel, size: Size, settings: SamplerSettings, first_frame: bool = False
+        self, preset: ReleasedModel, size: Size, settings: SamplerSettings, asked: AskedOf | None = None
     ) -> None:
-        self.preset, self.size, self.settings, self.first_frame = preset, size, settings, first_frame
+        self.preset, self.size, self.settings, self.asked = preset, size, settings, asked or AskedOf()
         self._guided = (settings.video_guidance, settings.audio_guidance) != (1.0, 1.0)
         self._part = cache(lambda part, *sizes, **options: part(preset, *sizes, **options))
 
@@ -89,26 +93,39 @@ class SamplingPlanner:
         """Whether both passes of guidance run as one batch: only where they need the same blocks."""
         return options.batch_passes and self._guided and not self.settings.skip_layers
 
+    @property
+    def keeps_given(self) -> bool:
+        """Whether `cache_given` has anything to keep: a modality is given whole."""
+        lengths = (self.preset.video_latent_frames, self.preset.audio_latents)
+        return any(n == all_of for lead in self.asked.leads for n, all_of in zip(lead, lengths, strict=True))
+
     def footprints(self, options: MemoryOptions) -> dict[str, Footprint]:
         """The footprint of each of `STAGES`."""
         dtype, part = DTYPES[options.dtype], self._part
         settings = replace(
-            self.settings, skip_layers=(), batch_passes=self.batches(options), cache_text=options.cache_text
+            self.settings,
+            skip_layers=(),
+            batch_passes=self.batches(options),
+            cache_text=options.cache_text,
+            cache_given=options.cache_given,
         )
         weights, streamed, widest = part(parts.towers_weights, dtype, options.weights_8bit)
-        work = part(parts.towers_work, self.size, dtype, settings, first_frame=self.first_frame) + widest
+        work = part(parts.towers_work, self.size, dtype, settings, asked=self.asked) + widest
         kept = part(parts.text_kept, dtype, self._guided) if options.cache_text else 0
+        unchanging = (
+            part(parts.given_kept, self.size, dtype, settings, asked=self.asked) if options.cache_given else 0
+        )
         return {
             "text": part(parts.text_footprint),
-            "towers": Footprint(weights, work, streamed, kept),
+            "towers": Footprint(weights, work, streamed, kept, unchanging),
             "picture": part(
                 parts.picture_footprint,
                 self.size,
                 dtype,
                 tiling=options.vae_tiling,
-                first_frame=self.first_frame,
+                asked=self.asked,
             ),
-            "sound": part(parts.sound_footprint),
+            "sound": part(parts.sound_footprint, asked=self.asked),
         }
 
     def peak(self, options: MemoryOptions) -> Peak:
@@ -124,11 +141,27 @@ class SamplingPlanner:
 
     def host_peak(self, options: MemoryOptions) -> Peak:
         """The same where the device is the CPU: weights in their file's type are read from the mapped file, and
-        need no memory of their own; the towers' file is in bf16."""
+        need no memory of their own; the towers' file is in bf16. Frames are there too (see `frames_held`)."""
         footprints = self.footprints(options)
         converted = footprints["towers"].weights if options.dtype != "bf16" or options.weights_8bit else 0
-        stage = max(footprints, key=lambda name: footprints[name].work)
-        return Peak(options, converted + footprints[stage].work, stage)
+        given, made = self.frames
+        works = {name: part.work + (given if name != "text" else 0) for name, part in footprints.items()}
+        works["sound"] += self.pixels
+        # of the finished clip nothing is there but its frames
+        works["picture"] = max(works["picture"], given + made)
+        stage = max(works, key=lambda name: works[name])
+        return Peak(options, converted + works[stage], stage)
+
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Bytes of frames in host memory, of given files and of the finished clip; see `frames_held`."""
+        held: tuple[int, int] = self._part(parts.frames_held, self.size, self.asked)
+        return held
+
+    @property
+    def pixels(self) -> int:
+        """Bytes of the finished clip's frames."""
+        return self.frames[1] // (2 if self.asked.frames_replaced else 1)
 
 
 def offload_of(options: MemoryOptions) -> str:
@@ -148,6 +181,7 @@ def savings(
         "vae_tiling": (options.vae_tiling, True),
         "batch_passes": (batches, False),
         "cache_text": (options.cache_text, False),
+        "cache_given": (options.cache_given, options.cache_given and not planner.keeps_given),
         "dtype": (options.dtype, *dtypes),
     }
     found = []
@@ -175,4 +209,5 @@ def in_words(options: MemoryOptions, planner: SamplingPlanner, dtype: bool = Fal
     unbatched = not options.batch_passes and not planner.settings.skip_layers
     words += ["batch_passes=false"] * unbatched
     words += ["cache_text=false"] * (not options.cache_text)
+    words += ["cache_given=false"] * (not options.cache_given)
     return " ".join(words) or "as it is"

@@ -18,6 +18,7 @@ from ovi_lab.checkpoints.presets import ReleasedModel, is_released, released_mod
 from ovi_lab.common.sizes import DRIVER, GIB, MARGIN, gib
 from ovi_lab.errors import UserError
 from ovi_lab.flow import SamplerSettings
+from ovi_lab.planning.asked import AskedOf
 from ovi_lab.planning.sampling_parts import Footprint
 from ovi_lab.planning.sampling_planner import (
     STAGES,
@@ -29,11 +30,10 @@ from ovi_lab.planning.sampling_planner import (
     savings,
     what_fits,
 )
-from ovi_lab.sampling.bundle import lengthened
-from ovi_lab.sampling.command import configured_bundle
+from ovi_lab.sampling.bundle import lengthened, released_formats
+from ovi_lab.sampling.command import configured_bundle, single_request
 from ovi_lab.sampling.offload import OFFLOADS
-from ovi_lab.sampling.pipeline import Options, Plan
-from ovi_lab.sampling.sizes import snapped
+from ovi_lab.sampling.pipeline import Options, Plan, plan_request
 
 
 # --------------------------------------------------------------------------------------------- before a run
@@ -47,10 +47,11 @@ def check_memory(
     """
     if not plans:
         return
-    largest = max(plans, key=lambda plan: plan.size[0] * plan.size[1])
-    images = any(plan.request.image is not None for plan in plans)
-    planner = SamplingPlanner(preset, largest.size, settings, images)
     device, choice = torch.device(options.device), MemoryOptions.of(options, settings)
+    formats = released_formats(preset)
+    largest = max(plans, key=lambda plan: plan.size[0] * plan.size[1])
+    asked = AskedOf.most((AskedOf.by(plan, formats) for plan in plans), formats)
+    planner = SamplingPlanner(preset, largest.size, settings, asked)
     if device.type == "cuda":
         _check(planner, choice, str(device), torch.cuda.mem_get_info(device)[0])
     elif device.type == "cpu":
@@ -122,9 +123,9 @@ def plan_command(argv: Sequence[str], console: Console | None = None) -> int:
     if OmegaConf.is_missing(config, "checkpoint"):
         raise UserError("checkpoint is not given: ovi-sample --plan checkpoint=ovi_960x960_10s gpu=24GB")
     preset = _preset(config)
-    area = preset.area[0] * preset.area[1]
-    size = snapped(requested_shape(config) or preset.area, area)
-    planner = SamplingPlanner(preset, size, sampler_settings(config), config.image is not None)
+    formats = released_formats(preset)
+    plan = plan_request(single_request(config, "clip", requested_shape(config)), formats)
+    planner = SamplingPlanner(preset, plan.size, sampler_settings(config), AskedOf.by(plan, formats))
     options = _memory_options(config)
     console = console or Console()
     memory = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
@@ -154,7 +155,7 @@ def _preset(config: Any) -> ReleasedModel:
 
 def _memory_options(config: Any) -> MemoryOptions:
     dtype = "bf16" if config.dtype == "auto" else str(config.dtype)
-    names = ("offload", "weights_8bit", "vae_tiling", "batch_passes", "cache_text")
+    names = ("offload", "weights_8bit", "vae_tiling", "batch_passes", "cache_text", "cache_given")
     options = MemoryOptions(device="cpu", dtype=dtype, **{name: config[name] for name in names})
     offload_of(options)
     return options
@@ -162,14 +163,14 @@ def _memory_options(config: Any) -> MemoryOptions:
 
 def _print_parts(console: Console, planner: SamplingPlanner, options: MemoryOptions) -> None:
     preset, (height, width) = planner.preset, planner.size
-    frames = 4 * (preset.video_latent_frames - 1) + 1
-    begins = ", from an image" if planner.first_frame else ""
+    frames = planner.pixels // (3 * height * width)
+    asks = _in_words(planner)
     table = Table(
         "Part",
         "Type",
         Column("Weights", justify="right"),
         Column("Its work takes", justify="right"),
-        title=f"{preset.name}: {height}x{width}, {frames} frames{begins}",
+        title=f"{preset.name}: {height}x{width}, {frames} frames{asks}",
         title_justify="left",
         title_style="bold",
     )
@@ -197,7 +198,26 @@ def _print_parts(console: Console, planner: SamplingPlanner, options: MemoryOpti
         console.print(
             f"Of the towers' work, {gib(towers.kept)} are keys and values of the texts (cache_text)."
         )
+    if options.cache_given and planner.keeps_given:
+        console.print(
+            f"And {gib(towers.kept_given)} of it are a given modality's work that no step changes (cache_given)."
+        )
     console.print(f"With offload=blocks {gib(towers.streamed)} of the towers' weights are there at a time.\n")
+
+
+def _in_words(planner: SamplingPlanner) -> str:
+    """What is asked of the clip beside its size, for a table's title."""
+    asked, words = planner.asked, []
+    if asked.windows > 1:
+        words.append(f"{asked.windows} windows")
+    if asked.image:
+        words.append("from an image")
+    given = [f"{asked.frames} frames"] * (asked.frames > 0)
+    if asked.samples:
+        given.append(f"{asked.samples / planner.preset.sample_rate:.2f} s of sound")
+    if given:
+        words.append(f"{' and '.join(given)} given")
+    return "".join(f", {word}" for word in words)
 
 
 def _print_choices(
@@ -227,6 +247,9 @@ def _print_choices(
         console.print("sampler.skip_layers is set: the two passes of guidance run one by one in any case.")
     weights = sum(part.weights for part in planner.footprints(options).values())
     console.print(f"With offload, {gib(weights)} of weights stay in host memory or in their mapped files.")
+    given, made = planner.frames
+    beside = f", beside {gib(given)} of given files" if given else ""
+    console.print(f"The finished clip's frames take {gib(made)} of host memory{beside}.")
     if memory is None:
         console.print("Give gpu=24GB to see what fits.")
     elif best is not None:

@@ -37,10 +37,13 @@ from ovi_lab.sampling.requests import (
     read_requests,
     variants,
 )
+from ovi_lab.sampling.sizes import Size
 
 LARGE = 2**30
 SIDE = 256
 """Pixels of the files' longer side, of runs with a codec of their own."""
+FILES = ("image", *GIVEN)
+"""Keys of files of one clip, which are columns with `_path` in a file of prompts."""
 OF_A_ROW = ("redo", "seconds", "overlap")
 """Keys of one clip that are columns of the same name in a file of prompts."""
 MemoryCheck = Callable[[ReleasedModel, list[Plan], SamplerSettings, Options], None]
@@ -141,9 +144,8 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
                 f"{bundle.name} makes clips of one size and without a given image: leave out aspect"
             )
     shape = None if bundle.own_codec else requested_shape(config)
-    files: dict[str, Any] = {name: config[name] for name in ("image", *GIVEN)}
     if many:
-        for name in [name for name in (*files, *OF_A_ROW) if config[name] is not None]:
+        for name in [name for name in (*FILES, *OF_A_ROW) if config[name] is not None]:
             column = name if name in OF_A_ROW else f"{name}_path"
             raise UserError(
                 f"{name}= goes with prompt=: with prompts=FILE, name it for each row in its column {column}"
@@ -153,8 +155,12 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
             raise UserError(bad[0].reason)
         requests = [replace(request, keep_given=config.keep_given) for request in requests]
         return variants(requests, config.variants), bad
-    prompt = str(config.prompt)
-    paths: dict[str, Any] = {name: Path(str(file)) for name, file in files.items() if file is not None}
+    return variants([single_request(config, str(config.prompt), shape)], config.variants), []
+
+
+def single_request(config: DictConfig, prompt: str, shape: Size | None) -> Request:
+    """The request of a prompt with the configuration's files and lengths. Raises UserError for what is no request."""
+    paths: dict[str, Any] = {name: Path(str(config[name])) for name in FILES if config[name] is not None}
     request = Request(
         prompt_name(prompt),
         prompt.strip(),
@@ -166,7 +172,7 @@ def requested(config: DictConfig, bundle: Bundle) -> tuple[list[Request], list[B
         overlap=config.overlap,
         **paths,
     )
-    return variants([check_request(request)], config.variants), []
+    return check_request(request)
 
 
 def check_settings(settings: SamplerSettings, bundle: Bundle) -> None:
