@@ -16,14 +16,14 @@ from helpers.given_clips import request_of, write_files
 from helpers.small_presets import GUIDED, alive, make_preset, write_preset
 from ovi_lab.checkpoints.presets import ReleasedModel
 from ovi_lab.codecs import mmaudio, wan22
-from ovi_lab.flow import Texts, sample
+from ovi_lab.flow import SamplerSettings, Texts, sample
 from ovi_lab.flow.guidance import GuidedVelocity
 from ovi_lab.models import Given, TwinDiT
 from ovi_lab.planning import sampling_parts
 from ovi_lab.planning.asked import AskedOf
 from ovi_lab.planning.live_memory import LiveMemory
 from ovi_lab.planning.sampling_planner import MemoryOptions, SamplingPlanner, in_words, savings
-from ovi_lab.planning.sampling_report import plan_command
+from ovi_lab.planning.sampling_report import _print_parts, plan_command
 from ovi_lab.sampling.bundle import released_formats
 from ovi_lab.sampling.long_clips import shared_again
 from ovi_lab.sampling.pipeline import plan_request
@@ -54,7 +54,8 @@ def test_the_loop_beside_what_is_given(direction: str) -> None:
     preset = make_preset(96, 4, FRAMES, AUDIO)
     preset = dataclasses.replace(preset, model={**preset.model, "fusion": {"direction": direction}})
     model = TwinDiT(**preset.model).eval().requires_grad_(False)
-    for lead, cached in ((WHOLE, True), (WHOLE, False), (PART, True)):
+    cases = ((WHOLE, True), (WHOLE, False), (PART, True))
+    for lead, cached in cases if direction == "bidirectional" else cases[:1]:
         asked, settings = AskedOf(leads=(lead,)), dataclasses.replace(GUIDED, cache_given=cached, steps=3)
         noise, texts, given = inputs(model, lead)
         predicted = sampling_parts.towers_work(preset, SIZE, torch.float32, settings, tokens=32, asked=asked)
@@ -118,10 +119,9 @@ def test_a_given_sound_is_encoded() -> None:
     config = mmaudio.MMAudioConfig.of(preset.audio_codec)
     parts = [m(config).to_empty(device="cpu").eval() for m in (mmaudio.build_vae, mmaudio.build_vocoder)]
     codec = mmaudio.MMAudioCodec(*parts, config)
-    taken = alive(lambda: codec.encode(torch.zeros(1, 32000)), *parts)
-    asked = AskedOf(samples=32000)
+    taken = alive(lambda: codec.encode(torch.zeros(1, 16000)), *parts)
+    asked = AskedOf(samples=16000)
     assert 0.9 < sampling_parts.sound_footprint(preset, asked=asked).work / taken < 1.1
-    assert sampling_parts.sound_footprint(preset).work < 0.8 * taken
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +144,12 @@ def test_what_requests_ask_for(files: dict[str, Path]) -> None:
     assert asked({"start": "short"}) == begins
     assert asked({"clip": "long", "redo": "audio:0.3-0.6"}).leads == ((7, 25),)
     longer = asked({}, seconds=1.75)
-    assert longer.leads == ((0, 0), (3, 14))
+    assert longer.leads == ((3, 14),)
     assert (longer.total, longer.windows, longer.shared) == ((11, 56), 2, 3)
     both = AskedOf.most([begins, longer], formats)
-    assert set(both.leads) == {(0, 0), (4, 16)}
+    assert both.leads == ((4, 16),)
+    kinds = AskedOf.most([both, asked({"audio": "long"}), asked({"video": "silent"})], formats).leads
+    assert set(kinds) == {(4, 16), (0, 35), (7, 0)}
     assert (both.total, both.windows, both.frames, both.frames_replaced) == ((11, 56), 2, 13, True)
     frame = 3 * 64 * 96
     assert sampling_parts.frames_held(preset, (64, 96), begins) == (13 * frame + 4 * 16 * 512, 2 * 25 * frame)
@@ -162,12 +164,12 @@ def test_a_long_clip_takes_memory_for_its_frames_and_the_towers_for_one_window()
         SamplingPlanner(preset, plan.size, GUIDED, AskedOf.by(plan, formats))
         for plan in (plan_request(Request("a", "x", **more), formats) for more in ({}, {"seconds": 30.0}))
     )
-    latents, a_frame = 180, 3 * 128 * 128  # of 720 frames, the first alone
+    latents, a_frame = 181, 3 * 128 * 128  # of 721 frames, the first alone
     assert long.pixels == (1 + 4 * (latents - 1)) * a_frame
-    assert (long.asked.windows, long.asked.shared) == (179, 1)
+    assert (long.asked.windows, long.asked.shared) == (180, 1)
     parts = [planner.footprints(MemoryOptions()) for planner in (short, long)]
     noise = 12 * 8 * 8 * 4
-    assert parts[1]["towers"].work - noise * (2 * 179 + 2 * latents) < 1.2 * parts[0]["towers"].work
+    assert parts[1]["towers"].work - noise * (2 * 180 + 2 * latents) < 1.2 * parts[0]["towers"].work
     # on the device frames are float32 before they are bytes; then the sound is decoded beside these
     assert parts[1]["picture"].work > 4 * long.pixels
     assert long.host_peak(MemoryOptions()).total >= max(
@@ -177,26 +179,39 @@ def test_a_long_clip_takes_memory_for_its_frames_and_the_towers_for_one_window()
 
 @pytest.mark.slow
 def test_the_plan_says_what_is_given(files: dict[str, Path], tmp_path: Path) -> None:
-    def printed(*words: str) -> str:
-        console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
-        arguments = [
-            "--plan",
-            f"checkpoint={write_preset(tmp_path, frames=7, audio=35)}",
-            "gpu=900MB",
-            *words,
-        ]
-        assert plan_command(arguments, console) == 0
-        text = console.export_text()
-        assert max(map(len, text.splitlines())) <= 80
-        return " ".join(text.split())
+    preset = make_preset(32, 1, frames=7, audio=35)
+    formats = released_formats(preset)
+    plan = plan_request(request_of(files, {"video": "silent"}, seconds=1.75, shape=(64, 64)), formats)
+    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    planner = SamplingPlanner(preset, plan.size, SamplerSettings(), AskedOf.by(plan, formats))
+    _print_parts(console, planner, MemoryOptions(vae_tiling=True, weights_8bit=True))
+    said = " ".join(console.export_text().split())
+    assert "41 frames, 2 windows, 41 frames given" in said
+    assert "a given modality's work that no step changes (cache_given)" in said
 
-    given = printed(f"video={files['silent']}")
-    assert "25 frames, 25 frames given" in given
-    assert "a given modality's work that no step changes (cache_given)" in given
-    assert "of given files" in given
-    assert "41 frames, 2 windows" in printed("seconds=1.75")
-    planner = SamplingPlanner(make_preset(), (96, 128), GUIDED, AskedOf(leads=((4, 0),), frames=13))
-    words = [in_words(choice, planner) for choice in savings(MemoryOptions(), planner)]
-    assert "cache_given=false" in words
-    plain = SamplingPlanner(make_preset(), (96, 128), GUIDED)
-    assert not any("cache_given" in in_words(one, plain) for one in savings(MemoryOptions(), plain))
+
+def test_a_plan_of_files_that_do_not_fit_is_one_line(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = write_preset(tmp_path, frames=7, audio=35)
+    for words, said in (
+        ([f"video={tmp_path}/none.mp4"], "no file at"),
+        (
+            [f"video={files['short']}"],
+            "the picture of the given video short.mp4 lasts 0.60 s and the clip 1.04 s",
+        ),
+        (["seconds=0.5"], "seconds=0.5 is shorter than the 1.04 s"),
+        (["overlap=0.5"], "overlap is of a long clip's windows: give seconds too"),
+    ):
+        assert plan_command(["--plan", f"checkpoint={preset}", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+def test_cache_given_is_offered_where_it_keeps_something() -> None:
+    def offered(**asked: Any) -> list[str]:
+        planner = SamplingPlanner(make_preset(), (96, 128), GUIDED, AskedOf(**asked))
+        return [in_words(choice, planner) for choice in savings(MemoryOptions(), planner)]
+
+    assert "cache_given=false" in offered(leads=((4, 0),), frames=13)
+    assert not any("cache_given" in words for words in (*offered(), *offered(leads=((3, 20 - 1),))))

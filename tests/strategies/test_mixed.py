@@ -32,7 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     two["zero3"].append("@alone:yes")  # what is to be the same to the bit
     two["zero3_again"] = [*two["zero3"], f"resume={folder}/zero3/{HALFWAY}"]
     start(two, folder, data_root, 2, together=True)
-    start({"one": common}, folder, data_root, 1)
     assert not list(folder.glob("*.told")), [path.read_text() for path in folder.glob("*.told")]
     return folder
 
@@ -42,14 +41,6 @@ def test_every_strategy_trains_the_same(runs: Path, name: str) -> None:
     assert_trained_alike(runs / name, runs / "ddp", 0, ("train/loss", "grad_norm/total"))
     validated = [column(runs / one, "val/loss_audio") for one in (name, "ddp")]
     assert validated[0] == pytest.approx(validated[1], abs=1e-5)
-
-
-def test_one_process_trains_what_two_do(runs: Path) -> None:
-    """The clips of a step, their roles, timesteps and noise: the same losses, of each modality too."""
-    assert_trained_alike(runs / "one", runs / "ddp", 0, ("train/loss", "grad_norm/total"))
-    for modality in ("video", "audio"):
-        one, two = (column(runs / name, f"train/loss_{modality}") for name in ("one", "ddp"))
-        assert one == pytest.approx(two, abs=1e-5)
 
 
 def test_some_steps_have_no_clip_of_a_tower(runs: Path) -> None:

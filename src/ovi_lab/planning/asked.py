@@ -88,13 +88,19 @@ def _shared(plan: Plan) -> int:
 
 
 def _of_each_kind(leads: Iterable[Lengths], own: Lengths) -> tuple[Lengths, ...]:
-    """Of each kind of window the most that is given; windows of which all is given are not sampled."""
-    most: dict[tuple[int, ...], Lengths] = {}
+    """Of each kind of window the most that is given, if no other kind takes as much: where a part is given more is
+    computed than where nothing is. Windows of which all is given are not sampled.
+    """
+    most: dict[tuple[int, int], Lengths] = {}
     for lead in leads:
-        kind = tuple((n > 0) + (n == length) for n, length in zip(lead, own, strict=True))
-        if kind != (2, 2):
-            most[kind] = max(most.get(kind, (0, 0)), lead)
-    return tuple(most.values())
+        video, audio = ((n > 0) + (n == length) for n, length in zip(lead, own, strict=True))
+        if (video, audio) != (2, 2):
+            most[video, audio] = max(most.get((video, audio), (0, 0)), lead)
+
+    def less(kind: tuple[int, int], other: tuple[int, int]) -> bool:
+        return kind != other and all(a == b or (a, b) == (0, 1) for a, b in zip(kind, other, strict=True))
+
+    return tuple(lead for kind, lead in most.items() if not any(less(kind, other) for other in most))
 
 
 def _of_windows(plan: Plan, formats: Formats) -> Iterator[Lengths]:

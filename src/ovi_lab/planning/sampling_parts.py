@@ -117,12 +117,11 @@ def towers_work(
     for lead in asked.leads:
         noise, texts, given = _inputs(preset, model, size, tokens, lead)
         work = _peak(partial(sample, model, noise, texts, settings, given=given, clean=noise), model)
-        if settings.cache_given:
+        if settings.cache_given and not _kept_of_first(model, noise, given):
             # and what is kept of the blocks that did not run
-            whole, few = _on_meta(preset, dtype), model
-            work += max(
-                0, _kept(whole, noise, texts, given, settings) - _kept(few, noise, texts, given, settings)
-            )
+            whole = _on_meta(preset, dtype)
+            few, all_blocks = (_kept(one, noise, texts, given, settings) for one in (model, whole))
+            work += max(0, all_blocks - few)
         most = max(most, work)
     if asked.total is None:
         return most
@@ -141,8 +140,24 @@ def given_kept(
     asked: AskedOf,
 ) -> int:
     """What `cache_given` keeps from step to step; 0 where no modality is given whole. Arguments as of `towers_work`."""
-    model, settings = _on_meta(preset, dtype), replace(settings, skip_layers=())
-    return max(_kept(model, *_inputs(preset, model, size, 1, lead), settings) for lead in asked.leads)
+    settings, most = replace(settings, skip_layers=()), 0
+    for lead in asked.leads:
+        model = _on_meta(preset, dtype)
+        inputs = _inputs(preset, model, size, 1, lead)
+        if _kept_of_first(model, inputs[0], inputs[2]):
+            _run_few_blocks(model)
+        most = max(most, _kept(model, *inputs, settings))
+    return most
+
+
+def _given_whole(noise: dict[Modality, Tensor], given: Given) -> list[Modality]:
+    return [m for m, x in noise.items() if given.all_given(m, frames_of(x, m))]
+
+
+def _kept_of_first(model: TwinDiT, noise: dict[Modality, Tensor], given: Given) -> bool:
+    """Whether nothing is kept of blocks after the first: it is the first that reads the other tower."""
+    first = model.twin_blocks[0]
+    return all(getattr(first, m).cross_attn.reads_other for m in _given_whole(noise, given))
 
 
 def _kept(
@@ -153,7 +168,7 @@ def _kept(
     settings: SamplerSettings,
 ) -> int:
     """Bytes that a call of the velocity leaves alive, beyond those that it leaves without `cache_given`."""
-    if not any(given.all_given(m, frames_of(x, m)) for m, x in noise.items()):
+    if not _given_whole(noise, given):
         return 0
     left = []
     for keep in (True, False):
@@ -275,8 +290,9 @@ def _saved(layer: Any) -> int:
 
 def _run_few_blocks(model: TwinDiT) -> None:
     """Makes a pass run two blocks only, one of them fused where any is; texts are kept for all."""
-    fused = [b for b in model.twin_blocks if b.video.cross_attn.reads_other or b.audio.cross_attn.reads_other]
-    few = [*model.twin_blocks[:1], *fused[-1:]]
+    first, *rest = model.twin_blocks
+    fused = [b for b in rest if b.video.cross_attn.reads_other or b.audio.cross_attn.reads_other]
+    few = [first, *fused[-1:]]
     model.twin_blocks = [TwinBlock(block.video, block.audio, index) for index, block in enumerate(few)]
     model.num_layers = len(model.twin_blocks)
 
