@@ -289,10 +289,11 @@ def _saved(layer: Any) -> int:
 
 
 def _run_few_blocks(model: TwinDiT) -> None:
-    """Makes a pass run two blocks only, one of them fused where any is; texts are kept for all."""
+    """Makes a pass run three blocks only, the last two fused where any are; texts are kept for all."""
     first, *rest = model.twin_blocks
     fused = [b for b in rest if b.video.cross_attn.reads_other or b.audio.cross_attn.reads_other]
-    few = [first, *fused[-1:]]
+    # of the last block a modality that is given whole needs no more than what the other tower reads
+    few = [first, *fused[-2:]]
     model.twin_blocks = [TwinBlock(block.video, block.audio, index) for index, block in enumerate(few)]
     model.num_layers = len(model.twin_blocks)
 
