@@ -100,7 +100,8 @@ class ReplicatedProcesses(ReplicatedModel, DDPStrategy):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass and loss. DDP makes its buckets anew in the first one after its first reduction."""
-        remakes = self._begins_step and bool(self._views) and not self.model._has_rebuilt_buckets
+        replicated: Any = self.model
+        remakes = self._begins_step and bool(self._views) and not replicated._has_rebuilt_buckets
         self._begins_step = False
         if remakes:
             self._free_views()
