@@ -143,8 +143,10 @@ class _LinearOfZero3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        out = x.matmul(weight.t())
-        return out if bias is None else out.add_(bias)
+        if bias is None:
+            return x.matmul(weight.t())
+        # DeepSpeed adds the bias in place; here that would touch what selective checkpointing keeps
+        return torch.addmm(bias, x.flatten(0, -2), weight.t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
