@@ -12,7 +12,6 @@ from ovi_eval.common.shown import shown
 from ovi_lab.common.following import typed
 from ovi_lab.data.cli_output import print_next, print_table
 from ovi_lab.errors import UserError
-from ovi_lab.text.caption_form import SOUND_TAGS
 
 if TYPE_CHECKING:
     from ovi_lab.data.build.captioning.assembled import Assembly
@@ -46,8 +45,8 @@ def add_captions(commands: Any) -> None:
     actions.add_argument(
         "--ask", metavar="URL", help="ask a chat endpoint; stopped, the same command goes on"
     )
-    text = "how the sound's description is written; alone: of all captions that are there (as they are; --ask: AUDCAP)"
-    option("--sound-tag", choices=tuple(SOUND_TAGS), help=text)
+    text = "AUDCAP or Audio, the form of the sound's description; alone: of all captions there (as it is; --ask: AUDCAP)"
+    option("--sound-tag", metavar="TAG", help=text)
     option("--all", action="store_true", help="also clips that have a caption")
     option("--clips", type=int, metavar="N", help="at most so many")
     option("--model", help=f"of the endpoint (${MODEL_VARIABLE}, else the only one it has)")
@@ -64,6 +63,12 @@ def add_captions(commands: Any) -> None:
 
 
 def _captions(arguments: argparse.Namespace) -> int:
+    from ovi_lab.text.caption_form import SOUND_TAGS
+
+    if arguments.sound_tag not in (None, *SOUND_TAGS):
+        raise UserError(
+            f"--sound-tag '{shown(arguments.sound_tag)}' is unknown; there are {', '.join(SOUND_TAGS)}"
+        )
     for name, least in (("clips", 1), ("at_once", 1), ("tries", 1), ("timeout", 0)):
         value = getattr(arguments, name)
         if value is not None and not (value >= least and 0 < value < float("inf")):

@@ -19,7 +19,7 @@ def add_report(commands: Any) -> None:
     parser.examples = (
         ("ovi-data report shards", "shards/report.html; dropped clips are cut from their videos"),
         ("ovi-data report shards --videos /mnt/videos", "where the videos have been moved to"),
-        ("ovi-data report shards && xdg-open shards/report.html", "and look at it"),
+        ("ovi-data report /scratch/build", "of the --work folder of shards that went to a store"),
     )
     option = parser.add_argument
     option("shards", type=Path, metavar="SHARDS", help="a folder that ovi-data build made")
