@@ -45,7 +45,7 @@ def add_captions(commands: Any) -> None:
     actions.add_argument(
         "--ask", metavar="URL", help="ask a chat endpoint; stopped, the same command goes on"
     )
-    text = "AUDCAP or Audio, the form of the sound's description; alone: of all captions there (as it is; --ask: AUDCAP)"
+    text = "AUDCAP or Audio, the form of the sound's description; alone: of all captions (as it is; --ask: AUDCAP)"
     option("--sound-tag", metavar="TAG", help=text)
     option("--all", action="store_true", help="also clips that have a caption")
     option("--clips", type=int, metavar="N", help="at most so many")
