@@ -1,5 +1,5 @@
-# Commands: `make ablation`, `make stages`, `make three-tasks`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
-# Options: ARGS="trainer.max_steps=100 name=short" for the ablation and three-tasks, ARGS="seed=0,1,2" for the stages,
+# Commands: `make ablation`, `make stages`, `make three-tasks`, `make sync-filter`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
+# Options: ARGS="trainer.max_steps=100 name=short" for the studies, ARGS="seed=0,1,2" for the stages,
 # PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise; PYTHONS="3.12 3.13" for
 # `make test-pythons`, the core tests under each Python that is there.
 VENV ?= .venv
@@ -9,7 +9,7 @@ PYTEST ?=
 WORKERS ?= 2
 PYTHONS ?=
 
-.PHONY: ablation stages three-tasks test types suite test-fast test-pythons site install clean
+.PHONY: ablation stages three-tasks sync-filter test types suite test-fast test-pythons site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -38,6 +38,9 @@ stages: install
 
 three-tasks: install
 	$(BIN)/python -m ovi_lab.train experiment=one_training_three_tasks $(ARGS)
+
+sync-filter: install
+	$(BIN)/python -m ovi_lab.train experiment=sync_filter $(ARGS)
 
 test: install
 	$(BIN)/ruff check .

@@ -20,8 +20,8 @@ from rich.progress import track
 from ovi_lab.data.build.clip import Candidate
 from ovi_lab.data.build.decide import decide
 from ovi_lab.data.build.items import moved
-from ovi_lab.data.build.recipe import Bound
 from ovi_lab.data.build.steps.faces import LipSyncStep
+from ovi_lab.data.displaced import sync_bounds
 from ovi_lab.data.worlds.bouncing_ball import BouncingBall
 
 OFFSETS = range(-15, 16)
@@ -48,7 +48,7 @@ def measured(clips: int, seed: int) -> list[tuple[int, dict[str, Any]]]:
 
 def kept(rows: list[tuple[int, dict[str, Any]]], bound: int) -> dict[int, float]:
     """The share of clips that a bound of so many frames keeps, by planted offset."""
-    keep = {"sync_offset": Bound(-bound, bound, missing="drop")}
+    keep = sync_bounds(bound)
     decisions: dict[int, list[bool]] = {offset: [] for offset in OFFSETS}
     for offset, scores in rows:
         decisions[offset].append(decide(scores, keep).kept)

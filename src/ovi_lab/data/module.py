@@ -22,6 +22,7 @@ from ovi_lab.data.batch_order import EpochSampler
 from ovi_lab.data.buckets import Buckets, cuts_of
 from ovi_lab.data.dataset import ClipDataset, OnError
 from ovi_lab.data.decode import OnResample
+from ovi_lab.data.displaced import latents_of, parsed_displaced, training_folder
 from ovi_lab.data.encoders import published_codec
 from ovi_lab.data.evaluation_clips import clips_to_evaluate
 from ovi_lab.data.fitting import fitted_codec
@@ -70,7 +71,8 @@ class OviDataModule(LightningDataModule):
         on_error: "skip" bad samples, counted and named, or "raise" at the first.
         max_bad_share: more bad samples than this share stop the run, when there are 20 or more.
         on_resample: "resample" sound of another rate, or "raise".
-        num_train, num_eval, train_seed, eval_seed: the world's clips.
+        num_train, num_eval, train_seed, eval_seed: the world's clips. displaced: {share, filter} of those to train on
+            (see `Displaced`).
         num_frames, height, width, fps, sample_rate: the format that media in shards are converted to; None:
             as stored.
         quiet: show no progress.
@@ -109,6 +111,7 @@ class OviDataModule(LightningDataModule):
         max_bad_share: float = 0.05,
         sources: Sequence[Mapping[str, Any]] | None = None,
         require: Require | None = None,
+        displaced: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         numbers = {"num_workers": num_workers, "prefetch": prefetch, "max_bad_share": max_bad_share}
@@ -140,6 +143,7 @@ class OviDataModule(LightningDataModule):
             "audio_edges": None if audio_edges is None else list(audio_edges),
             "patch_size": list(patch_size),
         }
+        self.displaced = parsed_displaced(displaced, world)
         self.settings: WorldSettings | None = None
         self.world: World | None = None
         if world is not None:
@@ -169,7 +173,7 @@ class OviDataModule(LightningDataModule):
         Safe to call from any process.
         """
         if self.settings is not None:
-            prepare_world(self.settings, self.root, self.quiet)
+            training_folder(self.settings, self.displaced, self.root, self.quiet)
         elif self.codec_path is None and "media" in self._raw("train").kinds:
             self._fitted_codec_path()
 
@@ -271,6 +275,8 @@ class OviDataModule(LightningDataModule):
             "audio_tokens": None if self.audio_tokens is None else vars(self.audio_tokens),
             "media": None if self._media_format is None else vars(self._media_format),
         }
+        if self.displaced is not None:
+            content["displaced"] = vars(self.displaced)
         if self._draw is not None:
             content["sources"] = [self._draw.counts, self._draw.taken]
         return digest_of(content)[:16]
@@ -352,8 +358,7 @@ class OviDataModule(LightningDataModule):
 
     def _dataset(self, split: str) -> ClipDataset:
         if self.settings is not None:
-            folder = prepare_world(self.settings, self.root, self.quiet)
-            return self._clips(shards_of(folder, split, "latents"))
+            return self._clips(latents_of(self.settings, self.displaced, split, self.root, self.quiet))
         dataset = self._raw(split)
         if "media" in dataset.kinds:
             dataset.codec = self.codec

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,8 +27,8 @@ from ovi_eval.common.files import file_sha256, write_whole
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.common.progress import progress
-from ovi_lab.data.dataset import ClipDataset, media_runs
-from ovi_lab.data.decode import array_members
+from ovi_lab.data.dataset import ClipDataset, media_runs, of_one_shape
+from ovi_lab.data.decode import MediaClip, array_members
 from ovi_lab.data.encoders import Encoders
 from ovi_lab.data.encoding import encode_run
 from ovi_lab.data.index import digest_of, index_path
@@ -77,8 +78,17 @@ def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> P
             data set).
     """
     folder = settings.folder(root)
+    made_once(folder, lambda: _make(settings, folder, quiet))
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[], None]) -> None:
+    """Make a folder of data, which ends with its manifest, if it is missing or incomplete; by one process at a time.
+
+    Raises UserError where the folder cannot be made.
+    """
     if is_whole(folder):
-        return folder
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,7 +96,7 @@ def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> P
             f"the data folder {folder} cannot be made ({error.strerror}); choose another with data.root=… "
             "(ovi-data: --out)"
         ) from error
-    lock = FileLock(root / f".{folder.name}.lock")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=1)
     except Timeout:
@@ -94,10 +104,14 @@ def prepare_world(settings: WorldSettings, root: Path, quiet: bool = False) -> P
         lock.acquire()
     try:
         if not is_whole(folder):
-            _make(settings, folder, quiet)
+            (folder / "manifest.json").unlink(missing_ok=True)
+            for left in folder.glob(
+                ".*.tmp"
+            ):  # of a process that was killed; the lock says that none is writing
+                left.unlink()
+            make()
     finally:
         lock.release()
-    return folder
 
 
 def is_whole(folder: Path) -> bool:
@@ -124,9 +138,6 @@ def shards_of(folder: Path, split: str, kind: str) -> list[Path]:
 
 def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
     world = get_world(settings.world)
-    (folder / "manifest.json").unlink(missing_ok=True)
-    for left in folder.glob(".*.tmp"):  # of a process that was killed; the lock says that none is writing now
-        left.unlink()
     splits = {
         "train": (settings.num_train, settings.train_seed),
         "eval": (settings.num_eval, settings.eval_seed),
@@ -146,11 +157,17 @@ def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
     files = [folder / "codec.safetensors", *media["train"], *media["eval"]]
     for split in splits:
         dataset = ClipDataset(media[split], on_error="raise")
-        samples = progress(encoded(dataset, codec), f"{world.name}: {split} latents", len(dataset), not quiet)
+        samples = progress(
+            encoded(media_clips(dataset), codec), f"{world.name}: {split} latents", len(dataset), not quiet
+        )
         files += write_shards(folder / f"{split}-latents", samples, CLIPS_PER_SHARD)
+    write_manifest(folder, files, {"format": FORMAT, "settings": asdict(settings)})
+
+
+def write_manifest(folder: Path, files: Iterable[Path], facts: Mapping[str, Any]) -> None:
+    """Write the manifest, the last of a folder's files: the facts, then every file's size and sha256."""
     listed = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(files)}
-    manifest = {"format": FORMAT, "settings": asdict(settings), "files": listed}
-    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1))
+    write_whole(folder / "manifest.json", json.dumps({**facts, "files": listed}, indent=1))
 
 
 def _rendered(world: World, count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -162,11 +179,19 @@ def _rendered(world: World, count: int, seed: int) -> Iterator[tuple[str, dict[s
             yield key, array_members(caption, meta, frames_THWC, clips.fps, wave_S, clips.sample_rate)
 
 
-def encoded(dataset: ClipDataset, codec: LatentCodec) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """A media data set's clips as samples of latents, encoded a few at a time."""
-    encoders = Encoders(codec.fps, codec.sample_rate, codec.audio, codec.video)
+def media_clips(dataset: ClipDataset) -> Iterator[tuple[str, MediaClip]]:
+    """Key and clip of a media data set's good clips in order."""
     for run in media_runs(dataset, _AT_ONCE):
-        yield from encode_run([(dataset.entries[number].key, clip) for number, clip in run], encoders)
+        yield from ((dataset.entries[number].key, clip) for number, clip in run)
+
+
+def encoded(
+    clips: Iterable[tuple[str, MediaClip]], codec: LatentCodec
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Named clips of media as samples of latents, encoded a few at a time."""
+    encoders = Encoders(codec.fps, codec.sample_rate, codec.audio, codec.video)
+    for run in of_one_shape(clips, _AT_ONCE):
+        yield from encode_run(run, encoders)
 
 
 def media_batches(dataset: ClipDataset, limit: int) -> Iterator[tuple[Tensor, Tensor]]:

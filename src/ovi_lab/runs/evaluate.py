@@ -86,6 +86,7 @@ def evaluate_run(
             config_hash=config_hash(plain),
             lineage=lineage(plain),
             losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
+            provenance={**provenance(), "training_clips": len(data.train_dataset)},
         ).write(folder / "results.json")
     reporter.at("scoring", 2 * len(made), 2 * len(made))
 
@@ -136,7 +137,7 @@ def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any
         metrics = find(["ball/event_sync", "ball/agreement", *compared])
         metrics += [sync_in_parts(task.parts)] if task.parts else []
         scored = score_items(items, memory_items(task.real), metrics, options)
-    return run_results(items, scored, provenance=provenance(), benchmark=task.benchmark, **facts)
+    return run_results(items, scored, benchmark=task.benchmark, **facts)
 
 
 def evaluate_references(config: DictConfig, folder: Path) -> None:
@@ -169,7 +170,9 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
         for task in evaluations:
             own, place = clips[: len(task.real)], folder / name / task.folder
             try:
-                score(own, reference, task, name=name, kind="reference").write(place / "results.json")
+                score(own, reference, task, name=name, kind="reference", provenance=provenance()).write(
+                    place / "results.json"
+                )
             except UserError as error:
                 raise UserError(f"reference {name} cannot be scored: {error}") from error
             _write_mp4s(own, place / "clips", settings.num_mp4, settings.size)

@@ -48,6 +48,14 @@ _VOLATILE = (
 _HARMLESS = ("data.prefetch", "data.quiet", "trainer.log_every_n_steps", "trainer.max_steps")
 # And how the clips of an optimiser step are distributed, where their number is given.
 _DISTRIBUTION = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
+# Values of runs from before there were these keys: plain layers, one list of shards, clips as the world made them.
+_BEFORE = (
+    ("model.linear", "plain"),
+    ("data.sources", None),
+    ("data.require", None),
+    ("data.displaced.share", 0),
+    ("data.displaced.filter", None),
+)
 
 
 def run_config(config: DictConfig) -> dict[str, Any]:
@@ -60,9 +68,9 @@ def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that must be the same, each under its full name."""
     distribution = _DISTRIBUTION if config.get("global_batch_size") is not None else ()
     flat = _flat(config, {*_VOLATILE, *distribution})
-    # runs from before these keys are plain, and their data are one list of shards
-    before = {("model.linear", "plain"), ("data.sources", None), ("data.require", None)}
-    return {k: v for k, v in flat.items() if not any(k.endswith(key) and v == plain for key, plain in before)}
+    return {
+        k: v for k, v in flat.items() if not any(k.endswith(key) and v == plain for key, plain in _BEFORE)
+    }
 
 
 def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = "") -> dict[str, Any]:
