@@ -83,7 +83,7 @@ DATA = _open(
     num_eval=Count,
     train_seed=Seed,
     eval_seed=Seed,
-    displaced=_closed(share=Share, filter=NotNegative | None) | None,
+    displaced=_closed(share=Share, filter=NotNegative | None),
     modalities=Texts,
     audio_tokens=_open(min=AtLeastOne, max=AtLeastOne | None, crop=Literal["longer", "random"]),
     batch_size=AtLeastOne,

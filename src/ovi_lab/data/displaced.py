@@ -77,8 +77,9 @@ def parsed_displaced(given: Mapping[str, Any] | None, world: str | None) -> Disp
     Raises:
         UserError: an unknown key, a value out of bounds, or clips that cannot be moved or judged.
     """
+    given = given or {}
     check_settings("data", {"displaced": given})
-    displaced = Displaced(**(given or {}))
+    displaced = Displaced(**given)
     if not displaced.changes_any:
         return None
     if world is None:
