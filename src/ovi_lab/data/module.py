@@ -71,8 +71,7 @@ class OviDataModule(LightningDataModule):
         on_error: "skip" bad samples, counted and named, or "raise" at the first.
         max_bad_share: more bad samples than this share stop the run, when there are 20 or more.
         on_resample: "resample" sound of another rate, or "raise".
-        num_train, num_eval, train_seed, eval_seed: the world's clips. displaced: {share, filter} of those to train on
-            (see `Displaced`).
+        num_train, num_eval, train_seed, eval_seed: the world's clips. displaced: of those to train on (`Displaced`).
         num_frames, height, width, fps, sample_rate: the format that media in shards are converted to; None:
             as stored.
         quiet: show no progress.

@@ -37,7 +37,7 @@ def candidate(frames_THWC: Tensor | None = None, wave_S: Tensor | None = None) -
 def test_the_paper_s_steps_on_a_real_clip(
     shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With UltraFace in S3FD's place; SyncNet's weights are not to be had, so that step is left out and named."""
+    """UltraFace replaces S3FD; SyncNet's weights are not available, so its step is skipped and named."""
     monkeypatch.setenv(WEIGHTS_FOLDER, str(shared_dir / "weights"))
     videos = tmp_path / "videos"
     videos.mkdir()

@@ -25,7 +25,7 @@ from ovi_lab.errors import UserError
 
 BOOK = "captions.jsonl"
 FILE = "file"
-"""Where a caption comes from that stands beside its file or in a table of files."""
+"""The origin of a caption in a text file beside the video, or in a table of files."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def ask_all(
     tag: str,
     quiet: bool = False,
 ) -> AskedCaptions:
-    """Ask for a caption of each clip; answers are in the book at once, so that the same call goes on with the rest.
+    """Ask for a caption of each clip. Answers are stored at once; the same call continues with the clips that remain.
 
     Raises UserError where the endpoint refuses, or cannot be reached for several clips in a row.
     """
