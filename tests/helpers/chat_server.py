@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 import time
 import wave
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from PIL import Image
+
+from helpers.serving import serving
 
 GOOD = "A bright pattern wanders over the screen. <S>Look!<E> <AUDCAP>soft hissing noise<ENDAUDCAP>"
 
@@ -115,11 +116,5 @@ class _Chat(BaseHTTPRequestHandler):
 @contextmanager
 def chat_server() -> Iterator[ChatServer]:
     """The server while it runs."""
-    with ChatServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ChatServer()) as server:
+        yield server

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from helpers.serving import serving
 
 LIST = (
     '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
@@ -51,14 +52,8 @@ class ObjectStore(ThreadingHTTPServer):
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """A store that is served until the block ends."""
-    with ObjectStore() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ObjectStore()) as server:
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,18 +1,17 @@
 """leaderboard.html: one file that needs no network and no server.
 
 The Python files here work out what is shown, the templates (*.html) its form. Whatever comes from files (names,
-captions, reasons, provenance) is escaped by the environment below; the page's own policy forbids it to fetch anything.
+captions, reasons, provenance) is escaped by the templates' environment; the page's policy forbids it to fetch anything.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ovi_eval.common.shown import shown
@@ -21,6 +20,7 @@ from ovi_eval.report import published, wording
 from ovi_eval.report.html.clip_store import ClipStore
 from ovi_eval.report.html.clips import prompt_rows, values_shown
 from ovi_eval.report.html.drawings import SIDE, WIDTH, Axis
+from ovi_eval.report.html.escaping import escaping_environment
 from ovi_eval.report.html.models import MAX_LACKING, PLAYED, addresses, model_pages
 from ovi_eval.report.html.run_facts import facts_of_runs
 from ovi_eval.report.html.tables import FEW_LINES, filters, having, metric_tables, reference_lines
@@ -69,16 +69,7 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FunctionLoader(lambda name: re.sub(r"\n\s+", "\n", _asset(name))),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        # Before HTML's own characters are escaped: no control characters, one line, not too long.
-        finalize=lambda value: (
-            value if not isinstance(value, str) or isinstance(value, Markup) else line(value)
-        ),
-    )
+    environment = escaping_environment(_asset)
     environment.filters |= {
         "as_is": Markup,
         "breakable": _breakable,

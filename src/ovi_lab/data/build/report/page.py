@@ -1,7 +1,7 @@
 """report.html: one file that needs no network and no server.
 
 Its look, its players and its policy, which forbids it to fetch anything, are those of the leaderboard's page. Whatever
-comes from files (names, reasons, texts) is escaped by the environment below.
+comes from files (names, reasons, texts) is escaped by the templates' environment.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ovi_eval.common.files import write_whole
 from ovi_eval.common.shown import shown
 from ovi_eval.report.html.clip_store import PageClip
+from ovi_eval.report.html.escaping import escaping_environment
 from ovi_eval.report.html.timeline_picture import TIMELINE
-from ovi_eval.report.wording import line
 from ovi_lab.common.progress import progress
 from ovi_lab.data.build.folder import BuiltFolder
 from ovi_lab.data.build.recipe import Bound
@@ -183,16 +183,7 @@ def hours(seconds: float) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FunctionLoader(lambda name: re.sub(r"\n\s+", "\n", _template(name))),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        # Before HTML's own characters are escaped: no control characters, one line, not too long.
-        finalize=lambda value: (
-            value if not isinstance(value, str) or isinstance(value, Markup) else line(value)
-        ),
-    )
+    environment = escaping_environment(_template)
     environment.filters |= {"as_is": Markup, "breakable": _breakable, "hours": hours}
     environment.globals |= {"TIMELINE": TIMELINE}
     return environment
