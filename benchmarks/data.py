@@ -170,7 +170,7 @@ def builds(
                 runs.append(run_build(whole, recipe, workers))
                 advance()
         growing = []
-        for count in (max(1, most // 4), max(1, most // 2)):
+        for count in sorted({max(1, most // 4), max(1, most // 2)} - {most}):
             growing.append((count, run_build(copies(videos, folder / str(count), count), recipe, 1)))
             advance()
         return by_workers, [*growing, (most, min(by_workers[0], key=lambda run: run.seconds))]
