@@ -1,5 +1,7 @@
-# Commands: `make ablation`, `make stages`, `make three-tasks`, `make sync-filter`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
-# Options: ARGS="trainer.max_steps=100 name=short" for the studies, ARGS="seed=0,1,2" for the stages,
+# Commands: `make ablation`, `make stages`, `make three-tasks`, `make sync-filter`, `make solver`, `make guidance`,
+# `make studies`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
+# Options: ARGS="trainer.max_steps=100 name=short" for a study, ARGS="seed=0,1,2" for the stages,
+# ARGS=quick for all studies in small against their record,
 # PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise; PYTHONS="3.12 3.13" for
 # `make test-pythons`, the core tests under each Python that is there.
 VENV ?= .venv
@@ -9,7 +11,7 @@ PYTEST ?=
 WORKERS ?= 2
 PYTHONS ?=
 
-.PHONY: ablation stages three-tasks sync-filter test types suite test-fast test-pythons site install clean
+.PHONY: ablation stages three-tasks sync-filter solver guidance studies test types suite test-fast test-pythons site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -41,6 +43,15 @@ three-tasks: install
 
 sync-filter: install
 	$(BIN)/python -m ovi_lab.train experiment=sync_filter $(ARGS)
+
+solver: install
+	$(BIN)/python -m ovi_lab.train experiment=solver $(ARGS)
+
+guidance: install
+	$(BIN)/python -m ovi_lab.train experiment=guidance $(ARGS)
+
+studies: install
+	$(BIN)/python scripts/studies.py $(ARGS)
 
 test: install
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """What a user types: refused in one line, run side by side, interrupted, resumed, installed as a wheel."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.forks import Fork, command, run_module
+from helpers.forks import Fork, command
+from helpers.sweeping import sweep
 from ovi_lab.common.command_line import check
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
-from ovi_lab.sweeps import local_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [
@@ -29,12 +28,6 @@ SWEEP = [
     "samples.every_n_steps=0",
     "logger.tensorboard=false",
 ]
-
-
-def sweep(arguments):
-    """A sweep whose workers are forks too: they need not import what is imported."""
-    local_pool.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
-    run_module("ovi_lab.train", arguments)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +267,10 @@ def test_a_sweep_over_any_key_makes_an_arm_of_each_value(data_root, tmp_path):
     study = tmp_path / "runs" / "fusion_ablation"
     board = json.loads((study / "results.json").read_text())
     assert [arm["name"] for arm in board["arms"]] == ["none,rope.factor=0.5", "none,rope.factor=0.25"]
+    # a curve over that key, and nothing of the study's
+    assert board["sweep"]["arms"][0] == {"arm": "none,rope.factor=0.25", "at": [0.25], "series": ""}
+    assert board["sweep"]["paper"] == {"rope.factor": 0.19676}
+    assert (board["study"]["title"], board["findings"]) == ("fusion_ablation over rope.factor", [])
     assert (study / "none,rope.factor=0.5" / "seed_0" / "results.json").is_file()
 
 

@@ -1,21 +1,19 @@
 """Evaluation tasks: what is given of the real clips, what is scored of what comes out, what is refused."""
 
 import json
-import multiprocessing
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from helpers.forks import Fork, run_module
+from helpers.forks import Fork
+from helpers.sweeping import sweep
 from ovi_eval.clips.clipset import ClipSet
 from ovi_lab.common.building import build
 from ovi_lab.common.paths import config_dir
 from ovi_lab.errors import UserError
 from ovi_lab.runs.evaluation_tasks import GIVEN, LONG, TASKS, evaluation_tasks
-from ovi_lab.sweeps import local_pool
 
 SCORED = ("experiment=fusion", "evaluation=ball")
 # steps so large that what is given makes a difference after two of them
@@ -148,12 +146,6 @@ def test_tasks_that_cannot_be_are_refused_before_training(settings, words, train
     with pytest.raises(UserError, match=words):
         trained([*SCORED, *settings], tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def sweep(arguments):
-    """A sweep whose workers are forks too: they need not import what is imported."""
-    local_pool.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
-    run_module("ovi_lab.train", arguments)
 
 
 @pytest.mark.slow

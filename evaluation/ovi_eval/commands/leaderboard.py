@@ -14,7 +14,10 @@ from ovi_eval.errors import UserError
 HELP = "rank runs: table, Markdown, figure, HTML page"
 EXAMPLES = (
     ("ovi-eval leaderboard runs/fusion_ablation", "a study, into its own folder"),
-    ("ovi-eval leaderboard runs/a runs/b --out board --first a", "two runs, each compared with a"),
+    (
+        "ovi-eval leaderboard runs/factors --x rope.factor --by fusion.direction",
+        "curves over a number of the runs",
+    ),
     ("ovi-eval leaderboard results.json --with published", "beside numbers that others published"),
 )
 
@@ -26,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", help="folder to write to (default: the study's own, if one folder is named)")
     add("--first", help="the arm that the others are compared with")
     add("--order", help="arms in the order to show them, with commas between")
+    add(
+        "--x",
+        metavar="KEY",
+        help="a setting with a number: its curve; two, with a comma between: their table",
+    )
+    add("--by", metavar="KEY", help="setting that tells curves apart (several with commas between)")
     add("--title", help="heading of the page")
     add("--message", help="a sentence under the heading")
     add("--claims", help="YAML or JSON file of claims to be held against the numbers")
@@ -48,10 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Ranks, writes the files and prints the table. Raises UserError for bad input."""
     from ovi_eval.ranking.leaderboard import build_leaderboard
+    from ovi_eval.ranking.sweep import Axes
     from ovi_eval.report import write_all
     from ovi_eval.report.terminal import show
     from ovi_eval.results.published import published_tables
 
+    if options.by and not options.x:
+        raise UserError("--by tells the curves of --x apart: give --x KEY too, a setting with a number")
     out = Path(options.out) if options.out else _default_folder(options.runs)
     board = build_leaderboard(
         options.runs,
@@ -62,6 +74,9 @@ def run(options: argparse.Namespace) -> None:
         claims=_claims(options.claims),
         published=published_tables() if options.beside else (),
         clips=options.clips,
+        axes=Axes(names_of(options.x, "--x") or (), names_of(options.by, "--by") or ())
+        if options.x
+        else None,
     )
     write_all(board, out, progress=True)
     show(board)

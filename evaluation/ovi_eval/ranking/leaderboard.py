@@ -15,6 +15,7 @@ from typing import Any
 from ovi_eval.common.places import without_places
 from ovi_eval.common.shown import did_you_mean
 from ovi_eval.errors import UserError
+from ovi_eval.ranking.claimed_trends import ClaimedTrend, MeasuredTrend, measure_trend, side_name
 from ovi_eval.ranking.claims import (
     Claim,
     ClaimedComparison,
@@ -26,6 +27,7 @@ from ovi_eval.ranking.claims import (
 )
 from ovi_eval.ranking.columns import Column, columns_of
 from ovi_eval.ranking.ranks import compared, difference, held_up_to, marked, ranked
+from ovi_eval.ranking.sweep import Axes, Sweep, swept
 from ovi_eval.ranking.table import Row, row_as_data, rows_of, with_cells
 from ovi_eval.results.clip_files import ClipFinder
 from ovi_eval.results.files import LEADERBOARD_SCHEMA, load_json
@@ -50,6 +52,8 @@ class Leaderboard:
     """Numbers of others, shown in a section of their own and never ranked."""
     clips: ClipFinder = field(default_factory=ClipFinder)
     """Which clips may be shown, and why others may not."""
+    sweep: Sweep | None = None
+    """Where the arms are on curves, where they differ in numbers."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def clip_notes(self) -> list[str]:
@@ -58,7 +62,7 @@ class Leaderboard:
 
     def to_dict(self) -> dict[str, Any]:
         """The aggregate as plain data, schema "ovi_eval.leaderboard/1"."""
-        return {
+        data: dict[str, Any] = {
             "schema": LEADERBOARD_SCHEMA,
             "created": self.created,
             "study": {
@@ -75,6 +79,11 @@ class Leaderboard:
             "problems": list(self.problems),
             "published": [asdict(table) for table in self.published],
         }
+        if self.sweep is not None:
+            axes = self.sweep.axes
+            data["study"] |= {"x": list(axes.x), "by": list(axes.by), "paper": dict(axes.paper)}
+            data["sweep"] = self.sweep.as_data({row.name: row for row in self.arms}, self.columns)
+        return data
 
 
 def build_leaderboard(
@@ -88,18 +97,21 @@ def build_leaderboard(
     expected: Sequence[tuple[str, Seed]] = (),
     published: Sequence[PublishedTable] = (),
     clips: Sequence[str | Path] = (),
+    axes: Axes | None = None,
+    failed: Mapping[tuple[str, Seed], str] | None = None,
 ) -> Leaderboard:
     """Reads runs (study folders, run folders, results files) and ranks them.
 
     `first` is the arm all others are compared with (default: the first of `order`, else the first found).
     `order` names the arms as the study defines them. `claims` is plain data for `claims.parse_claims`. `expected`
-    lists (arm, seed) pairs, so that a run which never began is named as well. What is not given is taken from the
-    aggregate that an earlier call left in a study folder among `paths`. `published` are numbers of others, shown in a
-    section of their own and never ranked. `clips` are folders below which the clips of runs lie that are not in the
-    runs' own folders: nothing else is put into the page (see `clip_files`).
+    lists (arm, seed) pairs, so that a run which never began is named as well; `failed` says of some why they ended.
+    What is not given is taken from the aggregate that an earlier call left in a study folder among `paths`. `published`
+    are numbers of others, shown in a section of their own and never ranked. `clips` are folders below which the clips
+    of runs lie that are not in the runs' own folders: nothing else is put into the page (see `clip_files`). `axes`: the
+    runs differ in these numbers, and are shown as curves, or as a table of two.
 
-    Raises UserError where no run is usable, two runs have one name and seed, `first` is unknown, or a folder of
-    `clips` is not there.
+    Raises UserError where no run is usable, two runs have one name and seed, `first` is unknown, a folder of
+    `clips` is not there, or the runs do not make curves over `axes` (see `sweep.swept`).
     """
     found = find_runs(paths)
     remembered = _remembered(found)
@@ -112,6 +124,8 @@ def build_leaderboard(
         claims=claims if claims is not None else remembered.get("claims") or (),
         expected=expected,
         first_must_exist=first is not None,
+        axes=axes or (None if expected else _remembered_axes(remembered)),
+        failed=failed,
     )
     return replace(board, published=tuple(published), clips=ClipFinder(found.runs, clips))
 
@@ -126,21 +140,39 @@ def collect_leaderboard(
     claims: Sequence[Any] = (),
     expected: Sequence[tuple[str, Seed]] = (),
     first_must_exist: bool = True,
+    axes: Axes | None = None,
+    failed: Mapping[tuple[str, Seed], str] | None = None,
 ) -> Leaderboard:
-    """The leaderboard of runs that have been read; arguments and errors as `build_leaderboard`'s."""
+    """The leaderboard of runs that have been read; arguments and errors as `build_leaderboard`'s.
+
+    Where there are `axes`, arms are not compared with the first one, and have no interval over clips: values are held
+    against the number, seed by seed.
+    """
+    failures = failed or {}
     problems = [
+        f"{name}, seed {seed}: failed: {without_places(message)}"
+        for (name, seed), message in failures.items()
+    ]
+    gone = {(name, f"seed_{seed}") for name, seed in failures}
+    problems += [
         f"{'/'.join(missing.folder.parts[-2:])}: {without_places(missing.reason)}"
         for missing in found.missing
+        if missing.folder.parts[-2:] not in gone
     ]
     problems += [f"{run.label()}: {problem}" for run in found.runs for problem in run.problems]
-    have = {(run.name, run.seed) for run in found.runs} | {
+    runs, places = (found.runs, {}) if axes is None else swept(found.runs, axes, problems)
+    have = {(run.name, run.seed) for run in [*found.runs, *runs]} | {
         (name, seed)
         for missing in found.missing
         for name, seed in expected
         if missing.folder.parts[-2:] == (name, f"seed_{seed}")
     }
-    problems += [f"{name}, seed {seed}: has not begun" for name, seed in expected if (name, seed) not in have]
-    rows = rows_of(found.runs)
+    problems += [
+        f"{name}, seed {seed}: has not begun"
+        for name, seed in expected
+        if (name, seed) not in {*have, *failures}
+    ]
+    rows = rows_of(runs)
     arms = [row for row in rows if row.kind == "measured"]
     references = [row for row in rows if row.kind == "reference"]
     if not arms:
@@ -157,20 +189,34 @@ def collect_leaderboard(
         first = None
     first = first or (order[0] if order and order[0] in names else names[0])
 
-    columns = columns_of(found.runs)
-    arms = [with_cells(row, columns, problems) for row in arms]
+    columns = columns_of(runs)
+    arms = [with_cells(row, columns, problems, over_clips=axes is None) for row in arms]
     references = [with_cells(row, columns, problems) for row in references]
     arms = held_up_to(references, marked(arms, columns), columns)
-    arms = ranked(compared(arms, columns, first), columns, references)
+    if axes is None:
+        arms = compared(arms, columns, first)
+    arms = ranked(arms, columns, references)
+    sweep = None if axes is None else Sweep(axes, [places[row.name] for row in arms if row.name in places])
     parsed = parse_claims(claims)
-    findings = findings_on(parsed, [*arms, *references], columns)
-    return Leaderboard(title, message, first, columns, arms, references, findings, problems, parsed)
+    findings = findings_on(parsed, [*arms, *references], columns, sweep)
+    return Leaderboard(
+        title, message, first, columns, arms, references, findings, problems, parsed, sweep=sweep
+    )
 
 
-def findings_on(claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence[Column]) -> list[Finding]:
+def findings_on(
+    claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence[Column], sweep: Sweep | None = None
+) -> list[Finding]:
     """One finding a claim from the values of these rows. Raises UserError for a claim that no data can show."""
     by_name = {row.name: row for row in rows}
-    return decide(claims, lambda comparison: _measure(comparison, by_name, columns))
+
+    def measured(claimed: ClaimedComparison | ClaimedTrend) -> Measured | MeasuredTrend | str:
+        if isinstance(claimed, ClaimedComparison):
+            return _measure(claimed, by_name, columns, sweep)
+        column = _column(claimed.metric, [], columns, "the trend")
+        return column if isinstance(column, str) else measure_trend(claimed, sweep, by_name, column)
+
+    return decide(claims, measured)
 
 
 def _remembered(found: FoundRuns) -> dict[str, Any]:
@@ -181,21 +227,34 @@ def _remembered(found: FoundRuns) -> dict[str, Any]:
     study = load_json(file).get("study")
     if not isinstance(study, dict):
         raise UserError(f"{file}: field study must be an object; remove the file to build it anew")
-    for key, kind in {"title": str, "message": str, "first": str, "order": list, "claims": list}.items():
+    kinds = {"title": str, "message": str, "first": str, "paper": dict}
+    for key, kind in {**kinds, **dict.fromkeys(("order", "claims", "x", "by"), list)}.items():
         if key in study and not isinstance(study[key], kind):
             raise UserError(f"{file}: field study.{key} has a wrong type; remove the file")
     return study
 
 
+def _remembered_axes(study: Mapping[str, Any]) -> Axes | None:
+    if not study.get("x"):
+        return None
+    paper = {
+        str(key): value for key, value in study.get("paper", {}).items() if isinstance(value, int | float)
+    }
+    return Axes([str(key) for key in study["x"]], [str(key) for key in study.get("by", ())], paper)
+
+
 def _measure(
-    comparison: ClaimedComparison, rows: Mapping[str, Row], columns: Sequence[Column]
+    comparison: ClaimedComparison, rows: Mapping[str, Row], columns: Sequence[Column], sweep: Sweep | None
 ) -> Measured | str:
     """The numbers of a claimed comparison, or why there are none."""
-    metric, arms = comparison.metric, f"{comparison.arm} against {comparison.versus}"
-    for name in (comparison.arm, comparison.versus):
-        if name not in rows:
-            return f"Nothing can be said yet of {arms}: {name} has no finished run."
-    both = [rows[comparison.arm], rows[comparison.versus]]
+    metric, given = comparison.metric, (comparison.arm, comparison.versus)
+    arms = " against ".join(map(side_name, given))
+    both = []
+    for side in given:
+        row = rows.get(_arm_named(side, sweep) or "")
+        if row is None:
+            return f"Nothing can be said yet of {arms}: {side_name(side)} has no finished run."
+        both.append(row)
     if comparison.versus_metric:
         sides = [_column(metric, both[:1], columns, both[0].name)]
         sides.append(_column(comparison.versus_metric, both[1:], columns, both[1].name))
@@ -206,7 +265,7 @@ def _measure(
         return column if isinstance(column, str) else str(other)
     if column.direction != other.direction:
         raise UserError(f"claim on {column.id} and {other.id}: one is best high and the other low")
-    if column.direction == "closer_to_reference" and comparison.relation != "within":
+    if column.direction == "closer_to_reference" and comparison.relation not in ("within", "equivalent"):
         raise UserError(
             f"claim on {column.id}: it is best near its reference, so neither arm is better; use within"
         )
@@ -222,7 +281,17 @@ def _measure(
             "held against the other."
         )
     a, b = (cell.value for cell in cells)
-    return Measured(comparison, a, b, d, column.direction)
+    if comparison.relation == "equivalent" and len(d.by_seed) < 2:
+        return f"Nothing can be said of {column.id} for {arms}: equivalence needs two seeds in common."
+    return Measured(comparison, a, b, d, column.direction, (both[0].name, both[1].name))
+
+
+def _arm_named(side: str | Mapping[str, Any], sweep: Sweep | None) -> str | None:
+    """The name of a claim's arm; None where no arm of the sweep, or more than one, has those values of its settings."""
+    if isinstance(side, str):
+        return side
+    found = [] if sweep is None else sweep.having(side)
+    return found[0].arm if len(found) == 1 else None
 
 
 def _column(metric: str, rows: Sequence[Row], columns: Sequence[Column], what: str) -> Column | str:

@@ -134,7 +134,8 @@ def clip_values(row: Row, column: Column) -> dict[Seed, dict[str, float]] | None
     return found or None
 
 
-def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
+def with_cells(row: Row, columns: Sequence[Column], problems: list[str], over_clips: bool = True) -> Row:
+    """The row with its cell in each column; without `over_clips`, values of two seeds or more are not resampled."""
     cells: dict[str, Cell] = {}
     for column in columns:
         values = values_of(row, column)
@@ -148,14 +149,14 @@ def with_cells(row: Row, columns: Sequence[Column], problems: list[str]) -> Row:
             problems.append(
                 f"{row.name}: {column.id} is not the mean of its clips, so seeds are compared and not clips"
             )
-        over_clips = _over_clips(clips, row, runs, column)
         over_seeds = intervals.t_interval(listed, within=_ends(clips, column))
+        resampled = _over_clips(clips, row, runs, column) if over_clips or over_seeds is None else None
         cells[column.id] = Cell(
             value=float(listed.mean()),
             by_seed=values,
             sd=float(listed.std(ddof=1)) if listed.size > 1 else None,
-            interval=over_seeds or (stated_interval(metrics[0]) if len(metrics) == 1 else None) or over_clips,
-            over_clips=over_clips,
+            interval=over_seeds or (stated_interval(metrics[0]) if len(metrics) == 1 else None) or resampled,
+            over_clips=resampled,
             n_clips=min((metric.n for metric in metrics), default=None),
             coverage=min((metric.coverage for metric in metrics), default=1.0),
             n_distinct=min((m.n if m.distinct is None else m.distinct for m in metrics), default=None),

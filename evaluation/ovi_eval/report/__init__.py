@@ -25,6 +25,7 @@ def write_all(board: Leaderboard, out_dir: Path, progress: bool = False, drawn: 
     """
     from rich.progress import Progress
 
+    from ovi_eval.report.curve_figure import curves_png
     from ovi_eval.report.figure import figure_png
     from ovi_eval.report.html.page import page
     from ovi_eval.report.markdown import markdown
@@ -40,8 +41,10 @@ def write_all(board: Leaderboard, out_dir: Path, progress: bool = False, drawn: 
         beside(out_dir / "leaderboard.md").write_text(markdown(board), encoding="utf-8")
         by_id = {column.id: column for column in board.columns}
         columns = [by_id[name] for name in drawn if name in by_id] or board.columns
-        beside(out_dir / "figure.png").write_bytes(figure_png(replace(board, columns=columns)))
+        drawn_board = replace(board, columns=columns)
+        figure = figure_png(drawn_board) if board.sweep is None else curves_png(drawn_board, board.sweep)
+        beside(out_dir / "figure.png").write_bytes(figure)
         with Progress(disable=not progress, transient=True) as bar:
             task = bar.add_task("leaderboard.html", total=None)
-            html = page(board, lambda done, total: bar.update(task, completed=done, total=total))
+            html = page(board, lambda done, total: bar.update(task, completed=done, total=total), figure)
         beside(out_dir / "leaderboard.html").write_text(html, encoding="utf-8")

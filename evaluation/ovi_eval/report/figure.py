@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ovi_eval.report import wording
@@ -12,6 +13,9 @@ from ovi_eval.report.palette import DASHES, colour
 from ovi_eval.report.wording import line
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ovi_eval.ranking.columns import Column
     from ovi_eval.ranking.leaderboard import Leaderboard
 
 _ACROSS = 4
@@ -52,13 +56,7 @@ def figure_png(board: Leaderboard) -> bytes:
             for value in cell.by_seed.values() if len(cell.by_seed) > 1 else ():
                 axis.plot(value, place, "o", ms=4, mfc="none", mec=colour(place), mew=0.9)
             axis.plot(cell.value, place, "o", ms=6, color=colour(place))
-        name = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(wording.unit(column), 40)}"
-        wrapped = [
-            part
-            for text in (line(column.title, 150), name)
-            for part in textwrap.wrap(text, _TITLE, break_on_hyphens=False)
-        ]
-        axis.set_title("\n".join(wrapped), fontsize=8.5, parse_math=False)
+        axis.set_title(panel_title(column), fontsize=8.5, parse_math=False)
         axis.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.tick_params(axis="x", labelsize=7.5)
@@ -71,7 +69,19 @@ def figure_png(board: Leaderboard) -> bytes:
         "bars: 95 % interval",
         *(["dashed: references"] if handles else []),
     ]
-    figure.suptitle(f"{line(board.title, 150)}\n{'; '.join(note)}", fontsize=9, parse_math=False)
+    return drawn_png(figure, f"{line(board.title, 150)}\n{'; '.join(note)}", handles)
+
+
+def panel_title(column: Column, *more: str) -> str:
+    """The metric in words and its raw name with the way that is better, in lines that fit above a panel."""
+    name = f"{line(column.id, 150)}\N{NO-BREAK SPACE}{column.arrow}{line(wording.unit(column), 40)}"
+    texts = (line(column.title, 150), name, *more)
+    return "\n".join(part for text in texts for part in textwrap.wrap(text, _TITLE, break_on_hyphens=False))
+
+
+def drawn_png(figure: Figure, title: str, handles: Mapping[str, Any]) -> bytes:
+    """The figure as PNG, below it a legend of these handles by name; the same drawing gives the same bytes."""
+    figure.suptitle(title, fontsize=9, parse_math=False)
     if handles:
         shown = [line(name, _NAME) for name in handles]
         legend = figure.legend(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from ovi_eval.common.shown import shown
 from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Cell, Row
-from ovi_eval.report import published, wording
+from ovi_eval.report import curve_tables, published, wording
 from ovi_eval.report.wording import in_markdown
 from ovi_eval.results.published import PublishedTable, by_benchmark
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
+    from ovi_eval.ranking.sweep import Sweep
 
 
 def markdown(board: Leaderboard) -> str:
@@ -22,9 +23,39 @@ def markdown(board: Leaderboard) -> str:
     if board.message:
         parts.append(in_markdown(board.message))
     if board.findings:
-        parts.append(
-            "\n".join(f"- **{wording.KINDS[f.outcome]}**: {in_markdown(f.text)}" for f in board.findings)
-        )
+        lines = []
+        for finding in board.findings:
+            lines.append(f"- **{wording.KINDS[finding.outcome]}**: {in_markdown(finding.text)}")
+            lines += [f"  - {in_markdown(text)}" for text in wording.power_lines(finding)]
+        parts.append("\n".join(lines))
+    parts += _arms(board) if board.sweep is None else _curves(board, board.sweep)
+    if any(row.cells for row in board.references):
+        parts += ["## References, not ranked", _references(board)]
+    if not all(column.comparable for column in board.columns):
+        parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
+    parts += wording.legend(board.arms)
+    if board.problems:
+        parts.append("## Missing\n\n" + "\n".join(f"- {in_markdown(problem)}" for problem in board.problems))
+    parts.append(
+        _METHOD.format(first=in_markdown(board.first)) if board.sweep is None else curve_tables.METHOD
+    )
+    if board.published:
+        parts += _published(board.published)
+    return "\n\n".join(parts) + "\n"
+
+
+_METHOD = (
+    "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there "
+    "is one run. Differences are paired, to {first}; metrics with a value per clip by "
+    "sign-flip permutation over clips, the others by paired t over seeds; p adjusted by Holm over the "
+    "arms. The best arm is bold. Coverage is the share of the clips that a value rests on. References are not "
+    "ranked. results.json has every number with its test."
+)
+
+
+def _arms(board: Leaderboard) -> list[str]:
+    """A table of the arms for each group of metrics, on each benchmark."""
+    parts = []
     benchmarks = grouped(board.columns, "benchmark")
     for benchmark, columns in benchmarks.items():
         level = "##"
@@ -35,23 +66,26 @@ def markdown(board: Leaderboard) -> str:
             parts.append(f"Benchmark: {in_markdown(benchmark)}.")
         for name, own in grouped(columns, "group").items():
             parts += [f"{level} {in_markdown(name)}", _table(board, own)]
-    if any(row.cells for row in board.references):
-        parts += ["## References, not ranked", _references(board)]
-    if not all(column.comparable for column in board.columns):
-        parts.append("A column that is not comparable holds values of a part of the clips and is not ranked.")
-    parts += wording.legend(board.arms)
-    if board.problems:
-        parts.append("## Missing\n\n" + "\n".join(f"- {in_markdown(problem)}" for problem in board.problems))
-    parts.append(
-        "Brackets hold the 95 % interval: Student's t over seeds, or a bootstrap over clips where there "
-        f"is one run. Differences are paired, to {in_markdown(board.first)}; metrics with a value per clip by "
-        "sign-flip permutation over clips, the others by paired t over seeds; p adjusted by Holm over the "
-        "arms. The best arm is bold. Coverage is the share of the clips that a value rests on. References are not "
-        "ranked. results.json has every number with its test."
-    )
-    if board.published:
-        parts += _published(board.published)
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def _curves(board: Leaderboard, sweep: Sweep) -> list[str]:
+    """A table for each metric, its numbers one below the other."""
+    parts = []
+    heading = None
+    for one in curve_tables.value_tables(board, sweep):
+        if one.column is not heading:
+            heading = one.column
+            parts.append(f"## {_head(one.column).replace('<br>', ', ')}")
+        if one.title:
+            parts.append(f"**{in_markdown(one.title)}**")
+        rows = [[in_markdown(cell) for cell in row] for row in one.rows]
+        parts.append(table([in_markdown(head) for head in one.heads], "|--:" * len(one.heads) + "|", rows))
+        if one.notes:
+            parts.append("\n".join(f"- {in_markdown(note)}" for note in one.notes))
+    if len(sweep.axes.x) > 1:
+        parts.append(curve_tables.EFFECTS)
+    return parts
 
 
 def table(heads: Sequence[str], rule: str, rows: Iterable[Sequence[str]]) -> str:

@@ -13,12 +13,13 @@ from rich.text import Text
 
 from ovi_eval.ranking.columns import Column, grouped
 from ovi_eval.ranking.table import Cell
-from ovi_eval.report import published, wording
+from ovi_eval.report import curve_tables, published, wording
 from ovi_eval.report.wording import line
 from ovi_eval.results.published import PublishedTable, by_benchmark
 
 if TYPE_CHECKING:
     from ovi_eval.ranking.leaderboard import Leaderboard
+    from ovi_eval.ranking.sweep import Sweep
 
 WIDTH, _NAME_WIDTH, _METRIC_WIDTH, _TITLE_WIDTH = 100, 28, 28, 12
 _VERDICTS = {"better": "green", "worse": "red", "no_difference": "dim"}
@@ -48,6 +49,21 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
     for finding in board.findings:
         outcome = (f"{wording.KINDS[finding.outcome]}: ", _OUTCOMES[finding.outcome])
         console.print(Text.assemble(outcome, line(finding.text)))
+        for text in wording.power_lines(finding) if finding.outcome == "not_supported" else ():
+            console.print(Text(f"  {line(text)}", style="dim"))
+    if board.sweep is None:
+        _show_arms(board, console)
+    else:
+        _show_curves(board, board.sweep, console)
+    for text in wording.legend(board.arms):
+        console.print(Text(text, style="yellow"))
+    _show_references(board, console)
+    warn(console, [*board.problems, *board.clip_notes()])
+    if board.published:
+        _show_published(board.published, console)
+
+
+def _show_arms(board: Leaderboard, console: Console) -> None:
     room = console.width - min(_NAME_WIDTH, max(len(row.name) for row in board.arms)) - 9
     groups = grouped(board.columns, "group").values()
     for columns in _packed([[(c, _width(board, c)) for c in group] for group in groups], room):
@@ -60,12 +76,27 @@ def show(board: Leaderboard, console: Console | None = None) -> None:
             style="dim",
         )
     )
-    for text in wording.legend(board.arms):
-        console.print(Text(text, style="yellow"))
-    _show_references(board, console)
-    warn(console, [*board.problems, *board.clip_notes()])
-    if board.published:
-        _show_published(board.published, console)
+
+
+def _show_curves(board: Leaderboard, sweep: Sweep, console: Console) -> None:
+    """The first metric's tables: with those of all metrics the first would scroll out of sight."""
+    tables = curve_tables.value_tables(board, sweep)
+    for one in tables:
+        if one.column is not tables[0].column:
+            break
+        title = f"{line(one.column.id)} {one.column.arrow}" + (f", {line(one.title)}" if one.title else "")
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=Text(title), title_justify="left"
+        )
+        for head in one.heads:
+            table.add_column(Text(line(head)), justify="right", overflow="fold")
+        for row in one.rows:
+            table.add_row(*(Text(line(cell)) for cell in row))
+        console.print(table)
+        for note in one.notes:
+            console.print(Text(line(note), style="dim"))
+    more = "" if len(board.columns) == 1 else " leaderboard.html and leaderboard.md have the other metrics."
+    console.print(Text(f"{curve_tables.METHOD}{more}", style="dim"))
 
 
 def _table(board: Leaderboard, columns: Sequence[Column]) -> Table:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ovi_eval.common.number_format import digits_for, format_number, format_p
 from ovi_eval.common.shown import shown
+from ovi_eval.ranking.claimed_trends import Power
+from ovi_eval.ranking.claims import Finding
 from ovi_eval.ranking.columns import Column
 from ovi_eval.ranking.table import Cell, Row
 from ovi_eval.stats.intervals import Interval
@@ -121,6 +123,17 @@ def distinctions(column: Column) -> list[str]:
     if f" v{column.version}" in column.id.removeprefix(column.key) and column.version:
         found.append(f"version {column.version}")
     return found if column.comparable else [*found, "not comparable"]
+
+
+def power_lines(finding: Finding) -> list[str]:
+    """What the seeds of each of a claim's comparisons could have shown, a sentence each."""
+    several = len(finding.evidence) > 1
+    return [
+        (f"{e['arm']} against {e['versus']}: " if several and "arm" in e else "")
+        + Power(**e["power"]).sentence()
+        for e in finding.evidence
+        if e["power"] is not None
+    ]
 
 
 def percent(part: float) -> str:

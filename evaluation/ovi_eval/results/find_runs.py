@@ -17,8 +17,10 @@ TASKS = "tasks"
 """Folder of a run that holds a folder with results for each further task that the run was evaluated on."""
 MOST_RUNS = 2000
 """Runs that one leaderboard or comparison may have."""
-_SKIPPED = {"checkpoints", "clips", "samples", "__pycache__"}
-"""Folders that hold no runs and may be large."""
+TRAINED = "trained"
+"""Folder of a sweep with its training runs, where other runs are evaluations of those."""
+_SKIPPED = {"checkpoints", "clips", "samples", TRAINED, "__pycache__"}
+"""Folders that hold no runs with results, and may be large."""
 _OUTSIDE = "a link that leads outside of the folder that was named; name what it leads to"
 
 
@@ -126,6 +128,8 @@ class _Walk:
 def _children(folder: Path) -> list[Path]:
     try:
         folders = [path for path in folder.iterdir() if path.is_dir() and path.name not in _SKIPPED]
+        # a run's link to its newest checkpoint, which has a configuration too
+        folders = [path for path in folders if not (path.name == "last" and path.is_symlink())]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
     return sorted((path for path in folders if not path.name.startswith(".")), key=natural_key)

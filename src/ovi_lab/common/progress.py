@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,6 +27,9 @@ from ovi_eval.common.files import write_whole
 Item = TypeVar("Item")
 # Shares of a run's time by stage, measured on the ball world; they only smooth the estimate of the time left.
 STAGES = {"data": 0.02, "training": 0.80, "validation": 0.04, "sampling": 0.12, "scoring": 0.02}
+
+EVALUATION_STAGES = {"data": 0.05, "sampling": 0.75, "scoring": 0.2}
+"""The same of the evaluation of a run that is trained already."""
 
 
 class Reporter(Protocol):
@@ -138,10 +141,10 @@ class FileReporter:
         self.path.unlink(missing_ok=True)
 
 
-def fraction(state: dict[str, Any]) -> float:
-    """The finished share of a run, from a file of `FileReporter`."""
+def fraction(state: dict[str, Any], stages: Mapping[str, float] = STAGES) -> float:
+    """The finished share of a run, from a file of `FileReporter`; `stages` as STAGES."""
     behind = 0.0
-    for stage, share in STAGES.items():
+    for stage, share in stages.items():
         if stage == state["stage"]:
             return behind + share * state["done"] / max(1, state["total"])
         behind += share

@@ -126,6 +126,7 @@ TRAIN = _open(
     resume=Text | None,
     init_from=_closed(all=Text | None, video=Text | None, audio=Text | None) | None,
     overwrite=YesNo,
+    trained=Text | None,
     run_dir=Text,
     global_batch_size=AtLeastOne | None,
     ema=_closed(decay=BelowOne),

@@ -58,10 +58,12 @@ def evaluate_run(
     run_dir: Path,
     losses: Mapping[str, float],
     reporter: Reporter,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Sample the evaluation captions, decode, score, and write it all into the run's folder.
 
     The first of the evaluation tasks is written into the folder itself, each other one into `tasks/NAME` below it.
+    `origin`: more on where the model is from, for the results' provenance.
     """
     settings = config.evaluation
     evaluations = _evaluations(data, settings)
@@ -86,7 +88,11 @@ def evaluate_run(
             config_hash=config_hash(plain),
             lineage=lineage(plain),
             losses={f"validation_{m}": losses[f"loss_{m}"] for m in ("video", "audio")},
-            provenance={**provenance(), "training_clips": len(data.train_dataset)},
+            provenance={
+                **provenance(),
+                "training_clips": len(data.train_dataset),
+                **(origin or {}),
+            },
         ).write(folder / "results.json")
     reporter.at("scoring", 2 * len(made), 2 * len(made))
 

@@ -4,47 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.shown import shown
+from ovi_eval.results.settings import WITHOUT_EFFECT, flat
 from ovi_lab.errors import UserError
 
 LENGTHENED = "lengthened"
 """Key of a stored configuration: each change of a run's length whose learning rates up to there were not those of a run
 of the new length, as {"at": step, "from": max_steps before, "to": max_steps after}."""
 
-# What may differ between two starts of the same run.
-_VOLATILE = (
-    "run_dir",
-    "resume",
-    "overwrite",
-    "data.num_workers",
-    "data.root",
-    "checkpoint",
-    "logger",
-    "samples",
-    "guard",
-    "throughput",
-    "val_metrics",
-    "preemption",
-    "restarts",
-    "latent_shapes",
-    "chosen",
-    LENGTHENED,
-    "strategy",
-    "trainer.accelerator",
-    "profiler",
-    *(
-        f"{p}.{key}"
-        for p in ("model", "task.model")
-        for key in ("compile", "compile_backend", "attention_backend")
-    ),
-)
-# And what a resumed run may change. It is in the hash: the length of a run, and the rest as hashes of finished runs
-# have it.
+# What a resumed run may change, beside what is without effect. It is in the hash: the length of a run, and the rest as
+# hashes of finished runs have it.
 _HARMLESS = ("data.prefetch", "data.quiet", "trainer.log_every_n_steps", "trainer.max_steps")
 # And how the clips of an optimiser step are distributed, where their number is given.
 _DISTRIBUTION = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches", "data.batch_size")
@@ -67,23 +41,10 @@ def run_config(config: DictConfig) -> dict[str, Any]:
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that must be the same, each under its full name."""
     distribution = _DISTRIBUTION if config.get("global_batch_size") is not None else ()
-    flat = _flat(config, {*_VOLATILE, *distribution})
+    settings = flat(config, {*WITHOUT_EFFECT, *distribution})
     return {
-        k: v for k, v in flat.items() if not any(k.endswith(key) and v == plain for key, plain in _BEFORE)
+        k: v for k, v in settings.items() if not any(k.endswith(key) and v == plain for key, plain in _BEFORE)
     }
-
-
-def _flat(config: Mapping[str, Any], left_out: Collection[str], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in left_out:
-            continue
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, left_out, f"{name}."))
-        else:
-            flat[name] = value
-    return flat
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -103,6 +64,19 @@ def lineage(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def trained_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that decide what a run's training gives, each under its full name: all but its names and what is done
+    with the model afterwards.
+    """
+    after = ("name", "arm_name", "evaluation", "sampler")
+    return {k: v for k, v in _compared(config).items() if k.partition(".")[0] not in after}
+
+
+def check_same_training(now: Mapping[str, Any], before: Mapping[str, Any], where: str, remedy: str) -> None:
+    """Refuse to evaluate a run of another training; arguments and errors as `check_same_run`'s."""
+    _refuse_others(trained_by(now), trained_by(before), where, remedy, ("trainer.log_every_n_steps",))
+
+
 def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str, remedy: str) -> None:
     """Refuse to resume, or write over, a run of another configuration; `trainer.max_steps` has checks of its own.
 
@@ -114,10 +88,15 @@ def check_same_run(now: Mapping[str, Any], before: Mapping[str, Any], where: str
     Raises:
         UserError: names the first fields that differ.
     """
-    new, old = _compared(now), _compared(before)
+    _refuse_others(_compared(now), _compared(before), where, remedy, _HARMLESS)
+
+
+def _refuse_others(
+    new: Mapping[str, Any], old: Mapping[str, Any], where: str, remedy: str, harmless: Sequence[str]
+) -> None:
     # task, model and the rest repeat what other keys say; the shortest names say it best
     different = sorted(
-        (k for k in new.keys() | old.keys() if k not in _HARMLESS and new.get(k) != old.get(k)),
+        (k for k in new.keys() | old.keys() if k not in harmless and new.get(k) != old.get(k)),
         key=lambda k: (k.count("."), k),
     )
     different = [k for k in different if not any(k.endswith(f".{other}") for other in different)]

@@ -215,7 +215,7 @@ def _quiet() -> None:
 
 
 def execute(config: DictConfig, reporter: Reporter) -> str:
-    """Do what is left of the run that `config` describes.
+    """Do what is left of the run that `config` describes: train and evaluate it, or evaluate the run `config.trained`.
 
     Returns:
         "done", or "skipped" where its folder shows that nothing is left.
@@ -224,7 +224,11 @@ def execute(config: DictConfig, reporter: Reporter) -> str:
         UserError: bad configuration, data or weights; the folder keeps what was good.
     """
     try:
-        return _execute(config, reporter)
+        if config.get("trained") is None:
+            return _execute(config, reporter)
+        from ovi_lab.runs.evaluate_trained import evaluate_trained
+
+        return evaluate_trained(config, reporter)
     except RuntimeError as error:
         lost = died(error)
         if lost is None:
@@ -313,28 +317,16 @@ def _train(
         distributed.barrier()
         distributed.destroy_process_group()
     if config.evaluation.enabled and first:
-        if trainer.strategy.partitioned:
-            task, ema = _gathered_model(run_dir, config), None
         from ovi_lab.runs.evaluate import evaluate_run
+        from ovi_lab.runs.evaluate_trained import averaged_model
+
+        if trainer.strategy.partitioned:
+            task, ema = averaged_model(run_dir / "last", config), None
 
         with preemption.at_once(first):
             evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
     if first:
         write_whole(run_dir / "done.json", json.dumps(outcome, indent=1))
-
-
-def _gathered_model(run_dir: Path, config: DictConfig) -> Any:
-    """The averaged model of a sharded run, read whole from its last checkpoint."""
-    from types import SimpleNamespace
-
-    import torch
-
-    from ovi_lab.sampling.opening import run_bundle
-
-    # the encoder's files as this run's own configuration names them
-    bundle = run_bundle(run_dir / "last", text_files=config.get("text"))
-    model = bundle.load_towers(torch.float32)
-    return SimpleNamespace(model=model, text_encoder=bundle.text.load(), eval=model.eval)
 
 
 def _fit(trainer: Trainer, task: Task, data: Any, resumed: Path | None) -> None:

@@ -32,9 +32,11 @@ from rich.text import Text
 from ovi_eval.common.boundary import fail
 from ovi_eval.common.collector import no_collector
 from ovi_eval.common.plain_data import read_json
-from ovi_lab.common.progress import fraction
+from ovi_lab.common.progress import EVALUATION_STAGES, STAGES, fraction
 from ovi_lab.errors import UserError
+from ovi_lab.sweeps.evaluations import trained_once, varies_training
 from ovi_lab.sweeps.study import SweepJob, note_jobs
+from ovi_lab.sweeps.varied import is_own, values_of, varied_values
 
 _SECONDS_BETWEEN_LINES = 15.0
 _MARKS = {"done": "[green]done[/]", "skipped": "[dim]already done[/]", "failed": "[red]failed[/]"}
@@ -81,16 +83,6 @@ def run_member(config: Mapping[str, Any]) -> tuple[str, str]:
         reporter.close()
 
 
-def _varied(job_overrides: Sequence[Sequence[str]]) -> set[str]:
-    """Keys whose values differ between the jobs of a sweep, besides arm and seed: each value is an arm of its own."""
-    values: dict[str, set[str]] = {}
-    for overrides in job_overrides:
-        for override in overrides:
-            key, _, value = override.lstrip("+").partition("=")
-            values.setdefault(key, set()).add(value)
-    return {key for key, seen in values.items() if len(seen) > 1} - {"arm", "seed"}
-
-
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes:d}:{seconds:02d}"
@@ -128,7 +120,7 @@ class _Screen:
                 state = read_json(job.run_dir / "progress.json")
             except UserError:
                 continue
-            share = fraction(state)
+            share = fraction(state, EVALUATION_STAGES if job.config.get("trained") else STAGES)
             if not self.shares[job.name] and share > 0.1:
                 # it resumes from a checkpoint: its earlier progress says nothing of the speed now
                 self.free.add(job.name)
@@ -184,9 +176,13 @@ class PoolLauncher(Launcher):
 
     def _job(
         self, overrides: Sequence[str], number: int, varied: Collection[str]
-    ) -> tuple[SweepJob, JobReturn]:
+    ) -> tuple[SweepJob, JobReturn, str]:
+        """The job, Hydra's record of it, and the name of its arm without the settings of its evaluation."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        own = [o.replace("/", "_") for o in overrides if o.partition("=")[0].lstrip("+") in varied]
+        own = {
+            o.replace("/", "_"): key for o in overrides if (key := o.partition("=")[0].lstrip("+")) in varied
+        }
+        trained = ",".join((str(config.arm_name), *(o for o, key in own.items() if varies_training(key))))
         with open_dict(config):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
@@ -202,13 +198,14 @@ class PoolLauncher(Launcher):
         plain: Any = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
         name = str(config.hydra.sweep.subdir)
         returned = JobReturn(list(overrides), cfg=settings, working_dir=str(run_dir), task_name=name)
-        return SweepJob(name, plain, run_dir), returned
+        return SweepJob(name, plain, run_dir), returned, trained
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused."""
-        varied = _varied(job_overrides)
-        pairs = [self._job(o, initial_job_idx + i, varied) for i, o in enumerate(job_overrides)]
-        jobs = [job for job, _ in pairs]
+        varied = varied_values(job_overrides)
+        arms_of = varied.keys() - {"arm", "seed"}  # each other value makes an arm of its own
+        made = [self._job(o, initial_job_idx + i, arms_of) for i, o in enumerate(job_overrides)]
+        jobs = [job for job, _, _ in made]
         seen: dict[Path, int] = {}
         for index, job in enumerate(jobs):
             if job.run_dir in seen:
@@ -218,14 +215,37 @@ class PoolLauncher(Launcher):
                     "give hydra.sweep.subdir something that differs between them"
                 )
             seen[job.run_dir] = index
-        outcome = self.run_jobs(jobs)
-        for job, returned in pairs:
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        if (folder / "config.yaml").is_file():
+            fail(f"{folder} is the folder of a run: give the sweep a folder of its own, name=…")
+        trainings, jobs = trained_once(jobs, {job.name: arm for job, _, arm in made}, folder)
+        outcome = self._run_after(trainings, jobs)
+        for job, returned, _ in made:
             # a failed job is reported at the end of the study, after the others have been ranked
             returned.status = JobStatus.COMPLETED
             returned.return_value = outcome[job.name][0]
         ended = [replace(job, status=outcome[job.name][0], message=outcome[job.name][1]) for job in jobs]
-        note_jobs(Path(str(self.config.hydra.sweep.dir)).absolute(), ended)
-        return [returned for _, returned in pairs]
+        note_jobs(folder, ended, varied, is_own(job_overrides, values_of(self.config.hydra.sweeper)))
+        return [returned for _, returned, _ in made]
+
+    def _run_after(
+        self, trainings: Sequence[SweepJob], jobs: Sequence[SweepJob]
+    ) -> dict[str, tuple[str, str]]:
+        """Run the trainings that several jobs evaluate, then the jobs, but for those whose training has failed."""
+        if not trainings:
+            return self.run_jobs(jobs)
+        Console().print(f"{len(jobs)} evaluations of {len(trainings)} trained models", highlight=False)
+        trained = self.run_jobs(trainings)
+        lost = {
+            str(job.run_dir): trained[job.name][1] for job in trainings if trained[job.name][0] == "failed"
+        }
+        outcome = {
+            job.name: ("failed", f"its training failed: {lost[place]}")
+            for job in jobs
+            if (place := job.config.get("trained")) in lost
+        }
+        left = [job for job in jobs if job.name not in outcome]
+        return {**outcome, **(self.run_jobs(left) if left else {})}
 
     def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
         """Run the jobs and report each as it ends; status and message of each, by name."""

@@ -6,6 +6,7 @@ captions, reasons, provenance) is escaped by the templates' environment; the pag
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -16,7 +17,8 @@ from markupsafe import Markup
 
 from ovi_eval.common.shown import shown
 from ovi_eval.ranking.columns import Column, grouped
-from ovi_eval.report import published, wording
+from ovi_eval.report import curve_tables, published, wording
+from ovi_eval.report.curve_tables import value_tables
 from ovi_eval.report.html.clip_store import ClipStore
 from ovi_eval.report.html.clips import prompt_rows, values_shown
 from ovi_eval.report.html.drawings import SIDE, WIDTH, Axis
@@ -36,8 +38,12 @@ if TYPE_CHECKING:
 BUDGET = 11_000_000
 
 
-def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """The whole page. `step` is called with how many of how many clips, and then models, have been drawn."""
+def page(
+    board: Leaderboard, step: Callable[[int, int], None] = lambda done, total: None, figure: bytes = b""
+) -> str:
+    """The whole page. `step` is called with how many of how many clips, and then models, have been drawn. `figure`: of
+    a sweep, its curves as PNG.
+    """
     store = ClipStore(BUDGET)
     prompts, left_out = prompt_rows(board, store, step)
     models = model_pages(board, store, step)
@@ -54,7 +60,9 @@ def page(board: Leaderboard, step: Callable[[int, int], None] = lambda done, tot
             tables=metric_tables(board),
             reference_lines=reference_lines(board),
             addresses=addresses(board),
-            panels=_panels(board),
+            curves=[] if board.sweep is None else value_tables(board, board.sweep),
+            curves_figure=Markup(b64encode(figure).decode()),
+            panels=_panels(board) if board.sweep is None else {},
             prompts=prompts,
             prompts_left_out=left_out,
             several_benchmarks=len({run.benchmark for row in board.arms for run in row.runs}) > 1,
@@ -86,6 +94,7 @@ def _environment() -> Environment:
         "SIDE": SIDE,
         "TIMELINE": TIMELINE,
         "WIDTH": WIDTH,
+        "curve_tables": curve_tables,
         "dash_array": dash_array,
         "published": published,
         "values_shown": values_shown,
@@ -116,10 +125,14 @@ def _evidence(e: Mapping[str, Any]) -> str:
     between = "no interval" if e["interval"] is None else "[{:+.3f}, {:+.3f}]".format(*e["interval"])
     p = "" if e["p"] is None else f", p = {e['p']:.2g}"
     adjusted = "" if e["p_adjusted"] is None else f", Holm p = {e['p_adjusted']:.2g}"
-    return (
-        f"{e['metric']}: {e['arm']} {e['a']:.3f}, {e['versus']} {e['b']:.3f}; "
-        f"difference {e['difference']:+.3f} {between}; {e['test']}, n = {e['n']}{p}{adjusted}"
-    )
+    if "trend" in e:
+        apart = (
+            f"from {e['means'][0]:.3f} to {e['means'][-1]:.3f}; slope per {e['slope_per']} {e['slope']:+.3g} "
+            f"{between}, rank correlation {e['rho']:.2f}"
+        )
+    else:
+        apart = f"{e['arm']} {e['a']:.3f}, {e['versus']} {e['b']:.3f}; difference {e['difference']:+.3f} {between}"
+    return f"{e['metric']}: {apart}; {e['test']}, n = {e['n']}{p}{adjusted}"
 
 
 def _facts(board: Leaderboard) -> list[str]:
