@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 from torch import Tensor
 
-from ovi_eval.backbones import clap, i3d, panns, s3fd, syncnet, vggish
+from ovi_eval.backbones import clap, i3d, panns, raft, s3fd, syncnet, vggish
 from ovi_eval.backbones.clap_keys import BASE
 from ovi_eval.check.case import Setting
 from ovi_eval.common.weights import Network, PublishedFile, load_published
@@ -17,6 +17,7 @@ LISTS: dict[PublishedFile, tuple[str, Callable[[], dict[str, Tensor]]]] = {
     i3d.FILE: ("i3d_keys.txt.gz", dict),
     syncnet.FILE: ("syncnet_keys.txt.gz", dict),
     s3fd.FILE: ("s3fd_keys.txt.gz", dict),
+    raft.FILES["raft-things"]: ("raft_keys.txt.gz", dict),
     clap.MUSIC_SPEECH: ("laion_clap_htsat_base_keys.txt.gz", lambda: clap.as_built(BASE)),
 }
 """The list of a file's tensors among the goldens, and the tensors that are computed instead of generated."""

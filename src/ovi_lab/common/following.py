@@ -9,7 +9,9 @@ from pathlib import Path
 
 
 def typed(path: str | Path) -> str:
-    """A path as it is typed from here, relative where it lies below the working folder, and quoted."""
+    """A path as it is typed from here, relative where it lies below the working folder, and quoted; or an address."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", str(path)):
+        return shlex.quote(str(path))
     place = Path(path).absolute()
     here = Path.cwd()
     return shlex.quote(str(place.relative_to(here) if place.is_relative_to(here) else place))

@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -88,10 +88,15 @@ def _globbed(path: Path) -> list[Path]:
 
 def numbered_shards(prefix: Path) -> list[Path]:
     """The shards `<prefix>-000.tar`, … that are there, whatever their number of digits; no others."""
-    named = re.compile(re.escape(prefix.name) + r"-\d{3,}\.tar")
     if not prefix.parent.is_dir():
         return []
-    return sorted(file for file in prefix.parent.iterdir() if named.fullmatch(file.name))
+    return [prefix.parent / name for name in numbered((f.name for f in prefix.parent.iterdir()), prefix.name)]
+
+
+def numbered(names: Iterable[str], prefix: str) -> list[str]:
+    """Of the names those of the shards `<prefix>-000.tar`, …, sorted."""
+    named = re.compile(re.escape(prefix) + r"-\d{3,}\.tar")
+    return sorted(name for name in names if named.fullmatch(name))
 
 
 def remove_shard(path: Path) -> None:

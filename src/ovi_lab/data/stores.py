@@ -86,6 +86,11 @@ class RemoteShard:
         return RemoteShard(f"{str(self).rpartition('/')[0]}/{name}")
 
 
+def below(folder: RemoteShard, name: str) -> RemoteShard:
+    """An object below an address."""
+    return RemoteShard(f"{str(folder).rstrip('/')}/{name}")
+
+
 def is_remote(name: str) -> bool:
     """Whether a shard's name is an address or a command."""
     return name.startswith(PIPE) or re.match(r"[a-z][a-z0-9+.-]*://", name) is not None
@@ -236,13 +241,13 @@ def files_below(folder: RemoteShard) -> dict[str, tuple[RemoteShard, tuple[int, 
         listed = retried(folder, lambda: found.find(folder.url, detail=True), "listed", _SAME)
     except NotImplementedError as error:
         raise UserError(f"{shown(folder)}: this store lists no folders") from error
-    below = {}
+    files = {}
     for path, info in listed.items():
         name = path.removeprefix(root).lstrip("/")
         if name:
             shard = RemoteShard(found.unstrip_protocol(path))
-            below[name] = (shard, _facts(shard, info))
-    return below
+            files[name] = (shard, _facts(shard, info))
+    return files
 
 
 def fetch(shard: RemoteShard, path: Path) -> None:

@@ -1,12 +1,16 @@
-"""Small videos, their recipe, and what one process builds of them."""
+"""Small videos, their recipe, what one process builds of them, and a store that holds them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from helpers.object_store import ObjectStore, object_store
 from helpers.small_videos import RECIPE, digests, moving, write
+from ovi_lab.data import stores
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.recipe import Recipe, read_recipe
 
@@ -30,3 +34,16 @@ def once(videos: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("once")
     build(videos, out, recipe, BuildOptions(quiet=True))
     return digests(out)
+
+
+@pytest.fixture
+def store(videos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """The small videos with their texts, in a store without patience."""
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("OVI_DATA_RETRIES", "1")
+    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
+    with object_store() as server:
+        reached = {"endpoint_url": server.url, "key": "id", "secret": "secret"}
+        monkeypatch.setitem(fsspec.config.conf, "s3", reached)
+        server.objects = {f"videos/{file.name}": file.read_bytes() for file in sorted(videos.iterdir())}
+        yield server

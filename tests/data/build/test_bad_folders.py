@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from helpers.small_videos import RECIPE, moving, write
 from ovi_lab.data.build import build as building
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.recipe import read_recipe
+from ovi_lab.data.cli import main
 from ovi_lab.data.index import read_index
 from ovi_lab.data.shards import numbered_shards
 
@@ -43,6 +45,38 @@ def test_links_are_followed_once_and_loops_are_not(tmp_path: Path) -> None:
     assert set(built.failed) == {"broken.mp4", "self.mp4"}
     failed = json.loads((tmp_path / "out" / "manifest.json").read_text())["sources"]["failed"]
     assert all("\n" not in reason for reason in failed.values())
+
+
+@pytest.mark.slow
+def test_files_that_are_no_videos_are_rows(tmp_path: Path) -> None:
+    """Named as videos all the same: nothing is waited for, nothing that a file names is opened, the rest is built."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    good = write(videos / "good.mp4", moving(1))
+    secret = write(tmp_path / "secret.mp4", moving(2))
+    others = {
+        "empty.mp4": b"",
+        "text.mp4": b"a caption\n",
+        "page.webm": b"<!doctype html><title>404</title>",
+        "list.mp4": f"#EXTM3U\n#EXTINF:1,\n{secret}\n".encode(),
+        "concat.mkv": f"ffconcat version 1.0\nfile {secret}\n".encode(),
+        "picture.mp4": b"\x89PNG\r\n\x1a\n" + bytes(64),
+        "zeros.mov": bytes(4096),
+        "head.mp4": good.read_bytes()[:100],
+    }
+    for name, data in others.items():
+        (videos / name).write_bytes(data)
+    (videos / "folder.mp4").mkdir()
+    os.mkfifo(videos / "pipe.mp4")
+    os.mkfifo(videos / "good.txt")
+    (videos / os.fsdecode(b"caf\xe9.mp4")).write_bytes(good.read_bytes())
+    build(videos, out, ANY, QUIET)
+    assert sources(out) == ["good.mp4"]
+    failed = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["sources"]["failed"]
+    assert failed.keys() >= {*others, "pipe.mp4"}
+    assert any("caf" in name for name in failed)
+    assert all(reason and "\n" not in reason and str(tmp_path) not in reason for reason in failed.values())
+    assert main(["check", str(out)]) == 0
+    assert main(["report", str(out)]) == 0
 
 
 @pytest.mark.slow

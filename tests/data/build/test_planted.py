@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers.small_videos import FPS, FRAMES, RATE, SIDE, moving, noise, write
+from ovi_eval.clips.writing import write_mp4
 from ovi_lab.data.build.assemble import Built
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.recipe import Recipe
@@ -45,6 +46,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bars[:, 16:-16] = moving(6)
     write(folder / "bars.mp4", bars)
     write(folder / "silent.mp4", moving(7), torch.zeros(RATE * 5 // 4))
+    write_mp4(folder / "no_track.mp4", moving(15), FPS, None, RATE, enlarge_to=0)
     gap = noise(1.25)
     gap[RATE // 4 : RATE] = 0
     write(folder / "gap.mp4", moving(8), gap)
@@ -75,6 +77,7 @@ def built(
         ("again/good_again-000", "duplicate"),
         ("still-000", "still_share"),
         ("silent-000", "mean_volume"),
+        ("no_track-000", "mean_volume"),
         ("gap-000", "silence_share"),
         ("telephone-000", "bandwidth"),
         ("small-000", "pixels"),
@@ -91,6 +94,8 @@ def test_a_fault_is_found_by_its_score(built: Any, key: str, dropped_by: str | N
     else:
         assert not row["kept"]
         assert row["dropped_by"][0] == dropped_by
+        if key == "no_track-000":
+            assert row["scores"]["mean_volume"] is row["scores"]["silent_padding"] is None
 
 
 @pytest.mark.slow

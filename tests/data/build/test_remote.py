@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from helpers.object_store import ObjectStore, object_store
+from helpers.object_store import ObjectStore
 from helpers.small_videos import digests
 from ovi_lab.data import stores
 from ovi_lab.data.build.build import BuildOptions, build
@@ -24,19 +22,6 @@ from ovi_lab.errors import UserError
 
 QUIET = BuildOptions(quiet=True)
 THERE = RemoteShard("s3://b/shards")
-
-
-@pytest.fixture
-def store(videos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """The small videos with their texts, in a store without patience."""
-    pytest.importorskip("s3fs")
-    monkeypatch.setenv("OVI_DATA_RETRIES", "1")
-    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
-    with object_store() as server:
-        reached = {"endpoint_url": server.url, "key": "id", "secret": "secret"}
-        monkeypatch.setitem(fsspec.config.conf, "s3", reached)
-        server.objects = {f"videos/{file.name}": file.read_bytes() for file in sorted(videos.iterdir())}
-        yield server
 
 
 def lying(store: ObjectStore) -> dict[str, str]:
@@ -83,6 +68,7 @@ def test_from_store_to_store_the_bytes_are_those_of_folders(
         "shards/manifest.json", "shards/SHA256SUMS",
     ]  # fmt: skip
     assert {name: sha for name, sha in lying(store).items() if name != "mine.txt"} == once
+    build(RemoteShard("s3://b/videos"), tmp_path, recipe, QUIET)
     assert upload(tmp_path, tmp_path / WORK, THERE, quiet=True) == 0
     assert [str(shard) for shard in expand_shards("s3://b/shards/train-*.tar")] == [
         "s3://b/shards/train-00000.tar"

@@ -11,6 +11,7 @@ from ovi_eval.check.cases import (
     clips,
     distances,
     faces,
+    motion,
     packages,
     plugins,
     sync,
@@ -19,5 +20,5 @@ from ovi_eval.check.cases import (
 )
 
 CASES = Cases()
-for part in (distances, audio, clap, video, sync, text, clips, faces, packages, plugins, anchors):
+for part in (distances, audio, clap, video, sync, text, clips, faces, motion, packages, plugins, anchors):
     CASES.add(part.CASES.values())

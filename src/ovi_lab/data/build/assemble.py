@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from ovi_lab.data.shards import ShardReader, ShardWriter, numbered_shards, remov
 
 FORMAT = "ovi_lab.build/1"
 MANIFEST, CLIPS, SUMS = "manifest.json", "clips.jsonl", "SHA256SUMS"
+READY = ".shards.ready"
+"""Folder of shards that are whole and wait to take the place of those that are there."""
 SPLITS = ("train", "val")
 
 
@@ -109,7 +112,8 @@ def write_all(
 ) -> None:
     """Write shards, `clips.jsonl`, `manifest.json` and `SHA256SUMS` in place of those of an earlier build.
 
-    The bytes depend on the clips and the recipe alone.
+    The bytes depend on the clips and the recipe alone. All are written before the first takes its place; where a kill
+    comes between, `put_in_place` goes on.
     """
     with folder_beside(out / "shards") as beside:
         shards: list[Path] = []
@@ -141,14 +145,39 @@ def write_all(
         names = sorted([s.name for s in shards] + [index_path(s).name for s in shards] + [CLIPS, MANIFEST])
         sums = "".join(f"{file_sha256(beside / name)}  {name}\n" for name in names)
         (beside / SUMS).write_text(sums)
-        (out / SUMS).unlink(missing_ok=True)  # sums and manifest are of whole builds alone
-        (out / MANIFEST).unlink(missing_ok=True)
-        for split in SPLITS:
-            for stale in numbered_shards(out / split):
-                remove_shard(stale)
-        for name in [*names, SUMS]:
-            (beside / name).replace(out / name)
+        beside.replace(out / READY)
+    put_in_place(out)
     built.shards = [out / shard.name for shard in shards]
+
+
+def put_in_place(out: Path) -> None:
+    """Move what is ready to where a loader finds it, file by file, and remove the shards of the build before.
+
+    Does nothing where nothing is ready, and what is left where a kill stopped it. An index lies beside its own shard
+    alone, manifest and sums beside a whole build.
+    """
+    ready = out / READY
+    left = sorted((path.name for path in ready.iterdir()), key=turn) if ready.is_dir() else []
+    if SUMS in left:
+        if MANIFEST in left:
+            (out / SUMS).unlink(missing_ok=True)
+            (out / MANIFEST).unlink(missing_ok=True)
+        named = {line.partition("  ")[2] for line in (ready / SUMS).read_text().splitlines()}
+        for split in SPLITS:
+            for shard in numbered_shards(out / split):
+                if shard.name not in named:
+                    remove_shard(shard)
+        for name in left:
+            if name.endswith(".tar"):
+                index_path(out / name).unlink(missing_ok=True)
+            (ready / name).replace(out / name)
+    shutil.rmtree(ready, ignore_errors=True)
+
+
+def turn(name: str) -> tuple[int, str]:
+    """The order in which files take their places: shards, their indexes, then what speaks of the whole build."""
+    last = (CLIPS, MANIFEST, SUMS)
+    return (2 + last.index(name) if name in last else not name.endswith(".tar"), name)
 
 
 def _shards(prefix: Path, rows: Sequence[ClipRow], work: Path, most: int) -> Iterator[tuple[Path, int]]:

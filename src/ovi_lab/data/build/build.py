@@ -17,7 +17,7 @@ from ovi_eval.common.folders import files_of
 from ovi_eval.common.shown import shown
 from ovi_eval.common.weights import PublishedFile, find_weights
 from ovi_lab.common.progress import progress
-from ovi_lab.data.build.assemble import Built, rows_of, write_all
+from ovi_lab.data.build.assemble import Built, put_in_place, rows_of, write_all
 from ovi_lab.data.build.clip_captions import CaptionBook, FileCaptions
 from ovi_lab.data.build.engine import Work, run_here
 from ovi_lab.data.build.given import GivenScores
@@ -32,7 +32,7 @@ from ovi_lab.data.build.items import (
 )
 from ovi_lab.data.build.mix import MIXES
 from ovi_lab.data.build.recipe import Recipe
-from ovi_lab.data.build.remote import Listed, copy_texts, listed_remotely
+from ovi_lab.data.build.remote import UPLOADED, Listed, copy_texts, listed_remotely
 from ovi_lab.data.build.scenes import DETECTORS
 from ovi_lab.data.build.step import BuildStep
 from ovi_lab.data.build.steps.networks import digests_of, missing_of
@@ -203,11 +203,12 @@ def alone(work: Path) -> Iterator[None]:
 
 
 def clean(out: Path, work: Path) -> None:
-    """Remove what a build that was killed has left half-written."""
+    """Remove what a build that was killed has left half-written, and put in place what it had finished."""
     for half in work.glob(".*.tmp"):
         half.unlink(missing_ok=True)
     for half in out.glob(".shards.*.tmp"):
         shutil.rmtree(half, ignore_errors=True)
+    put_in_place(out)
 
 
 def _work_through(sources: Sequence[SourceFile], work: Path, recipe: Recipe, options: BuildOptions) -> None:
@@ -244,5 +245,5 @@ def _forget_others(work: Path, sources: Sequence[SourceFile]) -> None:
     known = {source.digest for source in sources}
     for path in work.glob("*.json"):
         digest = path.name.split(".")[0]
-        if digest not in known and path.name != PLACE:
+        if digest not in known and path.name not in (PLACE, UPLOADED):
             remove_item(work, digest)

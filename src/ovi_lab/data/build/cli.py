@@ -73,20 +73,11 @@ def _build(arguments: argparse.Namespace) -> None:
     from ovi_lab.data.build.given import GivenScores
     from ovi_lab.data.build.items import WORK
     from ovi_lab.data.build.recipe import load_recipe
-    from ovi_lab.data.build.remote import upload
+    from ovi_lab.data.build.remote import upload, work_folder
     from ovi_lab.data.stores import RemoteShard, is_remote
 
     folder = RemoteShard(arguments.folder) if is_remote(arguments.folder) else Path(arguments.folder)
-    out, address = Path(arguments.shards), None
-    if is_remote(arguments.shards):
-        address = RemoteShard(arguments.shards)
-        if arguments.work is None:
-            raise UserError(
-                f"{shown(address)} needs --work DIR, a folder of this machine where the shards are built first"
-            )
-        out = arguments.work
-    elif arguments.work is not None:
-        raise UserError("--work is for shards that go to an address; SHARDS is a folder here")
+    out, address = work_folder(arguments.shards, arguments.work)
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}; at least 1")
     given = GivenScores() if arguments.scores is None else GivenScores.read(arguments.scores)

@@ -17,10 +17,10 @@ from ovi_eval.common.files import file_sha256, write_whole
 from ovi_eval.common.plain_data import read_json
 from ovi_eval.common.shown import shown
 from ovi_lab.common.progress import progress
-from ovi_lab.data.build.assemble import CLIPS, MANIFEST, SPLITS, SUMS
+from ovi_lab.data.build.assemble import MANIFEST, SPLITS, SUMS, turn
 from ovi_lab.data.build.items import SourceFile
 from ovi_lab.data.index import index_path, unsafe_name
-from ovi_lab.data.stores import RemoteShard, files_below, put, read_object, remove
+from ovi_lab.data.stores import RemoteShard, below, files_below, is_remote, put, read_object, remove
 from ovi_lab.errors import UserError
 
 MAX_CAPTION = 2**20
@@ -49,9 +49,9 @@ def listed_remotely(folder: RemoteShard, kinds: Collection[str]) -> Listed:
         UserError: the store cannot be reached, lists no folders, or has no such file there.
     """
     listed = Listed([], {})
-    below = files_below(folder)
-    for name in sorted(below, key=lambda name: PurePosixPath(name).parts):
-        shard, stamp = below[name]
+    there = files_below(folder)
+    for name in sorted(there, key=lambda name: PurePosixPath(name).parts):
+        shard, stamp = there[name]
         suffix = PurePosixPath(name).suffix.lower()
         if any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts):
             continue  # hidden, as in a folder
@@ -75,6 +75,31 @@ def copy_texts(texts: Mapping[str, tuple[RemoteShard, int]], folder: Path) -> No
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((read_object(shard, MAX_CAPTION) if size else b"") or b"")
+
+
+def work_folder(shards: str, work: Path | None) -> tuple[Path, RemoteShard | None]:
+    """The folder of this machine in which shards are built, and the address that they go to from there, if they do.
+
+    Raises UserError for an address without a folder, and a folder (`--work`) without an address.
+    """
+    if is_remote(shards):
+        if work is None:
+            raise UserError(
+                f"{shown(shards)} needs --work DIR, a folder of this machine where the shards are built first"
+            )
+        return work, RemoteShard(shards)
+    if work is not None:
+        raise UserError("--work is for shards that go to an address; SHARDS is a folder here")
+    return Path(shards), None
+
+
+def refuse_other(address: RemoteShard, work: Path) -> None:
+    """Raises UserError where shards are at an address that were not copied there from this work folder."""
+    if not _record(work / UPLOADED, str(address)) and MANIFEST in files_below(address):
+        raise UserError(
+            f"{shown(address)} holds a build that was not copied there from {shown(work.parent)}; name the --work "
+            "folder of that build"
+        )
 
 
 def upload(out: Path, work: Path, address: RemoteShard, quiet: bool = False) -> int:
@@ -102,26 +127,16 @@ def upload(out: Path, work: Path, address: RemoteShard, quiet: bool = False) -> 
     if lies == sums.keys() and not stale:
         return 0
     lies -= {MANIFEST, SUMS}
-    order = sorted(sums.keys() - lies, key=_turn)
+    order = sorted(sums.keys() - lies, key=turn)
     # an index lies beside its own shard alone, manifest and sums beside a whole build
     for name in [*stale, *(name for name in order if not name.endswith(".tar"))]:
-        remove(_below(address, name))
+        remove(below(address, name))
     done = {name: sums[name] for name in lies}
     for name in progress(order, "copying", len(order), not quiet):
-        put(out / name, _below(address, name))
+        put(out / name, below(address, name))
         done[name] = sums[name]
         write_whole(record, json.dumps({"address": str(address), "files": done}))
     return len(order)
-
-
-def _turn(name: str) -> tuple[int, str]:
-    """Shards first, then their indexes, then what speaks of the whole build."""
-    last = (CLIPS, MANIFEST, SUMS)
-    return (2 + last.index(name) if name in last else not name.endswith(".tar"), name)
-
-
-def _below(address: RemoteShard, name: str) -> RemoteShard:
-    return RemoteShard(f"{str(address).rstrip('/')}/{name}")
 
 
 def _stale(there: Collection[str], sums: Collection[str]) -> list[str]:
@@ -133,6 +148,6 @@ def _stale(there: Collection[str], sums: Collection[str]) -> list[str]:
 def _record(path: Path, address: str) -> dict[str, str]:
     try:
         plain = read_json(path)
-        return dict(plain["files"]) if plain["address"] == address else {}
-    except (UserError, OSError, KeyError, TypeError, ValueError):
+        return dict(plain["files"]) if plain["address"].rstrip("/") == address.rstrip("/") else {}
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return {}

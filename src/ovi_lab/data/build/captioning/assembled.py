@@ -13,7 +13,7 @@ from ovi_lab.data.build.assemble import Built, ClipRow, about_of, rows_of, write
 from ovi_lab.data.build.build import alone, clean
 from ovi_lab.data.build.clip_captions import CaptionBook, CaptionFound, KnownCaptions
 from ovi_lab.data.build.folder import BuiltFolder
-from ovi_lab.data.build.items import FinishedSource, SourceFile, all_items, is_current
+from ovi_lab.data.build.items import WORK, FinishedSource, SourceFile, all_items, is_current
 from ovi_lab.errors import UserError
 
 
@@ -56,14 +56,15 @@ def taken_up(path: Path) -> Iterator[Assembly]:
     Raises:
         UserError: there is none, another command has it, or what it was made from is gone or has gone on since.
     """
-    folder = BuiltFolder.open(path)
-    if not folder.work.is_dir():
+    work = path / WORK
+    if not work.is_dir():
+        BuiltFolder.open(path)
         raise UserError(
-            f"{shown(folder.work)} is gone, which holds the clips that captions are joined to; build again"
+            f"{shown(work)} is gone, which holds the clips that captions are joined to; build again"
         )
-    with alone(folder.work):
-        clean(folder.path, folder.work)
-        yield _assembly(folder)
+    with alone(work):
+        clean(path, work)
+        yield _assembly(BuiltFolder.open(path))
 
 
 def _assembly(folder: BuiltFolder) -> Assembly:

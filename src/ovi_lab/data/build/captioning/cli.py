@@ -36,11 +36,14 @@ def add_captions(commands: Any) -> None:
         ("ovi-data captions shards --join todo/clips.jsonl", "the captions of a table, by the clips' keys"),
     )
     option = parser.add_argument
-    option("shards", type=Path, metavar="SHARDS", help="a folder that ovi-data build made")
+    option("shards", metavar="SHARDS", help="a folder that ovi-data build made; or an address, with --work")
+    option("--work", type=Path, metavar="DIR", help="the --work of the build whose shards are at an address")
     actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--export", type=Path, metavar="DIR", help="write what a captioner needs")
     actions.add_argument(
-        "--join", type=Path, metavar="TABLE", help=".jsonl, .csv or .tsv with id and caption"
+        "--export", metavar="DIR", help="write what a captioner needs, here or to an address"
+    )
+    actions.add_argument(
+        "--join", metavar="TABLE", help=".jsonl, .csv or .tsv with id and caption, here or at an address"
     )
     actions.add_argument(
         "--ask", metavar="URL", help="ask a chat endpoint; stopped, the same command goes on"
@@ -77,8 +80,12 @@ def _captions(arguments: argparse.Namespace) -> int:
         raise UserError("nothing to do: give --export DIR, --join TABLE, --ask URL or --sound-tag")
 
     from ovi_lab.data.build.captioning.assembled import taken_up
+    from ovi_lab.data.build.remote import refuse_other, work_folder
 
-    with taken_up(arguments.shards) as assembly:
+    arguments.folder, arguments.address = work_folder(arguments.shards, arguments.work)
+    with taken_up(arguments.folder) as assembly:
+        if arguments.address is not None and not arguments.export:
+            refuse_other(arguments.address, assembly.folder.work)
         if arguments.export:
             return _export(arguments, assembly)
         if arguments.ask:
@@ -88,19 +95,23 @@ def _captions(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace, assembly: Assembly) -> int:
     from ovi_lab.data.build.captioning.export import LISTING, export
+    from ovi_lab.data.stores import RemoteShard, below, is_remote
 
-    count = export(assembly, arguments.export, arguments.all, arguments.clips)
-    listing = arguments.export / LISTING
-    print_table("to caption", [("clips", str(count)), ("list", str(listing))])
+    out = RemoteShard(arguments.export) if is_remote(arguments.export) else Path(arguments.export)
+    count = export(assembly, out, arguments.all, arguments.clips)
+    listing = below(out, LISTING) if isinstance(out, RemoteShard) else out / LISTING
+    print_table("to caption", [("clips", str(count)), ("list", shown(listing))])
     if count:
-        print_next(f"ovi-data captions {typed(arguments.shards)} --join {typed(listing)}")
+        work = "" if arguments.work is None else f" --work {typed(arguments.work)}"
+        print_next(f"ovi-data captions {typed(arguments.shards)}{work} --join {typed(str(listing))}")
     return 0
 
 
 def _join(arguments: argparse.Namespace, assembly: Assembly) -> int:
-    from ovi_lab.data.build.captioning.join import join, reasons
+    from ovi_lab.data.build.captioning.join import join, local_table, reasons
 
-    found = join(assembly, arguments.join, arguments.sound_tag)
+    with local_table(arguments.join) as table:
+        found = join(assembly, table, arguments.sound_tag)
     rows = [
         ("joined", str(found.used)),
         (
@@ -114,7 +125,7 @@ def _join(arguments: argparse.Namespace, assembly: Assembly) -> int:
         *((f"{count} refused", reason) for reason, count in reasons(found.refused).most_common(10)),
         *(("refused", f"{shown(name)}: {reason}") for name, reason in found.refused[:10]),
     ]
-    _written(assembly, rows)
+    _written(arguments, assembly, rows)
     return 1 if found.refused else 0
 
 
@@ -138,7 +149,7 @@ def _ask(arguments: argparse.Namespace, assembly: Assembly) -> int:
         *(("no caption", f"{shown(name)}: {shown(reason)}") for name, reason in found.examples[:5]),
         ("", "the same command asks for them again" if lost else ""),
     ]
-    _written(assembly, rows)
+    _written(arguments, assembly, rows)
     return 1 if lost else 0
 
 
@@ -146,13 +157,16 @@ def _convert(arguments: argparse.Namespace, assembly: Assembly) -> int:
     from ovi_lab.data.build.captioning.join import convert
 
     count = convert(assembly, arguments.sound_tag)
-    _written(assembly, [("converted", f"{count} captions to {arguments.sound_tag}")])
+    _written(arguments, assembly, [("converted", f"{count} captions to {arguments.sound_tag}")])
     return 0
 
 
-def _written(assembly: Assembly, rows: list[tuple[str, str]]) -> None:
-    """Writes the shards again and says what is in them."""
-    built = assembly.write()
+def _written(arguments: argparse.Namespace, assembly: Assembly, rows: list[tuple[str, str]]) -> None:
+    """Writes the shards again, copies them to their address where they have one, and says what is in them."""
+    from ovi_lab.data.build.remote import upload
+
+    built, address = assembly.write(), arguments.address
+    copied = None if address is None else upload(assembly.folder.path, assembly.folder.work, address)
     kept = sum(built.kept.values())
     without = built.captions["none"]
     rows += [
@@ -160,5 +174,6 @@ def _written(assembly: Assembly, rows: list[tuple[str, str]]) -> None:
         ("", f"{without} of them without a caption" if without else ""),
         ("kept out", f"{built.dropped['caption']} for want of a caption" if built.dropped["caption"] else ""),
         ("shards", f"{len(built.shards)} in {assembly.folder.path}"),
+        ("copied", "" if copied is None else f"{copied} files to {shown(address)}"),
     ]
     print_table("captions", rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from ovi_eval.common.unicode_text import unusable
 from ovi_lab.data.build.assemble import ClipRow
 from ovi_lab.data.build.captioning.assembled import Assembly
 from ovi_lab.data.build.clip_captions import ClipCaption, text_digest
+from ovi_lab.data.index import no_space
+from ovi_lab.data.stores import RemoteShard, fetch, is_remote
 from ovi_lab.errors import UserError
 from ovi_lab.text.caption_form import has_sound_description, with_tag
 from ovi_lab.text.prompts import check_tags
@@ -32,6 +36,23 @@ class Joined:
     not_kept: int = 0
     """Rows of clips that bounds, or another clip like them, keep out."""
     refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+@contextmanager
+def local_table(name: str) -> Iterator[Path]:
+    """A table of this machine, or a copy of one at an address until the block ends. Raises UserError for none there."""
+    if not is_remote(name):
+        yield Path(name)
+        return
+    table = RemoteShard(name)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / table.name
+        try:
+            with no_space(copy):
+                fetch(table, copy)
+        except FileNotFoundError as error:
+            raise UserError(f"captions: {shown(table)} does not exist; check the address") from error
+        yield copy
 
 
 def entry_for(row: ClipRow, caption: str, by: str) -> ClipCaption:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +16,14 @@ from ovi_eval.common.files import file_sha256
 from ovi_eval.common.shown import shown
 from ovi_eval.common.unicode_text import read_text
 from ovi_lab.common.progress import progress
-from ovi_lab.data.build.assemble import CLIPS, MANIFEST, SPLITS, SUMS
+from ovi_lab.data.build.assemble import CLIPS, MANIFEST, SUMS
 from ovi_lab.data.build.checking.samples import SampleCheck, ShardCheck, check_samples, check_shard, record_of
-from ovi_lab.data.build.folder import BuiltFolder
+from ovi_lab.data.build.folder import BuiltFolder, files_at, opened_folder
 from ovi_lab.data.build.items import WORK
 from ovi_lab.data.index import BadSample, index_path
-from ovi_lab.data.shard_files import Shard
-from ovi_lab.data.shards import expand_shards, numbered_shards
+from ovi_lab.data.shard_files import Shard, shard_facts
+from ovi_lab.data.shards import expand_shards
+from ovi_lab.data.stores import RemoteShard, is_remote
 from ovi_lab.errors import UserError
 
 PORTION = 32
@@ -40,28 +41,34 @@ class Checked:
     picture: float = 0.0
     sound: float = 0.0
     faults: list[BadSample] = field(default_factory=list)
-    built: list[Path] = field(default_factory=list)
-    """Folders with a manifest."""
+    built: list[str] = field(default_factory=list)
+    """Folders with a manifest, and addresses of such."""
 
 
 def check(targets: Sequence[str], workers: int = 1, quiet: bool = False) -> Checked:
-    """Check folders of shards and patterns of shards.
+    """Check folders of shards and patterns of shards, here or on stores.
 
-    Raises UserError for a target in which there is nothing to check.
+    Raises UserError for a target in which there is nothing to check, or a store that does not answer.
     """
+    with ExitStack() as stack:
+        return _check(targets, workers, quiet, stack)
+
+
+def _check(targets: Sequence[str], workers: int, quiet: bool, stack: ExitStack) -> Checked:
     found = Checked()
     shards: dict[Shard, None] = {}
     built: list[BuiltFolder] = []
     for target in targets:
-        folder = Path(target).expanduser()
-        if not folder.is_dir():
-            shards.update(dict.fromkeys(expand_shards(target)))
+        files = _files_in(target)
+        if files is None:
+            shards.update(dict.fromkeys(_there(expand_shards(target))))
             continue
-        tars = sorted(folder.glob("*.tar"))
-        if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
-            found.built.append(folder)
+        tars = [files[name] for name in sorted(files) if name.endswith(".tar")]
+        folder = Path(target).expanduser()
+        if MANIFEST in files or (not is_remote(target) and (folder / WORK).is_dir()):
+            found.built.append(target)
             try:
-                built.append(BuiltFolder.open(folder))
+                built.append(stack.enter_context(opened_folder(target if is_remote(target) else folder)))
             except UserError as error:
                 found.faults.append(BadSample(MANIFEST, "(whole folder)", str(error)))
         elif not tars:
@@ -82,13 +89,35 @@ def check(targets: Sequence[str], workers: int = 1, quiet: bool = False) -> Chec
         _count(facts[shard], by_shard[shard], found)
     for whole in built:
         own = {
-            shard.name: facts[shard]
-            for shard in shards
-            if isinstance(shard, Path) and shard.parent == whole.path
+            name: facts[shard]
+            for name, shard in whole.files.items()
+            if shard in facts and name.endswith(".tar")
         }
         samples = {f.shard.name: {sample.key: sample for sample in by_shard[f.shard]} for f in own.values()}
         found.faults += _of_folder(whole, own, samples)
     return found
+
+
+def _files_in(target: str) -> Mapping[str, Shard] | None:
+    """The files directly in a folder, here or on a store; None for a shard or a pattern of shards."""
+    if not is_remote(target):
+        folder = Path(target).expanduser()
+        return {file.name: file for file in folder.iterdir()} if folder.is_dir() else None
+    named = str(RemoteShard(target))
+    if RemoteShard(target).is_pipe or named.endswith(".tar") or any(sign in named for sign in "*?[{"):
+        return None
+    return files_at(RemoteShard(target))
+
+
+def _there(shards: Sequence[Shard]) -> Sequence[Shard]:
+    """The shards, those on stores being asked for. Raises UserError for one that is not there."""
+    for shard in shards:
+        if isinstance(shard, RemoteShard) and not shard.is_pipe:
+            try:
+                shard_facts(shard)
+            except FileNotFoundError as error:
+                raise UserError(f"shard {shown(shard)} does not exist; check the address") from error
+    return shards
 
 
 def _portion(shard: Shard, keys: list[str]) -> tuple[Shard, list[SampleCheck]]:
@@ -143,7 +172,7 @@ def _of_folder(
     folder: BuiltFolder, shards: dict[str, ShardCheck], samples: dict[str, dict[str, SampleCheck]]
 ) -> list[BadSample]:
     """What manifest, sums and list of clips say otherwise than the shards."""
-    faults = [BadSample(SUMS, name, reason) for name, reason in _sums(folder.path, shards)]
+    faults = [BadSample(SUMS, name, reason) for name, reason in _sums(folder, shards)]
     stated = {str(shard.get("name")): shard for shard in folder.shards}
     for name, shard in stated.items():
         if name not in shards:
@@ -155,10 +184,9 @@ def _of_folder(
                 faults.append(
                     BadSample(MANIFEST, name, f"its {fact}: {shown(shard.get(fact))}, found {value}")
                 )
-    for split in SPLITS:
-        for path in numbered_shards(folder.path / split):
-            if path.name not in stated:
-                faults.append(BadSample(MANIFEST, path.name, "the shard is not of this build; remove it"))
+    for name in folder.own_shards():
+        if name not in stated:
+            faults.append(BadSample(MANIFEST, name, "the shard is not of this build; remove it"))
     try:
         faults += _rows(folder, stated, samples)
     except UserError as error:
@@ -197,10 +225,13 @@ def _rows(
             yield BadSample(MANIFEST, "clips", f"{what}: {shown(known.get(what))}, in {CLIPS} {value}")
 
 
-def _sums(folder: Path, shards: dict[str, ShardCheck]) -> Iterator[tuple[str, str]]:
+def _sums(folder: BuiltFolder, shards: dict[str, ShardCheck]) -> Iterator[tuple[str, str]]:
     """Names and faults of the files that SHA256SUMS lists, and of those that it should."""
+    if SUMS not in folder.files:
+        yield "(whole file)", "is missing"
+        return
     try:
-        lines = read_text(folder / SUMS).splitlines()
+        lines = read_text(folder.local(SUMS)).splitlines()
     except UserError as error:
         yield "(whole file)", str(error)
         return
@@ -208,13 +239,12 @@ def _sums(folder: Path, shards: dict[str, ShardCheck]) -> Iterator[tuple[str, st
     for line in lines:
         digest, _, name = line.partition("  ")
         named.add(name)
-        path = folder / name
         if len(digest) != 64 or not name or Path(name).name != name:
             yield shown(line, 80), "is no line of a digest and a name"
-        elif not path.is_file():
+        elif name not in folder.files:
             yield name, "is missing"
-        elif (shards[name].sha256 if name in shards else file_sha256(path)) != digest:
+        elif (shards[name].sha256 if name in shards else file_sha256(folder.local(name))) != digest:
             yield name, "has another sha256"
-    wanted = {MANIFEST, CLIPS, *shards} | {index_path(folder / name).name for name in shards}
+    wanted = {MANIFEST, CLIPS, *shards} | {index_path(Path(name)).name for name in shards}
     for name in sorted(wanted - named):
         yield name, "is not listed"

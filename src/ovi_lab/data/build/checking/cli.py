@@ -19,14 +19,19 @@ def add_check(commands: Any) -> None:
     parser: LineParser = commands.add_parser("check", help=text)
     parser.examples = (
         ("ovi-data check shards", "a folder that ovi-data build made: everything in it"),
-        ("ovi-data check shards --workers 8", "on 8 processes"),
+        ("ovi-data check s3://bucket/shards --workers 8", "of a store, on 8 processes"),
         (
             "ovi-data check 'shards/mine-*.tar'",
             "shards of any origin: what can be checked without a manifest",
         ),
     )
     option = parser.add_argument
-    option("shards", nargs="+", metavar="SHARDS", help="a folder, a pattern with braces expanded, or several")
+    option(
+        "shards",
+        nargs="+",
+        metavar="SHARDS",
+        help="folders, addresses, and patterns with braces expanded",
+    )
     option("--workers", type=int, default=1, help="processes (1)")
     parser.set_defaults(run=_check)
 

@@ -25,6 +25,7 @@ from ovi_lab.data.index import (
 from ovi_lab.data.kinds import FRAMES, kind_of, modalities_in
 from ovi_lab.data.shard_files import Shard, local_copy
 from ovi_lab.data.shards import ShardReader
+from ovi_lab.data.stores import facts_of
 from ovi_lab.errors import UserError
 
 AAC_FRAME = 1024
@@ -66,12 +67,14 @@ def check_shard(shard: Shard) -> ShardCheck:
     except UserError as error:
         fault(str(error))
         return found
+    except FileNotFoundError:
+        fault("it is gone")
+        return found
     found.size, found.keys = scanned.size, [entry.key for entry in scanned.entries]
     found.faults += scanned.bad
     index = stored_index(shard)
     if index is None:
-        path = index_path(shard)
-        if isinstance(path, Path) and path.is_file():
+        if _has_index(shard):
             fault("its index is damaged, or older than the shard, or of another one; delete it")
     elif index.sha256 != found.sha256:
         fault("its sha256 is not the one in its index")
@@ -80,12 +83,29 @@ def check_shard(shard: Shard) -> ShardCheck:
     return found
 
 
+def _has_index(shard: Shard) -> bool:
+    if isinstance(shard, Path):
+        return index_path(shard).is_file()
+    if shard.is_pipe:
+        return False
+    try:
+        facts_of(index_path(shard))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def check_samples(shard: Shard, keys: list[str]) -> list[SampleCheck]:
     """These samples, each decoded whole."""
     wanted = set(keys)
     reader = ShardReader()
     found = []
-    for entry in scan_shard(shard).entries:
+    try:
+        entries = scan_shard(shard).entries
+    except (UserError, FileNotFoundError) as error:
+        reason = str(error) if isinstance(error, UserError) else "its shard is gone"
+        return [SampleCheck(key, fault=reason) for key in keys]
+    for entry in entries:
         if entry.key in wanted:
             sample = SampleCheck(entry.key)
             try:

@@ -19,23 +19,39 @@ def add_report(commands: Any) -> None:
     parser.examples = (
         ("ovi-data report shards", "shards/report.html; dropped clips are cut from their videos"),
         ("ovi-data report shards --videos /mnt/videos", "where the videos have been moved to"),
-        ("ovi-data report /scratch/build", "of the --work folder of shards that went to a store"),
+        (
+            "ovi-data report s3://bucket/shards --videos s3://bucket/videos",
+            "of a store, beside whose shards the page is written",
+        ),
     )
     option = parser.add_argument
-    option("shards", type=Path, metavar="SHARDS", help="a folder that ovi-data build made")
-    option("--videos", type=Path, metavar="FOLDER", help="where its sources are (where they were built from)")
+    option("shards", metavar="SHARDS", help="a folder that ovi-data build made, or an address")
+    option(
+        "--videos",
+        metavar="FOLDER",
+        help="where its sources are, a folder or an address (where they were built from)",
+    )
+    option("--out", type=Path, metavar="FILE", help="the page (SHARDS/report.html)")
     parser.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from ovi_lab.data.build.folder import BuiltFolder
+    from ovi_lab.data.build.folder import opened_folder
     from ovi_lab.data.build.report.page import write_report
+    from ovi_lab.data.stores import RemoteShard, is_remote
 
-    if arguments.videos is not None and not arguments.videos.is_dir():
-        raise UserError(f"--videos {shown(arguments.videos)} is no folder; name that of the sources")
-    written = write_report(BuiltFolder.open(arguments.shards), arguments.videos)
+    videos: Path | RemoteShard | None = None
+    if arguments.videos is not None:
+        remote = is_remote(arguments.videos)
+        videos = RemoteShard(arguments.videos) if remote else Path(arguments.videos)
+        if isinstance(videos, Path) and not videos.is_dir():
+            raise UserError(f"--videos {shown(videos)} is no folder; name that of the sources")
+    if arguments.out is not None and (arguments.out.is_dir() or not arguments.out.parent.is_dir()):
+        raise UserError(f"--out {shown(arguments.out)} is no file in a folder that is there; name one")
+    with opened_folder(arguments.shards) as folder:
+        written = write_report(folder, videos, arguments.out)
     rows = [
-        ("page", f"{written.path}, {written.size / 1e6:.1f} MB"),
+        ("page", f"{written.where}, {written.size / 1e6:.1f} MB"),
         ("clips", f"{written.clips}, {written.shown} of them play on the page"),
         (
             "",

@@ -31,6 +31,7 @@ from ovi_lab.data.build.report.facts import ClipFacts
 from ovi_lab.data.build.report.histogram import Edge, Histogram
 from ovi_lab.data.build.report.previews import Previews
 from ovi_lab.data.build.step import ScoreSpec
+from ovi_lab.data.stores import RemoteShard, below, put
 
 REPORT = "report.html"
 MAX_BYTES = 25_000_000
@@ -55,7 +56,7 @@ class ScorePart:
 class Written:
     """What was written."""
 
-    path: Path
+    where: str
     size: int
     clips: int
     shown: int
@@ -65,11 +66,20 @@ class Written:
     """Clips for which the page had no room."""
 
 
-def write_report(folder: BuiltFolder, videos: Path | None = None, quiet: bool = False) -> Written:
-    """Write the page into the build's folder.
+def write_report(
+    folder: BuiltFolder,
+    videos: Path | RemoteShard | None = None,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> Written:
+    """Write the page.
 
     Args:
         videos: where the sources are; None: where they were when they were built from.
+        out: its file; None: report.html beside the shards, here or on their store.
+
+    Raises:
+        UserError: it cannot be written there.
     """
     clips = facts.facts_of(folder)
     scores, unscored = _scores(folder, clips)
@@ -86,7 +96,7 @@ def write_report(folder: BuiltFolder, videos: Path | None = None, quiet: bool = 
             previews.show([clip])
     text = _environment().get_template("report.html").render(
         folder=folder,
-        title=folder.path.resolve().name,
+        title=folder.title,
         style=Markup(_asset(SHARED, "page.css") + _asset(OWN, "report.css")),
         script=Markup(_asset(SHARED, "players.js")),
         facts=_facts(folder, clips),
@@ -105,11 +115,16 @@ def write_report(folder: BuiltFolder, videos: Path | None = None, quiet: bool = 
         PageClip=PageClip,
         hist=histogram,
     )  # fmt: skip
-    path = folder.path / REPORT
+    path = out or folder.path / REPORT
     write_whole(path, text)
+    where = str(path)
+    if out is None and folder.address is not None:
+        there = below(folder.address, REPORT)
+        put(path, there)
+        where = shown(there)
     added = len(previews.store.added)
     return Written(
-        path,
+        where,
         len(text.encode()),
         len(clips),
         added,

@@ -23,10 +23,12 @@ from ovi_eval.report.html.clip_store import ClipStore, PageClip
 from ovi_lab.data.build.folder import BuiltFolder
 from ovi_lab.data.build.items import wav_bytes
 from ovi_lab.data.build.report.facts import ClipFacts
-from ovi_lab.data.index import BadSampleError, SampleEntry, read_index
+from ovi_lab.data.index import BadSampleError, SampleEntry, no_space, read_index
 from ovi_lab.data.shards import ShardReader
+from ovi_lab.data.stores import RemoteShard, below, fetch
 
 SIDE, SECONDS, FPS, RATE = 256, 5.0, 12, 32_000
+_GONE = "its source is not where it was"
 
 
 class Previews:
@@ -34,12 +36,14 @@ class Previews:
 
     Args:
         folder: the build.
-        videos: where the sources are; None: kept clips alone can be shown.
+        videos: where the sources are; None: kept clips alone can be shown. One of a store is copied while it is cut.
         work: for the small files until the page is written.
         budget: characters of base64 text.
     """
 
-    def __init__(self, folder: BuiltFolder, videos: Path | None, work: Path, budget: int) -> None:
+    def __init__(
+        self, folder: BuiltFolder, videos: Path | RemoteShard | None, work: Path, budget: int
+    ) -> None:
         self.folder, self.videos, self.work = folder, videos, work
         self.store = ClipStore(budget)
         self.left_out = 0
@@ -77,21 +81,33 @@ class Previews:
         """The clip in a file of its own."""
         place = self.work / f"{len(self._shown):05d}"
         if clip.kept and clip.shard is not None:
-            shard = self.folder.path / Path(clip.shard).name
             if clip.shard not in self._entries:
-                self._entries[clip.shard] = {entry.key: entry for entry in read_index(shard).entries}
+                if clip.shard not in self.folder.files:
+                    raise UserError("its shard is gone")
+                index = read_index(self.folder.files[clip.shard])
+                self._entries[clip.shard] = {entry.key: entry for entry in index.entries}
             members = self._reader.read(self._entries[clip.shard][clip.key])
             kind = "mp4" if "mp4" in members else "wav"
             file = place.with_suffix(f".{kind}")
             file.write_bytes(members[kind])
             return file
         name = PurePosixPath(clip.source)
-        source = (
-            None if self.videos is None or ".." in name.parts or name.is_absolute() else self.videos / name
-        )
-        if source is None or not source.is_file():
-            raise UserError("its source is not where it was")
-        return cut(source, clip.start_s, min(clip.seconds, SECONDS), place)
+        if self.videos is None or ".." in name.parts or name.is_absolute():
+            raise UserError(_GONE)
+        seconds = min(clip.seconds, SECONDS)
+        if isinstance(self.videos, Path):
+            if not (self.videos / name).is_file():
+                raise UserError(_GONE)
+            return cut(self.videos / name, clip.start_s, seconds, place)
+        copy = self.work / f"source{name.suffix}"
+        try:
+            with no_space(copy):
+                fetch(below(self.videos, clip.source), copy)
+            return cut(copy, clip.start_s, seconds, place)
+        except FileNotFoundError as error:
+            raise UserError(_GONE) from error
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def cut(source: Path, start_s: float, seconds: float, place: Path) -> Path:
