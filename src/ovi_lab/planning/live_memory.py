@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ovi_lab.planning.known_results import on_meta
+
 
 class LiveStorages:
     """Bytes of storages alive: each counts from the first `count` of it until it is freed."""
@@ -107,7 +109,7 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = on_meta(func, args, kwargs or {}) if self._type == "meta" else func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, Tensor) and value.device.type == self._type:
                 self._count(value)
