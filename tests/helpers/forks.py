@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["helpers.warm"])
 sys.path.append(
     str(Path(__file__).parents[2])
 )  # forks find a test's function as tests.folder.test_file.function
@@ -78,6 +77,7 @@ class Fork:
 
 def warm_process() -> None:
     """Starts it where it does not run. It finds what it imports first by PYTHONPATH alone (Python up to 3.13)."""
+    _CONTEXT.set_forkserver_preload(["helpers.warm"])  # also where a build of shards has set its own
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), before)))
     try:

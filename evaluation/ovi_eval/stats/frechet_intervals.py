@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from ovi_eval.errors import UserError
@@ -131,7 +131,7 @@ def frechet_interval(
     value = between(weighted_gaussian(scored.x_ND), weighted_gaussian(reference.x_ND))
     sizes = [(clips.resample_size, clips.count) for clips in (scored, reference)]
     scale = max(math.sqrt(size / (count - size)) for size, count in sizes)
-    half = float(stats.norm.ppf(0.975) * scale * np.std(found, ddof=1))
+    half = float(special.ndtri(0.975) * scale * np.std(found, ddof=1))
     method = f"bootstrap standard error over clips, {len(found)} resamples"
     return Interval(max(value - half, 0.0), value + half, method, scored.count)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ovi_eval.errors import UserError
 
@@ -60,7 +60,7 @@ def t_interval(
     x = np.asarray(values, dtype=np.float64)
     if x.size < 2:
         return None
-    half = float(stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    half = float(special.stdtrit(x.size - 1, 0.975) * x.std(ddof=1) / math.sqrt(x.size))
     mean = float(x.mean())
     low, high = max(mean - half, within[0]), min(mean + half, within[1])
     cut = [f"{end:g}" for end, full in ((low, mean - half), (high, mean + half)) if end != full]
@@ -146,7 +146,7 @@ def _bca_levels(sums_N: Array, sizes_N: Array, means_R: Array) -> tuple[float, f
     mean = sums_N.sum() / sizes_N.sum()
     # Ties count half: means of yes/no values often equal the mean itself.
     below = np.mean(means_R < mean) + 0.5 * np.mean(means_R == mean)
-    z0 = stats.norm.ppf(np.clip(below, 1e-9, 1 - 1e-9))
+    z0 = special.ndtri(np.clip(below, 1e-9, 1 - 1e-9))
     if sizes_N.max() == 1:
         centred_N = sums_N - mean
     else:
@@ -154,8 +154,8 @@ def _bca_levels(sums_N: Array, sizes_N: Array, means_R: Array) -> tuple[float, f
         centred_N = without_N.mean() - without_N
     squares = float((centred_N**2).sum())
     a = float((centred_N**3).sum() / (6.0 * squares**1.5)) if squares > 0 else 0.0
-    z = stats.norm.ppf(ENDS)
-    moved = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    z = special.ndtri(ENDS)
+    moved = special.ndtr(z0 + (z0 + z) / (1 - a * (z0 + z)))
     return float(moved[0]), float(moved[1])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from ovi_eval.errors import UserError
@@ -75,7 +75,7 @@ def kernel_interval(x_ND: Tensor, y_MD: Tensor) -> tuple[float, float]:
     variance = sum(
         float((len(z) - 1) / len(z) * (z - z.mean()).square().sum()) for z in (without_x, without_y)
     )
-    half = float(stats.norm.ppf(0.975)) * variance**0.5
+    half = float(special.ndtri(0.975)) * variance**0.5
     return value - half, value + half
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 from ovi_eval.stats.differences import Test
 from ovi_eval.stats.intervals import Array, Interval
@@ -40,8 +40,8 @@ def equivalence(differences: Sequence[float] | Array, margin: float) -> Equivale
     error, freedom, mean = float(d.std(ddof=1) / math.sqrt(d.size)), d.size - 1, float(d.mean())
     p = float(abs(mean) >= margin)
     if error > 0:
-        p = float(stats.t.sf((margin - abs(mean)) / error, freedom))
-    half = float(stats.t.ppf(1 - ALPHA, freedom)) * error
+        p = float(special.stdtr(freedom, (abs(mean) - margin) / error))
+    half = float(special.stdtrit(freedom, 1 - ALPHA)) * error
     interval = Interval(mean - half, mean + half, "t over seeds, 90 %", int(d.size), 0.9)
     return Equivalence(interval, Test(p, "two one-sided paired t tests over seeds", int(d.size)))
 
@@ -70,8 +70,10 @@ def _in_errors(
     The chance of each test given the standard error that the seeds show is a normal one. It is averaged over that,
     which in units of the true one is a chi deviate over the root of its n - 1 degrees of freedom.
     """
+    from scipy import optimize, stats
+
     freedom = n - 1
-    critical = float(stats.t.ppf(1 - alpha, freedom))
+    critical = float(special.stdtrit(freedom, 1 - alpha))
     nodes, weights = np.polynomial.legendre.leggauss(800)
     chi = (nodes + 1) / 2 * float(stats.chi.isf(1e-14, freedom))
     weights = weights * stats.chi.pdf(chi, freedom)

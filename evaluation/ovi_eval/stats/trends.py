@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
 
 from ovi_eval.stats.differences import Test
 from ovi_eval.stats.intervals import Array, Interval, Seed, t_interval
@@ -51,6 +50,8 @@ def trend(seeds: Sequence[Seed], y_SK: Array, x_K: Sequence[float] | Array, scal
     twice the smaller of both one-sided p values. It asks whether the ranks go with the setting in each seed; it does
     not show that every single step goes the same way. The interval is Student's t over the slopes of the seeds.
     """
+    from scipy import stats
+
     at_K = scaled(x_K, scale) - scaled(x_K, scale).mean()
     slopes_S = (y_SK - y_SK.mean(axis=1, keepdims=True)) @ at_K / (at_K @ at_K)
     up = stats.page_trend_test(y_SK).pvalue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
 from ovi_eval.stats.intervals import Array
 
@@ -71,4 +71,4 @@ def _effect(effect: float, error: float, total: float, seeds: int) -> Effect:
     if error <= 1e-24 * max(total, 1e-300):
         return Effect(share, None, None)
     f = float(effect / error * (seeds - 1))
-    return Effect(share, f, float(stats.f.sf(f, 1, seeds - 1)))
+    return Effect(share, f, float(special.fdtrc(1, seeds - 1, f)))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from helpers.forks import Fork
+from helpers.forks import Fork, warm_process
 from helpers.small_videos import RECIPE, digests, moving, write
 from ovi_lab.data.build import items
 from ovi_lab.data.build.build import WORK, BuildOptions, build
@@ -49,6 +49,7 @@ def test_ten_kills_change_no_byte(videos: Path, once: dict[str, str], tmp_path: 
 def test_two_workers_give_the_bytes_of_one(
     videos: Path, recipe: Recipe, once: dict[str, str], tmp_path: Path
 ) -> None:
+    warm_process()  # whose forks the workers are
     build(videos, tmp_path / "out", recipe, BuildOptions(workers=2, quiet=True))
     assert digests(tmp_path / "out") == once
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
@@ -55,9 +56,8 @@ def run_here(sources: Sequence[SourceFile], work: Work, workers: int) -> Iterato
         finally:
             torch.set_num_threads(threads)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would share this process's threads
     workers = min(workers, len(sources))
-    with ProcessPoolExecutor(workers, context, _start, (work,)) as pool:
+    with ProcessPoolExecutor(workers, worker_context(), _start, (work,)) as pool:
         futures: list[Future[FinishedSource]] = [pool.submit(_make, source) for source in sources]
         try:
             for future in as_completed(futures):
@@ -70,6 +70,16 @@ def run_here(sources: Sequence[SourceFile], work: Work, workers: int) -> Iterato
         finally:
             for future in futures:
                 future.cancel()
+
+
+def worker_context() -> ForkServerContext:
+    """Of processes that work beside this one: forks of a server, since a fork of this process would share its threads.
+
+    The server imports once what all of them need, and ends with this process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 _worker: Worker | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,6 +17,7 @@ from ovi_eval.common.unicode_text import read_text
 from ovi_lab.common.progress import progress
 from ovi_lab.data.build.assemble import CLIPS, MANIFEST, SUMS
 from ovi_lab.data.build.checking.samples import SampleCheck, ShardCheck, check_samples, check_shard, record_of
+from ovi_lab.data.build.engine import worker_context
 from ovi_lab.data.build.folder import BuiltFolder, files_at, opened_folder
 from ovi_lab.data.build.items import WORK
 from ovi_lab.data.index import BadSample, index_path
@@ -130,8 +130,7 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor | None]:
     if count == 1:
         yield None
         return
-    # From a server: a fork of this process would share its threads.
-    with ProcessPoolExecutor(count, multiprocessing.get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(count, worker_context()) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
