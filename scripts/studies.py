@@ -47,13 +47,17 @@ def studies() -> dict[str, dict[str, Any]]:
     return found
 
 
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """Settings of which each key stands once: the last one given."""
+    return list({argument.partition("=")[0]: argument for argument in arguments}.values())
+
+
 def run(study: Mapping[str, Any], more: Sequence[str], folder: Path) -> int:
     """Run a study's command below a folder; its exit code."""
     program, *arguments = shlex.split(study["command"])
-    given = {argument.partition("=")[0] for argument in more}
-    arguments = [argument for argument in arguments if argument.partition("=")[0] not in given]
-    command = [sys.executable, "-m", MODULES[program], *arguments, *more]
-    print(f"\n$ {program} {shlex.join([*arguments, *more])}", flush=True)
+    arguments = last_of_each([*arguments, *more])
+    command = [sys.executable, "-m", MODULES[program], *arguments]
+    print(f"\n$ {program} {shlex.join(arguments)}", flush=True)
     return subprocess.run(command, cwd=folder, check=False).returncode
 
 

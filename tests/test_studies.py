@@ -59,6 +59,10 @@ def test_what_is_asked_wrongly_is_refused(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_a_later_setting_replaces_an_earlier_one():
+    assert studies.last_of_each(["a=1", "b=2", "a=3"]) == ["a=3", "b=2"]
+
+
 @pytest.mark.slow
 def test_a_quick_run_of_the_ablation_is_as_recorded(capsys):
     assert studies.main(["quick", "fusion_ablation"]) == 0, capsys.readouterr().err

@@ -121,7 +121,9 @@ def test_runs_that_were_not_evaluated_have_no_leaderboard_and_it_says_so(ended, 
     jobs = jobs_in(tmp_path, FACTORS)
     ended(tmp_path, EndedSweep(jobs, varied(FACTORS), False))
     assert "no leaderboard, as no run was evaluated" in capsys.readouterr().out
-    assert not (tmp_path / "leaderboard.html").exists()
+    ended(tmp_path / "elsewhere", EndedSweep())  # of a launcher that does not hand over its jobs
+    assert "elsewhere: no leaderboard" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("leaderboard.html"))
 
 
 def test_an_interrupted_sweep_names_what_has_not_begun(tmp_path):

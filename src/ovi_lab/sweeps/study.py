@@ -157,14 +157,15 @@ def finish() -> None:
         sweep = _sweeps.pop(folder, EndedSweep())
         jobs = sweep.jobs
         failed = {job.name: job for job in jobs if job.status == "failed"}
-        if not jobs or any((job.run_dir / "results.json").is_file() for job in jobs):
+        places = [job.run_dir / "results.json" for job in jobs] or folder.rglob("results.json")
+        if any(place.is_file() for place in places):
             _score_references(folder, jobs)
             board = _board(study, sweep, folder, failed.values())
             print("drawing the leaderboard", file=sys.stderr)
             write_all(board, folder, progress=True, drawn=study.drawn if sweep.own else ())
             show(board)
             print("", *_ending(board, folder, jobs), sep="\n", flush=True)
-        elif len(failed) < len(jobs):
+        elif len(failed) < len(jobs) or not jobs:
             print(
                 f"{typed(folder)}: no leaderboard, as no run was evaluated (evaluation=ball does)", flush=True
             )
