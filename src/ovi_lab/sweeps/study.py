@@ -14,7 +14,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.files import write_whole
-from ovi_eval.ranking.sweep import Axes
 from ovi_lab.common.following import sampling, typed
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.varied import axes_of
@@ -179,6 +178,7 @@ def finish() -> None:
 def _board(study: StudyCallback, sweep: EndedSweep, folder: Path, failed: Iterable[SweepJob]) -> Leaderboard:
     """The leaderboard of these jobs, and of no other runs in the folder; as curves where the sweep varies a number."""
     from ovi_eval.ranking.leaderboard import build_leaderboard
+    from ovi_eval.ranking.sweep import Axes
 
     failures = {(job.config["arm_name"], job.config["seed"]): job.message for job in failed}
     arms = list(dict.fromkeys(job.config["arm_name"] for job in sweep.jobs))

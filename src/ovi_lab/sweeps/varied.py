@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from ovi_eval.ranking.sweep import Axes
+if TYPE_CHECKING:
+    from ovi_eval.ranking.sweep import Axes
 
 _ANY_VALUE = "seed"
 """A study remains itself with other seeds."""
@@ -60,6 +61,8 @@ def axes_of(varied: Mapping[str, Sequence[str]], paper: Mapping[str, float]) -> 
 
     Of three settings with numbers or more, two are axes, and the others tell curves apart, as do those without numbers.
     """
+    from ovi_eval.ranking.sweep import Axes
+
     kept = {key: values for key, values in varied.items() if key != _ANY_VALUE}
     numbers = [key for key, values in kept.items() if all(map(_is_number, values))]
     x = sorted(numbers, key=lambda key: -len(kept[key]))[:2]
