@@ -188,7 +188,11 @@ def _judged(shard: RemoteShard, error: BaseException) -> tuple[str, bool]:
     reason = shown(
         next((line for one in chain for line in str(one).splitlines() if line), type(error).__name__), 200
     )
-    if status in (404, 410) or (isinstance(error, FileNotFoundError) and status is None and len(chain) == 1):
+    # a store in memory raises it because of a KeyError; one because of a lost connection says nothing of the object
+    absent = isinstance(error, FileNotFoundError) and all(
+        isinstance(one, FileNotFoundError | KeyError) for one in chain
+    )
+    if status in (404, 410) or (absent and status is None):
         raise FileNotFoundError(reason) from error
     if status in (401, 403) or isinstance(error, PermissionError) or "redentials" in type(chain[-1]).__name__:
         raise UserError(

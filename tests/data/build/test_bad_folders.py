@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from helpers.forks import Fork, run_module
-from helpers.small_videos import RECIPE, moving, write
+from helpers.small_videos import RECIPE, digests, moving, write
 from ovi_lab.data.build import build as building
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.recipe import read_recipe
@@ -137,6 +137,34 @@ def limited(size: int, *arguments: str) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     run_module("ovi_lab.data.cli", arguments)
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_a_build_as_it_was(tmp_path: Path) -> None:
+    """While its captions are joined or exported, and while its page is written."""
+    for n in range(3):
+        write(tmp_path / "videos" / f"{n}.mp4", moving(n))
+    out, todo = tmp_path / "out", tmp_path / "todo"
+    build(tmp_path / "videos", out, ANY, QUIET)
+    table, before = tmp_path / "captions.csv", digests(out)
+    table.write_text(f"id,caption\n0-000,{'Colours wander. ' * 100}\n")
+    for size, words in (
+        (1000, ("captions", str(out), "--join", str(table))),
+        (20_000, ("captions", str(out), "--join", str(table))),
+        (1000, ("captions", str(out), "--export", str(todo))),
+        (20_000, ("report", str(out))),
+    ):
+        fork = Fork(limited, size, *words)
+        assert fork.wait() == 2, fork.output
+        lines = [line for line in fork.output.splitlines() if line.startswith("ovi-data: ")]
+        assert len(lines) == 1, fork.output
+        assert "Traceback" not in fork.output
+        assert digests(out) == before
+        assert not (todo / "clips.jsonl").exists()
+        assert not list(out.glob(".shards*"))
+    again = Fork(run_module, "ovi_lab.data.cli", ["captions", str(out), "--join", str(table)])
+    assert again.wait() == 0, again.output
+    assert "Colours wander." in (out / "clips.jsonl").read_text()
 
 
 @pytest.mark.slow

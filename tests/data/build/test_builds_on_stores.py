@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from helpers.chat_server import GOOD, chat_server
@@ -169,6 +170,30 @@ def test_a_copy_that_was_stopped_goes_on_with_the_same_command(
     ovi_data(*words)
     assert captions_of(store)["v3-000"] == "Colours. Audio: hiss"
     assert "faults 0" in ovi_data("check", THERE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_any_store_of_fsspec_will_do(
+    kind: str,
+    built_once: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ovi_data: Callable[..., str],
+) -> None:
+    monkeypatch.setenv("OVI_DATA_CACHE", str(tmp_path / "cache"))
+    there = f"file://{tmp_path}/there" if kind == "file" else f"memory://{tmp_path.name}/there"
+    work = Path(shutil.copytree(built_once, tmp_path / "work"))
+    upload(work, work / WORK, RemoteShard(there), quiet=True)
+    table = tmp_path / "captions.csv"
+    table.write_text("id,caption\nv3-000,Colours. Audio: hiss\n")
+    assert "joined 1" in ovi_data("captions", there, "--work", work, "--join", table)
+    printed = ovi_data("check", there)
+    assert "samples 4" in printed
+    assert "compared indexes, SHA256SUMS, manifest.json, clips.jsonl faults 0" in printed
+    assert "4 of them play on the page" in ovi_data("report", there)
+    files = fsspec.filesystem(kind).find(there.removeprefix("file://"))
+    assert {Path(name).name for name in files} == {*digests(work), "report.html"}
 
 
 def test_slips_are_one_line(
