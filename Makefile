@@ -61,6 +61,9 @@ test: install
 types: install
 	$(BIN)/mypy
 
+# the test processes are as many as cores, and libraries' threads beside them would wait for each other
+suite test-fast: export OMP_NUM_THREADS = 1
+
 suite: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(PYTEST)
 

@@ -196,7 +196,7 @@ def rehearse_training(
         from peft.tuners import tuners_utils
 
         # peft moves adapters to the meta device by calling their parameters' class, which tensors without data refuse
-        tuners_utils.init_empty_weights = nullcontext  # type: ignore[assignment]
+        tuners_utils.init_empty_weights = nullcontext
     before = base.ParameterValues
     base.ParameterValues = NoValues  # type: ignore[assignment,misc]
     try:
