@@ -114,14 +114,20 @@ def loops(size: str) -> dict[str, TaskLoop]:
     return made
 
 
+def rotated(cases: Sequence[tuple[Any, Measured]], turn: int) -> list[tuple[Any, Measured]]:
+    """The cases of a turn, each turn beginning with another one, and each second turn backwards."""
+    first = turn % len(cases)
+    return [*cases[first:], *cases[:first]][:: 1 if turn % 2 else -1]
+
+
 def of_training(size: str, rounds: int, advance: Callable[[], None]) -> list[str]:
     """Rows of the first table."""
     cases = {name: (loop, Measured()) for name, loop in loops(size).items()}
     for loop, _ in cases.values():
         loop.step()  # AdamW makes its state
     for turn in range(rounds):
-        # each second turn backwards: no case always follows the same one
-        for loop, measured in list(cases.values())[:: 1 if turn % 2 else -1]:
+        # another order each turn: no case always follows the same one
+        for loop, measured in rotated(list(cases.values()), turn):
             measured.add(loop.step)
         advance()
     paper = cases["paper"][1]
@@ -186,7 +192,7 @@ def of_sampling(size: str, steps: int, rounds: int, advance: Callable[[], None])
         cases = {case[0]: (partial(clip.make, *case[1:]), Measured()) for case in GIVEN}
         clip.make(None, True, steps=1)
         for turn in range(rounds):
-            for work, measured in list(cases.values())[:: 1 if turn % 2 else -1]:
+            for work, measured in rotated(list(cases.values()), turn):
                 measured.add(work)
             advance()
         for modality in ("video", "audio"):

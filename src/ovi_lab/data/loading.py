@@ -101,10 +101,14 @@ class ClipLoader(DataLoader[Sample]):
         self._met = 0
         self._stated: set[tuple[int, int]] = set()
         self._resumable = Place(0, 0)
-        own, self._own = _in_turn(buckets.in_order(), limit, rank, world_size)
+        own: Any = self.order
+        self._own = 0
+        """Batches of this rank that no other has, where they are not shuffled."""
+        if not shuffle:  # lists of all clips, which training has no use for
+            own, self._own = _in_turn(buckets.in_order(), limit, rank, world_size)
         super().__init__(
             _Guarded(dataset),
-            batch_sampler=self.order if shuffle else own,
+            batch_sampler=own,
             num_workers=num_workers,
             collate_fn=collate,
             # The loader draws from its generator at every epoch; the global one stays as training left it.

@@ -67,21 +67,34 @@ def modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens
 
 
 def _modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, rows: Tensor, vectors: bool) -> Tensor:
-    x_BSND = _spans(x_BLD, rows)
-    base = _of_spans(base, rows) if vectors else base.view(x_BSND.shape)
-    return torch.addcmul(base, x_BSND, _of_spans(factor_B2D, rows)).view(x_BLD.shape)
+    factor = _of_spans(factor_B2D, rows, x_BLD)
+    if vectors:
+        base = _of_spans(base, rows, x_BLD)
+    if factor.shape == x_BLD.shape:
+        return torch.addcmul(base, x_BLD, factor, out=_reusable(factor, x_BLD, base))
+    x_BSND = _spans(x_BLD, factor)
+    return torch.addcmul(base if vectors else _spans(base, factor), x_BSND, factor).view(x_BLD.shape)
 
 
-def _spans(x_BLD: Tensor, rows: Tensor) -> Tensor:
+def _of_spans(vectors_B2D: Tensor, rows: Tensor, like_BLD: Tensor) -> Tensor:
+    """The vectors of each span: [B, L, D] where every token is one, else [B, S, 1, D]."""
+    B, L, D = like_BLD.shape
+    found = vectors_B2D.reshape(2 * B, D).index_select(0, rows)
+    return found.view(B, L, D) if found.shape[0] == B * L else found.view(B, -1, 1, D)
+
+
+def _spans(x_BLD: Tensor, vectors_BS1D: Tensor) -> Tensor:
     """[B, S, tokens of a span, D]."""
-    B, _, D = x_BLD.shape
-    return x_BLD.reshape(B, len(rows) // B, -1, D)
+    return x_BLD.unflatten(1, (vectors_BS1D.shape[1], -1))
 
 
-def _of_spans(vectors_B2D: Tensor, rows: Tensor) -> Tensor:
-    """[B, S, 1, D], the vectors of each span."""
-    B, _, D = vectors_B2D.shape
-    return vectors_B2D.reshape(2 * B, D).index_select(0, rows).view(B, -1, 1, D)
+def _reusable(looked_up: Tensor, *others: Tensor) -> Tensor | None:
+    """Vectors looked up, one a token, as the place for a result of these; None where it would not fit.
+
+    On a CPU a fresh stream costs as much as what is computed into it.
+    """
+    fits = all(looked_up.dtype == t.dtype for t in others)
+    return looked_up if fits and not torch.is_grad_enabled() else None
 
 
 class _Modulate(torch.autograd.Function):
@@ -103,21 +116,26 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient_BLD,), needed = gradients, ctx.needs_input_grad
-        x_BLD, factor_B2D, rows, owners_B2S = ctx.saved_tensors
-        gradient = _spans(gradient_BLD, rows)
-
-        def of_vectors(values_BSND: Tensor) -> Tensor:
-            """[B, 2, D]: the sums over the tokens of each vector."""
-            if values_BSND.shape[2] == 1:
-                return torch.bmm(owners_B2S.to(values_BSND.dtype), values_BSND.squeeze(2))
-            return torch.bmm(owners_B2S, values_BSND.sum(dim=2, dtype=torch.float32))
-
+        (gradient,), needed = gradients, ctx.needs_input_grad
+        x, factor_B2D, rows, owners_B2S = ctx.saved_tensors
+        one_a_token = owners_B2S.shape[2] == x.shape[1]
         of_base, of_x, of_factor = None, None, None
-        if needed[0]:
-            of_base = of_vectors(gradient) if ctx.vectors else gradient_BLD
         if needed[1]:
-            of_x = (gradient * _of_spans(factor_B2D, rows)).view(x_BLD.shape)
+            factor = _of_spans(factor_B2D, rows, x)
+            if one_a_token:
+                of_x = torch.mul(gradient, factor, out=_reusable(factor, gradient))
+            else:
+                of_x = (_spans(gradient, factor) * factor).view(x.shape)
+        if needed[0]:
+            of_base = _sums(owners_B2S, gradient, one_a_token) if ctx.vectors else gradient
         if needed[2]:
-            of_factor = of_vectors(gradient * _spans(x_BLD, rows))
+            of_factor = _sums(owners_B2S, gradient * x, one_a_token)
         return of_base, of_x, of_factor, None, None, None
+
+
+def _sums(owners_B2S: Tensor, values_BLD: Tensor, one_a_token: bool) -> Tensor:
+    """[B, 2, D]: the sums over the tokens of each vector."""
+    if one_a_token:
+        return torch.bmm(owners_B2S.to(values_BLD.dtype), values_BLD)
+    spans_BSD = values_BLD.unflatten(1, (owners_B2S.shape[2], -1)).sum(dim=2, dtype=torch.float32)
+    return torch.bmm(owners_B2S, spans_BSD)

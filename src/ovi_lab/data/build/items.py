@@ -184,7 +184,7 @@ def make_item(source: SourceFile, work: Path, recipe: Recipe, steps: Sequence[Bu
             for clip in clips_of(here, source.name, source.base, recipe.clips):
                 scores = known.get(clip.key) or {**clip.facts["scores"], **_scored(clip, steps)}
                 stored = stored_as(decide(source.scores(scores), recipe.keep))
-                members = None if stored is None else _members(clip, stored)
+                members = None if stored is None else stored_members(clip, stored)
                 facts = {name: value for name, value in clip.facts.items() if name != "scores"}
                 row = {
                     "key": clip.key,
@@ -219,7 +219,8 @@ def _plain(value: float | str | None) -> float | str | None:
     return value
 
 
-def _members(clip: Candidate, mended: Mapping[str, float]) -> dict[str, bytes]:
+def stored_members(clip: Candidate, mended: Mapping[str, float]) -> dict[str, bytes]:
+    """A clip's media as they are stored, by the extension of their member: an mp4, or a WAV file of sound alone."""
     wave_S = torch.zeros(0) if clip.wave_S is None else moved(clip.wave_S, mended, clip)
     if clip.frames_THWC is None:
         return {"wav": wav_bytes(wave_S, clip.sample_rate)}

@@ -1,0 +1,294 @@
+"""What `ovi-data build` costs a clip, step by step, on one worker and on two, and its memory; writes data.md.
+
+    python benchmarks/data.py                       videos made on the spot, about ten minutes of two cores
+    python benchmarks/data.py --videos FOLDER       your own
+    python benchmarks/data.py --videos 1 --most 2   fewer, without touching data.md unless --out is given
+
+Steps are timed in one process, clip by clip and all in turn, in seconds of the processor over all its threads. Builds
+are the command itself, in processes of their own, with one worker and with two by turns. Steps whose weights are not
+here are left out and named; OVI_EVAL_WEIGHTS=DIR brings them in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from rich.progress import Progress
+
+from ovi_eval.clips.writing import write_mp4
+from ovi_eval.common.files import write_whole
+from ovi_lab.common.seeding import generator_for
+from ovi_lab.data.build.items import stored_members
+from ovi_lab.data.build.reading import clips_of, survey
+from ovi_lab.data.build.recipe import Recipe, load_recipe, read_recipe
+from ovi_lab.data.worlds.bouncing_ball import BouncingBall
+
+HERE = Path(__file__).resolve().parent
+FURTHER = ("speech_quality", "text")
+"""Steps beside those of the recipe `paper` that need no weights but a package's."""
+SIZE, FPS, SECONDS, RATE = (720, 1280), 24.0, 11.0, 48_000
+FORM: dict[str, Any] = {}
+"""Of the clips, where it is not the recipe's."""
+
+
+def make_videos(folder: Path, count: int) -> None:
+    """Videos of two scenes with sound: a moving texture, lighter in the second, and the sounds of the ball world."""
+    frames, (height, width) = int(FPS * SECONDS), SIZE
+    world = BouncingBall().render(range(count), 1)
+    for n in range(count):
+        g = generator_for("benchmark of the data pipeline", n)
+        coarse_CHW = torch.rand(3, height // 16, width // 8, generator=g)
+        wide_CHW = torch.nn.functional.interpolate(coarse_CHW[None], (height, 2 * width), mode="bicubic")[0]
+        picture_HWC = (wide_CHW.clamp(0, 1) * 180).to(torch.uint8).permute(1, 2, 0).contiguous()
+        shown = []
+        for t in range(frames):
+            left = 4 * t % width
+            shown.append(picture_HWC[:, left : left + width] // (2 if t < frames // 2 else 1))
+        longer_S = world.waves_NS[n].repeat(math.ceil(SECONDS * world.sample_rate / world.waves_NS.shape[1]))
+        factor = RATE / world.sample_rate
+        sound_S = torch.nn.functional.interpolate(longer_S[None, None], scale_factor=factor, mode="linear")[
+            0, 0
+        ]
+        sound_S = sound_S[: int(RATE * SECONDS)]
+        write_mp4(folder / f"v{n:03d}.mp4", torch.stack(shown), FPS, sound_S, RATE, enlarge_to=0)
+
+
+def recipe_here() -> tuple[dict[str, Any], list[str]]:
+    """The clips and steps of the recipe `paper` with further steps, as far as they can run here, in plain values; the
+    steps that cannot. No bounds, so that every clip is stored."""
+    paper = load_recipe("paper")
+    steps = {**paper.steps, **{name: {} for name in FURTHER}}
+    lacking = [step.name for step in replace(paper, steps=steps).make_steps() if step.missing() is not None]
+    steps = {name: dict(settings) for name, settings in steps.items() if name not in lacking}
+    return {"clips": {**asdict(paper.clips), **FORM}, "steps": steps, "without_caption": "empty"}, lacking
+
+
+@dataclass
+class Costs:
+    """Seconds of the processor by what they were spent on, a number for each clip."""
+
+    spent: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, name: str, clips: int = 1) -> Iterator[None]:
+        """Counts the block; what is done once for several clips is shared over them."""
+        before = time.process_time()
+        yield
+        self.spent.setdefault(name, []).extend([(time.process_time() - before) / clips] * clips)
+
+
+DECODING = ("decoding for scenes and bars", "decoding to the clips' form")
+
+
+def of_steps(videos: Sequence[Path], recipe: Recipe, advance: Callable[[], None]) -> Costs:
+    """Costs of every clip of the videos, after one clip that is not counted."""
+    steps = recipe.make_steps()
+    for step in steps:
+        step.setup()
+        step.process([next(clips_of(videos[0], "first", "first", recipe.clips))])
+    costs = Costs({name: [] for name in DECODING})
+    for video in videos:
+        before = time.process_time()
+        survey(video, recipe.clips.scenes)
+        surveyed = time.process_time() - before
+        clips, before = 0, time.process_time()
+        reading = clips_of(video, video.name, video.stem, recipe.clips)
+        for clip in reading:
+            spent = time.process_time() - before
+            if clips == 0:
+                spent -= surveyed  # `clips_of` surveys as well
+            costs.spent[DECODING[1]].append(spent)
+            clips += 1
+            with costs.of("frames made small for the steps"):
+                clip.small()
+            for step in steps:
+                with costs.of(f"step `{step.name}`"):
+                    step.process([clip])
+            with costs.of("encoding of a kept clip"):
+                stored_members(clip, {})
+            before = time.process_time()
+        costs.spent[DECODING[0]].extend([surveyed / clips] * clips)
+        advance()
+    return costs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One build in a process of its own."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+    """The most that the process, or the largest of its workers, had in memory at any moment."""
+
+
+def run_build(videos: Path, recipe: Path, workers: int) -> Run:
+    """Builds into a fresh folder. Raises SystemExit where the command fails."""
+    command = [sys.executable, "-m", "ovi_lab.data.cli", "build", str(videos)]
+    with TemporaryDirectory() as out:
+        options = ["--recipe", str(recipe), "--workers", str(workers)]
+        begin = time.perf_counter()
+        child = os.posix_spawn(
+            sys.executable,
+            [*command, f"{out}/shards", *options],
+            dict(os.environ),
+            file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        )
+        _, status, used = os.wait4(child, 0)
+        if status:
+            raise SystemExit(f"ovi-data build failed with exit code {os.waitstatus_to_exitcode(status)}")
+        return Run(time.perf_counter() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def builds(
+    videos: Sequence[Path], plain: Mapping[str, Any], most: int, rounds: int, advance: Callable[[], None]
+) -> tuple[list[list[Run]], list[tuple[int, Run]]]:
+    """Builds of `most` videos with one worker and with two, by turns; and with one worker of growing numbers."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(dict(plain)))
+        whole = copies(videos, folder / "whole", most)
+        by_workers: list[list[Run]] = [[], []]
+        for _ in range(rounds):
+            for workers, runs in enumerate(by_workers, start=1):
+                runs.append(run_build(whole, recipe, workers))
+                advance()
+        growing = []
+        for count in sorted({max(1, most // 4), max(1, most // 2)} - {most}):
+            growing.append((count, run_build(copies(videos, folder / str(count), count), recipe, 1)))
+            advance()
+        return by_workers, [*growing, (most, min(by_workers[0], key=lambda run: run.seconds))]
+
+
+def copies(videos: Sequence[Path], folder: Path, count: int) -> Path:
+    """A folder of so many files, the videos over and over."""
+    folder.mkdir()
+    for n in range(count):
+        source = videos[n % len(videos)]
+        shutil.copyfile(source, folder / f"c{n:04d}{source.suffix}")
+    return folder
+
+
+def page(
+    about: str,
+    costs: Costs,
+    lacking: Sequence[str],
+    by_workers: Sequence[Sequence[Run]],
+    growing: Sequence[tuple[int, Run]],
+    clips: float,
+) -> str:
+    """data.md; `clips` of a video."""
+    medians = {name: statistics.median(seconds) for name, seconds in costs.spent.items()}
+    counted, total = len(costs.spent[DECODING[0]]), sum(medians.values())
+    decoding = sum(medians[name] for name in DECODING) / total
+    parts = [
+        f"| {name} | {1e3 * each:,.0f} | {each / total:.1%} | {1 / max(each, 1e-6):,.2f} |"
+        for name, each in medians.items()
+    ]
+    ratios = [one.seconds / two.seconds for one, two in zip(*by_workers, strict=True)]
+    workers = []
+    for number, runs in enumerate(by_workers, start=1):
+        best = min(runs, key=lambda run: run.seconds)
+        speed = growing[-1][0] * clips / best.seconds
+        workers.append(
+            f"| {number} | {best.seconds:.1f} | {best.cpu_seconds:.1f} | {speed:.2f} | {best.megabytes:,.0f} |"
+        )
+    memory = [f"| {count} | {run.megabytes:,.0f} | {run.cpu_seconds:.1f} |" for count, run in growing]
+    left_out = f" Not here and left out: {', '.join(f'`{name}`' for name in lacking)}." if lacking else ""
+    frames = FORM.get("frames", 121)
+    further = " and ".join(f"`{name}`" for name in FURTHER)
+    return f"""# From videos to shards: what a clip costs
+
+{about}
+
+## A clip, step by step
+
+The recipe `paper` with {further}: medians over {counted} clips of {frames} frames. A video is decoded twice, for its \
+scenes and for its clips, whatever the number of steps: {decoding:.0%} of all.{left_out}
+
+| part | CPU ms a clip | share | clips/s a core |
+|---|--:|--:|--:|
+{chr(10).join(parts)}
+| **all** | {1e3 * total:,.0f} | 100% | {1 / total:.2f} |
+
+## Workers
+
+`ovi-data build` of {growing[-1][0]} videos, from the start of the command to the shards, without bounds so that every \
+clip is stored; the best of {len(ratios)} turns. Two workers are {statistics.median(ratios):.2f} times as fast as one \
+(median of the turns).
+
+| workers | s | CPU s | clips/s | MB at most of the largest process |
+|---|--:|--:|--:|--:|
+{chr(10).join(workers)}
+
+## Memory
+
+One worker. A clip is held at a time, and of each that is done a line of text.
+
+| videos | MB at most | CPU s |
+|--:|--:|--:|
+{chr(10).join(memory)}
+"""
+
+
+def main() -> None:
+    """Measures, and writes the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--videos", default="2", help="a folder of videos, or how many to make (2)")
+    parser.add_argument("--most", type=int, default=8, help="videos of the largest build (8)")
+    parser.add_argument("--rounds", type=int, default=2, help="builds of each number of workers (2)")
+    parser.add_argument("--out", type=Path, help="file to write; data.md where nothing else is asked for")
+    arguments = parser.parse_args()
+    as_documented = (arguments.videos, arguments.most, arguments.rounds) == ("2", 8, 2)
+    torch.set_num_threads(1)
+    plain, lacking = recipe_here()
+    with TemporaryDirectory() as made, Progress(transient=True) as bar:
+        if arguments.videos.isdecimal():
+            make_videos(Path(made), int(arguments.videos))
+            videos, what = (
+                sorted(Path(made).iterdir()),
+                f"videos of {SECONDS:g} s, {SIZE[1]}x{SIZE[0]}, made by rule",
+            )
+        else:
+            videos = sorted(p for p in Path(arguments.videos).iterdir() if p.suffix == ".mp4")
+            what = f"{len(videos)} videos of your own"
+        work = bar.add_task("measuring", total=len(videos) + 2 * arguments.rounds + 2)
+
+        def advance() -> None:
+            bar.advance(work)
+
+        costs = of_steps(videos, read_recipe("benchmark", plain), advance)
+        by_workers, growing = builds(videos, plain, arguments.most, arguments.rounds, advance)
+    about = (
+        f"`python benchmarks/data.py`: {os.cpu_count()} cores ({platform.machine()}), no GPU, one thread a process, "
+        f"PyTorch {torch.__version__.split('+')[0]}; {what}, in the page cache; load average "
+        f"{os.getloadavg()[0]:.1f} at the end."
+    )
+    clips = len(costs.spent[DECODING[0]]) / len(videos)
+    text = page(about, costs, lacking, by_workers, growing, clips)
+    print(text)
+    out = arguments.out or (HERE / "data.md" if as_documented else None)
+    if out is not None:
+        write_whole(out, text)
+
+
+if __name__ == "__main__":
+    main()
