@@ -18,10 +18,11 @@ Ran = Callable[..., None]
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
     module = load_script(monkeypatch, "training")
-    # a log every 2 steps and checkpoints at 2 and 4, not every 10, at 20 and 40
+    # a log every 2 steps and checkpoints at 2 and 4, not every 10, at 20 and 40; 4 clips a batch, not 16
     loops, rows_of = sys.modules["training_loops"], module.of_checkpoints
     monkeypatch.setattr(loops, "COMMON", [*loops.COMMON, "trainer.log_every_n_steps=2"])
     monkeypatch.setattr(module, "LOGGED", 2)
+    monkeypatch.setitem(module.SIZES, "tiny", (4, module.SIZES["tiny"][1]))
     monkeypatch.setattr(module, "of_checkpoints", lambda root, size, *_: rows_of(root, size, 2, 4, 1))
     return module
 

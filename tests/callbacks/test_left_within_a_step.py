@@ -17,7 +17,7 @@ MICRO_BATCHES = 16
 """Of a step and process; an epoch ends within the second step."""
 SETTINGS = (
     "trainer.max_steps=2", "data.num_train=36", "data.batch_size=1", f"global_batch_size={2 * MICRO_BATCHES}",
-    "checkpoint.every_n_steps=0",
+    "checkpoint.every_n_steps=0", "data.num_eval=2",
 )  # fmt: skip
 IN_STEP = ("zero3", "fsdp2")
 """Strategies whose processes exchange something in every micro-batch."""
