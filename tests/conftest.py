@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from helpers.browser import launched, missing
-from helpers.extensions import compile_quickly
 from ovi_eval.common.compiled import own_compiled_code
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 own_compiled_code()  # before any test imports librosa
-compile_quickly()
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = Path(__file__).resolve().parent / "goldens"
