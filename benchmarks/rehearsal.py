@@ -66,8 +66,6 @@ CASES = (
     Case("lora", "LoRA, one GPU", "1x80GB", ["experiment=ovi_lora"]),
     Case("partial", "fusion alone, one GPU", "1x80GB", ["experiment=ovi_partial"]),
 )
-EARLIER = "earlier"
-"""In rehearsal.json: rows of the table that took too long to be made again, and the commit that they are of."""
 INFERENCE = Case("inference", "sampling", "1x80GB", [STAGE3])
 
 
@@ -126,9 +124,6 @@ def page(results: Mapping[str, Mapping[str, Any]], version: str) -> str:
             rows,
         )
     ]
-    if EARLIER in results:
-        earlier = results[EARLIER]
-        blocks.append(Block("Full depth, earlier", [earlier["note"]], columns, earlier["rows"]))
     for case in there:
         record = results[case.name]["steps"][0]["record"]
         waits = [f"{count} x {place}" for place, count in record["waits"].items()]

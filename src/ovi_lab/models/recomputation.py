@@ -84,6 +84,19 @@ class Recomputation:
         return _Pass(KEPT[self.choice], pairs, again=False), _Pass(KEPT[self.choice], pairs, again=True)
 
 
+class BlockCall(nn.Module):
+    """Calls a block with its streams: a module without parameters, for what hooks on modules do.
+
+    A pair of blocks is called as one, and is no submodule of the model, which holds the towers' blocks. DeepSpeed's ZeRO 3
+    gathers frozen parameters for the recomputation of a block until the module that its backward pass is in has ended:
+    without this one that is the whole model, and every frozen parameter stays until the end.
+    """
+
+    def forward(self, run: Callable[..., Any], *streams: Tensor | None) -> Any:
+        """`run(*streams)`."""
+        return run(*streams)
+
+
 class _Pass:
     """One pass over a block: which results of its kernels are kept, or returned again.
 

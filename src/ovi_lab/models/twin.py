@@ -36,7 +36,7 @@ from ovi_lab.models.given import Given, frames_of
 from ovi_lab.models.given_context import GivenContext, given_context, wholly_given
 from ovi_lab.models.initialisation import initialise_parameters
 from ovi_lab.models.positions import rotations
-from ovi_lab.models.recomputation import Recomputation
+from ovi_lab.models.recomputation import BlockCall, Recomputation
 from ovi_lab.models.rope import RopeTables
 from ovi_lab.models.token_sharding import TokenSharding
 from ovi_lab.models.token_times import TokenTimes
@@ -105,6 +105,7 @@ class TwinDiT(nn.Module):
         self.num_layers = first.num_layers
         self.init_seed = init_seed
         self.recomputation = Recomputation(activation_checkpointing, checkpoint_every)
+        self.calls = nn.ModuleList(BlockCall() for _ in range(self.num_layers))
         self.compiled = compiled_blocks(compile, compile_backend)
         self.first_block_skippable = first_block_skippable
         self._rope_factor_override: float | None = None
@@ -353,7 +354,8 @@ class TwinDiT(nn.Module):
 
     def _run_block(self, index: int, block: nn.Module, *args: Any) -> Any:
         if self.compiled is None:
-            return self.recomputation.run(index, block, *args)
+            streams, rest = (args[:2], args[2:]) if self.twin_blocks else (args[:1], args[1:])
+            return self.calls[index](lambda *own: self.recomputation.run(index, block, *own, *rest), *streams)
         keeps, compiled = self.recomputation.of(index), self.compiled
         return block(*args, call=lambda own, *rest: compiled(own, keeps, *rest))
 
