@@ -87,9 +87,9 @@ class Recomputation:
 class BlockCall(nn.Module):
     """Calls a block with its streams: a module without parameters, for what hooks on modules do.
 
-    A pair of blocks is called as one, and is no submodule of the model, which holds the towers' blocks. DeepSpeed's ZeRO 3
-    gathers frozen parameters for the recomputation of a block until the module that its backward pass is in has ended:
-    without this one that is the whole model, and every frozen parameter stays until the end.
+    A pair of blocks is called as one, and is no submodule of the model, which holds the towers' blocks. DeepSpeed's
+    ZeRO 3 keeps the frozen parameters that it gathers to recompute a block until the backward pass of the module has
+    ended that it is within: without this one the whole model's, and all of them are there at its end.
     """
 
     def forward(self, run: Callable[..., Any], *streams: Tensor | None) -> Any:
