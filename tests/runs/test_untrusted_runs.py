@@ -57,7 +57,7 @@ def test_references_are_scored_on_this_commands_data(tmp_path, monkeypatch):
     (run / "config.yaml").write_text(evil(tmp_path / "marker"))
     own = {"arm_name": "arm", "seed": 0, "data": {"_target_": "ovi_lab.data.module.OviDataModule"}}
     jobs = [study.SweepJob("arm/seed_0", own, run, "skipped", "")]
-    study.note_jobs(tmp_path, jobs)
+    study.note_jobs(tmp_path, jobs, {}, own=True)
     assert str(tmp_path) not in (tmp_path / study.JOBS_FILE).read_text()
     study._score_references(tmp_path, jobs)
     assert [config.data for config in seen] == [own["data"]]
