@@ -62,11 +62,13 @@ def write_mp4(
     if wave_S is not None and not bool(torch.isfinite(wave_S).all()):
         raise UserError(f"{path}: the sound is not finite; this clip cannot be written")
     factor = max(1, enlarge_to // max(frames_THWC.shape[1:3]))
-    pictures = frames_THWC.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    pictures = frames_THWC
+    if factor > 1:
+        pictures = pictures.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     # yuv420p halves the colour's size, so both sides must be even: the last row or column is doubled.
-    rows = [*range(pictures.shape[1])] + [pictures.shape[1] - 1] * (pictures.shape[1] % 2)
-    columns = [*range(pictures.shape[2])] + [pictures.shape[2] - 1] * (pictures.shape[2] % 2)
-    pictures = pictures[:, rows][:, :, columns].contiguous()
+    for side in (1, 2):
+        if pictures.shape[side] % 2:
+            pictures = torch.cat([pictures, pictures.narrow(side, -1, 1)], dim=side)
     rate = _aac_rate(sample_rate)
     frame_rate = Fraction(fps).limit_denominator(100_000)
     if wave_S is not None:

@@ -177,8 +177,9 @@ def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) ->
             if has_sound:
                 own["silent_padding"] = _add_sound(clip, sounds, native_rate, first / form.fps)
             clip.facts = {**facts, "scores": own}
+            held, number = [], number + 1  # while the clip is judged, its frames are there once
             yield clip
-            held, number = [], number + 1
+            del clip
 
 
 def _add_sound(clip: Candidate, sounds: list[CutSound], native_rate: int, start_s: float) -> float:
