@@ -268,7 +268,7 @@ clip is stored; the best of {len(ratios)}. Two workers are {statistics.median(ra
 
 ## Memory
 
-One worker. A clip is held at a time, and of each that is done a line of text.
+One worker. A clip is held at a time; what memory grows by from video to video is not explained yet.
 
 | videos | MB at most | CPU s |
 |--:|--:|--:|
