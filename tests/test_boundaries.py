@@ -12,8 +12,8 @@ PACKAGES = {"ovi_lab": ROOT / "src", "ovi_eval": ROOT / "evaluation"}
 ORDER = {
     "ovi_lab": "cli demo train sample plan rehearse doctor stages api sweeps rehearsal runs callbacks tasks export "
     "planning sampling data strategies checkpoints adapters flow text codecs models optim weights common errors",
-    "ovi_eval": "cli api commands report scoring ranking registry check ball metrics faces backbones results clips "
-    "stats common errors",
+    "ovi_eval": "cli api commands report scoring ranking registry check mouth ball metrics faces backbones results "
+    "clips stats common errors",
 }
 """Folders and modules of each package from top to bottom: each imports only what stands further down."""
 

@@ -219,8 +219,9 @@ def _make(arguments: argparse.Namespace) -> None:
         media, latents = (len(shards_of(folder, split, kind)) for kind in ("media", "latents"))
         rows.append((split, f"{count} clips in {media} media and {latents} latents shards"))
     print_table(settings.world, rows)
+    which = "" if settings.world == "bouncing_ball" else f"data.world={settings.world} "
     print_next(
-        f"ovi-train experiment=fusion data.root={typed(arguments.out)} data.num_train={settings.num_train} "
+        f"ovi-train experiment=fusion {which}data.root={typed(arguments.out)} data.num_train={settings.num_train} "
         f"data.num_eval={settings.num_eval} data.train_seed={seed} data.eval_seed={seed + 1}"
     )
 
