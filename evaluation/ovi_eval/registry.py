@@ -1,6 +1,7 @@
 """Which metrics there are. A new one is a file in `metrics/` and a line here.
 
-Metrics of the ball world begin with its name, so that none is mistaken for a published one; they scale clips to 16x16.
+Metrics of a generated world begin with its name, so that none is mistaken for a published one; they scale clips to
+16x16.
 Published ones look at clips as they are, mostly through published weights. Names of what the field
 calls a metric, where there are several of it, stand for its usual variant.
 """
@@ -30,6 +31,9 @@ from ovi_eval.metrics.lip_sync import SYNC
 from ovi_eval.metrics.speaker_ge2e import SpeakerSimilarityGE2E
 from ovi_eval.metrics.temporal_flickering import TemporalFlickering
 from ovi_eval.metrics.transcripts import RATES
+from ovi_eval.mouth.error_rates import LipErrors, SyllableErrors
+from ovi_eval.mouth.event_sync import MouthAgreement, MouthEventSync, MouthRealEvents
+from ovi_eval.mouth.sync import MouthSync
 
 _OWN: tuple[type[ItemMetric], ...] = (
     # pictures and sound against a reference
@@ -49,11 +53,16 @@ _OWN: tuple[type[ItemMetric], ...] = (
     *plugins.BUILT_IN,
     # the ball world
     *(EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync, RealEvents),
+    # the speaking mouth
+    *(MouthEventSync, MouthAgreement, SyllableErrors, LipErrors, MouthSync, MouthRealEvents),
 )
 METRICS: dict[str, type[ItemMetric]] = {metric.name: metric for metric in _OWN}
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "ball": tuple(name for name, metric in METRICS.items() if name.startswith("ball/") and metric.by_default),
+    **{
+        world: tuple(n for n, metric in METRICS.items() if n.startswith(f"{world}/") and metric.by_default)
+        for world in ("ball", "mouth")
+    },
     "fvd": ("fvd_stylegan_v",),
     "fad": ("fad_vggish",),
     "fd_vgg": ("fad_vggish",),
@@ -70,6 +79,15 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "av_align": ("av_align_javis", "av_align_mova"),
 }
 """What the field calls a metric, and the names that stand for it here."""
+
+WORLDS = {"bouncing_ball": "ball", "speaking_mouth": "mouth"}
+"""The short name of all metrics of a generated world, by the world's name."""
+
+
+def metrics_of_world(world: str | None) -> str:
+    """The short name of a world's metrics; a world that has none of its own is scored by the ball world's."""
+    return WORLDS.get(world or "", "ball")
+
 
 SYNC_BY_DETECTOR = {"s3fd": "sync", "ultraface": "sync_ultraface"}
 """The metric that stands for `sync` with each face detector."""
@@ -104,12 +122,17 @@ def find(names: Iterable[str]) -> list[type[ItemMetric]]:
     return list(found.values())
 
 
-def available(reference: bool, ball: bool) -> tuple[list[type[ItemMetric]], dict[str, str]]:
-    """The metrics to score where none is named, the ball world's or the published; by name why others are left out."""
+def available(reference: bool, world: str | None = None) -> tuple[list[type[ItemMetric]], dict[str, str]]:
+    """The metrics to score where none is named, those of a world (its short name) or, without one, the published.
+
+    Also, by name, why others are left out.
+    """
+    of_worlds = {name for short in WORLDS.values() for name in ALIASES[short]}
+    wanted = ALIASES[world] if world else [name for name in METRICS if name not in of_worlds]
     there: list[type[ItemMetric]] = []
     absent: dict[str, str] = {}
     for name, metric in METRICS.items():
-        if (name in ALIASES["ball"]) != ball or not metric.by_default:
+        if name not in wanted or not metric.by_default:
             continue
         if lacks := lacking(metric.extractor.needs, name):
             absent[name] = lacks[0]

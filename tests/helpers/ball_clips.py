@@ -36,6 +36,6 @@ def broken_clips() -> ClipSet:
 
 def score(clips: ClipSet, reference: ClipSet | None = None, names: Sequence[str] = ()) -> Scored:
     """The clips scored with metrics by name, without names with all of the ball world's."""
-    metrics = find(names) if names else available(reference is not None, ball=True)[0]
+    metrics = find(names) if names else available(reference is not None, "ball")[0]
     real = None if reference is None else memory_items(reference)
     return score_items(memory_items(clips), real, metrics, ScoringOptions(resamples=False))

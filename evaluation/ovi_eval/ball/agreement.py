@@ -8,11 +8,12 @@ there; without one ("vague"), they agree only if one was generated to fit the ot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ovi_eval.ball.detectors import COLOURS
 from ovi_eval.ball.extractor import BallEvents
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 
 class Agreement(ItemMean):
@@ -20,7 +21,9 @@ class Agreement(ItemMean):
 
     name = "ball/agreement"
     values = (ValueSpec("ball/agreement_full", "higher"), ValueSpec("ball/agreement_vague", "higher"))
-    extractor = BallEvents
+    extractor: ClassVar[type[Extractor]] = BallEvents
+    unseen: ClassVar[str] = "no ball is seen"
+    unheard: ClassVar[str] = "no drum is heard"
 
     def applies(self, caption: str) -> Sequence[bool]:
         return (not is_vague(caption), is_vague(caption))
@@ -28,9 +31,9 @@ class Agreement(ItemMean):
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         colour, pitch = int(features["colour"]), int(features["pitch"])
         if colour < 0:
-            raise UserError("no ball is seen")
+            raise UserError(self.unseen)
         if pitch < 0:
-            raise UserError("no drum is heard")
+            raise UserError(self.unheard)
         return [float(colour == pitch)] * 2
 
 

@@ -10,10 +10,12 @@ missing; where only one kind of event is there, F1 and IoU are 0 and the offset 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ovi_eval.ball import detectors
 from ovi_eval.ball.extractor import BallEvents
 from ovi_eval.errors import UserError
-from ovi_eval.metrics.base import Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 TOLERANCE = 0.075
 CAP = 0.400
@@ -28,13 +30,16 @@ class EventSync(ItemMean):
         ValueSpec("ball/onset_iou", "higher"),
         ValueSpec("ball/onset_offset_ms", "lower", "ms"),
     )
-    extractor = BallEvents
+    extractor: ClassVar[type[Extractor]] = BallEvents
+    events: ClassVar[tuple[str, str]] = ("landings", "onsets")
+    """The features that hold the events seen, and those heard."""
+    nothing: ClassVar[str] = "no landing is seen and no hit is heard"
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-        landings, onsets = features["landings"].tolist(), features["onsets"].tolist()
-        total = len(landings) + len(onsets)
+        seen, heard = (features[name].tolist() for name in self.events)
+        total = len(seen) + len(heard)
         if not total:
-            raise UserError("no landing is seen and no hit is heard")
-        pairs = detectors.matched(landings, onsets, TOLERANCE)
-        offsets = detectors.nearest_offsets(landings, onsets, CAP)
+            raise UserError(self.nothing)
+        pairs = detectors.matched(seen, heard, TOLERANCE)
+        offsets = detectors.nearest_offsets(seen, heard, CAP)
         return [2 * pairs / total, pairs / (total - pairs), 1000 * sum(offsets) / total]

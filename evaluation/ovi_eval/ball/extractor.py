@@ -1,4 +1,4 @@
-"""Clips of any size as the ball world's metrics see them, and the two kinds of extractors that look at them.
+"""Clips of any size as the metrics of generated worlds see them, and the two kinds of extractors that look at them.
 
 Frames are brought to 16x16 by averaging areas and sound to 8 kHz. All networks here are small and run on the CPU,
 several clips at a time.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ovi_eval.ball import detectors
-from ovi_eval.ball.judges import WEIGHTS, Judges, load_judges
+from ovi_eval.ball.judges import Judges, JudgeSet, load_judges
 from ovi_eval.clips.clip import aligned
 from ovi_eval.clips.clipset import SILENT, ClipSet
 from ovi_eval.clips.items import Item
@@ -77,13 +77,16 @@ class BallEvents(BallExtractor):
 
 
 class JudgedExtractor(BallExtractor):
-    """An extractor that looks through `judges` (None: the committed ones), which its variant names."""
+    """An extractor that looks through `judges` (None: the committed ones of `kind`), which its variant names."""
 
-    def __init__(self, device: torch.device = CPU, judges: Judges | None = None) -> None:
+    kind: ClassVar[type[JudgeSet]] = Judges
+    judges: JudgeSet
+
+    def __init__(self, device: torch.device = CPU, judges: JudgeSet | None = None) -> None:
         super().__init__(CPU)
-        self.judges = judges or load_judges()
+        self.judges = judges or load_judges(kind=self.kind)
         self.variant = self.judges.variant
-        self.weights = {WEIGHTS.name: self.judges.sha256}
+        self.weights = {self.kind.file.name: self.judges.sha256}
         self.provenance = {"judges": {"sha256": self.judges.sha256, **self.judges.provenance}}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from ovi_eval.ball.extractor import JudgedExtractor
+from ovi_eval.ball.judges import Judges
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.metrics.base import Features
 from ovi_eval.metrics.frechet import frechet_metric
@@ -18,6 +19,7 @@ class JudgeFeatures(JudgedExtractor):
     """`video` and `audio`, [64] float32 each: what the judges make of a clip's picture and sound."""
 
     name = "ball_judges"
+    judges: Judges
 
     @torch.no_grad()
     def look(self, clips: ClipSet) -> list[Features]:

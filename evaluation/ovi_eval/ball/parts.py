@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovi_eval.ball import detectors
-from ovi_eval.ball.event_sync import TOLERANCE
-from ovi_eval.ball.extractor import BallEvents
+from ovi_eval.ball.event_sync import TOLERANCE, EventSync
 from ovi_eval.metrics.base import Features, ItemMean, ValueSpec
 
 
@@ -21,7 +20,7 @@ class Part:
     """Spans of a clip, in seconds, each with its begin and without its end."""
 
     name: str
-    """Of one word: the value is called `ball/onset_f1_NAME`."""
+    """Of one word: the value of the ball world is called `ball/onset_f1_NAME`."""
     spans: Sequence[tuple[float, float]]
 
     def holds(self, time: float) -> bool:
@@ -37,25 +36,30 @@ class Part:
         return f"Onset F1 within 75 ms, {self.name.replace('_', ' ')}{times}"
 
 
-def sync_in_parts(parts: Sequence[Part]) -> type[ItemMean]:
-    """A metric with the onset F1 of each part. A clip without any event in a part has no value there."""
-    kept = tuple(parts)
+def sync_in_parts(parts: Sequence[Part], whole: type[EventSync] = EventSync) -> type[ItemMean]:
+    """A metric with the onset F1 of each part. A clip without any event in a part has no value there.
+
+    `whole`: the world's metric of whole clips, whose events are taken.
+    """
+    kept, world = tuple(parts), whole.name.partition("/")[0]
 
     class SyncInParts(ItemMean):
         """Onset F1 of parts of a clip."""
 
-        name = "ball/event_sync_in_parts"
+        name = f"{world}/event_sync_in_parts"
         version = "1 " + "; ".join(
             ", ".join(f"{begin:.3f}-{end:.3f} s" for begin, end in part.spans) for part in kept
         )
-        values = tuple(ValueSpec(f"ball/onset_f1_{part.name}", "higher", title=part.title) for part in kept)
-        extractor = BallEvents
+        values = tuple(
+            ValueSpec(f"{world}/onset_f1_{part.name}", "higher", title=part.title) for part in kept
+        )
+        extractor = whole.extractor
 
         def measure(self, features: Features, reference: Features | None = None) -> list[float]:
-            landings, hits = features["landings"].tolist(), features["onsets"].tolist()
-            pairs = detectors.matched_pairs(landings, hits, TOLERANCE)
-            paired = [landings[i] for i, _ in pairs] + [hits[j] for _, j in pairs]
-            return [_share(part, paired, [*landings, *hits]) for part in kept]
+            seen, heard = (features[name].tolist() for name in whole.events)
+            pairs = detectors.matched_pairs(seen, heard, TOLERANCE)
+            paired = [seen[i] for i, _ in pairs] + [heard[j] for _, j in pairs]
+            return [_share(part, paired, [*seen, *heard]) for part in kept]
 
     return SyncInParts
 

@@ -10,11 +10,12 @@ Where neither clip has an event of a kind, the clip has no value of it.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from ovi_eval.ball import detectors
-from ovi_eval.ball.event_sync import TOLERANCE
+from ovi_eval.ball.event_sync import TOLERANCE, EventSync
 from ovi_eval.ball.extractor import BallEvents
-from ovi_eval.metrics.base import Features, ItemMean, ValueSpec
+from ovi_eval.metrics.base import Extractor, Features, ItemMean, ValueSpec
 
 
 class RealEvents(ItemMean):
@@ -22,14 +23,15 @@ class RealEvents(ItemMean):
 
     name = "ball/real_events"
     values = (ValueSpec("ball/real_landings_f1", "higher"), ValueSpec("ball/real_hits_f1", "higher"))
-    extractor = BallEvents
+    extractor: ClassVar[type[Extractor]] = BallEvents
+    events: ClassVar[tuple[str, ...]] = EventSync.events
     compares = "pairs"
     by_default = False  # most clips are made from captions alone, and have no real clip of their own
 
     def measure(self, features: Features, reference: Features | None = None) -> list[float]:
         assert reference is not None
         found = []
-        for kind in ("landings", "onsets"):
+        for kind in self.events:
             own, real = features[kind].tolist(), reference[kind].tolist()
             total = len(own) + len(real)
             found.append(2 * detectors.matched(own, real, TOLERANCE) / total if total else math.nan)

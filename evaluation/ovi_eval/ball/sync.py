@@ -41,7 +41,7 @@ class ShiftDistances(JudgedExtractor):
 
     @torch.no_grad()
     def look(self, clips: ClipSet) -> list[Features]:
-        seen_NVE, heard_NAE = self.judges.sync(clips)
+        seen_NVE, heard_NAE = self.judges.parts()["sync"](clips)
         return [{"distances": distance_R} for distance_R in shift_distances(seen_NVE, heard_NAE, clips.fps)]
 
 

@@ -27,6 +27,8 @@ DARK_FROM, DARK_TO = 0.2, 0.8
 """How much darker than skin a pixel is where it begins to count as mouth, and where it counts wholly."""
 OPEN_AREA = 7.5
 """Of the dark, in pixels, above which the mouth is open. Closed it has about 3.5, open for a u about 12."""
+OPENS_S = 0.012
+"""How long, on average, the mouth takes from the end of the consonant to that area."""
 OPEN_GAP_FRAMES = 4
 HELD_FRAMES = 3
 """How many frames from the one where it opens a vowel is looked for in; those nearly as open as the widest count."""
@@ -66,8 +68,10 @@ def openings(dark_NTHW: Tensor) -> list[list[int]]:
 
 
 def opening_seconds(frames: list[int], fps: float) -> list[float]:
-    """When the syllables begin, seconds: half a frame before the centre of the frame, less the consonant's length."""
-    return [frame / fps - CONSONANT_S for frame in frames]
+    """When the syllables begin, seconds: half a frame before the centre of the frame, less the consonant's length and
+    the time that the mouth takes to open.
+    """
+    return [frame / fps - CONSONANT_S - OPENS_S for frame in frames]
 
 
 def vowels_seen(dark_THW: Tensor, frames: list[int]) -> list[int]:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi_eval.common.needs import Need, missing
-from ovi_eval.registry import ALIASES, FAULTS, METRICS
+from ovi_eval.registry import ALIASES, FAULTS, METRICS, WORLDS
 from ovi_eval.report.terminal import narrow_console, warn
 from ovi_eval.results.metric_titles import TITLES
 
@@ -39,6 +39,8 @@ def show_metrics() -> None:
         text = missing(need, ", ".join(names)) or ""
         warnings.append(text.replace(" needs ", " need ", 1) if len(names) > 1 else text)
     warn(console, [*warnings, *FAULTS.values()])
-    short = "; ".join(f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name != "ball")
-    console.print(Text(f"Short names: {short}; ball = all of the ball world.", style="dim"))
+    short = "; ".join(
+        f"{name} = {', '.join(full)}" for name, full in ALIASES.items() if name not in WORLDS.values()
+    )
+    console.print(Text(f"Short names: {short}; ball, mouth = all of that world.", style="dim"))
     console.print(Text("Each metric's definition is a page of docs/metrics.", style="dim"))

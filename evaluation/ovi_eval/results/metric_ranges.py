@@ -12,6 +12,17 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("ball/onset_offset_ms", "ball/sync_d", "ball/sync_d0", "ball/sync_shift_ms"), _NOT_NEGATIVE
     ),
+    **dict.fromkeys(("mouth/agreement_full", "mouth/agreement_vague"), _SHARE),
+    **dict.fromkeys(("mouth/onset_f1", "mouth/onset_iou"), _SHARE),
+    **dict.fromkeys(("mouth/real_openings_f1", "mouth/real_onsets_f1"), _SHARE),
+    **dict.fromkeys(
+        (
+            *("mouth/onset_offset_ms", "mouth/sync_d", "mouth/sync_d0", "mouth/sync_shift_ms"),
+            *("mouth/syllable_error_heard", "mouth/vowel_error_heard", "mouth/vowel_error_seen"),
+            *("mouth/lip_error_full", "mouth/lip_error_vague"),
+        ),
+        _NOT_NEGATIVE,
+    ),
     "temporal_flickering": _SHARE,
     **dict.fromkeys(("wer", "wer_pooled", "cer", "cer_pooled", "desync"), _NOT_NEGATIVE),
     **dict.fromkeys(("fad_vggish", "fd_panns", "kl_panns", "kl_sigmoid_panns"), _NOT_NEGATIVE),

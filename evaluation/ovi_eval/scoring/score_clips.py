@@ -15,7 +15,7 @@ from ovi_eval.common.provenance import configuration_hash
 from ovi_eval.errors import UserError
 from ovi_eval.metrics.base import ItemMetric
 from ovi_eval.metrics.transcripts import read_transcripts
-from ovi_eval.registry import SYNC_BY_DETECTOR, available, find
+from ovi_eval.registry import SYNC_BY_DETECTOR, available, find, metrics_of_world
 from ovi_eval.results.files import RunResults
 from ovi_eval.scoring.feature_cache import FeatureCache
 from ovi_eval.scoring.results_of import Progress, Scored, run_results
@@ -110,10 +110,13 @@ def _find(names: Sequence[str], crops: bool, detector: str) -> list[type[ItemMet
 def _available(
     items: Sequence[Item], crops: bool, reference: bool
 ) -> tuple[list[type[ItemMetric]], Sequence[str]]:
-    """The metrics for these clips, and the names of those left out: the ball world's for the tensor file that its
-    sampling writes, else the published ones.
+    """The metrics for these clips, and the names of those left out: a world's for the tensor file that its sampling
+    writes, whose clips are called by the world, else the published ones.
     """
-    found, absent = available(reference, ball=isinstance(items[0], MemoryItem))
+    in_memory = isinstance(items[0], MemoryItem)
+    found, absent = available(
+        reference, metrics_of_world(items[0].id.partition("-")[0]) if in_memory else None
+    )
     found = [m for m in found if (m.name == "sync_crops") == crops or not m.name.startswith("sync")]
     if not found:
         first = next(iter(absent.values()), "")

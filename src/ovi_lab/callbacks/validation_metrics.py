@@ -88,14 +88,15 @@ class MetricsInLoop(SamplesInTraining):
         self._scores: BackgroundScores | None = None
 
     def _find(self, names: Sequence[str] | None) -> list[str]:
-        from ovi_eval.registry import ALIASES, find
+        from ovi_eval.registry import ALIASES, find, metrics_of_world
 
         try:
             if self.of_a_world:
-                found = [metric.name for metric in find(names or ["ball"])]
-                if published := [name for name in found if name not in ALIASES["ball"]]:
+                own = metrics_of_world(getattr(self.data.world, "name", None))
+                found = [metric.name for metric in find(names or [own])]
+                if others := [name for name in found if name not in ALIASES[own]]:
                     raise UserError(
-                        f"{published[0]} looks at clips as they are, here only the ball world's are taken"
+                        f"{others[0]} is none of the {own} world's metrics, which alone are taken here"
                     )
                 return found
             found = []

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from ovi_eval.common.plain_data import read_json
 from ovi_lab.common.following import sampling, typed
 
-_SCORE = "ball/onset_f1"
+_SCORES = ("ball/onset_f1", "mouth/onset_f1")
 
 
 def ending(config: DictConfig, skipped: bool = False) -> Sequence[str]:
@@ -30,8 +30,9 @@ def ending(config: DictConfig, skipped: bool = False) -> Sequence[str]:
     facts = [f"{done.get('steps')} steps"]
     facts += [f"validation loss {losses['loss']:.4g}"] if "loss" in losses else []
     if (run_dir / "results.json").is_file():
-        metric: Any = (read_json(run_dir / "results.json").get("metrics") or {}).get(_SCORE) or {}
-        facts += [f"{_SCORE} {metric['value']:.3g}"] if metric.get("value") is not None else []
+        metrics: Any = read_json(run_dir / "results.json").get("metrics") or {}
+        values = {name: (metrics.get(name) or {}).get("value") for name in _SCORES}
+        facts += [f"{name} {value:.3g}" for name, value in values.items() if value is not None]
     said = f"{typed(run_dir)}: {'finished before, ' * skipped}{', '.join(facts)}"
     if "_target_" not in (config.get("model") or {}) or not (run_dir / "last").exists():
         return [said]

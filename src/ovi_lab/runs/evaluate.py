@@ -82,6 +82,7 @@ def evaluate_run(
             clips,
             reference,
             each,
+            world=_world_of(data),
             name=str(config.arm_name),
             seed=int(config.seed),
             kind="measured",
@@ -95,6 +96,12 @@ def evaluate_run(
             },
         ).write(folder / "results.json")
     reporter.at("scoring", 2 * len(made), 2 * len(made))
+
+
+def _world_of(data: Any) -> str | None:
+    """The name of the world whose clips these are."""
+    world = getattr(data, "world", None)
+    return None if world is None else str(world.name)
 
 
 def _evaluations(data: Any, settings: Any) -> list[EvaluationTask]:
@@ -116,7 +123,9 @@ def _write_mp4s(clips: ClipSet, folder: Path, count: int, size: int) -> None:
         )  # fmt: skip
 
 
-def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any) -> RunResults:
+def score(
+    clips: ClipSet, reference: ClipSet, task: EvaluationTask, world: str | None, **facts: Any
+) -> RunResults:
     """Score the clips of one task with the world's metrics.
 
     Where a part of the clips is given, or they are longer than real ones, those that need a set of other real clips are
@@ -126,23 +135,29 @@ def score(clips: ClipSet, reference: ClipSet, task: EvaluationTask, **facts: Any
         clips: the sampled ones, or those of a reference row.
         reference: other real clips.
         task: what was sampled.
+        world: which world the clips are of, by whose metrics they are scored.
         facts: as `results_of.run_results` takes them.
     """
+    from ovi_eval.ball.event_sync import EventSync
     from ovi_eval.ball.parts import sync_in_parts
     from ovi_eval.clips.items import memory_items
-    from ovi_eval.registry import find
+    from ovi_eval.registry import METRICS, find, metrics_of_world
     from ovi_eval.scoring.results_of import run_results
     from ovi_eval.scoring.runner import ScoringOptions, score_items
 
     items = memory_items(clips)
+    metrics = metrics_of_world(world)
     options = ScoringOptions(resamples=False, alone=True)
     if task.name == JOINT:
-        scored = score_items(items, memory_items(reference), find(["ball"]), options)
+        scored = score_items(items, memory_items(reference), find([metrics]), options)
     else:
-        compared = ["ball/real_events"] if task.name in GIVEN and not task.parts else []
-        metrics = find(["ball/event_sync", "ball/agreement", *compared])
-        metrics += [sync_in_parts(task.parts)] if task.parts else []
-        scored = score_items(items, memory_items(task.real), metrics, options)
+        compared = [f"{metrics}/real_events"] if task.name in GIVEN and not task.parts else []
+        chosen = find([f"{metrics}/event_sync", f"{metrics}/agreement", *compared])
+        if task.parts:
+            whole = METRICS[f"{metrics}/event_sync"]
+            assert issubclass(whole, EventSync)
+            chosen.append(sync_in_parts(task.parts, whole))
+        scored = score_items(items, memory_items(task.real), chosen, options)
     return run_results(items, scored, benchmark=task.benchmark, **facts)
 
 
@@ -156,6 +171,7 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     from hydra.utils import instantiate
 
     from ovi_eval.ball.references import make_references
+    from ovi_eval.registry import metrics_of_world
 
     settings = config.evaluation
     asked = {key: str(settings[key]) for key in ("tasks", "num_given", "beginning")}
@@ -172,13 +188,15 @@ def evaluate_references(config: DictConfig, folder: Path) -> None:
     reference = _reference_set(data, settings.num_clips)
     # there are no real clips longer than those trained on
     evaluations = [task for task in _evaluations(data, settings) if task.name not in LONG]
-    for name, clips in make_references(decoded, seed=0).items():
+    world = _world_of(data)
+    told = metrics_of_world(world) == "mouth"  # the captions of that world have metrics, and so a floor
+    for name, clips in make_references(decoded, seed=0, other_captions=told).items():
         for task in evaluations:
             own, place = clips[: len(task.real)], folder / name / task.folder
             try:
-                score(own, reference, task, name=name, kind="reference", provenance=provenance()).write(
-                    place / "results.json"
-                )
+                score(
+                    own, reference, task, world, name=name, kind="reference", provenance=provenance()
+                ).write(place / "results.json")
             except UserError as error:
                 raise UserError(f"reference {name} cannot be scored: {error}") from error
             _write_mp4s(own, place / "clips", settings.num_mp4, settings.size)

@@ -23,7 +23,7 @@ _OF_A_CHECKPOINT = (
 _OF_A_RUN = (
     "config.yaml", "done.json", "results.json", "per_clip.jsonl", "metrics.csv", "progress.json", "traceback.txt",
     "restarts.json",
-    "clips.safetensors", "ball_judges.safetensors", "last",
+    "clips.safetensors", "ball_judges.safetensors", "mouth_judge.safetensors", "last",
 )  # fmt: skip
 _OF_A_TASK = ("results.json", "per_clip.jsonl", "clips.safetensors")
 WRITTEN: tuple[str, ...] = (

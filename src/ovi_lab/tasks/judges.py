@@ -1,4 +1,4 @@
-"""Training of the networks through which the ball world's clips are scored."""
+"""Training of the networks through which the clips of a generated world are scored."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ovi_eval.ball.judges import WEIGHTS, Judges, save_judges
+from ovi_eval.ball.judges import Judges, JudgeSet, save_judges
 from ovi_eval.clips.clipset import ClipSet
+from ovi_eval.mouth.sync import MouthJudges
 from ovi_lab.common.seeding import generator_for
 from ovi_lab.data.worlds import get_world
 from ovi_lab.errors import UserError
 from ovi_lab.tasks.step_log import log_with_step
 from ovi_lab.tasks.task import Task, steps_now
 
-PARTS = ("video", "audio", "sync")
+KINDS: dict[str, type[JudgeSet]] = {"bouncing_ball": Judges, "speaking_mouth": MouthJudges}
+"""The judges of each world."""
 
 
 class _Rendered:
@@ -44,7 +46,7 @@ class _Rendered:
 
 
 class JudgeTraining(Task):
-    """Three judges side by side, each with its own loss, on real clips of the world that are blurred a little.
+    """The judges of a world side by side, each with its own loss, on real clips of the world that are blurred a little.
 
     At the end they are written to `path` with their provenance, where the accuracies on unseen clips stand.
 
@@ -57,7 +59,7 @@ class JudgeTraining(Task):
         seed: of the initial values, the order and the blur.
 
     Raises:
-        UserError: an unknown judge under `lr`.
+        UserError: a world without judges, or an unknown judge under `lr`.
     """
 
     def __init__(
@@ -73,8 +75,8 @@ class JudgeTraining(Task):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if set(lr) != set(PARTS):
-            raise UserError(f"task.lr has {sorted(lr)}, expected a rate for each of {', '.join(PARTS)}")
+        if world not in KINDS:
+            raise UserError(f"task.world is {world!r}; there are judges of {', '.join(KINDS)}")
         self.settings: dict[str, Any] = {
             "world": world,
             "train_clips": num_train,
@@ -85,10 +87,13 @@ class JudgeTraining(Task):
             "learning_rates": dict(lr),
         }
         self.seed = seed
-        self.path = Path(path) if path else WEIGHTS
+        self.path = Path(path) if path else None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.judges = Judges()
+            self.judges = KINDS[world]()
+        if set(lr) != set(self.judges.parts()):
+            expected = ", ".join(self.judges.parts())
+            raise UserError(f"task.lr has {sorted(lr)}, expected a rate for each of {expected}")
         for name, part in self.judges.parts().items():
             self.add_module(name, part)
         self.trained_parameters = self.total_parameters = sum(p.numel() for p in self.parameters())
@@ -119,7 +124,10 @@ class JudgeTraining(Task):
         ]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [rates[name] for name in PARTS], total_steps=int(self.trainer.max_steps), pct_start=0.1
+            optimizer,
+            [group["lr"] for group in groups],
+            total_steps=int(self.trainer.max_steps),
+            pct_start=0.1,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -127,7 +135,7 @@ class JudgeTraining(Task):
         """The sum of the three losses; no judge's parameters are in another's."""
         total: Tensor = torch.zeros(())
         found: dict[str, Any] = {}
-        for name in PARTS:
+        for name in self.judges.parts():
             draws = generator_for(self.seed, "judges blur", name, self.global_step)
             loss, scores = self.judges.parts()[name].loss(clips, draws)  # type: ignore[operator]
             total = total + loss
@@ -137,7 +145,7 @@ class JudgeTraining(Task):
         return total
 
     def validation_step(self, clips: ClipSet, batch_idx: int) -> None:
-        for name in PARTS:
+        for name in self.judges.parts():
             loss, scores = self.judges.parts()[name].loss(clips)  # type: ignore[operator]
             for key, value in {**scores, "loss": loss}.items():
                 self._scores.setdefault(f"{name}_{key}", []).append(float(value))
@@ -158,8 +166,8 @@ class JudgeTraining(Task):
                         for key, value in means.items()
                         if key.startswith(part)
                     }
-                    for part in PARTS
+                    for part in self.judges.parts()
                 },
-                "made_by": "ovi-train experiment=judges",
+                "made_by": f"ovi-train experiment={self.judges.experiment}",
             }
             save_judges(self.judges, provenance, self.path)
