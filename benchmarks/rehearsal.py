@@ -52,6 +52,30 @@ CASES = (
     Case("stage3_zero3_offload", "stage 3, ZeRO 3, offload", "64x80GB", [STAGE3, "strategy=zero3_offload"]),
     Case("stage3_fsdp2", "stage 3, FSDP2", "64x80GB", [STAGE3, "strategy=fsdp2"]),
     Case(
+        "stage3_zero3_within",
+        "stage 3, ZeRO 3, second copy in a node",
+        "64x80GB",
+        [STAGE3, "strategy.shard_within=8"],
+    ),
+    Case(
+        "stage3_fsdp2_within",
+        "stage 3, FSDP2 in a node, replicas between",
+        "64x80GB",
+        [STAGE3, "strategy=fsdp2", "strategy.shard_within=8"],
+    ),
+    Case(
+        "stage3_fsdp2_audio",
+        "stage 3, FSDP2, audio tower kept",
+        "64x80GB",
+        [STAGE3, "strategy=fsdp2", "strategy.keep_gathered=audio"],
+    ),
+    Case(
+        "stage3_fsdp2_offload",
+        "stage 3, FSDP2, offload",
+        "64x80GB",
+        [STAGE3, "strategy=fsdp2", "strategy.offload=true"],
+    ),
+    Case(
         "stage3_matmul",
         "stage 3, FSDP2, products kept",
         "64x80GB",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from typing import Any
 
@@ -37,6 +38,20 @@ def test_shares_are_those_of_the_clips() -> None:
         assert counts[name] / 4000 == pytest.approx(roles.shares[name], abs=0.03)
     again = Counter(roles.draw(lengths, lambda: torch.Generator().manual_seed(3)).names)
     assert again == counts
+
+
+@pytest.mark.parametrize(("leading", "digest"), [(1.0, "d200784636e0d391"), (0.25, "c175b5894db5ca5e")])
+def test_a_seed_draws_what_it_drew_in_recorded_runs(leading: float, digest: str) -> None:
+    """Digests of the masks as drawn clip by clip, each into its row, before they were made of spans."""
+    shares = {name: 0.15 for name in ("video_given", "audio_given", "first_frame", "beginning", "span")}
+    roles = Roles(joint=0.1, video_alone=0.1, audio_alone=0.05, leading=leading, **shares)
+    lengths: Any = {"video": [5, 7] * 16, "audio": [27, 31] * 16}
+    given = roles.draw(lengths, lambda: torch.Generator().manual_seed(0)).given
+    masks = (given.video, given.audio, given.no_video, given.no_audio)
+    assert all(mask is not None for mask in masks)
+    assert (
+        hashlib.sha256(b"".join(np.ascontiguousarray(m).tobytes() for m in masks)).hexdigest()[:16] == digest
+    )
 
 
 def test_each_role_gives_what_it_says() -> None:

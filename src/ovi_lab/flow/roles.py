@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
@@ -105,53 +104,53 @@ class Roles:
         bounds = np.cumsum([self.shares[name] for name in self.names])
         picked = np.minimum(np.searchsorted(bounds, draws_B4[:, 0], side="right"), len(self.names) - 1)
         names = [self.names[i] for i in picked]
-        masks = {m: np.zeros((clips, max(own)), dtype=bool) for m, own in lengths.items()}
+        made: dict[Modality, list[tuple[int, int]]] = {m: [(0, n) for n in own] for m, own in lengths.items()}
         lacking = {m: np.zeros(clips, dtype=bool) for m in MODALITIES}
-        for clip, (role, draws) in enumerate(zip(names, draws_B4[:, 1:], strict=True)):
+        for clip, (role, draws) in enumerate(zip(names, draws_B4[:, 1:].tolist(), strict=True)):
             if role in ("joint", "independent"):
                 continue
-            own = {m: mask[clip, : lengths[m][clip]] for m, mask in masks.items()}
+            own = {m: counts[clip] for m, counts in lengths.items()}
             if role.endswith("_alone"):
                 if len(own) == 2:
                     lacking["audio" if role == "video_alone" else "video"][clip] = True
                 else:
                     names[clip] = "joint"
                 continue
-            self._give(role, own, draws)
-            if not any(mask.any() for mask in own.values()) or all(mask.all() for mask in own.values()):
+            spans = self._made(role, own, draws)
+            if spans == {m: (0, n) for m, n in own.items()} or all(
+                end <= begin for begin, end in spans.values()
+            ):
                 names[clip] = "joint"
-                for mask in own.values():
-                    mask[:] = False
-        kept = {m: mask if mask.any() else None for m, mask in masks.items()}
+                continue
+            for modality, span in spans.items():
+                made[modality][clip] = span
+        masks = {m: _outside(spans, lengths[m]) for m, spans in made.items()}
         absent = {m: mask if mask.any() else None for m, mask in lacking.items()}
-        given = Given(kept.get("video"), kept.get("audio"), absent["video"], absent["audio"])
+        given = Given(masks.get("video"), masks.get("audio"), absent["video"], absent["audio"])
         return DrawnRoles(tuple(names), given)
 
-    def _give(self, role: str, own: Mapping[Modality, Mask], draws: NDArray[np.float64]) -> None:
-        """Mark what a role gives of one clip, in place."""
+    def _made(
+        self, role: str, own: Mapping[Modality, int], draws: Sequence[float]
+    ) -> dict[Modality, tuple[int, int]]:
+        """What a role generates of a clip of these lengths, from and to; all else of it is given."""
         if role in ("video_given", "audio_given"):
-            modality: Modality = "video" if role == "video_given" else "audio"
-            if modality in own:
-                own[modality][:] = True
-        elif role == "first_frame" and "video" in own:
-            own["video"][:1] = True
-        elif role == "beginning":
-            frames = self._frames(own)
+            return {m: (0, 0 if role == f"{m}_given" else n) for m, n in own.items()}
+        if role == "first_frame":
+            return {m: (1 if m == "video" else 0, n) for m, n in own.items()}
+        if role == "beginning":
+            frames = own["video"] if "video" in own else own["audio"]
             until = self._time(1 + int(draws[0] * (frames - 1)), frames) if frames > 1 else 0.0
-            for modality, mask in own.items():
-                mask[: self._units(modality, until, len(mask))] = True
-        elif role == "span":
-            made = ("video", "audio", "both")[int(draws[0] * 3)]
-            begin, end = sorted(draws[1:3])
-            for modality, mask in own.items():
-                mask[:] = True
-                if made in (modality, "both") or len(own) == 1:
-                    first = self._units(modality, begin, len(mask))
-                    mask[first : max(first + 1, self._units(modality, end, len(mask)))] = False
-
-    def _frames(self, own: Mapping[Modality, Mask]) -> int:
-        """Latent frames of a clip; tokens of one that has sound alone."""
-        return len(own["video"] if "video" in own else own["audio"])
+            return {m: (self._units(m, until, n), n) for m, n in own.items()}
+        made = ("video", "audio", "both")[int(draws[0] * 3)]
+        begin, end = sorted(draws[1:3])
+        spans: dict[Modality, tuple[int, int]] = {}
+        for m, n in own.items():
+            if made in (m, "both") or len(own) == 1:
+                first = self._units(m, begin, n)
+                spans[m] = (first, max(first + 1, self._units(m, end, n)))
+            else:
+                spans[m] = (0, 0)
+        return spans
 
     def _time(self, units: int, of: int) -> float:
         """The share of a clip's time that its first `units` latent frames cover."""
@@ -161,3 +160,13 @@ class Roles:
         """Whole latent frames or tokens within a share of a clip's time; 0 to all but one."""
         units = time * (of - 1 + self.leading) + 1 - self.leading if modality == "video" else time * of
         return min(max(int(units + 1e-6), 0), of - 1)
+
+
+def _outside(made: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Mask | None:
+    """bool [B, N], True at what lies outside the span of each clip; None where there is no such."""
+    if all(end - begin == n for (begin, end), n in zip(made, lengths, strict=True)):
+        return None
+    at_N = np.arange(max(lengths))
+    begin_B1, end_B1 = np.array(made)[:, :1], np.array(made)[:, 1:]
+    outside_BN: Mask = ((at_N < begin_B1) | (at_N >= end_B1)) & (at_N < np.array(lengths)[:, None])
+    return outside_BN

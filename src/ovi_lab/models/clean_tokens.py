@@ -39,8 +39,8 @@ class CleanTokens:
     @cached_property
     def owners(self) -> Tensor:
         """float32 [B, 2, S], 1 at the vector of each span: its product with values of the spans sums those of each."""
-        first_2 = torch.arange(2, device=self.rows.device)[:, None]
-        return (self.rows.view(len(self.mask), 1, -1) % 2 == first_2).float()
+        both_B2S = np.stack([self.mask, ~self.mask], axis=1)
+        return from_host(both_B2S.astype(np.float32), self.rows.device)
 
     def repeated(self, passes: int) -> CleanTokens:
         """The tokens of the same clips in several passes at once."""
@@ -93,8 +93,9 @@ def _reusable(looked_up: Tensor, *others: Tensor) -> Tensor | None:
 
     On a CPU a fresh stream costs as much as what is computed into it.
     """
-    fits = all(looked_up.dtype == t.dtype for t in others)
-    return looked_up if fits and not torch.is_grad_enabled() else None
+    if torch.is_grad_enabled() or {t.dtype for t in others} != {looked_up.dtype}:
+        return None
+    return looked_up
 
 
 class _Modulate(torch.autograd.Function):

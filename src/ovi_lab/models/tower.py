@@ -7,6 +7,7 @@ divided into, each with one timestep (1, or F, its frames).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -324,6 +325,9 @@ def _real_tokens(lengths: Sequence[int], like: Tensor) -> Tensor | None:
 
 def token_mask(mask_BN: Mask, grids: Sequence[Grid], length: int) -> Mask:
     """[B, L] of a mask over token frames: the same for all tokens of a frame."""
+    if len(set(grids)) == 1 and math.prod(grids[0]) == length:
+        whole_BL: Mask = mask_BN.repeat(length // mask_BN.shape[1], axis=1)
+        return whole_BL
     mask_BL = np.zeros((len(grids), length), dtype=bool)
     for row_L, mask_N, (f, h, w) in zip(mask_BL, mask_BN, grids, strict=True):
         row_L[: f * h * w] = mask_N[:f].repeat(h * w)
