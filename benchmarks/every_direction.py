@@ -3,6 +3,7 @@
     python benchmarks/every_direction.py                          both tables on this machine's CPU, one thread
     python benchmarks/every_direction.py --sizes tiny --rounds 2  one size, without touching every_direction.md
     python benchmarks/every_direction.py --seams runs/any/last    where windows of a run's long clips meet (ball world)
+    python benchmarks/every_direction.py --full-width             kernels and bytes by role at full width, rehearsed
 
 All cases of a table take turns in one process, step by step or clip by clip, so that what else the machine does falls
 on all of them; a ratio is of the same turn, and the table has medians.
@@ -24,14 +25,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import Progress, track
 from torch import Tensor
 from training_loops import COMMON, Plain, compose_train
 
 from ovi_lab.common.seeding import generator_for
+from ovi_lab.common.sizes import GIB
 from ovi_lab.flow import SampledLatents, SamplerSettings, Texts, noise_batch, sample
 from ovi_lab.models import Given
 from ovi_lab.models.config import Modality
+from ovi_lab.rehearsal.run import rehearse
 from ovi_lab.sampling.long_clips import seam_jumps
 from ovi_lab.sampling.opening import open_bundle
 from ovi_lab.sampling.pipeline import OviPipeline
@@ -300,6 +303,40 @@ def _seam_row(title: str, found: Mapping[str, Sequence[Jump]]) -> str:
     return f"| {title} | {len(found['video'])} | {' | '.join(cells)} |"
 
 
+FULL_WIDTH = ("joint", "first_frame", "video_given", "audio_given", "beginning", "span")
+
+
+def full_width(blocks: int = 3) -> str:
+    """What a training step of stage 3 calls and moves with all clips in one role, rehearsed without a GPU."""
+    shares = {"joint": 0.0, "first_frame": 0.0}
+    rows, first = [], None
+    for role in track(FULL_WIDTH, "rehearsing"):
+        own = [f"roles.{name}={share:g}" for name, share in {**shares, role: 1.0}.items()]
+        depth = [f"model.{m}.num_layers={blocks}" for m in ("video", "audio")]
+        overrides = ["experiment=ovi_11b_stage3", "strategy=fsdp2", *own, *depth]
+        found = rehearse("training", "64x80GB", overrides)
+        record, micro = found["steps"][1]["record"], found["rehearsed"]
+        kernels = sum(record["kernels"][kind] for kind in ("product", "pointwise")) / micro
+        products, others = (record["moved"][kind] / micro / 1e9 for kind in ("product", "pointwise"))
+        now = (products + others, found["most"])
+        first = first or now
+        rows.append(
+            f"| `{role}` alone | {kernels:,.0f} | {products:.1f} | {others:.1f} | {now[0] / first[0]:.3f} "
+            f"| {found['most'] / GIB:.2f} | {now[1] / first[1]:.3f} |"
+        )
+    return f"""## Full width
+
+`python benchmarks/every_direction.py --full-width`: a step of stage 3 with {blocks} of its 30 blocks, FSDP2 on 64
+GPUs of 80 GB, rehearsed without one ([rehearsal.md](rehearsal.md)); kernels and bytes are those of a micro-batch of
+one clip. The matrix products are the same in every role, and a GPU's time is in them and in the bytes that all else
+moves.
+
+| roles | kernels | products GB | all other GB | bytes / `joint` | most memory GiB | / `joint` |
+|---|--:|--:|--:|--:|--:|--:|
+{chr(10).join(rows)}
+"""
+
+
 INTRODUCTION = """# Every direction: training with parts given, sampling beside them
 
 What it costs to train one model for every direction instead of for both modalities from text, and what sampling saves
@@ -318,11 +355,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of a clip")
     parser.add_argument("--clips", type=int, default=3, help="of each case")
     parser.add_argument("--seams", metavar="RUN", help="measure long clips of this run instead")
+    parser.add_argument(
+        "--full-width", action="store_true", help="rehearse a step of stage 3 in each role instead"
+    )
     parser.add_argument("--out", type=Path, help="default: every_direction.md, if nothing is left out")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.seams:
-        text = seams(args.seams, 2 * args.clips)
+    if args.seams or args.full_width:
+        text = seams(args.seams, 2 * args.clips) if args.seams else full_width()
         print(text)
         write(args.out or HERE / "every_direction.md", text)
         return
