@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,18 @@ def test_float32_tables_hold_far_positions() -> None:
     table = rotation(audio_angles([20_001], 20_001, 128, 1e4, CPU))[0, 20_000, 0]
     exact = 20_000 * 1e4 ** (-torch.arange(0, 44, 2, dtype=torch.float64) / 44)
     torch.testing.assert_close(table[:22, 0].double(), exact.cos(), atol=1e-7, rtol=0)
+
+
+def test_positions_of_both_towers_in_seconds() -> None:
+    """Sixteen frames and 80 tokens in two seconds: frame n and token 5 n have one angle, of their time in seconds."""
+    tables = RopeTables(32, 1e4, video_factor=1 / 8)
+    video = tables.video([(16, 1, 1)], CPU)[0, :, 0]
+    audio = tables.audio([80], [1 / 40], CPU)[0, :, 0]
+    of_frames = 32 // 2 - 2 * (2 * (32 // 6) // 2)
+    torch.testing.assert_close(video[:, :of_frames], audio[::5, :of_frames], atol=1e-6, rtol=0)
+    assert video[8, 0, 0] == pytest.approx(math.cos(1.0))
+    rows = RopeTables(32, 1e4, video_factor=1 / 8).video([(1, 4, 1)], CPU)[0, :, 0]
+    assert torch.equal(rows, RopeTables(32, 1e4).video([(1, 4, 1)], CPU)[0, :, 0]), "rows are not scaled"
 
 
 def test_bf16_is_turned_in_float32() -> None:

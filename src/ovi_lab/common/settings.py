@@ -186,7 +186,7 @@ TRAIN = _open(
         compile_backend=Text,
     ),
     fusion=_open(direction=Text, blocks=Text | list[Count] | dict[str, Any], fusion_init=Text),
-    rope=_open(mode=Text, factor=Positive, theta=Positive),
+    rope=_open(mode=Text, factor=Positive, theta=Positive, video_factor=Positive),
     text=_open(
         dim=Width,
         rows=AtLeastOne,

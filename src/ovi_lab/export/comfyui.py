@@ -49,6 +49,8 @@ def comfyui_obstacles(settings: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"audio positions are scaled by {rope['mode']} {rope['factor']:g}, not {_ROPE_FACTOR}"
             )
+        if rope.get("video_factor", 1.0) != 1.0:
+            found.append(f"video positions are scaled by {rope['video_factor']:g}")
         if audio["patch_kernel_size"] != 7 or audio["patch_hidden_dim"] not in (None, 8192):
             found.append("the audio patch embedding is not the released one")
     return found

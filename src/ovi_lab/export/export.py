@@ -190,6 +190,8 @@ def _as_released(
         notes.append(
             "Audio positions follow each clip's own ratio of latents, which the reference code cannot."
         )
+    if rope.get("video_factor", 1.0) != 1.0:
+        notes.append("Video positions are scaled, which the reference code cannot.")
     both = settings["video"] is not None and settings["audio"] is not None
     if both and (fusion.get("direction", "bidirectional"), fusion.get("blocks", "all")) != (
         "bidirectional",

@@ -164,6 +164,9 @@ class RopeConfig:
     factor: Positive = PAPER_AUDIO_ROPE_FACTOR
     """1.0 means unscaled."""
     theta: Positive = 10_000.0
+    video_factor: Positive = 1.0
+    """The position of latent frame n is video_factor * n. With the seconds of a frame here and those of an audio token
+    as `factor`, both towers' positions are seconds."""
 
 
 def check_towers(configs: Mapping[Modality, TowerConfig], fusion: FusionConfig) -> None:

@@ -47,9 +47,16 @@ def axis_angles(positions: Tensor, dims: int, theta: float) -> Tensor:
 
 
 def video_angles(
-    grids: Sequence[Grid], length: int, head_dim: int, theta: float, device: torch.device
+    grids: Sequence[Grid],
+    length: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    frame_factor: float = 1.0,
 ) -> Tensor:
     """Angles float64 [len(grids), length, K / 2]; tokens run over frames, then rows, then columns.
+
+    Frame n stands at frame_factor * n.
 
     Tokens past a clip's own are padding and have the angle 0: they are not turned.
     """
@@ -57,7 +64,8 @@ def video_angles(
     index_L = torch.arange(length, device=device)
     rows_B1, columns_B1 = sizes_B3[:, 1:2], sizes_B3[:, 2:3]
     plane_B1 = rows_B1 * columns_B1
-    positions = (index_L // plane_B1, index_L % plane_B1 // columns_B1, index_L % columns_B1)
+    frames_BL = (index_L // plane_B1).to(torch.float64) * frame_factor
+    positions = (frames_BL, index_L % plane_B1 // columns_B1, index_L % columns_B1)
     angles_BLP = torch.cat(
         [axis_angles(p, n, theta) for p, n in zip(positions, axis_dims(head_dim), strict=True)], dim=-1
     )
@@ -124,19 +132,22 @@ class RopeTables:
     `capacity` tables stay.
     """
 
-    def __init__(self, head_dim: int, theta: float, capacity: int = 32) -> None:
+    def __init__(self, head_dim: int, theta: float, video_factor: float = 1.0, capacity: int = 32) -> None:
         self.head_dim = head_dim
         self.theta = theta
+        self.video_factor = video_factor
         self._kept: KeptTables[Tensor] = KeptTables(capacity)
 
     def video(self, grids: Sequence[Grid], device: torch.device) -> Tensor:
         """Table float32 [1 or B, L, 1, P, 2] of clips of `grids` tokens, L the longest clip's count."""
         grids = _collapse(grids)
         length = max(f * h * w for f, h, w in grids)
-        return self._kept.get(
-            ("video", grids, device),
-            lambda: rotation(video_angles(grids, length, self.head_dim, self.theta, device)),
-        )
+
+        def make() -> Tensor:
+            shape = (grids, length, self.head_dim, self.theta)
+            return rotation(video_angles(*shape, device, self.video_factor))
+
+        return self._kept.get(("video", grids, device), make)
 
     def audio(
         self, lengths: Sequence[int], factors: Sequence[float] | Tensor, device: torch.device

@@ -199,7 +199,7 @@ class TwinDiT(nn.Module):
     def forget_tables(self) -> None:
         """Drop the rotation tables and masks kept of earlier passes; the next pass computes its own."""
         head_dim = next(iter(self.tower_configs.values())).head_dim
-        self._rope_tables = RopeTables(head_dim, self.rope_config.theta)
+        self._rope_tables = RopeTables(head_dim, self.rope_config.theta, self.rope_config.video_factor)
         self._times = TokenTimes()
 
     # ------------------------------------------------------------------------------------------- forward

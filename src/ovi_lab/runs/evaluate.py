@@ -92,6 +92,7 @@ def evaluate_run(
             provenance={
                 **provenance(),
                 "training_clips": len(data.train_dataset),
+                **_learned(task.model),
                 **(origin or {}),
             },
         ).write(folder / "results.json")
@@ -102,6 +103,14 @@ def _world_of(data: Any) -> str | None:
     """The name of the world whose clips these are."""
     world = getattr(data, "world", None)
     return None if world is None else str(world.name)
+
+
+def _learned(model: Any) -> dict[str, float]:
+    """The audio RoPE factor where it was trained and is whole in this process."""
+    scales = [
+        p for name, p in model.named_parameters() if name.endswith("rope_scale") and type(p.data) is Tensor
+    ]
+    return {"learned_rope_factor": float(scales[0].detach())} if scales and scales[0].numel() else {}
 
 
 def _evaluations(data: Any, settings: Any) -> list[EvaluationTask]:
