@@ -1,12 +1,12 @@
 """What `ovi-data build` costs a clip, step by step, on one worker and on two, and its memory; writes data.md.
 
-    python benchmarks/data.py                       videos made on the spot, about four minutes of two cores
+    python benchmarks/data.py                       videos made on the spot, about a quarter of an hour of two cores
     python benchmarks/data.py --videos FOLDER       your own
-    python benchmarks/data.py --videos 1 --most 2   fewer, without touching data.md unless --out is given
+    python benchmarks/data.py --videos 1 --most 2 --longest 4   fewer, without touching data.md unless --out is given
 
 Steps are timed in one process, clip by clip and all in turn, in seconds of the processor over all its threads. Builds
-are the command itself, in processes of their own, with one worker and with two by turns. Steps whose weights are not
-here are left out and named; OVI_EVAL_WEIGHTS=DIR brings them in.
+are the command itself, in processes of their own, with one worker and with two by turns; memory is watched in a longer
+one. Steps whose weights are not here are left out and named; OVI_EVAL_WEIGHTS=DIR brings them in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rich.progress import Progress
 from ovi_eval.clips.writing import write_mp4
 from ovi_eval.common.files import write_whole
 from ovi_lab.common.seeding import generator_for
-from ovi_lab.data.build.items import stored_members
+from ovi_lab.data.build.items import WORK, stored_members
 from ovi_lab.data.build.reading import clips_of, survey
 from ovi_lab.data.build.recipe import Recipe, load_recipe, read_recipe
 from ovi_lab.data.worlds.bouncing_ball import BouncingBall
@@ -135,8 +135,13 @@ class Run:
     seconds: float
     cpu_seconds: float
     """Of all its processes."""
-    megabytes: float
-    """The most that the largest of its processes had in memory at any moment."""
+    megabytes: list[float]
+    """The most that its largest process had in memory at any moment up to the end of each video, and of the build."""
+
+    @property
+    def most(self) -> float:
+        """The most at any moment."""
+        return self.megabytes[-1]
 
 
 class Watched:
@@ -165,8 +170,8 @@ class Watched:
             self.ticks[own] = int(facts[11]) + int(facts[12])
 
 
-def run_build(videos: Path, recipe: Path, workers: int) -> Run:
-    """Builds into a fresh folder. Raises SystemExit where the command fails."""
+def run_build(videos: Path, recipe: Path, workers: int, advance: Callable[[], None] = lambda: None) -> Run:
+    """Builds into a fresh folder; `advance` is called for each video. Raises SystemExit where the command fails."""
     command = [sys.executable, "-m", "ovi_lab.data.cli", "build", str(videos)]
     with TemporaryDirectory() as out:
         options = ["--recipe", str(recipe), "--workers", str(workers)]
@@ -174,21 +179,32 @@ def run_build(videos: Path, recipe: Path, workers: int) -> Run:
         build = subprocess.Popen(
             [*command, f"{out}/shards", *options], stdout=subprocess.DEVNULL, process_group=0
         )
-        watched = Watched(build.pid)
-        while build.poll() is None:
+        watched, megabytes = Watched(build.pid), []
+        finished = "?" * 20 + ".json"  # a file a source, named by its digest
+        ended = False
+        while not ended:
+            ended = build.poll() is not None
             watched.look()
-            time.sleep(0.1)
+            while len(megabytes) < len(list(Path(out, "shards", WORK).glob(finished))):
+                megabytes.append(max(watched.kilobytes.values()) / 1024)
+                advance()
+            time.sleep(0 if ended else 0.1)
         seconds = time.perf_counter() - begin
         if build.returncode:
             raise SystemExit(f"ovi-data build failed with exit code {build.returncode}")
         cpu = sum(watched.ticks.values()) / os.sysconf("SC_CLK_TCK")
-        return Run(seconds, cpu, max(watched.kilobytes.values()) / 1024)
+        return Run(seconds, cpu, [*megabytes, max(watched.kilobytes.values()) / 1024])
 
 
 def builds(
-    videos: Sequence[Path], plain: Mapping[str, Any], most: int, rounds: int, advance: Callable[[], None]
-) -> tuple[list[list[Run]], list[tuple[int, Run]]]:
-    """Builds of `most` videos with one worker and with two, by turns; and with one worker of growing numbers."""
+    videos: Sequence[Path],
+    plain: Mapping[str, Any],
+    most: int,
+    rounds: int,
+    longest: int,
+    advance: Callable[[], None],
+) -> tuple[list[list[Run]], Run]:
+    """Builds of `most` videos with one worker and with two, by turns; and one of `longest` videos with one."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         recipe = folder / "recipe.yaml"
@@ -197,13 +213,8 @@ def builds(
         by_workers: list[list[Run]] = [[], []]
         for _ in range(rounds):
             for workers, runs in enumerate(by_workers, start=1):
-                runs.append(run_build(whole, recipe, workers))
-                advance()
-        growing = []
-        for count in sorted({max(1, most // 4), max(1, most // 2)} - {most}):
-            growing.append((count, run_build(copies(videos, folder / str(count), count), recipe, 1)))
-            advance()
-        return by_workers, [*growing, (most, min(by_workers[0], key=lambda run: run.seconds))]
+                runs.append(run_build(whole, recipe, workers, advance))
+        return by_workers, run_build(copies(videos, folder / "longest", longest), recipe, 1, advance)
 
 
 def copies(videos: Sequence[Path], folder: Path, count: int) -> Path:
@@ -220,10 +231,11 @@ def page(
     costs: Costs,
     lacking: Sequence[str],
     by_workers: Sequence[Sequence[Run]],
-    growing: Sequence[tuple[int, Run]],
+    long: Run,
+    most: int,
     clips: float,
 ) -> str:
-    """data.md; `clips` of a video."""
+    """data.md; `long`: the longest build, `most`: videos of the others, `clips` of a video."""
     medians = {name: statistics.median(seconds) for name, seconds in costs.spent.items()}
     counted, total = len(costs.spent[DECODING[0]]), sum(medians.values())
     decoding = sum(medians[name] for name in DECODING) / total
@@ -235,11 +247,13 @@ def page(
     workers = []
     for number, runs in enumerate(by_workers, start=1):
         best = min(runs, key=lambda run: run.seconds)
-        speed = growing[-1][0] * clips / best.seconds
+        speed = most * clips / best.seconds
         workers.append(
-            f"| {number} | {best.seconds:.1f} | {best.cpu_seconds:.1f} | {speed:.2f} | {best.megabytes:,.0f} |"
+            f"| {number} | {best.seconds:.1f} | {best.cpu_seconds:.1f} | {speed:.2f} | {best.most:,.0f} |"
         )
-    memory = [f"| {count} | {run.megabytes:,.0f} | {run.cpu_seconds:.1f} |" for count, run in growing]
+    counts = [2**power for power in range(len(long.megabytes).bit_length()) if 2**power < len(long.megabytes)]
+    memory = [f"| {count} | {long.megabytes[count - 1]:,.0f} |" for count in counts]
+    grown = long.most / long.megabytes[min(2, len(long.megabytes)) - 1] - 1
     left_out = f" Not here and left out: {', '.join(f'`{name}`' for name in lacking)}." if lacking else ""
     frames = FORM.get("frames", 121)
     further = " and ".join(f"`{name}`" for name in FURTHER)
@@ -259,7 +273,7 @@ scenes and for its clips, whatever the number of steps: {decoding:.0%} of all.{l
 
 ## Workers
 
-`ovi-data build` of {growing[-1][0]} videos, from the start of the command to the shards, without bounds so that every \
+`ovi-data build` of {most} videos, from the start of the command to the shards, without bounds so that every \
 clip is stored; the best of {len(ratios)}. Two workers are {statistics.median(ratios):.2f} times as fast as one.
 
 | workers | s | CPU s | clips/s | MB at most of the largest process |
@@ -268,10 +282,11 @@ clip is stored; the best of {len(ratios)}. Two workers are {statistics.median(ra
 
 ## Memory
 
-One worker. A clip is held at a time; what memory grows by from video to video is not explained yet.
+One worker, which holds a clip at a time, in one build of {len(long.megabytes) - 1} videos: the most that was in \
+memory at any moment up to the end of a video. In the end it is {grown:+.1%} of what it was after two videos.
 
-| videos | MB at most | CPU s |
-|--:|--:|--:|
+| videos | MB at most |
+|--:|--:|
 {chr(10).join(memory)}
 """
 
@@ -283,10 +298,14 @@ def main() -> None:
     )
     parser.add_argument("--videos", default="2", help="a folder of videos, or how many to make (2)")
     parser.add_argument("--most", type=int, default=4, help="videos of the largest build (4)")
+    parser.add_argument(
+        "--longest", type=int, default=32, help="videos of the build whose memory is watched (32)"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="builds of each number of workers (1)")
     parser.add_argument("--out", type=Path, help="file to write; data.md where nothing else is asked for")
     arguments = parser.parse_args()
-    as_documented = (arguments.videos, arguments.most, arguments.rounds) == ("2", 4, 1)
+    most, rounds, longest = arguments.most, arguments.rounds, arguments.longest
+    as_documented = (arguments.videos, most, rounds, longest) == ("2", 4, 1, 32)
     torch.set_num_threads(1)
     plain, lacking = recipe_here()
     with TemporaryDirectory() as made, Progress(transient=True) as bar:
@@ -299,20 +318,20 @@ def main() -> None:
         else:
             videos = sorted(p for p in Path(arguments.videos).iterdir() if p.suffix == ".mp4")
             what = f"{len(videos)} videos of your own"
-        work = bar.add_task("measuring", total=len(videos) + 2 * arguments.rounds + 2)
+        work = bar.add_task("measuring", total=len(videos) + 2 * rounds * most + longest)
 
         def advance() -> None:
             bar.advance(work)
 
         costs = of_steps(videos, read_recipe("benchmark", plain), advance)
-        by_workers, growing = builds(videos, plain, arguments.most, arguments.rounds, advance)
+        by_workers, long = builds(videos, plain, most, rounds, longest, advance)
     about = (
         f"`python benchmarks/data.py`: {os.cpu_count()} cores ({platform.machine()}), no GPU, one thread a process, "
         f"PyTorch {torch.__version__.split('+')[0]}; {what}, in the page cache; load average "
         f"{os.getloadavg()[0]:.1f} at the end."
     )
     clips = len(costs.spent[DECODING[0]]) / len(videos)
-    text = page(about, costs, lacking, by_workers, growing, clips)
+    text = page(about, costs, lacking, by_workers, long, most, clips)
     print(text)
     out = arguments.out or (HERE / "data.md" if as_documented else None)
     if out is not None:

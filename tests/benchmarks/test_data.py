@@ -21,7 +21,7 @@ def test_parts_add_up_and_two_workers_do_the_work_of_one(
     monkeypatch.setattr(script, "FURTHER", ())
     out = tmp_path / "data.md"
     monkeypatch.setattr(
-        "sys.argv", ["data.py", "--videos", "1", "--most", "2", "--rounds", "1", "--out", str(out)]
+        "sys.argv", ["data.py", "--videos", "1", "--most", "2", "--longest", "3", "--out", str(out)]
     )
     script.main()
     text = out.read_text()
@@ -35,4 +35,7 @@ def test_parts_add_up_and_two_workers_do_the_work_of_one(
     assert {"step `motion`", "step `loudness`", "decoding for scenes and bars"} <= rows.keys()
     assert sum(parts) == pytest.approx(total, abs=len(parts))
     assert {"1", "2"} <= rows.keys()
+    after_one, after_two = (float(rows[videos][0].replace(",", "")) for videos in ("1", "2"))
+    assert 100 < after_one <= after_two  # the last table's: the most so far
+    assert "in one build of 3 videos" in text
     assert "left out" in text  # SyncNet's weights are nowhere here

@@ -32,6 +32,7 @@ class OnnxFile:
         onnxruntime = imported(Package("onnxruntime", install_hint(extra)), file.what)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # it takes twice the memory, and is no faster with one thread
         options.log_severity_level = 3  # some files list their weights among their inputs, which is no fault
         self._session: Any = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
@@ -95,7 +96,10 @@ def _on_black(picture_HW4: np.ndarray) -> np.ndarray:
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """a, b, c, d of ISO 14496-12's matrix: what is stored at (x, y) is seen at (a x + c y, b x + d y)."""
     try:
-        found = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+        # `frame.side_data` would be kept by the frame that it refers to: a cycle, in which every decoded frame stays in
+        # memory until Python's garbage collector runs
+        side_data = SideDataContainer(frame)  # type: ignore[call-arg]
+        found = [bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"]
     except ValueError:  # side data of a kind that PyAV has no name of: the angle is all there is
         turns = round(frame.rotation / 90) % 4
         return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]

@@ -1,6 +1,8 @@
 """Clips written, read back and refused."""
 
+import gc
 import math
+from collections import deque
 from itertools import islice
 from pathlib import Path
 
@@ -197,3 +199,21 @@ def test_real_clips_decode(
     audio = decode_audio(path, 16000)
     assert len(audio.wave_S) / 16000 == pytest.approx(frames / fps, abs=0.06)
     assert 0.05 < float(audio.wave_S.abs().max()) <= 1.0
+
+
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(tmp_path: Path) -> None:
+    frames = torch.zeros(24, 16, 16, 3, dtype=torch.uint8)
+    file = write_mp4(tmp_path / "a.mp4", frames, 8, None, 8000, enlarge_to=0)
+
+    def there() -> int:
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        with PictureStream(file) as picture:
+            deque(islice(picture, 20), maxlen=0)
+            assert there() <= 3  # of 20: what the decoder has ready
+    finally:
+        gc.enable()
+    assert there() == 0

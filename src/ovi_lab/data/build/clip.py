@@ -54,7 +54,13 @@ class Candidate:
         if self._small is None:
             if self.frames_THWC is None:
                 raise TypeError("a clip of sound alone has no frames")
-            self._small = np.stack([shrunk(frame.numpy()) for frame in self.frames_THWC])
+            frames = [frame.numpy() for frame in self.frames_THWC]
+            first = shrunk(frames[0])
+            # made before the others: small results among large scratch would hold the heap open
+            small = np.empty((len(frames), *first.shape), np.uint8)
+            for place, frame in enumerate(frames):
+                small[place] = shrunk(frame) if place else first
+            self._small = small
         return self._small
 
     _small: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)

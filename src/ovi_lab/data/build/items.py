@@ -18,6 +18,7 @@ import wave
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -181,27 +182,42 @@ def make_item(source: SourceFile, work: Path, recipe: Recipe, steps: Sequence[Bu
         try:
             item.stamp = source.stamp()
             here = opened.enter_context(source.here())
-            for clip in clips_of(here, source.name, source.base, recipe.clips):
-                scores = known.get(clip.key) or {**clip.facts["scores"], **_scored(clip, steps)}
-                stored = stored_as(decide(source.scores(scores), recipe.keep))
-                members = None if stored is None else stored_members(clip, stored)
-                facts = {name: value for name, value in clip.facts.items() if name != "scores"}
-                row = {
-                    "key": clip.key,
-                    "start_s": clip.start_s,
-                    "facts": facts,
-                    "scores": scores,
-                    "stored": stored,
-                    "sha256": None if members is None else media_sha256(members),
-                }
+            judged = partial(_judged, source=source, recipe=recipe, steps=steps, known=known)
+            # by map, since a loop's variable would hold a clip while the next one is decoded
+            for row, members in map(judged, clips_of(here, source.name, source.base, recipe.clips)):
                 item.clips.append(row)
                 if members is not None:
-                    media.write(clip.key, members)
+                    media.write(row["key"], members)
         except BadSampleError as error:
             item.failed = str(error)
     plain = {"format": FORMAT, **vars(item)}
     write_whole(work / f"{source.digest}.json", json.dumps(plain, ensure_ascii=False, allow_nan=False))
     return item
+
+
+def _judged(
+    clip: Candidate,
+    source: SourceFile,
+    recipe: Recipe,
+    steps: Sequence[BuildStep],
+    known: Mapping[str, Scores],
+) -> tuple[dict[str, Any], dict[str, bytes] | None]:
+    """What is known of a clip, as in `FinishedSource.clips`, and its media where they are to be stored.
+
+    `known`: the scores of clips, by key, that are not to be measured again.
+    """
+    scores = known.get(clip.key) or {**clip.facts["scores"], **_scored(clip, steps)}
+    stored = stored_as(decide(source.scores(scores), recipe.keep))
+    members = None if stored is None else stored_members(clip, stored)
+    row = {
+        "key": clip.key,
+        "start_s": clip.start_s,
+        "facts": {name: value for name, value in clip.facts.items() if name != "scores"},
+        "scores": scores,
+        "stored": stored,
+        "sha256": None if members is None else media_sha256(members),
+    }
+    return row, members
 
 
 def _scored(clip: Candidate, steps: Sequence[BuildStep]) -> Scores:

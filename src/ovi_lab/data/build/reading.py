@@ -151,35 +151,34 @@ def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) ->
                 stream = stack.enter_context(SoundStream(file, name="its sound"))
                 sounds.append(CutSound(stream, rate or stream.sample_rate, picture.start))
             native_rate = stream.sample_rate
-        held: list[Tensor] = []
-        number = 0
+        held_THWC = torch.zeros(0)
+        held = number = 0
         for place, (known, frame) in enumerate(seen_at(picture, form.fps, found.late)):
             if number == len(starts):
                 break
             first, scene_seconds = starts[number]
             if place < first:
                 continue
-            held.append(frame)
-            if known == math.inf and len(held) < frames - 1:
+            if (
+                not held
+            ):  # one block a clip, which goes back to the system whole: single frames would litter the heap
+                held_THWC = frame.new_empty(frames, *frame.shape)
+            held_THWC[held] = frame
+            held += 1
+            if known == math.inf and held < frames - 1:
                 break  # its frames end before its stated length
-            if len(held) < frames:
+            if held < frames:
                 continue
             clip = Candidate(
-                f"{base}-{number:03d}",
-                name,
-                first / form.fps,
-                torch.stack(held),
-                form.fps,
-                None,
-                form.sample_rate,
+                f"{base}-{number:03d}", name, first / form.fps, held_THWC, form.fps, None, form.sample_rate
             )
             own = {**scores, "scene_seconds": scene_seconds, "seconds": clip.seconds, "silent_padding": None}
             if has_sound:
                 own["silent_padding"] = _add_sound(clip, sounds, native_rate, first / form.fps)
             clip.facts = {**facts, "scores": own}
-            held, number = [], number + 1  # while the clip is judged, its frames are there once
+            held, number = 0, number + 1
             yield clip
-            del clip
+            del clip, held_THWC  # before the next clip's frames are there
 
 
 def _add_sound(clip: Candidate, sounds: list[CutSound], native_rate: int, start_s: float) -> float:
