@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ovi_lab.common.following import sampling, shard_pattern, typed
-from ovi_lab.common.progress import ConsoleReporter, LineReporter, reporter_on
+from ovi_lab.common.progress import ConsoleReporter, LineReporter, progress, reporter_on, told
 
 
 def test_paths_are_typed_from_here_and_quoted(tmp_path, monkeypatch):
@@ -72,3 +72,26 @@ def test_on_a_terminal_progress_is_bars():
     reporter = reporter_on(Console(file=io.StringIO(), force_terminal=True))
     assert isinstance(reporter, ConsoleReporter)
     reporter.close()
+
+
+def test_a_command_whose_output_goes_into_a_file_says_how_far_it_is(capsys):
+    assert list(progress(iter("abc"), "building", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "building 0/3 0:00:00\nbuilding 3/3 0:00:00\n"
+    assert list(progress(iter("abc"), "building", 3, shown=False)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_told_of_each_pass_over_its_data_though_they_show_nothing():
+    out = io.StringIO()
+    reporter = LineReporter(Console(file=out))
+    reporter.at("data", 0, 1)
+    with told(reporter, "data"):
+        for what in ("train clips", "train latents"):
+            assert list(progress("abc", what, 3, shown=False)) == ["a", "b", "c"]
+    assert list(progress("abc", "others", 3, shown=False)) == ["a", "b", "c"]
+    assert out.getvalue().splitlines() == [
+        "data 0/1 0:00:00",
+        "data 3/3 0:00:00 train clips",
+        "data 0/3 0:00:00 train latents",
+        "data 3/3 0:00:00 train latents",
+    ]

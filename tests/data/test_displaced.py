@@ -1,12 +1,15 @@
 """Training clips out of sync on purpose: which are moved, by how much, and which the sync filter leaves out."""
 
+import io
 import json
 import logging
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from ovi_lab.common.progress import LineReporter, told
 from ovi_lab.data.displaced import late_frames
 from ovi_lab.data.module import OviDataModule
 from ovi_lab.data.worlds import get_world
@@ -87,8 +90,11 @@ def test_what_is_moved_depends_on_seed_and_clip_alone(half: OviDataModule) -> No
 def test_the_filter_leaves_what_is_in_sync(
     root: Path, half: OviDataModule, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
+    said = io.StringIO()
+    with caplog.at_level(logging.WARNING), told(LineReporter(Console(file=said)), "data"):
         data = opened(root, {"share": 0.5, "filter": 3})
+    assert f"data {CLIPS}/{CLIPS} 0:00:0" in said.getvalue()
+    assert "sound judged" in said.getvalue()
     rows = rows_of(data)
     in_time = [row["key"] for row in rows if row["late_frames"] == 0]
     assert [row["late_frames"] for row in rows] == [row["late_frames"] for row in rows_of(half)]
@@ -96,8 +102,8 @@ def test_the_filter_leaves_what_is_in_sync(
     assert all(abs(row["scores"]["sync_offset"] - row["late_frames"]) <= 1 for row in rows)
     assert [entry.key for entry in data.train_dataset.entries] == in_time
     moved, left = CLIPS - len(in_time), len(in_time)
-    said = f"the sound of {moved} of {CLIPS} training clips is moved; {left} clips are left to train on"
-    assert [record.getMessage() for record in caplog.records] == [said]
+    words = f"the sound of {moved} of {CLIPS} training clips is moved; {left} clips are left to train on"
+    assert [record.getMessage() for record in caplog.records] == [words]
     counts = json.loads((data.train_dataset.paths[0].parent / "manifest.json").read_text())["counts"]
     assert counts == {"clips": CLIPS, "moved": moved, "left": left}
     unlike = {data.fingerprint(), half.fingerprint(), opened(root, None).fingerprint()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -93,16 +95,20 @@ class ConsoleReporter:
 
 
 class LineReporter:
-    """Progress as lines, for output that is kept in a file: at the ends of a stage and twice a minute between."""
+    """Progress as lines, for output that is kept in a file: at the ends of a stage and twice a minute between.
+
+    A stage that falls back to fewer steps begins anew.
+    """
 
     def __init__(self, console: Console, seconds: float = 30.0) -> None:
         self.console, self.seconds = console, seconds
-        self._stage, self._began, self._printed = "", 0.0, 0.0
+        self._stage, self._began, self._printed, self._done = "", 0.0, 0.0, 0
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Print a line where one is due."""
         now = time.monotonic()
-        if stage != self._stage:
+        anew, self._done = done < self._done, done
+        if stage != self._stage or anew:
             self._stage, self._began = stage, now
         elif done < total and now - self._printed < self.seconds:
             return
@@ -151,15 +157,35 @@ def fraction(state: dict[str, Any], stages: Mapping[str, float] = STAGES) -> flo
     return behind
 
 
+_told: ContextVar[tuple[Reporter, str] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def told(reporter: Reporter, stage: str) -> Iterator[None]:
+    """Within the block, what `progress` goes through is told to a reporter as a stage of its run, shown or not."""
+    token = _told.set((reporter, stage))
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 def progress(items: Iterable[Item], description: str, total: int, shown: bool = True) -> Iterator[Item]:
-    """Yields `items` with a progress bar and the time left; prints a line where there is no terminal."""
+    """Yields `items` with a progress bar and the time left; with lines where there is no terminal (`LineReporter`).
+
+    Within `told` that reporter gets the progress instead.
+    """
+    run = _told.get()
+    if run is not None:
+        reporter, stage = run
+        yield from _counted(items, total, reporter, stage, description)
+        return
     if not shown:
         yield from items
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        console.print(f"{description} ({total})", highlight=False)
-        yield from items
+        yield from _counted(items, total, LineReporter(console), description)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -167,3 +193,12 @@ def progress(items: Iterable[Item], description: str, total: int, shown: bool = 
         for item in items:
             yield item
             bar.advance(task)
+
+
+def _counted(
+    items: Iterable[Item], total: int, reporter: Reporter, stage: str, note: str = ""
+) -> Iterator[Item]:
+    reporter.at(stage, 0, total, note)
+    for done, item in enumerate(items, 1):
+        yield item
+        reporter.at(stage, done, total, note)

@@ -129,7 +129,8 @@ def latents_of(
 def _make(settings: WorldSettings, displaced: Displaced, folder: Path, root: Path, quiet: bool) -> None:
     world = prepare_world(settings, root, quiet)
     dataset = ClipDataset(shards_of(world, "train", "media"), on_error="raise")
-    clips = progress(media_clips(dataset), f"{settings.world}: sound moved", len(dataset), not quiet)
+    what = "sound moved" if displaced.filter is None else "sound judged"
+    clips = progress(media_clips(dataset), what, len(dataset), not quiet)
     codec = LatentCodec.load(world / "codec.safetensors")
     rows: list[dict[str, Any]] = []
     samples = encoded(_left(clips, settings, displaced, rows), codec)

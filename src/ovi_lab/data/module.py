@@ -74,7 +74,7 @@ class OviDataModule(LightningDataModule):
         num_train, num_eval, train_seed, eval_seed: the world's clips. displaced: of those to train on (`Displaced`).
         num_frames, height, width, fps, sample_rate: the format that media in shards are converted to; None:
             as stored.
-        quiet: show no progress.
+        quiet: show no progress (a run tells its own reporter).
     """
 
     def __init__(

@@ -144,7 +144,7 @@ def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
     }
     media = {}
     for split, (count, seed) in splits.items():
-        samples = progress(_rendered(world, count, seed), f"{world.name}: {split} clips", count, not quiet)
+        samples = progress(_rendered(world, count, seed), f"{split} clips", count, not quiet)
         media[split] = write_shards(folder / f"{split}-media", samples, CLIPS_PER_SHARD)
     codec = default_codec(world.fps, world.sample_rate, world.partials_hz)
     codec.fitted_on = {
@@ -157,9 +157,7 @@ def _make(settings: WorldSettings, folder: Path, quiet: bool) -> None:
     files = [folder / "codec.safetensors", *media["train"], *media["eval"]]
     for split in splits:
         dataset = ClipDataset(media[split], on_error="raise")
-        samples = progress(
-            encoded(media_clips(dataset), codec), f"{world.name}: {split} latents", len(dataset), not quiet
-        )
+        samples = progress(encoded(media_clips(dataset), codec), f"{split} latents", len(dataset), not quiet)
         files += write_shards(folder / f"{split}-latents", samples, CLIPS_PER_SHARD)
     write_manifest(folder, files, {"format": FORMAT, "settings": asdict(settings)})
 

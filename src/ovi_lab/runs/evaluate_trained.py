@@ -19,7 +19,7 @@ from ovi_eval.common.plain_data import read_json
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, resolve_checkpoint
 from ovi_lab.common.building import build
-from ovi_lab.common.progress import Reporter
+from ovi_lab.common.progress import Reporter, told
 from ovi_lab.errors import UserError
 from ovi_lab.runs.identity import check_same_run, check_same_training, config_hash, run_config
 from ovi_lab.runs.processes import is_first_process
@@ -127,8 +127,9 @@ def _evaluate(
     reporter.at("data", 0, 1)
     checkpoint.verify(list(content))
     data = build(config.data, "data")
-    data.prepare_data()
-    data.setup("fit")
+    with told(reporter, "data"):
+        data.prepare_data()
+        data.setup("fit")
     check_tasks(config.evaluation, data.latent_shapes["video"][1])
     task = averaged_model(checkpoint.path, config)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
 from ovi_lab.checkpoints.lightning_io import recover
 from ovi_lab.common.building import build
-from ovi_lab.common.progress import Reporter
+from ovi_lab.common.progress import Reporter, told
 from ovi_lab.errors import UserError
 from ovi_lab.runs.checkpointing import choose_checkpointing
 from ovi_lab.runs.identity import LENGTHENED, check_same_run, config_hash, length, run_config
@@ -282,8 +282,9 @@ def _train(
     reporter.at("data", 0, 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     if data is not None:
-        data.prepare_data()
-        data.setup("fit")
+        with told(reporter, "data"):
+            data.prepare_data()
+            data.setup("fit")
         # a checkpoint must bring the size of a clip
         shapes = {modality: list(shape) for modality, shape in data.latent_shapes.items()}
         chosen = choose_checkpointing(config, data.latent_shapes)
