@@ -143,6 +143,8 @@ def page(results: Mapping[str, Mapping[str, Any]], version: str) -> str:
                 "are those of a micro-batch; what a step does once is shared over those run.",
                 "Every row has the full width and as many blocks as it says; 30 are the whole model. The plan is "
                 "judged at that depth: buckets, gathered parameters and what surrounds the blocks weigh most at few.",
+                "`strategy=zero3_nvme` has no row: DeepSpeed writes to a disk what `zero3_offload` keeps in the host's "
+                "memory, by asynchronous I/O that takes real pointers; on the GPU the two hold the same.",
             ),
             columns,
             rows,
