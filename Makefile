@@ -1,4 +1,4 @@
-# Commands: `make ablation`, `make stages`, `make three-tasks`, `make sync-filter`, `make solver`, `make guidance`,
+# Commands: `make ablation`, `make mouth`, `make stages`, `make three-tasks`, `make sync-filter`, `make solver`, `make guidance`,
 # `make studies`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
 # Options: ARGS="trainer.max_steps=100 name=short" for a study, ARGS="seed=0,1,2" for the stages,
 # ARGS=quick for all studies in small against their record,
@@ -11,7 +11,7 @@ PYTEST ?=
 WORKERS ?= 2
 PYTHONS ?=
 
-.PHONY: ablation stages three-tasks sync-filter solver guidance studies test types suite test-fast test-pythons site install clean
+.PHONY: ablation mouth stages three-tasks sync-filter solver guidance studies test types suite test-fast test-pythons site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -34,6 +34,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 ablation: install
 	$(BIN)/python -m ovi_lab.train experiment=fusion_ablation $(ARGS)
+
+mouth: install
+	$(BIN)/python -m ovi_lab.train experiment=mouth_ablation $(ARGS)
 
 stages: install
 	$(BIN)/python -m ovi_lab.stages $(ARGS)

@@ -28,7 +28,10 @@ def small_config(overrides: Sequence[str], run_dir: Path, data_root: Path) -> Di
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    small = [*_SMALL, *(_SMALL_EVALUATION if "evaluation=ball" in overrides else ())]
+    small = [
+        *_SMALL,
+        *(_SMALL_EVALUATION if {"evaluation=ball", "evaluation=mouth"} & set(overrides) else ()),
+    ]
     texts = [*overrides, *small, f"run_dir={run_dir}", f"data.root={data_root}"]
     choices = [text for text in texts if (config_dir() / text.partition("=")[0]).is_dir()]
     config = copy.deepcopy(_composed(tuple(choices)))

@@ -31,10 +31,11 @@ SCORED = ("experiment=fusion", "evaluation=ball")
 @pytest.mark.slow
 def test_every_experiment_runs_two_steps(experiment, made_run, composed):
     overrides = [f"experiment={experiment}"]
-    if experiment == "judges":
+    if experiment in ("judges", "mouth_judge"):
         overrides += ["task.num_train=32", "task.num_eval=32"]
     scored = composed(overrides).evaluation.enabled
-    overrides += ["evaluation=ball"] * scored
+    world = "mouth" if experiment.startswith("mouth") else "ball"
+    overrides += [f"evaluation={world}"] * scored
     run = made_run(*overrides)
     done = json.loads((run / "done.json").read_text())
     assert done["steps"] == 2
@@ -44,7 +45,11 @@ def test_every_experiment_runs_two_steps(experiment, made_run, composed):
     if scored:
         results = json.loads((run / "results.json").read_text())
         assert results["n_clips"] == 6
-        assert {"ball/onset_f1", "ball/frechet_video", "ball/sync_c"} <= results["metrics"].keys()
+        assert {f"{world}/onset_f1", f"{world}/agreement_full", f"{world}/sync_c"} <= results[
+            "metrics"
+        ].keys()
+        own = {"ball": "ball/frechet_video", "mouth": "mouth/syllable_error_heard"}
+        assert {key for key in own.values() if key in results["metrics"]} == {own[world]}
         assert len(list((run / "clips").glob("*.mp4"))) == 1
 
 
