@@ -27,16 +27,30 @@ _LAYER_III = re.compile(rb"\xff[\xe2\xe3\xea\xeb\xf2\xf3\xfa\xfb][\x10-\xef][\x0
 _MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Where a file that is cut off or damaged ends.
+
+    `until`: seconds on the container's clock before which nothing is missing; `reason` names the file.
+    """
+
+    until: float
+    reason: str
+
+
 @dataclass
 class StreamTimes:
     """The timestamps of a stream: the number of shown packets, the first one's time, the last one's end.
 
-    `decoded_from` is the first packet's decoding time in seconds.
+    `decoded_from` is the first packet's decoding time in seconds, `decoded_to` the last one's: what comes after it in
+    a file is shown no earlier. `cut` where the file is cut off, which may have left a part of that last packet.
     """
 
     stream: Any
     packets: int = 0
     decoded_from: float | None = None
+    decoded_to: float = 0.0
+    cut: Cut | None = None
     first: float | None = None
     end: float | None = None
     last: float | None = None
@@ -53,6 +67,7 @@ class StreamTimes:
         if time is None:
             return
         base = packet.time_base
+        self.decoded_to = float(min(time, time if packet.dts is None else packet.dts) * base)
         start, length = float(time * base), float((packet.duration or 0) * base)
         if self.first is None or start < self.first:
             self.first = start
@@ -73,28 +88,44 @@ class StreamTimes:
         return (self.last - self.first) / (self.packets - 1)
 
 
-def check_complete(source: str | Path | bytes, kind: Kind, name: str | None = None) -> StreamTimes:
+def check_complete(
+    source: str | Path | bytes, kind: Kind, name: str | None = None, cut_off: bool = False
+) -> StreamTimes:
     """The timestamps of a file's video or audio stream, read without decoding.
 
-    Raises UserError naming the file where it ends before its stated length, or would decode to more than the bounds.
+    Raises UserError naming the file where it would decode to more than the bounds, or ends before its stated length;
+    with `cut_off` the latter is `cut`, and only a file without a packet of the stream is refused.
     """
-    with bounds.byte_file(source, name) as (file, size, shown):
-        with bounds.opened(source, name) as (container, _):
-            stream = (bounds.picture_stream if kind == "video" else bounds.sound_stream)(container, shown)
-            streams = [*container.streams.video, *container.streams.audio]
-            tracks = {each.index: StreamTimes(each) for each in streams}
-            for packet in container.demux(streams):
-                if packet.size:
-                    tracks[packet.stream.index].take(packet)
-            track = tracks[stream.index]
-            if not track.packets:
-                what = "picture stream holds no frame" if kind == "video" else "sound stream holds no sample"
-                raise UserError(f"{shown}: its {what}")
-            _check_unfolding(track, kind, size, shown)
+    with bounds.byte_file(source, name) as (file, size, shown), bounds.opened(source, name) as (container, _):
+        stream = (bounds.picture_stream if kind == "video" else bounds.sound_stream)(container, shown)
+        streams = [*container.streams.video, *container.streams.audio]
+        tracks = {each.index: StreamTimes(each) for each in streams}
+        track = tracks[stream.index]
+        lost: str | None = None
+        try:
+            with bounds.guarded(shown):
+                for packet in container.demux(streams):
+                    if packet.size:
+                        tracks[packet.stream.index].take(packet)
+        except UserError as error:
+            if not cut_off:
+                raise
+            lost = str(error)
+        if not track.packets:
+            what = "picture stream holds no frame" if kind == "video" else "sound stream holds no sample"
+            raise UserError(f"{shown}: its {what}")
+        _check_unfolding(track, kind, size, shown)
+        format_name = container.format.name
+        try:
             _check_reached(container, list(tracks.values()), track, shown)
-            format_name = container.format.name
-        with bounds.guarded(shown):
-            _check_structure(file, size, format_name, track, shown)
+            with bounds.guarded(shown):
+                _check_structure(file, size, format_name, track, shown)
+        except UserError as error:
+            if not cut_off:
+                raise
+            lost = str(error)
+    if lost is not None:
+        track.cut = Cut(track.decoded_to, lost)
     return track
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ovi_eval.clips import container as bounds
 from ovi_eval.clips import timing
-from ovi_eval.clips.completeness import check_complete
+from ovi_eval.clips.completeness import Cut, check_complete
 from ovi_eval.clips.frame import Upright
 from ovi_eval.errors import UserError
 
@@ -90,6 +90,9 @@ class PictureStream:
     known before anything is decoded, `tick` the seconds of a tick of the container's clock, to which times are rounded.
     `size` is the height and width of the frames before `transform`.
 
+    With `cut_off` a file that is cut off or damaged is no error: it ends with the last frame before which none is
+    missing, and `cut` says why; of a damage when it has been reached.
+
     Raises UserError naming the file: on entering, where it is unreadable, holds no picture, is cut off (the whole
     file's timestamps are read first, without decoding) or out of bounds; while iterating, where it cannot be decoded
     further.
@@ -101,15 +104,16 @@ class PictureStream:
         *,
         name: str | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        cut_off: bool = False,
     ) -> None:
         self.shown = bounds.shown_name(source, name)
-        self._source, self._name, self._transform = source, name, transform
+        self._source, self._name, self._transform, self._cut_off = source, name, transform, cut_off
         self._times: list[float] = []
         self._last_duration = 0.0
 
     def __enter__(self) -> PictureStream:
-        track = check_complete(self._source, "video", self._name)
-        self.spans = track.seconds
+        track = check_complete(self._source, "video", self._name, self._cut_off)
+        self.spans, self._cut = track.seconds, track.cut
         with ExitStack() as stack:
             container, _ = stack.enter_context(bounds.opened(self._source, self._name))
             self._stream = bounds.picture_stream(container, self.shown)
@@ -141,6 +145,10 @@ class PictureStream:
         return self._times[0]
 
     @property
+    def cut(self) -> str | None:
+        return None if self._cut is None else self._cut.reason
+
+    @property
     def size(self) -> tuple[int, int]:
         return self._upright.size
 
@@ -169,19 +177,32 @@ class PictureStream:
     def _decode(self, container: Any) -> Generator[tuple[float, Tensor]]:
         decoded = container.decode(self._stream)
         while True:
+            frame = self._next(decoded)
+            if frame is None:
+                return
             with bounds.guarded(self.shown):
-                frame = next(decoded, None)
-                if frame is None:
-                    return
                 time = self._time(frame)
                 picture = self._upright(frame, self._stream.sample_aspect_ratio)
                 if self._transform is not None:
                     picture = self._transform(picture)
+            if self._cut and self._times and time >= self._cut.until - self._late:
+                return
             if len(self._times) >= bounds.MAX_FRAMES:
                 raise UserError(f"{self.shown}: has more than {bounds.MAX_FRAMES} frames")
             self._times.append(time)
             self._last_duration = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
             yield time, picture
+
+    def _next(self, decoded: Iterator[Any]) -> Any:
+        """The next frame; None after the last."""
+        try:
+            with bounds.guarded(self.shown):
+                return next(decoded, None)
+        except UserError as error:
+            if not self._cut_off or not self._times:
+                raise
+            self._cut = self._cut or Cut(self._times[-1], str(error))
+            return None
 
     def _time(self, frame: Any) -> float:
         time = frame.time

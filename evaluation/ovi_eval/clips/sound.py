@@ -46,11 +46,13 @@ class Audio:
 
 
 @contextmanager
-def _decoding(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Clock, Any, str, StreamTimes]]:
+def _decoding(
+    source: str | Path | bytes, name: str | None, cut_off: bool = False
+) -> Iterator[tuple[Clock, Any, str, StreamTimes]]:
     """The frames of one file's sound on its clock, the stream, the name of the container's format, and the packets'
     times.
     """
-    times = check_complete(source, "audio", name)
+    times = check_complete(source, "audio", name, cut_off)
     with bounds.opened(source, name) as (container, shown):
         stream = bounds.sound_stream(container, shown)
         with closing(frame for frame in container.decode(stream) if frame.samples) as frames:
@@ -89,6 +91,9 @@ class SoundStream:
     packet does; `filled` is how many seconds of silence stand for lost packets so far. Nothing but what `read` has not
     yet taken is kept.
 
+    With `cut_off` a file that is cut off is no error: its sound ends there, and `cut` says where and why. Sound from
+    `cut.until` on may be damaged.
+
     Raises UserError naming the file: on entering, where it is unreadable, holds no sound, is cut off or out of bounds;
     while reading, where it cannot be decoded further or its clock leaves the bounds.
     """
@@ -100,16 +105,17 @@ class SoundStream:
         *,
         name: str | None = None,
         mono: bool = True,
+        cut_off: bool = False,
     ) -> None:
         self.shown = bounds.shown_name(source, name)
-        self._source, self._name = source, name
+        self._source, self._name, self._cut_off = source, name, cut_off
         self._wanted_rate, self._mono = sample_rate, mono
         self._kept: list[Tensor] = []
 
     def __enter__(self) -> SoundStream:
         with ExitStack() as stack:
-            self._clock, _, _, times = stack.enter_context(_decoding(self._source, self._name))
-            self.ends = times.end or 0.0
+            self._clock, _, _, times = stack.enter_context(_decoding(self._source, self._name, self._cut_off))
+            self.ends, self.cut = times.end or 0.0, times.cut
             self._parts = stack.enter_context(closing(self._decoded()))
             first = next(self._parts, None)
             if first is None:
@@ -170,7 +176,7 @@ class SoundStream:
         frames = iter(self._clock)
         while True:
             with bounds.guarded(self.shown):
-                frame = next(frames, None)
+                frame = self._next(frames)
                 if frame is not None and resample is None:
                     self.sample_rate = int(self._wanted_rate or frame.sample_rate)
                     layout = frame.layout.name
@@ -181,6 +187,15 @@ class SoundStream:
                 yield mixed(wave_CS, part.layout.name) if self._mono else wave_CS
             if frame is None:
                 return
+
+    def _next(self, frames: Iterator[Any]) -> Any:
+        """The next frame; None after the last, and where one that is cut off cannot be decoded."""
+        try:
+            return next(frames, None)
+        except av.FFmpegError:
+            if self.cut is None:
+                raise
+            return None
 
 
 def mixed(wave_CS: Tensor, layout: str) -> Tensor:

@@ -110,6 +110,8 @@ def test_scenes_bars_and_files_that_are_none(built: Any) -> None:
     assert rows["bars-000"]["facts"]["source_size"] == [SIDE + 32, SIDE]
     assert set(made.failed) == {"short.mp4", "cut_off.mp4", "no_video.mp4"}
     assert "lasts 0.50 s; a clip needs 1.00 s" in made.failed["short.mp4"]
+    assert "is cut off or damaged" in made.failed["cut_off.mp4"]
+    assert [key for key in rows if key.startswith("cut_off")] == ["cut_off-000"]
     assert made.clips == len(rows)
 
 

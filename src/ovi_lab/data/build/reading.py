@@ -36,12 +36,14 @@ class Survey:
     """What the first pass over a file finds.
 
     `scenes`: begin and end of each in seconds after the first frame. `box`: rows and columns within the black bars.
-    `late`: how far a frame's time may lie after the moment at which it is seen.
+    `late`: how far a frame's time may lie after the moment at which it is seen. `cut`: why this is not the whole file,
+    where it is cut off.
     """
 
     scenes: list[tuple[float, float]]
     box: tuple[slice, slice]
     late: float
+    cut: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,7 +60,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def survey(file: Path, detector: str = "content") -> Survey:
-    """Scenes by a detector of `ovi_lab.data.build.scenes`, and black bars."""
+    """Scenes by a detector of `ovi_lab.data.build.scenes`, and black bars; of a file that is cut off up to there."""
     find_changes, _ = DETECTORS[detector]
     lightest_HW = torch.zeros((), dtype=torch.uint8)
 
@@ -68,17 +70,18 @@ def survey(file: Path, detector: str = "content") -> Survey:
             lightest_HW = torch.maximum(light_HW, lightest_HW)
             yield small_HWC
 
-    with bad_sample(), PictureStream(file, name="its picture", transform=_seen) as picture:
+    with bad_sample(), PictureStream(file, name="its picture", transform=_seen, cut_off=True) as picture:
         changes = find_changes(small(picture))
         times = (picture.times_T - picture.start).tolist()
         length = picture.end - picture.start
         tick, fps, size = picture.tick, picture.fps, picture.size
+        cut = picture.cut
     found = scenes(times, length, changes)
     steps = np.diff(times) if len(times) > 1 else np.zeros(0)
     uneven = bool(len(steps)) and float(np.ptp(steps)) > 0.5 / max(fps, 1.0)
     late = max(LATE, 1.5 * tick) if tick <= COARSEST_TICK else LATE
     facts = {"source_fps": fps, "source_size": list(size), "variable_rate": uneven, "scenes": len(found)}
-    return Survey(found, within_bars(lightest_HW), late, facts)
+    return Survey(found, within_bars(lightest_HW), late, cut, facts)
 
 
 def _seen(frame_HWC: Tensor) -> Any:
@@ -112,7 +115,8 @@ def clips_of(file: Path, name: str, base: str, form: ClipForm) -> Iterator[Candi
         base: of the clips' keys, `<base>-000`, ….
         form: of the clips.
 
-    Raises BadSampleError where it holds none, or cannot be decoded further.
+    Raises BadSampleError where it holds none, or cannot be decoded further; after the clips that lie wholly before a
+    place where it is cut off.
     """
     picture, sound = has_parts(file)
     if form.frames is None:
@@ -131,9 +135,8 @@ def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) ->
     frames = form.frames or 1
     if not starts:
         longest = max(end - begin for begin, end in found.scenes)
-        raise BadSampleError(
-            f"its longest scene lasts {longest:.2f} s; a clip needs {frames / form.fps:.2f} s"
-        )
+        short = f"its longest scene lasts {longest:.2f} s; a clip needs {frames / form.fps:.2f} s"
+        raise BadSampleError(f"{found.cut}; before that {short}" if found.cut else short)
     box = found.box if form.crop_bars else (slice(None), slice(None))
     height, width = (
         len(range(*part.indices(n))) for part, n in zip(box, found.facts["source_size"], strict=True)
@@ -144,13 +147,17 @@ def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) ->
     with ExitStack() as stack:
         stack.enter_context(bad_sample())
         transform = lambda frame: fit_frame(frame[box], *size)  # noqa: E731
-        picture = stack.enter_context(PictureStream(file, name="its picture", transform=transform))
-        sounds = []
+        picture = stack.enter_context(
+            PictureStream(file, name="its picture", transform=transform, cut_off=True)
+        )
+        cut, whole_s, sounds = found.cut, math.inf, []
         if has_sound:
             for rate in (form.sample_rate, None):
-                stream = stack.enter_context(SoundStream(file, name="its sound"))
+                stream = stack.enter_context(SoundStream(file, name="its sound", cut_off=True))
                 sounds.append(CutSound(stream, rate or stream.sample_rate, picture.start))
             native_rate = stream.sample_rate
+            if stream.cut is not None:
+                cut, whole_s = cut or stream.cut.reason, stream.cut.until - picture.start
         held_THWC = torch.zeros(0)
         held = number = 0
         for place, (known, frame) in enumerate(seen_at(picture, form.fps, found.late)):
@@ -173,12 +180,16 @@ def _films(file: Path, name: str, base: str, form: ClipForm, has_sound: bool) ->
                 f"{base}-{number:03d}", name, first / form.fps, held_THWC, form.fps, None, form.sample_rate
             )
             own = {**scores, "scene_seconds": scene_seconds, "seconds": clip.seconds, "silent_padding": None}
+            if clip.start_s + clip.seconds > whole_s:
+                break
             if has_sound:
                 own["silent_padding"] = _add_sound(clip, sounds, native_rate, first / form.fps)
             clip.facts = {**facts, "scores": own}
             held, number = 0, number + 1
             yield clip
             del clip, held_THWC  # before the next clip's frames are there
+    if cut is not None:
+        raise BadSampleError(cut)
 
 
 def _add_sound(clip: Candidate, sounds: list[CutSound], native_rate: int, start_s: float) -> float:
@@ -199,14 +210,17 @@ def _sounds(file: Path, name: str, base: str, form: ClipForm) -> Iterator[Candid
         stack.enter_context(bad_sample())
         sounds = []
         for rate in (form.sample_rate, None):
-            stream = stack.enter_context(SoundStream(file, name="its sound"))
+            stream = stack.enter_context(SoundStream(file, name="its sound", cut_off=True))
             sounds.append(CutSound(stream, rate or stream.sample_rate, stream.start))
-        native_rate, number = stream.sample_rate, 0
+        native_rate, number, cut = stream.sample_rate, 0, stream.cut
+        whole_s = cut.until - stream.start if cut else 0.0
         longest = round(form.max_seconds * form.sample_rate)
         while form.clips_per_scene is None or number < form.clips_per_scene:
             start_s = number * form.max_seconds
             wave_S, _, after = sounds[0].window(round(start_s * form.sample_rate), longest)
             wave_S = wave_S[: longest - after]
+            if cut is not None:
+                wave_S = wave_S[: max(0, round((whole_s - start_s) * form.sample_rate))]
             seconds = len(wave_S) / form.sample_rate
             if seconds < form.min_seconds - 0.5 / form.sample_rate:
                 break
@@ -217,5 +231,7 @@ def _sounds(file: Path, name: str, base: str, form: ClipForm) -> Iterator[Candid
             clip.facts = {"source_rate": native_rate, "scores": {**scores, "silent_padding": 0.0}}
             yield clip
             number += 1
+    if cut is not None:
+        raise BadSampleError(cut.reason)
     if not number:
         raise BadSampleError(f"its sound lasts {seconds:.2f} s; a clip needs {form.min_seconds:.2f} s")
