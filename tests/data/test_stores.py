@@ -6,12 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from helpers.latent_shards import first, write_latents
-from helpers.object_store import ObjectStore, object_store
-from ovi_lab.data import clip_list, shard_files, stores
+from helpers.object_store import ObjectStore, s3_store
+from ovi_lab.data import clip_list, shard_files
 from ovi_lab.data.dataset import ClipDataset
 from ovi_lab.data.index import index_path, read_index
 from ovi_lab.data.loading import ClipLoader
@@ -42,11 +41,7 @@ def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         "XDG_CACHE_HOME": str(tmp_path / "user"),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
-    with object_store() as server:
-        reached = {"endpoint_url": server.url, "key": "id", "secret": "secret"}
-        monkeypatch.setitem(fsspec.config.conf, "s3", reached)
-        server.objects = {f"x/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())}
+    with s3_store(folder, "x", monkeypatch) as server:
         yield server
 
 

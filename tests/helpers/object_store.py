@@ -8,9 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import fsspec
+import pytest
+
 from helpers.serving import serving
+from ovi_lab.data import stores
 
 LIST = (
     '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
@@ -50,9 +55,13 @@ class ObjectStore(ThreadingHTTPServer):
 
 
 @contextmanager
-def object_store() -> Iterator[ObjectStore]:
-    """A store that is served until the block ends."""
+def s3_store(folder: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """The files of a folder below `s3://b/PREFIX/`, in a store that fsspec reaches, and is asked again at once."""
+    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
     with serving(ObjectStore()) as server:
+        reached = {"endpoint_url": server.url, "key": "id", "secret": "secret"}
+        monkeypatch.setitem(fsspec.config.conf, "s3", reached)
+        server.objects = {f"{prefix}/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())}
         yield server
 
 

@@ -53,3 +53,13 @@ def digests(out: Path) -> dict[str, str]:
     """sha256 of the files that a build has made, without its work folder."""
     files = [path for path in sorted(out.iterdir()) if path.is_file()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def unnamed(printed: str, gone: str, found: str) -> list[str]:
+    """What `ovi-data check` should print of a shard that was renamed, and does not."""
+    lines = (
+        f"manifest.json: {gone}: the shard is missing",
+        f"SHA256SUMS: {gone}: is missing",
+        f"manifest.json: {found}: the shard is not of this build; remove it",
+    )
+    return [line for line in lines if line not in printed]

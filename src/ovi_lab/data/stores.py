@@ -264,6 +264,11 @@ def put(path: Path, shard: RemoteShard) -> None:
     retried(shard, lambda: filesystem(shard).put_file(str(path), shard.url), "written", _SAME)
 
 
+def write_object(shard: RemoteShard, data: bytes) -> None:
+    """Write a small object. Raises as `retried`."""
+    retried(shard, lambda: filesystem(shard).pipe_file(shard.url, data), "written", _SAME)
+
+
 def remove(shard: RemoteShard) -> None:
     """Remove an object, where there is one. Raises as `retried`."""
     with suppress(FileNotFoundError):

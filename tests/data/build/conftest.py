@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from helpers.object_store import ObjectStore, object_store
+from helpers.object_store import ObjectStore, s3_store
 from helpers.small_videos import RECIPE, digests, moving, write
-from ovi_lab.data import stores
+from ovi_lab.data.build import store_lock
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.recipe import Recipe, read_recipe
 
@@ -36,14 +35,15 @@ def once(videos: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
     return digests(out)
 
 
+@pytest.fixture(autouse=True)
+def locks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_lock, "SETTLE_S", 0.0)
+
+
 @pytest.fixture
 def store(videos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """The small videos with their texts, in a store without patience."""
     pytest.importorskip("s3fs")
     monkeypatch.setenv("OVI_DATA_RETRIES", "1")
-    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
-    with object_store() as server:
-        reached = {"endpoint_url": server.url, "key": "id", "secret": "secret"}
-        monkeypatch.setitem(fsspec.config.conf, "s3", reached)
-        server.objects = {f"videos/{file.name}": file.read_bytes() for file in sorted(videos.iterdir())}
+    with s3_store(videos, "videos", monkeypatch) as server:
         yield server

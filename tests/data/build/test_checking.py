@@ -14,7 +14,7 @@ import torch
 
 from helpers.forks import warm_process
 from helpers.latent_shards import write_shard
-from helpers.small_videos import RATE, RECIPE, moving, noise, write
+from helpers.small_videos import RATE, RECIPE, moving, noise, unnamed, write
 from ovi_lab.data.build.build import BuildOptions, build
 from ovi_lab.data.build.checking.check import check
 from ovi_lab.data.build.recipe import read_recipe
@@ -78,11 +78,9 @@ def test_changes_to_a_build_are_named(shards: Path, ovi_data: Callable[..., str]
     printed = ovi_data("check", shards, code=1)
     assert "clips.jsonl: v0-000: caption, source, start or scores are others in train-00000.tar" in printed
     assert "train-00001.tar: v1-000: its picture lasts 1.000 s, by its record 2.000 s" in printed
-    assert "manifest.json: train-00002.tar: the shard is missing" in printed
+    assert not unnamed(printed, "train-00002.tar", "train-00007.tar")
     assert "clips.jsonl: v2-000: it is not in train-00002.tar, where it should be" in printed
-    assert "manifest.json: train-00007.tar: the shard is not of this build; remove it" in printed
     assert "SHA256SUMS: train-00000.tar: has another sha256" in printed
-    assert "SHA256SUMS: train-00002.tar: is missing" in printed
     assert "SHA256SUMS: train-00007.tar: is not listed" in printed
 
 

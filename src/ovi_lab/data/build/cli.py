@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def _build(arguments: argparse.Namespace) -> None:
     from ovi_lab.data.build.items import WORK
     from ovi_lab.data.build.recipe import load_recipe
     from ovi_lab.data.build.remote import upload, work_folder
+    from ovi_lab.data.build.store_lock import alone_at
     from ovi_lab.data.stores import RemoteShard, is_remote
 
     folder = RemoteShard(arguments.folder) if is_remote(arguments.folder) else Path(arguments.folder)
@@ -83,9 +85,13 @@ def _build(arguments: argparse.Namespace) -> None:
     given = GivenScores() if arguments.scores is None else GivenScores.read(arguments.scores)
     recipe = load_recipe(arguments.recipe, given.numbers)
     options = BuildOptions(arguments.workers, arguments.engine, arguments.rescore, arguments.skip_missing)
-    built, skipped = build(folder, out, recipe, options, arguments.captions, given)
+    copied = None
+    with ExitStack() as stack:
+        lock = None if address is None else stack.enter_context(alone_at(address))
+        built, skipped = build(folder, out, recipe, options, arguments.captions, given)
+        if lock is not None:
+            copied = upload(out, out / WORK, lock.address, check=lock.check)
     kept = sum(built.kept.values())
-    copied = None if address is None else upload(out, out / WORK, address)
     rows = [
         ("files", f"{built.sources}, {len(built.failed)} not usable to their end"),
         ("clips", f"{built.clips}, {kept} kept, {built.seconds / 60:.1f} min"),

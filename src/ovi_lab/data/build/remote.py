@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -102,13 +102,20 @@ def refuse_other(address: RemoteShard, work: Path) -> None:
         )
 
 
-def upload(out: Path, work: Path, address: RemoteShard, quiet: bool = False) -> int:
+def upload(
+    out: Path,
+    work: Path,
+    address: RemoteShard,
+    quiet: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> int:
     """Copy a finished build to a store, and remove there what is of an earlier one. Returns how many files were copied.
 
     Files that lie there already, by the record of an earlier copy and by their sizes, are not copied again.
 
     Raises:
-        UserError: the store refuses or does not answer; the same command goes on.
+        UserError: the store refuses or does not answer; the same command goes on. What `check` raises, which is called
+            before each file is written.
     """
     lines = [line.split("  ", 1) for line in (out / SUMS).read_text().splitlines()]
     sums = {name: sha for sha, name in lines}
@@ -128,11 +135,13 @@ def upload(out: Path, work: Path, address: RemoteShard, quiet: bool = False) -> 
         return 0
     lies -= {MANIFEST, SUMS}
     order = sorted(sums.keys() - lies, key=turn)
+    check()
     # an index lies beside its own shard alone, manifest and sums beside a whole build
     for name in [*stale, *(name for name in order if not name.endswith(".tar"))]:
         remove(below(address, name))
     done = {name: sums[name] for name in lies}
     for name in progress(order, "copying", len(order), not quiet):
+        check()
         put(out / name, below(address, name))
         done[name] = sums[name]
         write_whole(record, json.dumps({"address": str(address), "files": done}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +82,14 @@ def _captions(arguments: argparse.Namespace) -> int:
 
     from ovi_lab.data.build.captioning.assembled import taken_up
     from ovi_lab.data.build.remote import refuse_other, work_folder
+    from ovi_lab.data.build.store_lock import alone_at
 
     arguments.folder, arguments.address = work_folder(arguments.shards, arguments.work)
-    with taken_up(arguments.folder) as assembly:
+    with ExitStack() as stack:
+        assembly = stack.enter_context(taken_up(arguments.folder))
         if arguments.address is not None and not arguments.export:
             refuse_other(arguments.address, assembly.folder.work)
+            arguments.lock = stack.enter_context(alone_at(arguments.address))
         if arguments.export:
             return _export(arguments, assembly)
         if arguments.ask:
@@ -165,8 +169,10 @@ def _written(arguments: argparse.Namespace, assembly: Assembly, rows: list[tuple
     """Writes the shards again, copies them to their address where they have one, and says what is in them."""
     from ovi_lab.data.build.remote import upload
 
-    built, address = assembly.write(), arguments.address
-    copied = None if address is None else upload(assembly.folder.path, assembly.folder.work, address)
+    built, address, copied = assembly.write(), arguments.address, None
+    if address is not None:
+        folder = assembly.folder
+        copied = upload(folder.path, folder.work, address, check=arguments.lock.check)
     kept = sum(built.kept.values())
     without = built.captions["none"]
     rows += [
