@@ -72,6 +72,8 @@ def test_what_a_user_sees(
     store.objects[LOCK] = written(other())
     words = ("captions", "s3://b/shards", "--work", tmp_path / "work", "--sound-tag", "Audio")
     assert "process 4242 on node7 is building" in ovi_data(*words, code=2)
+    store.objects[LOCK] = written(other(pid=10**30, machine=store_lock._machine()))
+    assert "on node7 is building" in ovi_data(*words, code=2)
     store.objects[LOCK] = b"mine"
     assert "s3://b/shards/ovi-data.lock is no lock of a build; remove it" in ovi_data(*words, code=2)
     assert store.objects[LOCK] == b"mine"

@@ -26,7 +26,7 @@ from ovi_lab.errors import UserError
 
 NAME = "ovi-data.lock"
 SETTLE_S = 1.0
-REFRESH_S = 30.0
+REFRESH_S = 100.0  # on a store with a history, such as hf://, each is a commit
 STALE_S = 300.0
 """Seconds after which a lock that was not refreshed counts as left by a build that was killed."""
 _MOST = 2**16
@@ -56,7 +56,7 @@ class Holder:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:
+        except (OSError, OverflowError):
             return False
         return False
 
@@ -112,7 +112,7 @@ class StoreLock:
         try:
             plain = parse_json(data, NAME)
             return Holder(**{kind: made(plain[kind]) for kind, made in _FIELDS.items()})
-        except (UserError, KeyError, TypeError, ValueError) as error:
+        except (UserError, LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise UserError(
                 f"{shown(self.object)} is no lock of a build; remove it, or name another address"
             ) from error
@@ -140,9 +140,8 @@ def alone_at(address: RemoteShard) -> Iterator[StoreLock]:
 
     def refreshing() -> None:
         while not ended.wait(REFRESH_S):
-            with suppress(
-                UserError
-            ):  # a store that does not answer for a while; the build's own requests tell it
+            # where the store does not answer for a while, the build's own requests tell it
+            with suppress(UserError):
                 lock.refresh()
 
     thread = threading.Thread(target=refreshing, name="store lock", daemon=True)
@@ -151,7 +150,7 @@ def alone_at(address: RemoteShard) -> Iterator[StoreLock]:
         yield lock
     finally:
         ended.set()
-        thread.join()
+        thread.join(10)
         with suppress(UserError):  # what ended the block is told; the lock of an ended process is taken over
             lock.release()
 
