@@ -48,7 +48,7 @@ def test_every_experiment_runs_two_steps(experiment, made_run, composed):
         assert {f"{world}/onset_f1", f"{world}/agreement_full", f"{world}/sync_c"} <= results[
             "metrics"
         ].keys()
-        own = {"ball": "ball/frechet_video", "mouth": "mouth/syllable_error_heard"}
+        own = {"ball": "ball/frechet_video", "mouth": "mouth/ser_heard"}
         assert {key for key in own.values() if key in results["metrics"]} == {own[world]}
         assert len(list((run / "clips").glob("*.mp4"))) == 1
 

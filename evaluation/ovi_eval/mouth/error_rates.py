@@ -22,11 +22,11 @@ class SyllableErrors(ItemMean):
     Clips whose captions name no syllable have no value.
     """
 
-    name = "mouth/syllable_errors"
+    name = "mouth/error_rates"
     values = (
-        ValueSpec("mouth/syllable_error_heard", "lower"),
-        ValueSpec("mouth/vowel_error_heard", "lower"),
-        ValueSpec("mouth/vowel_error_seen", "lower"),
+        ValueSpec("mouth/ser_heard", "lower"),
+        ValueSpec("mouth/ver_heard", "lower"),
+        ValueSpec("mouth/ver_seen", "lower"),
     )
     extractor = MouthEvents
 

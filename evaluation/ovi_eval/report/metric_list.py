@@ -17,8 +17,11 @@ COMPARES = {"alone": "", "pairs": "reference, by id", "sets": "reference"}
 def show_metrics() -> None:
     """Prints every metric with what it gives and needs, and how to get what is not here."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    keys = [spec.key for metric in METRICS.values() for spec in metric.values]
+    # Names that are typed are never broken, and the last column is not squeezed away.
+    least = {"metric": max(map(len, METRICS)), "value": max(map(len, keys)), "here": 4}
     for head in ("metric", "value", "best", "unit", "version", "compares with", "here"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", min_width=least.get(head))
     lacking: dict[Need, list[str]] = {}
     for name, metric in METRICS.items():
         absent = [need for need in metric.extractor.needs if missing(need)]

@@ -18,7 +18,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             *("mouth/onset_offset_ms", "mouth/sync_d", "mouth/sync_d0", "mouth/sync_shift_ms"),
-            *("mouth/syllable_error_heard", "mouth/vowel_error_heard", "mouth/vowel_error_seen"),
+            *("mouth/ser_heard", "mouth/ver_heard", "mouth/ver_seen"),
             *("mouth/lip_error_full", "mouth/lip_error_vague"),
         ),
         _NOT_NEGATIVE,

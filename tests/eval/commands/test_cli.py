@@ -111,6 +111,8 @@ def test_metrics_are_listed_with_direction_version_and_needs(capsys):
         for spec in metric.values:
             assert spec.key in out
     assert max(map(len, out.splitlines())) <= 100
+    heads = out.splitlines()[1].split()
+    assert heads[:4] + heads[-1:] == ["metric", "value", "best", "unit", "here"]
 
 
 def test_metrics_say_what_is_lacking_and_where_to_get_it(tmp_path, capsys, monkeypatch):
