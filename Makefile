@@ -1,5 +1,5 @@
 # Commands: `make ablation`, `make mouth`, `make stages`, `make three-tasks`, `make sync-filter`, `make solver`, `make guidance`,
-# `make studies`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
+# `make sync-metrics`, `make studies`, `make test`, `make test-fast`, `make site`. All make .venv and install what they need.
 # Options: ARGS="trainer.max_steps=100 name=short" for a study, ARGS="seed=0,1,2" for the stages,
 # ARGS=quick for all studies in small against their record,
 # PYTEST="-k rope" and WORKERS=1 for the tests, which share two processes unless told otherwise; PYTHONS="3.12 3.13" for
@@ -11,7 +11,7 @@ PYTEST ?=
 WORKERS ?= 2
 PYTHONS ?=
 
-.PHONY: ablation mouth stages three-tasks sync-filter solver guidance studies test types suite test-fast test-pythons site install clean
+.PHONY: ablation mouth stages three-tasks sync-filter solver guidance sync-metrics studies test types suite test-fast test-pythons site install clean
 .DEFAULT_GOAL := ablation
 
 install: $(VENV)/.installed
@@ -52,6 +52,9 @@ solver: install
 
 guidance: install
 	$(BIN)/python -m ovi_lab.train experiment=guidance $(ARGS)
+
+sync-metrics: install
+	$(BIN)/python -m ovi_lab.sync_metrics $(ARGS)
 
 studies: install
 	$(BIN)/python scripts/studies.py $(ARGS)

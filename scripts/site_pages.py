@@ -29,6 +29,7 @@ COMMANDS = {
     "ovi-plan": ["ovi_lab.plan"],
     "ovi-rehearse": ["ovi_lab.rehearse"],
     "ovi-stages": ["ovi_lab.stages"],
+    "ovi-sync-metrics": ["ovi_lab.sync_metrics"],
     "ovi-doctor": ["ovi_lab.doctor"],
     "ovi-small": ["ovi_lab.sampling.small_ovi"],
     "ovi-attention": ["ovi_lab.sampling.attention_map"],

@@ -26,7 +26,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
 QUICK = EXPERIMENTS / "quick.json"
-MODULES = {"ovi-train": "ovi_lab.train", "ovi-stages": "ovi_lab.stages"}
+MODULES = {
+    "ovi-train": "ovi_lab.train",
+    "ovi-stages": "ovi_lab.stages",
+    "ovi-sync-metrics": "ovi_lab.sync_metrics",
+}
 SMALL = (
     "debug=fast",
     "trainer.max_steps=4",
@@ -109,7 +113,7 @@ def quick(names: Sequence[str], record: bool) -> list[str]:
         folder = Path(place)
         for name in names:
             study = studies()[name]
-            if run(study, [*SMALL, *study["quick"]], folder):
+            if run(study, [*(SMALL if study.get("trains", True) else ()), *study["quick"]], folder):
                 bad.append(f"{name}: the command has failed")
                 continue
             board = results(name, study, folder)

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"ovi_lab": ROOT / "src", "ovi_eval": ROOT / "evaluation"}
 ORDER = {
-    "ovi_lab": "cli demo train sample plan rehearse doctor stages api sweeps rehearsal runs callbacks tasks export "
-    "planning sampling data strategies checkpoints adapters flow text codecs models optim weights common errors",
+    "ovi_lab": "cli demo train sample plan rehearse doctor stages sync_metrics api sweeps rehearsal runs callbacks "
+    "tasks export planning sampling data strategies checkpoints adapters flow text codecs models optim weights "
+    "common errors",
     "ovi_eval": "cli api commands report scoring ranking registry check mouth ball metrics faces backbones results "
     "clips stats common errors",
 }

@@ -18,6 +18,10 @@ COMMANDS = {
     "data": ("ovi_lab.data.cli", "clips: make, pack, inspect, encode"),
     "export": ("ovi_lab.export.cli", "a checkpoint in the released layout or ComfyUI's"),
     "stages": ("ovi_lab.stages.__main__", "the paper's three training stages at the smallest size"),
+    "sync-metrics": (
+        "ovi_lab.sync_metrics.__main__",
+        "which fault each sync metric sees, where the truth is known",
+    ),
     "attention": ("ovi_lab.sampling.attention_map", "what each tower looks at in the other, as a picture"),
     "demo": ("ovi_lab.demo", "a page on this machine where a model is sampled by hand"),
     "small": ("ovi_lab.sampling.small_ovi", "a whole Ovi of random weights, a few megabytes"),

@@ -19,6 +19,7 @@ from ovi_lab.data import cli as data_cli
 from ovi_lab.export import cli as export_cli
 from ovi_lab.sampling import attention_map
 from ovi_lab.stages import __main__ as stages
+from ovi_lab.sync_metrics import __main__ as sync_metrics
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 HEAVY = {"torch", "lightning", "transformers", "hydra", "omegaconf", "numpy", "scipy", "pydantic"}
@@ -67,6 +68,7 @@ def test_help_of_a_command_of_hydras_names_hydras_flags():
 
 PARSERS = {"ovi-data": data_cli._parser, "ovi-export": export_cli._parser, "ovi-eval": eval_cli._parser}
 PARSERS |= {"ovi-attention": attention_map._parser, "ovi-doctor": doctor._parser, "ovi-demo": demo._parser}
+PARSERS |= {"ovi-sync-metrics": sync_metrics._parser}
 
 
 def every_parser():
