@@ -140,11 +140,13 @@ def test_what_each_stage_shards() -> None:
     assert (within["weights"], within["optimiser state"], within["gradients"]) == (4 * 500, 8 * 300, 4 * 300)
     copied = parts(Sharding("zero", 3, bucket=0, within=2), 4).backward
     assert (copied["weights"], copied["optimiser state"]) == (2 * (250 + 500), 12 * 150)
-    for name, held in (("fsdp2", "gathered parameters"), ("zero", "weights")):
-        plain, kept = (
-            parts(Sharding(name, 3, bucket=0, kept=k), 4, of_tower={"audio": 300}) for k in (None, "audio")
-        )
-        assert kept.backward[held] == plain.backward[held] + 2 * 300
+    # what stays gathered is no part of the pairs that come and go
+    for name, held, less in (("fsdp2", "gathered parameters", 2 * 20), ("zero", "weights", 0)):
+        tower: Any = {"of_tower": {"audio": 300}, "block_of": {"audio": (20, 12)}}
+        plain, kept = (parts(Sharding(name, 3, bucket=0, kept=k), 4, **tower) for k in (None, "audio"))
+        assert kept.backward[held] == plain.backward[held] + 2 * (300 - less)
+        if name == "fsdp2":
+            assert kept.backward["communication buffers"] == (2 + 4) * (30 - 12)
     # gradients of one pair of blocks, and in float32 those of the pair before
     assert sharded["communication buffers"] == (2 + 4) * 30
     # which are reduced when that pair's activations are gone

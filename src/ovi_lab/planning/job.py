@@ -19,6 +19,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import Modality
 from ovi_lab.models.recomputation import AUTO
+from ovi_lab.models.tower import Tower
 from ovi_lab.optim import parameter_groups
 from ovi_lab.optim.freezing import FreezeRule
 from ovi_lab.planning.activations import META
@@ -168,6 +169,7 @@ class TrainingJob:
                 m: sum(p.numel() for block in model.tower(m).each_block() for p in block.parameters())
                 for m in model.tower_configs
             },
+            block_of={m: _largest_block(model.tower(m)) for m in model.tower_configs},
             encoder_bytes=self.text.weights,
         )
 
@@ -224,6 +226,15 @@ class TrainingJob:
         if wanted is not None:
             accumulate = accumulated_batches(int(wanted), places, micro)
         return GlobalBatch(micro, accumulate, places)
+
+
+def _largest_block(tower: Tower) -> tuple[int, int]:
+    """Values of a tower's largest block, and of the one with most that are trained."""
+    blocks = [list(block.parameters()) for block in tower.each_block()]
+    return (
+        max(sum(p.numel() for p in block) for block in blocks),
+        max(sum(p.numel() for p in block if p.requires_grad) for block in blocks),
+    )
 
 
 def accumulated_batches(global_batch: int, places: int, batch_size: int) -> int:

@@ -38,6 +38,8 @@ class Counts:
     """Bytes of a frozen value where what is trained has 4."""
     of_tower: Mapping[str, int] = field(default_factory=dict)
     """Values in the blocks of each tower."""
+    block_of: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Values, and trained ones, of the largest block of each tower."""
     encoder_bytes: int = 0
     """Bytes of a frozen text encoder that runs in the training process."""
 
@@ -149,6 +151,7 @@ def _some(parts: Parts) -> Parts:
 
 def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu: bool) -> tuple[int, int]:
     """Bytes between passes, and of what is gathered during one."""
+    apart = counts.block_of[sharding.kept][0] if sharding.kept else 0
     size, network = types.weights.itemsize, types.network.itemsize
     if sharding.stage < 3:
         return size * counts.trained + min(size, counts.frozen_size) * (counts.total - counts.trained), 0
@@ -163,7 +166,7 @@ def _weights(counts: Counts, sharding: Sharding, types: Types, gpus: int, on_cpu
     if not sharding.reshard:
         return own, network * counts.total
     # the root unit stays gathered; of the others the next comes while one works
-    return own, network * (counts.outside + 2 * counts.largest_unit) + kept
+    return own, network * (counts.outside + 2 * (counts.largest_unit - apart)) + kept
 
 
 def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off: bool) -> int:
@@ -178,9 +181,10 @@ def _gradients(counts: Counts, sharding: Sharding, types: Types, gpus: int, off:
 def _buffers(counts: Counts, work: PassMemory, sharding: Sharding, types: Types, on_cpu: bool) -> int:
     """Bytes through which gradients are reduced."""
     if sharding.name == "fsdp2":
-        # gradients of a unit; and in float32 those of the unit before, which are reduced while its activations are gone
-        reduced = max(0, FP32 * counts.unit_trained - work.block)
-        return types.network.itemsize * counts.unit_trained + reduced
+        # gradients of a unit, of which a tower that stays gathered is no part; and in float32 those of the unit before,
+        # which are reduced while its activations are gone
+        trained = counts.unit_trained - (counts.block_of[sharding.kept][1] if sharding.kept else 0)
+        return types.network.itemsize * trained + max(0, FP32 * trained - work.block)
     if sharding.name != "zero":
         return 0  # DDP's buckets are the gradients (gradient_as_bucket_view)
     bucket = _bucket(sharding, on_cpu)
