@@ -51,8 +51,10 @@ def test_every_number_of_the_table_is_in_the_record(row):
     board = RECORDED[study]
     if number:
         evidence = board["findings"][number - 1]["evidence"]
-        values = [v for e in evidence for v in (e["a"], e["b"], e["difference"], *(e["interval"] or ()))]
-        values += [e["margin"] for e in evidence]
+        trends, others = ([e for e in evidence if ("trend" in e) == kind] for kind in (True, False))
+        values = [v for e in others for v in (e["a"], e["b"], e["difference"])]
+        values += [v for e in trends for v in (*e["means"], e["slope"])]
+        values += [v for e in evidence for v in (*(e["interval"] or ()), e["margin"])]
     else:
         values = [cell["value"] for arm in board["arms"] for cell in arm["metrics"].values()]
     named = re.findall(r"[−-]?\d+\.\d+", measured)
