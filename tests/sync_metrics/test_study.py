@@ -68,6 +68,14 @@ def test_clips_without_a_value_count_nowhere():
     assert smallest(found).endswith(" †")
 
 
+def test_how_far_a_fault_takes_a_metric_is_a_share_of_the_way_to_another_clips_sound():
+    noise = np.random.default_rng(0).normal(size=48)
+    floor = sensitivity(measured([noise, noise + 2, noise + 8]))
+    some = sensitivity(measured([noise, noise + 1, noise + 2]))
+    assert some.extent(floor) == pytest.approx(0.25)
+    assert some.extent(sensitivity(measured([noise, noise, noise]))) is None
+
+
 def test_contradictions_are_pairs_that_one_ranks_rightly_and_the_other_wrongly():
     noise = np.random.default_rng(0).normal(size=30)
     seeds = [0] * 15 + [1] * 15

@@ -61,6 +61,16 @@ class Sensitivity:
         found = zip(self.measured.sizes, self.independent, strict=True)
         return [size for size, share in found if share <= 1 - SURE]
 
+    def extent(self, floor: Sensitivity) -> float | None:
+        """How far the largest size moves the mean, as a share of how far the largest size of `floor` does.
+
+        None where that one is not seen.
+        """
+        if floor.independent[-1] < SURE:
+            return None
+        moved, whole = (np.nanmean(a.measured.worse[[0, -1]], axis=1) for a in (self, floor))
+        return float((moved[1] - moved[0]) / (whole[1] - whole[0]))
+
     @property
     def blind(self) -> bool:
         """No size is seen, with independent sets."""

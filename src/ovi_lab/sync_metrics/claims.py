@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ovi_eval.common.provenance import configuration_hash
+from ovi_eval.common.provenance import configuration_hash, facts
 from ovi_eval.results.files import ClipScores, MetricValue, RunResults
 from ovi_lab.sync_metrics.analysis import OrderedSets, Sensitivity
 from ovi_lab.sync_metrics.measuring import Asked, Measurements, code
@@ -111,6 +111,7 @@ def write_runs(
         },
         "codec": asked.codec,
     }
+    provenance = {**facts(), "git": code()}
     folders = []
     for judge in judges:
         own = [answer for answer in answers if answer.measured.judge.name == judge]
@@ -130,7 +131,7 @@ def write_runs(
                 seed=seed,
                 clips=clips,
                 config_hash=configuration_hash({**options, "metric": judge, "seed": seed})[:12],
-                provenance={"git": code()},
+                provenance=provenance,
             )
             folder = asked.folder / "metrics" / judge / f"seed_{seed}"
             results.write(folder)

@@ -13,6 +13,8 @@ from ovi_lab.sync_metrics.faults import Fault
 from ovi_lab.sync_metrics.measuring import Measurements
 
 MOST_CONTRADICTIONS = 8
+FLOOR = "other_as_many"
+"""The fault whose largest size is the far end of a metric's way."""
 COVERED = 0.9
 """Below this share of clips with a value, a cell is marked."""
 
@@ -111,6 +113,32 @@ def correlation_table(answers: Sequence[Sensitivity], world: str) -> Table:
     )
 
 
+def extent_table(answers: Sequence[Sensitivity], world: str) -> Table | None:
+    """How far each metric falls at a fault's largest size, of the way that another clip's sound makes it fall.
+
+    None where that fault was not planted.
+    """
+    judges, faults = of_world(answers, world)
+    if FLOOR not in [fault.name for fault in faults]:
+        return None
+    grid = _grid(answers, world)
+
+    def cell(answer: Sensitivity, floor: Sensitivity) -> str:
+        share = answer.extent(floor)
+        return "–" if share is None else format_number(share, 2)
+
+    return Table(
+        f"{world}: how far the largest fault takes it",
+        "The set's mean at the largest size, as a share of the way from the clean clips (0) to clips with the sound of "
+        "another one that has as many events (1). –: the metric does not tell these two apart.",
+        ("metric", *(f"{words(fault.name)}, {fault.sizes[-1]:g} {fault.unit}" for fault in faults)),
+        tuple(
+            (f"`{judge}`", *(cell(grid[judge, fault.name], grid[judge, FLOOR]) for fault in faults))
+            for judge in judges
+        ),
+    )
+
+
 def order_table(orders: Sequence[OrderedSets], world: str) -> Table:
     """How often each metric puts two sets with moved events into the order of the truth."""
     total = len(orders[0].pairs) if orders else 0
@@ -176,6 +204,8 @@ def tables(
     made: list[Table] = []
     for world in found.ids:
         made += [smallest_table(answers, world), correlation_table(answers, world)]
+        if (extent := extent_table(answers, world)) is not None:
+            made.append(extent)
         if orders[world]:
             made += [order_table(orders[world], world), contradiction_table(against[world], world)]
     last = absent_table(found)
