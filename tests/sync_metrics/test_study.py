@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from ovi_eval.ball.extractor import small_clip
+from ovi_eval.clips.items import memory_items
 from ovi_lab.sync_metrics import measuring
 from ovi_lab.sync_metrics.__main__ import main
 from ovi_lab.sync_metrics.analysis import contradictions, ordered_sets, sensitivity
@@ -130,13 +133,28 @@ def _with(fault, **changes):
     return replace(fault, **changes)
 
 
+def test_the_worlds_metrics_get_the_clips_as_they_are_and_published_ones_larger(tmp_path):
+    store = measuring._SceneStore(measuring.Asked(("speaking_mouth",), (0,), 2, ("late",), False, tmp_path))
+    clips = store.scenes("speaking_mouth", 0).clips
+    own, larger = store.as_seen(clips, "speaking_mouth")
+    assert own is clips
+    (item, _) = memory_items(larger)
+    assert item.video().frames_THWC.shape[1:3] == (64, 64)
+    assert torch.equal(small_clip(item).frames_NTHWC[0], clips.frames_NTHWC[0])
+    assert item.audio().sample_rate == 24000
+    heard = item.audio(8000).wave_S
+    assert heard.shape == clips.waves_NS[0].shape
+    # resampling takes away what lies close below 4 kHz, some of an s
+    assert float((heard - clips.waves_NS[0]).square().mean() / clips.waves_NS[0].square().mean()) < 0.05
+
+
 @pytest.mark.slow
 def test_clips_through_the_codec_are_other_clips(tmp_path):
     asked = measuring.Asked(("bouncing_ball",), (0,), 2, ("late",), True, tmp_path)
     store = measuring._SceneStore(asked)
     clips = store.scenes("bouncing_ball", 0).clips
-    seen = store.as_seen(clips, "bouncing_ball")
-    assert seen.frames_NTHWC.shape[2:4] == (64, 64)
+    seen, _ = store.as_seen(clips, "bouncing_ball")
+    assert seen.frames_NTHWC.shape == clips.frames_NTHWC.shape
     assert seen.waves_NS.shape == clips.waves_NS.shape
     assert not seen.waves_NS.equal(clips.waves_NS)
 

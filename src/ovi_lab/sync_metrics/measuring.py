@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.clips.items import memory_items
+from ovi_eval.clips.writing import resample
 from ovi_eval.common.needs import lacking
 from ovi_eval.common.provenance import configuration_hash, git_state
 from ovi_eval.errors import UserError
@@ -26,7 +27,7 @@ from ovi_eval.metrics.base import ItemMetric
 from ovi_eval.registry import METRICS, find
 from ovi_eval.results.files import RunResults
 from ovi_eval.results.reading import read
-from ovi_eval.scoring.results_of import run_results
+from ovi_eval.scoring.results_of import Scored, run_results
 from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
@@ -37,8 +38,11 @@ from ovi_lab.sync_metrics.scenes import Scenes, scenes_of
 Array = NDArray[np.float64]
 
 CLEAN = "clean"
-ENLARGED = 4
-"""Times the picture is enlarged: AV-Align's flow has a window of 15 pixels, nearly as wide as a picture of 16."""
+SCORING = ScoringOptions(workers=0, resamples=False, alone=True)
+ENLARGED, HZ = 4, 24000
+"""What published metrics get: the picture so many times larger, since AV-Align's flow has a window of 15 pixels, nearly
+as wide as a picture of 16; and sound at this rate, since its onsets lie on steps of 512 samples, 64 ms at 8 kHz.
+"""
 FIRST_SEED = 1700
 """The world's seed of seed 0: judges are trained on the world's seed 1, and no clip that they know is asked about."""
 CODEC_SEED, CODEC_CLIPS = 1, 512
@@ -205,8 +209,8 @@ class _SceneStore:
             self._last = ((world, seed), scenes_of(world)(range(self.asked.clips), FIRST_SEED + seed))
         return self._last[1]
 
-    def as_seen(self, clips: ClipSet, world: str) -> ClipSet:
-        """Through the codec, where that is asked for, and enlarged."""
+    def as_seen(self, clips: ClipSet, world: str) -> tuple[ClipSet, ClipSet]:
+        """Through the codec, where that is asked for: for the world's metrics, and as published ones get them."""
         if self.asked.codec:
             codec = self._codecs.setdefault(world, _fitted(world))
             frames, waves = codec.decode(
@@ -214,7 +218,8 @@ class _SceneStore:
             )
             clips = replace(clips, frames_NTHWC=frames, waves_NS=waves)
         large = clips.frames_NTHWC.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
-        return replace(clips, frames_NTHWC=large)
+        waves = torch.stack([resample(wave, clips.sample_rate, HZ) for wave in clips.waves_NS])
+        return clips, replace(clips, frames_NTHWC=large, waves_NS=waves, sample_rate=HZ)
 
 
 def _fitted(world: str) -> LatentCodec:
@@ -236,9 +241,12 @@ def _scored(one: FaultySet, asked: Asked, store: _SceneStore) -> tuple[RunResult
             return found, _moved_ms(found)
     scenes = store.scenes(one.world, one.seed)
     planted = untouched(scenes) if one.fault is None else one.fault.plant(scenes, one.size)
-    clips = store.as_seen(planted.clips, one.world)
-    items = memory_items(clips)
-    scored = score_items(items, None, metrics, ScoringOptions(workers=0, resamples=False, alone=True))
+    of_world = [metric for metric in metrics if metric.name.startswith(f"{scenes.short}/")]
+    published = [metric for metric in metrics if metric not in of_world]
+    items, enlarged = (memory_items(clips) for clips in store.as_seen(planted.clips, one.world))
+    scored = score_items(items, None, of_world, SCORING)
+    if published:
+        scored = _both(scored, score_items(enlarged, None, published, SCORING))
     moved = float(planted.moved_ms.mean())
     facts: dict[str, Any] = {"git": code(), "world": one.world, "fault": one.name}
     if np.isfinite(moved):
@@ -246,6 +254,19 @@ def _scored(one: FaultySet, asked: Asked, store: _SceneStore) -> tuple[RunResult
     results = run_results(items, scored, name=one.name, seed=one.seed, config_hash=digest, provenance=facts)
     results.write(folder)
     return results, moved
+
+
+def _both(a: Scored, b: Scored) -> Scored:
+    """What two scorings of the same clips by different metrics found."""
+    return replace(
+        a,
+        values={**a.values, **b.values},
+        per_clip=[{**x, **y} for x, y in zip(a.per_clip, b.per_clip, strict=True)],
+        failed={**b.failed, **a.failed},
+        provenance={**a.provenance, **b.provenance},
+        reasons=[{**x, **y} for x, y in zip(a.reasons, b.reasons, strict=True)],
+        notes=(*a.notes, *b.notes),
+    )
 
 
 def _moved_ms(results: RunResults) -> float:
@@ -259,7 +280,7 @@ def _digest(one: FaultySet, asked: Asked, metrics: Sequence[type[ItemMetric]]) -
         "clips": [asked.clips, FIRST_SEED + one.seed],
         "fault": [one.name, one.size],
         "codec": [CODEC_CLIPS, CODEC_SEED] if asked.codec else [],
-        "enlarged": ENLARGED,
+        "published": [ENLARGED, HZ],
         "metrics": {metric.name: metric.version for metric in metrics},
     }
     return configuration_hash(options)[:12]
