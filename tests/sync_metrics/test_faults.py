@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ovi_lab.sync_metrics.faults import FAULTS, untouched
-from ovi_lab.sync_metrics.scenes import SCENES, Track
+from ovi_lab.sync_metrics.scenes import SCENES, SoundTrack
 
 CLIPS = 12
 
@@ -163,8 +163,8 @@ def test_the_same_seed_gives_the_same_fault_whatever_the_neighbours():
 def test_a_syllable_can_be_half_outside_the_clip():
     scenes = SCENES["speaking_mouth"](range(1), 4)
     track = scenes.tracks[0]
-    first = Track(np.array([-0.1]), track.like[:1], track.words[:1], track.voice)
-    inside = Track(np.array([0.4]), track.like[:1], track.words[:1], track.voice)
+    first = SoundTrack(np.array([-0.1]), track.like[:1], track.words[:1], track.voice)
+    inside = SoundTrack(np.array([0.4]), track.like[:1], track.words[:1], track.voice)
     cut, whole = scenes.sound(0, first), scenes.sound(0, inside)
     hiss = scenes.sound(0, track.take([]))
     np.testing.assert_allclose((cut - hiss)[:800], (whole - hiss)[4000:4800], atol=1e-6)

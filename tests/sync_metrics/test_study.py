@@ -12,7 +12,7 @@ from ovi_lab.sync_metrics import measuring
 from ovi_lab.sync_metrics.__main__ import main
 from ovi_lab.sync_metrics.analysis import contradictions, ordered_sets, sensitivity
 from ovi_lab.sync_metrics.faults import FAULTS
-from ovi_lab.sync_metrics.measuring import Judge, Measured
+from ovi_lab.sync_metrics.measuring import FaultValues, Judge
 from ovi_lab.sync_metrics.tables import smallest
 
 LATE = FAULTS["late"]
@@ -22,7 +22,7 @@ def measured(values_KN, name="sync_d0", fault=LATE):
     """Values of a metric of which the larger is the worse one."""
     rows = np.asarray(values_KN, dtype=np.float64)
     sizes = fault.sizes[: len(rows) - 1]
-    return Measured(
+    return FaultValues(
         "bouncing_ball",
         "ball",
         Judge(name, "ball/sync", ("ball/sync_d0",)),
@@ -134,7 +134,9 @@ def _with(fault, **changes):
 
 
 def test_the_worlds_metrics_get_the_clips_as_they_are_and_published_ones_larger(tmp_path):
-    store = measuring._SceneStore(measuring.Asked(("speaking_mouth",), (0,), 2, ("late",), False, tmp_path))
+    store = measuring._SceneStore(
+        measuring.SyncStudy(("speaking_mouth",), (0,), 2, ("late",), False, tmp_path)
+    )
     clips = store.scenes("speaking_mouth", 0).clips
     own, larger = store.as_seen(clips, "speaking_mouth")
     assert own is clips
@@ -150,7 +152,7 @@ def test_the_worlds_metrics_get_the_clips_as_they_are_and_published_ones_larger(
 
 @pytest.mark.slow
 def test_clips_through_the_codec_are_other_clips(tmp_path):
-    asked = measuring.Asked(("bouncing_ball",), (0,), 2, ("late",), True, tmp_path)
+    asked = measuring.SyncStudy(("bouncing_ball",), (0,), 2, ("late",), True, tmp_path)
     store = measuring._SceneStore(asked)
     clips = store.scenes("bouncing_ball", 0).clips
     seen, _ = store.as_seen(clips, "bouncing_ball")

@@ -17,7 +17,7 @@ from ovi_lab import __version__
 from ovi_lab.errors import UserError
 
 if TYPE_CHECKING:
-    from ovi_lab.sync_metrics.measuring import Asked
+    from ovi_lab.sync_metrics.measuring import SyncStudy
 
 MOST_CLIPS = 4096
 
@@ -81,12 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _asked(options: argparse.Namespace) -> Asked:
+def _asked(options: argparse.Namespace) -> SyncStudy:
     """What the options ask for. Raises UserError for a value that cannot be used."""
     from pathlib import Path
 
     from ovi_lab.sync_metrics.faults import FAULTS
-    from ovi_lab.sync_metrics.measuring import Asked, check_faults
+    from ovi_lab.sync_metrics.measuring import SyncStudy, check_faults
     from ovi_lab.sync_metrics.scenes import scenes_of
 
     worlds = tuple(dict.fromkeys(names_of(options.worlds, "--worlds") or ()))
@@ -105,7 +105,7 @@ def _asked(options: argparse.Namespace) -> Asked:
     folder = Path("runs") / options.name
     if not options.name or folder.parent != Path("runs"):
         raise UserError(f"--name is {options.name!r}: expected the name of a folder below runs")
-    return Asked(worlds, seeds, options.clips, faults, options.codec, folder)
+    return SyncStudy(worlds, seeds, options.clips, faults, options.codec, folder)
 
 
 def _seed(text: str) -> int:

@@ -16,7 +16,7 @@ from scipy import stats
 
 from ovi_eval.stats.differences import sign_flip_test
 from ovi_eval.stats.intervals import ENDS, Interval, bootstrap_interval, generator
-from ovi_lab.sync_metrics.measuring import Measured
+from ovi_lab.sync_metrics.measuring import FaultValues
 
 Array = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Sensitivity:
     clips with a value.
     """
 
-    measured: Measured
+    measured: FaultValues
     rho_N: Array
     rho: float
     interval: Interval | None
@@ -77,7 +77,7 @@ class Sensitivity:
         return not self.seen(self.independent)
 
 
-def sensitivity(measured: Measured) -> Sensitivity:
+def sensitivity(measured: FaultValues) -> Sensitivity:
     """All of it. Random draws depend on the world, metric and fault alone."""
     worse_KN = measured.worse
     names = (measured.world, measured.judge.name, measured.fault.name)
@@ -185,7 +185,7 @@ class OrderedSets:
     by_seed: dict[int, float]
 
 
-def ordered_sets(of_judge: Sequence[Measured], seeds: Sequence[int]) -> OrderedSets | None:
+def ordered_sets(of_judge: Sequence[FaultValues], seeds: Sequence[int]) -> OrderedSets | None:
     """The order that one metric gives the timing faults of one world; None where there are fewer than two such sets.
 
     `seeds` [N]: that of each clip.

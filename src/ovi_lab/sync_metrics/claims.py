@@ -15,7 +15,7 @@ import numpy as np
 from ovi_eval.common.provenance import configuration_hash, facts
 from ovi_eval.results.files import ClipScores, MetricValue, RunResults
 from ovi_lab.sync_metrics.analysis import OrderedSets, Sensitivity
-from ovi_lab.sync_metrics.measuring import Asked, Measurements, code
+from ovi_lab.sync_metrics.measuring import Measurements, SyncStudy, code
 
 TITLE = "Which sync metric follows which fault"
 ORDER = "timing_order"
@@ -92,7 +92,7 @@ CLAIMS: list[dict[str, Any]] = [
 
 
 def write_runs(
-    asked: Asked,
+    asked: SyncStudy,
     found: Measurements,
     answers: Sequence[Sensitivity],
     orders: Mapping[str, Sequence[OrderedSets]],

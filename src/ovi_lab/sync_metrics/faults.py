@@ -19,7 +19,7 @@ from ovi_eval.ball.references import with_others_sound
 from ovi_eval.clips.clipset import ClipSet
 from ovi_eval.mouth.speech import VOWELS
 from ovi_lab.common.seeding import seed_for
-from ovi_lab.sync_metrics.scenes import Scenes, Track
+from ovi_lab.sync_metrics.scenes import Scenes, SoundTrack
 
 APART_S = 0.175
 """From an extra event to any other: the detectors tell them apart, and events match within 75 ms."""
@@ -37,7 +37,7 @@ class Planted:
 
 
 @dataclass(frozen=True)
-class Fault:
+class PlantedFault:
     """A kind of fault.
 
     `sizes` from small to large, in `unit`, as they are shown; `plant` makes the clips of a size. `worlds`: the short
@@ -58,7 +58,9 @@ def untouched(scenes: Scenes) -> Planted:
     return Planted(scenes.clips, np.zeros(len(scenes.clips)))
 
 
-def _moved(move: Callable[[Scenes, int, Track, float], Track]) -> Callable[[Scenes, float], Planted]:
+def _moved(
+    move: Callable[[Scenes, int, SoundTrack, float], SoundTrack],
+) -> Callable[[Scenes, float], Planted]:
     """Plants by other times of the same events."""
 
     def plant(scenes: Scenes, size: float) -> Planted:
@@ -73,7 +75,9 @@ def _moved(move: Callable[[Scenes, int, Track, float], Track]) -> Callable[[Scen
     return plant
 
 
-def _other_track(change: Callable[[Scenes, int, Track, float], Track]) -> Callable[[Scenes, float], Planted]:
+def _other_track(
+    change: Callable[[Scenes, int, SoundTrack, float], SoundTrack],
+) -> Callable[[Scenes, float], Planted]:
     """Plants by other events."""
 
     def plant(scenes: Scenes, size: float) -> Planted:
@@ -99,29 +103,29 @@ def _shared(name: str, whole: Callable[[Scenes], ClipSet]) -> Callable[[Scenes, 
     return plant
 
 
-def _late(scenes: Scenes, place: int, track: Track, ms: float) -> Track:
+def _late(scenes: Scenes, place: int, track: SoundTrack, ms: float) -> SoundTrack:
     return replace(track, times=track.times + ms / 1000)
 
 
-def _early(scenes: Scenes, place: int, track: Track, ms: float) -> Track:
+def _early(scenes: Scenes, place: int, track: SoundTrack, ms: float) -> SoundTrack:
     return replace(track, times=track.times - ms / 1000)
 
 
-def _jitter(scenes: Scenes, place: int, track: Track, ms: float) -> Track:
+def _jitter(scenes: Scenes, place: int, track: SoundTrack, ms: float) -> SoundTrack:
     steps = scenes.random("jitter", place).standard_normal(len(track.times))
     return replace(track, times=track.times + ms / 1000 * steps)
 
 
-def _tempo(scenes: Scenes, place: int, track: Track, percent: float) -> Track:
+def _tempo(scenes: Scenes, place: int, track: SoundTrack, percent: float) -> SoundTrack:
     return replace(track, times=track.times * (1 + percent / 100))
 
 
-def _missing(scenes: Scenes, place: int, track: Track, count: float) -> Track:
+def _missing(scenes: Scenes, place: int, track: SoundTrack, count: float) -> SoundTrack:
     order = scenes.random("missing", place).permutation(scenes.inside(track))
     return track.take(np.setdiff1d(np.arange(len(track.times)), order[: int(count)]))
 
 
-def _extra(scenes: Scenes, place: int, track: Track, count: float) -> Track:
+def _extra(scenes: Scenes, place: int, track: SoundTrack, count: float) -> SoundTrack:
     rng = scenes.random("extra", place)
     times, like = list(track.times), list(track.like)
     for _ in range(int(count)):
@@ -131,7 +135,7 @@ def _extra(scenes: Scenes, place: int, track: Track, count: float) -> Track:
         times.append(float(free[first[0]] if len(first) else free[far.argmax()]))
         like.append(int(rng.choice(scenes.inside(track))))
     words = (*track.words, *(track.words[i] for i in like[len(track.words) :]))
-    return Track(np.array(times), np.array(like), words, track.voice)
+    return SoundTrack(np.array(times), np.array(like), words, track.voice)
 
 
 def _others(scenes: Scenes) -> ClipSet:
@@ -148,7 +152,7 @@ def _any_others(scenes: Scenes) -> ClipSet:
     return scenes.clips.with_waves(scenes.clips.waves_NS[torch.from_numpy(source)])
 
 
-def _again(change: Callable[[Scenes, int, Track], Track]) -> Callable[[Scenes], ClipSet]:
+def _again(change: Callable[[Scenes, int, SoundTrack], SoundTrack]) -> Callable[[Scenes], ClipSet]:
     """All clips with the sound of another track."""
 
     def whole(scenes: Scenes) -> ClipSet:
@@ -158,12 +162,12 @@ def _again(change: Callable[[Scenes, int, Track], Track]) -> Callable[[Scenes], 
     return whole
 
 
-def _wrong_voice(scenes: Scenes, place: int, track: Track) -> Track:
+def _wrong_voice(scenes: Scenes, place: int, track: SoundTrack) -> SoundTrack:
     others = [voice for voice in scenes.voices if voice != track.voice]
     return replace(track, voice=others[int(scenes.random("wrong voice", place).integers(len(others)))])
 
 
-def _wrong_vowels(scenes: Scenes, place: int, track: Track) -> Track:
+def _wrong_vowels(scenes: Scenes, place: int, track: SoundTrack) -> SoundTrack:
     rng = scenes.random("wrong vowels", place)
     words = [
         word[0] + str(rng.choice([vowel for vowel in VOWELS if vowel != word[1]])) for word in track.words
@@ -205,9 +209,9 @@ DECIBELS = (30.0, 20.0, 10.0, 5.0, 0.0)
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("late", "all of the sound late", OFFSETS_MS, "ms", _moved(_late), timing=True),
-        Fault("early", "all of the sound early", OFFSETS_MS, "ms", _moved(_early), timing=True),
-        Fault(
+        PlantedFault("late", "all of the sound late", OFFSETS_MS, "ms", _moved(_late), timing=True),
+        PlantedFault("early", "all of the sound early", OFFSETS_MS, "ms", _moved(_early), timing=True),
+        PlantedFault(
             "jitter",
             "each event's sound moved on its own, normal, by its standard deviation",
             (10.0, 25.0, 50.0, 75.0, 100.0, 150.0),
@@ -215,7 +219,7 @@ FAULTS = {
             _moved(_jitter),
             timing=True,
         ),
-        Fault(
+        PlantedFault(
             "tempo",
             "sound stretched from the clip's start, pitch kept",
             (2.0, 5.0, 10.0, 15.0, 20.0),
@@ -223,32 +227,34 @@ FAULTS = {
             _moved(_tempo),
             timing=True,
         ),
-        Fault(
+        PlantedFault(
             "missing", "events without a sound, in every clip", (1.0, 2.0), "events", _other_track(_missing)
         ),
-        Fault("extra", "sounds without an event, in every clip", (1.0, 2.0), "events", _other_track(_extra)),
-        Fault(
+        PlantedFault(
+            "extra", "sounds without an event, in every clip", (1.0, 2.0), "events", _other_track(_extra)
+        ),
+        PlantedFault(
             "other_as_many",
             "the sound of another clip with as many events, in a share of the clips",
             SHARES,
             "% of clips",
             _shared("other, as many", _others),
         ),
-        Fault(
+        PlantedFault(
             "other_any",
             "the sound of any other clip, in a share of the clips",
             SHARES,
             "% of clips",
             _shared("other, any", _any_others),
         ),
-        Fault(
+        PlantedFault(
             "wrong_voice",
             "right timing in the pitch of another colour, in a share of the clips",
             SHARES,
             "% of clips",
             _shared("wrong voice", _again(_wrong_voice)),
         ),
-        Fault(
+        PlantedFault(
             "wrong_vowels",
             "right timing and voice, every vowel another one, in a share of the clips",
             SHARES,
@@ -256,8 +262,8 @@ FAULTS = {
             _shared("wrong vowels", _again(_wrong_vowels)),
             worlds=("mouth",),
         ),
-        Fault("sound_noise", "white noise in the sound", DECIBELS, "dB", _sound_noise),
-        Fault("picture_noise", "white noise in the picture", DECIBELS, "dB", _picture_noise),
+        PlantedFault("sound_noise", "white noise in the sound", DECIBELS, "dB", _sound_noise),
+        PlantedFault("picture_noise", "white noise in the picture", DECIBELS, "dB", _picture_noise),
     )
 }
 """By name. Of noise the size is the ratio of signal to noise, in dB: the smaller number is the larger fault."""

@@ -32,7 +32,7 @@ from ovi_eval.scoring.runner import ScoringOptions, score_items
 from ovi_lab.codecs import LatentCodec
 from ovi_lab.codecs.pair import default_codec
 from ovi_lab.common.progress import progress
-from ovi_lab.sync_metrics.faults import FAULTS, Fault, untouched
+from ovi_lab.sync_metrics.faults import FAULTS, PlantedFault, untouched
 from ovi_lab.sync_metrics.scenes import Scenes, scenes_of
 
 Array = NDArray[np.float64]
@@ -101,7 +101,7 @@ def there(short: str) -> tuple[list[Judge], dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SyncStudy:
     """What is measured: `clips` of each seed and world, by these faults; `codec`: sent through the world's codec."""
 
     worlds: tuple[str, ...]
@@ -111,7 +111,7 @@ class Asked:
     codec: bool
     folder: Path
 
-    def faults_of(self, short: str) -> list[Fault]:
+    def faults_of(self, short: str) -> list[PlantedFault]:
         """The faults that a world can have."""
         return [FAULTS[name] for name in self.faults if short in FAULTS[name].worlds]
 
@@ -122,7 +122,7 @@ class FaultySet:
 
     world: str
     seed: int
-    fault: Fault | None
+    fault: PlantedFault | None
     size: float
 
     @property
@@ -132,7 +132,7 @@ class FaultySet:
 
 
 @dataclass(frozen=True)
-class Measured:
+class FaultValues:
     """What a metric says of a world's clips with a fault.
 
     `values_KN`: of the size 0 and of each of `sizes`, clips of all seeds after one another, NaN where there is none.
@@ -142,7 +142,7 @@ class Measured:
     world: str
     short: str
     judge: Judge
-    fault: Fault
+    fault: PlantedFault
     sizes: tuple[float, ...]
     values_KN: Array
     moved_ms: Array
@@ -161,12 +161,12 @@ class Measurements:
     of those that run and give no value for a clean clip, with the first reason.
     """
 
-    all: list[Measured]
+    all: list[FaultValues]
     ids: dict[str, list[tuple[int, str]]]
     absent: dict[str, dict[str, str]]
     silent: dict[str, dict[str, str]]
 
-    def of(self, world: str, judge: str | None = None, fault: str | None = None) -> list[Measured]:
+    def of(self, world: str, judge: str | None = None, fault: str | None = None) -> list[FaultValues]:
         """Those of a world, and of a metric or fault."""
         return [
             m
@@ -175,7 +175,7 @@ class Measurements:
         ]
 
 
-def measure(asked: Asked) -> Measurements:
+def measure(asked: SyncStudy) -> Measurements:
     """Score every set that is not scored yet, and read all."""
     sets = [
         FaultySet(world, seed, fault, size)
@@ -190,7 +190,7 @@ def measure(asked: Asked) -> Measurements:
     return _gathered(asked, scored)
 
 
-def _sizes(asked: Asked, short: str) -> Iterator[tuple[Fault | None, float]]:
+def _sizes(asked: SyncStudy, short: str) -> Iterator[tuple[PlantedFault | None, float]]:
     yield None, 0.0
     for fault in asked.faults_of(short):
         yield from ((fault, size) for size in fault.sizes)
@@ -199,7 +199,7 @@ def _sizes(asked: Asked, short: str) -> Iterator[tuple[Fault | None, float]]:
 class _SceneStore:
     """The scenes of the world and seed that was asked for last, and codecs."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: SyncStudy) -> None:
         self.asked = asked
         self._last: tuple[tuple[str, int], Scenes] | None = None
         self._codecs: dict[str, LatentCodec] = {}
@@ -229,7 +229,7 @@ def _fitted(world: str) -> LatentCodec:
     return codec.fit([(clips.frames_NTHWC, clips.waves_NS)])
 
 
-def _scored(one: FaultySet, asked: Asked, store: _SceneStore) -> tuple[RunResults, float]:
+def _scored(one: FaultySet, asked: SyncStudy, store: _SceneStore) -> tuple[RunResults, float]:
     """The set's scores, from disk where they are there, and how far its events are moved."""
     names = list(dict.fromkeys(judge.metric for judge in there(scenes_of(one.world).short)[0]))
     metrics = find(names)
@@ -273,7 +273,7 @@ def _moved_ms(results: RunResults) -> float:
     return float(results.provenance.get("moved_ms", np.nan))
 
 
-def _digest(one: FaultySet, asked: Asked, metrics: Sequence[type[ItemMetric]]) -> str:
+def _digest(one: FaultySet, asked: SyncStudy, metrics: Sequence[type[ItemMetric]]) -> str:
     """Of all that a set's scores depend on but the code."""
     options = {
         "world": [one.world, scenes_of(one.world).world.version],
@@ -295,7 +295,7 @@ def code() -> str:
     return f"{state['commit'][:12]}{'-dirty' if state['dirty'] else ''}"
 
 
-def _gathered(asked: Asked, scored: Mapping[FaultySet, tuple[RunResults, float]]) -> Measurements:
+def _gathered(asked: SyncStudy, scored: Mapping[FaultySet, tuple[RunResults, float]]) -> Measurements:
     found = Measurements([], {}, {}, {})
     for world in asked.worlds:
         short = scenes_of(world).short
@@ -320,7 +320,7 @@ def _gathered(asked: Asked, scored: Mapping[FaultySet, tuple[RunResults, float]]
                     rows.append(np.concatenate([_values(run, judge) for run, _ in runs]))
                     moved.append(float(np.mean([ms for _, ms in runs])))
                 found.all.append(
-                    Measured(world, short, judge, fault, fault.sizes, np.stack(rows), np.array(moved))
+                    FaultValues(world, short, judge, fault, fault.sizes, np.stack(rows), np.array(moved))
                 )
     return found
 

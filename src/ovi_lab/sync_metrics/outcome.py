@@ -35,13 +35,13 @@ from ovi_lab.sync_metrics.analysis import (
 )
 from ovi_lab.sync_metrics.claims import CLAIMS, TITLE, write_runs
 from ovi_lab.sync_metrics.faults import FAULTS
-from ovi_lab.sync_metrics.measuring import Asked, Measurements, code, measure
+from ovi_lab.sync_metrics.measuring import Measurements, SyncStudy, code, measure
 from ovi_lab.sync_metrics.tables import Table, markdown, tables
 
 SCHEMA = "ovi_lab.sync_metrics/1"
 
 
-def run(asked: Asked) -> tuple[Path, Leaderboard]:
+def run(asked: SyncStudy) -> tuple[Path, Leaderboard]:
     """Measure what is not measured yet, and write the report; returns its folder and the leaderboard.
 
     Raises:
@@ -73,7 +73,7 @@ def run(asked: Asked) -> tuple[Path, Leaderboard]:
     return folder, board
 
 
-def about(asked: Asked) -> str:
+def about(asked: SyncStudy) -> str:
     """One sentence on what was measured."""
     form = "through the world's codec" if asked.codec else "as the worlds make them"
     seeds = f"{len(asked.seeds)} {'seed' if len(asked.seeds) == 1 else 'seeds'}"
@@ -84,7 +84,7 @@ def about(asked: Asked) -> str:
     )
 
 
-def page_of_text(asked: Asked, board: Leaderboard, made: Sequence[Table]) -> str:
+def page_of_text(asked: SyncStudy, board: Leaderboard, made: Sequence[Table]) -> str:
     """The report as Markdown."""
     claims = "\n".join(
         f"- **{finding.outcome.replace('_', ' ').capitalize()}**: {finding.text}"
@@ -97,7 +97,7 @@ def page_of_text(asked: Asked, board: Leaderboard, made: Sequence[Table]) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def page(asked: Asked, board: Leaderboard, made: Sequence[Table], picture: bytes) -> str:
+def page(asked: SyncStudy, board: Leaderboard, made: Sequence[Table], picture: bytes) -> str:
     """The report as one page that needs no network."""
     figure = Markup(f"data:image/png;base64,{base64.b64encode(picture).decode()}")  # letters and digits alone
     environment = escaping_environment(
@@ -115,7 +115,7 @@ def _without_marks(text: str) -> str:
 
 
 def as_data(
-    asked: Asked,
+    asked: SyncStudy,
     found: Measurements,
     answers: Sequence[Sensitivity],
     orders: Mapping[str, Sequence[OrderedSets]],

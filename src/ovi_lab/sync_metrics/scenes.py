@@ -1,6 +1,6 @@
 """Clips of a world whose sound can be made again from other events than the picture's.
 
-A `Track` is what is heard in a clip: when, what, and in whose voice. The world's own renderer makes its sound, so that
+A `SoundTrack` is what is heard in a clip: when, what, and in whose voice. The world's own renderer makes its sound, so that
 a moved event is exactly the event at another time, and the unchanged track gives the world's own wave.
 
 Shapes: K events of a clip, S samples.
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Track:
+class SoundTrack:
     """What is heard in a clip.
 
     `times` [K] seconds from the clip's start, in any order; events may begin before the clip or after its end. `like`
@@ -44,10 +44,10 @@ class Track:
         if not len(self.times) == len(self.like) == len(self.words):
             raise ValueError(f"{len(self.times)} times, {len(self.like)} likes and {len(self.words)} words")
 
-    def take(self, places: Sequence[int] | NDArray[Any]) -> Track:
+    def take(self, places: Sequence[int] | NDArray[Any]) -> SoundTrack:
         """The events of these places."""
         at = np.asarray(places, dtype=np.int64)
-        return Track(self.times[at], self.like[at], tuple(self.words[i] for i in at), self.voice)
+        return SoundTrack(self.times[at], self.like[at], tuple(self.words[i] for i in at), self.voice)
 
 
 class Scenes(ABC):
@@ -76,11 +76,11 @@ class Scenes(ABC):
         """Length of a clip."""
         return float(self.world.duration_s)
 
-    def inside(self, track: Track) -> NDArray[np.int64]:
+    def inside(self, track: SoundTrack) -> NDArray[np.int64]:
         """Places of the events that begin within the clip."""
         return np.flatnonzero((track.times >= 0) & (track.times < self.seconds))
 
-    def sound(self, place: int, track: Track) -> NDArray[np.float32]:
+    def sound(self, place: int, track: SoundTrack) -> NDArray[np.float32]:
         """The sound [S] of the clip at that place, were its events those of `track`."""
         order = np.argsort(track.times, kind="stable")
         return self._sound(self._plans[place], track.take(order))
@@ -94,11 +94,11 @@ class Scenes(ABC):
         """The world's own facts of a clip."""
 
     @abstractmethod
-    def track_of(self, plan: Any) -> Track:
+    def track_of(self, plan: Any) -> SoundTrack:
         """What is heard in the world's own clip."""
 
     @abstractmethod
-    def _sound(self, plan: Any, track: Track) -> NDArray[np.float32]:
+    def _sound(self, plan: Any, track: SoundTrack) -> NDArray[np.float32]:
         """As `sound`, of events in their order."""
 
 
@@ -113,11 +113,11 @@ class BallScenes(Scenes):
     def _plan(self, seed: int, index: int) -> Any:
         return bouncing_ball._Plan(seed, index, self.world.duration_s, self.world.num_samples)
 
-    def track_of(self, plan: Any) -> Track:
+    def track_of(self, plan: Any) -> SoundTrack:
         hits = len(plan.landings)
-        return Track(plan.landings.copy(), np.arange(hits), ("",) * hits, plan.colour)
+        return SoundTrack(plan.landings.copy(), np.arange(hits), ("",) * hits, plan.colour)
 
-    def _sound(self, plan: Any, track: Track) -> NDArray[np.float32]:
+    def _sound(self, plan: Any, track: SoundTrack) -> NDArray[np.float32]:
         struck = copy(plan)
         struck.pitch_hz = bouncing_ball.COLOURS[track.voice][1]
         early = [self._SILENT_BEFORE_S] if not len(track.times) or track.times[0] > 0 else []
@@ -137,11 +137,11 @@ class MouthScenes(Scenes):
     def _plan(self, seed: int, index: int) -> Any:
         return speaking_mouth._Utterance(seed, index, self.world)
 
-    def track_of(self, plan: Any) -> Track:
+    def track_of(self, plan: Any) -> SoundTrack:
         said = len(plan.onsets)
-        return Track(plan.onsets.copy(), np.arange(said), tuple(plan.syllables), plan.colour)
+        return SoundTrack(plan.onsets.copy(), np.arange(said), tuple(plan.syllables), plan.colour)
 
-    def _sound(self, plan: Any, track: Track) -> NDArray[np.float32]:
+    def _sound(self, plan: Any, track: SoundTrack) -> NDArray[np.float32]:
         margin = self._MARGIN_S * self.world.sample_rate
         longer = copy(self.world)
         longer.num_samples = self.world.num_samples + 2 * margin

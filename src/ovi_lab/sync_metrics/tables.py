@@ -9,7 +9,7 @@ import numpy as np
 
 from ovi_eval.common.number_format import format_number
 from ovi_lab.sync_metrics.analysis import SET, Contradiction, OrderedSets, Sensitivity
-from ovi_lab.sync_metrics.faults import Fault
+from ovi_lab.sync_metrics.faults import PlantedFault
 from ovi_lab.sync_metrics.measuring import Measurements
 
 MOST_CONTRADICTIONS = 8
@@ -35,7 +35,7 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def of_world(answers: Sequence[Sensitivity], world: str) -> tuple[list[str], list[Fault]]:
+def of_world(answers: Sequence[Sensitivity], world: str) -> tuple[list[str], list[PlantedFault]]:
     """The metrics and the faults of a world, in their order."""
     own = [answer.measured for answer in answers if answer.measured.world == world]
     return list(dict.fromkeys(m.judge.name for m in own)), list({m.fault.name: m.fault for m in own}.values())
