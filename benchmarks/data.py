@@ -330,6 +330,8 @@ def main() -> None:
         f"PyTorch {torch.__version__.split('+')[0]}; {what}, in the page cache; load average "
         f"{os.getloadavg()[0]:.1f} at the end."
     )
+    if os.getloadavg()[0] > (os.cpu_count() or 1) + 1:
+        about += " Others were at work on these cores: compare CPU seconds, not seconds."
     clips = len(costs.spent[DECODING[0]]) / len(videos)
     text = page(about, costs, lacking, by_workers, long, most, clips)
     print(text)
