@@ -58,6 +58,12 @@ CASES = (
         [STAGE3, "strategy.shard_within=8"],
     ),
     Case(
+        "stage3_zero3_audio",
+        "stage 3, ZeRO 3, audio tower kept",
+        "64x80GB",
+        [STAGE3, "strategy.keep_gathered=audio"],
+    ),
+    Case(
         "stage3_fsdp2_within",
         "stage 3, FSDP2 in a node, replicas between",
         "64x80GB",

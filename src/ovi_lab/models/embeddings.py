@@ -161,7 +161,7 @@ class TimeEmbedding(nn.Sequential):
         index = torch.arange(self.frequencies, dtype=torch.float64, device=t.device)
         angles = t.to(torch.float64)[..., None] * 10_000.0 ** (-index / self.frequencies)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return super().forward(waves.to(self.get_parameter("0.weight").dtype))
+        return super().forward(waves.to(next(self.parameters()).dtype))  # by iteration, as `Tower.dtype`
 
 
 def text_batch(text: Latents, text_len: int, text_dim: int) -> Tensor:

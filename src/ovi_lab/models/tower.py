@@ -229,7 +229,8 @@ class Tower(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters and of the stream."""
-        return self.head.head.weight.dtype
+        # By iteration: ZeRO 3 gathers a parameter that is read by name, and from then on expects its reader to need it.
+        return next(self.head.head.parameters()).dtype
 
     def each_block(self) -> Iterator[TowerBlock]:
         """The blocks in order."""
