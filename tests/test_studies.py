@@ -59,6 +59,15 @@ def test_what_is_asked_wrongly_is_refused(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("study", "trains"), [("fusion_ablation", True), ("sync_metrics", False)])
+def test_only_a_study_that_trains_gets_the_settings_of_a_short_training(study, trains, monkeypatch):
+    given = []
+    monkeypatch.setattr(studies, "run", lambda entry, more, folder: given.extend(more) or 1)
+    assert studies.quick([study], record=False) == [f"{study}: the command has failed"]
+    assert ("debug=fast" in given) == trains
+    assert set(studies.studies()[study]["quick"]) <= set(given)
+
+
 def test_a_later_setting_replaces_an_earlier_one():
     assert studies.last_of_each(["a=1", "b=2", "a=3"]) == ["a=3", "b=2"]
 

@@ -1,7 +1,7 @@
 """Clips of a world whose sound can be made again from other events than the picture's.
 
-A `SoundTrack` is what is heard in a clip: when, what, and in whose voice. The world's own renderer makes its sound, so that
-a moved event is exactly the event at another time, and the unchanged track gives the world's own wave.
+A `SoundTrack` is what is heard in a clip: when, what, and in whose voice. The world's own renderer makes its sound, so
+that a moved event is exactly the event at another time, and the unchanged track gives the world's own wave.
 
 Shapes: K events of a clip, S samples.
 """
