@@ -63,7 +63,8 @@ def run(asked: SyncStudy) -> tuple[Path, Leaderboard]:
     write_all(board, folder)
     write_whole(
         folder / "sensitivity.json",
-        json.dumps(as_data(asked, found, answers, orders, against), indent=1, allow_nan=False) + "\n",
+        json.dumps(as_data(asked, found, answers, orders, against), separators=(",", ":"), allow_nan=False)
+        + "\n",
     )
     picture = curves.png(answers)
     write_whole(folder / "curves.png", picture)
