@@ -1,7 +1,9 @@
 """The last lines of commands: paths as they are typed, shards as one argument; a bar that has ended."""
 
 import io
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -74,9 +76,13 @@ def test_on_a_terminal_progress_is_bars():
     reporter.close()
 
 
-def test_a_command_whose_output_goes_into_a_file_says_how_far_it_is(capsys):
+def test_a_command_whose_output_goes_into_a_file_says_how_far_it_is_if_it_takes_long(capsys, monkeypatch):
     assert list(progress(iter("abc"), "building", 3)) == ["a", "b", "c"]
-    assert capsys.readouterr().err == "building 0/3 0:00:00\nbuilding 3/3 0:00:00\n"
+    assert capsys.readouterr().err == ""
+    clock = itertools.count(step=1.5)
+    monkeypatch.setattr("ovi_lab.common.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert list(progress(iter("abc"), "building", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "building 2/3 0:00:03, 0:00:02 left\nbuilding 3/3 0:00:04\n"
     assert list(progress(iter("abc"), "building", 3, shown=False)) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
 

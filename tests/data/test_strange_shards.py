@@ -102,7 +102,7 @@ def test_a_strange_header_ends_the_shard_in_one_line(
     tracemalloc.stop()
     assert time.monotonic() - began < 5
     assert main(["inspect", str(path)]) in (1, 2)
-    said = capsys.readouterr().err.removeprefix("reading (0)\n").removeprefix("reading (1)\n")
+    said = capsys.readouterr().err
     assert said.count("\n") <= 1
     assert "Traceback" not in said
 

@@ -98,10 +98,15 @@ class LineReporter:
     """Progress as lines, for output that is kept in a file: at the ends of a stage and twice a minute between.
 
     A stage that falls back to fewer steps begins anew.
+
+    Args:
+        console: to print on.
+        seconds: between lines.
+        quick: seconds that a stage must last to be worth a line.
     """
 
-    def __init__(self, console: Console, seconds: float = 30.0) -> None:
-        self.console, self.seconds = console, seconds
+    def __init__(self, console: Console, seconds: float = 30.0, quick: float = 0.0) -> None:
+        self.console, self.seconds, self.quick = console, seconds, quick
         self._stage, self._began, self._printed, self._done = "", 0.0, 0.0, 0
 
     def at(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -110,7 +115,10 @@ class LineReporter:
         anew, self._done = done < self._done, done
         if stage != self._stage or anew:
             self._stage, self._began = stage, now
-        elif done < total and now - self._printed < self.seconds:
+            self._printed = now - self.seconds + self.quick
+            if self.quick:
+                return
+        elif now - self._began < self.quick or (done < total and now - self._printed < self.seconds):
             return
         self._printed = now
         elapsed = now - self._began
@@ -171,7 +179,8 @@ def told(reporter: Reporter, stage: str) -> Iterator[None]:
 
 
 def progress(items: Iterable[Item], description: str, total: int, shown: bool = True) -> Iterator[Item]:
-    """Yields `items` with a progress bar and the time left; with lines where there is no terminal (`LineReporter`).
+    """Yields `items` with a progress bar and the time left; where there is no terminal with lines (`LineReporter`),
+    if they take more than two seconds.
 
     Within `told` that reporter gets the progress instead.
     """
@@ -185,7 +194,7 @@ def progress(items: Iterable[Item], description: str, total: int, shown: bool = 
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield from _counted(items, total, LineReporter(console), description)
+        yield from _counted(items, total, LineReporter(console, quick=2.0), description)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:

@@ -85,7 +85,8 @@ def _of_spans(vectors_B2D: Tensor, rows: Tensor, like_BLD: Tensor) -> Tensor:
 
 def _spans(x_BLD: Tensor, vectors_BS1D: Tensor) -> Tensor:
     """[B, S, tokens of a span, D]."""
-    return x_BLD.unflatten(1, (vectors_BS1D.shape[1], -1))
+    B, _, D = x_BLD.shape
+    return x_BLD.reshape(B, vectors_BS1D.shape[1], -1, D)
 
 
 def _reusable(looked_up: Tensor, *others: Tensor) -> Tensor | None:
@@ -138,5 +139,6 @@ def _sums(owners_B2S: Tensor, values_BLD: Tensor, one_a_token: bool) -> Tensor:
     """[B, 2, D]: the sums over the tokens of each vector."""
     if one_a_token:
         return torch.bmm(owners_B2S.to(values_BLD.dtype), values_BLD)
-    spans_BSD = values_BLD.unflatten(1, (owners_B2S.shape[2], -1)).sum(dim=2, dtype=torch.float32)
+    B, _, D = values_BLD.shape
+    spans_BSD = values_BLD.reshape(B, owners_B2S.shape[2], -1, D).sum(dim=2, dtype=torch.float32)
     return torch.bmm(owners_B2S, spans_BSD)
