@@ -329,7 +329,7 @@ def full_width(blocks: int = 3) -> str:
 `python benchmarks/every_direction.py --full-width`: a step of stage 3 with {blocks} of its 30 blocks, FSDP2 on 64
 GPUs of 80 GB, rehearsed without one ([rehearsal.md](rehearsal.md)); kernels and bytes are those of a micro-batch of
 one clip. The matrix products are the same in every role, and a GPU's time is in them and in the bytes that all else
-moves.
+moves. `roles=any` has one clip in ten in each of the two roles that move more.
 
 | roles | kernels | products GB | all other GB | bytes / `joint` | most memory GiB | / `joint` |
 |---|--:|--:|--:|--:|--:|--:|
