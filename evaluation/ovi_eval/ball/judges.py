@@ -8,6 +8,7 @@ seeds, steps, measured accuracies). Numbers seen through other weights are anoth
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ HEADER = "judges"
 
 
 @dataclass
-class JudgeSet:
+class JudgeSet(ABC):
     """Judges of a world, among them `sync`, a BallSyncNet: what knows whether picture and sound are in time.
 
     `sha256` is that of their file. A class names the `file` in which its judges lie in this package, the `format` of
@@ -46,9 +47,9 @@ class JudgeSet:
         """Names these weights in results: metrics seen through other judges are not comparable."""
         return f"judges {self.sha256[:12]}" if self.sha256 else "judges not saved"
 
+    @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """The networks by the prefix of their tensors."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -170,7 +170,7 @@ _told: ContextVar[tuple[Reporter, str] | None] = ContextVar("told", default=None
 
 @contextmanager
 def told(reporter: Reporter, stage: str) -> Iterator[None]:
-    """Within the block, what `progress` goes through is told to a reporter as a stage of its run, shown or not."""
+    """Within the block, `progress` reports to a reporter, as a stage of its run, whether shown or not."""
     token = _told.set((reporter, stage))
     try:
         yield

@@ -59,7 +59,7 @@ def _parser() -> LineParser:
 
 @command(
     "ovi-sync-metrics",
-    interrupted="interrupted; the same command goes on with what is missing",
+    interrupted="interrupted; the same command continues with what is missing",
     interrupted_code=2,
 )
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -151,7 +151,9 @@ def alone_at(address: RemoteShard) -> Iterator[StoreLock]:
     finally:
         ended.set()
         thread.join(10)
-        with suppress(UserError):  # what ended the block is told; the lock of an ended process is taken over
+        with suppress(
+            UserError
+        ):  # the error that ended the block matters more; the lock of an ended process is taken over
             lock.release()
 
 
