@@ -151,9 +151,8 @@ def alone_at(address: RemoteShard) -> Iterator[StoreLock]:
     finally:
         ended.set()
         thread.join(10)
-        with suppress(
-            UserError
-        ):  # the error that ended the block matters more; the lock of an ended process is taken over
+        # an error of the block matters more, and the lock of a process that has ended is taken over
+        with suppress(UserError):
             lock.release()
 
 
