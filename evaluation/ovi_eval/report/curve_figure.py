@@ -13,11 +13,15 @@ from ovi_eval.report.palette import DASHES, colour
 from ovi_eval.report.wording import line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ovi_eval.ranking.columns import Column
     from ovi_eval.ranking.leaderboard import Leaderboard
     from ovi_eval.ranking.sweep import Sweep
 
 _ACROSS = 4
+_LABELS_APART = 0.1
+"""Least distance of two labelled values, of the axis."""
 _LOG_FROM = 8
 """Numbers above 0 of which the largest is so many times the smallest are drawn on a logarithmic axis."""
 
@@ -99,10 +103,21 @@ def _draw(
     values = sweep.values()
     if values[0] > 0 and values[-1] >= _LOG_FROM * values[0]:
         axis.set_xscale("log")
-        axis.set_xticks(values, [f"{value:g}" for value in values])
+        shown = _apart(values, paper)
+        axis.set_xticks(values, [f"{value:g}" if value in shown else "" for value in values])
         axis.minorticks_off()
     axis.set_xlabel(line(sweep.axes.x[0], 60), fontsize=8, parse_math=False)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(lw=0.4, color="0.88")
     axis.set_axisbelow(True)
+
+
+def _apart(values: Sequence[float], first: float | None) -> set[float]:
+    """Those of ascending values whose labels do not overlap on a logarithmic axis; `first` comes before all others."""
+    least = _LABELS_APART * math.log(values[-1] / values[0])
+    shown: list[float] = []
+    for value in sorted(values, key=lambda value: value != first):
+        if all(abs(math.log(value / other)) >= least for other in shown):
+            shown.append(value)
+    return set(shown)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovi_eval.report import curve_figure
 from ovi_eval.report.html import timeline_picture as pictures
 from ovi_eval.report.html.drawings import ticks
 
@@ -40,3 +41,9 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert 2 <= len(found) <= 8
     assert all(low <= tick <= high for tick in found)
     assert all(len(f"{tick:g}") <= 7 for tick in found)
+
+
+def test_labels_of_a_logarithmic_axis_do_not_overlap():
+    values = [0.05, 0.1, 0.15, 0.175, 0.19676, 0.22, 0.25, 0.3, 0.4, 0.8]
+    assert sorted(curve_figure._apart(values, 0.19676)) == [0.05, 0.1, 0.19676, 0.3, 0.4, 0.8]
+    assert sorted(curve_figure._apart([2, 4, 8, 50], None)) == [2, 4, 8, 50]
