@@ -6,7 +6,6 @@ import torch
 
 from helpers.mouth_clips import mouth_clips, through_codec
 from ovi_eval.ball import detectors as events
-from ovi_eval.ball.event_sync import TOLERANCE
 from ovi_eval.mouth import detectors
 from ovi_eval.mouth.speech import SYLLABLES, VOICES, VOWELS, consonant_wave, vowel_wave
 from ovi_lab.data.worlds import get_world
@@ -86,17 +85,14 @@ def test_a_consonants_noise_keeps_to_its_frequencies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clips", "within_s"),
+    "clips",
     [
-        pytest.param(mouth_clips, 0.04, id="as made"),
-        pytest.param(through_codec, TOLERANCE, id="through the codec", marks=pytest.mark.slow),
+        pytest.param(mouth_clips, id="as made"),
+        pytest.param(through_codec, id="through the codec", marks=pytest.mark.slow),
     ],
 )
-def test_what_is_seen_and_heard_is_what_is_said(clips, within_s) -> None:
-    """The evaluation's detectors against the rule: when, which consonant, vowel, voice and colour.
-
-    The codec's blocks are two frames long, so that a mouth may be seen to open a frame of 63 ms too early.
-    """
+def test_what_is_seen_and_heard_is_what_is_said(clips) -> None:
+    """The evaluation's detectors against the rule: when, which consonant, vowel, voice and colour."""
     clips = clips()
     dark, bands = detectors.darkness(events.seen(clips)), events.heard(clips)
     opened, begun = detectors.openings(dark), detectors.onset_tokens(bands)
@@ -109,9 +105,30 @@ def test_what_is_seen_and_heard_is_what_is_said(clips, within_s) -> None:
         wrong += [SYLLABLES[c * len(VOWELS) + v] for c, v in heard] != meta["syllables"]
         seen = [list(VOWELS)[v] for v in detectors.vowels_seen(dark[n], opened[n])]
         wrong += seen != [s[1] for s in meta["syllables"]]
-        for times in (detectors.opening_seconds(opened[n], clips.fps), [0.025 * t for t in begun[n]]):
-            wrong += events.matched(times, meta["onsets_s"], within_s) != meta["count"]
+        # the frames, without the mean time that a mouth takes to open, which the next test holds
+        frames_s = [t + detectors.OPENS_S for t in detectors.opening_seconds(opened[n], clips.fps)]
+        for times in (frames_s, [0.025 * t for t in begun[n]]):
+            wrong += events.matched(times, meta["onsets_s"], 0.06) != meta["count"]
     assert wrong <= 0.02 * 4 * len(clips)
+
+
+@pytest.mark.parametrize(
+    ("clips", "largest_s"),
+    [
+        pytest.param(mouth_clips, 0.04, id="as made"),
+        pytest.param(through_codec, 0.09, id="through the codec", marks=pytest.mark.slow),
+    ],
+)
+def test_openings_are_timed_without_bias(clips, largest_s: float) -> None:
+    """The codec's blocks are two frames long, so that a mouth may be seen to open a frame of 63 ms too early."""
+    clips = clips()
+    opened = detectors.openings(detectors.darkness(events.seen(clips)))
+    errors = [
+        np.subtract(detectors.opening_seconds(opened[n], clips.fps), meta["onsets_s"])
+        for n, meta in enumerate(clips.meta)
+    ]
+    assert abs(np.concatenate(errors).mean()) < 0.005
+    assert np.abs(np.concatenate(errors)).max() < largest_s
 
 
 def test_the_mouth_is_closed_but_for_vowels() -> None:
