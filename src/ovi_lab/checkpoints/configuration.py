@@ -23,7 +23,7 @@ from ovi_lab.common.foreign import reading
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, FusionConfig, RopeConfig, TowerConfig
-from ovi_lab.text import LearnedText, StoredText, UMT5Text
+from ovi_lab.text import LearnedText, SeparateText, StoredText, UMT5Text
 from ovi_lab.weights.fit import check_fit
 from ovi_lab.weights.tensor_files import StoredTensor
 
@@ -31,10 +31,11 @@ MODELS: Mapping[str, type[TwinDiT]] = dict.fromkeys(
     ("ovi_lab.models.TwinDiT", "ovi_lab.models.twin.TwinDiT"), TwinDiT
 )
 """Models that a stored configuration may name."""
-TextClass = type[LearnedText] | type[StoredText] | type[UMT5Text]
+TextClass = type[LearnedText] | type[SeparateText] | type[StoredText] | type[UMT5Text]
 TEXT_ENCODERS: Mapping[str, TextClass] = {
     "ovi_lab.text.LearnedText": LearnedText,
     "ovi_lab.text.learned.LearnedText": LearnedText,
+    "ovi_lab.text.SeparateText": SeparateText,
     "ovi_lab.text.StoredText": StoredText,
     "ovi_lab.text.UMT5Text": UMT5Text,
     "ovi_lab.text.umt5.UMT5Text": UMT5Text,

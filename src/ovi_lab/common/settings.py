@@ -30,6 +30,7 @@ from ovi_lab.common.fields import (
 )
 
 Texts = list[Text]
+TextPart = Literal["all", "picture", "sound", "none"]
 BelowOne = Annotated[float, number(ge=0, lt=1)]
 
 
@@ -198,6 +199,8 @@ TRAIN = _open(
         configuration=Text | dict[str, Any] | None,
         dtype=Text | None,
         too_long=Text,
+        reads=_closed(video=TextPart, audio=TextPart) | None,
+        sound_after=Text | None,
     ),
     task=TASK,
     roles=_open(

@@ -103,6 +103,10 @@ def export_run(
     _check_place(file.parent, [*names, SUMS], overwrite)
 
     notes += opened.notes
+    if (configuration.plain.get("text") or {}).get("reads"):
+        notes.append(
+            "Each tower was trained on its part of the prompt (text.reads); the reference code gives both all of it."
+        )
     results, reason = results_of(opened.path, opened.step)
     notes += _notes_on_scores(results is not None, reason, opened, dtype)
     shapes = configuration.latent_shapes()

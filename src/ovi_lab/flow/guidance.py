@@ -38,10 +38,17 @@ class Texts:
     """The embedded texts of a batch of clips."""
 
     positive: TextBatch
-    """For both towers."""
+    """For both towers, or for the video tower alone."""
     negative_video: TextBatch | None = None
     """Needed where the guidance of video is not 1."""
     negative_audio: TextBatch | None = None
+    positive_audio: TextBatch | None = None
+    """For the audio tower, where it reads another text."""
+
+    def positive_of(self, modality: Modality) -> TextBatch:
+        """The positive texts of one modality."""
+        own = self.positive_audio if modality == "audio" else None
+        return self.positive if own is None else own
 
     def negative(self, modality: Modality) -> TextBatch | None:
         """The negative texts of one modality."""
@@ -77,8 +84,8 @@ class GuidedVelocity:
         self.positive: dict[Modality, list[Tensor] | TextContext] = {}
         self.negative: dict[Modality, list[Tensor] | TextContext] = {}
         self._unchanging: dict[str, dict[Modality, GivenContext]] = {}
-        positives = _one_each(texts.positive, batch_size, "text")
         for modality in modalities:
+            positives = _one_each(texts.positive_of(modality), batch_size, "text")
             negative = texts.negative(modality)
             if modality in self.guided and negative is None:
                 raise UserError(

@@ -265,10 +265,12 @@ def _text_encoder(config: DictConfig) -> TextEncoder:
     """The encoder of a run's `text` configuration; one that is not ours counts as nothing."""
     settings: Any = config.get("text")
     target = None if settings is None else settings.get("_target_")
-    if target == "ovi_lab.text.LearnedText":
-        from ovi_lab.text import LearnedText
+    if target in ("ovi_lab.text.LearnedText", "ovi_lab.text.SeparateText"):
+        from ovi_lab.text import LearnedText, SeparateText
 
-        made = LearnedText(settings.dim, settings.rows, settings.max_words)
+        sizes = {key: settings[key] for key in ("dim", "rows", "max_words")}
+        separate = target.endswith("SeparateText")
+        made = SeparateText(**sizes, reads=settings.reads) if separate else LearnedText(**sizes)
         return TextEncoder(dict(made.to(META).named_parameters()))
     if target == "ovi_lab.text.UMT5Text":
         return _umt5(settings)

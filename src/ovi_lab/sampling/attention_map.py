@@ -110,7 +110,7 @@ def attention_map(pipeline: Any, request: Any, sigma: float = 0.5) -> AttentionM
     for name, clean in (("video", video), ("audio", audio)):
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         points[name], _ = interpolate(clean, noise, torch.full((1,), sigma, device=clean.device))
-    text = pipeline.embed([plan.prompt])
+    text = pipeline.texts(plan)[0]
     time = torch.full((1,), MODEL_TIME * sigma, device=video.device)
     with (
         torch.no_grad(),
@@ -118,7 +118,10 @@ def attention_map(pipeline: Any, request: Any, sigma: float = 0.5) -> AttentionM
         _recorded(towers, "audio") as heard,
         _recorded(towers, "video") as seen,
     ):
-        towers(points["video"], points["audio"], t_video=time, t_audio=time, text_video=text, text_audio=text)
+        towers(
+            points["video"], points["audio"], t_video=time, t_audio=time,
+            text_video=text.positive, text_audio=text.positive_of("audio"),
+        )  # fmt: skip
     F, L = video.shape[2] // towers.tower_configs["video"].patch_size[0], audio.shape[1]
     to_picture = torch.stack(heard).mean(0).unflatten(1, (F, -1)).sum(-1) if heard else None
     to_sound = torch.stack(seen).mean(0).unflatten(0, (F, -1)).mean(1) if seen else None

@@ -22,9 +22,10 @@ from ovi_lab.codecs.wan22 import Wan22VAE
 from ovi_lab.errors import UserError
 from ovi_lab.models import TwinDiT
 from ovi_lab.models.config import MODALITIES, Modality
-from ovi_lab.text import LearnedText, UMT5Text
+from ovi_lab.text import LearnedText, SeparateText, UMT5Text
 from ovi_lab.text.learned import word_count
 from ovi_lab.text.lengths import CutTexts
+from ovi_lab.text.parts import TextParts
 from ovi_lab.text.umt5 import MAX_TOKENS, load_tokenizer, token_count
 from ovi_lab.weights.fit import finite
 from ovi_lab.weights.tensor_files import Stored
@@ -106,7 +107,7 @@ class Parts:
     """All of a model that sampling runs, in memory."""
 
     formats: Formats
-    text: LearnedText | UMT5Text
+    text: LearnedText | SeparateText | UMT5Text
     towers: TwinDiT
     video: Any
     sound: Any
@@ -116,7 +117,7 @@ class Parts:
 class TextSource:
     """The text encoder of a bundle: its class, its arguments and, of a run, its stored tensors."""
 
-    encoder: type[LearnedText] | type[UMT5Text]
+    encoder: type[LearnedText] | type[SeparateText] | type[UMT5Text]
     settings: Mapping[str, Any]
     stored: Stored | None = None
 
@@ -124,7 +125,9 @@ class TextSource:
         """The encoder, in its file's type; `long_prompts`: see `ovi_lab.text.lengths`, None: as in training."""
         text: Any = self.encoder(**self.settings)
         if long_prompts is not None:
-            text.fit = CutTexts(text.fit.limit, text.fit.count, long_prompts, OPTION)
+            each: Any = text.encoders.values() if isinstance(text, SeparateText) else [text]
+            for own in each:
+                own.fit = CutTexts(own.fit.limit, own.fit.count, long_prompts, OPTION)
         if self.stored is not None:
             source = str(self.stored.path)
             text.load_state_dict(
@@ -134,10 +137,18 @@ class TextSource:
 
     def length_check(self, long_prompts: str) -> CutTexts:
         """Holds texts against the length that the encoder reads, without loading its weights."""
-        if self.encoder is LearnedText:
-            return CutTexts(self.settings.get("max_words", 16), word_count, long_prompts, OPTION)
-        count = partial(token_count, load_tokenizer(self.settings["tokenizer"]))
-        return CutTexts(self.settings.get("max_tokens", MAX_TOKENS), count, long_prompts, OPTION)
+        count: Callable[[str], int] = word_count
+        most = self.settings.get("max_words", 16)
+        if self.encoder is UMT5Text:
+            count = partial(token_count, load_tokenizer(self.settings["tokenizer"]))
+            most = self.settings.get("max_tokens", MAX_TOKENS)
+        if self.encoder is SeparateText or self.settings.get("reads") is not None:
+            parts = TextParts(self.settings.get("reads") or {}, self.settings.get("sound_after"))
+            own = count
+            return CutTexts(
+                most, lambda text: max(own(parts(text, m)) for m in MODALITIES), long_prompts, OPTION
+            )
+        return CutTexts(most, count, long_prompts, OPTION)
 
 
 @dataclass(frozen=True)

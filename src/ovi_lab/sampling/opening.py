@@ -40,7 +40,8 @@ from ovi_lab.sampling.bundle import (
     released_formats,
     scaled_shapes,
 )
-from ovi_lab.text import StoredText, UMT5Text
+from ovi_lab.text import SeparateText, StoredText, UMT5Text
+from ovi_lab.text.parts import TextParts
 
 
 def open_bundle(
@@ -268,6 +269,10 @@ def _run_text(
     else:
         dim, rows, words = settings["dim"], settings.get("rows", 4096), settings.get("max_words", 16)
         wanted = {"words": (rows, dim), "positions": (words, dim)}
+        if encoder is SeparateText:
+            reads = TextParts(settings.get("reads") or {}, settings.get("sound_after")).reads
+            own = [m for m in MODALITIES if reads[m] != "none"]
+            wanted = {f"encoders.{m}.{name}": shape for m in own for name, shape in wanted.items()}
     if stored is not None and (shapes := {n: t.shape for n, t in stored.tensors.items()}) != wanted:
         raise UserError(
             f"checkpoint {source} contradicts itself: its text encoder holds {shown(shapes)}, its configuration says "

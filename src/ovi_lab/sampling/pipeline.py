@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,13 @@ from ovi_lab.sampling.quantise import quantise
 from ovi_lab.sampling.requests import BETWEEN_WINDOWS, Request
 from ovi_lab.sampling.sizes import Size, size_for_image, snapped
 from ovi_lab.text.lengths import check_choice
+from ovi_lab.text.parts import parts_of, vectors_by_tower, vectors_for
 from ovi_lab.text.prompts import with_sound_as
 
 BLANK = (16, 16)
 """Height and width of the black frames of a model that makes sound alone."""
+_Read = tuple[str, Modality | None]
+"""A text and the tower that reads it; None: both."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +192,13 @@ def embed_captions(
     """A batch's captions and the settings' negatives. Raises UserError where there is no text encoder."""
     if text_encoder is None:
         raise UserError("sampling from captions needs a text encoder: choose text=…")
-    batches = (list(captions), [settings.negative_video], [settings.negative_audio])
-    return Texts(*(text_encoder(batch) for batch in batches))
+    positive = vectors_by_tower(text_encoder, list(captions))
+    return Texts(
+        positive["video"],
+        vectors_for(text_encoder, [settings.negative_video], "video"),
+        vectors_for(text_encoder, [settings.negative_audio], "audio"),
+        positive["audio"],
+    )
 
 
 def decode_latents(
@@ -239,7 +248,7 @@ class OviPipeline:
         self.placement = Placement(self.options.device, self.options.offload)
         if self.options.vae_tiling and parts.formats.area is not None:
             parts.video.model.enable_tiling()
-        self._vectors: dict[str, Tensor] = {}
+        self._vectors: dict[tuple[str, Modality | None], Tensor] = {}
         self._given: tuple[tuple[GivenParts, Size], GivenMedia, dict[Modality, Tensor]] | None = None
 
     @classmethod
@@ -311,8 +320,7 @@ class OviPipeline:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Video [1,C,F,h,w] and audio [1,L,C] of one plan, on the device."""
         settings, request = self.settings, plan.request
-        *prompts, negative_video, negative_audio = self.embed([*plan.texts, *request.negatives(settings)])
-        texts = [Texts([prompt], [negative_video], [negative_audio]) for prompt in prompts]
+        texts = self.texts(plan)
         given, clean = self.given(plan)
         how: dict[str, Any] = {"noise": self.parts.formats.noise, "given": given, "clean": clean}
         towers, together = self.parts.towers, partial(self._together, group)
@@ -339,17 +347,35 @@ class OviPipeline:
         """Entered while a codec works; one of the run's own is no network, and stays on the CPU."""
         return nullcontext if self.parts.formats.area is None else self.placement.working
 
-    def embed(self, texts: Sequence[str]) -> list[Tensor]:
+    def texts(self, plan: Plan) -> list[Texts]:
+        """What the towers read of each of a plan's prompts, and its negatives."""
+        parts = parts_of(self.parts.text)
+        if parts is not None:
+            parts.tell(plan.texts)
+
+        def read(text: str, tower: Modality, whole: bool = False) -> _Read:
+            return (text, None) if parts is None else (text if whole else parts(text, tower), tower)
+
+        negative = plan.request.negatives(self.settings)
+        negatives = [read(text, tower, whole=True) for text, tower in zip(negative, MODALITIES, strict=True)]
+        prompts = [(read(text, "video"), read(text, "audio")) for text in plan.texts]
+        found = self._embedded([*chain.from_iterable(prompts), *negatives])
+        own, other = ([found[each]] for each in negatives)
+        return [Texts([found[video]], own, other, [found[audio]]) for video, audio in prompts]
+
+    def _embedded(self, texts: Sequence[_Read]) -> Mapping[_Read, Tensor]:
         """Vectors [n, D] of each text, on the device; those of the last texts are kept."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        encoder, missing = self.parts.text, [each for each in texts if each not in self._vectors]
+        found: dict[_Read, Tensor] = {}
         if missing:
-            with self.placement.working(self.parts.text):
+            with self.placement.working(encoder):
                 # one by one: beside a longer text a shorter one is padded, which rounds it otherwise in bf16,
                 # and a clip is to be the same whatever was made before it
-                found = {text: self.parts.text([text])[0] for text in missing}
-            known = {text: vectors for text, vectors in self._vectors.items() if text in texts}
-            self._vectors = {**known, **{t: v.to(self.options.device) for t, v in found.items()}}
-        return [self._vectors[text] for text in texts]
+                for text, tower in dict.fromkeys(missing):
+                    (vectors,) = encoder([text]) if tower is None else vectors_for(encoder, [text], tower)
+                    found[text, tower] = vectors.to(self.options.device)
+        self._vectors = {each: self._vectors[each] for each in texts if each in self._vectors} | found
+        return self._vectors
 
     def given(self, plan: Plan) -> tuple[Given, dict[Modality, Tensor]]:
         """What of a plan's clip is given, and its clean latents."""

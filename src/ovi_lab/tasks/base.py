@@ -17,7 +17,7 @@ from ovi_lab.data.loading import ABSENT, KIND, REPEATED
 from ovi_lab.errors import UserError
 from ovi_lab.flow import FlowLoss, Roles, TimestepSampler, flow_matching_loss, interpolate
 from ovi_lab.models import TwinDiT
-from ovi_lab.models.config import MODALITIES
+from ovi_lab.models.config import MODALITIES, Modality
 from ovi_lab.models.given import Mask, frames_of
 from ovi_lab.models.rope import from_host
 from ovi_lab.optim import parameter_groups, warmup_flat_decay
@@ -31,6 +31,7 @@ from ovi_lab.tasks.losses_by_timestep import LossByTimestep, add_by_role, names_
 from ovi_lab.tasks.step_log import log_directly, log_with_step
 from ovi_lab.tasks.step_losses import StepLosses
 from ovi_lab.tasks.task import Task, log_interval, steps_now
+from ovi_lab.text.parts import parts_of, vectors_by_tower
 
 Latents = Tensor | list[Tensor]
 
@@ -142,6 +143,11 @@ class FlowMatchingTask(Task):
         if self.text_encoder is not None:
             if beginning is not None:
                 load_text_encoder(self.text_encoder, beginning)
+            if len(self.modalities) < 2 and parts_of(self.text_encoder) is not None:
+                raise UserError(
+                    "text.reads is what each of two towers reads of a caption, and this task trains one: leave it "
+                    "out, or choose text=learned"
+                )
             own = list(self.text_encoder.parameters())
             self.trained_parameters += sum(p.numel() for p in own if p.requires_grad)
             self.total_parameters += sum(p.numel() for p in own)
@@ -171,12 +177,20 @@ class FlowMatchingTask(Task):
 
     # ---- one batch
 
-    def encode_text(self, batch: Mapping[str, Any], dropped: Tensor | None = None) -> list[Tensor]:
-        """Text vectors [n_i, text_dim] of the batch; empty for clips that are `dropped` [B]."""
+    def encode_text(
+        self, batch: Mapping[str, Any], dropped: Tensor | None = None
+    ) -> dict[Modality, list[Tensor]]:
+        """Text vectors [n_i, text_dim] of the batch for each tower; empty for clips that are `dropped` [B]."""
         if "text" in batch:
-            vectors = [t.to(self.device) for t in batch["text"]]
+            if parts_of(self.text_encoder) is not None:
+                raise UserError(
+                    "the data bring embeddings of whole captions, and text.reads gives each tower a part of them: set "
+                    "data.stored_text=false, or leave text.reads out"
+                )
+            stored = [t.to(self.device) for t in batch["text"]]
+            vectors = {m: stored for m in MODALITIES}
         elif self.text_encoder is not None:
-            vectors = self.text_encoder(batch["caption"])
+            vectors = vectors_by_tower(self.text_encoder, batch["caption"])
         else:
             raise UserError(
                 "this run has no text encoder and its data no text embeddings: choose text=learned, or shards "
@@ -184,7 +198,11 @@ class FlowMatchingTask(Task):
             )
         if dropped is None:
             return vectors
-        return [v[:0] if drop else v for v, drop in zip(vectors, dropped.tolist(), strict=True)]
+        drops = dropped.tolist()
+        return {
+            m: [v[:0] if drop else v for v, drop in zip(own, drops, strict=True)]
+            for m, own in vectors.items()
+        }
 
     def losses(
         self,
@@ -223,9 +241,12 @@ class FlowMatchingTask(Task):
             point, targets[modality] = interpolate(latents, noise, sigmas[modality])
             noisy[modality] = drawn.given.hold(modality, point, latents)
             arguments[f"t_{modality}"] = 1000.0 * sigmas[modality]
-            arguments[f"text_{modality}"] = text
+            arguments[f"text_{modality}"] = text[modality]
         absent = [m for m in batch.get(ABSENT, ()) if m in self.modalities]
         more, given = absence(self.model, absent, drawn.given, len(batch["id"]), device)
+        if parts_of(self.text_encoder) is not None:
+            # an encoder of an absent tower has a gradient of 0, as the tower has
+            more |= {f"text_{m}": [v[:0] for v in text[m]] for m in absent}
         output = self.model(**noisy, **arguments, **more, given=given)
         total: Tensor = torch.zeros((), device=device)
         for modality in absent:

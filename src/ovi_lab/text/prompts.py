@@ -35,6 +35,15 @@ def without_sound(prompt: str) -> str:
     return prompt.strip()
 
 
+def sound_alone(prompt: str) -> str:
+    """What `without_sound` leaves out: the speech, then the description of the sound, with their tags."""
+    found: list[str] = []
+    for pattern in (_SPEECH, _TAGGED_SOUND, _LISTED_SOUND):
+        found += [match[0].strip() for match in pattern.finditer(prompt)]
+        prompt = pattern.sub("", prompt)
+    return " ".join(found)
+
+
 def with_sound_as(prompt: str, tag: str) -> str:
     """The prompt with its description of the sound written as `tag` writes it, its `{}` being the description.
 

@@ -20,6 +20,7 @@ from ovi_lab.common.fields import CLOSED, Layers, PlainSettings, Width
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
 from ovi_lab.text.lengths import CutTexts
+from ovi_lab.text.parts import TextParts
 from ovi_lab.text.prompts import clean_characters
 from ovi_lab.weights.torch_files import load_named, read_tensors
 
@@ -163,6 +164,7 @@ class UMT5Text(nn.Module):
         dtype: of the computation; None keeps the file's. A name, such as "bfloat16", will do.
         too_long: "cut_end" as the published code does, "cut_middle" keeps the end, "refuse" raises UserError.
         option: how the user chooses it, in messages.
+        reads, sound_after: what each tower reads of a caption, see `TextParts`; None: both all of it, embedded once.
     """
 
     fingerprint: Tensor
@@ -177,8 +179,11 @@ class UMT5Text(nn.Module):
         dtype: torch.dtype | str | None = None,
         too_long: str = "cut_end",
         option: str = "text.too_long=",
+        reads: Mapping[str, str] | None = None,
+        sound_after: str | None = None,
     ) -> None:
         super().__init__()
+        self.parts = None if reads is None else TextParts(reads, sound_after)
         checked = UMT5Config.of(configuration)
         if dim not in (None, checked.dim):
             raise UserError(
@@ -198,8 +203,8 @@ class UMT5Text(nn.Module):
         self._parts = (load_encoder(weights, checked, _dtype(dtype)), tokens)
         self.register_buffer("fingerprint", _fingerprint(self._parts[0]))
 
-    def forward(self, captions: Sequence[str]) -> list[Tensor]:
-        """Vectors [n_i, dim] of each caption, n_i its tokens with the end mark; in float32."""
+    def forward(self, captions: Sequence[str], tower: str | None = None) -> list[Tensor]:
+        """Vectors [n_i, dim] of each caption, n_i its tokens with the end mark; in float32, the same for any tower."""
         if not captions:
             return []
         encoder, tokenizer = self._parts
