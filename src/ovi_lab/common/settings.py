@@ -216,7 +216,7 @@ TRAIN = _open(
         leading=Positive,
     ),
     timesteps=_open(distribution=Text, mean=Number, std=Positive, shift=Positive, shared=YesNo),
-    loss=_closed(video=NotNegative | None, audio=NotNegative | None),
+    loss=_closed(video=NotNegative | None, audio=NotNegative | None, learned=YesNo),
     optim=_closed(
         muon=YesNo,
         weight_decay=NotNegative,

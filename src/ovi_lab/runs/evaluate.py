@@ -92,7 +92,7 @@ def evaluate_run(
             provenance={
                 **provenance(),
                 "training_clips": len(data.train_dataset),
-                **_learned(task.model),
+                **_learned(task),
                 **(origin or {}),
             },
         ).write(folder / "results.json")
@@ -105,12 +105,19 @@ def _world_of(data: Any) -> str | None:
     return None if world is None else str(world.name)
 
 
-def _learned(model: Any) -> dict[str, float]:
-    """The audio RoPE factor where it was trained and is whole in this process."""
+def _learned(task: Any) -> dict[str, Any]:
+    """The audio RoPE factor and the weights of the losses, where they were trained and are whole in this process."""
+    found: dict[str, Any] = {}
     scales = [
-        p for name, p in model.named_parameters() if name.endswith("rope_scale") and type(p.data) is Tensor
+        p
+        for name, p in task.model.named_parameters()
+        if name.endswith("rope_scale") and type(p.data) is Tensor
     ]
-    return {"learned_rope_factor": float(scales[0].detach())} if scales and scales[0].numel() else {}
+    if scales and scales[0].numel():
+        found["learned_rope_factor"] = float(scales[0].detach())
+    if (learned := getattr(task, "learned_weights", None)) is not None:
+        found["learned_loss_weights"] = {m: float(w.detach()) for m, w in learned.weights().items()}
+    return found
 
 
 def _evaluations(data: Any, settings: Any) -> list[EvaluationTask]:

@@ -27,6 +27,7 @@ from ovi_lab.strategies.initial_values import ParameterValues, Values
 from ovi_lab.strategies.process_groups import started
 from ovi_lab.tasks.absent import absence, nothing_of
 from ovi_lab.tasks.clip_shares import ClipShares
+from ovi_lab.tasks.learned_weights import LearnedWeights
 from ovi_lab.tasks.losses_by_timestep import LossByTimestep, add_by_role, names_by_role
 from ovi_lab.tasks.step_log import log_directly, log_with_step
 from ovi_lab.tasks.step_losses import StepLosses
@@ -53,7 +54,7 @@ class FlowMatchingTask(Task):
         model: makes the TwinDiT (called where Lightning wants the model to be built).
         text_encoder: makes the text encoder; None where the batches bring text embeddings.
         timesteps: draws sigma.
-        loss_weights: by modality; none, or None, is 0.
+        loss_weights: by modality; none, or None, is 0. With `learned` they are where `LearnedWeights` begin.
         optimizer: `factory` (takes parameter groups), `muon` and `weight_decay`.
         schedule: arguments of `warmup_flat_decay`.
         freeze: arguments of `FreezeRule`.
@@ -86,10 +87,13 @@ class FlowMatchingTask(Task):
         super().__init__()
         check_settings("task", {"text_dropout": text_dropout})
         checked(field_type(TRAIN, "loss"), loss_weights, "loss")
-        weights = {modality: weight for modality, weight in loss_weights.items() if weight is not None}
+        weights: dict[str, float] = {m: w for m in MODALITIES if (w := loss_weights.get(m)) is not None}
         self._make_model, self._make_text = model, text_encoder
         self.timesteps = timesteps
         self.loss_weights = weights
+        self.learned_weights: LearnedWeights | None = None
+        if loss_weights.get("learned"):
+            self.learned_weights = LearnedWeights({m: weights.get(m, 0.0) for m in self.modalities})
         self.optimizer_settings, self.schedule = dict(optimizer), dict(schedule)
         self.freeze_rule = FreezeRule(**(freeze or {}))
         self.adapter = adapter or None
@@ -152,6 +156,13 @@ class FlowMatchingTask(Task):
             self.trained_parameters += sum(p.numel() for p in own if p.requires_grad)
             self.total_parameters += sum(p.numel() for p in own)
             strategy.place_other(self.text_encoder)
+        if self.learned_weights is not None:
+            count = self.learned_weights.log_variances.numel()
+            self.trained_parameters, self.total_parameters = (
+                self.trained_parameters + count,
+                self.total_parameters + count,
+            )
+            strategy.place_other(self.learned_weights)
 
     def configure_optimizers(self) -> Any:
         """The configured optimiser over what is trained, with its schedule per step."""
@@ -257,10 +268,17 @@ class FlowMatchingTask(Task):
             scored = drawn.given.scored(modality, lengths[modality])
             result = flow_matching_loss(getattr(output, modality), targets[modality], scored=scored)
             by_modality[modality], by_clip[modality] = result.mean, result
-            total = total + self.loss_weights.get(modality, 0.0) * by_modality[modality]
+            if self.learned_weights is None:
+                total = total + self.loss_weights.get(modality, 0.0) * by_modality[modality]
             if not batch.get(REPEATED):
                 bins = self.train_bins if train else self.val_bins
                 add_by_role(bins, modality, result, sigmas[modality], drawn, roles.names)
+        if self.learned_weights is not None:
+            weighted, weights = self.learned_weights(by_modality)
+            total = total + weighted
+            if train:
+                for modality, weight in weights.items():
+                    self._step_losses.add(f"train/weight_{modality}", weight)
         return total, by_modality, by_clip
 
     def _independent(
@@ -278,11 +296,11 @@ class FlowMatchingTask(Task):
             len(batch["id"]), generator_for(*purpose, "timesteps", device=self.device)
         )
         sigmas = {"video": sigma_video, "audio": sigma_audio}
+        if self._within_step[1] == 0:
+            self._step_losses.begin()
         loss, by_modality, by_clip = self.losses(batch, sigmas, purpose, train=True)
         for observe in self.observers:
             observe(batch, sigmas, by_modality)
-        if self._within_step[1] == 0:
-            self._step_losses.begin()
         if KIND in batch:
             self.shares.add(batch[KIND], len(batch["id"]))
         self._step_losses.add("train/loss", loss)
