@@ -11,6 +11,7 @@ import torch
 from helpers.mixed_shards import write_mixed
 from helpers.run_folders import column, logged, same, weights
 from ovi_lab.errors import UserError
+from ovi_lab.tasks import FusionTraining
 
 WEIGHTS = {"both": 0.4, "sound": 0.3, "silent_video": 0.15, "still": 0.15}
 SETTINGS = (
@@ -64,6 +65,24 @@ def test_a_step_without_sound_leaves_the_audio_tower_to_its_momentum(
     moved = {n: not torch.equal(w, weights(start, False)[n]) for n, w in weights(run, False).items()}
     assert any(moved[n] for n in moved if "video_model" in n)
     assert not any(moved[n] for n in moved if "audio_model" in n)
+
+
+@pytest.mark.slow
+def test_the_text_encoder_of_an_absent_tower_has_a_gradient_as_the_tower_has(
+    trained: Any, shards: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: dict[str, float | None] = {}
+
+    def look(task: Any, optimizer: Any) -> None:
+        for name, weight in task.text_encoder.named_parameters():
+            gradients[name] = None if weight.grad is None else float(weight.grad.abs().sum())
+
+    monkeypatch.setattr(FusionTraining, "on_before_optimizer_step", look)
+    one_step = ["trainer.max_steps=1", "roles=paper", sources(shards, silent_video=1.0)]
+    trained([*SETTINGS, *one_step, "text=separate", "text.reads.audio=all"])
+    assert gradients["encoders.audio.words"] == gradients["encoders.audio.positions"] == 0.0
+    # at the first step the output layer is zero, and the gradient of all before it
+    assert gradients["encoders.video.words"] == 0.0
 
 
 @pytest.mark.parametrize(

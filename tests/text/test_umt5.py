@@ -11,6 +11,7 @@ from torch import nn
 from helpers.published_goldens import golden, listed, on_meta, word_tokenizer
 from ovi_lab.errors import UserError
 from ovi_lab.text import UMT5Text
+from ovi_lab.text.parts import vectors_by_tower
 from ovi_lab.text.umt5 import UMT5Config, build, encode, load_encoder, transformers_name
 from ovi_lab.weights.torch_files import load_named
 
@@ -103,6 +104,16 @@ def test_endings_of_long_captions_are_told_or_kept(file, tokenizer, caplog) -> N
     torch.testing.assert_close(middles[0], whole, atol=1e-5, rtol=0)
     with pytest.raises(UserError, match=r"has 704 tokens and 512 are read.*text\.too_long=cut_middle"):
         made("refuse")(captions)
+
+
+def test_each_tower_reads_its_part_by_the_one_encoder(file, tokenizer, text) -> None:
+    reads = {"video": "picture", "audio": "sound"}
+    parts = UMT5Text(file, tokenizer, configuration=TINY, dtype="float32", reads=reads)
+    found = vectors_by_tower(parts, ["a red ball bounces Audio: rain"])
+    for tower, part in (("video", "a red ball bounces"), ("audio", "Audio: rain")):
+        torch.testing.assert_close(found[tower], text([part]))
+    both = vectors_by_tower(text, ["rain"])
+    assert both["video"] is both["audio"]
 
 
 def test_a_batch_changes_no_caption(text) -> None:
