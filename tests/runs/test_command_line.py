@@ -107,7 +107,10 @@ SWEEP = [
         (["name=my", "run"], ["'run' sets nothing", 'as name="my run"']),
         (["help"], ["write --help for help"]),
         (["experiment=fusion,"], ["'experiment=fusion,' (a value is missing at its end)"]),
-        (["text=null"], ["text=null leaves out", "Valid: learned, separate, stored, umt5", "task.text_encoder=null"]),
+        (
+            ["text=null"],
+            ["text=null leaves out", "Valid: learned, separate, stored, umt5", "task.text_encoder=null"],
+        ),
         (
             ["experiment=real_clips"],
             ["data.train is not given", "give data.train='clips/train-{000..007}.tar'"],

@@ -28,9 +28,7 @@ def test_a_run_is_resumed_to_the_bit_and_sampled_part_by_part(
 ) -> None:
     settings = [*SETTINGS, "trainer.max_steps=4", "checkpoint.keep_last=-1"]
     whole = trained(settings, tmp_path / "whole")
-    resumed = trained(
-        [*settings, f"resume={whole / 'checkpoints' / 'step_000002'}"], tmp_path / "resumed"
-    )
+    resumed = trained([*settings, f"resume={whole / 'checkpoints' / 'step_000002'}"], tmp_path / "resumed")
     assert all(same(weights(whole, ema), weights(resumed, ema)) for ema in (True, False))
     text = {n: w for n, w in weights(whole, False).items() if n.startswith("text_encoder.")}
     assert len({tuple(w.flatten().tolist()) for n, w in text.items() if n.endswith(".words")}) == 2
