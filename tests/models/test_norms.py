@@ -105,6 +105,22 @@ def test_clean_tokens_have_vectors_of_their_own(vectors: bool, tokens: int) -> N
         compared(clean.share(3, 3), np.pad(mask[:, 3:], ((0, 0), (0, 1))))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_vectors_are_looked_up_without_rounding(dtype: torch.dtype, autocast: bool) -> None:
+    """Whatever the type, and where autocast would have products in bfloat16."""
+    mask = np.array([[1, 0, 0], [0, 1, 1]], bool)
+    clean, own = CleanTokens.of(mask, torch.device("cpu")), torch.from_numpy(mask)[..., None]
+    shift, scale = (drawn(2, 2, 8, seed=n).detach().to(dtype) for n in (0, 1))
+    ones = torch.ones(2, 3, 8, dtype=dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        shifted, scaled = (modulate(shift, x, scale, clean, True) for x in (0 * ones, ones))
+    want = torch.where(own, shift[:, :1], shift[:, 1:])
+    assert shifted.dtype == dtype
+    assert torch.equal(shifted, want)
+    assert torch.equal(scaled, want + torch.where(own, scale[:, :1], scale[:, 1:]))
+
+
 @pytest.mark.parametrize("rope", [{}, {"mode": "learned"}])
 def test_frames_of_a_regular_batch_are_what_a_mask_of_tokens_makes(rope: dict[str, Any]) -> None:
     """The same clips as a list with a longer third one, whose grid makes spans unequal."""

@@ -78,9 +78,9 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, scored_BN:
             predicted, target = predicted.narrow(axis, *span), target.narrow(axis, *span)
             mask = None if mask is None else mask.narrow(axis, *span)
         else:
-            scored = from_host(scored_BN, target.device)
             if mask is None:
-                return _per_clip_of_frames(predicted, target, scored, scored_BN, axis)
+                return _per_clip_of_frames(predicted, target, scored_BN, axis)
+            scored = from_host(scored_BN, target.device)
             mask = mask & scored.reshape([n if i in (0, axis) else 1 for i, n in enumerate(target.shape)])
     difference = predicted.float() - target.float()
     if mask is None:
@@ -91,16 +91,14 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, scored_BN:
     return difference.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp_min(1)
 
 
-def _per_clip_of_frames(
-    predicted: Tensor, target: Tensor, scored: Tensor, scored_BN: Mask, axis: int
-) -> Tensor:
-    """[B], with whole frames or tokens, finite as they are, left out: a mask over sums, not over every element."""
+def _per_clip_of_frames(predicted: Tensor, target: Tensor, scored_BN: Mask, axis: int) -> Tensor:
+    """[B], with whole frames or tokens, finite as they are, left out: weights of sums, not of every element."""
     # Channels first: a sum over the outer dimension is the quicker one.
     sums_BN = (predicted.float() - target.float()).square().sum(dim=3 - axis)
     sums_BN = sums_BN.flatten(2).sum(dim=2) if sums_BN.dim() > 2 else sums_BN
     each = target[0].numel() // scored_BN.shape[1]
-    counts_B = from_host(scored_BN.sum(axis=1).clip(1) * each, target.device)
-    return torch.where(scored, sums_BN, 0.0).sum(dim=1) / counts_B
+    weights_BN = scored_BN / (scored_BN.sum(axis=1, keepdims=True).clip(1) * each)
+    return (sums_BN * from_host(weights_BN, target.device, torch.float32)).sum(dim=1)
 
 
 def _one_span(scored_BN: Mask) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ovi_lab.common.fields import checked
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
+from ovi_lab.models.given import Mask, over_latents
 
 MODEL_TIME = 1000.0
 """The model's timestep is this times sigma."""
@@ -26,19 +27,25 @@ DISTRIBUTIONS = ("uniform", "logit_normal", "shifted")
 
 
 @overload
-def interpolate(clean: Tensor, noise: Tensor, sigma_B: Tensor) -> tuple[Tensor, Tensor]: ...
+def interpolate(
+    clean: Tensor, noise: Tensor, sigma_B: Tensor, given: Mask | None = None
+) -> tuple[Tensor, Tensor]: ...
 @overload
 def interpolate(
-    clean: Sequence[Tensor], noise: Sequence[Tensor], sigma_B: Tensor
+    clean: Sequence[Tensor], noise: Sequence[Tensor], sigma_B: Tensor, given: Mask | None = None
 ) -> tuple[list[Tensor], list[Tensor]]: ...
 def interpolate(
-    clean: Tensor | Sequence[Tensor], noise: Tensor | Sequence[Tensor], sigma_B: Tensor
+    clean: Tensor | Sequence[Tensor],
+    noise: Tensor | Sequence[Tensor],
+    sigma_B: Tensor,
+    given: Mask | None = None,
 ) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
     """The point on the path and the velocity there, both in the form of `clean`.
 
     Args:
         clean, noise: Tensor [B, ...], or a list of B clips of any shapes.
         sigma_B: one sigma a clip, 0 to 1.
+        given: bool [B, N], True at latent frames (of [C, F, H, W]) or tokens (of [L, C]) that stay clean; None: none.
     """
     if sigma_B.shape != (len(clean),) or len(noise) != len(clean):
         raise UserError(
@@ -47,8 +54,16 @@ def interpolate(
         )
     if isinstance(clean, Tensor) and isinstance(noise, Tensor):
         sigma = sigma_B.to(clean).reshape(-1, *[1] * (clean.dim() - 1))
+        if given is not None:
+            sigma = sigma * over_latents(~given, clean)
         return torch.lerp(clean, noise, sigma), noise - clean
-    points = [torch.lerp(x, n, s.to(x)) for x, n, s in zip(clean, noise, sigma_B, strict=True)]
+    points: list[Tensor] = []
+    for index, (x, n, s) in enumerate(zip(clean, noise, sigma_B, strict=True)):
+        sigma = s.to(x)
+        if given is not None:
+            length = x.shape[1 if x.dim() == 4 else 0]
+            sigma = sigma * over_latents(~given[index : index + 1, :length], x[None])[0]
+        points.append(torch.lerp(x, n, sigma))
     return points, [n - x for x, n in zip(clean, noise, strict=True)]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,9 +33,16 @@ class DrawnRoles:
     """Of each clip."""
     given: Given
 
-    def are(self, name: str) -> Mask:
-        """[B], True at clips of a role."""
-        return np.array([own == name for own in self.names], dtype=bool)
+    @cached_property
+    def members(self) -> dict[str, Mask]:
+        """bool [B], the clips of each role that there is, by its name."""
+        names = np.array(self.names)
+        return {name: names == name for name in dict.fromkeys(self.names)}
+
+    @cached_property
+    def groups(self) -> Mask:
+        """bool [1 + roles, B]: all clips, then those of each role as `members` has them."""
+        return np.stack([np.ones(len(self.names), dtype=bool), *self.members.values()])
 
 
 @dataclass(frozen=True)
@@ -73,17 +81,17 @@ class Roles:
             remedy = f"roles.joint={1 - others:g}" if others <= 1 else "smaller shares"
             raise UserError(f"the shares of roles sum to {total:g} ({given}); expected 1, as with {remedy}")
 
-    @property
+    @cached_property
     def shares(self) -> dict[str, float]:
         """The share of each role, by name."""
         return {f.name: float(getattr(self, f.name)) for f in fields(self) if f.name != "leading"}
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Roles that are drawn, those of share 0 left out."""
         return tuple(name for name, share in self.shares.items() if share)
 
-    @property
+    @cached_property
     def gives(self) -> bool:
         """Whether any role gives or leaves out something."""
         return bool(set(self.names) - {"joint", "independent"})

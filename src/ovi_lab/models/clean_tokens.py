@@ -10,7 +10,6 @@ Shapes: B clips, L tokens, D width, S spans of equal length that a clip's tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,23 +28,26 @@ class CleanTokens:
     """bool [B, S], on the host."""
     rows: Tensor
     """int64 [B S], of each span the row among the 2 B vectors: those of t = 0 and of its own timestep, clip by clip."""
+    owners: Tensor
+    """float32 [B, 2, S], 1 at the vector of each span: its product with values of the spans sums those of each."""
+    readers: Tensor | None
+    """`owners` as [B, S, 2], on a CPU: its product with a clip's two vectors is that of each span, and exact. None on a
+    GPU, which may round what it multiplies."""
 
     @classmethod
     def of(cls, mask_BS: NDArray[np.bool_], device: torch.device) -> CleanTokens:
         """Those of a mask."""
         rows_BS = 2 * np.arange(len(mask_BS))[:, None] + ~mask_BS
-        return cls(mask_BS, from_host(rows_BS.reshape(-1), device))
-
-    @cached_property
-    def owners(self) -> Tensor:
-        """float32 [B, 2, S], 1 at the vector of each span: its product with values of the spans sums those of each."""
-        both_B2S = np.stack([self.mask, ~self.mask], axis=1)
-        return from_host(both_B2S.astype(np.float32), self.rows.device)
+        owners_B2S = np.empty((len(mask_BS), 2, mask_BS.shape[1]), dtype=np.float32)
+        owners_B2S[:, 0], owners_B2S[:, 1] = mask_BS, ~mask_BS
+        owners = from_host(owners_B2S, device)
+        return cls(
+            mask_BS, from_host(rows_BS.reshape(-1), device), owners, owners.mT if owners.is_cpu else None
+        )
 
     def repeated(self, passes: int) -> CleanTokens:
         """The tokens of the same clips in several passes at once."""
-        rows = torch.cat([self.rows + 2 * n * len(self.mask) for n in range(passes)])
-        return CleanTokens(np.concatenate([self.mask] * passes), rows)
+        return CleanTokens.of(np.concatenate([self.mask] * passes), self.rows.device)
 
     def share(self, begin: int, length: int) -> CleanTokens:
         """Those among `length` tokens of each clip from `begin` on, none past a clip's last; of spans of one token."""
@@ -62,41 +64,47 @@ def modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens
     """
     # As `multiply_add`: the compiler makes gradients of the formula by itself.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Modulate.apply(base, x_BLD, factor_B2D, clean.rows, clean.owners, vectors)
-    return _modulate(base, x_BLD, factor_B2D, clean.rows, vectors)
+        return _Modulate.apply(base, x_BLD, factor_B2D, clean, vectors)
+    return _modulate(base, x_BLD, factor_B2D, clean, vectors)
 
 
-def _modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, rows: Tensor, vectors: bool) -> Tensor:
-    factor = _of_spans(factor_B2D, rows, x_BLD)
-    if vectors:
-        base = _of_spans(base, rows, x_BLD)
-    if factor.shape == x_BLD.shape:
-        return torch.addcmul(base, x_BLD, factor, out=_reusable(factor, x_BLD, base))
-    x_BSND = _spans(x_BLD, factor)
-    return torch.addcmul(base if vectors else _spans(base, factor), x_BSND, factor).view(x_BLD.shape)
+def _modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens, vectors: bool) -> Tensor:
+    if clean.mask.shape[1] == x_BLD.shape[1]:
+        factor = _of_tokens(factor_B2D, clean)
+        # On a CPU a fresh stream costs as much as what is computed into it: the vectors' place serves for the result.
+        reused = base.dtype == x_BLD.dtype == factor.dtype and not torch.is_grad_enabled()
+        if vectors and reused and clean.readers is not None and _multiplies(factor):
+            return torch.mul(x_BLD, factor, out=factor).baddbmm_(clean.readers, base)
+        base = _of_tokens(base, clean) if vectors else base
+        return torch.addcmul(base, x_BLD, factor, out=factor if reused else None)
+    factor, x_BSND = _of_spans(factor_B2D, clean), _spans(x_BLD, clean)
+    base = _of_spans(base, clean) if vectors else _spans(base, clean)
+    return torch.addcmul(base, x_BSND, factor).view(x_BLD.shape)
 
 
-def _of_spans(vectors_B2D: Tensor, rows: Tensor, like_BLD: Tensor) -> Tensor:
-    """The vectors of each span: [B, L, D] where every token is one, else [B, S, 1, D]."""
-    B, L, D = like_BLD.shape
-    found = vectors_B2D.reshape(2 * B, D).index_select(0, rows)
-    return found.view(B, L, D) if found.shape[0] == B * L else found.view(B, -1, 1, D)
+def _of_tokens(vectors_B2D: Tensor, clean: CleanTokens) -> Tensor:
+    """The vectors of each token, [B, L, D], where every token is a span."""
+    if clean.readers is not None and _multiplies(vectors_B2D):
+        return torch.bmm(clean.readers, vectors_B2D)
+    B, _, D = vectors_B2D.shape
+    return vectors_B2D.reshape(2 * B, D).index_select(0, clean.rows).view(B, -1, D)
 
 
-def _spans(x_BLD: Tensor, vectors_BS1D: Tensor) -> Tensor:
+def _multiplies(vectors: Tensor) -> bool:
+    """Whether a product of these with ones and zeros gives their own values."""
+    return vectors.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _of_spans(vectors_B2D: Tensor, clean: CleanTokens) -> Tensor:
+    """The vectors of each span, [B, S, 1, D]."""
+    B, _, D = vectors_B2D.shape
+    return vectors_B2D.reshape(2 * B, D).index_select(0, clean.rows).view(B, -1, 1, D)
+
+
+def _spans(x_BLD: Tensor, clean: CleanTokens) -> Tensor:
     """[B, S, tokens of a span, D]."""
     B, _, D = x_BLD.shape
-    return x_BLD.reshape(B, vectors_BS1D.shape[1], -1, D)
-
-
-def _reusable(looked_up: Tensor, *others: Tensor) -> Tensor | None:
-    """Vectors looked up, one a token, as the place for a result of these; None where it would not fit.
-
-    On a CPU a fresh stream costs as much as what is computed into it.
-    """
-    if torch.is_grad_enabled() or {t.dtype for t in others} != {looked_up.dtype}:
-        return None
-    return looked_up
+    return x_BLD.reshape(B, clean.mask.shape[1], -1, D)
 
 
 class _Modulate(torch.autograd.Function):
@@ -104,41 +112,31 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        base: Tensor,
-        x_BLD: Tensor,
-        factor_B2D: Tensor,
-        rows: Tensor,
-        owners_B2S: Tensor,
-        vectors: bool,
+        ctx: Any, base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens, vectors: bool
     ) -> Tensor:
-        ctx.save_for_backward(x_BLD, factor_B2D, rows, owners_B2S)
-        ctx.vectors = vectors
-        return _modulate(base, x_BLD, factor_B2D, rows, vectors)
+        ctx.save_for_backward(x_BLD, factor_B2D)
+        ctx.clean, ctx.vectors = clean, vectors
+        return _modulate(base, x_BLD, factor_B2D, clean, vectors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), needed = gradients, ctx.needs_input_grad
-        x, factor_B2D, rows, owners_B2S = ctx.saved_tensors
-        one_a_token = owners_B2S.shape[2] == x.shape[1]
+        (gradient,), needed, clean = gradients, ctx.needs_input_grad, ctx.clean
+        x, factor_B2D = ctx.saved_tensors
         of_base, of_x, of_factor = None, None, None
-        if needed[1]:
-            factor = _of_spans(factor_B2D, rows, x)
-            if one_a_token:
-                of_x = torch.mul(gradient, factor, out=_reusable(factor, gradient))
-            else:
-                of_x = (_spans(gradient, factor) * factor).view(x.shape)
+        if needed[1] and clean.mask.shape[1] == x.shape[1]:
+            factor = _of_tokens(factor_B2D, clean)
+            of_x = torch.mul(gradient, factor, out=factor if factor.dtype == gradient.dtype else None)
+        elif needed[1]:
+            of_x = (_spans(gradient, clean) * _of_spans(factor_B2D, clean)).view(x.shape)
         if needed[0]:
-            of_base = _sums(owners_B2S, gradient, one_a_token) if ctx.vectors else gradient
+            of_base = _sums(gradient, clean) if ctx.vectors else gradient
         if needed[2]:
-            of_factor = _sums(owners_B2S, gradient * x, one_a_token)
-        return of_base, of_x, of_factor, None, None, None
+            of_factor = _sums(gradient * x, clean)
+        return of_base, of_x, of_factor, None, None
 
 
-def _sums(owners_B2S: Tensor, values_BLD: Tensor, one_a_token: bool) -> Tensor:
+def _sums(values_BLD: Tensor, clean: CleanTokens) -> Tensor:
     """[B, 2, D]: the sums over the tokens of each vector."""
-    if one_a_token:
-        return torch.bmm(owners_B2S.to(values_BLD.dtype), values_BLD)
-    B, _, D = values_BLD.shape
-    spans_BSD = values_BLD.reshape(B, owners_B2S.shape[2], -1, D).sum(dim=2, dtype=torch.float32)
-    return torch.bmm(owners_B2S, spans_BSD)
+    if clean.mask.shape[1] == values_BLD.shape[1]:
+        return torch.bmm(clean.owners.to(values_BLD.dtype), values_BLD)
+    return torch.bmm(clean.owners, _spans(values_BLD, clean).sum(dim=2, dtype=torch.float32))

@@ -106,11 +106,11 @@ class Given:
             return latents
         check_mask(mask_BN, modality, frames_of(latents, modality))
         if isinstance(latents, Tensor) and isinstance(clean, Tensor):
-            return torch.where(_over(mask_BN, latents), clean.to(latents), latents)
+            return torch.where(over_latents(mask_BN, latents), clean.to(latents), latents)
         held: list[Tensor] = []
         for mask_N, own, kept in zip(mask_BN, latents, clean, strict=True):
             length = own.shape[1 if modality == "video" else 0]
-            held.append(torch.where(_over(mask_N[None, :length], own[None])[0], kept.to(own), own))
+            held.append(torch.where(over_latents(mask_N[None, :length], own[None])[0], kept.to(own), own))
         return held
 
     def repeated(self, passes: int) -> Given:
@@ -137,7 +137,7 @@ def check_mask(mask_BN: Mask, modality: Modality, lengths: Sequence[int]) -> Non
         )
 
 
-def _over(mask_BN: Mask, latents: Tensor) -> Tensor:
-    """A mask [B, N] as one that broadcasts to latents, on their device."""
+def over_latents(mask_BN: Mask, latents: Tensor) -> Tensor:
+    """A mask [B, N] as one that broadcasts to latents [B, C, F, H, W] or [B, L, C], on their device."""
     mask = from_host(mask_BN, latents.device)
     return mask[:, None, :, None, None] if latents.dim() == 5 else mask[:, :, None]

@@ -17,6 +17,10 @@ from ovi_lab.models.norms import per_frame
 from ovi_lab.models.rope import KeptTables, from_host
 from ovi_lab.models.tower import Tokens, Tower, token_mask
 
+FRAME_TOKENS = 16
+"""Tokens of a frame from which on one vector a frame costs less than one a token: below, loops over so few of them cost
+more than looking the vectors up."""
+
 
 class TokenTimes:
     """Time embeddings of a pass over some clips, and the masks that they need; masks are kept for the next pass."""
@@ -44,12 +48,12 @@ class TokenTimes:
         if clean_BF.shape[1] == 1:  # whole clips: still one timestep each
             return *tower.embed_time(torch.where(self._kept(clean_BF, device), 0.0, t_BT)), None
         length = tokens.x.shape[1]
-        one_shape = len(set(tokens.grids)) == 1
+        by_frame = by_frame and len(set(tokens.grids)) == 1 and length >= FRAME_TOKENS * clean_BF.shape[1]
         e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
-        if by_frame and one_shape and clean_BF.shape[1] < length and bool((clean_BF == clean_BF[:1]).all()):
+        if by_frame and bool((clean_BF == clean_BF[:1]).all()):
             clean_1F1 = self._kept(clean_BF[:1], device)[..., None]
             return per_frame(e, clean_1F1), per_frame(e0, clean_1F1[..., None]), None
-        spans_BS = clean_BF if by_frame and one_shape else token_mask(clean_BF, tokens.grids, length)
+        spans_BS = clean_BF if by_frame else token_mask(clean_BF, tokens.grids, length)
         key = (spans_BS.shape, spans_BS.tobytes(), device)
         return e, e0, self._clean.get(key, lambda: CleanTokens.of(spans_BS, device))
 
@@ -81,9 +85,12 @@ def clean_frames(tower: Tower, tokens: Tokens, given: Given) -> Mask | None:
     patch = (tower.config.patch_size or (1,))[0]
     lengths = tower.frames(tokens)
     check_mask(mask_BN, modality, lengths)
-    patches_BFP = mask_BN.reshape(len(mask_BN), -1, patch)
-    clean_BF: Mask = patches_BFP.all(axis=-1)
-    if not np.array_equal(clean_BF, patches_BFP.any(axis=-1)):
-        raise UserError(f"a part of a patch of {patch} latent frames is given; give all of it or none")
-    whole_B = given.whole(modality, lengths)
-    return whole_B[:, None] if np.array_equal(whole_B, clean_BF.any(axis=1)) else clean_BF
+    clean_BF = mask_BN
+    if patch > 1:
+        patches_BFP = mask_BN.reshape(len(mask_BN), -1, patch)
+        clean_BF = patches_BFP.all(axis=-1)
+        if not np.array_equal(clean_BF, patches_BFP.any(axis=-1)):
+            raise UserError(f"a part of a patch of {patch} latent frames is given; give all of it or none")
+    given_B = mask_BN.sum(axis=1)
+    whole_B: Mask = given_B == np.asarray(lengths)
+    return whole_B[:, None] if (whole_B == (given_B > 0)).all() else clean_BF

@@ -240,7 +240,7 @@ class FlowMatchingTask(Task):
         lengths = {m: frames_of(batch[m], m) for m in modalities}
         roles = self.roles if train else Roles()
         drawn = roles.draw(lengths, lambda: generator_for(*purpose, "roles"))
-        if (own := drawn.are("independent")).any():
+        if (own := drawn.members.get("independent")) is not None:
             sigmas = self._independent(sigmas, own, purpose)
         text = self.encode_text(batch, dropped)
         noisy: dict[str, Latents] = {}
@@ -249,8 +249,8 @@ class FlowMatchingTask(Task):
         for modality in modalities:
             latents = batch[modality]
             noise = noise_like(latents, generator_for(*purpose, "noise", modality, device=device))
-            point, targets[modality] = interpolate(latents, noise, sigmas[modality])
-            noisy[modality] = drawn.given.hold(modality, point, latents)
+            held = drawn.given.mask(modality)
+            noisy[modality], targets[modality] = interpolate(latents, noise, sigmas[modality], held)
             arguments[f"t_{modality}"] = 1000.0 * sigmas[modality]
             arguments[f"text_{modality}"] = text[modality]
         absent = [m for m in batch.get(ABSENT, ()) if m in self.modalities]

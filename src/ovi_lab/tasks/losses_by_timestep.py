@@ -53,7 +53,7 @@ class LossByTimestep:
         loss_B = loss_B.detach().float()
         finite_B = loss_B.isfinite()
         where_B = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
-        in_bin_BT = torch.nn.functional.one_hot(where_B, self.bins).float()
+        in_bin_BT = (where_B[:, None] == torch.arange(self.bins, device=where_B.device)).float()
         values_2B = torch.stack([loss_B.where(finite_B, 0.0), finite_B.float()])
         members_K1B = from_host(members, loss_B.device).float()[:, None]
         for name, sums in zip(names, (members_K1B * values_2B) @ in_bin_BT, strict=True):
@@ -134,13 +134,16 @@ def add_by_role(
         drawn: their roles.
         names: roles that the run draws.
     """
-    counted = np.ones(len(drawn.names), dtype=bool) if loss.counted is None else loss.counted
-    groups = {modality: counted}
-    if len(tuple(names)) > 1:
-        groups |= {f"{role}/{modality}": counted & drawn.are(role) for role in dict.fromkeys(drawn.names)}
-    if len(groups) == 1 and counted.all():
+    if len(tuple(names)) <= 1 and loss.counted is None:
         bins.add(modality, loss.per_clip, sigma_B)
         return
-    with_clips = {name: clips for name, clips in groups.items() if clips.any()}
-    if with_clips:
-        bins.add_groups(list(with_clips), np.stack(list(with_clips.values())), loss.per_clip, sigma_B)
+    own = (
+        [modality, *(f"{role}/{modality}" for role in drawn.members)] if len(tuple(names)) > 1 else [modality]
+    )
+    members_KB = drawn.groups[: len(own)]
+    if loss.counted is not None:
+        members_KB = members_KB & loss.counted
+        there = members_KB.any(axis=1)
+        own, members_KB = [name for name, some in zip(own, there, strict=True) if some], members_KB[there]
+    if own:
+        bins.add_groups(own, members_KB, loss.per_clip, sigma_B)
