@@ -62,6 +62,14 @@ def test_spare_memory_is_offered_and_taken() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("reads", "encoders"), [("picture", 2), ("none", 1)])
+def test_text_encoders_of_each_tower_are_counted(reads: str, encoders: int) -> None:
+    _, text = planned(*SMALL, "gpus=1x24GB", "text=separate", f"text.reads.video={reads}")
+    # 1024 words and 12 positions of 64 channels
+    assert re.search(rf"text encoder\W+{encoders * 1036 * 64:,}", text)
+
+
+@pytest.mark.slow
 def test_training_refuses_what_cannot_fit() -> None:
     config = composed(["optim=adamw", "data.batch_size=8"], config_dir(), "train")
     clip = ClipShape((16, 16, 16), 80)
