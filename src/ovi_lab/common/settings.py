@@ -125,7 +125,8 @@ TRAIN = _open(
     arm_name=Name,
     seed=Seed,
     resume=Text | None,
-    init_from=_closed(all=Text | None, video=Text | None, audio=Text | None) | None,
+    init_from=_closed(all=Text | None, video=Text | None, audio=Text | None, audio_from_video=Text | None)
+    | None,
     overwrite=YesNo,
     trained=Text | None,
     run_dir=Text,

@@ -35,6 +35,7 @@ from ovi_eval.common.plain_data import read_json
 from ovi_lab.common.progress import EVALUATION_STAGES, STAGES, fraction
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.evaluations import trained_once, varies_training
+from ovi_lab.sweeps.order import run_in_order
 from ovi_lab.sweeps.study import SweepJob, note_jobs
 from ovi_lab.sweeps.varied import is_own, values_of, varied_values
 
@@ -219,7 +220,10 @@ class PoolLauncher(Launcher):
         if (folder / "config.yaml").is_file():
             fail(f"{folder} is the folder of a run: give the sweep a folder of its own, name=…")
         trainings, jobs = trained_once(jobs, {job.name: arm for job, _, arm in made}, folder)
-        outcome = self._run_after(trainings, jobs)
+        if trainings:
+            told = f"{len(jobs)} evaluations of {len(trainings)} trained models"
+            Console().print(told, highlight=False)
+        outcome = run_in_order([*trainings, *jobs], self.run_jobs)
         for job, returned, _ in made:
             # a failed job is reported at the end of the study, after the others have been ranked
             returned.status = JobStatus.COMPLETED
@@ -227,25 +231,6 @@ class PoolLauncher(Launcher):
         ended = [replace(job, status=outcome[job.name][0], message=outcome[job.name][1]) for job in jobs]
         note_jobs(folder, ended, varied, is_own(job_overrides, values_of(self.config.hydra.sweeper)))
         return [returned for _, returned, _ in made]
-
-    def _run_after(
-        self, trainings: Sequence[SweepJob], jobs: Sequence[SweepJob]
-    ) -> dict[str, tuple[str, str]]:
-        """Run the trainings that several jobs evaluate, then the jobs, but for those whose training has failed."""
-        if not trainings:
-            return self.run_jobs(jobs)
-        Console().print(f"{len(jobs)} evaluations of {len(trainings)} trained models", highlight=False)
-        trained = self.run_jobs(trainings)
-        lost = {
-            str(job.run_dir): trained[job.name][1] for job in trainings if trained[job.name][0] == "failed"
-        }
-        outcome = {
-            job.name: ("failed", f"its training failed: {lost[place]}")
-            for job in jobs
-            if (place := job.config.get("trained")) in lost
-        }
-        left = [job for job in jobs if job.name not in outcome]
-        return {**outcome, **(self.run_jobs(left) if left else {})}
 
     def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
         """Run the jobs and report each as it ends; status and message of each, by name."""

@@ -110,6 +110,11 @@ class StudyCallback(Callback):
 _ended: list[tuple[Path, StudyCallback]] = []
 
 
+def _scored(jobs: Sequence[SweepJob]) -> Sequence[SweepJob]:
+    """The jobs that are ranked: where some are scored, the others are there to begin from."""
+    return [job for job in jobs if (job.config.get("evaluation") or {}).get("enabled")] or jobs
+
+
 def _score_references(folder: Path, jobs: Sequence[SweepJob]) -> None:
     """Score the reference rows (real clips, and real clips distorted on purpose) once per study, on its data."""
     from ovi_lab.runs.evaluate import evaluate_references
@@ -127,7 +132,7 @@ def _ending(board: Leaderboard, folder: Path, jobs: Sequence[SweepJob]) -> list[
     """The last lines of a study: its page, its first number by arm, and the command that samples its first model."""
     page = typed(folder / "leaderboard.html")
     lines = [page if board.sweep is not None else _numbers(board, page)]
-    for job in jobs:
+    for job in _scored(jobs):
         last = Path(job.config.get("trained") or job.run_dir) / "last"
         if last.exists():
             prompt = next((str(p) for p in job.config["samples"]["prompts"] if str(p).strip()), "…")
@@ -181,14 +186,15 @@ def _board(study: StudyCallback, sweep: EndedSweep, folder: Path, failed: Iterab
     from ovi_eval.ranking.sweep import Axes
 
     failures = {(job.config["arm_name"], job.config["seed"]): job.message for job in failed}
-    arms = list(dict.fromkeys(job.config["arm_name"] for job in sweep.jobs))
-    places = [job.run_dir for job in sweep.jobs] + [folder / "references"] if sweep.jobs else [folder]
+    jobs = _scored(sweep.jobs)
+    arms = list(dict.fromkeys(job.config["arm_name"] for job in jobs))
+    places = [job.run_dir for job in jobs] + [folder / "references"] if jobs else [folder]
     build = partial(
         build_leaderboard,
         [place for place in places if place.is_dir()],
         first=arms[0] if arms and not failures else None,
         order=arms,
-        expected=[(job.config["arm_name"], job.config["seed"]) for job in sweep.jobs],
+        expected=[(job.config["arm_name"], job.config["seed"]) for job in jobs],
         failed=failures,
         **_words(study, sweep, folder),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -34,6 +35,8 @@ from ovi_lab.tasks.step_losses import StepLosses
 from ovi_lab.tasks.task import Task, log_interval, steps_now
 from ovi_lab.text.parts import parts_of, vectors_by_tower
 
+log = logging.getLogger("ovi_lab.tasks")
+
 Latents = Tensor | list[Tensor]
 
 
@@ -58,7 +61,7 @@ class FlowMatchingTask(Task):
         optimizer: `factory` (takes parameter groups), `muon` and `weight_decay`.
         schedule: arguments of `warmup_flat_decay`.
         freeze: arguments of `FreezeRule`.
-        init_from: `all`, or `video` and `audio`: checkpoints to begin from.
+        init_from: `all`, or `video` and `audio`, or `audio_from_video`: checkpoints to begin from.
         adapter: settings of low-rank adapters, which alone are trained then (see `adapters`).
         text_dropout: share of clips whose caption is left out.
         roles: what of each clip is given or left out in training; None: nothing.
@@ -140,6 +143,8 @@ class FlowMatchingTask(Task):
             self.trained_parameters, self.total_parameters = add_lora(model, self.adapter, self.seed)
             values = LoraValues(values, self.seed)
         strategy = strategy_of(self._trainer)
+        if beginning is not None and beginning.note and strategy.is_global_zero:
+            log.warning("%s", beginning.note)
         strategy.place(model, values)
         strategy.share_sequences(model)
         self.model = model
