@@ -6,9 +6,13 @@ import json
 import shutil
 
 import pytest
+import torch
+from hydra.utils import instantiate
 
 from ovi_lab.common.progress import SilentReporter
 from ovi_lab.errors import UserError
+from ovi_lab.planning.clip_shape import ClipShape
+from ovi_lab.planning.flops import count_flops
 from ovi_lab.runs.run import execute
 
 SCORED = ("experiment=fusion", "evaluation=ball")
@@ -32,7 +36,9 @@ def results(run):
 
 
 @pytest.mark.slow
-def test_its_numbers_are_those_of_a_run_that_trains_and_evaluates(evaluated, made_run, trained, tmp_path):
+def test_its_numbers_are_those_of_a_run_that_trains_and_evaluates(
+    evaluated, made_run, trained, composed, tmp_path
+):
     run, whole = tmp_path / "run", made_run(*SCORED)
     assert evaluated() == "done"
     assert results(run)["metrics"] == results(whole)["metrics"]
@@ -41,6 +47,12 @@ def test_its_numbers_are_those_of_a_run_that_trains_and_evaluates(evaluated, mad
     assert results(run)["config_hash"] == results(whole)["config_hash"]
     assert set(results(run)["provenance"]["checkpoint"]) >= {"model.safetensors", "ema/model.safetensors"}
     assert not (run / "checkpoints").exists()
+    compute = [results(folder)["provenance"]["training_tflops"] for folder in (run, whole)]
+    with torch.device("meta"):
+        towers = instantiate(composed(SCORED).model)()
+    work = count_flops(towers, ClipShape((16, 2, 2), 81), text_is_trained=True)
+    # two steps of four clips
+    assert compute == [pytest.approx(8 * work.model / 1e12)] * 2
 
     assert evaluated() == "skipped"
     with pytest.raises(UserError, match=r"sampler\.solver was 'unipc', is 'euler'\. name=… evaluates"):

@@ -17,7 +17,7 @@ from ovi_eval.errors import UserError
 from ovi_eval.ranking.columns import Column
 from ovi_eval.ranking.table import Row
 from ovi_eval.results.files import LARGEST, RunResults
-from ovi_eval.results.settings import WITHOUT_EFFECT, settings_of
+from ovi_eval.results.settings import TFLOPS, WITHOUT_EFFECT, settings_of
 from ovi_eval.stats.intervals import Array, Seed
 from ovi_eval.stats.two_way import Effects, two_way
 
@@ -292,7 +292,7 @@ def _refuse_two_at_one_place(
 
 def _differing(runs: Sequence[Mapping[str, Any]], axes: Axes) -> list[str]:
     """Settings with an effect, beside those of the axes and their copies, that are not the same in all runs."""
-    skipped = (*WITHOUT_EFFECT, *_NAMES, *axes.x, *axes.by)
+    skipped = (*WITHOUT_EFFECT, *_NAMES, TFLOPS, *axes.x, *axes.by)
     names = dict.fromkeys(name for own in runs for name in own)
     found = [
         name

@@ -11,6 +11,9 @@ from ovi_eval.errors import UserError
 from ovi_eval.results.files import RunResults
 from ovi_eval.results.find_runs import TASKS
 
+TFLOPS = "training_tflops"
+"""In a run's results: 10^12 floating point operations of its training, which curves may go over as over a setting."""
+
 WITHOUT_EFFECT = (
     "run_dir",
     "resume",
@@ -42,7 +45,8 @@ WITHOUT_EFFECT = (
 
 
 def settings_of(run: RunResults) -> dict[str, Any]:
-    """Every setting of a run by its full name, as `rope.factor`; empty where no config.yaml lies with its results.
+    """Every setting of a run by its full name, as `rope.factor`, and its `training_tflops` where they are known; empty
+    where no config.yaml lies with its results.
 
     Raises UserError for a config.yaml that cannot be read.
     """
@@ -55,7 +59,8 @@ def settings_of(run: RunResults) -> dict[str, Any]:
     data = read_yaml(file)
     if not isinstance(data, dict):
         raise UserError(f"{file}: expected the settings of a run")
-    return flat(data)
+    known = {TFLOPS: work} if isinstance(work := run.provenance.get(TFLOPS), int | float) else {}
+    return {**flat(data), **known}
 
 
 def flat(config: Mapping[str, Any], left_out: Collection[str] = (), prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.files import write_whole
 from ovi_eval.common.plain_data import read_json
+from ovi_eval.results.settings import TFLOPS
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, resolve_checkpoint
 from ovi_lab.common.building import build
@@ -135,6 +136,7 @@ def _evaluate(
     run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
     reporter.at("data", 1, 1)
-    evaluate_run(config, plain, task, None, data, run_dir, losses, reporter, {"checkpoint": dict(content)})
+    origin = {"checkpoint": dict(content), **{key: done[key] for key in (TFLOPS,) if key in done}}
+    evaluate_run(config, plain, task, None, data, run_dir, losses, reporter, origin)
     outcome = {**done, "config_hash": config_hash(plain), "evaluated": dict(content)}
     write_whole(run_dir / "done.json", json.dumps(outcome, indent=1))

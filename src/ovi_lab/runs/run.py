@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ovi_eval.common.files import write_whole
 from ovi_eval.common.shown import shown
+from ovi_eval.results.settings import TFLOPS
 from ovi_lab.callbacks.preemption import was_requeued
 from ovi_lab.checkpoints.configuration import Configuration
 from ovi_lab.checkpoints.folder import Checkpoint, checkpoints_of, latest_checkpoint, resolve_checkpoint
@@ -311,6 +312,7 @@ def _train(
         "config_hash": config_hash(plain),
         "trained_parameters": task.trained_parameters,
         "parameters": task.total_parameters,
+        **_compute(config, trainer, task, data),
     }
     first = trainer.is_global_zero
     if started():
@@ -325,9 +327,30 @@ def _train(
             task, ema = averaged_model(run_dir / "last", config), None
 
         with preemption.at_once(first):
-            evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter)
+            origin = {key: outcome[key] for key in (TFLOPS,) if key in outcome}
+            evaluate_run(config, plain, task, ema, data, run_dir, losses, reporter, origin)
     if first:
         write_whole(run_dir / "done.json", json.dumps(outcome, indent=1))
+
+
+def _compute(config: DictConfig, trainer: Trainer, task: Task, data: Any) -> dict[str, float]:
+    """TFLOPs of all steps, counted as throughput counts them, for clips of the size that the data have; empty where no
+    step has a known number of clips of that size.
+    """
+    from ovi_lab.planning.clip_shape import ClipShape
+    from ovi_lab.planning.flops import count_flops
+    from ovi_lab.strategies.base import strategy_of
+    from ovi_lab.tasks import FlowMatchingTask
+
+    if not isinstance(task, FlowMatchingTask) or config.data.get("world") is None:
+        return {}
+    assert task.model is not None
+    clips = config.data.batch_size * trainer.accumulate_grad_batches * strategy_of(trainer).data_place[1]
+    text = task.text_encoder
+    trained = text is not None and any(p.requires_grad for p in text.parameters())
+    shapes = {m: s for m, s in data.latent_shapes.items() if m in task.modalities}
+    work = count_flops(task.model, ClipShape.of_latents(shapes), text_is_trained=trained)
+    return {TFLOPS: trainer.global_step * clips * work.model / 1e12}
 
 
 def _fit(trainer: Trainer, task: Task, data: Any, resumed: Path | None) -> None:

@@ -190,3 +190,24 @@ def test_leaderboard_makes_curves_from_runs_that_are_there(curve, tmp_path, caps
     assert main(["leaderboard", str(curve), "--x", "rope.factor", "--out", str(out)]) == 0
     assert "rope.factor" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["study"]["x"] == ["rope.factor"]
+
+
+def test_curves_go_over_the_compute_that_results_tell(tmp_path):
+    for width in (32, 64):
+        for steps in (250, 500):
+            for seed in (0, 1):
+                write_point(
+                    tmp_path, f"both,dim={width},steps={steps}", seed, 1e-4 * width * steps,
+                    {"model.video.dim": width, "trainer.max_steps": steps},
+                    provenance={"training_tflops": width**2 * steps / 1e6},
+                )  # fmt: skip
+    axes = Axes(["training_tflops"], ["arm", "model.video.dim"])
+    board = build_leaderboard([tmp_path], axes=axes)
+    assert [one.at[0] for one in board.sweep.along("both, dim=64")] == [1.024, 2.048]
+    assert board.problems == [
+        f"runs of the curve of both, dim={width} differ in more than training_tflops: trainer.max_steps"
+        for width in (32, 64)
+    ]
+    # it follows from the settings, and is not named beside them
+    others = build_leaderboard([tmp_path], axes=Axes(["trainer.max_steps"], ["model.video.dim"])).problems
+    assert others == []
