@@ -246,6 +246,11 @@ def _told(
             near = did_you_mean(key, known)
             raise UserError(f"no run has a setting {shown(key, 60)}" + (f"; {near}" if near else ""))
         own = [settings[id(run)] for run in placed]
+        options = None if key in below else _options(placed, own, key, below)
+        if options is not None:
+            for run, option in zip(placed, options, strict=True):
+                told[id(run)][key] = option
+            continue
         apart = [name for name in below if name == key] or [
             name
             for name in below
@@ -254,6 +259,26 @@ def _told(
         for run in placed:
             told[id(run)] |= {name: _plain(settings[id(run)].get(name)) for name in apart}
     return told
+
+
+def _options(
+    placed: Sequence[RunResults], own: Sequence[Mapping[str, Any]], key: str, below: Sequence[str]
+) -> list[str] | None:
+    """The option of a group of settings that each run has, as a sweep has written it into the run's name ("rope=scaled").
+
+    None where a name has none, or where names and settings do not go with each other one to one.
+    """
+    found: list[str] = []
+    values: dict[str, set[str]] = {}
+    for run, settings in zip(placed, own, strict=True):
+        parts = [part.partition("=") for part in run.name.split(",")]
+        option = next((value for name, _, value in parts if name == key and value), None)
+        if option is None:
+            return None
+        found.append(shown(option, 60))
+        values.setdefault(option, set()).add(repr([settings.get(name) for name in below]))
+    distinct = {next(iter(group)) for group in values.values() if len(group) == 1}
+    return found if len(distinct) == len(values) else None
 
 
 def _label(told: Mapping[str, str]) -> str:

@@ -97,6 +97,23 @@ def test_by_tells_curves_apart_and_may_name_a_group(curve, tmp_path):
         build_leaderboard([root], axes=X)
 
 
+def test_curves_of_a_group_have_the_names_of_its_options(tmp_path):
+    """As a sweep over `rope=scaled,seconds` names its runs; where names and settings disagree, the settings count."""
+    for option, factor in (("scaled", 0.2), ("seconds", 0.02)):
+        for length in (1, 2, 4):
+            name = f"both,rope={option},evaluation.length={length}"
+            settings = {"evaluation.length": length, "rope.mode": "constant", "rope.factor": factor}
+            write_point(tmp_path, name, 0, factor * length, settings)
+    axes = Axes(["evaluation.length"], ["rope"])
+    sweep = build_leaderboard([tmp_path], axes=axes).sweep
+    assert sweep.series == ["rope=scaled", "rope=seconds"]
+    (found,) = sweep.having({"rope": "seconds", "evaluation.length": 2})
+    assert found.arm == "both,rope=seconds,evaluation.length=2"
+    settings = {"evaluation.length": 8, "rope.mode": "constant", "rope.factor": 0.4}
+    write_point(tmp_path, "both,rope=scaled,evaluation.length=8", 0, 0.5, settings)
+    assert build_leaderboard([tmp_path], axes=axes).sweep.series == ["factor=0.2", "factor=0.4", "factor=0.02"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_number(tmp_path):
     for number, factor in enumerate((0.1, 0.2, 0.4)):
         write_point(tmp_path / f"study_{number}", "scaled", 0, 0.5 + factor, {"rope.factor": factor})
