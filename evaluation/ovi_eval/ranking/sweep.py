@@ -264,7 +264,7 @@ def _told(
 def _options(
     placed: Sequence[RunResults], own: Sequence[Mapping[str, Any]], key: str, below: Sequence[str]
 ) -> list[str] | None:
-    """The option of a group of settings that each run has, as a sweep has written it into the run's name ("rope=scaled").
+    """The option of a group that each run has, as a sweep has written it into the run's name ("rope=scaled").
 
     None where a name has none, or where names and settings do not go with each other one to one.
     """
