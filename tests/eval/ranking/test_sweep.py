@@ -111,7 +111,11 @@ def test_curves_of_a_group_have_the_names_of_its_options(tmp_path):
     assert found.arm == "both,rope=seconds,evaluation.length=2"
     settings = {"evaluation.length": 8, "rope.mode": "constant", "rope.factor": 0.4}
     write_point(tmp_path, "both,rope=scaled,evaluation.length=8", 0, 0.5, settings)
-    assert build_leaderboard([tmp_path], axes=axes).sweep.series == ["factor=0.2", "factor=0.4", "factor=0.02"]
+    assert build_leaderboard([tmp_path], axes=axes).sweep.series == [
+        "factor=0.2",
+        "factor=0.4",
+        "factor=0.02",
+    ]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_number(tmp_path):
