@@ -18,8 +18,8 @@ from ovi_lab.models.rope import KeptTables, from_host
 from ovi_lab.models.tower import Tokens, Tower, token_mask
 
 FRAME_TOKENS = 16
-"""Tokens of a frame from which on one vector a frame costs less than one a token: below, loops over so few of them cost
-more than looking the vectors up."""
+"""Tokens of a frame from which on one vector a frame costs a CPU less than one a token: below, loops over so few of
+them cost more than looking the vectors up."""
 
 
 class TokenTimes:
@@ -48,7 +48,8 @@ class TokenTimes:
         if clean_BF.shape[1] == 1:  # whole clips: still one timestep each
             return *tower.embed_time(torch.where(self._kept(clean_BF, device), 0.0, t_BT)), None
         length = tokens.x.shape[1]
-        by_frame = by_frame and len(set(tokens.grids)) == 1 and length >= FRAME_TOKENS * clean_BF.shape[1]
+        least = FRAME_TOKENS if tokens.x.is_cpu else 2
+        by_frame = by_frame and len(set(tokens.grids)) == 1 and length >= least * clean_BF.shape[1]
         e, e0 = tower.embed_time(torch.cat([torch.zeros_like(t_BT), t_BT], dim=1))
         if by_frame and bool((clean_BF == clean_BF[:1]).all()):
             clean_1F1 = self._kept(clean_BF[:1], device)[..., None]
