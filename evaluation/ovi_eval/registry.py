@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ovi_eval.ball.agreement import Agreement
+from ovi_eval.ball.caption import CaptionFollowed
 from ovi_eval.ball.event_sync import EventSync
 from ovi_eval.ball.frechet import BallFrechetAudio, BallFrechetVideo
 from ovi_eval.ball.real_events import RealEvents
@@ -52,7 +53,7 @@ _OWN: tuple[type[ItemMetric], ...] = (
     *AV_ALIGN.values(),
     *plugins.BUILT_IN,
     # the ball world
-    *(EventSync, Agreement, BallFrechetVideo, BallFrechetAudio, BallSync, RealEvents),
+    *(EventSync, Agreement, CaptionFollowed, BallFrechetVideo, BallFrechetAudio, BallSync, RealEvents),
     # the speaking mouth
     *(MouthEventSync, MouthAgreement, SyllableErrors, LipErrors, MouthSync, MouthRealEvents),
 )

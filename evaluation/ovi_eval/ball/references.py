@@ -13,10 +13,9 @@ from ovi_eval.errors import UserError
 SHIFTS_MS = (50, 100, 150)
 
 
-def make_references(real: ClipSet, seed: int, other_captions: bool = False) -> dict[str, ClipSet]:
-    """Sets of clips by the name of their row: `real`, `real_shifted_50ms` (100, 150) and `real_shuffled`.
-
-    With `other_captions` also `real_other_captions`, each clip with the next one's caption of the same kind.
+def make_references(real: ClipSet, seed: int) -> dict[str, ClipSet]:
+    """Sets of clips by the name of their row: `real`, `real_shifted_50ms` (100, 150), `real_shuffled` and
+    `real_other_captions`, each clip with the next one's caption of the same kind.
 
     Late sound begins with silence. The other clip has as many landings (by meta["count"], else as seen), so
     that only when they happen differs, and the colour's pitch; `seed` draws which. Raises UserError for a
@@ -26,16 +25,15 @@ def make_references(real: ClipSet, seed: int, other_captions: bool = False) -> d
     for ms in SHIFTS_MS:
         rows[f"real_shifted_{ms}ms"] = with_late_sound(real, ms / 1000)
     rows["real_shuffled"] = with_others_sound(real, seed)
-    if other_captions:
-        rows["real_other_captions"] = with_others_captions(real)
+    rows["real_other_captions"] = with_others_captions(real)
     return rows
 
 
 def with_others_captions(clips: ClipSet) -> ClipSet:
-    """The clips, each with the caption of the next one whose caption tells as much (by meta["told"])."""
+    """The clips, each with the caption of the next one that tells as much (by meta["told"], else meta["vague"])."""
     kinds: dict[str, list[int]] = {}
     for place, row in enumerate(clips.meta):
-        kinds.setdefault(str(row.get("told", "")), []).append(place)
+        kinds.setdefault(str(row.get("told", row.get("vague", ""))), []).append(place)
     captions = list(clips.captions)
     for places in kinds.values():
         for place, following in zip(places, [*places[1:], places[0]], strict=True):

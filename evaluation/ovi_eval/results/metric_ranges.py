@@ -7,6 +7,8 @@ import math
 _SHARE, _NOT_NEGATIVE = (0.0, 1.0), (0.0, math.inf)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("ball/agreement_full", "ball/agreement_vague"), _SHARE),
+    **dict.fromkeys(("ball/caption_colour", "ball/caption_pitch"), _SHARE),
+    **dict.fromkeys(("ball/caption_landings", "ball/caption_hits"), _SHARE),
     **dict.fromkeys(("ball/onset_f1", "ball/onset_iou"), _SHARE),
     **dict.fromkeys(("ball/real_landings_f1", "ball/real_hits_f1"), _SHARE),
     **dict.fromkeys(

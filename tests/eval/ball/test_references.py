@@ -4,13 +4,23 @@ import pytest
 import torch
 
 from helpers.ball_clips import real_clips, score
-from ovi_eval.ball.references import make_references, with_late_sound, with_others_sound
+from ovi_eval.ball.references import (
+    make_references,
+    with_late_sound,
+    with_others_captions,
+    with_others_sound,
+)
 from ovi_eval.errors import UserError
 
 
 def test_references_are_a_ceiling_and_floors() -> None:
     rows = make_references(real_clips(), seed=0)
-    assert list(rows) == ["real", *(f"real_shifted_{ms}ms" for ms in (50, 100, 150)), "real_shuffled"]
+    assert list(rows) == [
+        "real",
+        *(f"real_shifted_{ms}ms" for ms in (50, 100, 150)),
+        "real_shuffled",
+        "real_other_captions",
+    ]
     f1 = {n: score(c, names=["ball/event_sync"]).values["ball/onset_f1"].value for n, c in rows.items()}
     assert f1["real"] > f1["real_shifted_50ms"] > f1["real_shuffled"] > f1["real_shifted_150ms"]
     assert f1["real_shifted_100ms"] < 0.4
@@ -39,3 +49,20 @@ def test_exchanged_sounds_have_as_many_landings_and_no_clip_keeps_its_own() -> N
     assert not torch.equal(other.waves_NS, with_others_sound(clips, seed=4).waves_NS)
     with pytest.raises(UserError, match="got 1"):
         with_others_sound(clips[:1], 0)
+
+
+def test_another_clips_caption_tells_as_much_and_something_else() -> None:
+    """Real clips do what their captions say; with another's caption only by chance, and are as much in time."""
+    clips = real_clips()
+    other = with_others_captions(clips)
+    names = ["ball/caption", "ball/event_sync", "ball/agreement"]
+    own, foreign = ({k: v.value for k, v in score(c, names=names).values.items()} for c in (clips, other))
+    assert [len(caption.split()) for caption in other.captions] == [len(c.split()) for c in clips.captions]
+    assert own["ball/caption_colour"] == own["ball/caption_pitch"] == 1.0
+    assert own["ball/caption_landings"] > 0.9
+    assert own["ball/caption_hits"] > 0.95
+    for key in ("colour", "pitch"):
+        assert foreign[f"ball/caption_{key}"] < 0.4
+    for key in ("landings", "hits"):
+        assert foreign[f"ball/caption_{key}"] < 0.65
+    assert all(foreign[key] == value for key, value in own.items() if "caption" not in key)

@@ -16,7 +16,7 @@ from ovi_eval.registry import ALIASES
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, dict[str, float]]:
-    references = make_references(through_codec(), seed=0, other_captions=True)
+    references = make_references(through_codec(), seed=0)
     return {
         name: {
             key.removeprefix("mouth/"): found.value
