@@ -1,20 +1,23 @@
 """What it costs to train with parts given, and what sampling saves beside a given modality; writes every_direction.md.
 
     python benchmarks/every_direction.py                          both tables on this machine's CPU, one thread
-    python benchmarks/every_direction.py --sizes tiny --rounds 2  one size, without touching every_direction.md
+    python benchmarks/every_direction.py --sizes tiny --rounds 2 --processes 1   one size, leaves the page alone
     python benchmarks/every_direction.py --seams runs/any/last    where windows of a run's long clips meet (ball world)
     python benchmarks/every_direction.py --full-width             kernels and bytes by role at full width, rehearsed
 
 All cases of a table take turns in one process, step by step or clip by clip, so that what else the machine does falls
-on all of them; a ratio is of the same turn, and the table has medians.
+on all of them; a ratio is of the same turn, and the table has medians, for training over several processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,14 +96,14 @@ class Measured:
         return clock, cpu
 
 
-def loops(size: str) -> dict[str, TaskLoop]:
-    """A loop for each mixture and role, all over the same batch."""
+def loops(size: str, roles: Sequence[str]) -> dict[str, TaskLoop]:
+    """A loop for each mixture and for each of these roles, all over the same batch."""
     clips, (f, h, w), audio, text = TRAINED[size]
     g = torch.Generator().manual_seed(0)
     made: dict[str, TaskLoop] = {}
-    for name in ("paper", "any", *ROLES):
+    for name in ("paper", "any", *roles):
         own = [f"roles={name}"]
-        if name in ROLES:
+        if name in roles:
             own = ["roles=paper", "roles.joint=0", f"roles.{name}=1"]
         leading = "0.25" if size == "small_ovi" else "1.0"
         config = compose_train(
@@ -123,20 +126,32 @@ def rotated(cases: Sequence[tuple[Any, Measured]], turn: int) -> list[tuple[Any,
     return [*cases[first:], *cases[:first]][:: 1 if turn % 2 else -1]
 
 
-def of_training(size: str, rounds: int, advance: Callable[[], None]) -> list[str]:
-    """Rows of the first table."""
-    cases = {name: (loop, Measured()) for name, loop in loops(size).items()}
+def of_training(size: str, roles: Sequence[str], turns: int) -> dict[str, Measured]:
+    """Training steps of each mixture and role in this process."""
+    cases = {name: (loop, Measured()) for name, loop in loops(size, roles).items()}
     for loop, _ in cases.values():
         loop.step()  # AdamW makes its state
-    for turn in range(rounds):
+    for turn in range(turns):
         # another order each turn: no case always follows the same one
         for loop, measured in rotated(list(cases.values()), turn):
             measured.add(loop.step)
+    return {name: measured for name, (_, measured) in cases.items()}
+
+
+def in_processes(size: str, turns: int, processes: int, advance: Callable[[], None]) -> list[str]:
+    """Rows of the first table: the turns of several processes, one after the other."""
+    cases: dict[str, Measured] = {}
+    for _ in range(processes):
+        command = [sys.executable, __file__, "--one-process", size, *ROLES, "--rounds", str(turns)]
+        found = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+        for name, measured in json.loads(found.splitlines()[-1]).items():
+            own = cases.setdefault(name, Measured())
+            own.clock += measured["clock"]
+            own.cpu += measured["cpu"]
         advance()
-    paper = cases["paper"][1]
     rows = []
-    for name, (_, measured) in cases.items():
-        clock, cpu = measured.against(paper)
+    for name, measured in cases.items():
+        clock, cpu = measured.against(cases["paper"])
         label = f"`roles={name}`" if name in ("paper", "any") else f"`{name}` alone"
         rows.append(
             f"| {size} | {label} | {1e3 * statistics.median(measured.clock):.1f} | {clock:.3f} "
@@ -215,15 +230,17 @@ def of_sampling(size: str, steps: int, rounds: int, advance: Callable[[], None])
     return rows
 
 
-def section(sizes: Sequence[str], rounds: int, sampled: str, steps: int, clips: int, load: float) -> str:
+def section(
+    sizes: Sequence[str], rounds: int, processes: int, sampled: str, steps: int, clips: int, load: float
+) -> str:
     """The page's section of this machine."""
     with Progress(transient=True) as bar:
-        work = bar.add_task("measuring", total=len(sizes) * rounds + len(FUSIONS) * clips)
+        work = bar.add_task("measuring", total=len(sizes) * processes + len(FUSIONS) * clips)
 
         def advance() -> None:
             bar.advance(work)
 
-        training = [row for size in sizes for row in of_training(size, rounds, advance)]
+        training = [row for size in sizes for row in in_processes(size, rounds, processes, advance)]
         sampling = of_sampling(sampled, steps, clips, advance)
     c = build(sampled, "cpu", torch.float32).tower_configs["video"]
     f, h, w = SIZES[sampled]["video"]
@@ -240,7 +257,8 @@ PyTorch {torch.__version__.split("+")[0]}; load average {load:.1f} before, {os.g
 work falls on all cases alike; the processor's own seconds tell more then).
 
 A training step (loss by the task with its roles and bins, backward, clipping, AdamW, average of weights), \
-{of_size}; medians of {rounds} turns, ratios to `roles=paper` of the same turn:
+{of_size}; medians of {rounds * processes} turns, {rounds} in each of {processes} processes (where a process's memory \
+lies moves its ratios by 1 % or more), ratios to `roles=paper` of the same turn:
 
 | model | roles | ms | / paper | CPU ms | / paper |
 |---|---|--:|--:|--:|--:|
@@ -350,7 +368,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", choices=TRAINED, default=list(TRAINED), help="of training")
-    parser.add_argument("--rounds", type=int, default=40, help="training steps of each case")
+    parser.add_argument("--rounds", type=int, default=6, help="training steps of each case in a process")
+    parser.add_argument("--processes", type=int, default=10, help="that train, one after the other")
     parser.add_argument("--sampled", choices=[s for s in SIZES if s != "ovi_11b"], default="mid")
     parser.add_argument("--steps", type=int, default=10, help="of a clip")
     parser.add_argument("--clips", type=int, default=3, help="of each case")
@@ -358,15 +377,26 @@ def main() -> None:
     parser.add_argument(
         "--full-width", action="store_true", help="rehearse a step of stage 3 in each role instead"
     )
+    parser.add_argument(
+        "--one-process", nargs="+", metavar="SIZE ROLE", help="train at a size in roles here; prints JSON"
+    )
     parser.add_argument("--out", type=Path, help="default: every_direction.md, if nothing is left out")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.one_process:
+        size, *roles = args.one_process
+        print(
+            json.dumps({name: vars(found) for name, found in of_training(size, roles, args.rounds).items()})
+        )
+        return
     if args.seams or args.full_width:
         text = seams(args.seams, 2 * args.clips) if args.seams else full_width()
         print(text)
         write(args.out or HERE / "every_direction.md", text)
         return
-    text = section(args.sizes, args.rounds, args.sampled, args.steps, args.clips, os.getloadavg()[0])
+    text = section(
+        args.sizes, args.rounds, args.processes, args.sampled, args.steps, args.clips, os.getloadavg()[0]
+    )
     print(text)
     out = args.out or (
         HERE / "every_direction.md" if args.sizes == list(TRAINED) and args.sampled == "mid" else None

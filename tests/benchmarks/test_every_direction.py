@@ -17,7 +17,20 @@ def test_all_cases_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(script, "FUSIONS", ("video_to_audio",))
     out = tmp_path / "every_direction.md"
     out.write_text("# Every direction\n\n## CPU\n\nan old table\n\n## Seams\n\n| another table |\n")
-    few = ["--sizes", "tiny", "--rounds", "1", "--sampled", "tiny", "--steps", "1", "--clips", "1"]
+    few = [
+        "--sizes",
+        "tiny",
+        "--rounds",
+        "1",
+        "--processes",
+        "2",
+        "--sampled",
+        "tiny",
+        "--steps",
+        "1",
+        "--clips",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", ["every_direction.py", *few, "--out", str(out)])
     script.main()
     text = out.read_text()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovi_lab.errors import UserError
@@ -49,7 +50,10 @@ def flow_matching_loss(
 
     Raises UserError where shapes differ.
     """
-    counted = None if scored is None or scored.any(axis=1).all() else scored.any(axis=1)
+    counted = None
+    if scored is not None:
+        some_B = scored.any(axis=1)
+        counted = None if some_B.all() else some_B
     if isinstance(predicted, Tensor) and isinstance(target, Tensor):
         whole = mask if mask is None or isinstance(mask, Tensor) else torch.stack(list(mask))
         return FlowLoss(_per_clip(predicted, target, whole, scored), counted)
@@ -94,16 +98,19 @@ def _per_clip(predicted: Tensor, target: Tensor, mask: Tensor | None, scored_BN:
 def _per_clip_of_frames(predicted: Tensor, target: Tensor, scored_BN: Mask, axis: int) -> Tensor:
     """[B], with whole frames or tokens, finite as they are, left out: weights of sums, not of every element."""
     # Channels first: a sum over the outer dimension is the quicker one.
-    sums_BN = (predicted.float() - target.float()).square().sum(dim=3 - axis)
+    squares = F.mse_loss(predicted.float(), target.float(), reduction="none")
+    sums_BN = squares.sum(dim=3 - axis)
     sums_BN = sums_BN.flatten(2).sum(dim=2) if sums_BN.dim() > 2 else sums_BN
     each = target[0].numel() // scored_BN.shape[1]
-    weights_BN = scored_BN / (scored_BN.sum(axis=1, keepdims=True).clip(1) * each)
+    weights_BN = scored_BN / np.maximum(scored_BN.sum(axis=1, keepdims=True) * each, 1)
     return (sums_BN * from_host(weights_BN, target.device, torch.float32)).sum(dim=1)
 
 
 def _one_span(scored_BN: Mask) -> tuple[int, int] | None:
     """Begin and length of the one stretch that is scored in every clip alike; None where there is no such."""
+    if not (scored_BN == scored_BN[0]).all():
+        return None
     at = np.flatnonzero(scored_BN[0])
-    if not len(at) or not (scored_BN == scored_BN[0]).all() or at[-1] - at[0] + 1 != len(at):
+    if not len(at) or at[-1] - at[0] + 1 != len(at):
         return None
     return int(at[0]), len(at)

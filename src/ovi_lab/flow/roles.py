@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ovi_lab.common.values import check_settings
 from ovi_lab.errors import UserError
@@ -33,16 +34,9 @@ class DrawnRoles:
     """Of each clip."""
     given: Given
 
-    @cached_property
-    def members(self) -> dict[str, Mask]:
-        """bool [B], the clips of each role that there is, by its name."""
-        names = np.array(self.names)
-        return {name: names == name for name in dict.fromkeys(self.names)}
-
-    @cached_property
-    def groups(self) -> Mask:
-        """bool [1 + roles, B]: all clips, then those of each role as `members` has them."""
-        return np.stack([np.ones(len(self.names), dtype=bool), *self.members.values()])
+    def clips(self, role: str) -> Mask | None:
+        """bool [B], the clips of a role; None where it has none."""
+        return np.array([name == role for name in self.names]) if role in self.names else None
 
 
 @dataclass(frozen=True)
@@ -92,6 +86,11 @@ class Roles:
         return tuple(name for name, share in self.shares.items() if share)
 
     @cached_property
+    def _bounds(self) -> NDArray[np.float64]:
+        """The ends of the drawn roles' shares in [0, 1]."""
+        return np.cumsum([self.shares[name] for name in self.names])
+
+    @cached_property
     def gives(self) -> bool:
         """Whether any role gives or leaves out something."""
         return bool(set(self.names) - {"joint", "independent"})
@@ -109,31 +108,32 @@ class Roles:
             return DrawnRoles(("joint",) * clips, Given())
         # One row of numbers a clip, whatever its role: so a clip's role does not move the draws of the next.
         draws_B4 = torch.rand(clips, 4, generator=generator(), dtype=torch.float64).numpy()
-        bounds = np.cumsum([self.shares[name] for name in self.names])
-        picked = np.minimum(np.searchsorted(bounds, draws_B4[:, 0], side="right"), len(self.names) - 1)
-        names = [self.names[i] for i in picked]
-        made: dict[Modality, list[tuple[int, int]]] = {m: [(0, n) for n in own] for m, own in lengths.items()}
-        lacking = {m: np.zeros(clips, dtype=bool) for m in MODALITIES}
+        picked = np.searchsorted(self._bounds, draws_B4[:, 0], side="right").tolist()
+        names = [self.names[min(i, len(self.names) - 1)] for i in picked]
+        masks: dict[Modality, Mask] = {}
+        lacking: dict[str, list[int]] = {m: [] for m in MODALITIES}
         for clip, (role, draws) in enumerate(zip(names, draws_B4[:, 1:].tolist(), strict=True)):
             if role in ("joint", "independent"):
                 continue
-            own = {m: counts[clip] for m, counts in lengths.items()}
             if role.endswith("_alone"):
-                if len(own) == 2:
-                    lacking["audio" if role == "video_alone" else "video"][clip] = True
+                if len(lengths) == 2:
+                    lacking["audio" if role == "video_alone" else "video"].append(clip)
                 else:
                     names[clip] = "joint"
                 continue
+            own = {m: counts[clip] for m, counts in lengths.items()}
             spans = self._made(role, own, draws)
-            if spans == {m: (0, n) for m, n in own.items()} or all(
-                end <= begin for begin, end in spans.values()
-            ):
+            generated = [end - begin for begin, end in spans.values()]
+            if max(generated) <= 0 or generated == list(own.values()):  # nothing is, or all
                 names[clip] = "joint"
                 continue
-            for modality, span in spans.items():
-                made[modality][clip] = span
-        masks = {m: _outside(spans, lengths[m]) for m, spans in made.items()}
-        absent = {m: mask if mask.any() else None for m, mask in lacking.items()}
+            for modality, (begin, end) in spans.items():
+                if end - begin < own[modality]:
+                    if modality not in masks:
+                        masks[modality] = np.zeros((clips, max(lengths[modality])), dtype=bool)
+                    masks[modality][clip, :begin] = True
+                    masks[modality][clip, end : own[modality]] = True
+        absent = {m: _marked(own, clips) for m, own in lacking.items()}
         given = Given(masks.get("video"), masks.get("audio"), absent["video"], absent["audio"])
         return DrawnRoles(tuple(names), given)
 
@@ -170,11 +170,10 @@ class Roles:
         return min(max(int(units + 1e-6), 0), of - 1)
 
 
-def _outside(made: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Mask | None:
-    """bool [B, N], True at what lies outside the span of each clip; None where there is no such."""
-    if all(end - begin == n for (begin, end), n in zip(made, lengths, strict=True)):
+def _marked(clips: Sequence[int], of: int) -> Mask | None:
+    """bool [of], True at these clips; None where there are none."""
+    if not clips:
         return None
-    at_N = np.arange(max(lengths))
-    begin_B1, end_B1 = np.array(made)[:, :1], np.array(made)[:, 1:]
-    outside_BN: Mask = ((at_N < begin_B1) | (at_N >= end_B1)) & (at_N < np.array(lengths)[:, None])
-    return outside_BN
+    marked_B = np.zeros(of, dtype=bool)
+    marked_B[list(clips)] = True
+    return marked_B

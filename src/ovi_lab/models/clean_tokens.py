@@ -26,35 +26,31 @@ class CleanTokens:
 
     mask: NDArray[np.bool_]
     """bool [B, S], on the host."""
-    rows: Tensor
-    """int64 [B S], of each span the row among the 2 B vectors: those of t = 0 and of its own timestep, clip by clip."""
+    weights: Tensor
+    """[B, S, 1], 1 at clean spans and 0 at others: weights between a clip's two vectors, giving either unrounded."""
     owners: Tensor
     """float32 [B, 2, S], 1 at the vector of each span: its product with values of the spans sums those of each."""
-    readers: Tensor | None
-    """`owners` as [B, S, 2], on a CPU: its product with a clip's two vectors is that of each span, and exact. None on a
-    GPU, which may round what it multiplies."""
 
     @classmethod
-    def of(cls, mask_BS: NDArray[np.bool_], device: torch.device) -> CleanTokens:
-        """Those of a mask."""
-        rows_BS = 2 * np.arange(len(mask_BS))[:, None] + ~mask_BS
+    def of(
+        cls, mask_BS: NDArray[np.bool_], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> CleanTokens:
+        """Those of a mask; `dtype`: of the vectors that will be looked up."""
         owners_B2S = np.empty((len(mask_BS), 2, mask_BS.shape[1]), dtype=np.float32)
         owners_B2S[:, 0], owners_B2S[:, 1] = mask_BS, ~mask_BS
         owners = from_host(owners_B2S, device)
-        return cls(
-            mask_BS, from_host(rows_BS.reshape(-1), device), owners, owners.mT if owners.is_cpu else None
-        )
+        return cls(mask_BS, owners[:, 0, :, None].to(dtype), owners)
 
     def repeated(self, passes: int) -> CleanTokens:
         """The tokens of the same clips in several passes at once."""
-        return CleanTokens.of(np.concatenate([self.mask] * passes), self.rows.device)
+        return CleanTokens.of(np.concatenate([self.mask] * passes), self.weights.device, self.weights.dtype)
 
     def share(self, begin: int, length: int) -> CleanTokens:
         """Those among `length` tokens of each clip from `begin` on, none past a clip's last; of spans of one token."""
         own_BS = np.zeros((len(self.mask), length), dtype=bool)
         part = self.mask[:, begin : begin + length]
         own_BS[:, : part.shape[1]] = part
-        return CleanTokens.of(own_BS, self.rows.device)
+        return CleanTokens.of(own_BS, self.weights.device, self.weights.dtype)
 
 
 def modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens, vectors: bool) -> Tensor:
@@ -69,36 +65,22 @@ def modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens
 
 
 def _modulate(base: Tensor, x_BLD: Tensor, factor_B2D: Tensor, clean: CleanTokens, vectors: bool) -> Tensor:
+    factor = _of_spans(factor_B2D, clean)
     if clean.mask.shape[1] == x_BLD.shape[1]:
-        factor = _of_tokens(factor_B2D, clean)
+        base = _of_spans(base, clean) if vectors else base
         # On a CPU a fresh stream costs as much as what is computed into it: the vectors' place serves for the result.
         reused = base.dtype == x_BLD.dtype == factor.dtype and not torch.is_grad_enabled()
-        if vectors and reused and clean.readers is not None and _multiplies(factor):
-            return torch.mul(x_BLD, factor, out=factor).baddbmm_(clean.readers, base)
-        base = _of_tokens(base, clean) if vectors else base
         return torch.addcmul(base, x_BLD, factor, out=factor if reused else None)
-    factor, x_BSND = _of_spans(factor_B2D, clean), _spans(x_BLD, clean)
-    base = _of_spans(base, clean) if vectors else _spans(base, clean)
-    return torch.addcmul(base, x_BSND, factor).view(x_BLD.shape)
-
-
-def _of_tokens(vectors_B2D: Tensor, clean: CleanTokens) -> Tensor:
-    """The vectors of each token, [B, L, D], where every token is a span."""
-    if clean.readers is not None and _multiplies(vectors_B2D):
-        return torch.bmm(clean.readers, vectors_B2D)
-    B, _, D = vectors_B2D.shape
-    return vectors_B2D.reshape(2 * B, D).index_select(0, clean.rows).view(B, -1, D)
-
-
-def _multiplies(vectors: Tensor) -> bool:
-    """Whether a product of these with ones and zeros gives their own values."""
-    return vectors.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    base = _of_spans(base, clean)[:, :, None] if vectors else _spans(base, clean)
+    return torch.addcmul(base, _spans(x_BLD, clean), factor[:, :, None]).view(x_BLD.shape)
 
 
 def _of_spans(vectors_B2D: Tensor, clean: CleanTokens) -> Tensor:
-    """The vectors of each span, [B, S, 1, D]."""
-    B, _, D = vectors_B2D.shape
-    return vectors_B2D.reshape(2 * B, D).index_select(0, clean.rows).view(B, -1, 1, D)
+    """The vectors of each span, [B, S, D]."""
+    weights = (
+        clean.weights if clean.weights.dtype == vectors_B2D.dtype else clean.weights.to(vectors_B2D.dtype)
+    )
+    return torch.lerp(vectors_B2D[:, 1:], vectors_B2D[:, :1], weights)
 
 
 def _spans(x_BLD: Tensor, clean: CleanTokens) -> Tensor:
@@ -124,10 +106,10 @@ class _Modulate(torch.autograd.Function):
         x, factor_B2D = ctx.saved_tensors
         of_base, of_x, of_factor = None, None, None
         if needed[1] and clean.mask.shape[1] == x.shape[1]:
-            factor = _of_tokens(factor_B2D, clean)
+            factor = _of_spans(factor_B2D, clean)
             of_x = torch.mul(gradient, factor, out=factor if factor.dtype == gradient.dtype else None)
         elif needed[1]:
-            of_x = (_spans(gradient, clean) * _of_spans(factor_B2D, clean)).view(x.shape)
+            of_x = (_spans(gradient, clean) * _of_spans(factor_B2D, clean)[:, :, None]).view(x.shape)
         if needed[0]:
             of_base = _sums(gradient, clean) if ctx.vectors else gradient
         if needed[2]:
@@ -138,5 +120,6 @@ class _Modulate(torch.autograd.Function):
 def _sums(values_BLD: Tensor, clean: CleanTokens) -> Tensor:
     """[B, 2, D]: the sums over the tokens of each vector."""
     if clean.mask.shape[1] == values_BLD.shape[1]:
-        return torch.bmm(clean.owners.to(values_BLD.dtype), values_BLD)
+        same = values_BLD.dtype == clean.owners.dtype
+        return torch.bmm(clean.owners if same else clean.owners.to(values_BLD.dtype), values_BLD)
     return torch.bmm(clean.owners, _spans(values_BLD, clean).sum(dim=2, dtype=torch.float32))

@@ -91,10 +91,12 @@ class Given:
         mask_BN, lacking_B = self.mask(modality), self.lacking(modality)
         if mask_BN is None and lacking_B is None:
             return None
-        scored_BN: Mask = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
         if mask_BN is not None:
             check_mask(mask_BN, modality, lengths)
-            scored_BN = scored_BN & ~mask_BN
+        longest = max(lengths)
+        scored_BN: Mask = np.ones((len(lengths), longest), dtype=bool) if mask_BN is None else ~mask_BN
+        if min(lengths) < longest:
+            scored_BN &= np.arange(longest) < np.asarray(lengths)[:, None]
         return scored_BN if lacking_B is None else scored_BN & ~lacking_B[:, None]
 
     def hold(

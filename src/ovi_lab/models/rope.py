@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,7 +31,11 @@ def from_host(
     values: Sequence[Any] | NDArray[Any], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
     """A small tensor of host numbers on `device`; on CUDA copied without waiting for it."""
-    host = torch.tensor(values, dtype=dtype, device="cpu")
+    if isinstance(values, np.ndarray):  # by a copy of NumPy's, which takes a fifth of the time
+        host = torch.from_numpy(values.copy())
+        host = host if dtype is None else host.to(dtype)
+    else:
+        host = torch.tensor(values, dtype=dtype, device="cpu")
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 

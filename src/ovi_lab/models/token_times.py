@@ -55,8 +55,8 @@ class TokenTimes:
             clean_1F1 = self._kept(clean_BF[:1], device)[..., None]
             return per_frame(e, clean_1F1), per_frame(e0, clean_1F1[..., None]), None
         spans_BS = clean_BF if by_frame else token_mask(clean_BF, tokens.grids, length)
-        key = (spans_BS.shape, spans_BS.tobytes(), device)
-        return e, e0, self._clean.get(key, lambda: CleanTokens.of(spans_BS, device))
+        key = (spans_BS.shape, spans_BS.tobytes(), device, e0.dtype)
+        return e, e0, self._clean.get(key, lambda: CleanTokens.of(spans_BS, device, e0.dtype))
 
     def present(self, modality: Modality, tokens: Tokens, given: Given) -> Tensor | None:
         """[B, 1, 1, 1], 0 at clips that lack the modality and 1 at others; None where no clip lacks it."""
@@ -81,7 +81,10 @@ def clean_frames(tower: Tower, tokens: Tokens, given: Given) -> Mask | None:
     """
     modality = tower.config.modality
     mask_BN = given.mask(modality)
-    if mask_BN is None or not mask_BN.any():
+    if mask_BN is None:
+        return None
+    given_B = mask_BN.sum(axis=1)
+    if not given_B.any():
         return None
     patch = (tower.config.patch_size or (1,))[0]
     lengths = tower.frames(tokens)
@@ -92,6 +95,5 @@ def clean_frames(tower: Tower, tokens: Tokens, given: Given) -> Mask | None:
         clean_BF = patches_BFP.all(axis=-1)
         if not np.array_equal(clean_BF, patches_BFP.any(axis=-1)):
             raise UserError(f"a part of a patch of {patch} latent frames is given; give all of it or none")
-    given_B = mask_BN.sum(axis=1)
     whole_B: Mask = given_B == np.asarray(lengths)
     return whole_B[:, None] if (whole_B == (given_B > 0)).all() else clean_BF

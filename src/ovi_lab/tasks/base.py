@@ -245,7 +245,7 @@ class FlowMatchingTask(Task):
         lengths = {m: frames_of(batch[m], m) for m in modalities}
         roles = self.roles if train else Roles()
         drawn = roles.draw(lengths, lambda: generator_for(*purpose, "roles"))
-        if (own := drawn.members.get("independent")) is not None:
+        if (own := drawn.clips("independent")) is not None:
             sigmas = self._independent(sigmas, own, purpose)
         text = self.encode_text(batch, dropped)
         noisy: dict[str, Latents] = {}

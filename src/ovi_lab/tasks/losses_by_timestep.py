@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from ovi_lab.flow import DrawnRoles, FlowLoss
 from ovi_lab.models.rope import from_host
 from ovi_lab.strategies.process_groups import started
+
+WAITING = 64
+"""So many batches of losses are binned together: in every step the calls alone would cost more than what they do."""
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The losses of a batch: clip n is of names[place_B[n]], or left out where its place is len(names)."""
+
+    names: tuple[str, ...]
+    place_B: Sequence[int]
+    loss_B: Tensor
+    sigma_B: Tensor
 
 
 class LossByTimestep:
@@ -24,7 +37,9 @@ class LossByTimestep:
     def __init__(self, bins: int) -> None:
         self.bins = bins
         self._sums: dict[str, Tensor] = {}
-        self._of_step: dict[str, Tensor] = {}
+        """[2, bins], losses and clips. Those of a modality are apart from those of its clips in roles."""
+        self._of_step: list[_Losses] = []
+        self._waiting: list[_Losses] = []
 
     def expect(self, names: Iterable[str], device: torch.device) -> None:
         """Make room for these, also after each report: all processes must report the same ones, though one may add
@@ -32,38 +47,49 @@ class LossByTimestep:
         for name in names:
             self._sums.setdefault(name, torch.zeros(2, self.bins, device=device))
 
-    @torch.no_grad()
     def add(self, modality: str, loss_B: Tensor, sigma_B: Tensor) -> None:
         """Add the losses of a batch to those of the step under way."""
-        if modality not in self._of_step:
-            self._of_step[modality] = torch.zeros(2, self.bins, device=loss_B.device)
-        where = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
-        sums = self._of_step[modality]
-        loss_B = loss_B.detach().float()
-        # a loss that is not finite is left to the guard: here it would spoil its bin
-        finite_B = loss_B.isfinite()
-        sums[0].index_add_(0, where, loss_B.where(finite_B, 0.0))
-        sums[1].index_add_(0, where, finite_B.float())
+        self.add_groups((modality,), [0] * len(loss_B), loss_B, sigma_B)
 
-    @torch.no_grad()
     def add_groups(
-        self, names: Sequence[str], members: NDArray[np.bool_], loss_B: Tensor, sigma_B: Tensor
+        self, names: tuple[str, ...], place_B: Sequence[int], loss_B: Tensor, sigma_B: Tensor
     ) -> None:
-        """As `add` for each name with the clips that are its members, bool [names, B]."""
-        loss_B = loss_B.detach().float()
-        finite_B = loss_B.isfinite()
-        where_B = (sigma_B * self.bins).long().clamp_(0, self.bins - 1)
-        in_bin_BT = (where_B[:, None] == torch.arange(self.bins, device=where_B.device)).float()
-        values_2B = torch.stack([loss_B.where(finite_B, 0.0), finite_B.float()])
-        members_K1B = from_host(members, loss_B.device).float()[:, None]
-        for name, sums in zip(names, (members_K1B * values_2B) @ in_bin_BT, strict=True):
-            self._of_step[name] = self._of_step[name] + sums if name in self._of_step else sums
+        """As `add`, with a name for each clip.
+
+        Args:
+            names: such as `joint/video`; a modality's own report is of all its roles.
+            place_B: of each clip's name among these, len(names) for a clip that is left out.
+            loss_B: of the clips.
+            sigma_B: of the clips.
+        """
+        self._of_step.append(_Losses(names, place_B, loss_B.detach(), sigma_B))
 
     def end_step(self) -> None:
         """Count the step under way, which until then is no part of the state."""
-        for modality, sums in self._of_step.items():
-            self._sums[modality] = self._sums[modality] + sums if modality in self._sums else sums
-        self._of_step = {}
+        self._waiting += self._of_step
+        self._of_step = []
+        if len(self._waiting) >= WAITING:
+            self._bin()
+
+    @torch.no_grad()
+    def _bin(self) -> None:
+        """Bin what waits, clip after clip, so that sums do not depend on how often this is done."""
+        for names in dict.fromkeys(losses.names for losses in self._waiting):
+            own = [losses for losses in self._waiting if losses.names == names]
+            loss_N = torch.cat([losses.loss_B for losses in own]).float()
+            device = loss_N.device
+            self.expect([*dict.fromkeys(name.rpartition("/")[2] for name in names), *names], device)
+            bin_N = (
+                (torch.cat([losses.sigma_B for losses in own]) * self.bins).long().clamp_(0, self.bins - 1)
+            )
+            bin_N += self.bins * from_host([place for losses in own for place in losses.place_B], device)
+            # a loss that is not finite is left to the guard: here it would spoil its bin
+            finite_N = loss_N.isfinite()
+            left_out = torch.zeros(2, self.bins, device=device)
+            sums = torch.cat([*(self._sums[name] for name in names), left_out], dim=1)
+            sums.index_add_(1, bin_N, torch.stack([loss_N.where(finite_N, 0.0), finite_N.float()]))
+            self._sums |= zip(names, sums.split(self.bins, dim=1)[:-1], strict=True)
+        self._waiting = []
 
     def state(self) -> dict[str, list[list[float]]]:
         """The sums of whole steps over all processes, in plain values; collective."""
@@ -71,6 +97,7 @@ class LossByTimestep:
 
     def _over_all(self) -> dict[str, list[list[float]]]:
         """The sums over all processes by name, in one reduction and one copy from the device."""
+        self._bin()
         if not self._sums:
             return {}
         names = sorted(self._sums)  # in the order of insertion processes may differ
@@ -98,6 +125,12 @@ class LossByTimestep:
         for modality in self._sums:
             totals, counts = found[modality]
             role, _, own = modality.rpartition("/")
+            if not role:
+                in_roles = [sums for name, sums in found.items() if name.endswith(f"/{modality}")]
+                totals, counts = (
+                    [sum(column) for column in zip(*rows, strict=True)]
+                    for rows in zip((totals, counts), *in_roles, strict=True)
+                )
             if role and (clips := sum(counts)):
                 report[f"{role}/loss_{own}"] = sum(totals) / clips
             for index, (total, count) in enumerate(zip(totals, counts, strict=True)):
@@ -122,7 +155,7 @@ def add_by_role(
     loss: FlowLoss,
     sigma_B: Tensor,
     drawn: DrawnRoles,
-    names: Iterable[str],
+    names: tuple[str, ...],
 ) -> None:
     """Add a batch's losses of clips that have one, together and, where there are several roles, role by role.
 
@@ -134,16 +167,16 @@ def add_by_role(
         drawn: their roles.
         names: roles that the run draws.
     """
-    if len(tuple(names)) <= 1 and loss.counted is None:
-        bins.add(modality, loss.per_clip, sigma_B)
-        return
-    own = (
-        [modality, *(f"{role}/{modality}" for role in drawn.members)] if len(tuple(names)) > 1 else [modality]
-    )
-    members_KB = drawn.groups[: len(own)]
+    own, place_of = _places(names, modality)
+    places = [place_of.get(role, 0) for role in drawn.names]
     if loss.counted is not None:
-        members_KB = members_KB & loss.counted
-        there = members_KB.any(axis=1)
-        own, members_KB = [name for name, some in zip(own, there, strict=True) if some], members_KB[there]
-    if own:
-        bins.add_groups(own, members_KB, loss.per_clip, sigma_B)
+        places = [at if has else len(own) for at, has in zip(places, loss.counted.tolist(), strict=True)]
+    bins.add_groups(own, places, loss.per_clip, sigma_B)
+
+
+@cache
+def _places(roles: tuple[str, ...], modality: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The names of a modality's losses by role, and each role's place among them; of one role the modality's alone."""
+    names = names_by_role(roles, [modality])
+    own = tuple(names[1:] or names)
+    return own, {name.partition("/")[0]: place for place, name in enumerate(names[1:])}
