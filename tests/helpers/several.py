@@ -34,7 +34,7 @@ ends within the third of the four steps."""
 STEPS = 4
 
 
-_GROUPS = ("strategy", "optim", "freeze", "roles")
+_GROUPS = ("strategy", "optim", "freeze", "roles", "loss")
 
 
 @cache

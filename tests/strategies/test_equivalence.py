@@ -36,7 +36,7 @@ HALFWAY = "checkpoints/step_000002"
 def runs(tmp_path_factory, data_root) -> Path:
     """All runs: one process, then two, then one and two from their checkpoints."""
     folder = tmp_path_factory.mktemp("runs")
-    start({"one": IN_LOOP, "one_roles": ROLES}, folder, data_root, 1)
+    start({"one": IN_LOOP, "one_roles": ROLES, "one_learned": LEARNED}, folder, data_root, 1)
     sequence = "strategy.sequence_parallel=2"
     of_zero3 = f"init_from.all={folder}/zero3/{HALFWAY}"
     two = {name: [f"strategy={name}", *(ALONE if name in EXACT else ())] for name in STRATEGIES} | {
@@ -62,6 +62,8 @@ def runs(tmp_path_factory, data_root) -> Path:
     }
     two = {name: [*IN_LOOP, *overrides] for name, overrides in two.items()}
     two |= {f"{name}_roles": [f"strategy={name}", *ROLES] for name in ("ddp", "zero3", "fsdp2")}
+    two |= {f"{name}_learned": [f"strategy={name}", *LEARNED] for name in WEIGHING}
+    two["fsdp2_of_zero2_learned"] = ["strategy=fsdp2", *LEARNED, f"resume={folder}/zero2_learned/{HALFWAY}"]
     start(two, folder, data_root, 2, watched=Gathering, together=True)
     told = {path.name.partition(".")[0] for path in folder.glob("*.told")}
     assert told == REFUSED, [path.read_text() for path in folder.glob("*.told")]
@@ -80,6 +82,8 @@ def runs(tmp_path_factory, data_root) -> Path:
 
 ROLES = ("roles=any", "roles.joint=0.2", "roles.video_alone=0.1", "roles.audio_alone=0.1")
 """Every role, also those without which a tower of some process would have no gradient."""
+LEARNED = ("loss=learned",)
+WEIGHING = ("ddp", "zero2", "zero3", "fsdp2")
 REFUSED = {"disagree", "full", "other_model", "muon"}
 WITHIN = ("fsdp2", "zero3")
 """On four processes that shard in pairs."""
@@ -105,6 +109,16 @@ def test_losses_norms_and_weights_are_those_of_one_process(runs, name):
 def test_roles_are_those_of_one_process(runs, name):
     logged = ("train/loss", "train/loss_video", "train/loss_audio", "grad_norm/total")
     assert_trained_alike(runs / name, runs / "one_roles", 0, logged)
+
+
+@pytest.mark.parametrize("name", [*WEIGHING, "fsdp2_of_zero2"])
+def test_learned_weights_of_the_loss_are_those_of_one_process(runs, name):
+    one = runs / "one_learned"
+    logged = ("train/loss", "train/loss_audio", "train/weight_video", "train/weight_audio", "grad_norm/total")
+    assert_trained_alike(runs / f"{name}_learned", one, 2 if "_of_" in name else 0, logged)
+    for modality in ("video", "audio"):
+        weights_now = list(column(one, f"train/weight_{modality}").values())
+        assert len(set(weights_now)) == STEPS  # each step moves it
 
 
 def test_losses_are_the_recorded_ones(runs, goldens):
