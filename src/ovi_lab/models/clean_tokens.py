@@ -1,8 +1,8 @@
 """Clips whose tokens stand at two timesteps, t = 0 and their own, and the modulation that has vectors for both.
 
-The vectors of each token are looked up while they are applied, one row of a small table a token, or a frame where all
-tokens of a frame are alike. That costs the same whatever is given, and no more of memory than without: of what comes
-in, the backward pass keeps nothing else.
+The vector of each token, or of each frame where all tokens of a frame are alike, is taken while it is applied, with a
+weight of 0 or 1 between the clip's two. That costs the same whatever is given, and no more of memory than without: of
+what comes in, the backward pass keeps nothing else.
 
 Shapes: B clips, L tokens, D width, S spans of equal length that a clip's tokens are divided into, each clean or not.
 """
@@ -35,7 +35,7 @@ class CleanTokens:
     def of(
         cls, mask_BS: NDArray[np.bool_], device: torch.device, dtype: torch.dtype = torch.float32
     ) -> CleanTokens:
-        """Those of a mask; `dtype`: of the vectors that will be looked up."""
+        """Those of a mask; `dtype`: of the vectors that are weighted."""
         owners_B2S = np.empty((len(mask_BS), 2, mask_BS.shape[1]), dtype=np.float32)
         owners_B2S[:, 0], owners_B2S[:, 1] = mask_BS, ~mask_BS
         owners = from_host(owners_B2S, device)
@@ -90,7 +90,7 @@ def _spans(x_BLD: Tensor, clean: CleanTokens) -> Tensor:
 
 
 class _Modulate(torch.autograd.Function):
-    """`_modulate`, whose backward pass looks the vectors up again rather than keeping them for every token."""
+    """`_modulate`, whose backward pass takes the vectors anew rather than keeping them for every token."""
 
     @staticmethod
     def forward(
