@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +58,22 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
     return list({argument.partition("=")[0]: argument for argument in arguments}.values())
 
 
-def run(study: Mapping[str, Any], more: Sequence[str], folder: Path) -> int:
-    """Run a study's command below a folder; its exit code."""
+def run(study: Mapping[str, Any], more: Sequence[str], folder: Path, together: bool = False) -> int:
+    """Run a study's command below a folder; its exit code. `together`: beside others, so what it says is kept until it
+    ends."""
     program, *arguments = shlex.split(study["command"])
-    arguments = last_of_each([*arguments, *more])
+    alone = ["hydra.launcher.workers=1"] if together and program == "ovi-train" else []
+    arguments = last_of_each([*arguments, *more, *alone])
     command = [sys.executable, "-m", MODULES[program], *arguments]
-    print(f"\n$ {program} {shlex.join(arguments)}", flush=True)
-    return subprocess.run(command, cwd=folder, check=False).returncode
+    told = f"\n$ {program} {shlex.join(arguments)}"
+    if not together:
+        print(told, flush=True)
+        return subprocess.run(command, cwd=folder, check=False).returncode
+    ended = subprocess.run(
+        command, cwd=folder, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(told, ended.stdout, sep="\n", flush=True)
+    return ended.returncode
 
 
 def results(name: str, study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -106,14 +117,24 @@ def differences(
 
 
 def quick(names: Sequence[str], record: bool) -> list[str]:
-    """Run a small part of each study anew; what does not hold, a line each. `record`: write the record instead."""
+    """Run a small part of each study anew, one a core at a time; what does not hold, a line each. `record`: write the
+    record instead."""
     stored: dict[str, Any] = json.loads(QUICK.read_text()) if QUICK.is_file() else {"studies": {}}
     bad: list[str] = []
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for name in names:
-            study = studies()[name]
-            if run(study, [*(SMALL if study.get("trains", True) else ()), *study["quick"]], folder):
+        folder, known = Path(place), studies()
+
+        def small(name: str) -> int:
+            study = known[name]
+            return run(
+                study, [*(SMALL if study.get("trains", True) else ()), *study["quick"]], folder, together=True
+            )
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            codes = list(pool.map(small, names))
+        for name, code in zip(names, codes, strict=True):
+            study = known[name]
+            if code:
                 bad.append(f"{name}: the command has failed")
                 continue
             board = results(name, study, folder)
