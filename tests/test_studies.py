@@ -62,7 +62,7 @@ def test_what_is_asked_wrongly_is_refused(arguments, words, capsys):
 @pytest.mark.parametrize(("study", "trains"), [("fusion_ablation", True), ("sync_metrics", False)])
 def test_only_a_study_that_trains_gets_the_settings_of_a_short_training(study, trains, monkeypatch):
     given = []
-    monkeypatch.setattr(studies, "run", lambda entry, more, folder: given.extend(more) or 1)
+    monkeypatch.setattr(studies, "run", lambda entry, more, folder, together: given.extend(more) or together)
     assert studies.quick([study], record=False) == [f"{study}: the command has failed"]
     assert ("debug=fast" in given) == trains
     assert set(studies.studies()[study]["quick"]) <= set(given)
