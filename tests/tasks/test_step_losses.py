@@ -41,6 +41,36 @@ def test_a_step_s_loss_is_the_mean_over_clips_that_have_one() -> None:
     assert {n: float(x) for n, x in step.reduced().items()} == {"train/loss": 7.0}
 
 
+def test_bins_do_not_depend_on_when_they_are_read() -> None:
+    """A state that is read in between changes no bit; clips that are left out, or not finite, count nowhere."""
+    g = torch.Generator().manual_seed(0)
+    names = ("joint/video", "video_given/video")
+    seldom, often = LossByTimestep(4), LossByTimestep(4)
+    totals: dict[str, list[float]] = {name: [] for name in (*names, "video")}
+    for step in range(40):
+        losses, sigmas = torch.rand(5, generator=g), torch.rand(5, generator=g)
+        losses[4] = float("nan") if step % 7 == 0 else losses[4]
+        places = torch.randint(3, (5,), generator=g).tolist()  # 2: left out
+        for bins in (seldom, often):
+            bins.add_groups(names, places, losses, sigmas)
+            bins.end_step()
+        often.state()
+        for place, loss in zip(places, losses.tolist(), strict=True):
+            if place < 2 and loss == loss:
+                totals[names[place]].append(loss)
+                totals["video"].append(loss)
+    assert seldom.state() == often.state()
+    report = seldom.collect()
+    assert report == often.collect()
+    for name in names:
+        role = name.partition("/")[0]
+        assert report[f"{role}/loss_video"] == pytest.approx(np.mean(totals[name]), rel=1e-5)
+    whole = LossByTimestep(1)
+    whole.add_groups(names, [0, 1, 2], torch.tensor([1.0, 3.0, 50.0]), torch.tensor([0.2, 0.4, 0.6]))
+    assert whole.collect()["video_t000-1000"] == 2.0
+    assert whole.collect() == {}
+
+
 def _report(folder: str) -> None:
     """What one of two processes reports that meet other roles, in another order."""
     distributed.init_process_group("gloo")

@@ -368,6 +368,7 @@ class FlowMatchingTask(Task):
         sigma = ((order + 0.5) / size).to(self.device)
         loss, by_modality, _ = self.losses(batch, {"video": sigma, "audio": sigma}, purpose, train=False)
         if not batch.get(REPEATED):
+            self.val_bins.end_step()
             nothing = torch.zeros_like(loss)
             losses = torch.stack([loss, *(by_modality.get(m, nothing) for m in self.modalities)])
             self._val_sums += size * losses

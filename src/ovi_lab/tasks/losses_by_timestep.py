@@ -108,6 +108,7 @@ class LossByTimestep:
 
     def restore(self, state: Mapping[str, list[list[float]]], device: torch.device) -> None:
         """Restore a `state`; one process then holds the sums of all."""
+        self._of_step, self._waiting = [], []
         first = not started() or distributed.get_rank() == 0
         for modality, values in state.items():
             sums = torch.tensor(values, device=device)
