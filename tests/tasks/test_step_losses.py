@@ -44,13 +44,15 @@ def test_a_step_s_loss_is_the_mean_over_clips_that_have_one() -> None:
 def test_bins_do_not_depend_on_when_they_are_read() -> None:
     """A state that is read in between changes no bit; clips that are left out, or not finite, count nowhere."""
     g = torch.Generator().manual_seed(0)
-    names = ("joint/video", "video_given/video")
+    names = ("joint/video", "video_given/video", "video")
     seldom, often = LossByTimestep(4), LossByTimestep(4)
-    totals: dict[str, list[float]] = {name: [] for name in (*names, "video")}
+    totals: dict[str, list[float]] = {name: [] for name in names}
     for step in range(40):
         losses, sigmas = torch.rand(5, generator=g), torch.rand(5, generator=g)
         losses[4] = float("nan") if step % 7 == 0 else losses[4]
-        places = torch.randint(3, (5,), generator=g).tolist()  # 2: left out
+        places = [
+            place + (place == 2) for place in torch.randint(3, (5,), generator=g).tolist()
+        ]  # 3: left out
         for bins in (seldom, often):
             bins.add_groups(names, places, losses, sigmas)
             bins.end_step()
@@ -62,11 +64,11 @@ def test_bins_do_not_depend_on_when_they_are_read() -> None:
     assert seldom.state() == often.state()
     report = seldom.collect()
     assert report == often.collect()
-    for name in names:
+    for name in names[:2]:
         role = name.partition("/")[0]
         assert report[f"{role}/loss_video"] == pytest.approx(np.mean(totals[name]), rel=1e-5)
     whole = LossByTimestep(1)
-    whole.add_groups(names, [0, 1, 2], torch.tensor([1.0, 3.0, 50.0]), torch.tensor([0.2, 0.4, 0.6]))
+    whole.add_groups(names, [0, 1, 3], torch.tensor([1.0, 3.0, 50.0]), torch.tensor([0.2, 0.4, 0.6]))
     assert whole.collect()["video_t000-1000"] == 2.0
     assert whole.collect() == {}
 

@@ -19,7 +19,10 @@ WAITING = 64
 
 @dataclass(frozen=True)
 class _Losses:
-    """The losses of a batch: clip n is of names[place_B[n]], or left out where its place is len(names)."""
+    """The losses of a batch: clip n is of names[place_B[n]], or left out where its place is len(names).
+
+    The last name is of all clips that are not left out, unless it is the only one.
+    """
 
     names: tuple[str, ...]
     place_B: Sequence[int]
@@ -37,7 +40,7 @@ class LossByTimestep:
     def __init__(self, bins: int) -> None:
         self.bins = bins
         self._sums: dict[str, Tensor] = {}
-        """[2, bins], losses and clips. Those of a modality are apart from those of its clips in roles."""
+        """[2, bins], losses and clips."""
         self._of_step: list[_Losses] = []
         self._waiting: list[_Losses] = []
 
@@ -54,10 +57,10 @@ class LossByTimestep:
     def add_groups(
         self, names: tuple[str, ...], place_B: Sequence[int], loss_B: Tensor, sigma_B: Tensor
     ) -> None:
-        """As `add`, with a name for each clip.
+        """As `add`, with a name for each clip and one for all together.
 
         Args:
-            names: such as `joint/video`; a modality's own report is of all its roles.
+            names: such as `joint/video`, `span/video` and, for all of both, `video`; or one alone.
             place_B: of each clip's name among these, len(names) for a clip that is left out.
             loss_B: of the clips.
             sigma_B: of the clips.
@@ -78,16 +81,19 @@ class LossByTimestep:
             own = [losses for losses in self._waiting if losses.names == names]
             loss_N = torch.cat([losses.loss_B for losses in own]).float()
             device = loss_N.device
-            self.expect([*dict.fromkeys(name.rpartition("/")[2] for name in names), *names], device)
-            bin_N = (
-                (torch.cat([losses.sigma_B for losses in own]) * self.bins).long().clamp_(0, self.bins - 1)
-            )
-            bin_N += self.bins * from_host([place for losses in own for place in losses.place_B], device)
+            self.expect(names, device)
+            bin_N = (torch.cat([losses.sigma_B for losses in own]) * self.bins).long()
+            place_N = from_host([place for losses in own for place in losses.place_B], device)
+            at_N = bin_N.clamp_(0, self.bins - 1) + self.bins * place_N
             # a loss that is not finite is left to the guard: here it would spoil its bin
             finite_N = loss_N.isfinite()
+            values_2N = torch.stack([loss_N.where(finite_N, 0.0), finite_N.float()])
             left_out = torch.zeros(2, self.bins, device=device)
             sums = torch.cat([*(self._sums[name] for name in names), left_out], dim=1)
-            sums.index_add_(1, bin_N, torch.stack([loss_N.where(finite_N, 0.0), finite_N.float()]))
+            sums.index_add_(1, at_N, values_2N)
+            if len(names) > 1:
+                last = len(names) - 1
+                sums.index_add_(1, torch.where(place_N < last, bin_N + self.bins * last, at_N), values_2N)
             self._sums |= zip(names, sums.split(self.bins, dim=1)[:-1], strict=True)
         self._waiting = []
 
@@ -126,12 +132,6 @@ class LossByTimestep:
         for modality in self._sums:
             totals, counts = found[modality]
             role, _, own = modality.rpartition("/")
-            if not role:
-                in_roles = [sums for name, sums in found.items() if name.endswith(f"/{modality}")]
-                totals, counts = (
-                    [sum(column) for column in zip(*rows, strict=True)]
-                    for rows in zip((totals, counts), *in_roles, strict=True)
-                )
             if role and (clips := sum(counts)):
                 report[f"{role}/loss_{own}"] = sum(totals) / clips
             for index, (total, count) in enumerate(zip(totals, counts, strict=True)):
@@ -177,7 +177,6 @@ def add_by_role(
 
 @cache
 def _places(roles: tuple[str, ...], modality: str) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The names of a modality's losses by role, and each role's place among them; of one role the modality's alone."""
-    names = names_by_role(roles, [modality])
-    own = tuple(names[1:] or names)
-    return own, {name.partition("/")[0]: place for place, name in enumerate(names[1:])}
+    """The names of a modality's losses by role and of all, of one role of all alone; and the place of each role."""
+    of_all, *by_role = names_by_role(roles, [modality])
+    return (*by_role, of_all), {name.partition("/")[0]: place for place, name in enumerate(by_role)}
