@@ -14,7 +14,8 @@ KEYS = {
         *("frechet_video", "frechet_audio", "sync_c", "sync_d", "sync_d0", "sync_shift_ms"),
     )
 }
-HIGHER = ("onset_f1", "onset_iou", "agreement_full", "agreement_vague", "sync_c", "caption_")
+CAPTION = ("caption_colour", "caption_pitch", "caption_landings", "caption_hits")
+HIGHER = ("onset_f1", "onset_iou", "agreement_full", "agreement_vague", "sync_c", *CAPTION)
 HALF = ("agreement", "caption_colour", "caption_pitch")  # of captions of one kind
 ALL = ", ".join(ALIASES["ball"])
 
@@ -30,7 +31,7 @@ def test_every_value_comes_with_what_it_rests_on() -> None:
         assert found.version
         assert bool(found.variant) == ("sync_" in key or "frechet" in key)
         assert (found.kind == "frechet") == ("frechet" in key)
-        assert found.direction == ("higher" if key.removeprefix("ball/").startswith(HIGHER) else "lower")
+        assert found.direction == ("higher" if key.removeprefix("ball/") in HIGHER else "lower")
         assert found.unit == ("ms" if key.endswith("_ms") else "")
     assert scored.provenance["judges"]["sha256"]
     assert not scored.failed
