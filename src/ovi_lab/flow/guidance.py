@@ -152,7 +152,7 @@ class GuidedVelocity:
             if mask_BN is None or not mask_BN.any() or not self.model.fusion_config.reads_other(modality):
                 continue
             text = self.positive[modality]
-            own = text.of_clips(self.batch_size) if isinstance(text, TextContext) else text[: self.batch_size]
+            own = text.of_first(self.batch_size) if isinstance(text, TextContext) else text[: self.batch_size]
             alone = self._predict(
                 modality, {modality: latents[modality]}, {modality: own}, time, self.given.only(modality)
             )

@@ -19,6 +19,7 @@ from ovi_lab.errors import UserError
 from ovi_lab.models.norms import LayerNorm, RMSNorm
 from ovi_lab.models.recomputation import Linear, attention_kernel
 from ovi_lab.models.rope import apply_rotation
+from ovi_lab.models.some_clips import SomeClips
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each [B, N, H, K]."""
@@ -36,6 +37,10 @@ class KeyMask:
     def repeated(self, passes: int) -> KeyMask:
         """The mask of the same clips in several passes at once."""
         return KeyMask(self.real.repeat(passes, 1, 1, 1), self.lengths * passes)
+
+    def of_clips(self, clips: SomeClips) -> KeyMask:
+        """The mask of some of the clips."""
+        return KeyMask(clips.take(self.real), tuple(self.lengths[i] for i in clips.numbers))
 
 
 class AttentionFunction(Protocol):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovi_lab.models.rope import from_host
+from ovi_lab.models.some_clips import SomeClips
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class CleanTokens:
     def repeated(self, passes: int) -> CleanTokens:
         """The tokens of the same clips in several passes at once."""
         return CleanTokens.of(np.concatenate([self.mask] * passes), self.weights.device, self.weights.dtype)
+
+    def of_clips(self, clips: SomeClips) -> CleanTokens:
+        """The tokens of some of the clips."""
+        mask = self.mask[list(clips.numbers)]
+        return CleanTokens(mask, clips.take(self.weights), clips.take(self.owners))
 
     def share(self, begin: int, length: int) -> CleanTokens:
         """Those among `length` tokens of each clip from `begin` on, none past a clip's last; of spans of one token."""

@@ -36,6 +36,7 @@ from ovi_lab.models.given import Mask
 from ovi_lab.models.norms import AdaptiveLayerNorm, LayerNorm, Modulation, multiply_add
 from ovi_lab.models.recomputation import Linear
 from ovi_lab.models.rope import Grid, from_host
+from ovi_lab.models.some_clips import SomeClips
 
 Call = Callable[..., Any]
 """Calls `block.compute(...)`: (block, ...) to its result."""
@@ -60,11 +61,17 @@ class TextContext:
         """Clips the text is for."""
         return self.embedded.shape[0]
 
-    def of_clips(self, count: int) -> TextContext:
+    def of_first(self, count: int) -> TextContext:
         """The texts of the first `count` clips."""
         per_block = self.per_block and tuple((k[:count], v[:count]) for k, v in self.per_block)
         bias = None if self.bias is None else self.bias[:count]
         return replace(self, embedded=self.embedded[:count], per_block=per_block, bias=bias)
+
+    def of_clips(self, clips: SomeClips) -> TextContext:
+        """The texts of some of the clips."""
+        per_block = self.per_block and tuple((clips.take(k), clips.take(v)) for k, v in self.per_block)
+        bias = None if self.bias is None else clips.take(self.bias)
+        return replace(self, embedded=clips.take(self.embedded), per_block=per_block, bias=bias)
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,19 @@ class Conditions:
             parts |= {name: torch.cat([getattr(self, name)] * passes) for name in ("e", "e0")}
             parts["clean"] = self.clean.repeated(passes)
         return replace(self, **parts, mask=None if self.mask is None else self.mask.repeated(passes))
+
+    def of_clips(self, clips: SomeClips) -> Conditions:
+        """What some of the clips read of their own stream's tower."""
+        return replace(
+            self,
+            e=clips.take(self.e),
+            e0=clips.take(self.e0),
+            rope=clips.take(self.rope),
+            clean=None if self.clean is None else self.clean.of_clips(clips),
+            mask=None if self.mask is None else self.mask.of_clips(clips),
+            text=self.text.of_clips(clips),
+            present=None if self.present is None else clips.take(self.present),
+        )
 
     def alone(self, index: int) -> Conditions:
         """What block `index` reads of this: of what is prepared for each block, its own keys and values."""

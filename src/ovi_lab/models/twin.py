@@ -32,12 +32,13 @@ from ovi_lab.models.config import (
 )
 from ovi_lab.models.embeddings import Latents
 from ovi_lab.models.float8 import convert_linear
-from ovi_lab.models.given import Given, frames_of
+from ovi_lab.models.given import Given, Mask, frames_of
 from ovi_lab.models.given_context import GivenContext, given_context, wholly_given
 from ovi_lab.models.initialisation import initialise_parameters
 from ovi_lab.models.positions import rotations
 from ovi_lab.models.recomputation import BlockCall, Recomputation
 from ovi_lab.models.rope import RopeTables
+from ovi_lab.models.some_clips import SomeClips
 from ovi_lab.models.token_sharding import TokenSharding
 from ovi_lab.models.token_times import TokenTimes
 from ovi_lab.models.tower import LONG_TEXT, Conditions, TextContext, Tokens, Tower
@@ -252,6 +253,7 @@ class TwinDiT(nn.Module):
         text_video: Latents | TextContext | None = None,
         text_audio: Latents | TextContext | None = None,
         given: Given | None = None,
+        wanted: Mapping[Modality, Mask | None] | None = None,
         skip_layers: Collection[int] = (),
         passes: int = 1,
     ) -> TwinOutput:
@@ -266,6 +268,8 @@ class TwinDiT(nn.Module):
             given: which latent frames and audio tokens hold the clean latent, so that their tokens get t = 0, and
                 which clips lack a modality; None: all is generated. Without gradients, a modality of which all is
                 given gets no prediction.
+            wanted: bool [B] by modality, the clips whose prediction is wanted; None: all. That of the others is as
+                ever, or 0: past the last block's self-attention they are left out where the pass can do so.
             skip_layers: blocks left out in both towers (skip-layer guidance).
             passes: predictions of each clip, each under a text of its own: texts hold passes x B, those of the
                 first pass first, and so do the predictions. What no text has reached, the embeddings and the
@@ -295,15 +299,20 @@ class TwinDiT(nn.Module):
         for m in streams:
             conditions[m] = self._conditions(m, tokens[m], *read[m], given, tables[m], passes)
         unread = self._unread(tokens, given) if held is None else held.modality
+        some = self._some_clips(tokens, wanted) if wanted and remaining and passes == 1 else {}
         if self.sharding is None:
-            streams = self._run_blocks(streams, conditions, remaining, passes, unread, held)
+            streams = self._run_blocks(streams, conditions, remaining, passes, unread, held, some)
         else:
             shares, own_conditions = self.sharding.split(streams, conditions)
             streams = self.sharding.join(self._run_blocks(shares, own_conditions, remaining, passes, unread))
         if passes > 1:
             conditions = {m: c.repeated(passes) for m, c in conditions.items() if m != unread}
             tokens = {m: dataclasses.replace(t, grids=t.grids * passes) for m, t in tokens.items()}
+        for m, clips in some.items():
+            conditions[m] = conditions[m].of_clips(clips)
+            tokens[m] = dataclasses.replace(tokens[m], grids=tuple(tokens[m].grids[i] for i in clips.numbers))
         out = {m: self.tower(m).read_out(streams[m], tokens[m], conditions[m]) for m in tokens if m != unread}
+        out |= {m: clips.spread(out[m], cast(Any, latents[m])) for m, clips in some.items()}
         return TwinOutput(out.get("video"), out.get("audio"))
 
     def _run_blocks(
@@ -314,6 +323,7 @@ class TwinDiT(nn.Module):
         passes: int,
         unread: Modality | None,
         held: GivenContext | None = None,
+        some: Mapping[Modality, SomeClips] | None = None,
     ) -> dict[Modality, Tensor]:
         if self.compiled is not None:
             # What comes in is a view and what blocks hand on is none: the first block would be compiled apart.
@@ -339,8 +349,10 @@ class TwinDiT(nn.Module):
             if not self.twin_blocks:
                 streams = {order[0]: self._run_block(i, blocks[i], *args, i, i == opened)}
                 continue
-            last = unread if i == remaining[-1] else None
-            new = self._run_block(i, blocks[i], *args, open_now, last)
+            last: tuple[Any, ...] = ()
+            if i == remaining[-1]:
+                last = (unread, tuple((some or {}).get(m) for m in order))
+            new = self._run_block(i, blocks[i], *args, open_now, *last)
             streams = {m: x for m, x in zip(order, new, strict=True) if x is not None}
         return streams
 
@@ -348,6 +360,19 @@ class TwinDiT(nn.Module):
         """See `wholly_given`; None where blocks are gathered, which all processes do alike."""
         frames = {m: self.tower(m).frames(t) for m, t in tokens.items()}
         return None if self.gathers_blocks else wholly_given(frames, given)
+
+    def _some_clips(
+        self, tokens: Mapping[Modality, Tokens], wanted: Mapping[Modality, Mask | None]
+    ) -> dict[Modality, SomeClips]:
+        """The clips that are wanted of each modality of which some are not.
+
+        Empty where the last block cannot do a part of its clips: a tower that runs alone; compiled blocks, which would
+        be compiled again for every number of clips; sharded tokens.
+        """
+        if len(tokens) < 2 or self.compiled is not None or self.sharding is not None:
+            return {}
+        found = {m: SomeClips.of(wanted.get(m), len(t.grids), t.x.device) for m, t in tokens.items()}
+        return {m: clips for m, clips in found.items() if clips is not None}
 
     def _remaining(self, skip_layers: Collection[int]) -> list[int]:
         return remaining_blocks(self.num_layers, skip_layers, self.first_block_skippable)

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from ovi_lab.errors import UserError
 from ovi_lab.models.config import Modality
+from ovi_lab.models.some_clips import SomeClips
 from ovi_lab.models.tower import Call, Conditions, TowerBlock
 
+Wanted = tuple[SomeClips | None, SomeClips | None]
+"""Clips of video and of audio; None for all."""
+NONE_LEFT_OUT: Wanted = (None, None)
 Streams = tuple[Tensor | None, Tensor | None]
 """Of video and of audio; None for one that a batch lacks, or whose work on this block is kept."""
 
@@ -37,18 +41,20 @@ class TwinBlock(nn.Module):
         ca: Conditions | None,
         opened: tuple[Modality, ...] = (),
         unread: Modality | None = None,
+        wanted: Wanted = NONE_LEFT_OUT,
         call: Call | None = None,
     ) -> Streams:
         """The video stream and the audio stream after the block; None for one that does not come in.
 
         `opened`: these come after self-attention. `unread`: nothing reads this stream after the block, which leaves it
-        as it is after self-attention.
+        as it is after self-attention. `wanted`: the clips of each stream that anything reads after the block; there are
+        no others in what it gives.
 
         `call` computes them in a way of its own (compiled): `call(block, ...)` for `block.compute(...)`.
         """
         own_v = None if cv is None else cv.alone(self.index)
         own_a = None if ca is None else ca.alone(self.index)
-        args = (v_BLD, a_BLD, own_v, own_a, opened, unread)
+        args = (v_BLD, a_BLD, own_v, own_a, opened, unread, wanted)
         return self.compute(*args) if call is None else call(self, *args)
 
     def compute(
@@ -59,6 +65,7 @@ class TwinBlock(nn.Module):
         ca: Conditions | None,
         opened: tuple[Modality, ...],
         unread: Modality | None,
+        wanted: Wanted,
     ) -> Streams:
         """`forward` less its hooks."""
         mv = None if cv is None or v_BLD is None else self.video.modulation(cv.e0)
@@ -68,8 +75,9 @@ class TwinBlock(nn.Module):
         if "audio" not in opened:
             a_BLD = _attend_self(self.audio, a_BLD, ma, ca)
         # Both read the other's stream as it is after self-attention, so neither sees an echo of itself.
-        v_new_BLD = v_BLD if unread == "video" else _finish(self.video, v_BLD, mv, cv, a_BLD, ca)
-        a_new_BLD = a_BLD if unread == "audio" else _finish(self.audio, a_BLD, ma, ca, v_BLD, cv)
+        v_clips, a_clips = wanted
+        v_new_BLD = v_BLD if unread == "video" else _finish(self.video, v_BLD, mv, cv, a_BLD, ca, v_clips)
+        a_new_BLD = a_BLD if unread == "audio" else _finish(self.audio, a_BLD, ma, ca, v_BLD, cv, a_clips)
         return v_new_BLD, a_new_BLD
 
     def open(
@@ -106,9 +114,17 @@ def _finish(
     c: Conditions | None,
     other_BMD: Tensor | None,
     other: Conditions | None,
+    clips: SomeClips | None,
 ) -> Tensor | None:
-    """A stream after self-attention to the end of its block."""
+    """A stream after self-attention to the end of its block, of all clips or of these."""
     if x_BLD is None or m is None or c is None:
         return None
+    if clips is not None:
+        # The vectors that are there, not the modulation anew: under ZeRO 3 all processes call the same modules, each as
+        # often as the others.
+        x_BLD, c = clips.take(x_BLD), c.of_clips(clips)
+        m = [*m[:3], *map(clips.take, m[3:])]
+        if other_BMD is not None and other is not None:
+            other_BMD, other = clips.take(other_BMD), other.of_clips(clips)
     x_BLD = block.attend_across(x_BLD, block.text_key_value(c), c, other_BMD, other)
     return block.feed_forward(x_BLD, m, c)

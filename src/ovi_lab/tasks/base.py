@@ -263,15 +263,17 @@ class FlowMatchingTask(Task):
         if parts_of(self.text_encoder) is not None:
             # an encoder of an absent tower has a gradient of 0, as the tower has
             more |= {f"text_{m}": [v[:0] for v in text[m]] for m in absent}
-        output = self.model(**noisy, **arguments, **more, given=given)
+        scored = {m: drawn.given.scored(m, lengths[m]) for m in modalities}
+        wanted = {m: None if own is None else own.any(axis=1) for m, own in scored.items()}
+        output = self.model(**noisy, **arguments, **more, given=given, wanted=wanted)
         total: Tensor = torch.zeros((), device=device)
         for modality in absent:
             total = total + nothing_of(getattr(output, modality))
         by_modality: dict[str, Tensor] = {}
         by_clip: dict[str, FlowLoss] = {}
         for modality in modalities:
-            scored = drawn.given.scored(modality, lengths[modality])
-            result = flow_matching_loss(getattr(output, modality), targets[modality], scored=scored)
+            predicted = getattr(output, modality)
+            result = flow_matching_loss(predicted, targets[modality], scored=scored[modality])
             by_modality[modality], by_clip[modality] = result.mean, result
             if self.learned_weights is None:
                 total = total + self.loss_weights.get(modality, 0.0) * by_modality[modality]
