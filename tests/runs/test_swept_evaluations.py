@@ -80,3 +80,39 @@ def test_a_value_that_fails_leaves_the_others_their_curve_without_the_studys_cla
     (problem,) = board["problems"]
     assert problem.startswith("none,optim.factory.lr=1e+30, seed 0: failed: ")
     assert [point["at"] for point in board["sweep"]["arms"]] == [[0.01], [0.02]]
+
+
+@pytest.mark.slow
+def test_a_claim_that_a_studys_seeds_leave_open_gets_further_ones(data_root, tmp_path):
+    """Of the arms that it compares, and of those that they begin from; once these are there, nothing runs again."""
+    claim = (
+        "{metric: loss/validation_audio, arm: audio_from_video, versus: video_pretrained, "
+        "supported: shown, unsupported: 'not shown, {seeds} seeds'}"
+    )
+    study = "hydra.callbacks.leaderboard"
+    command = [
+        "experiment=beginning", *SOLVER[1:6], "sampler.steps=2", "evaluation.num_clips=2", f"data.root={data_root}",
+        "arm=video_tower,video_pretrained,audio_from_video,scratch", "seed=0", "hydra.sweeper.params.seed=0",
+        f"{study}.more_seeds=[1]", f"{study}.claims=[{claim}]",
+    ]  # fmt: skip
+    command.remove("evaluation.num_clips=6")
+    process = Fork(sweep, command, cwd=tmp_path)
+    assert process.wait() == 0, process.output
+    said = " ".join(process.output.split())
+    assert "leave claims open (number 1): seeds 1 of audio_from_video, video_pretrained follow" in said
+    runs = tmp_path / "runs" / "beginning"
+    board = json.loads((runs / "results.json").read_text())
+    assert {arm["name"]: arm["seeds"] for arm in board["arms"]} == {
+        "video_pretrained": [0, 1],
+        "audio_from_video": [0, 1],
+        "scratch": [0],
+    }
+    assert board["problems"] == []
+    assert (runs / "video_tower" / "seed_1" / "done.json").is_file()
+    listed = [(row["arm"], row["seed"]) for row in json.loads((runs / "jobs.json").read_text())]
+    assert len(listed) == 7
+    assert ("video_tower", 1) in listed
+    times = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/done.json")}
+    process = Fork(sweep, command, cwd=tmp_path)
+    assert process.wait() == 0, process.output
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/*/done.json")} == times

@@ -129,6 +129,6 @@ def test_runs_that_were_not_evaluated_have_no_leaderboard_and_it_says_so(ended, 
 def test_an_interrupted_sweep_names_what_has_not_begun(tmp_path):
     root = write_curve(tmp_path / "factors", FACTORS[:3], seeds=(0, 1))
     sweep = EndedSweep(jobs_in(root, FACTORS), varied(FACTORS), False)
-    board = studies._board(StudyCallback(), sweep, root, [])
+    board = studies.board_of(StudyCallback(), sweep, root, [])
     assert "both,rope.factor=0.8, seed 1: has not begun" in board.problems
     assert "- both,rope.factor=0.8, seed 1: has not begun" in markdown(board)

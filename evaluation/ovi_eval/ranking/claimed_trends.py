@@ -144,6 +144,8 @@ class MeasuredTrend:
     at: Sequence[float]
     means: Sequence[float]
     trend: Trend
+    arms: tuple[str, ...]
+    """Their names."""
     p_adjusted: float | None = None
 
     @property
@@ -157,6 +159,13 @@ class MeasuredTrend:
             return False
         sign, interval = TRENDS[self.comparison.trend], self.trend.interval
         return (interval.low if sign > 0 else -interval.high) > self.comparison.margin
+
+    def is_refuted(self) -> bool:
+        """Whether no part of the slope's interval goes the claimed way."""
+        sign, interval = TRENDS[self.comparison.trend], self.trend.interval
+        return (
+            interval is not None and (interval.high if sign > 0 else -interval.low) <= self.comparison.margin
+        )
 
     def power(self) -> Power | None:
         """Which slope these seeds could have shown."""
@@ -225,5 +234,9 @@ def measure_trend(
     if len(seeds) < FEWEST_SEEDS:
         return f"{about} over {x}: it needs {FEWEST_SEEDS} seeds with a value at every number."
     return MeasuredTrend(
-        claimed, at, [float(mean) for mean in y_SK.mean(axis=0)], trend(seeds, y_SK, at, claimed.scale)
+        claimed,
+        at,
+        [float(mean) for mean in y_SK.mean(axis=0)],
+        trend(seeds, y_SK, at, claimed.scale),
+        tuple(one.arm for one in arms),
     )

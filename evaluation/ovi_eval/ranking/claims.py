@@ -31,6 +31,7 @@ from ovi_eval.ranking.claimed_trends import (
 )
 from ovi_eval.results.files import Direction
 from ovi_eval.stats.differences import Difference, Test, holm
+from ovi_eval.stats.intervals import Interval
 from ovi_eval.stats.power import Equivalence, equivalence
 
 Outcome = Literal["supported", "not_supported", "unknown"]
@@ -78,6 +79,9 @@ class Finding:
     outcome: Outcome
     text: str
     evidence: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    open_arms: Sequence[str] = ()
+    """Arms of which more seeds might show what is claimed; none where it is shown, or where a whole interval speaks
+    against it."""
 
 
 _SHARED = ("metric", "relation", "margin", "versus_metric")
@@ -210,7 +214,12 @@ def _finding(claim: Claim, judged: Sequence[Measured | MeasuredTrend]) -> Findin
     holds = all(one.holds() for one in judged)
     fields = {key: text for number, one in enumerate(judged, 1) for key, text in one.fields(number).items()}
     text = _fill(claim.supported if holds else claim.unsupported, fields)
-    return Finding("supported" if holds else "not_supported", text, [one.evidence() for one in judged])
+    evidence = [one.evidence() for one in judged]
+    if holds:
+        return Finding("supported", text, evidence)
+    refuted = any(one.is_refuted() for one in judged)
+    arms = () if refuted else tuple(dict.fromkeys(a for one in judged if not one.holds() for a in one.arms))
+    return Finding("not_supported", text, evidence, arms)
 
 
 @dataclass
@@ -250,6 +259,21 @@ class Measured:
             return gain >= -margin
         return self.p_adjusted is not None and self.p_adjusted < ALPHA and gain > margin
 
+    def is_refuted(self) -> bool:
+        """Whether no part of the interval agrees with what is claimed."""
+        interval, margin = self._shown_interval(), self.comparison.margin
+        if interval is None:
+            return False
+        if self.comparison.relation in ("within", "equivalent"):
+            return interval.low >= margin or interval.high <= -margin
+        gain = interval.high if self.direction == "higher" else -interval.low
+        return gain < -margin if self.comparison.relation == "no_worse" else gain <= margin
+
+    def _shown_interval(self) -> Interval | None:
+        if self.comparison.relation == "equivalent":
+            return self._equivalence().interval
+        return self.difference.interval
+
     def power(self) -> Power | None:
         """What these seeds could have shown; None with fewer than two in common."""
         return power_of(list(self.difference.by_seed.values()), self.comparison.relation)
@@ -257,9 +281,7 @@ class Measured:
     def evidence(self) -> dict[str, Any]:
         """Plain data for JSON."""
         difference = self.difference
-        test, interval = self.test or difference.test, difference.interval
-        if self.comparison.relation == "equivalent":
-            interval = self._equivalence().interval
+        test, interval = self.test or difference.test, self._shown_interval()
         power = self.power()
         return {
             **self.comparison.as_data(),
@@ -280,10 +302,7 @@ class Measured:
 
     def fields(self, number: int) -> dict[str, str]:
         """The texts that a wording may hold of the claim's comparison of this number."""
-        difference, power = self.difference, self.power()
-        interval = (
-            self._equivalence().interval if self.comparison.relation == "equivalent" else difference.interval
-        )
+        difference, power, interval = self.difference, self.power(), self._shown_interval()
         test = self.test or difference.test
         values = {
             "a": format_number(self.a),

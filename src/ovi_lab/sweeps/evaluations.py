@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ _AFTER_TRAINING = ("evaluation", "sampler")
 
 
 def trained_once(
-    jobs: Sequence[SweepJob], arms: Mapping[str, str], folder: Path
+    jobs: Sequence[SweepJob], arms: Mapping[str, str], folder: Path, shared_before: Collection[str] = ()
 ) -> tuple[list[SweepJob], list[SweepJob]]:
     """The trainings that several jobs share, and the jobs, which evaluate those.
 
     Jobs with a training of their own stay as they are. `arms`: by the job's name that of its arm, without the settings
-    of its evaluation.
+    of its evaluation. `shared_before`: names of trainings of other seeds that were shared, and so are those of these.
     """
     shared: dict[str, list[SweepJob]] = {}
     for job in jobs:
@@ -31,9 +31,9 @@ def trained_once(
     trainings: list[SweepJob] = []
     runs: dict[str, Path] = {}
     for members in shared.values():
-        if len(members) < 2:
-            continue
         first = members[0]
+        if len(members) < 2 and arms[first.name] not in shared_before:
+            continue
         training = _training(first, arms[first.name], folder)
         trainings.append(training)
         runs |= {job.name: training.run_dir for job in members}

@@ -35,8 +35,9 @@ from ovi_eval.common.plain_data import read_json
 from ovi_lab.common.progress import EVALUATION_STAGES, STAGES, fraction
 from ovi_lab.errors import UserError
 from ovi_lab.sweeps.evaluations import trained_once, varies_training
+from ovi_lab.sweeps.further_seeds import open_claims, seeds_to_add, study_of, with_seeds
 from ovi_lab.sweeps.order import run_in_order
-from ovi_lab.sweeps.study import SweepJob, note_jobs
+from ovi_lab.sweeps.study import EndedSweep, SweepJob, note_jobs
 from ovi_lab.sweeps.varied import is_own, values_of, varied_values
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -202,10 +203,45 @@ class PoolLauncher(Launcher):
         return SweepJob(name, plain, run_dir), returned, trained
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused."""
-        varied = varied_values(job_overrides)
-        arms_of = varied.keys() - {"arm", "seed"}  # each other value makes an arm of its own
-        made = [self._job(o, initial_job_idx + i, arms_of) for i, o in enumerate(job_overrides)]
+        """Run them all; a job that fails does not stop the others. Two jobs of one folder are refused.
+
+        A study whose claims its seeds leave open is given its further seeds then (see `further_seeds`).
+        """
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        asked, varied = [list(o) for o in job_overrides], varied_values(job_overrides)
+        study_values = values_of(self.config.hydra.sweeper)
+        own = is_own(job_overrides, study_values)
+        study = study_of(self.config) if own else None
+        try:
+            seeds = [] if study is None else seeds_to_add(study, asked, study_values.get("seed", ()))
+        except UserError as error:
+            fail(str(error))
+        ended, returned = self._run_all(asked, initial_job_idx, varied, folder)
+        if study is not None and seeds and not any(job.status == "failed" for job in ended):
+            claims, arms = open_claims(study, EndedSweep(ended, varied), folder)
+            names = {job.name: o for job, o in zip(ended, asked, strict=True)}
+            if more := with_seeds(ended, names, arms, seeds):
+                Console().print(
+                    f"these seeds leave claims open (number {', '.join(map(str, claims))}): seeds "
+                    f"{', '.join(map(str, seeds))} of {', '.join(arms)} follow",
+                    highlight=False,
+                )
+                further = self._run_all(more, initial_job_idx + len(asked), varied, folder, ended)
+                ended, returned = [*ended, *further[0]], [*returned, *further[1]]
+        note_jobs(folder, ended, varied, own)
+        return returned
+
+    def _run_all(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        first_number: int,
+        varied: Collection[str],
+        folder: Path,
+        before: Sequence[SweepJob] = (),
+    ) -> tuple[list[SweepJob], list[JobReturn]]:
+        """Run these jobs, after those that ran `before`; how each has ended, and Hydra's record of it."""
+        arms_of = set(varied) - {"arm", "seed"}  # each other value makes an arm of its own
+        made = [self._job(o, first_number + i, arms_of) for i, o in enumerate(job_overrides)]
         jobs = [job for job, _, _ in made]
         seen: dict[Path, int] = {}
         for index, job in enumerate(jobs):
@@ -216,10 +252,10 @@ class PoolLauncher(Launcher):
                     "give hydra.sweep.subdir something that differs between them"
                 )
             seen[job.run_dir] = index
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         if (folder / "config.yaml").is_file():
             fail(f"{folder} is the folder of a run: give the sweep a folder of its own, name=…")
-        trainings, jobs = trained_once(jobs, {job.name: arm for job, _, arm in made}, folder)
+        shared = {Path(run).parent.name for job in before if (run := job.config.get("trained"))}
+        trainings, jobs = trained_once(jobs, {job.name: arm for job, _, arm in made}, folder, shared)
         if trainings:
             told = f"{len(jobs)} evaluations of {len(trainings)} trained models"
             Console().print(told, highlight=False)
@@ -229,8 +265,7 @@ class PoolLauncher(Launcher):
             returned.status = JobStatus.COMPLETED
             returned.return_value = outcome[job.name][0]
         ended = [replace(job, status=outcome[job.name][0], message=outcome[job.name][1]) for job in jobs]
-        note_jobs(folder, ended, varied, is_own(job_overrides, values_of(self.config.hydra.sweeper)))
-        return [returned for _, returned, _ in made]
+        return ended, [returned for _, returned, _ in made]
 
     def run_jobs(self, jobs: Sequence[SweepJob]) -> dict[str, tuple[str, str]]:
         """Run the jobs and report each as it ends; status and message of each, by name."""

@@ -21,7 +21,7 @@ def run_in_order(jobs: Sequence[SweepJob], run: Callable[[Sequence[SweepJob]], O
     Returns:
         Of each job; one that needs a run that has failed is not run, and has failed too.
     """
-    needed = {job.name: _needed(job, jobs) for job in jobs}
+    needed = {job.name: needed_by(job, jobs) for job in jobs}
     outcome: Outcomes = {}
     while left := [job for job in jobs if job.name not in outcome]:
         lost = {
@@ -42,7 +42,7 @@ def run_in_order(jobs: Sequence[SweepJob], run: Callable[[Sequence[SweepJob]], O
     return outcome
 
 
-def _needed(job: SweepJob, jobs: Sequence[SweepJob]) -> set[str]:
+def needed_by(job: SweepJob, jobs: Sequence[SweepJob]) -> set[str]:
     """The names of the other jobs in whose folders lies what this one reads."""
     sources: Mapping[str, str | None] = job.config.get("init_from") or {}
     read = [Path(source).absolute() for source in (job.config.get("trained"), *sources.values()) if source]

@@ -83,6 +83,8 @@ class StudyCallback(Callback):
         x: one or two settings with numbers that curves are drawn over; none: as `varied.axes_of` chooses.
         by: settings that tell curves apart.
         paper: the paper's values of settings, marked on curves.
+        more_seeds: seeds that are added, after the study's own, to the arms of claims that these leave open: that are
+            not shown, and that no whole interval speaks against. A sweep with fewer seeds than the study's has none.
     """
 
     def __init__(
@@ -94,11 +96,13 @@ class StudyCallback(Callback):
         x: Sequence[str] = (),
         by: Sequence[str] = (),
         paper: Mapping[str, float] | None = None,
+        more_seeds: Sequence[int] = (),
     ) -> None:
         plain: Any = OmegaConf.to_container(claims, resolve=True) if OmegaConf.is_config(claims) else claims
         self.title, self.message, self.claims = title, message, list(plain)
         self.drawn = [str(name) for name in drawn]
         self.x, self.by = [str(key) for key in x], [str(key) for key in by]
+        self.more_seeds = list(more_seeds)
         self.paper = {str(key): float(value) for key, value in (paper or {}).items()}
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -164,7 +168,7 @@ def finish() -> None:
         places = [job.run_dir / "results.json" for job in jobs] or folder.rglob("results.json")
         if any(place.is_file() for place in places):
             _score_references(folder, jobs)
-            board = _board(study, sweep, folder, failed.values())
+            board = board_of(study, sweep, folder, failed.values())
             print("drawing the leaderboard", file=sys.stderr)
             write_all(board, folder, progress=True, drawn=study.drawn if sweep.own else ())
             show(board)
@@ -180,7 +184,9 @@ def finish() -> None:
             )
 
 
-def _board(study: StudyCallback, sweep: EndedSweep, folder: Path, failed: Iterable[SweepJob]) -> Leaderboard:
+def board_of(
+    study: StudyCallback, sweep: EndedSweep, folder: Path, failed: Iterable[SweepJob] = ()
+) -> Leaderboard:
     """The leaderboard of these jobs, and of no other runs in the folder; as curves where the sweep varies a number."""
     from ovi_eval.ranking.leaderboard import build_leaderboard
     from ovi_eval.ranking.sweep import Axes

@@ -55,6 +55,15 @@ def test_up_and_down_is_no_trend(tmp_path):
     assert finding(write_curve(tmp_path), RISES).text.startswith("no: ")
 
 
+def test_a_trend_is_open_unless_its_whole_interval_goes_the_other_way(rising):
+    assert finding(rising, RISES).open_arms == ()
+    assert finding(rising, {**RISES, "trend": "decreasing"}).open_arms == ()
+    slope = finding(rising, RISES).evidence[0]["interval"]
+    within = finding(rising, {**RISES, "margin": sum(slope) / 2})
+    assert within.outcome == "not_supported"
+    assert len(within.open_arms) == 5
+
+
 def test_a_trend_is_worded_and_shown_everywhere(rising):
     board = build_leaderboard([rising], axes=X, claims=[{"metric": "m/score", "trend": "decreasing"}])
     assert "the data do not show it decreasing with the number" in board.findings[0].text

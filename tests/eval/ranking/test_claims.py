@@ -77,6 +77,43 @@ def test_the_whole_interval_must_clear_a_margin_or_lie_within_it(finding, claim,
     assert finding({**claim, "margin": margin}).outcome == outcome
 
 
+SCORES = {"metric": "m/score", "arm": "a", "versus": "b", "supported": "yes", "unsupported": "no"}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "claim", "is_open"),
+    [
+        ((0.5, 0.7, 0.9), (0.6, 0.6, 0.6), {}, True),  # 0.1 [-0.40, 0.60]
+        ((0.9, 0.91, 0.92), (0.1, 0.1, 0.1), {}, False),  # shown
+        ((0.1, 0.1, 0.1), (0.9, 0.91, 0.92), {}, False),  # the other way round
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), {}, False),  # the same to the digit
+        ((0.5, 0.7, 0.9), (0.6, 0.6, 0.6), {"margin": 0.55}, True),
+        ((0.5, 0.7, 0.9), (0.6, 0.6, 0.6), {"margin": 0.65}, False),
+        ((0.5, 0.7, 0.9), (0.6, 0.6, 0.6), {"relation": "no_worse", "margin": 0.3}, True),
+        ((0.1, 0.11, 0.12), (0.9, 0.9, 0.9), {"relation": "no_worse", "margin": 0.3}, False),
+        ((0.5, 0.7, 0.9), (0.6, 0.6, 0.6), {"relation": "equivalent", "margin": 0.1}, True),
+        ((0.1, 0.11, 0.12), (0.9, 0.9, 0.9), {"relation": "equivalent", "margin": 0.1}, False),
+        ((0.5, 0.7, 0.9), (0.6, 0.6, 0.6), {"relation": "within", "margin": 0.1}, True),
+    ],
+)
+def test_a_claim_is_open_where_more_seeds_might_show_it(a, b, claim, is_open):
+    runs = [
+        plain(name, seed, value) for name, values in (("a", a), ("b", b)) for seed, value in enumerate(values)
+    ]
+    (found,) = board_of(*runs, claims=[{**SCORES, **claim}]).findings
+    assert found.open_arms == (("a", "b") if is_open else ())
+
+
+def test_one_comparison_that_is_refuted_closes_a_claim():
+    scores = {"a": (0.5, 0.7, 0.9), "b": (0.6, 0.6, 0.6), "c": (2.0, 2.01, 2.02)}
+    runs = [plain(name, seed, value) for name, values in scores.items() for seed, value in enumerate(values)]
+    claim = {"metric": "m/score", "supported": "yes", "unsupported": "no"}
+    pairs = [["a", "b"], ["c", "a"]]
+    assert board_of(*runs, claims=[{**claim, "comparisons": pairs}]).findings[0].open_arms == ("a", "b")
+    pairs = [["a", "b"], ["a", "c"]]
+    assert board_of(*runs, claims=[{**claim, "comparisons": pairs}]).findings[0].open_arms == ()
+
+
 def test_a_claim_without_its_runs_is_unknown(study, finding):
     board = build_leaderboard([study / "none", study / "bidirectional_scaled"], claims=CLAIMS)
     assert [finding.outcome for finding in board.findings] == ["unknown", "unknown"]
