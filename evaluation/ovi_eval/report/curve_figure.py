@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ovi_eval.report import wording
 from ovi_eval.report.figure import drawn_png, panel_title
-from ovi_eval.report.palette import DASHES, colour
+from ovi_eval.report.palette import COLOURS, DASHES, colour
 from ovi_eval.report.wording import line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ovi_eval.ranking.columns import Column
     from ovi_eval.ranking.leaderboard import Leaderboard
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 _ACROSS = 4
 _LABELS_APART = 0.1
-"""Least distance of two labelled values, of the axis."""
+"""Least distance of two labelled values, of the axis, where the labels have up to four characters."""
+_LABEL_DIGITS = 5
+"""Characters of a number from which on its label is rounded to three digits."""
+_KINDS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))
+"""Marker and dashes of curves that share a colour."""
 _LOG_FROM = 8
 """Numbers above 0 of which the largest is so many times the smallest are drawn on a logarithmic axis."""
 
@@ -44,6 +48,7 @@ def curves_png(board: Leaderboard, sweep: Sweep) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False)
     handles: dict[str, Any] = {}
+    looks = curve_looks(sweep)
     for index, axis in enumerate(axes.flat):
         if index >= len(panels):
             axis.set_visible(False)
@@ -51,7 +56,7 @@ def curves_png(board: Leaderboard, sweep: Sweep) -> bytes:
         column, second = panels[index]
         more = [] if second is None else [f"{line(sweep.axes.x[1], 60)} = {second:g}"]
         axis.set_title(panel_title(column, *more), fontsize=8.5, parse_math=False)
-        _draw(axis, board, sweep, column, second, handles)
+        _draw(axis, board, sweep, column, second, handles, looks)
     for place in range(0, len(panels), len(seconds)):  # panels of one metric have one vertical axis
         own = axes.flat[place : place + len(seconds)]
         low, high = (pick(axis.get_ylim()[end] for axis in own) for pick, end in ((min, 0), (max, 1)))
@@ -69,30 +74,56 @@ def curves_png(board: Leaderboard, sweep: Sweep) -> bytes:
     return drawn_png(figure, "\n".join([line(board.title, 150), *lines]), handles)
 
 
+def curve_looks(sweep: Sweep) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and dashes of each curve by its name.
+
+    Where curves are told apart by several settings, the first chooses the colour and the others the marker and the
+    dashes; where by one or none, marker and dashes change with every round of the colours.
+    """
+    told = {one.series: tuple(one.told.values()) for one in sweep.arms}
+    first, others = [
+        list(dict.fromkeys(own[part] for own in told.values())) for part in (slice(1), slice(1, None))
+    ]
+    looks = {}
+    for number, (series, own) in enumerate(told.items()):
+        place, kind = number, number // len(COLOURS)
+        if len(others) > 1:
+            place, kind = first.index(own[:1]), others.index(own[1:])
+        looks[series] = (colour(place), *_KINDS[kind % len(_KINDS)])
+    return looks
+
+
 def _draw(
-    axis: Any, board: Leaderboard, sweep: Sweep, column: Column, second: float | None, handles: dict[str, Any]
+    axis: Any,
+    board: Leaderboard,
+    sweep: Sweep,
+    column: Column,
+    second: float | None,
+    handles: dict[str, Any],
+    looks: Mapping[str, tuple[str, str, str]],
 ) -> None:
     rows = {row.name: row for row in board.arms}
-    for number, series in enumerate(sweep.series):
+    for series in sweep.series:
+        own_colour, marker, dashes = looks[series]
         arms = [one for one in sweep.along(series, second) if column.id in rows[one.arm].cells]
         if not arms:
             continue
         x, cells = [one.at[0] for one in arms], [rows[one.arm].cells[column.id] for one in arms]
-        (drawn,) = axis.plot(x, [cell.value for cell in cells], "o-", ms=3.5, lw=1.6, color=colour(number))
+        (drawn,) = axis.plot(
+            x, [cell.value for cell in cells], marker=marker, ls=dashes, ms=3.5, lw=1.6, color=own_colour
+        )
         if series:
             handles.setdefault(series, drawn)
         banded = [(at, cell.interval) for at, cell in zip(x, cells, strict=True) if cell.interval is not None]
         if banded:
             lows, highs = ([getattr(interval, end) for _, interval in banded] for end in ("low", "high"))
-            axis.fill_between([at for at, _ in banded], lows, highs, color=colour(number), alpha=0.18, lw=0)
+            axis.fill_between([at for at, _ in banded], lows, highs, color=own_colour, alpha=0.18, lw=0)
         seeds = dict.fromkeys(seed for cell in cells for seed in cell.by_seed)
         for seed in seeds if len(seeds) > 1 else ():
             own = [
                 (at, cell.by_seed[seed]) for at, cell in zip(x, cells, strict=True) if seed in cell.by_seed
             ]
-            axis.plot(
-                [at for at, _ in own], [value for _, value in own], color=colour(number), lw=0.5, alpha=0.6
-            )
+            axis.plot([at for at, _ in own], [value for _, value in own], color=own_colour, lw=0.5, alpha=0.6)
     for number, row in enumerate(board.references):
         if column.id in row.cells:
             value = row.cells[column.id].value
@@ -103,8 +134,7 @@ def _draw(
     values = sweep.values()
     if values[0] > 0 and values[-1] >= _LOG_FROM * values[0]:
         axis.set_xscale("log")
-        shown = _apart(values, paper)
-        axis.set_xticks(values, [f"{value:g}" if value in shown else "" for value in values])
+        axis.set_xticks(values, labelled(values, paper))
         axis.minorticks_off()
     axis.set_xlabel(line(sweep.axes.x[0], 60), fontsize=8, parse_math=False)
     axis.tick_params(labelsize=7)
@@ -113,11 +143,14 @@ def _draw(
     axis.set_axisbelow(True)
 
 
-def _apart(values: Sequence[float], first: float | None) -> set[float]:
-    """Those of ascending values whose labels do not overlap on a logarithmic axis; `first` comes before all others."""
-    least = _LABELS_APART * math.log(values[-1] / values[0])
+def labelled(values: Sequence[float], first: float | None) -> list[str]:
+    """The labels of ascending values on a logarithmic axis, "" for one that would overlap; `first` comes before all
+    others."""
+    texts = {value: f"{value:g}" for value in values}
+    texts = {value: text if len(text) <= _LABEL_DIGITS else f"{value:.3g}" for value, text in texts.items()}
+    least = _LABELS_APART * max(1.0, max(map(len, texts.values())) / 4) * math.log(values[-1] / values[0])
     shown: list[float] = []
     for value in sorted(values, key=lambda value: value != first):
         if all(abs(math.log(value / other)) >= least for other in shown):
             shown.append(value)
-    return set(shown)
+    return [texts[value] if value in shown else "" for value in values]
