@@ -62,7 +62,7 @@ def curves_png(board: Leaderboard, sweep: Sweep) -> bytes:
         low, high = (pick(axis.get_ylim()[end] for axis in own) for pick, end in ((min, 0), (max, 1)))
         for axis in own:
             axis.set_ylim(low, high)
-    counted = ", ".join(sorted({wording.seeds(row) for row in board.arms if len(row.seeds) > 1}))
+    counted = wording.seed_counts(board.arms)
     note = [
         f"line: mean; thin: each of {counted}; band: 95 % interval"
         if counted
@@ -148,9 +148,14 @@ def labelled(values: Sequence[float], first: float | None) -> list[str]:
     others."""
     texts = {value: f"{value:g}" for value in values}
     texts = {value: text if len(text) <= _LABEL_DIGITS else f"{value:.3g}" for value, text in texts.items()}
-    least = _LABELS_APART * max(1.0, max(map(len, texts.values())) / 4) * math.log(values[-1] / values[0])
+    axis = math.log(values[-1] / values[0])
+
+    def fit(a: float, b: float) -> bool:
+        least = _LABELS_APART * max(1.0, (len(texts[a]) + len(texts[b])) / 8)
+        return abs(math.log(a / b)) >= least * axis
+
     shown: list[float] = []
     for value in sorted(values, key=lambda value: value != first):
-        if all(abs(math.log(value / other)) >= least for other in shown):
+        if all(fit(value, other) for other in shown):
             shown.append(value)
     return [texts[value] if value in shown else "" for value in values]

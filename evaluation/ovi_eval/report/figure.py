@@ -63,7 +63,7 @@ def figure_png(board: Leaderboard) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", lw=0.4, color="0.88")
         axis.set_axisbelow(True)
-    counted = ", ".join(sorted({wording.seeds(row) for row in board.arms if len(row.seeds) > 1}))
+    counted = wording.seed_counts(board.arms)
     note = [
         f"filled: mean; open: each of {counted}" if counted else "dot: value",
         "bars: 95 % interval",

@@ -92,6 +92,12 @@ def seeds(row: Row) -> str:
     return f"{counted} {'seed' if counted == 1 else 'seeds'}" if counted else ""
 
 
+def seed_counts(rows: Sequence[Row]) -> str:
+    """`3 seeds`, or `3 or 5 seeds` of rows that have different numbers; empty where none has more than one."""
+    counts = sorted({len(row.seeds) for row in rows} - {0, 1})
+    return f"{' or '.join(map(str, counts))} seeds" if counts else ""
+
+
 def seed_count(row: Row) -> str:
     """`3`, or a dash for a run without seeds."""
     return seeds(row).split(" ")[0] or "–"

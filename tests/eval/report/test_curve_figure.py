@@ -2,9 +2,11 @@
 
 import pytest
 
+from helpers.runs_in_memory import board_of, plain
 from ovi_eval.ranking.sweep import Axes, Sweep, SweptArm
 from ovi_eval.report.curve_figure import curve_looks, labelled
 from ovi_eval.report.palette import COLOURS
+from ovi_eval.report.wording import seed_counts
 
 
 def sweep(*told):
@@ -43,3 +45,11 @@ def test_more_curves_than_colours_have_other_markers():
 )
 def test_numbers_on_a_logarithmic_axis_do_not_overlap(values, first, expected):
     assert labelled(values, first) == expected
+
+
+def test_numbers_of_seeds_are_told_in_their_order():
+    seeds = {"a": 3, "b": 12, "c": 3, "d": 1}
+    board = board_of(*(plain(name, seed, 0.5) for name, count in seeds.items() for seed in range(count)))
+    assert seed_counts(board.arms) == "3 or 12 seeds"
+    assert seed_counts([row for row in board.arms if row.name != "b"]) == "3 seeds"
+    assert seed_counts([row for row in board.arms if row.name == "d"]) == ""
